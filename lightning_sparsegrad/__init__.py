@@ -1,0 +1,87 @@
+"""Gradient masking and clipping for fine-tuning pretrained transformers.
+
+The way of one gradient, and where each step lives:
+
+- `main`: the command line builds a module and a data module (`modules`, `data`) and a Trainer runs them;
+- `driver`: tells an engine what the Trainer does, for `SparseGradModule` and `GradientTransformCallback` alike;
+- `engine`: applies a transform once per optimizer step;
+- `transforms`: the strategies, bound to the `components` of a model, with rates and thresholds from `schedules`;
+- `functional`: the kernels, on lists of tensors.
+
+Imports point that way only. Everything up to the engine needs torch alone: names that need lightning or transformers
+load them when they are first asked for.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from lightning_sparsegrad.components import FusedProjection
+from lightning_sparsegrad.engine import GradientEngine
+from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.schedules import Constant, Cosine, Linear, Schedule, TopDown
+from lightning_sparsegrad.transforms import (
+    Chain,
+    ComponentNormClip,
+    GlobalNormClip,
+    GradDrop,
+    GradientTransform,
+    GradualUnfreezing,
+    HeadOnly,
+    Identity,
+    LayerGradDrop,
+    ValueClip,
+)
+
+if TYPE_CHECKING:
+    from lightning_sparsegrad.callbacks import GradientTransformCallback
+    from lightning_sparsegrad.data import TextDataModule, ValenceDataModule
+    from lightning_sparsegrad.main import SparseGradArgumentParser, SparseGradCLI
+    from lightning_sparsegrad.modules import SequenceClassification, SparseGradModule
+
+_LAZY = {
+    "GradientTransformCallback": "callbacks",
+    "SequenceClassification": "modules",
+    "SparseGradArgumentParser": "main",
+    "SparseGradCLI": "main",
+    "SparseGradModule": "modules",
+    "TextDataModule": "data",
+    "ValenceDataModule": "data",
+}
+
+__all__ = [
+    "Chain",
+    "ComponentNormClip",
+    "ConfigurationError",
+    "Constant",
+    "Cosine",
+    "FusedProjection",
+    "GlobalNormClip",
+    "GradDrop",
+    "GradientEngine",
+    "GradientTransform",
+    "GradientTransformCallback",
+    "GradualUnfreezing",
+    "HeadOnly",
+    "Identity",
+    "LayerGradDrop",
+    "Linear",
+    "Schedule",
+    "SequenceClassification",
+    "SparseGradArgumentParser",
+    "SparseGradCLI",
+    "SparseGradModule",
+    "TextDataModule",
+    "TopDown",
+    "ValenceDataModule",
+    "ValueClip",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

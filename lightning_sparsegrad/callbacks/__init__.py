@@ -1,0 +1,5 @@
+"""Callbacks: the engine for any LightningModule."""
+
+from lightning_sparsegrad.callbacks.gradient_transform import GradientTransformCallback
+
+__all__ = ["GradientTransformCallback"]

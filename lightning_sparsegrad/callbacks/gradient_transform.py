@@ -1,0 +1,78 @@
+"""The engine for a LightningModule that does not subclass ours."""
+
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.optim import Optimizer
+
+from lightning_sparsegrad.driver import TrainerDriver
+from lightning_sparsegrad.engine import GradientEngine
+from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.modules.base import SparseGradModule
+from lightning_sparsegrad.transforms.base import GradientTransform
+
+
+class GradientTransformCallback(Callback):
+    """Put the gradients of any LightningModule through a transform, once per optimizer step.
+
+    It does for a module of your own what `SparseGradModule` does for its subclasses. Under manual optimization call
+    `apply_gradient_transform_(trainer, module)` after the last `manual_backward` before each `optimizer.step()`.
+
+    Args:
+        gradient_transform: The strategy.
+
+    Raises:
+        ConfigurationError: If `gradient_transform` is no transform; at the start of a fit, if the module is a
+            `SparseGradModule` itself, another such callback is present, or the transform cannot work on the model.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> from lightning_sparsegrad import ComponentNormClip
+        >>> callback = GradientTransformCallback(ComponentNormClip(max_norm=0.05))
+        >>> trainer = Trainer(accelerator="cpu", callbacks=[callback], logger=False, enable_checkpointing=False)
+    """
+
+    def __init__(self, gradient_transform: GradientTransform) -> None:
+        self._driver = TrainerDriver(gradient_transform, door=type(self).__name__)
+
+    @property
+    def gradient_transform(self) -> GradientTransform:
+        """The strategy, as given."""
+        return self._driver.transform
+
+    @property
+    def gradient_engine(self) -> GradientEngine:
+        """The engine, from the start of a fit on: its statistics tell what the last step did."""
+        return self._driver.engine
+
+    def apply_gradient_transform_(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Apply the transform now; for manual optimization, where only you know which step follows."""
+        self._driver.apply_(trainer, pl_module)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        doors = [type(callback).__name__ for callback in trainer.callbacks if isinstance(callback, type(self))]  # type: ignore[attr-defined]
+        if isinstance(pl_module, SparseGradModule):
+            doors.append(type(pl_module).__name__)
+        if len(doors) > 1:
+            raise ConfigurationError(
+                f"Gradients should be transformed in one place; use `Chain` for several transforms. "
+                f"Found {', '.join(f'`{door}`' for door in doors)}."
+            )
+        self._driver.fit_start(trainer, pl_module)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
+        self._driver.batch_start(trainer)
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Apply the transform if an optimizer step follows this backward pass."""
+        self._driver.after_backward(trainer, pl_module)
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:  # noqa: ARG002
+        """Make sure that the transform was applied."""
+        self._driver.before_optimizer_step(trainer, pl_module)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
+        self._driver.save(checkpoint)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
+        self._driver.load(checkpoint)

@@ -1,0 +1,106 @@
+"""The parameters of a model by name: each tensor once, found by any of its names."""
+
+from collections.abc import Iterator, Sequence
+
+from torch import Tensor, nn
+
+from lightning_sparsegrad.components.patterns import as_patterns, matching
+from lightning_sparsegrad.errors import ConfigurationError
+
+# what torch.compile, FSDP1 and activation checkpointing insert into the names of what they wrap
+_WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+
+
+class NamedParameters:
+    """The parameters of a module tree, under names relative to its root.
+
+    A tensor that is used in several places (tied weights) appears once, under the first of its names, and is found by
+    all of them. Prefixes of wrappers are stripped, so that a pattern means the same with and without them.
+
+    Args:
+        model: The root; a `DistributedDataParallel` wrapper around it is looked through.
+
+    Attributes:
+        model: The root without the wrapper.
+        tensors: Name to parameter, in the order of `model.named_parameters()`.
+        roles: Name to all names of that parameter, itself first.
+
+    Raises:
+        ConfigurationError: If the model has no parameters.
+
+    Example:
+        >>> model = nn.ModuleDict({"encoder": nn.Linear(2, 3), "head": nn.Linear(3, 1)})
+        >>> sorted(NamedParameters(model).select("include", ["encoder.*"]))
+        ['encoder.bias', 'encoder.weight']
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+        self.tensors: dict[str, nn.Parameter] = {}
+        self.roles: dict[str, tuple[str, ...]] = {}
+        names: dict[int, str] = {}
+        for wrapped, parameter in self.model.named_parameters(remove_duplicate=False):
+            role = plain_name(wrapped)
+            name = names.setdefault(id(parameter), role)
+            self.tensors[name] = parameter
+            self.roles[name] = (*self.roles.get(name, ()), role)
+        if not self.tensors:
+            raise ConfigurationError(
+                f"Parameter `model` should have parameters. Found `{type(model).__name__}` without."
+            )
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tensors[name]
+
+    @property
+    def all_names(self) -> list[str]:
+        """Every name of every parameter."""
+        return [role for roles in self.roles.values() for role in roles]
+
+    def matched(self, pattern: str, *, parameter: str) -> set[str]:
+        """Return every name, tied ones included, that a glob matches.
+
+        Raises:
+            ConfigurationError: If nothing matches; it names `parameter` and lists near matches.
+        """
+        return set(matching(pattern, self.all_names, parameter=parameter))
+
+    def select(self, parameter: str, patterns: str | Sequence[str] | None) -> set[str]:
+        """Return the parameters, by their first name, of which any name matches any of the patterns.
+
+        Args:
+            parameter: What the patterns were given for (`include`, say), named in the error.
+            patterns: One glob or several; each has to match.
+        """
+        found: set[str] = set()
+        for pattern in as_patterns(patterns):
+            found |= self.matched(pattern, parameter=parameter)
+        return {name for name, roles in self.roles.items() if found.intersection(roles)}
+
+    def filtered(self, include: str | Sequence[str] | None, exclude: str | Sequence[str] | None) -> list[str]:
+        """Return the parameters that are included (all by default) and not excluded.
+
+        Raises:
+            ConfigurationError: If a pattern matches nothing, or nothing is left.
+        """
+        included = set(self) if include is None else self.select("include", include)
+        left = included - self.select("exclude", exclude)
+        if not left:
+            raise ConfigurationError(
+                f"Parameters `include` and `exclude` should leave something. Found `include = {include}`, "
+                f"`exclude = {exclude}`, which leave none of {len(self)} parameters."
+            )
+        return [name for name in self if name in left]
+
+
+def plain_name(name: str) -> str:
+    """Strip what wrappers insert into a name."""
+    for wrapper in _WRAPPERS:
+        name = name.replace(wrapper, "")
+    return name

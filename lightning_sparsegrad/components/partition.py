@@ -1,0 +1,114 @@
+"""Cut a model into components: the sets of tensors, or slices of tensors, that a strategy treats as one."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Literal, get_args
+
+from lightning_sparsegrad.components.layers import find_layers
+from lightning_sparsegrad.components.parameters import NamedParameters
+from lightning_sparsegrad.components.projections import FusedProjection, Part, split_fused
+from lightning_sparsegrad.errors import ConfigurationError, near_matches
+
+ComponentKind = Literal["projection", "tensor", "module", "block"]
+ComponentSpec = ComponentKind | dict[str, str]
+
+
+@dataclass(frozen=True)
+class Component:
+    """A named set of tensors or slices of tensors.
+
+    Args:
+        name: The parameter's name for one tensor, with the part's name behind it for a slice; else the name of the
+            module, the layer, or the one the user gave.
+        parts: What belongs to it, in model order.
+    """
+
+    name: str
+    parts: tuple[Part, ...]
+
+
+def check_components(components: ComponentSpec) -> None:
+    """Raise a `ConfigurationError` unless `components` is one of the names or a mapping of pattern to name."""
+    kinds = get_args(ComponentKind)
+    if isinstance(components, Mapping):
+        if not components:
+            raise ConfigurationError("Parameter `components` should hold a pattern. Found `components = {}`.")
+    elif components not in kinds:
+        raise ConfigurationError(
+            f"Parameter `components` should be one of {', '.join(map(repr, kinds))}, or map patterns to names. "
+            f"Found `components = {components!r}`.{near_matches(str(components), kinds)}"
+        )
+
+
+def partition(
+    parameters: NamedParameters, components: ComponentSpec, *, fused: Mapping[str, FusedProjection] | None = None
+) -> list[Component]:
+    """Cut all parameters of a model into components; each entry belongs to exactly one.
+
+    Args:
+        parameters: The model.
+        components: `"tensor"`: each parameter by itself. `"projection"`: the same, with the query, key and value parts
+            of fused projections apart. `"module"`: what one module holds directly, a weight and its bias, say.
+            `"block"`: the embeddings, each block, the head. A mapping of glob to name: every parameter goes to the
+            name of the first pattern that matches any of its names.
+        fused: Layouts of fused projections that are not recognised, see `split_fused`.
+
+    Returns:
+        The components, in the order of their first parameter.
+
+    Raises:
+        ConfigurationError: If a pattern matches nothing, a mapping leaves a parameter out, `"block"` finds no layers,
+            or `fused` is given where no projection is split.
+    """
+    check_components(components)
+    if fused and components != "projection":
+        raise ConfigurationError(
+            f"Parameter `fused` should be given with `components = 'projection'` only. "
+            f"Found `components = {components!r}`."
+        )
+    if components == "projection":
+        cut = split_fused(parameters, fused)
+        return [
+            component
+            for name in parameters
+            for component in (
+                [Component(f"{name}.{part}", (piece,)) for part, piece in cut[name].items()]
+                if name in cut
+                else [Component(name, (Part(name),))]
+            )
+        ]
+    grouped: dict[str, list[Part]] = {}
+    for name, group in _groups(parameters, components).items():
+        grouped.setdefault(group, []).append(Part(name))
+    return [Component(name, tuple(parts)) for name, parts in grouped.items()]
+
+
+def _groups(parameters: NamedParameters, components: ComponentSpec) -> dict[str, str]:
+    if isinstance(components, Mapping):
+        return _by_pattern(parameters, components)
+    if components == "block":
+        layers = find_layers(parameters)
+        return {name: layers.names[layers.top_depth(name)] for name in parameters}
+    if components == "module":
+        return {name: name.rpartition(".")[0] or name for name in parameters}
+    return {name: name for name in parameters}
+
+
+def _by_pattern(parameters: NamedParameters, components: Mapping[str, str]) -> dict[str, str]:
+    for pattern in components:
+        parameters.matched(pattern, parameter="components")
+    groups, left = {}, []
+    for name, roles in parameters.roles.items():
+        hits = (group for pattern, group in components.items() if any(fnmatchcase(role, pattern) for role in roles))
+        group = next(hits, None)
+        if group is None:
+            left.append(name)
+        else:
+            groups[name] = group
+    if left:
+        raise ConfigurationError(
+            f"Parameter `components` should match every parameter; a last pattern `*` takes the rest. "
+            f"Found {len(left)} without a match, `{left[0]}` among them."
+        )
+    return groups

@@ -1,0 +1,186 @@
+"""Fused projections: one weight that holds query, key and value, cut into the parts it computes.
+
+Laid out along the output dimension, a fused projection is `groups` repetitions of its parts. One group of equal parts
+is GPT-2's `c_attn` or ModernBERT's `Wqkv`; one group of unequal parts is Phi-3's `qkv_proj`; a group per head is
+GPT-NeoX's and BLOOM's `query_key_value`; a group per key-value head with several queries is Falcon's.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+from torch import Tensor, nn
+
+from lightning_sparsegrad.components.parameters import NamedParameters, plain_name
+from lightning_sparsegrad.errors import ConfigurationError
+
+_PARTS = ("query", "key", "value")
+
+
+@dataclass(frozen=True)
+class FusedProjection:
+    """How the output dimension of a fused projection is cut.
+
+    Args:
+        sizes: Output features of each part within one group, e.g. `[64, 64, 64]`, positive.
+        groups: How often the parts repeat; `groups * sum(sizes)` is the size of the output dimension.
+        names: Names of the parts, as many as sizes.
+
+    Raises:
+        ConfigurationError: If a size or `groups` is not positive, or names and sizes differ in number.
+    """
+
+    sizes: Sequence[int]
+    groups: int = 1
+    names: Sequence[str] = field(default=_PARTS)
+
+    def __post_init__(self) -> None:
+        if not self.sizes or min(self.sizes) < 1:
+            raise ConfigurationError(f"Parameter `sizes` should hold positive numbers. Found `sizes = {self.sizes}`.")
+        if self.groups < 1:
+            raise ConfigurationError(f"Parameter `groups` should be positive. Found `groups = {self.groups}`.")
+        if len(self.names) != len(self.sizes):
+            raise ConfigurationError(
+                f"Parameter `names` should name each of the {len(self.sizes)} parts. Found `names = {self.names}`."
+            )
+
+
+@dataclass(frozen=True)
+class Part:
+    """A parameter, or a slice of it: `length` entries from `start` on in each of `groups` along `dim`.
+
+    Args:
+        parameter: Name of the parameter.
+        dim: The dimension that is cut.
+        groups: Number of equal groups along `dim`.
+        start: First entry within each group.
+        length: Number of entries within each group; `None` means the whole parameter.
+    """
+
+    parameter: str
+    dim: int = 0
+    groups: int = 1
+    start: int = 0
+    length: int | None = None
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """Return the view of a tensor of the parameter's shape that this part stands for."""
+        if self.length is None:
+            return tensor
+        groups = tensor.view(*tensor.shape[: self.dim], self.groups, -1, *tensor.shape[self.dim + 1 :])
+        return groups.narrow(self.dim + 1, self.start, self.length)
+
+
+def split_fused(parameters: NamedParameters, fused: Mapping[str, FusedProjection] | None) -> dict[str, dict[str, Part]]:
+    """Find the fused projections of a model and cut them.
+
+    Args:
+        parameters: The model.
+        fused: Glob on parameter names to layout, for projections that are not recognised; it wins over recognition.
+
+    Returns:
+        Parameter name to part name to part, for fused projections only.
+
+    Raises:
+        ConfigurationError: If a pattern of `fused` matches nothing, or a layout does not fill its parameter.
+    """
+    layouts = _recognised(parameters)
+    for pattern, layout in (fused or {}).items():
+        layouts.update(dict.fromkeys(parameters.select("fused", pattern), layout))
+    return {name: _cut(name, parameters, layouts[name]) for name in parameters if name in layouts}
+
+
+def _cut(name: str, parameters: NamedParameters, layout: FusedProjection) -> dict[str, Part]:
+    tensor = parameters[name]
+    dim = _output_dim(name, parameters)
+    if layout.groups * sum(layout.sizes) != tensor.shape[dim]:
+        raise ConfigurationError(
+            f"Parameter `fused` should describe all {tensor.shape[dim]} outputs of `{name}`. "
+            f"Found `sizes = {list(layout.sizes)}`, `groups = {layout.groups}`."
+        )
+    starts = [sum(layout.sizes[:i]) for i in range(len(layout.sizes))]
+    return {
+        part: Part(name, dim, layout.groups, start, size)
+        for part, start, size in zip(layout.names, starts, layout.sizes, strict=True)
+    }
+
+
+def _output_dim(name: str, parameters: NamedParameters) -> int:
+    owner = parameters.model.get_submodule(_module_paths(parameters)[name])
+    return 1 if type(owner).__name__ == "Conv1D" and parameters[name].ndim == 2 else 0
+
+
+def _module_paths(parameters: NamedParameters) -> dict[str, str]:
+    """Map a parameter's plain name to the path, wrappers included, of the module that holds it."""
+    return {plain_name(name): name.rpartition(".")[0] for name, _ in parameters.model.named_parameters()}
+
+
+# ---------------------------------------------------------------- recognition
+# (name of the projection, class of the attention module that holds it) -> is it laid out head by head?
+_KNOWN: tuple[tuple[str, str, bool], ...] = (
+    ("query_key_value", "*", True),  # GPT-NeoX, BLOOM, Persimmon, Falcon
+    ("in_proj", "DisentangledSelfAttention", True),  # DeBERTa
+    ("qkv_proj", "MiniMaxLightningAttention", True),
+    ("qkv_proj", "*", False),  # Phi-3, Phi-4
+    ("c_attn", "*", False),  # GPT-2, GPT, ImageGPT, GPT-BigCode
+    ("Wqkv", "*", False),  # ModernBERT, MPT, DBRX
+    ("qkv", "*", False),  # vision transformers
+    ("qkv_linear", "*", False),  # LayoutLMv2
+    ("att_proj", "*", False),  # Bark
+)
+_HEADS = ("num_heads", "num_attention_heads", "n_head", "n_heads")
+_KEY_VALUE_HEADS = ("num_kv_heads", "num_key_value_heads", "kv_heads", "kv_n_heads")
+
+
+def _recognised(parameters: NamedParameters) -> dict[str, FusedProjection]:
+    found = {}
+    for name, path in _module_paths(parameters).items():
+        if name not in parameters.tensors:
+            continue
+        owner = parameters.model.get_submodule(path)
+        if isinstance(owner, nn.MultiheadAttention) and name.rpartition(".")[2] in {"in_proj_weight", "in_proj_bias"}:
+            found[name] = FusedProjection((owner.embed_dim,) * 3)
+            continue
+        attention = parameters.model.get_submodule(path.rpartition(".")[0])
+        projection = path.rpartition(".")[2]
+        if projection in {leaf for leaf, _, _ in _KNOWN}:
+            total = parameters[name].shape[_output_dim(name, parameters)]
+            layout = _layout(projection, attention, total, parameters.model)
+            found.update({name: layout} if layout else {})
+    return found
+
+
+def _layout(projection: str, attention: nn.Module, total: int, model: nn.Module) -> FusedProjection | None:
+    kind = type(attention).__name__
+    if (projection, kind) == ("qkv_proj", "CodeGenAttention"):  # cut for four devices, values before keys
+        return FusedProjection((total // 12,) * 3, groups=4, names=("query", "value", "key"))
+    by_head = next((heads for leaf, owner, heads in _KNOWN if leaf == projection and fnmatchcase(kind, owner)), None)
+    if by_head is None:
+        return None
+    if getattr(attention, "is_cross_attention", False) and total % 2 == 0:  # GPT-2: the query is a weight of its own
+        return FusedProjection((total // 2,) * 2, names=_PARTS[1:])
+    heads = _count(_HEADS, attention, model)
+    key_value_heads = _count(_KEY_VALUE_HEADS, attention, model) or heads
+    if heads is None or key_value_heads is None or total % (heads + 2 * key_value_heads) or heads % key_value_heads:
+        return FusedProjection((total // 3,) * 3) if total % 3 == 0 and not by_head else None
+    head = total // (heads + 2 * key_value_heads)
+    if by_head:
+        return FusedProjection((heads // key_value_heads * head, head, head), groups=key_value_heads)
+    return FusedProjection((heads * head, key_value_heads * head, key_value_heads * head))
+
+
+def _count(names: Sequence[str], attention: nn.Module, model: nn.Module) -> int | None:
+    """Read a number of heads from the attention module, its configuration, or that of the model it is part of."""
+    configs = [getattr(module, "config", None) for module in (attention, *_ancestors(attention, model))]
+    for source in (attention, *configs):
+        for name in names:
+            value = getattr(source, name, None)
+            if isinstance(value, int) and not isinstance(value, bool):
+                return value
+    return None
+
+
+def _ancestors(module: nn.Module, model: nn.Module) -> list[nn.Module]:
+    path = next(name for name, found in model.named_modules() if found is module)
+    steps = path.split(".")
+    return [model.get_submodule(".".join(steps[:depth])) for depth in range(len(steps) - 1, -1, -1)]

@@ -1,0 +1,158 @@
+"""Drives an engine from the hooks of a Trainer; the module and the callback are two doors to it."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+from torch.optim import LBFGS
+
+from lightning_sparsegrad.engine import GradientEngine
+from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.transforms.base import GradientTransform
+
+CHECKPOINT_KEY = "lightning_sparsegrad"
+# strategies that hold a slice of each gradient, or none at all, where a norm or a mask would be silently wrong
+_SHARDED = ("FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy")
+
+
+class TrainerDriver:
+    """Opens a window at the first micro-batch of an optimizer step and applies the transform after its last backward.
+
+    Args:
+        transform: The strategy.
+        door: Name of the class that holds this driver, for errors.
+
+    Attributes:
+        transform: The strategy, as given.
+    """
+
+    def __init__(self, transform: GradientTransform, *, door: str) -> None:
+        if not isinstance(transform, GradientTransform):
+            raise ConfigurationError(
+                f"Parameter `gradient_transform` of `{door}` should be a gradient transform, `Identity()` for none. "
+                f"Found `{transform!r}`."
+            )
+        self.transform = transform
+        self._door = door
+        self._engine: GradientEngine | None = None
+        self._restored: Mapping[str, Any] | None = None
+        self._hook_seen = False
+
+    @property
+    def engine(self) -> GradientEngine:
+        """The engine of the running fit; a `RuntimeError` before `fit_start`."""
+        if self._engine is None:
+            raise RuntimeError(
+                f"The gradient engine of `{self._door}` should exist from the start of a fit on. Found none: does "
+                f"`on_fit_start` call super()?"
+            )
+        return self._engine
+
+    # ------------------------------------------------------------ hooks, in the order they are called
+    def fit_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Bind the transform to the module; raise a `ConfigurationError` for what cannot work together."""
+        self._refuse_fighting_clips(trainer)
+        self._refuse_unsupported(trainer)
+        steps = _total_steps(trainer) if self.transform.needs_total_steps else None
+        self._engine = GradientEngine(module, self.transform, total_steps=steps, seed=_run_seed(trainer))
+        self._hook_seen = False
+        if self._restored is not None:
+            self._engine.load_state_dict(self._restored)
+            self._restored = None
+
+    def batch_start(self, trainer: Trainer) -> None:
+        """Open the window at the first micro-batch of an optimizer step."""
+        window = self.engine.current
+        if window is not None and (window.step, window.epoch) == (trainer.global_step, trainer.current_epoch):
+            return
+        # a window left open belongs to a step that never came: `on_train_batch_start` cut the epoch short
+        self.engine.abandon()
+        self.engine.open(trainer.global_step, epoch=trainer.current_epoch)
+        self._hook_seen = False
+
+    def after_backward(self, trainer: Trainer, module: LightningModule) -> None:
+        """Apply the transform if an optimizer step follows this backward pass."""
+        self._hook_seen = True
+        # the very question Lightning asks before it runs the optimizer; there is no public form of it
+        if module.automatic_optimization and not trainer.fit_loop._should_accumulate():
+            self.apply_(trainer, module)
+
+    def before_optimizer_step(self, trainer: Trainer, module: LightningModule) -> None:
+        """Make sure that the transform was applied to what the optimizer is about to use."""
+        if self.engine.applied:
+            self.engine.abandon()
+            return
+        if not module.automatic_optimization:
+            raise RuntimeError(
+                f"With manual optimization, call `{self._door}.apply_gradient_transform_()` after the last "
+                f"`manual_backward` before each `optimizer.step()`. Found no call at step {trainer.global_step}."
+            )
+        if not self._hook_seen and any(parameter.grad is not None for parameter in module.parameters()):
+            raise RuntimeError(
+                f"`{type(module).__name__}.on_after_backward` should call super().on_after_backward(). "
+                f"Found that it did not at step {trainer.global_step}."
+            )
+        # `training_step` returned None for the last micro-batch: the optimizer uses what the earlier ones left
+        self.apply_(trainer, module)
+        self.engine.abandon()
+
+    def apply_(self, trainer: Trainer, module: LightningModule) -> None:
+        """Apply the transform now, and log what it did when the loggers are due."""
+        self.batch_start(trainer)
+        self.engine.apply_(loss_scale=_loss_scale(trainer, module))
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by the logger connector
+        if trainer.is_last_batch or (every and (trainer.global_step + 1) % every == 0):
+            shares = {name: value for name, value in self.engine.statistics.items() if "norm_" not in name}
+            module.log_dict({f"gradient/{name}": value for name, value in shares.items()})
+
+    # ------------------------------------------------------------ checkpoints
+    def save(self, checkpoint: dict[str, Any]) -> None:
+        """Put the engine's state into a checkpoint, under one key, as plain numbers and tensors."""
+        if self._engine is not None:
+            checkpoint[CHECKPOINT_KEY] = self._engine.state_dict()
+
+    def load(self, checkpoint: Mapping[str, Any]) -> None:
+        """Take the engine's state from a checkpoint that has one; it is used when the fit starts."""
+        self._restored = checkpoint.get(CHECKPOINT_KEY)
+
+    # ------------------------------------------------------------ what cannot work together
+    def _refuse_fighting_clips(self, trainer: Trainer) -> None:
+        if trainer.gradient_clip_val and self.transform.bounds:
+            raise ConfigurationError(
+                f"Parameter `gradient_clip_val` of the Trainer should be left out beside `{self.transform!r}`: the "
+                f"second clip would change what the first has bounded. "
+                f"Found `gradient_clip_val = {trainer.gradient_clip_val}`."
+            )
+
+    def _refuse_unsupported(self, trainer: Trainer) -> None:
+        if any(isinstance(optimizer, LBFGS) for optimizer in trainer.optimizers):
+            raise ConfigurationError(
+                "Parameter `optimizer` should compute one gradient per step. Found `LBFGS`, which computes several and "
+                "compares them: masks and clips would change what it compares."
+            )
+        strategy = {cls.__name__ for cls in type(trainer.strategy).__mro__}
+        if strategy.intersection(_SHARDED):
+            raise ConfigurationError(
+                f"Parameter `strategy` of the Trainer should keep gradients whole on each device, as 'ddp' does. "
+                f"Found `{type(trainer.strategy).__name__}`."
+            )
+
+
+def _total_steps(trainer: Trainer) -> int | None:
+    steps = trainer.estimated_stepping_batches
+    return int(steps) if steps not in {float("inf"), -1} else None
+
+
+def _run_seed(trainer: Trainer) -> int:
+    """Return the seed of the run: what `seed_everything` was given, else torch's; rank 0's on every rank."""
+    seed = int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed()))
+    return int(trainer.strategy.broadcast(seed))
+
+
+def _loss_scale(trainer: Trainer, module: LightningModule) -> Tensor | None:
+    """Return what a gradient scaler multiplied the loss by, without reading it on the host."""
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    return None if scaler is None else scaler.scale(torch.ones((), device=module.device))

@@ -1,0 +1,194 @@
+"""The engine: applies a transform to the whole gradient of a model, exactly once per optimizer step."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_sparsegrad.components import NamedParameters
+from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, Window
+
+
+class GradientEngine:
+    """Drives a transform over a model's gradients, window by window.
+
+    A window is the micro-batches whose gradients accumulate into one optimizer step. It is opened before the first
+    forward pass, the transform is applied after the last backward pass, and the optimizer steps after that:
+
+    ```python
+    for step, batch in enumerate(loader):
+        with engine.window(step, epoch=epoch):
+            loss_fn(model(batch)).backward()
+            engine.apply_()
+        optimizer.step()
+        optimizer.zero_grad()
+    ```
+
+    Args:
+        model: The model whose gradients are changed; names are relative to it.
+        transform: The strategy. The engine keeps a copy of its own, so that one object can serve several engines.
+        total_steps: Optimizer steps of the whole training; needed only by schedules that follow it.
+        seed: Seed of the run, for transforms that have none of their own. Non-negative; the same on all ranks.
+
+    Attributes:
+        transform: The engine's own, bound transform.
+        seed: Seed of the run.
+
+    Raises:
+        ConfigurationError: If the transform cannot work on this model, `total_steps` is missing or not positive, or
+            the parameters are sharded.
+
+    Example:
+        >>> import torch
+        >>> from lightning_sparsegrad import GradDrop
+        >>> model = torch.nn.Linear(4, 2)
+        >>> engine = GradientEngine(model, GradDrop(rate=0.5), seed=0)
+        >>> with engine.window(step=0):
+        ...     model(torch.ones(1, 4)).sum().backward()
+        ...     engine.apply_()
+        >>> model.weight.grad
+        tensor([[0., 0., 1., 1.],
+                [0., 0., 1., 0.]])
+    """
+
+    def __init__(
+        self, model: nn.Module, transform: GradientTransform, *, total_steps: int | None = None, seed: int = 0
+    ) -> None:
+        if not isinstance(transform, GradientTransform):
+            raise ConfigurationError(
+                f"Parameter `transform` should be a gradient transform, `Identity()` for none. Found `{transform!r}`."
+            )
+        if total_steps is not None and total_steps < 1:
+            raise ConfigurationError(
+                f"Parameter `total_steps` should be positive. Found `total_steps = {total_steps}`."
+            )
+        _check_index("seed", seed)
+        self._parameters = NamedParameters(model)
+        _refuse_shards(self._parameters)
+        self.transform = deepcopy(transform)
+        self.transform.bind(self._parameters, total_steps=total_steps)
+        self.seed = seed
+        self._total_steps = total_steps
+        self._window: Window | None = None
+        self._applied = False
+
+    @contextmanager
+    def window(self, step: int, *, epoch: int | None = None) -> Iterator[Window]:
+        """Open the window of one optimizer step, and check at its end that `apply_` was called.
+
+        Args:
+            step: Optimizer steps done before, from 0. Masks depend on it, not on how often a window was opened.
+            epoch: Epochs done before, from 0; needed only by transforms that follow it.
+
+        Raises:
+            RuntimeError: If a window is open already, or this one ends without `apply_`.
+        """
+        opened = self.open(step, epoch=epoch)
+        try:
+            yield opened
+            if not self._applied:
+                raise RuntimeError("GradientEngine.apply_() should be called once before a window ends. Found no call.")
+        finally:
+            self.abandon()
+
+    def open(self, step: int, *, epoch: int | None = None) -> Window:
+        """Open a window without a `with` block, for loops that are spread over hooks; `abandon` closes it.
+
+        Raises:
+            RuntimeError: If a window is open already.
+        """
+        if self._window is not None:
+            raise RuntimeError(
+                f"GradientEngine has a window open already. Found step {self._window.step}, opening {step}."
+            )
+        _check_index("step", step)
+        if epoch is not None:
+            _check_index("epoch", epoch)
+        self._window = Window(step=step, epoch=epoch, total_steps=self._total_steps, seed=self.seed)
+        self._applied = False
+        return self._window
+
+    def abandon(self) -> None:
+        """Close the window, if one is open."""
+        self._window = None
+
+    @property
+    def current(self) -> Window | None:
+        """The open window."""
+        return self._window
+
+    @property
+    def applied(self) -> bool:
+        """Whether the transform was applied in the open window, or the last one if none is open."""
+        return self._applied
+
+    @torch.no_grad()
+    def apply_(self, *, loss_scale: Tensor | None = None) -> None:
+        """Apply the transform in place to all gradients of the model; what it drops whole ends with `grad=None`.
+
+        Args:
+            loss_scale: 0-d tensor by which the loss was multiplied and the gradients still are (fp16 training before
+                `unscale_`), or `None`. Thresholds are compared with the true gradients.
+
+        Raises:
+            RuntimeError: If no window is open, or the transform was applied in it already.
+            ConfigurationError: If a gradient is sparse, or everything was dropped under loss scaling, where the
+                optimizer needs a gradient.
+        """
+        if self._window is None:
+            raise RuntimeError("GradientEngine.apply_() should be called inside a window. Found none open.")
+        if self._applied:
+            raise RuntimeError(
+                f"GradientEngine.apply_() should be called once. Found two calls at step {self._window.step}."
+            )
+        found = {name: p.grad for name, p in self._parameters.tensors.items() if p.grad is not None}
+        for name, gradient in found.items():
+            if gradient.layout != torch.strided:
+                raise ConfigurationError(f"Gradients should be dense. Found a sparse gradient of `{name}`.")
+        gradients = Gradients(found, loss_scale=loss_scale)
+        self.transform.apply_(gradients, self._window)
+        for name in gradients.dropped:
+            self._parameters.tensors[name].grad = None
+        self._applied = True
+        if found and not gradients and loss_scale is not None:
+            raise ConfigurationError(
+                f"`{self.transform!r}` should keep a gradient under loss scaling, or the scaler finds none to check. "
+                f"Found all dropped at step {self._window.step}."
+            )
+
+    @property
+    def statistics(self) -> dict[str, Tensor]:
+        """What the transform did in the last window, by name, as 0-d tensors that are computed when asked for."""
+        return self.transform.statistics
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs, as plain numbers and tensors."""
+        return {"seed": self.seed, "transform": self.transform.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned: the seed of the run that goes on, and the transform's state.
+
+        Raises:
+            ConfigurationError: If the state holds no seed.
+        """
+        if "seed" not in state:
+            raise ConfigurationError(f"Parameter `state` should hold a `seed`. Found keys {sorted(state)}.")
+        self.seed = state["seed"]
+        self.transform.load_state_dict(state.get("transform", {}))
+
+
+def _check_index(parameter: str, value: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ConfigurationError(
+            f"Parameter `{parameter}` should be a non-negative integer. Found `{parameter} = {value!r}`."
+        )
+
+
+def _refuse_shards(parameters: NamedParameters) -> None:
+    for name, parameter in parameters.tensors.items():
+        if hasattr(parameter, "full_tensor"):  # a DTensor, told apart without loading torch.distributed
+            raise ConfigurationError(f"Parameters should be whole on each device. Found `{name}` sharded.")

@@ -1,0 +1,18 @@
+"""The one error every check of the library raises, and near matches for its sentences."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class ConfigurationError(ValueError):
+    """A parameter, a file or a combination of settings that cannot work.
+
+    Raised as early as the fault can be seen: at construction, when a model is bound, or at the start of a fit. The
+    sentence names the parameter, its value and what is allowed.
+    """
+
+
+def near_matches(name: str, allowed: Iterable[str]) -> str:
+    """Return a sentence that lists the names in `allowed` closest to `name`, or an empty string."""
+    close = get_close_matches(name, list(allowed), n=3, cutoff=0.5)
+    return f" Near matches: {', '.join(f'`{match}`' for match in close)}." if close else ""

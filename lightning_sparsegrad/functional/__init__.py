@@ -1,0 +1,19 @@
+"""Stateless kernels on tensors: no step, no model, no configuration. In-place names end in an underscore."""
+
+from lightning_sparsegrad.functional.clipping import clip_components_, clip_values_, component_norms
+from lightning_sparsegrad.functional.hashing import derive_key, hash_entries, hash_index, keep_threshold
+from lightning_sparsegrad.functional.masking import count_kept, keep_mask, mask_entries_, mask_rows_
+
+__all__ = [
+    "clip_components_",
+    "clip_values_",
+    "component_norms",
+    "count_kept",
+    "derive_key",
+    "hash_entries",
+    "hash_index",
+    "keep_mask",
+    "keep_threshold",
+    "mask_entries_",
+    "mask_rows_",
+]

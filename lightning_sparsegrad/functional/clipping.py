@@ -1,0 +1,106 @@
+"""Norms of components and clipping to them, on lists of tensors; nothing here synchronises with an accelerator."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+EPSILON = 1e-6  # what `torch.nn.utils.clip_grad_norm_` adds to the norm, in true gradient units
+
+
+def component_norms(tensors: Sequence[Tensor], sizes: Sequence[int], *, norm_type: float = 2.0) -> Tensor:
+    r"""Return the norm of each component, accumulated in float32 or wider.
+
+    Args:
+        tensors: Gradients (or slices of them) of any shape, the tensors of one component next to each other.
+        sizes: Number of tensors of each component; they sum to `len(tensors)`.
+        norm_type: 2.0 or infinity.
+
+    Returns:
+        Tensor of shape (len(sizes),) on the device of the first tensor: float64 if any gradient is, else float32.
+    """
+    device = tensors[0].device
+    wide = any(tensor.dtype == torch.float64 for tensor in tensors)
+    dtype = torch.float64 if wide else torch.float32
+    norms = torch._foreach_norm(list(tensors), norm_type, dtype=dtype)  # in fp16 the squares would overflow
+    flat = torch.stack([norm.to(device) for norm in norms])
+    if len(sizes) == len(tensors):
+        return flat
+    return torch.stack(torch._foreach_norm(torch.split(flat, list(sizes)), norm_type))
+
+
+def clip_components_(
+    tensors: Sequence[Tensor],
+    sizes: Sequence[int],
+    max_norms: Sequence[float],
+    *,
+    norm_type: float = 2.0,
+    loss_scale: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    r"""Scale each component in place so that its norm is at most its threshold.
+
+    .. math:: g_c \leftarrow g_c \cdot \min\left(1, \frac{\text{max\_norm}_c}{\lVert g_c \rVert + 10^{-6}}\right)
+
+    A component whose norm is infinite or undefined ends undefined where torch's own `clip_grad_norm_` does, so that a
+    gradient scaler sees it.
+
+    Args:
+        tensors: Gradients, the tensors of one component next to each other.
+        sizes: Number of tensors of each component.
+        max_norms: One threshold per component, positive, in true gradient units.
+        norm_type: 2.0 or infinity.
+        loss_scale: 0-d tensor by which the gradients are multiplied, or `None`.
+
+    Returns:
+        The norms before, in true units, and the factors, both of shape (len(sizes),).
+    """
+    norms = component_norms(tensors, sizes, norm_type=norm_type)
+    if loss_scale is not None:
+        norms = norms / loss_scale.to(norms)
+    bounds = torch.tensor(max_norms, dtype=norms.dtype).to(norms.device, non_blocking=True)
+    factors = (bounds / (norms + EPSILON)).clamp(max=1.0)
+    _scale_(tensors, sizes, factors)
+    return norms, factors
+
+
+def clip_values_(tensors: Sequence[Tensor], max_value: float, *, loss_scale: Tensor | None = None) -> Tensor:
+    """Clamp every entry to [-max_value, max_value] in place; an infinite or undefined entry ends undefined.
+
+    Args:
+        tensors: Gradients of any shape.
+        max_value: Bound in true gradient units, positive.
+        loss_scale: 0-d tensor by which the gradients are multiplied, or `None`.
+
+    Returns:
+        How many entries were beyond the bound or not finite, as a 0-d int64 tensor on the device of the first tensor.
+    """
+    clipped = torch.zeros((), dtype=torch.int64, device=tensors[0].device)
+    for tensor in tensors:
+        bound = torch.full((), max_value, dtype=torch.float32, device=tensor.device)
+        if loss_scale is not None:
+            bound = bound * loss_scale.to(bound)
+        inside = tensor.abs() <= bound
+        clipped += tensor.numel() - inside.sum().to(clipped.device)
+        # `clamp` alone turns an infinite entry into the bound, and the overflow would be hidden
+        tensor.masked_fill_(tensor.isinf(), torch.nan).clamp_(-bound, bound)
+    return clipped
+
+
+def _scale_(tensors: Sequence[Tensor], sizes: Sequence[int], factors: Tensor) -> None:
+    groups = [component for component, size in enumerate(sizes) for _ in range(size)]
+    if factors.device.type == "cpu" and all(tensor.device.type == "cpu" for tensor in tensors):
+        values = factors.tolist()  # free here, and what is within its threshold need not be touched
+        pairs = [(tensor, values[c]) for tensor, c in zip(tensors, groups, strict=True) if not values[c] >= 1.0]
+        if pairs:
+            torch._foreach_mul_([tensor for tensor, _ in pairs], [value for _, value in pairs])
+        return
+    each = factors.unbind()
+    if len(each) == 1:
+        _scale_together_(tensors, each[0])
+        return
+    torch._foreach_mul_(list(tensors), [each[c].to(t.device) for t, c in zip(tensors, groups, strict=True)])
+
+
+def _scale_together_(tensors: Sequence[Tensor], factor: Tensor) -> None:
+    for device in {tensor.device for tensor in tensors}:
+        torch._foreach_mul_([tensor for tensor in tensors if tensor.device == device], factor.to(device))

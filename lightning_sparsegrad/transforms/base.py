@@ -1,0 +1,159 @@
+"""What a strategy is: bound to a model once, then applied to the whole gradient once per optimizer step."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from lightning_sparsegrad.components import NamedParameters
+from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.schedules import Schedule
+
+ResampleEvery = int | Literal["epoch"] | None
+
+
+@dataclass(frozen=True)
+class Window:
+    """Where training stands: the micro-batches that accumulate into one optimizer step.
+
+    Args:
+        step: Optimizer steps done before this one, from 0.
+        epoch: Epochs done before this one, from 0; `None` if unknown.
+        total_steps: Optimizer steps of the whole training; `None` if unknown.
+        seed: Seed of the run, for strategies that have none of their own.
+    """
+
+    step: int
+    epoch: int | None = None
+    total_steps: int | None = None
+    seed: int = 0
+
+    @property
+    def progress(self) -> float:
+        """Share of training done: 0 at the first optimizer step, 1 at the last and after it."""
+        if self.total_steps is None:
+            return 0.0  # only schedules that do not look at it get here: see `GradientTransform.require_total_steps`
+        return min(1.0, self.step / max(1, self.total_steps - 1))
+
+
+class Gradients(dict[str, Tensor]):
+    """The gradients of one window by parameter name, in model order; a transform edits the tensors in place.
+
+    Args:
+        gradients: Name to gradient, of the parameters that have one.
+        loss_scale: 0-d tensor by which all of them are multiplied, or `None`.
+
+    Attributes:
+        dropped: Names of the tensors dropped whole so far. They are out of the mapping, and end without a gradient.
+    """
+
+    def __init__(self, gradients: dict[str, Tensor], *, loss_scale: Tensor | None = None) -> None:
+        super().__init__(gradients)
+        self.loss_scale = loss_scale
+        self.dropped: list[str] = []
+
+    def drop(self, names: Iterable[str]) -> None:
+        """Take tensors out of the window: they end with `grad=None`, and an optimizer leaves their weights alone."""
+        for name in names:
+            if self.pop(name, None) is not None:
+                self.dropped.append(name)
+
+
+class GradientTransform(ABC):
+    """Base of all strategies.
+
+    A strategy is constructed from plain arguments, which it validates; bound to a model, where it resolves names; and
+    applied once per window. It keeps no reference to gradients between windows.
+
+    Attributes:
+        bounds: What it clips, of `"norm"` and `"value"`; a run clips each at most once.
+    """
+
+    bounds: frozenset[str] = frozenset()
+
+    @abstractmethod
+    def bind(self, parameters: NamedParameters, *, total_steps: int | None) -> None:
+        """Resolve names and patterns against a model, once, before the first window.
+
+        Args:
+            parameters: The parameters of the model.
+            total_steps: Optimizer steps of the whole training, or `None` if unknown.
+
+        Raises:
+            ConfigurationError: If the strategy cannot work on this model.
+        """
+
+    @abstractmethod
+    def apply_(self, gradients: Gradients, window: Window) -> None:
+        """Change the gradients of a window in place."""
+
+    @property
+    def schedules(self) -> Sequence[Schedule]:
+        """Everything that follows training progress."""
+        return ()
+
+    @property
+    def seeds(self) -> Sequence[tuple[str, int | None]]:
+        """The (class name, seed) pairs random draws are keyed by."""
+        return ()
+
+    @property
+    def needs_total_steps(self) -> bool:
+        """Whether the number of optimizer steps has to be known."""
+        return any(schedule.needs_progress for schedule in self.schedules)
+
+    @property
+    def statistics(self) -> dict[str, Tensor]:
+        """What the last window did, by name, as 0-d tensors on the device of the gradients; empty before the first."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs, as plain numbers and tensors. Masks need nothing: they are recomputed."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027  # most strategies have no state
+        """Restore what `state_dict` returned."""
+
+    def require_total_steps(self, total_steps: int | None) -> None:
+        """Raise a `ConfigurationError` if a schedule has nothing to follow."""
+        if total_steps is None and self.needs_total_steps:
+            following = ", ".join(repr(schedule) for schedule in self.schedules if schedule.needs_progress)
+            raise ConfigurationError(
+                f"Parameter `total_steps` should be given for `{type(self).__name__}` with a schedule over training "
+                f"({following or 'by default'}). Found `total_steps = None`."
+            )
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+
+def check_resample_every(value: ResampleEvery) -> None:
+    """Raise a `ConfigurationError` unless `value` is a positive number of steps, `"epoch"` or `None`."""
+    if value is None or value == "epoch" or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
+        return
+    raise ConfigurationError(
+        f"Parameter `resample_every` should be a positive number of steps, 'epoch' or None. "
+        f"Found `resample_every = {value!r}`."
+    )
+
+
+def resample_index(every: ResampleEvery, window: Window) -> int:
+    """Return the number of draws before this window's: masks with the same index are the same."""
+    if every is None:
+        return 0
+    return require_epoch("resample_every", window) if every == "epoch" else window.step // every
+
+
+def require_epoch(parameter: str, window: Window) -> int:
+    """Return the window's epoch; a `ConfigurationError` if it is unknown."""
+    if window.epoch is None:
+        raise ConfigurationError(f"Parameter `epoch` of the window should be given with `{parameter} = 'epoch'`.")
+    return window.epoch
+
+
+def share(part: Tensor | float, whole: int) -> Tensor:
+    """Return `part / whole` as a 0-d float32 tensor; of nothing, everything."""
+    return torch.as_tensor(part / whole if whole else 1.0, dtype=torch.float32)

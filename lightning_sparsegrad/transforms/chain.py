@@ -1,0 +1,114 @@
+"""Strategies one after the other."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+from torch import Tensor
+
+from lightning_sparsegrad.components import NamedParameters
+from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.schedules import Schedule
+from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, Window
+
+
+class Chain(GradientTransform):
+    r"""Apply transforms in the order of the text, :math:`\tilde g = (f_n \circ \dots \circ f_1)(g)`.
+
+    Order is semantics: a mask before a clip lowers the norms that the clip sees; behind it, it drops entries of what
+    was clipped.
+
+    Args:
+        transforms: The transforms, or a mapping of names to them. Names give every argument an address on the command
+            line: `--model.gradient_transform.transforms.mask.rate=0.6`.
+
+    Raises:
+        ConfigurationError: If there is none, one is no transform, two clips bound the same, or two masks would draw
+            the same bits.
+
+    Example:
+        >>> from lightning_sparsegrad import ComponentNormClip, GradDrop
+        >>> Chain({"mask": GradDrop(rate=0.2), "clip": ComponentNormClip(max_norm=0.05)})
+        Chain(mask=GradDrop(rate=0.2), clip=ComponentNormClip(max_norm=0.05))
+    """
+
+    def __init__(self, transforms: dict[str, GradientTransform] | list[GradientTransform]) -> None:
+        self.transforms = dict(transforms) if isinstance(transforms, Mapping) else _named(transforms)
+        if not self.transforms:
+            raise ConfigurationError(f"Parameter `transforms` should hold a transform. Found `{transforms}`.")
+        for name, transform in self.transforms.items():
+            if not isinstance(transform, GradientTransform):
+                raise ConfigurationError(
+                    f"Parameter `transforms` should hold gradient transforms. Found `{name} = {transform!r}`."
+                )
+        self._refuse_fighting_clips()
+        self._refuse_equal_draws()
+        self.bounds = frozenset().union(*(transform.bounds for transform in self.transforms.values()))
+
+    @property
+    def schedules(self) -> Sequence[Schedule]:
+        return tuple(chain.from_iterable(transform.schedules for transform in self.transforms.values()))
+
+    @property
+    def needs_total_steps(self) -> bool:
+        return any(transform.needs_total_steps for transform in self.transforms.values())
+
+    @property
+    def seeds(self) -> Sequence[tuple[str, int | None]]:
+        return tuple(chain.from_iterable(transform.seeds for transform in self.transforms.values()))
+
+    def bind(self, parameters: NamedParameters, *, total_steps: int | None) -> None:
+        for transform in self.transforms.values():
+            transform.bind(parameters, total_steps=total_steps)
+
+    def apply_(self, gradients: Gradients, window: Window) -> None:
+        for transform in self.transforms.values():
+            transform.apply_(gradients, window)
+
+    @property
+    def statistics(self) -> dict[str, Tensor]:
+        """The statistics of all transforms; a key that several report is preceded by the transform's name."""
+        reports = {name: transform.statistics for name, transform in self.transforms.items()}
+        counts = Counter(chain.from_iterable(reports.values()))
+        return {
+            key if counts[key] == 1 else f"{name}/{key}": value
+            for name, report in reports.items()
+            for key, value in report.items()
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: transform.state_dict() for name, transform in self.transforms.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, transform in self.transforms.items():
+            transform.load_state_dict(state.get(name, {}))
+
+    def _refuse_fighting_clips(self) -> None:
+        clips: dict[str, str] = {}
+        for name, transform in self.transforms.items():
+            for kind in transform.bounds:
+                if kind in clips:
+                    raise ConfigurationError(
+                        f"Parameter `transforms` should hold at most one clip of gradient {kind}s: the second would "
+                        f"change what the first has bounded. Found `{clips[kind]}` and `{name}`."
+                    )
+                clips[kind] = name
+
+    def _refuse_equal_draws(self) -> None:
+        for (kind, seed), count in Counter(self.seeds).items():
+            if count > 1:
+                raise ConfigurationError(
+                    f"Parameter `seed` should differ between the `{kind}` of a chain, or they drop the same entries. "
+                    f"Found `seed = {seed}` {count} times."
+                )
+
+    def __repr__(self) -> str:
+        return f"Chain({', '.join(f'{name}={transform!r}' for name, transform in self.transforms.items())})"
+
+
+def _named(transforms: Sequence[GradientTransform]) -> dict[str, GradientTransform]:
+    """Name the transforms of a list by class, numbered where a class comes twice."""
+    kinds = [type(transform).__name__ for transform in transforms]
+    names = [kind if kinds.count(kind) == 1 else f"{kind}_{i}" for i, kind in enumerate(kinds)]
+    return dict(zip(names, transforms, strict=True))

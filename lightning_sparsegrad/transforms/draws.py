@@ -1,0 +1,39 @@
+"""Draw which whole units (tensors, components, layers) lose their gradient, by the same hash as single entries."""
+
+from collections.abc import Callable, Mapping
+
+from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.functional import derive_key, hash_index, keep_threshold
+
+_ATTEMPTS = 10_000
+
+
+def draw_dropped(
+    rates: Mapping[str, float], key: tuple[str | int, ...], trains: Callable[[frozenset[str]], bool]
+) -> frozenset[str]:
+    """Drop each unit with its rate; a draw that would train nothing is drawn again.
+
+    Args:
+        rates: Unit name to drop rate, in [0, 1].
+        key: What the draw is keyed by besides the unit: class, seed, resample index.
+        trains: Whether anything trains when the given units are dropped.
+
+    Returns:
+        The names of the dropped units.
+
+    Raises:
+        ConfigurationError: If no draw trains anything.
+    """
+    thresholds = {name: keep_threshold(rate) for name, rate in rates.items()}
+    for attempt in range(_ATTEMPTS):
+        dropped = frozenset(
+            name for name, threshold in thresholds.items() if hash_index(derive_key(*key, attempt, name), 0) < threshold
+        )
+        if trains(dropped):
+            return dropped
+        if all(rate in {0, 1} for rate in rates.values()):
+            break
+    raise ConfigurationError(
+        f"Parameter `rate` of `{key[0]}` should leave something to train. "
+        f"Found `rate = {max(rates.values())}` on all of {len(rates)} units."
+    )

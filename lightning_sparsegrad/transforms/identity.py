@@ -1,0 +1,20 @@
+"""The null object."""
+
+from lightning_sparsegrad.components import NamedParameters
+from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, Window
+
+
+class Identity(GradientTransform):
+    r"""Leave every gradient as it is, :math:`\tilde g = g`: plain fine-tuning.
+
+    Example:
+        >>> import torch
+        >>> from lightning_sparsegrad import GradientEngine
+        >>> engine = GradientEngine(torch.nn.Linear(2, 1), Identity())
+    """
+
+    def bind(self, parameters: NamedParameters, *, total_steps: int | None) -> None:
+        pass
+
+    def apply_(self, gradients: Gradients, window: Window) -> None:
+        pass

@@ -1,0 +1,63 @@
+"""What strategies have in common that drop whole layers."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from lightning_sparsegrad.components import Layers, NamedParameters, find_layers
+from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, Window, share
+
+
+class LayerMask(GradientTransform):
+    """Base of masks that drop layers: the embeddings and the blocks. The head always trains.
+
+    Args:
+        layers: One glob per layer, bottom first, for a model whose blocks cannot be found; what none of them matches
+            is the head.
+        head: Globs of the head, if it is not what is found: all that lies behind the last block and its norm.
+    """
+
+    def __init__(self, *, layers: list[str] | None = None, head: list[str] | str | None = None) -> None:
+        self.layers, self.head = layers, head
+        self._layers: Layers | None = None
+        self._kept: tuple[int, int] = (0, 0)
+
+    @property
+    def depths(self) -> Layers:
+        """The layers of the model; a `RuntimeError` before the transform is bound."""
+        if self._layers is None:
+            raise RuntimeError(f"`{type(self).__name__}` should be bound to a model first, as GradientEngine does.")
+        return self._layers
+
+    def bind(self, parameters: NamedParameters, *, total_steps: int | None) -> None:
+        self.require_total_steps(total_steps)
+        self._layers = find_layers(parameters, layers=self.layers, head=self.head)
+        trainable = {name for name in parameters if parameters[name].requires_grad}
+        if trainable <= self._layers.within(frozenset(range(self._layers.count))):
+            self.check_without_head()
+
+    def check_without_head(self) -> None:
+        """Raise a `ConfigurationError` if the strategy needs a head that trains; called for a model that has none."""
+        raise ConfigurationError(
+            f"Parameter `head` should match what trains while `{type(self).__name__}` holds the layers. Found "
+            f"`head = {self.head}`, and nothing that trains behind the last layer."
+        )
+
+    @abstractmethod
+    def dropped_depths(self, window: Window) -> frozenset[int]:
+        """Return the depths that lose their gradient in a window; known before its forward pass."""
+
+    def apply_(self, gradients: Gradients, window: Window) -> None:
+        total = sum(gradient.numel() for gradient in gradients.values())
+        gradients.drop(self.depths.within(self.dropped_depths(window)))
+        self._kept = sum(gradient.numel() for gradient in gradients.values()), total
+
+    @property
+    def statistics(self) -> dict[str, Tensor]:
+        """`kept`: the share of gradient entries kept."""
+        return {"kept": share(*self._kept)}
+
+    def _patterns(self) -> Sequence[str]:
+        return [f"{name}={value!r}" for name, value in (("layers", self.layers), ("head", self.head)) if value]

@@ -1,0 +1,80 @@
+"""What clips of gradient norms have in common."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from math import inf, isinf
+
+import torch
+from torch import Tensor
+
+from lightning_sparsegrad.components import Component, NamedParameters
+from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.functional import clip_components_
+from lightning_sparsegrad.schedules import Schedule, as_threshold
+from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, Window
+
+
+class NormClip(GradientTransform):
+    """Base of clips that scale each component to a threshold of its own.
+
+    Args:
+        max_norm: Threshold in true gradient units, positive, or a schedule; infinity clips nothing.
+        norm_type: 2.0 or infinity.
+    """
+
+    bounds = frozenset({"norm"})
+
+    def __init__(self, max_norm: float | Schedule, *, norm_type: float = 2.0) -> None:
+        self.max_norm = as_threshold("max_norm", max_norm)
+        if norm_type not in {2.0, inf}:
+            raise ConfigurationError(f"Parameter `norm_type` should be 2.0 or inf. Found `norm_type = {norm_type}`.")
+        self.norm_type = float(norm_type)
+        self._resolved: list[tuple[Component, Schedule]] = []
+        self._names: list[str] = []
+        self._norms = self._factors = torch.ones(0)
+
+    @property
+    def schedules(self) -> Sequence[Schedule]:
+        return (self.max_norm,)
+
+    @abstractmethod
+    def resolve(self, parameters: NamedParameters) -> list[tuple[Component, Schedule]]:
+        """Return the components of a model, each with its threshold."""
+
+    def bind(self, parameters: NamedParameters, *, total_steps: int | None) -> None:
+        self.require_total_steps(total_steps)
+        self._resolved = self.resolve(parameters)
+
+    def apply_(self, gradients: Gradients, window: Window) -> None:
+        tensors: list[Tensor] = []
+        sizes: list[int] = []
+        thresholds: list[float] = []
+        self._names = []
+        for component, threshold in self._resolved:
+            max_norm = threshold(window.progress)
+            parts = [part.of(gradients[part.parameter]) for part in component.parts if part.parameter in gradients]
+            if parts and not isinf(max_norm):
+                tensors += parts
+                sizes.append(len(parts))
+                thresholds.append(max_norm)
+                self._names.append(component.name)
+        if tensors:
+            self._norms, self._factors = clip_components_(
+                tensors, sizes, thresholds, norm_type=self.norm_type, loss_scale=gradients.loss_scale
+            )
+
+    @property
+    def statistics(self) -> dict[str, Tensor]:
+        """`clipped`: the share of components over their threshold; of each, `norm_before/NAME` and `norm_after/NAME`."""
+        if not self._names:
+            return {"clipped": torch.zeros(())}
+        before, after = self._norms.unbind(), (self._norms * self._factors).unbind()
+        over = ~(self._factors >= 1)  # an undefined norm counts
+        return {
+            "clipped": over.float().mean(),
+            **{f"norm_before/{name}": norm for name, norm in zip(self._names, before, strict=True)},
+            **{f"norm_after/{name}": norm for name, norm in zip(self._names, after, strict=True)},
+        }
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(max_norm={self.max_norm!r})"
