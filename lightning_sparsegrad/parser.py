@@ -57,10 +57,11 @@ class SparseGradArgumentParser(LightningArgumentParser):
         self, cfg: Any, parent_key: str = "", prev_cfg: Namespace | None = None, skip_fn: Any = None
     ) -> Namespace:
         if prev_cfg:
-            cfg = cfg if isinstance(cfg, Namespace) else Namespace(cfg)
+            cfg = cfg if isinstance(cfg, Namespace) else Namespace(cfg)  # type: ignore[no-untyped-call]
             _keep_other_names(prev_cfg, cfg)
             _discard_replaced(prev_cfg, cfg)
-        return super()._apply_actions(cfg, parent_key, prev_cfg, skip_fn)
+        applied: Namespace = super()._apply_actions(cfg, parent_key, prev_cfg, skip_fn)
+        return applied
 
     def _parse_known_args_internal(
         self, args: Sequence[str] | None = None, namespace: Any = None, **kwargs: Any
@@ -74,14 +75,20 @@ class SparseGradArgumentParser(LightningArgumentParser):
             unknown += rest
         return namespace, unknown
 
-    def parse_args(  # type: ignore[override]  # noqa: D102
-        self, args: Any = None, namespace: Namespace | None = None, env: Any = None, defaults: bool = True, **kwargs: Any
+    def parse_args(  # type: ignore[override]
+        self,
+        args: Any = None,
+        namespace: Namespace | None = None,
+        env: Any = None,
+        defaults: bool = True,
+        **kwargs: Any,
     ) -> Namespace:
         if namespace and kwargs.get("_namespace_as_config"):  # a subcommand's part of a file named before it
             namespace = self.parse_object(namespace, env=env, defaults=defaults, _skip_validation=True)
-        return super().parse_args(args, namespace, env, defaults, **kwargs)
+        parsed: Namespace = super().parse_args(args, namespace, env, defaults, **kwargs)
+        return parsed
 
-    def parse_object(  # noqa: D102
+    def parse_object(
         self, obj: Any, namespace: Namespace | None = None, env: Any = None, defaults: bool = True, **kwargs: Any
     ) -> Namespace:
         if namespace is None and self._subcommands_action:
@@ -89,7 +96,8 @@ class SparseGradArgumentParser(LightningArgumentParser):
             for name, parser in self._subcommands_action.choices.items():
                 if name in obj:
                     obj[name] = parser.parse_object(obj[name], env=env, defaults=defaults, _skip_validation=True)
-        return super().parse_object(obj, namespace, env, defaults, **kwargs)
+        parsed: Namespace = super().parse_object(obj, namespace, env, defaults, **kwargs)
+        return parsed
 
     # ------------------------------------------------------------ one line per mistake
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:

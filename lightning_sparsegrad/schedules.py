@@ -128,12 +128,13 @@ class Cosine(_Ramp):
 class TopDown(Schedule):
     r"""A value that changes layer by layer, from the top of the model to the bottom.
 
-    A layer at height :math:`h` begins at progress :math:`(1 - h)(1 - w)` and takes :math:`w` of the training to go
-    linearly from `start` to `end`. As the rate of `GradDrop` this is sparse gradual unfreezing.
+    A layer at height :math:`h` reaches `end` at progress :math:`1 - h`, linearly from `start`, for which it takes
+    :math:`w` of the training: the head is there from the first step on, the embeddings at the last. As the rate of
+    `GradDrop` this is sparse gradual unfreezing.
 
     Args:
         start: Value before a layer's turn.
-        end: Value after it.
+        end: Value after it, and of the head throughout.
         width: Share of the training one layer takes, :math:`w`, in (0, 1].
 
     Raises:
@@ -141,8 +142,8 @@ class TopDown(Schedule):
 
     Example:
         >>> rate = TopDown(1.0, 0.0, width=0.5)
-        >>> [rate(progress=0.5, height=h) for h in (0.0, 0.5, 1.0)]
-        [1.0, 0.5, 0.0]
+        >>> [rate(progress=0.5, height=h) for h in (0.0, 0.25, 0.5, 1.0)]
+        [1.0, 0.5, 0.0, 0.0]
     """
 
     needs_height = True
@@ -154,8 +155,7 @@ class TopDown(Schedule):
         self.start, self.end, self.width = float(start), float(end), width
 
     def __call__(self, progress: float, height: float = 1.0) -> float:
-        begin = (1 - height) * (1 - self.width)
-        share = min(1.0, max(0.0, (progress - begin) / self.width))
+        share = min(1.0, max(0.0, 1 - (1 - height - progress) / self.width))
         return (1 - share) * self.start + share * self.end
 
     def bounds(self) -> tuple[float, float]:

@@ -7,6 +7,7 @@ outside the part of the tree that holds embeddings and blocks, or behind the las
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from itertools import takewhile
 
 from torch import nn
@@ -16,6 +17,8 @@ from lightning_sparsegrad.components.patterns import as_patterns
 from lightning_sparsegrad.errors import ConfigurationError
 
 EMBEDDINGS, HEAD = "embeddings", "head"
+# (class of the module that holds it, its name there) of what runs behind the blocks, though registered before them
+_LATE = (("OPTDecoder", "project_out"), ("*EncoderStableLayerNorm", "layer_norm"))
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ def _from_tree(parameters: NamedParameters) -> tuple[dict[str, int], tuple[str, 
             f"bottom first. Found no list of blocks in `{type(model).__name__}`."
         )
     modules = dict(model.named_modules(remove_duplicate=False))
-    backbone = _backbone(modules, blocks)
+    backbone, stack = _backbone(modules, blocks), _parent(_parent(blocks[-1]))
     depth_of: dict[str, int] = {}
     top, reached = len(blocks) + 1, 0
     for wrapped, parameter in model.named_parameters(remove_duplicate=False):
@@ -102,9 +105,8 @@ def _from_tree(parameters: NamedParameters) -> tuple[dict[str, int], tuple[str, 
             reached = inside + 1
             depth = reached
         else:
-            scalar = parameter.ndim == 0  # a temperature, as CLIP's
-            owner = modules[_parent(wrapped)]
-            depth = top if scalar else _outside(wrapped, owner, backbone, reached, top)
+            scalar = parameter.numel() == 1  # a temperature, as CLIP's
+            depth = top if scalar else _outside(wrapped, modules, backbone, stack, reached, top)
         depth_of[plain_name(wrapped)] = depth
     names = (EMBEDDINGS, *(f"block {i}" for i in range(len(blocks))))
     if 0 not in depth_of.values():  # a model that is fed embeddings: its blocks start at the bottom
@@ -112,10 +114,21 @@ def _from_tree(parameters: NamedParameters) -> tuple[dict[str, int], tuple[str, 
     return depth_of, names
 
 
-def _outside(name: str, owner: nn.Module, backbone: str, reached: int, top: int) -> int:
-    """Return the depth of a parameter outside all blocks, given the last block passed in module order."""
+def _outside(name: str, modules: dict[str, nn.Module], backbone: str, stack: str, reached: int, top: int) -> int:
+    """Return the depth of a parameter outside all blocks, given the last block passed in module order.
+
+    Args:
+        name: Name of the parameter, wrappers included.
+        modules: The modules of the model.
+        backbone: Prefix of all but the head.
+        stack: Path of the module that holds the last stack.
+        reached: How many blocks were passed.
+        top: Depth of the head.
+    """
     if not name.startswith(backbone):
         return top
+    path = _parent(name)
+    owner, holder = modules[path], modules[_parent(path)]
     local = name[len(backbone) :].lower()
     is_norm = "norm" in type(owner).__name__.lower()
     if isinstance(owner, nn.Embedding) or "emb" in local or (is_norm and "pre" in local):
@@ -123,9 +136,14 @@ def _outside(name: str, owner: nn.Module, backbone: str, reached: int, top: int)
         # lies outside the backbone
         return 0
     blocks = top - 1
-    if is_norm and reached == 0 and ("final" in local or "post" in local):  # OPT registers it before its blocks
+    late = any(
+        fnmatchcase(type(holder).__name__, kind) and path.rpartition(".")[2] == leaf for kind, leaf in _LATE
+    ) or (is_norm and ("final" in local or "post" in local))  # OPT registers it before its blocks
+    if late and reached == 0:
         return blocks
-    if reached < blocks or is_norm:
+    # a module of the backbone that holds the stack holds no head: DeBERTa-v2's convolution
+    beside = 0 < len(backbone) <= len(stack) and name.startswith(f"{stack}.")
+    if reached < blocks or is_norm or beside:
         return reached
     return top
 
@@ -134,16 +152,18 @@ def _backbone(modules: dict[str, nn.Module], blocks: list[str]) -> str:
     """Return the prefix of the subtree that all but the head lies in.
 
     That is what Hugging Face calls the base model, if it holds the blocks; else the smallest subtree that holds all
-    blocks and, outside them, all embeddings.
+    blocks and, outside them, all embeddings; the whole model if it has none.
     """
     for path, module in modules.items():
         base = ".".join(filter(None, [path, getattr(module, "base_model_prefix", "")]))
         if base != path and base in modules and all(block.startswith(f"{base}.") for block in blocks):
             return f"{base}."
     inside = tuple(f"{block}." for block in blocks)
-    parents = [_parent(block) for block in blocks]
-    parents += [_parent(name) for name, module in modules.items() if not name.startswith(inside) and _embeds(module)]
-    steps = takewhile(lambda level: len(set(level)) == 1, zip(*(parent.split(".") for parent in parents), strict=False))
+    embeddings = [name for name, module in modules.items() if not name.startswith(inside) and _embeds(module)]
+    if not embeddings:
+        return ""
+    parents = [_parent(path).split(".") for path in (*blocks, *embeddings)]
+    steps = takewhile(lambda level: len(set(level)) == 1, zip(*parents, strict=False))
     return "".join(f"{level[0]}." for level in steps if level[0])
 
 

@@ -18,7 +18,7 @@ class NamedParameters:
     all of them. Prefixes of wrappers are stripped, so that a pattern means the same with and without them.
 
     Args:
-        model: The root; a `DistributedDataParallel` wrapper around it is looked through.
+        model: The root; a `DistributedDataParallel` wrapper around it, itself compiled or not, is looked through.
 
     Attributes:
         model: The root without the wrapper.
@@ -35,7 +35,8 @@ class NamedParameters:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.model = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+        wrapper = getattr(model, "_orig_mod", model)
+        self.model = wrapper.module if isinstance(wrapper, nn.parallel.DistributedDataParallel) else model
         self.tensors: dict[str, nn.Parameter] = {}
         self.roles: dict[str, tuple[str, ...]] = {}
         names: dict[int, str] = {}

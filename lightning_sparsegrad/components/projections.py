@@ -122,7 +122,8 @@ _KNOWN: tuple[tuple[str, str, bool], ...] = (
     ("in_proj", "DisentangledSelfAttention", True),  # DeBERTa
     ("qkv_proj", "MiniMaxLightningAttention", True),
     ("qkv_proj", "*", False),  # Phi-3, Phi-4
-    ("c_attn", "*", False),  # GPT-2, GPT, ImageGPT, GPT-BigCode
+    ("c_attn", "GPTBigCodeAttention", True),
+    ("c_attn", "*", False),  # GPT-2, GPT, ImageGPT
     ("Wqkv", "*", False),  # ModernBERT, MPT, DBRX
     ("qkv", "*", False),  # vision transformers
     ("qkv_linear", "*", False),  # LayoutLMv2

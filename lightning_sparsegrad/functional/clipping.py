@@ -22,7 +22,8 @@ def component_norms(tensors: Sequence[Tensor], sizes: Sequence[int], *, norm_typ
     device = tensors[0].device
     wide = any(tensor.dtype == torch.float64 for tensor in tensors)
     dtype = torch.float64 if wide else torch.float32
-    norms = torch._foreach_norm(list(tensors), norm_type, dtype=dtype)  # in fp16 the squares would overflow
+    filled = [tensor if tensor.numel() else tensor.new_zeros(1) for tensor in tensors]  # nothing has no largest entry
+    norms = torch._foreach_norm(filled, norm_type, dtype=dtype)  # in fp16 the squares would overflow
     flat = torch.stack([norm.to(device) for norm in norms])
     if len(sizes) == len(tensors):
         return flat
@@ -76,13 +77,15 @@ def clip_values_(tensors: Sequence[Tensor], max_value: float, *, loss_scale: Ten
     """
     clipped = torch.zeros((), dtype=torch.int64, device=tensors[0].device)
     for tensor in tensors:
-        bound = torch.full((), max_value, dtype=torch.float32, device=tensor.device)
+        dtype = torch.promote_types(tensor.dtype, torch.float32)
+        bound = torch.full((), max_value, dtype=dtype, device=tensor.device)
         if loss_scale is not None:
             bound = bound * loss_scale.to(bound)
+        # `clamp` alone turns an infinite entry into the bound, and the overflow would be hidden
+        tensor.masked_fill_(tensor.isinf(), torch.nan)
         inside = tensor.abs() <= bound
         clipped += tensor.numel() - inside.sum().to(clipped.device)
-        # `clamp` alone turns an infinite entry into the bound, and the overflow would be hidden
-        tensor.masked_fill_(tensor.isinf(), torch.nan).clamp_(-bound, bound)
+        tensor.clamp_(-bound, bound)
     return clipped
 
 

@@ -69,7 +69,7 @@ def hash_entries(key: int, start: int, count: int, device: torch.device) -> Tens
     Args:
         key: 64-bit key, see `derive_key`.
         start: First index, in [0, 2^64). The range may not cross a multiple of 2^32.
-        count: Number of indices, in [0, 2^32].
+        count: Number of indices, in [0, 2^31].
         device: Where to compute.
 
     Returns:

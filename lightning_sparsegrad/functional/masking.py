@@ -39,7 +39,7 @@ def keep_mask(
     """
     device = torch.device(device)
     flat = [_keep(key, rate, position, count, device) for position, count in _chunks(start, prod(shape), device)]
-    return torch.cat(flat).view(*shape) if flat else torch.ones(tuple(shape), dtype=torch.bool, device=device)
+    return torch.cat(flat).view(tuple(shape)) if flat else torch.ones(tuple(shape), dtype=torch.bool, device=device)
 
 
 def mask_entries_(

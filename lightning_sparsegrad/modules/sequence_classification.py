@@ -128,7 +128,7 @@ def _load(name: str, num_labels: int) -> torch.nn.Module:
             f"Parameter `model_name_or_path` should be a hub id that can be reached, a local folder, or "
             f"`package:<distribution>/<folder>`. Found `{name}`: {str(error).splitlines()[0]}"
         ) from error
-    return model
+    return model.train()  # it comes in evaluation mode, which Lightning would keep: no dropout
 
 
 def _metrics(num_labels: int) -> MetricCollection:

@@ -13,9 +13,10 @@ class LayerGradDrop(LayerMask):
 
     .. math:: \tilde g_l = m_l \, g_l, \qquad m_l \sim \mathrm{Bernoulli}(1 - p)
 
-    for the embeddings and each block :math:`l`. The head always trains. A final norm belongs to the last block; encoder blocks come before decoder blocks; a tied
-    weight is dropped only if all its roles are. A dropped layer ends without a gradient: its weights stay as they are,
-    bit for bit. On a model without a head, a draw that would drop every layer is drawn again.
+    for the embeddings and each block :math:`l`. The head always trains. A final norm belongs to the last block; encoder
+    blocks come before decoder blocks; a tied weight is dropped only if all its roles are. A dropped layer ends without
+    a gradient: its weights stay as they are, bit for bit. On a model without a head, a draw that would drop every layer
+    is drawn again.
 
     Args:
         rate: Probability that a layer is dropped, in [0, 1]; or a schedule, which may depend on depth.

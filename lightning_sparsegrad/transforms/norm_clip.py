@@ -65,7 +65,7 @@ class NormClip(GradientTransform):
 
     @property
     def statistics(self) -> dict[str, Tensor]:
-        """`clipped`: the share of components over their threshold; of each, `norm_before/NAME` and `norm_after/NAME`."""
+        """`clipped`: share of components over their threshold; of each, `norm_before/NAME` and `norm_after/NAME`."""
         if not self._names:
             return {"clipped": torch.zeros(())}
         before, after = self._norms.unbind(), (self._norms * self._factors).unbind()

@@ -1,0 +1,147 @@
+"""Rows from a hub, a local folder or local files, all through `datasets`."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import datasets
+from datasets import Dataset
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.sources import PACKAGE_PREFIX, resolve_source
+
+# `keep_default_na`: the words "null", "nan" and "None" are texts, not missing ones
+_BUILDERS: dict[str, tuple[str, dict[str, Any]]] = {
+    ".csv": ("csv", {"keep_default_na": False}),
+    ".tsv": ("csv", {"keep_default_na": False, "sep": "\t"}),
+    ".json": ("json", {}),
+    ".jsonl": ("json", {}),
+    ".parquet": ("parquet", {}),
+}
+_HUB_TIMEOUT = 10.0  # seconds
+
+
+def resolve_files(data_files: Mapping[str, str | Sequence[str]]) -> dict[str, list[str]]:
+    """Return the local paths of the data files of each split after checking that each can be read.
+
+    Args:
+        data_files: One path or several for each split; `package:<distribution>/<path>` names a file of an installed
+            distribution.
+
+    Raises:
+        ConfigurationError: If a file is missing or empty, or its extension is unknown or differs within a split.
+    """
+    resolved: dict[str, list[str]] = {}
+    for split, names in data_files.items():
+        paths = [Path(resolve_source(name)).expanduser() for name in ([names] if isinstance(names, str) else names)]
+        if not paths:
+            raise ConfigurationError(f"Parameter `data_files` should name a file for split `{split}`. Found none.")
+        for path in paths:
+            found = f"Found `data_files.{split} = {str(path)!r}`"
+            if path.suffix not in _BUILDERS:
+                raise ConfigurationError(f"Data files should end in {', '.join(_BUILDERS)}. {found}.")
+            if path.suffix != paths[0].suffix:
+                raise ConfigurationError(f"Data files of one split should end alike. {found} after `{paths[0].name}`.")
+            if not path.is_file():
+                raise ConfigurationError(f"Data files should exist. {found}.")
+            if path.stat().st_size == 0:
+                raise ConfigurationError(f"Data files should not be empty. {found}.")
+        resolved[split] = [str(path.absolute()) for path in paths]
+    return resolved
+
+
+def load_files(data_files: Mapping[str, Sequence[str]]) -> dict[str, Dataset]:
+    """Return the rows of each split, read from files that `resolve_files` has checked.
+
+    Splits are read one by one, since their columns may differ: those to predict need no label.
+
+    Raises:
+        ConfigurationError: If a file cannot be parsed.
+    """
+    rows = {}
+    for split, paths in data_files.items():
+        builder, options = _BUILDERS[Path(paths[0]).suffix]
+        try:
+            reader = datasets.load_dataset_builder(builder, data_files={"train": list(paths)}, **options)
+            reader.download_and_prepare()
+            found = reader.info.splits["train"].num_examples  # a header alone makes a split that cannot be opened
+            rows[split] = reader.as_dataset("train") if found else Dataset.from_dict({})
+        except Exception as error:
+            raise ConfigurationError(
+                f"Data files should be readable as {builder}. Found `data_files.{split} = {', '.join(paths)}`: "
+                f"{_cause(error)}"
+            ) from error
+    return rows
+
+
+def load_dataset(name: str, config: str | None = None, revision: str | None = None) -> dict[str, Dataset]:
+    """Return the rows of each split of a hub data set, or of a local folder of data files.
+
+    Args:
+        name: A hub id, a local folder, or `package:<distribution>/<folder>`.
+        config: The configuration of the data set, if it has several.
+        revision: The branch, tag or commit on the hub.
+
+    Raises:
+        ConfigurationError: If the data set does not exist, or the hub cannot be reached and it is not cached.
+    """
+    try:
+        if Path(name).is_dir():
+            return dict(datasets.load_dataset(name, config))
+        with _cache_only_if_unreachable(name):
+            return dict(datasets.load_dataset(name, config, revision=revision))
+    except Exception as error:
+        raise ConfigurationError(
+            f"Parameter `dataset` should be a local folder of data files or the id of a data set on a hub that can be "
+            f"reached. Found `dataset = {name!r}`, `dataset_config = {config!r}`: {_cause(error)} Without a network "
+            f"pass a local folder as `dataset`, or local files as `data_files`."
+        ) from error
+
+
+def resolve_folder(name: str, revision: str | None = None) -> str:
+    """Return the hub id, or the path of the local folder, after checking what can be seen without a network.
+
+    Raises:
+        ConfigurationError: If `name` is a path but no folder, or a local folder is asked for a `revision`.
+    """
+    path = Path(resolve_source(name)).expanduser()
+    if path.is_dir():
+        if revision is not None:
+            raise ConfigurationError(
+                f"Parameter `revision` should be left out for a local folder. Found `revision = {revision!r}`."
+            )
+        return str(path.absolute())
+    if path.is_file():
+        raise ConfigurationError(
+            f"Parameter `dataset` should be a hub id or a folder; files are given as `data_files`. "
+            f"Found `dataset = {name!r}`."
+        )
+    if name.startswith((".", "/", "~", PACKAGE_PREFIX)):
+        raise ConfigurationError(f"Parameter `dataset` should be a folder that exists. Found `dataset = {name!r}`.")
+    return name
+
+
+@contextmanager
+def _cache_only_if_unreachable(name: str) -> Iterator[None]:
+    """Look in the local cache only if the hub does not answer: its client would retry for half a minute."""
+    offline = datasets.config.HF_HUB_OFFLINE
+    try:
+        HfApi().dataset_info(name, timeout=_HUB_TIMEOUT)
+    except (HfHubHTTPError, HFValidationError):
+        pass  # answered, or never asked: `load_dataset` says what is wrong
+    except Exception:  # the HTTP client's errors, whose classes differ between versions of the hub's library
+        datasets.config.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        datasets.config.HF_HUB_OFFLINE = offline
+
+
+def _cause(error: BaseException) -> str:
+    """Return the first line of the innermost error, as a sentence."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{(str(error) or type(error).__name__).splitlines()[0].rstrip('.')}."

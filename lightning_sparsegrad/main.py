@@ -1,0 +1,221 @@
+"""The command line: `sparsegrad fit --config task.yaml --config strategy.yaml --model.gradient_transform.rate=0.4`."""
+
+import sys
+import warnings
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from pickle import UnpicklingError
+from pydoc import locate
+from time import monotonic
+from typing import Any
+
+import torch
+import yaml
+from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from rich.console import Console
+from rich.table import Table
+
+import lightning_sparsegrad.callbacks
+import lightning_sparsegrad.data
+import lightning_sparsegrad.modules
+import lightning_sparsegrad.transforms  # noqa: F401  # what is imported can be named without its module
+from lightning_sparsegrad.diagnosis import Fault, debugging, one_line
+from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.parser import SparseGradArgumentParser
+
+__all__ = ["SparseGradArgumentParser", "SparseGradCLI", "StoreConfigCallback", "main"]
+
+_CONFIG_KEY = "lightning_sparsegrad_config"
+_HYPER_PARAMETERS = {"model": "hyper_parameters", "data": "datamodule_hyper_parameters"}
+_SHARES = {"kept": "share of entries kept", "clipped": "share of components clipped"}
+_LOOKED_UP = {"best", "last", "hpc"}  # checkpoints that Lightning finds by itself
+# what a class raises about its arguments; any other error may be a bug, and keeps its traceback
+_ABOUT_ARGUMENTS = (ValueError, TypeError, FileNotFoundError, ImportError, MisconfigurationException)
+
+
+class StoreConfigCallback(SaveConfigCallback):
+    """Save the config beside the logs, and its model and data in every checkpoint.
+
+    A checkpoint so tells which classes it is of, also when they save no hyperparameters.
+    """
+
+    @cached_property
+    def _stored(self) -> dict[str, Any]:
+        config = yaml.safe_load(self.parser.dump(self.config, skip_unset=False, skip_validation=True))
+        return {key: config[key] for key in _HYPER_PARAMETERS if config.get(key)}
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
+        checkpoint[_CONFIG_KEY] = self._stored
+
+
+class SparseGradCLI(LightningCLI):
+    """LightningCLI with `SparseGradArgumentParser`, for any LightningModule and any LightningDataModule.
+
+    `fit`, `validate`, `test` and `predict` run what `--model` and `--data` name. A model's `num_labels` is that of the
+    data, where both exist. With `--ckpt_path`, the classes and arguments of the run that wrote the checkpoint are the
+    defaults: `test --ckpt_path last.ckpt` needs no config, and what files and flags say wins. After a fit, a table
+    tells how it went.
+
+    Args:
+        model_class: The only model, or with `subclass_mode_model` the base of those that may be named; by default any.
+        datamodule_class: The same for the data.
+        **kwargs: What LightningCLI takes. By default an existing `config.yaml` is overwritten, and optimizers are
+            arguments of the model (`OptimizerCallable`) rather than of the command line.
+
+    Raises:
+        ConfigurationError: If a class refuses its arguments.
+
+    Example:
+        >>> from lightning.pytorch.demos.boring_classes import DemoModel
+        >>> cli = SparseGradCLI(DemoModel, run=False, args=["--model.out_dim=3", "--trainer.accelerator=cpu"])
+        >>> cli.model.l1.out_features
+        3
+    """
+
+    _subcommand_parsers: dict[str, LightningArgumentParser] = {}  # noqa: RUF012  # LightningCLI's; with run=False, none
+
+    def __init__(
+        self,
+        model_class: Any = None,
+        datamodule_class: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        defaults = {
+            "parser_class": SparseGradArgumentParser,
+            "save_config_callback": StoreConfigCallback,
+            "save_config_kwargs": {"overwrite": True},
+            "auto_configure_optimizers": False,
+        }
+        super().__init__(model_class, datamodule_class, **{**defaults, **kwargs})
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        if self.subclass_mode_model and self.subclass_mode_data:
+            # jsonargparse passes over the link if the data has no such attribute or the model no such argument
+            parser.link_arguments("data.num_labels", "model.init_args.num_labels", apply_on="instantiate")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse the arguments, with those of the run that wrote the checkpoint they name as defaults."""
+        subcommand, checkpoint = self._find_checkpoint(args)
+        if subcommand and checkpoint:
+            self._set_stored_defaults(subcommand, checkpoint)
+        self.config = _parse(parser, args)
+        if self._subcommand_parsers and not checkpoint:
+            subcommand = self.config["subcommand"]
+            checkpoint = self.config[subcommand].get("ckpt_path")
+            if checkpoint:  # named in a file, known only now
+                self._set_stored_defaults(subcommand, checkpoint)
+                self.config = _parse(parser, args)
+
+    def _parse_ckpt_path(self) -> None:
+        # Lightning lets what a checkpoint stores override what the user says: Lightning#20801. When it does not, this
+        # method and the three around it go.
+        pass
+
+    def _find_checkpoint(self, args: ArgsType) -> tuple[str | None, str | None]:
+        """Return the subcommand and the `ckpt_path` that `args` name outside of files."""
+        if isinstance(args, dict | Namespace):
+            subcommand = args.get("subcommand")
+            return subcommand, (args.get(subcommand) or {}).get("ckpt_path") if subcommand else None
+        arguments = list(sys.argv[1:] if args is None else args)
+        subcommand = next((argument for argument in arguments if argument in self._subcommand_parsers), None)
+        checkpoint = None
+        for argument, following in zip(arguments, [*arguments[1:], None], strict=True):
+            name, equals, value = argument.partition("=")
+            if name == "--ckpt_path":
+                checkpoint = value if equals else following
+        return subcommand, checkpoint
+
+    def _set_stored_defaults(self, subcommand: str, checkpoint: str) -> None:
+        if checkpoint in _LOOKED_UP or ":" in checkpoint.removeprefix(Path(checkpoint).drive):  # URLs, registries
+            return
+        parser, path = self._subcommand_parsers[subcommand], Path(checkpoint)
+        if not path.exists():
+            parser.error(f"File does not exist: '{checkpoint}'")
+        if path.is_file():  # a sharded checkpoint is a folder
+            parser.set_defaults(_stored_config(path))
+
+    def instantiate_classes(self) -> None:
+        """Instantiate model, data and trainer; a `ConfigurationError` if one of them refuses its arguments."""
+        try:
+            super().instantiate_classes()
+        except Exception as error:
+            # jsonargparse wraps whatever a constructor raises: the cause tells whether it was about the arguments
+            if isinstance(error, ConfigurationError) or not isinstance(_root(error), _ABOUT_ARGUMENTS):
+                raise
+            raise ConfigurationError(Fault.find(str(error)).text) from error
+
+    def fit(self, **kwargs: Any) -> None:
+        """Fit, and tell how it went; LightningCLI calls it in place of the Trainer's."""
+        start = monotonic()
+        self.trainer.fit(**kwargs)
+        if not self.trainer.is_global_zero:
+            return
+        table = Table("", "at the end of the fit")
+        for name, value in _outcome(self.trainer).items():
+            table.add_row(name, value)
+        table.add_row("wall time", f"{monotonic() - start:.1f} s")
+        Console().print(table)
+
+
+def _outcome(trainer: Trainer) -> dict[str, str]:
+    """Return the last metrics, what the last logged optimizer step kept and clipped, and the best checkpoint."""
+    metrics, shares = {}, {}
+    for name, value in trainer.callback_metrics.items():
+        if name.startswith("gradient/"):
+            transform, _, share = name.removeprefix("gradient/").rpartition("/")
+            if share in _SHARES:
+                shares[_SHARES[share] + (f", {transform}" if transform else "")] = f"{value:.1%}"
+        elif not name.endswith("_step"):  # the mean over the epoch stands beside it
+            metrics[name] = f"{value:.4g}"
+    best: str = getattr(trainer.checkpoint_callback, "best_model_path", "")
+    return {**metrics, **shares, **({"best checkpoint": best} if best else {})}
+
+
+def _parse(parser: LightningArgumentParser, args: ArgsType) -> Namespace:
+    return parser.parse_object(args) if isinstance(args, dict | Namespace) else parser.parse_args(args)
+
+
+def _stored_config(path: Path) -> dict[str, Any]:
+    """Return the model and the data that a checkpoint says it is of."""
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError:  # objects that only their writer knows; then the user has to say which classes to use
+        return {}
+    config: dict[str, Any] = dict(checkpoint.get(_CONFIG_KEY) or {})
+    for key, stored in _HYPER_PARAMETERS.items() if not config else ():  # written by another LightningCLI
+        arguments: Mapping[str, Any] = checkpoint.get(stored) or {}
+        if "_class_path" in arguments:
+            init_args = {name: value for name, value in arguments.items() if not name.startswith("_")}
+            config[key] = {"class_path": arguments["_class_path"], "init_args": init_args}
+    for key, value in list(config.items()):
+        if "class_path" in value and locate(value["class_path"]) is None:
+            warnings.warn(
+                f"`{path}` is of `{value['class_path']}`, which is not found; name its --{key}.", stacklevel=2
+            )
+            del config[key]
+    return config
+
+
+def _root(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command line; a `ConfigurationError` ends it with one line on stderr and status 2.
+
+    Args:
+        args: The arguments; by default those of the process.
+    """
+    try:
+        SparseGradCLI(args=args)
+    except ConfigurationError as error:
+        if debugging():
+            raise
+        sys.stderr.write(f"error: {one_line(error)}\n")
+        raise SystemExit(2) from error

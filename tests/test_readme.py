@@ -1,0 +1,45 @@
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import lightning_sparsegrad
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_the_python_blocks_run_one_after_the_other_and_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {"__name__": "readme"}
+    for block in blocks("python"):
+        exec(compile(block, "README.md", "exec"), names)  # noqa: S102  # the point of the test
+    assert 0.5 < float(names["engine"].statistics["kept"]) < 1  # type: ignore[attr-defined]
+    task, trainer = names["task"], names["trainer"]
+    data = torch.utils.data.TensorDataset(torch.randn(16, 16), torch.randint(2, (16,)))
+    with pytest.raises(ValueError, match="one place"):  # the two doors of the README are alternatives
+        trainer.fit(task, torch.utils.data.DataLoader(data, batch_size=8))  # type: ignore[attr-defined]
+
+
+def test_the_yaml_blocks_are_configs_of_the_command_line() -> None:
+    (config,) = map(yaml.safe_load, blocks("yaml"))
+    assert config["model"]["init_args"]["gradient_transform"] == {"class_path": "GradDrop", "init_args": {"rate": 0.2}}
+
+
+def test_every_file_and_class_the_readme_names_exists() -> None:
+    for path in re.findall(r"configs/[\w/]+\.yaml", README):
+        assert (ROOT / path).is_file(), path
+    table = README.split("## Strategies")[1].split("Rates and thresholds")[0]
+    rows = [row.split("|")[1:3] for row in table.splitlines() if row.startswith("| `")]
+    named = {re.sub("[` ]", "", row[0]) for row in rows}
+    overlays = {name for row in rows for name in re.findall(r"`(\w+)`", row[1])}
+    assert all(hasattr(lightning_sparsegrad, name) for name in named)
+    assert overlays == {path.stem for path in (ROOT / "configs" / "gradient").glob("*.yaml")}
+    assert named == set(lightning_sparsegrad.transforms.__all__) - {"GradientTransform", "Gradients", "Window"}
