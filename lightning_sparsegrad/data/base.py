@@ -132,10 +132,11 @@ class TokenizedDataModule(LightningDataModule, ABC):
             ConfigurationError: If no tokenizer is named, it cannot be loaded, or cannot do what is asked of it.
         """
         name = self.tokenizer_name or self._model_name()
+        source = resolve_source(name)
         try:
-            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(resolve_source(name))
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source)
         except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
+            reason = repr(error) if not str(error) else str(error).splitlines()[0]
             raise ConfigurationError(
                 f"Tokenizer `{name}` should be a hub id or a local folder. Found: {reason}"
             ) from error

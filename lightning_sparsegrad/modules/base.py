@@ -1,14 +1,12 @@
 """The base of all modules: owns a gradient engine and runs it in `on_after_backward`."""
 
-from inspect import unwrap
 from typing import Any
 
 from lightning.pytorch import LightningModule
 from torch.optim import Optimizer
 
-from lightning_sparsegrad.driver import TrainerDriver
+from lightning_sparsegrad.driver import TrainerDriver, require_super
 from lightning_sparsegrad.engine import GradientEngine
-from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.transforms.base import GradientTransform
 
 
@@ -41,12 +39,11 @@ class SparseGradModule(LightningModule):
 
     def __init__(self, *, gradient_transform: GradientTransform) -> None:
         super().__init__()
-        self._driver = TrainerDriver(gradient_transform, door="self")
+        self._driver = TrainerDriver(gradient_transform, door=type(self).__name__)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        for hook in _HOOKS:
-            _require_super(cls, hook)
+        require_super(cls, SparseGradModule)
 
     @property
     def gradient_transform(self) -> GradientTransform:
@@ -63,44 +60,27 @@ class SparseGradModule(LightningModule):
         self._driver.apply_(self.trainer, self)
 
     def on_fit_start(self) -> None:
+        super().on_fit_start()
         self._driver.fit_start(self.trainer, self)
 
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:  # noqa: ARG002
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
         self._driver.batch_start(self.trainer)
-        return None
+        return super().on_train_batch_start(batch, batch_idx)
 
     def on_after_backward(self) -> None:
         """Apply the transform if an optimizer step follows this backward pass."""
+        super().on_after_backward()
         self._driver.after_backward(self.trainer, self)
 
-    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:  # noqa: ARG002
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Make sure that the transform was applied."""
+        super().on_before_optimizer_step(optimizer)
         self._driver.before_optimizer_step(self.trainer, self)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
         self._driver.save(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
         self._driver.load(checkpoint)
-
-
-_HOOKS = (
-    "on_fit_start",
-    "on_train_batch_start",
-    "on_after_backward",
-    "on_before_optimizer_step",
-    "on_save_checkpoint",
-    "on_load_checkpoint",
-)
-
-
-def _require_super(cls: type[SparseGradModule], hook: str) -> None:
-    """Refuse an override that does not name the hook it overrides, as `super().hook()` does."""
-    for owner in cls.__mro__[: cls.__mro__.index(SparseGradModule)]:
-        override = owner.__dict__.get(hook)
-        code = getattr(unwrap(override), "__code__", None) if override else None
-        if code is not None and hook not in code.co_names:
-            raise ConfigurationError(
-                f"`{owner.__name__}.{hook}` should call super().{hook}(): gradients are masked and clipped there. "
-                f"Found an override that does not."
-            )

@@ -8,7 +8,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torchmetrics import MeanSquaredError, MetricCollection, PearsonCorrCoef
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from lightning_sparsegrad.errors import ConfigurationError
@@ -117,10 +117,10 @@ class SequenceClassification(SparseGradModule):
         return logits.squeeze(-1).float() if self.num_labels == 1 else logits.argmax(-1)
 
 
-def _load(name: str, num_labels: int) -> torch.nn.Module:
+def _load(name: str, num_labels: int) -> PreTrainedModel:
     problem = "regression" if num_labels == 1 else "single_label_classification"
     try:
-        model: torch.nn.Module = AutoModelForSequenceClassification.from_pretrained(
+        model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
             resolve_source(name), num_labels=num_labels, problem_type=problem
         )
     except OSError as error:
@@ -128,6 +128,8 @@ def _load(name: str, num_labels: int) -> torch.nn.Module:
             f"Parameter `model_name_or_path` should be a hub id that can be reached, a local folder, or "
             f"`package:<distribution>/<folder>`. Found `{name}`: {str(error).splitlines()[0]}"
         ) from error
+    if model.config.pad_token_id is None:  # GPT-2: its data is padded with the end token
+        model.config.pad_token_id = model.config.eos_token_id
     return model.train()  # it comes in evaluation mode, which Lightning would keep: no dropout
 
 

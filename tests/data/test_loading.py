@@ -1,0 +1,80 @@
+import re
+import time
+
+import datasets
+import pytest
+
+from lightning_sparsegrad.data import TextDataModule
+from lightning_sparsegrad.errors import ConfigurationError
+from tests.data.helpers import write
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "One of the parameters `dataset` and `data_files` should be given"),
+        ({"dataset": "a/b", "data_files": {"train": "a.csv"}}, "One of the parameters `dataset` and `data_files`"),
+        ({"data_files": {"train": "none.csv"}}, r"Data files should exist\. Found `data_files.train = 'none.csv'`\."),
+        ({"data_files": {"train": "none.txt"}}, r"should end in \.csv, \.tsv, .*Found `data_files.train = 'none.txt'`"),
+        ({"data_files": {"train": []}}, "should name a file for split `train`"),
+        ({"data_files": {"train": "x.csv"}, "revision": "v1"}, "`revision` should be left out beside `data_files`"),
+        ({"dataset": "./nowhere"}, r"`dataset` should be a folder that exists\. Found `dataset = './nowhere'`\."),
+        ({"dataset": "package:vaderSentiment/vaderSentiment/vader_lexicon.txt"}, "files are given as `data_files`"),
+        ({"dataset": ".", "revision": "v1"}, "`revision` should be left out for a local folder"),
+        ({"dataset": "a/b", "splits": {"valid": "dev"}}, r"Found `valid`\. Near matches: `validation`"),
+        ({"dataset": "a/b", "text_columns": ["a", "b", "c"]}, "`text_columns` should be one column or two"),
+        ({"dataset": "a/b", "text_columns": []}, "`text_columns` should be one column or two"),
+        ({"dataset": "a/b", "label_column": "text"}, "`label_column` should differ from `text_columns`"),
+        ({"dataset": "a/b", "label_names": ["one"]}, "`label_names` should be two or more different names"),
+        ({"dataset": "a/b", "label_names": ["one", "one"]}, "`label_names` should be two or more different names"),
+        ({"dataset": "a/b", "validation_fraction": 1.0}, "Found `validation_fraction = 1.0`"),
+        ({"dataset": "a/b", "validation_fraction": float("nan")}, "Found `validation_fraction = nan`"),
+        (
+            {"dataset": "a/b", "max_length": 0},
+            r"^Parameter `max_length` should be at least 1\. Found `max_length = 0`\.$",
+        ),
+        ({"dataset": "a/b", "batch_size": -1}, "Found `batch_size = -1`"),
+        ({"dataset": "a/b", "eval_batch_size": 0}, "Found `eval_batch_size = 0`"),
+        ({"dataset": "a/b", "max_samples": 0}, "Found `max_samples = 0`"),
+        ({"dataset": "a/b", "pad_to_multiple_of": 0}, "Found `pad_to_multiple_of = 0`"),
+        ({"dataset": "a/b", "num_workers": -1}, "`num_workers` should be at least 0"),
+        ({"dataset": "a/b", "seed": -1}, "`seed` should be at least 0"),
+    ],
+)
+def test_bad_arguments_are_refused_at_construction(arguments, message):
+    with pytest.raises(ConfigurationError, match=message):
+        TextDataModule(**arguments)
+
+
+def test_an_empty_file_and_mixed_formats_are_refused(tmp_path, files):
+    empty = tmp_path / "empty.csv"
+    empty.touch()
+    with pytest.raises(ConfigurationError, match=r"should not be empty\. Found `data_files.test = '.*empty.csv'`"):
+        TextDataModule(data_files={**files, "test": str(empty)})
+    other = write(tmp_path / "other.jsonl", text=["a"], label=[1])
+    with pytest.raises(ConfigurationError, match=r"of one split should end alike\. .*other.jsonl'` after `train.csv`"):
+        TextDataModule(data_files={"train": [files["train"], other]})
+
+
+def test_a_file_that_cannot_be_parsed_is_named(tmp_path):
+    path = tmp_path / "bad.parquet"
+    path.write_text("{")
+    data = TextDataModule(data_files={"train": str(path)})
+    with pytest.raises(
+        ConfigurationError, match=r"should be readable as parquet\. Found `data_files.train = .*bad.parquet`"
+    ):
+        _ = data.num_labels
+
+
+def test_a_hub_that_cannot_be_reached_fails_fast(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    data = TextDataModule("nobody/nothing", dataset_config="en")
+    start = time.monotonic()
+    with pytest.raises(ConfigurationError) as caught:
+        _ = data.num_labels
+    assert time.monotonic() - start < 5
+    assert re.search(
+        r"Found `dataset = 'nobody/nothing'`, `dataset_config = 'en'`: .*pass a local folder", str(caught.value)
+    )
+    assert "\n" not in str(caught.value)
+    assert not datasets.config.HF_HUB_OFFLINE
