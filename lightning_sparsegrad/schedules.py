@@ -76,8 +76,7 @@ class _Ramp(Schedule):
 
     def __call__(self, progress: float, height: float = 1.0) -> float:  # noqa: ARG002
         share = min(1.0, max(0.0, (progress - self.begin) / (self.finish - self.begin)))
-        share = self._shape(share)
-        return (1 - share) * self.start + share * self.end
+        return _between(self.start, self.end, self._shape(share))
 
     @abstractmethod
     def _shape(self, share: float) -> float:
@@ -156,13 +155,19 @@ class TopDown(Schedule):
 
     def __call__(self, progress: float, height: float = 1.0) -> float:
         share = min(1.0, max(0.0, 1 - (1 - height - progress) / self.width))
-        return (1 - share) * self.start + share * self.end
+        return _between(self.start, self.end, share)
 
     def bounds(self) -> tuple[float, float]:
         return min(self.start, self.end), max(self.start, self.end)
 
     def __repr__(self) -> str:
         return f"TopDown({self.start:g}, {self.end:g}, width={self.width:g})"
+
+
+def _between(start: float, end: float, share: float) -> float:
+    """Return the value at a share of the way, never beyond an end, however it is rounded."""
+    value = (1 - share) * start + share * end
+    return min(max(value, min(start, end)), max(start, end))
 
 
 def _as_schedule(parameter: str, value: float | Schedule) -> Schedule:

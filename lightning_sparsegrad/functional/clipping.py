@@ -59,7 +59,7 @@ def clip_components_(
     if loss_scale is not None:
         norms = norms / loss_scale.to(norms)
     bounds = torch.tensor(max_norms, dtype=norms.dtype).to(norms.device, non_blocking=True)
-    factors = (bounds / (norms + EPSILON)).clamp(max=1.0)
+    factors = ((norms + EPSILON).reciprocal() * bounds).clamp(max=1.0)  # rounded as in torch: equal to the last bit
     _scale_(tensors, sizes, factors)
     return norms, factors
 

@@ -1,0 +1,342 @@
+import random
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from lightning_sparsegrad.functional import (
+    count_kept,
+    derive_key,
+    hash_index,
+    keep_mask,
+    keep_threshold,
+    mask_entries_,
+    mask_rows_,
+    masking,
+)
+from tests.nasty import EXAMPLES, FLOATS, assert_equal, assert_same_bits, channels_last, clones, gradients, laid_out
+
+WORD = 2**32
+KEY = derive_key("masking")
+LAYOUTS = ("contiguous", "transposed", "strided", "offset", "channels_last")
+
+
+def kept(key: int, index: int, rate: float) -> bool:
+    return hash_index(key, index) >= keep_threshold(rate)
+
+
+def masked_by_loop(tensor: Tensor, key: int, rate: float, *, rescale: bool = False, rows: bool = False) -> Tensor:
+    """Walk over the entries in row-major order, one by one."""
+    result = tensor.clone()
+    factor = torch.tensor(1 / (1 - rate) if rescale else 1.0, dtype=torch.float64)
+    for index, position in enumerate(product(*map(range, tensor.shape))):
+        counted = (position[0] if position else 0) if rows else index
+        value = tensor[position]
+        dropped = value * 0  # an infinite or undefined entry becomes undefined
+        result[position] = (
+            value * factor.to(torch.promote_types(tensor.dtype, torch.float32)) if kept(key, counted, rate) else dropped
+        )
+    return result
+
+
+def arrange(tensor: Tensor, layout: str) -> Tensor:
+    return channels_last(tensor) if layout == "channels_last" else laid_out(tensor, layout)
+
+
+class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts every operation that reaches a tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.operations: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.operations.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+# ---------------------------------------------------------------- against the loop
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("rescale", [False, True], ids=["plain", "rescaled"])
+@pytest.mark.parametrize(("kernel", "rows"), [(mask_entries_, False), (mask_rows_, True)], ids=["entries", "rows"])
+def test_masks_are_those_of_the_loop(kernel, rows, rescale, dtype, layout):
+    tensor = arrange(torch.randn(5, 3, 2, 4, generator=torch.Generator().manual_seed(1)).to(dtype), layout)
+    expected = masked_by_loop(tensor, KEY, 0.4, rescale=rescale, rows=rows)
+    assert 0 < expected.count_nonzero() < expected.numel()
+    kernel([tensor], [KEY], [0.4], rescale=rescale)
+    assert_equal([tensor], [expected])
+
+
+@EXAMPLES
+@given(tensor=gradients(), key=st.integers(0, 2**64 - 1), rate=st.floats(0, 1), rows=st.booleans())
+def test_nasty_gradients_are_masked_as_by_the_loop(tensor, key, rate, rows):
+    expected = tensor.clone() if rate == 0 else masked_by_loop(tensor, key, rate, rows=rows)
+    (mask_rows_ if rows else mask_entries_)([tensor], [key], [rate])
+    assert_equal([tensor], [expected])
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (0, 3), (3, 0), (1,), (1, 1)], ids=str)
+@pytest.mark.parametrize(("kernel", "rows"), [(mask_entries_, False), (mask_rows_, True)], ids=["entries", "rows"])
+def test_small_shapes(kernel, rows, shape):
+    for key in range(6):
+        tensor = torch.ones(shape)
+        expected = masked_by_loop(tensor, key, 0.5, rows=rows)
+        kernel([tensor], [key], [0.5])
+        assert_equal([tensor], [expected])
+
+
+def test_each_tensor_follows_its_own_key_and_rate():
+    tensors = [torch.ones(4, 5), torch.ones(30), torch.ones(30), torch.ones(3)]
+    rates = [0.5, 0.2, 0.0, 1.0]
+    mask_entries_(tensors, [1, 2, 3, 4], rates)
+    assert_equal(
+        tensors,
+        [masked_by_loop(torch.ones_like(t), k + 1, r) for k, (t, r) in enumerate(zip(tensors, rates, strict=True))],
+    )
+    with pytest.raises(ValueError, match="zip"):
+        mask_entries_(tensors, [1, 2, 3], rates)
+
+
+def test_rows_of_a_vector_are_its_entries():
+    by_row, by_entry = torch.ones(50), torch.ones(50)
+    mask_rows_([by_row], [KEY], [0.5])
+    mask_entries_([by_entry], [KEY], [0.5])
+    assert_equal([by_row], [by_entry])
+
+
+# ---------------------------------------------------------------- the mask itself
+@pytest.mark.parametrize(
+    "start", [0, 1, WORD - 7, WORD, 5 * WORD - 3], ids=["0", "1", "over a border", "at a border", "far"]
+)
+def test_keep_mask_counts_from_its_start(start):
+    mask = keep_mask((2, 3, 4), KEY, 0.5, start=start)
+    assert mask.dtype == torch.bool
+    assert mask.flatten().tolist() == [kept(KEY, start + i, 0.5) for i in range(24)]
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (0, 3), (2, 0, 3), (1, 1)], ids=str)
+@pytest.mark.parametrize("rate", [0.0, 0.5, 1.0])
+def test_keep_mask_has_the_shape_asked_for(shape, rate):
+    mask = keep_mask(shape, KEY, rate)
+    assert (mask.shape, mask.dtype) == (torch.Size(shape), torch.bool)
+    assert mask.flatten().tolist() == [kept(KEY, i, rate) for i in range(mask.numel())]
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 64, 1000])
+def test_chunks_do_not_change_the_mask(monkeypatch, chunk):
+    whole = keep_mask((20, 50), KEY, 0.3, start=WORD - 500)
+    tensors = [torch.ones(20, 50), torch.ones(50, 20).T]
+    masked = clones(tensors)
+    mask_entries_(masked, [KEY, KEY], [0.3, 0.3])
+    monkeypatch.setattr(masking, "_CPU_CHUNK", chunk)
+    mask_entries_(tensors, [KEY, KEY], [0.3, 0.3])
+    assert_same_bits(tensors, masked)
+    assert torch.equal(keep_mask((20, 50), KEY, 0.3, start=WORD - 500), whole)
+    assert count_kept(1000, KEY, 0.3, torch.device("cpu")) == keep_mask((1000,), KEY, 0.3).sum()
+
+
+def test_a_tensor_larger_than_a_chunk_is_masked_throughout():
+    count = masking._CPU_CHUNK * 2 + 11
+    tensor = torch.ones(count)
+    mask_entries_([tensor], [KEY], [0.5])
+    assert torch.equal(tensor.bool(), keep_mask((count,), KEY, 0.5))
+    probes = [0, masking._CPU_CHUNK - 1, masking._CPU_CHUNK, 2 * masking._CPU_CHUNK, count - 1]
+    assert tensor[probes].bool().tolist() == [kept(KEY, i, 0.5) for i in probes]
+
+
+def test_the_mask_stays_what_it_is():
+    golden = "1011100001101111101011111011011110001110011110111111111101100111"
+    assert "".join(str(int(keep)) for keep in keep_mask((64,), derive_key("GradDrop", 0, "w", 0), 0.3)) == golden
+
+
+@EXAMPLES
+@given(key=st.integers(0, 2**64 - 1), low=st.floats(0, 1), high=st.floats(0, 1))
+def test_what_a_high_rate_keeps_a_low_rate_keeps(key, low, high):
+    low, high = sorted((low, high))
+    assert (keep_mask((200,), key, low) | ~keep_mask((200,), key, high)).all()
+
+
+# ---------------------------------------------------------------- limits
+@pytest.mark.parametrize("kernel", [mask_entries_, mask_rows_])
+def test_rate_zero_launches_nothing_and_changes_no_bit(kernel):
+    tensors = [
+        torch.tensor([[0.0, -0.0, 1e-45], [float("nan"), float("-inf"), 3.0]]),
+        torch.ones(3, 2).T,
+        torch.ones(()),
+    ]
+    before = clones(tensors)
+    with Counter() as counter:
+        kernel(tensors, [1, 2, 3], [0, 0.0, 0])
+    assert counter.operations == []
+    assert_same_bits(tensors, before)
+    with Counter() as counter:
+        kernel(tensors, [1, 2, 3], [0, 0.5, 0])
+    assert counter.operations
+
+
+@pytest.mark.parametrize("kernel", [mask_entries_, mask_rows_])
+@pytest.mark.parametrize("rate", [1.0, 1 - 2**-40])
+def test_rate_one_drops_all(kernel, rate):
+    tensors = [torch.full((300, 4), 2.0), torch.full((), 2.0), torch.full((6, 50), 2.0).T]
+    kernel(tensors, [KEY, 1, 2], [rate] * 3)
+    assert not any(tensor.any() for tensor in tensors)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("rescale", [False, True], ids=["plain", "rescaled"])
+def test_an_overflow_stays_visible_dropped_or_kept(value, dtype, rescale):
+    tensor = torch.full((40,), value, dtype=dtype)
+    mask_entries_([tensor], [KEY], [0.5], rescale=rescale)
+    mask = keep_mask((40,), KEY, 0.5)
+    assert tensor[~mask].isnan().all()
+    assert_equal([tensor[mask]], [torch.full_like(tensor[mask], value)])
+
+
+def test_rescaling_keeps_the_expectation():
+    mean = torch.stack([_rescaled(key) for key in range(400)]).mean(dim=0)
+    assert (mean - 1).abs().max() < 5 * (0.75 / 0.25 / 400) ** 0.5
+
+
+def _rescaled(key: int) -> Tensor:
+    tensor = torch.ones(30)
+    mask_entries_([tensor], [derive_key("rescale", key)], [0.75], rescale=True)
+    return tensor
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("count", [0, 1, 1000])
+def test_count_kept_counts_the_mask(rate, count):
+    total = count_kept(count, KEY, rate, torch.device("cpu"))
+    assert (total.ndim, total.dtype) == (0, torch.int64)
+    assert total.item() == keep_mask((count,), KEY, rate).sum().item()
+
+
+def numpy_state() -> tuple[list[int], int]:
+    state = np.random.get_state(legacy=False)["state"]
+    return state["key"].tolist(), state["pos"]
+
+
+def test_masks_leave_all_random_states_alone():
+    states = torch.get_rng_state(), random.getstate(), numpy_state()
+    mask_entries_([torch.ones(100), torch.ones(3, 4).T], [1, 2], [0.5, 0.5], rescale=True)
+    mask_rows_([torch.ones(100, 2)], [3], [0.5])
+    count_kept(100, 5, 0.5, torch.device("cpu"))
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert random.getstate() == states[1]
+    assert numpy_state() == states[2]
+
+
+# ---------------------------------------------------------------- statistics (fixed keys, so the same every time)
+COUNT = 1 << 18
+RATES = (0.01, 0.1, 0.5, 0.8, 0.99)
+SIGMAS = 5.0
+
+
+def signal(name: str, step: int, rate: float, shape: tuple[int, ...] = (COUNT,)) -> Tensor:
+    """A mask as zero-mean, unit-variance numbers."""
+    mask = keep_mask(shape, derive_key("GradDrop", 0, name, step), rate).float()
+    return (mask - (1 - rate)).div(float(rate * (1 - rate)) ** 0.5)
+
+
+def assert_none_correlate(signals: list[Tensor]) -> None:
+    """Assert that no two of several signals correlate."""
+    rows = torch.stack(signals).float()
+    correlations = (rows @ rows.T / rows.shape[1]).fill_diagonal_(0)
+    assert correlations.abs().max().item() < SIGMAS / rows.shape[1] ** 0.5
+
+
+@pytest.mark.parametrize("rate", RATES)
+def test_the_kept_share_is_one_minus_the_rate(rate):
+    for step in range(8):
+        assert abs(signal("weight", step, rate).mean().item()) < SIGMAS / COUNT**0.5
+
+
+@pytest.mark.parametrize("rate", RATES)
+def test_masks_of_different_steps_are_uncorrelated(rate):
+    assert_none_correlate([signal("weight", step, rate) for step in range(8)])
+
+
+@pytest.mark.parametrize("distance", [0, 1, 6, 4096])
+def test_a_key_is_more_than_a_permutation_of_one_sequence(distance):
+    other = KEY ^ (0xDEADBEEF << 32) ^ distance  # its first words meet at entries whose indices differ by `distance`
+    first, second = (keep_mask((COUNT,), key, 0.5).float() * 2 - 1 for key in (KEY, other))
+    assert_none_correlate([first[torch.arange(COUNT) ^ distance], second])
+
+
+def test_an_entry_is_kept_as_often_as_its_rate_says_over_steps():
+    counts = sum(keep_mask((4096,), derive_key("GradDrop", 0, "w", step), 0.3).long() for step in range(200))
+    assert isinstance(counts, Tensor)
+    expected = stats.binom(200, 0.7).pmf(np.arange(201)) * 4096
+    low, high = 125, 155  # the tails together, so that no cell is small
+    observed = torch.bincount(counts.clamp(low, high), minlength=201)[low : high + 1].numpy()
+    cells = np.concatenate([[expected[: low + 1].sum()], expected[low + 1 : high], [expected[high:].sum()]])
+    assert stats.chisquare(observed, cells).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("rate", RATES)
+def test_masks_of_different_tensors_are_uncorrelated(rate):
+    names = [f"encoder.layer.{i}.{leaf}" for i in range(4) for leaf in ("weight", "bias")]
+    assert_none_correlate([signal(name, 5, rate) for name in names])
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.8])
+@pytest.mark.parametrize("lag", [*range(1, 65), 128, 384, 512, 768, 1024, 4096, 65536])
+def test_neighbours_are_uncorrelated(lag, rate):
+    mask = signal("weight", 0, rate)
+    assert abs((mask[lag:] * mask[:-lag]).mean().item()) < SIGMAS / (COUNT - lag) ** 0.5
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.8])
+def test_rows_and_columns_are_uncorrelated(rate):
+    mask = signal("weight", 1, rate, (512, 512))
+    for matrix in (mask, mask.T):
+        correlations = matrix @ matrix.T / 512
+        largest = (correlations - torch.diag(torch.diag(correlations))).abs().max().item()
+        assert largest < 6.5 / 512**0.5  # the largest of 130,816 pairs is about 4.6 sigma for normal sums
+
+
+@pytest.mark.parametrize("rate", [0.2, 0.5, 0.8])
+def test_every_pattern_of_eight_neighbours_is_as_frequent_as_it_should_be(rate):
+    mask = keep_mask((COUNT,), derive_key("GradDrop", 0, "blocks", 0), rate).view(-1, 8).long()
+    observed = torch.bincount((mask << torch.arange(8)).sum(dim=1), minlength=256)
+    ones = torch.tensor([pattern.bit_count() for pattern in range(256)])
+    expected = (1 - rate) ** ones * rate ** (8 - ones) * (COUNT // 8)
+    order = expected.argsort(stable=True)
+    cells = np.add.reduceat(expected[order].double().numpy(), _starts(expected[order]))
+    counted = np.add.reduceat(observed[order].numpy(), _starts(expected[order]))
+    assert stats.chisquare(counted, cells / cells.sum() * counted.sum()).pvalue > 1e-4
+
+
+def _starts(expected: Tensor) -> list[int]:
+    """Cut patterns into cells of at least five expected counts."""
+    starts, total = [0], 0.0
+    for i, count in enumerate(expected.tolist()):
+        if total >= 5:
+            starts.append(i)
+            total = 0.0
+        total += count
+    return starts
+
+
+@pytest.mark.parametrize("rate", [0.2, 0.5, 0.8])
+def test_runs_are_as_long_as_they_should_be(rate):
+    mask = keep_mask((COUNT,), derive_key("GradDrop", 0, "runs", 0), rate)
+    lengths = torch.unique_consecutive(mask, return_counts=True)
+    kept_runs = lengths[1][lengths[0]].clamp(max=12)
+    observed = torch.bincount(kept_runs, minlength=13)[1:].numpy()
+    chances = stats.geom(rate).pmf(np.arange(1, 12))
+    cells = np.append(chances, 1 - chances.sum()) * observed.sum()
+    enough = cells >= 5
+    cells = np.append(cells[enough], cells[~enough].sum())
+    counted = np.append(observed[enough], observed[~enough].sum())
+    if not cells[-1]:
+        cells, counted = cells[:-1], counted[:-1]
+    assert stats.chisquare(counted, cells).pvalue > 1e-4
