@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Literal, get_args
 
 from lightning_sparsegrad.components.layers import find_layers
@@ -58,7 +57,7 @@ def partition(
         The components, in the order of their first parameter.
 
     Raises:
-        ConfigurationError: If a pattern matches nothing, a mapping leaves a parameter out, `"block"` finds no layers,
+        ConfigurationError: If a pattern matches nothing that is left, a mapping leaves a parameter out, `"block"` finds no layers,
             or `fused` is given where no projection is split.
     """
     check_components(components)
@@ -96,19 +95,19 @@ def _groups(parameters: NamedParameters, components: ComponentSpec) -> dict[str,
 
 
 def _by_pattern(parameters: NamedParameters, components: Mapping[str, str]) -> dict[str, str]:
-    for pattern in components:
-        parameters.matched(pattern, parameter="components")
-    groups, left = {}, []
-    for name, roles in parameters.roles.items():
-        hits = (group for pattern, group in components.items() if any(fnmatchcase(role, pattern) for role in roles))
-        group = next(hits, None)
-        if group is None:
-            left.append(name)
-        else:
-            groups[name] = group
+    groups: dict[str, str] = {}
+    for pattern, group in components.items():
+        new = parameters.select("components", pattern) - groups.keys()
+        if not new:
+            raise ConfigurationError(
+                f"Parameter `components` should hold patterns that match something first. "
+                f"Found `{pattern}`, whose matches all go to patterns before it."
+            )
+        groups.update(dict.fromkeys(new, group))
+    left = [name for name in parameters if name not in groups]
     if left:
         raise ConfigurationError(
             f"Parameter `components` should match every parameter; a last pattern `*` takes the rest. "
             f"Found {len(left)} without a match, `{left[0]}` among them."
         )
-    return groups
+    return {name: groups[name] for name in parameters}

@@ -1,0 +1,134 @@
+"""Read the depth of every parameter off the module tree of a transformer.
+
+A stack is an outermost list of composite modules (`nn.ModuleList`, `nn.Sequential`): the blocks. What is not in a block
+is told apart by where it stands: embeddings by their type and name, final norms by the stack they follow, and what lies
+outside the backbone, or behind its last block, is the head.
+"""
+
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from itertools import takewhile
+
+from torch import nn
+
+from lightning_sparsegrad.components.parameters import plain_name
+from lightning_sparsegrad.errors import ConfigurationError
+
+# (class of the module that holds it, its name there) of what runs behind the blocks, though registered before them
+_LATE = (("OPTDecoder", "project_out"), ("*EncoderStableLayerNorm", "layer_norm"))
+
+
+def depths_in_tree(model: nn.Module) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Return the depth of every parameter name, and the names of the layers, bottom first and without the head.
+
+    Raises:
+        ConfigurationError: If the model has no stack of blocks.
+    """
+    tree = _Tree(model)
+    if not tree.blocks:
+        raise ConfigurationError(
+            f"Parameter `layers` should be given for a model whose blocks cannot be found: one pattern per layer, "
+            f"bottom first. Found no list of blocks in `{type(model).__name__}`."
+        )
+    depth_of: dict[str, int] = {}
+    reached = 0
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        block = next((i for i, path in enumerate(tree.blocks, start=1) if name.startswith(f"{path}.")), None)
+        reached = block or reached
+        depth_of[plain_name(name)] = block or tree.depth_outside(name, parameter, reached)
+    names = ("embeddings", *(f"block {i}" for i in range(len(tree.blocks))))
+    if 0 not in depth_of.values():  # a model that is fed embeddings: its blocks start at the bottom
+        return {name: depth - 1 for name, depth in depth_of.items()}, names[1:]
+    return depth_of, names
+
+
+class _Tree:
+    """Where the blocks of a model are, and what is around them.
+
+    Attributes:
+        modules: Path to module.
+        blocks: The paths of all blocks, bottom first.
+        backbone: Prefix of all but the head; empty if the tree does not tell.
+        beside: Prefix of what stands beside the last stack.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.modules = dict(model.named_modules(remove_duplicate=False))
+        self.blocks = [block for stack in _stacks(model) for block in stack]
+        if self.blocks:
+            self.backbone = self._backbone()
+            self.beside = f"{_parent(_parent(self.blocks[-1]))}."
+
+    def depth_outside(self, name: str, parameter: nn.Parameter, reached: int) -> int:
+        """Return the depth of a parameter outside all blocks, of which `reached` come before it in the tree."""
+        embeddings, last, head = 0, len(self.blocks), len(self.blocks) + 1
+        if parameter.numel() == 1 or not name.startswith(self.backbone):  # one number is a temperature, as CLIP's
+            return head
+        path, local = _parent(name), name.removeprefix(self.backbone).lower()
+        owner, holder = self.modules[path], self.modules[_parent(path)]
+        is_norm = "norm" in type(owner).__name__.lower()
+        if isinstance(owner, nn.Embedding) or "emb" in local or (is_norm and "pre" in local):
+            return embeddings  # also DeBERTa's and BART's, which are registered behind the blocks
+        if reached == 0 and (_is_late(holder, path) or (is_norm and ("final" in local or "post" in local))):
+            return last
+        # a module of the backbone that holds the stack holds no head: DeBERTa-v2's convolution
+        is_beside = bool(self.backbone) and self.beside.startswith(self.backbone) and name.startswith(self.beside)
+        return reached if reached < last or is_norm or is_beside else head
+
+    def _backbone(self) -> str:
+        """Return the prefix of the subtree that all but the head lies in.
+
+        That is what Hugging Face calls the base model, if it holds the blocks; else the smallest subtree that holds all
+        blocks and, outside them, all embeddings; the whole model if it has none.
+        """
+        for path, module in self.modules.items():
+            base = ".".join(filter(None, [path, getattr(module, "base_model_prefix", "")]))
+            if base != path and base in self.modules and all(block.startswith(f"{base}.") for block in self.blocks):
+                return f"{base}."
+        inside = tuple(f"{block}." for block in self.blocks)
+        outside = {path: module for path, module in self.modules.items() if not path.startswith(inside)}
+        embeddings = [path for path, module in outside.items() if _embeds(module)]
+        if not embeddings:
+            return ""
+        parents = [_parent(path).split(".") for path in (*self.blocks, *embeddings)]
+        shared = takewhile(lambda level: len(set(level)) == 1, zip(*parents, strict=False))
+        return "".join(f"{level[0]}." for level in shared if level[0])
+
+
+def _stacks(model: nn.Module) -> Iterator[list[str]]:
+    """Yield the paths of the blocks of each outermost stack, in module order."""
+    pending = [("", model)]
+    while pending:
+        path, module = pending.pop()
+        children = [(f"{path}.{name}" if path else name, child) for name, child in module.named_children()]
+        if _is_stack(module):
+            yield [name for name, _ in children]
+        else:
+            pending.extend(reversed(children))
+
+
+def _is_stack(module: nn.Module) -> bool:
+    """Say whether a module is a list of blocks; one that is also a pipeline has to repeat one class."""
+    children = list(module.children())
+    repeats = len({type(child) for child in children}) == 1
+    listed = isinstance(module, nn.ModuleList) or (isinstance(module, nn.Sequential) and repeats)
+    return listed and bool(children) and all(_is_block(child) for child in children)
+
+
+def _is_block(module: nn.Module) -> bool:
+    """Say whether a module is composite: at least two weight matrices, held by modules below it."""
+    return sum(parameter.ndim >= 2 for name, parameter in module.named_parameters() if "." in name) >= 2
+
+
+def _is_late(holder: nn.Module, path: str) -> bool:
+    kind, leaf = type(holder).__name__, path.rpartition(".")[2]
+    return any(fnmatchcase(kind, late_kind) and leaf == late_leaf for late_kind, late_leaf in _LATE)
+
+
+def _embeds(module: nn.Module) -> bool:
+    named = "embed" in type(module).__name__.lower()
+    return isinstance(module, nn.Embedding) or (named and any(True for _ in module.parameters()))
+
+
+def _parent(path: str) -> str:
+    return path.rpartition(".")[0]
