@@ -1,8 +1,8 @@
 """From a model to components: its parameters by name, its layers by depth, its fused projections by part.
 
 `NamedParameters` is the view of a model that every transform is bound to; the other files answer its three questions:
-which names does a pattern match (`patterns`), how deep does a parameter lie (`layers`, read off the module `tree`), which
-tensors and slices belong together (`partition`, and `projections` for fused ones).
+which names does a pattern match (`patterns`), how deep does a parameter lie (`layers`, read off the module `tree`),
+which tensors and slices belong together (`partition`, and `projections` for fused ones).
 """
 
 from lightning_sparsegrad.components.layers import Layers, find_layers

@@ -57,8 +57,8 @@ def partition(
         The components, in the order of their first parameter.
 
     Raises:
-        ConfigurationError: If a pattern matches nothing that is left, a mapping leaves a parameter out, `"block"` finds no layers,
-            or `fused` is given where no projection is split.
+        ConfigurationError: If a pattern matches nothing that is left, a mapping leaves a parameter out, `"block"` finds
+            no layers, or `fused` is given where no projection is split.
     """
     check_components(components)
     if fused and components != "projection":
@@ -98,7 +98,7 @@ def _by_pattern(parameters: NamedParameters, components: Mapping[str, str]) -> d
     groups: dict[str, str] = {}
     for pattern, group in components.items():
         new = parameters.select("components", pattern) - groups.keys()
-        if not new:
+        if not new and pattern != "*":  # which takes the rest, be it empty
             raise ConfigurationError(
                 f"Parameter `components` should hold patterns that match something first. "
                 f"Found `{pattern}`, whose matches all go to patterns before it."

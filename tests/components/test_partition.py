@@ -185,3 +185,8 @@ def test_a_layout_of_the_user_makes_components(small):
 def test_a_layout_is_an_error_where_nothing_is_split(small, components):
     with pytest.raises(ConfigurationError, match=r"`fused` should be given with `components = 'projection'` only"):
         partition(small, components, fused={"encoder.*": FusedProjection([1, 1, 1])})
+
+
+def test_a_pattern_whose_matches_all_go_to_earlier_ones_is_an_error() -> None:
+    with pytest.raises(ConfigurationError, match=r"Found `head\.\*`, whose matches all go to patterns before it"):
+        partition(NamedParameters(nn.ModuleDict({"head": nn.Linear(2, 2)})), {"*": "all", "head.*": "head"})
