@@ -21,6 +21,7 @@ from lightning_sparsegrad.transforms.base import GradientTransform
 
 DEBUG_VARIABLE = "SPARSEGRAD_DEBUG"
 _HINT = f"({DEBUG_VARIABLE}=1 shows the full text.)"
+_CONFIG_SUFFIXES = {".yaml", ".yml", ".json"}
 _NAMEABLE = (
     GradientTransform,
     Schedule,
@@ -48,7 +49,7 @@ _UNKNOWN_CLASS = re.compile(
     r"|module '.*' has no attribute '(?P<attribute>.*)'|No module named '(?P<module>[^']*)'"
 )
 _MISSING_FILE = re.compile(r"(?:Parser key \".*\": )?File does not exist: '(?P<path>.*)'")
-_WRONG_VALUE = re.compile(r"(?P<expected>Expected an? .*|Not a valid subclass of .*)\. Got value: (?P<value>.*)")
+_WRONG_VALUE = re.compile(r"(?:Expected an?|Not a valid subclass of) (?P<expected>.*)\. Got value: (?P<value>.*)")
 _REQUIRED = re.compile(r"the following arguments are required: (?P<names>.*)")
 _WRONG_CHOICE = re.compile(r"invalid choice: '(?P<name>[^']*)' \(choose from (?P<names>[^)]*)\)")
 
@@ -100,9 +101,10 @@ class Fault:
 
     @property
     def text(self) -> str:
-        """What is wrong; a text without indentation is all about it."""
-        flat = all(indent == 0 for indent, _ in self.lines)
-        return " ".join(text for _, text in self.lines) if flat else self.lines[self.index][1]
+        """What is wrong; a text without context is all about it."""
+        texts = [text for _, text in self.lines]
+        bare = not any(_CONTEXT.match(text) or text.startswith("Does not validate") for text in texts)
+        return " ".join(texts) if bare else texts[self.index]
 
     @cached_property
     def above(self) -> list[re.Match[str]]:
@@ -134,7 +136,7 @@ class Fault:
             after = next(text for _, text in self.lines[self.index :] if text.startswith("Given value: "))
             return before.removeprefix("Subtypes: ")[1:-1], after.removeprefix("Given value: ")
         match = _WRONG_VALUE.match(self.text)
-        return (match["expected"].partition(" a ")[2], match["value"]) if match else None
+        return (match["expected"], match["value"]) if match else None
 
 
 def _indented(line: str) -> tuple[int, str]:
@@ -176,7 +178,7 @@ def _sentence(message: str, parser: ArgumentParser, given: Sequence[str]) -> str
         module = match["module"]
         dotted = re.search(rf"(?<![\w.]){re.escape(module)}\.[\w./-]+", message) if module else None
         name = match["name"] or match["path"] or match["attribute"] or (dotted[0] if dotted else module)
-        is_file = Path(name).suffix in {".yaml", ".yml", ".json"}
+        is_file = Path(name).suffix in _CONFIG_SUFFIXES
         allowed = {file.name for file in Path().iterdir()} if is_file else _class_names()
         near = near_matches(name if is_file else name.rpartition(".")[2], allowed - {name})
         return f"`{name}` is no file and no class that fits{at}{_written(given, name)}.{near}"
@@ -212,10 +214,10 @@ def _broken_yaml(message: str, given: Sequence[str]) -> str:
 
 
 def _files(given: Sequence[str]) -> Iterator[tuple[Path, str]]:
-    """Return the files among the arguments, from the last on, with their text."""
+    """Return the config files among the arguments, from the last on, with their text."""
     for argument in reversed(given):
         path = Path(argument.rpartition("=")[2])
-        if len(argument) < 256 and path.is_file():
+        if path.suffix in _CONFIG_SUFFIXES and path.is_file():
             yield path, path.read_text(errors="replace")
 
 

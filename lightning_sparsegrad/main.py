@@ -3,7 +3,9 @@
 import sys
 import warnings
 from collections.abc import Mapping
+from copy import deepcopy
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from pickle import UnpicklingError
 from pydoc import locate
@@ -25,14 +27,14 @@ import lightning_sparsegrad.modules
 import lightning_sparsegrad.transforms  # noqa: F401  # what is imported can be named without its module
 from lightning_sparsegrad.diagnosis import Fault, debugging, one_line
 from lightning_sparsegrad.errors import ConfigurationError
-from lightning_sparsegrad.parser import SparseGradArgumentParser
+from lightning_sparsegrad.parser import SparseGradArgumentParser, read_config
 
 __all__ = ["SparseGradArgumentParser", "SparseGradCLI", "StoreConfigCallback", "main"]
 
 _CONFIG_KEY = "lightning_sparsegrad_config"
 _HYPER_PARAMETERS = {"model": "hyper_parameters", "data": "datamodule_hyper_parameters"}
 _SHARES = {"kept": "share of entries kept", "clipped": "share of components clipped"}
-_LOOKED_UP = {"best", "last", "hpc"}  # checkpoints that Lightning finds by itself
+_LOOKED_UP = {"best", "last", "hpc"}  # no file names: Lightning finds them
 # what a class raises about its arguments; any other error may be a bug, and keeps its traceback
 _ABOUT_ARGUMENTS = (ValueError, TypeError, FileNotFoundError, ImportError, MisconfigurationException)
 
@@ -42,6 +44,13 @@ class StoreConfigCallback(SaveConfigCallback):
 
     A checkpoint so tells which classes it is of, also when they save no hyperparameters.
     """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Save the config; under another name where its own is that of a file the user wrote."""
+        target = Path(trainer.log_dir or ".", self.config_filename).resolve()
+        if any(Path(str(given)).resolve() == target for given in self.config.get("config") or ()):
+            self.config_filename = f"resolved_{self.config_filename}"
+        super().setup(trainer, pl_module, stage)
 
     @cached_property
     def _stored(self) -> dict[str, Any]:
@@ -71,7 +80,7 @@ class SparseGradCLI(LightningCLI):
 
     Example:
         >>> from lightning.pytorch.demos.boring_classes import DemoModel
-        >>> cli = SparseGradCLI(DemoModel, run=False, args=["--model.out_dim=3", "--trainer.accelerator=cpu"])
+        >>> cli = SparseGradCLI(DemoModel, run=False, args=["--model.out_dim=3", "--seed_everything=0"])
         >>> cli.model.l1.out_features
         3
     """
@@ -102,36 +111,36 @@ class SparseGradCLI(LightningCLI):
         subcommand, checkpoint = self._find_checkpoint(args)
         if subcommand and checkpoint:
             self._set_stored_defaults(subcommand, checkpoint)
-        self.config = _parse(parser, args)
-        if self._subcommand_parsers and not checkpoint:
-            subcommand = self.config["subcommand"]
-            checkpoint = self.config[subcommand].get("ckpt_path")
-            if checkpoint:  # named in a file, known only now
-                self._set_stored_defaults(subcommand, checkpoint)
-                self.config = _parse(parser, args)
+        # jsonargparse changes a given dict in place
+        is_dict = isinstance(args, dict | Namespace)
+        self.config = parser.parse_object(deepcopy(args)) if is_dict else parser.parse_args(args)  # type: ignore[arg-type]
 
     def _parse_ckpt_path(self) -> None:
         # Lightning lets what a checkpoint stores override what the user says: Lightning#20801. When it does not, this
-        # method and the three around it go.
+        # method and the two below it go.
         pass
 
     def _find_checkpoint(self, args: ArgsType) -> tuple[str | None, str | None]:
-        """Return the subcommand and the `ckpt_path` that `args` name outside of files."""
+        """Return the subcommand and the last `ckpt_path` that flags, files or a dict name."""
         if isinstance(args, dict | Namespace):
             subcommand = args.get("subcommand")
             return subcommand, (args.get(subcommand) or {}).get("ckpt_path") if subcommand else None
         arguments = list(sys.argv[1:] if args is None else args)
         subcommand = next((argument for argument in arguments if argument in self._subcommand_parsers), None)
         checkpoint = None
-        for argument, following in zip(arguments, [*arguments[1:], None], strict=True):
+        for argument, following in pairwise([*arguments, ""]):
             name, equals, value = argument.partition("=")
+            value = value if equals else following
             if name == "--ckpt_path":
-                checkpoint = value if equals else following
+                checkpoint = value
+            elif name in {"-c", "--config"}:
+                config = read_config(value)
+                checkpoint = config.get("ckpt_path", checkpoint) if isinstance(config, dict) else checkpoint
         return subcommand, checkpoint
 
     def _set_stored_defaults(self, subcommand: str, checkpoint: str) -> None:
-        if checkpoint in _LOOKED_UP or ":" in checkpoint.removeprefix(Path(checkpoint).drive):  # URLs, registries
-            return
+        if checkpoint in _LOOKED_UP or "://" in checkpoint or checkpoint.startswith("registry"):
+            return  # Lightning fetches it
         parser, path = self._subcommand_parsers[subcommand], Path(checkpoint)
         if not path.exists():
             parser.error(f"File does not exist: '{checkpoint}'")
@@ -146,7 +155,17 @@ class SparseGradCLI(LightningCLI):
             # jsonargparse wraps whatever a constructor raises: the cause tells whether it was about the arguments
             if isinstance(error, ConfigurationError) or not isinstance(_root(error), _ABOUT_ARGUMENTS):
                 raise
-            raise ConfigurationError(Fault.find(str(error)).text) from error
+            raise ConfigurationError(Fault.find(str(error)).text + self._about_num_labels()) from error
+
+    def _about_num_labels(self) -> str:
+        """Say so if the model may lack `num_labels`: where it is linked, jsonargparse does not require it."""
+        model, data = (self._get(self.config, key) or Namespace() for key in ("model", "data"))  # type: ignore[no-untyped-call]
+        if model.get("init_args.num_labels", 0) is not None:
+            return ""
+        data_class = locate(data.get("class_path", ""))
+        return (
+            "" if hasattr(data_class, "num_labels") else " Neither `--model.num_labels` nor the data says `num_labels`."
+        )
 
     def fit(self, **kwargs: Any) -> None:
         """Fit, and tell how it went; LightningCLI calls it in place of the Trainer's."""
@@ -154,7 +173,8 @@ class SparseGradCLI(LightningCLI):
         self.trainer.fit(**kwargs)
         if not self.trainer.is_global_zero:
             return
-        table = Table("", "at the end of the fit")
+        table = Table("")
+        table.add_column("at the end of the fit", overflow="fold")  # a path is to be copied
         for name, value in _outcome(self.trainer).items():
             table.add_row(name, value)
         table.add_row("wall time", f"{monotonic() - start:.1f} s")
@@ -175,10 +195,6 @@ def _outcome(trainer: Trainer) -> dict[str, str]:
     return {**metrics, **shares, **({"best checkpoint": best} if best else {})}
 
 
-def _parse(parser: LightningArgumentParser, args: ArgsType) -> Namespace:
-    return parser.parse_object(args) if isinstance(args, dict | Namespace) else parser.parse_args(args)
-
-
 def _stored_config(path: Path) -> dict[str, Any]:
     """Return the model and the data that a checkpoint says it is of."""
     try:
@@ -193,9 +209,7 @@ def _stored_config(path: Path) -> dict[str, Any]:
             config[key] = {"class_path": arguments["_class_path"], "init_args": init_args}
     for key, value in list(config.items()):
         if "class_path" in value and locate(value["class_path"]) is None:
-            warnings.warn(
-                f"`{path}` is of `{value['class_path']}`, which is not found; name its --{key}.", stacklevel=2
-            )
+            warnings.warn(f"`{path}` is of `{value['class_path']}`, which is not found: give --{key}.", stacklevel=2)
             del config[key]
     return config
 

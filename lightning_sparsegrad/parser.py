@@ -142,12 +142,10 @@ def _discard_replaced(before: Any, new: Any, *, inside: bool = False) -> bool:
         if isinstance(new, list) and len(new) == len(before):
             for index, value in enumerate(new):
                 _discard_entry(before, index, value, inside=inside or _holds_transform(before[index]))
-        elif before and isinstance(new, Mapping):  # `--trainer.callbacks.x` is about the last callback
-            _discard_entry(before, len(before) - 1, new, inside=inside)
         return False
     if not isinstance(before, (Mapping, Namespace)):
         return False
-    new = _read(new)
+    new = read_config(new)
     entries = _entries(new)
     if "class_path" in before:
         inside = inside or _is_transform(before["class_path"])
@@ -189,7 +187,7 @@ def _entries(value: Any) -> dict[str, Any]:
     return entries
 
 
-def _read(value: Any) -> Any:
+def read_config(value: Any) -> Any:
     """Return the content of the file that `value` names, if it names one."""
     try:
         return yaml.safe_load(Path_fr(value).read_text()) if isinstance(value, str) else value

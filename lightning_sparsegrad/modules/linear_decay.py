@@ -39,7 +39,8 @@ class LinearDecay(LRScheduler):
                 f"Parameter `total_steps` should be positive. Found `total_steps = {total_steps}`."
             )
         self.total_steps = total_steps
-        for group, rate in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
+        self._last_lr = self.get_lr()
+        for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
             group["lr"] = rate
 
     def get_lr(self) -> list[float | Tensor]:

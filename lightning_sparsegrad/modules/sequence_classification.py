@@ -1,5 +1,6 @@
 """Classify or score texts and pairs of texts with any pretrained transformer."""
 
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from lightning_sparsegrad.driver import count_steps
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.modules.base import SparseGradModule
 from lightning_sparsegrad.modules.linear_decay import LinearDecay
@@ -39,7 +41,7 @@ class SequenceClassification(SparseGradModule):
             there are. `None` keeps the learning rate.
 
     Raises:
-        ConfigurationError: If `num_labels` is not positive or there is no such model.
+        ConfigurationError: If `num_labels` is not positive, there is no such model, or its head has other labels.
 
     Example:
         >>> from lightning_sparsegrad import GradDrop
@@ -64,6 +66,7 @@ class SequenceClassification(SparseGradModule):
             # the command line stores what they were parsed from; objects would keep `weights_only` from loading
             if isinstance(self.hparams[name], GradientTransform) or callable(self.hparams[name]):
                 self.hparams.pop(name)
+        self._hparams_initial = deepcopy(self.hparams)  # these are what loggers write
         if num_labels < 1:
             raise ConfigurationError(f"Parameter `num_labels` should be positive. Found `num_labels = {num_labels}`.")
         self.model_name_or_path, self.num_labels = model_name_or_path, num_labels
@@ -103,8 +106,17 @@ class SequenceClassification(SparseGradModule):
             return optimizer
         scheduler = self.lr_scheduler(optimizer)
         if isinstance(scheduler, LinearDecay) and scheduler.total_steps is None:
-            scheduler.follow(int(self.trainer.estimated_stepping_batches))
+            scheduler.follow(self._count_steps())
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _count_steps(self) -> int:
+        steps = count_steps(self.trainer)
+        if steps is None:
+            raise ConfigurationError(
+                "Parameter `max_steps` of the Trainer should be given for `LinearDecay` without `total_steps`, where "
+                f"epochs do not tell. Found `max_steps = {self.trainer.max_steps}`."
+            )
+        return steps
 
     def _evaluate(self, batch: Batch, loss_name: str, metrics: MetricCollection) -> None:
         output = self(batch)
@@ -118,19 +130,21 @@ class SequenceClassification(SparseGradModule):
 
 
 def _load(name: str, num_labels: int) -> PreTrainedModel:
-    problem = "regression" if num_labels == 1 else "single_label_classification"
+    path, problem = resolve_source(name), "regression" if num_labels == 1 else "single_label_classification"
     try:
         model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
-            resolve_source(name), num_labels=num_labels, problem_type=problem
+            path, num_labels=num_labels, problem_type=problem
         )
-    except OSError as error:
+    except (OSError, ValueError, RuntimeError) as error:  # not found, not a text model, another number of labels
         raise ConfigurationError(
             f"Parameter `model_name_or_path` should be a hub id that can be reached, a local folder, or "
-            f"`package:<distribution>/<folder>`. Found `{name}`: {str(error).splitlines()[0]}"
+            f"`package:<distribution>/<folder>`, of a text model without a head or with one for "
+            f"`num_labels = {num_labels}`. Found `{name}`: {str(error).splitlines()[0]}"
         ) from error
     if model.config.pad_token_id is None:  # GPT-2: its data is padded with the end token
         model.config.pad_token_id = model.config.eos_token_id
-    return model.train()  # it comes in evaluation mode, which Lightning would keep: no dropout
+    model.train()  # it comes in evaluation mode, which Lightning would keep: no dropout
+    return model
 
 
 def _metrics(num_labels: int) -> MetricCollection:
