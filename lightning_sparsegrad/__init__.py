@@ -19,18 +19,8 @@ from lightning_sparsegrad.components import FusedProjection
 from lightning_sparsegrad.engine import GradientEngine
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.schedules import Constant, Cosine, Linear, Schedule, TopDown
-from lightning_sparsegrad.transforms import (
-    Chain,
-    ComponentNormClip,
-    GlobalNormClip,
-    GradDrop,
-    GradientTransform,
-    GradualUnfreezing,
-    HeadOnly,
-    Identity,
-    LayerGradDrop,
-    ValueClip,
-)
+from lightning_sparsegrad.transforms import *  # noqa: F403  # a new strategy is exported there, once
+from lightning_sparsegrad.transforms import __all__ as _transforms
 
 if TYPE_CHECKING:
     from lightning_sparsegrad.callbacks import GradientTransformCallback
@@ -49,21 +39,12 @@ _LAZY = {
 }
 
 __all__ = [
-    "Chain",
-    "ComponentNormClip",
     "ConfigurationError",
     "Constant",
     "Cosine",
     "FusedProjection",
-    "GlobalNormClip",
-    "GradDrop",
     "GradientEngine",
-    "GradientTransform",
     "GradientTransformCallback",
-    "GradualUnfreezing",
-    "HeadOnly",
-    "Identity",
-    "LayerGradDrop",
     "Linear",
     "Schedule",
     "SequenceClassification",
@@ -73,8 +54,8 @@ __all__ = [
     "TextDataModule",
     "TopDown",
     "ValenceDataModule",
-    "ValueClip",
 ]
+__all__ += _transforms
 
 
 def __getattr__(name: str) -> Any:

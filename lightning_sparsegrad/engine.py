@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lightning_sparsegrad.components import NamedParameters
 from lightning_sparsegrad.errors import ConfigurationError
-from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, Window
+from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, Window, refuse_equal_draws
 
 
 class GradientEngine:
@@ -62,16 +62,15 @@ class GradientEngine:
             raise ConfigurationError(
                 f"Parameter `transform` should be a gradient transform, `Identity()` for none. Found `{transform!r}`."
             )
-        if total_steps is not None and total_steps < 1:
+        if total_steps is not None and not (_is_integer(total_steps) and total_steps > 0):
             raise ConfigurationError(
-                f"Parameter `total_steps` should be positive. Found `total_steps = {total_steps}`."
+                f"Parameter `total_steps` should be a positive integer. Found `total_steps = {total_steps!r}`."
             )
-        _check_index("seed", seed)
+        self._set_seed(seed, transform)
         self._parameters = NamedParameters(model)
         _refuse_shards(self._parameters)
         self.transform = deepcopy(transform)
         self.transform.bind(self._parameters, total_steps=total_steps)
-        self.seed = seed
         self._total_steps = total_steps
         self._window: Window | None = None
         self._applied = False
@@ -177,12 +176,21 @@ class GradientEngine:
         """
         if "seed" not in state:
             raise ConfigurationError(f"Parameter `state` should hold a `seed`. Found keys {sorted(state)}.")
-        self.seed = state["seed"]
+        self._set_seed(state["seed"], self.transform)
         self.transform.load_state_dict(state.get("transform", {}))
+
+    def _set_seed(self, seed: int, transform: GradientTransform) -> None:
+        _check_index("seed", seed)
+        refuse_equal_draws((kind, seed if own is None else own) for kind, own in transform.seeds)
+        self.seed = seed
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _check_index(parameter: str, value: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+    if not _is_integer(value) or value < 0:
         raise ConfigurationError(
             f"Parameter `{parameter}` should be a non-negative integer. Found `{parameter} = {value!r}`."
         )

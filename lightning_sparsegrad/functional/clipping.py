@@ -91,13 +91,13 @@ def clip_values_(tensors: Sequence[Tensor], max_value: float, *, loss_scale: Ten
 
 def _scale_(tensors: Sequence[Tensor], sizes: Sequence[int], factors: Tensor) -> None:
     groups = [component for component, size in enumerate(sizes) for _ in range(size)]
+    each = factors.unbind()
     if factors.device.type == "cpu" and all(tensor.device.type == "cpu" for tensor in tensors):
         values = factors.tolist()  # free here, and what is within its threshold need not be touched
-        pairs = [(tensor, values[c]) for tensor, c in zip(tensors, groups, strict=True) if not values[c] >= 1.0]
-        if pairs:
-            torch._foreach_mul_([tensor for tensor, _ in pairs], [value for _, value in pairs])
+        over = [(tensor, each[c]) for tensor, c in zip(tensors, groups, strict=True) if not values[c] >= 1.0]
+        if over:  # factors as tensors: a list of numbers would be rounded to half precision first
+            torch._foreach_mul_([tensor for tensor, _ in over], [factor for _, factor in over])
         return
-    each = factors.unbind()
     if len(each) == 1:
         _scale_together_(tensors, each[0])
         return

@@ -1,6 +1,7 @@
 """What a strategy is: bound to a model once, then applied to the whole gradient once per optimizer step."""
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -130,14 +131,41 @@ class GradientTransform(ABC):
         return f"{type(self).__name__}()"
 
 
-def check_resample_every(value: ResampleEvery) -> None:
+def check_every(parameter: str, value: ResampleEvery) -> None:
     """Raise a `ConfigurationError` unless `value` is a positive number of steps, `"epoch"` or `None`."""
     if value is None or value == "epoch" or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
         return
     raise ConfigurationError(
-        f"Parameter `resample_every` should be a positive number of steps, 'epoch' or None. "
-        f"Found `resample_every = {value!r}`."
+        f"Parameter `{parameter}` should be a positive number of steps, 'epoch' or None. "
+        f"Found `{parameter} = {value!r}`."
     )
+
+
+def check_seed(value: int | None) -> None:
+    """Raise a `ConfigurationError` unless `value` is a non-negative integer or `None`."""
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
+        raise ConfigurationError(
+            f"Parameter `seed` should be a non-negative integer, or None for the seed of the run. "
+            f"Found `seed = {value!r}`."
+        )
+
+
+def refuse_equal_draws(seeds: Iterable[tuple[str, int | None]]) -> None:
+    """Raise a `ConfigurationError` if two strategies of one class would draw by the same seed."""
+    for (kind, seed), count in Counter(seeds).items():
+        if count > 1:
+            raise ConfigurationError(
+                f"Parameter `seed` should differ between the `{kind}` of a chain, or they drop the same entries. "
+                f"Found `seed = {seed}` {count} times."
+            )
+
+
+def refuse_depth(parameter: str, schedule: Schedule) -> None:
+    """Raise a `ConfigurationError` if a schedule follows depth where there is none to follow."""
+    if schedule.needs_height:
+        raise ConfigurationError(
+            f"Parameter `{parameter}` should be the same at every depth. Found `{parameter} = {schedule}`."
+        )
 
 
 def resample_index(every: ResampleEvery, window: Window) -> int:

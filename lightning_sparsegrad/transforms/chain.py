@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_sparsegrad.components import NamedParameters
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.schedules import Schedule
-from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, Window
+from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, Window, refuse_equal_draws
 
 
 class Chain(GradientTransform):
@@ -34,6 +34,10 @@ class Chain(GradientTransform):
     """
 
     def __init__(self, transforms: dict[str, GradientTransform] | list[GradientTransform]) -> None:
+        if not isinstance(transforms, Mapping | Sequence):
+            raise ConfigurationError(
+                f"Parameter `transforms` should be a list, or map names to transforms. Found `{transforms!r}`."
+            )
         self.transforms = dict(transforms) if isinstance(transforms, Mapping) else _named(transforms)
         if not self.transforms:
             raise ConfigurationError(f"Parameter `transforms` should hold a transform. Found `{transforms}`.")
@@ -43,7 +47,7 @@ class Chain(GradientTransform):
                     f"Parameter `transforms` should hold gradient transforms. Found `{name} = {transform!r}`."
                 )
         self._refuse_fighting_clips()
-        self._refuse_equal_draws()
+        refuse_equal_draws(self.seeds)
         self.bounds = frozenset().union(*(transform.bounds for transform in self.transforms.values()))
 
     @property
@@ -94,14 +98,6 @@ class Chain(GradientTransform):
                         f"change what the first has bounded. Found `{clips[kind]}` and `{name}`."
                     )
                 clips[kind] = name
-
-    def _refuse_equal_draws(self) -> None:
-        for (kind, seed), count in Counter(self.seeds).items():
-            if count > 1:
-                raise ConfigurationError(
-                    f"Parameter `seed` should differ between the `{kind}` of a chain, or they drop the same entries. "
-                    f"Found `seed = {seed}` {count} times."
-                )
 
     def __repr__(self) -> str:
         return f"Chain({', '.join(f'{name}={transform!r}' for name, transform in self.transforms.items())})"

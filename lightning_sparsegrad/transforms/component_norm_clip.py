@@ -13,6 +13,7 @@ from lightning_sparsegrad.components import (
 from lightning_sparsegrad.components.patterns import matching
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.schedules import Schedule, as_threshold
+from lightning_sparsegrad.transforms.base import refuse_depth
 from lightning_sparsegrad.transforms.norm_clip import NormClip
 
 
@@ -66,6 +67,8 @@ class ComponentNormClip(NormClip):
         self.overrides: Mapping[str, Schedule] = {
             pattern: as_threshold(f"overrides[{pattern!r}]", value) for pattern, value in (overrides or {}).items()
         }
+        for pattern, threshold in self.overrides.items():
+            refuse_depth(f"overrides[{pattern!r}]", threshold)
 
     @property
     def schedules(self) -> Sequence[Schedule]:

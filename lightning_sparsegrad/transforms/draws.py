@@ -11,7 +11,7 @@ _ATTEMPTS = 10_000
 def draw_dropped(
     rates: Mapping[str, float], key: tuple[str | int, ...], trains: Callable[[frozenset[str]], bool]
 ) -> frozenset[str]:
-    """Drop each unit with its rate; a draw that would train nothing is drawn again.
+    """Drop each unit with its rate; a draw that would train nothing is drawn again, where chance plays a part.
 
     Args:
         rates: Unit name to drop rate, in [0, 1].
@@ -22,17 +22,15 @@ def draw_dropped(
         The names of the dropped units.
 
     Raises:
-        ConfigurationError: If no draw trains anything.
+        ConfigurationError: If the rates leave almost no chance that anything trains.
     """
     thresholds = {name: keep_threshold(rate) for name, rate in rates.items()}
     for attempt in range(_ATTEMPTS):
         dropped = frozenset(
             name for name, threshold in thresholds.items() if hash_index(derive_key(*key, attempt, name), 0) < threshold
         )
-        if trains(dropped):
+        if trains(dropped) or all(rate in {0, 1} for rate in rates.values()):  # a rate of 1 drops all: no chance in it
             return dropped
-        if all(rate in {0, 1} for rate in rates.values()):
-            break
     raise ConfigurationError(
         f"Parameter `rate` of `{key[0]}` should leave something to train. "
         f"Found `rate = {max(rates.values())}` on all of {len(rates)} units."

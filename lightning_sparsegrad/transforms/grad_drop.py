@@ -23,7 +23,8 @@ from lightning_sparsegrad.transforms.base import (
     GradientTransform,
     ResampleEvery,
     Window,
-    check_resample_every,
+    check_every,
+    check_seed,
     resample_index,
 )
 from lightning_sparsegrad.transforms.draws import draw_dropped
@@ -93,7 +94,8 @@ class GradDrop(GradientTransform):
         seed: int | None = None,
     ) -> None:
         self.rate = as_rate("rate", rate)
-        check_resample_every(resample_every)
+        check_every("resample_every", resample_every)
+        check_seed(seed)
         if granularity not in get_args(Granularity):
             raise ConfigurationError(
                 f"Parameter `granularity` should be one of {', '.join(map(repr, get_args(Granularity)))}. "

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Literal
 
 from lightning_sparsegrad.errors import ConfigurationError
-from lightning_sparsegrad.schedules import Linear, Schedule
-from lightning_sparsegrad.transforms.base import Window, require_epoch
+from lightning_sparsegrad.schedules import Linear, Schedule, as_rate
+from lightning_sparsegrad.transforms.base import Window, check_every, refuse_depth, require_epoch
 from lightning_sparsegrad.transforms.layer_mask import LayerMask
 
 
@@ -49,21 +49,15 @@ class GradualUnfreezing(LayerMask):
         head: list[str] | str | None = None,
     ) -> None:
         super().__init__(layers=layers, head=head)
-        if unfreeze_every not in (None, "epoch") and (not isinstance(unfreeze_every, int) or unfreeze_every < 1):
-            raise ConfigurationError(
-                f"Parameter `unfreeze_every` should be a positive number of steps, 'epoch' or None. "
-                f"Found `unfreeze_every = {unfreeze_every!r}`."
-            )
+        check_every("unfreeze_every", unfreeze_every)
         if unfreeze_every is not None and schedule is not None:
             raise ConfigurationError(
                 f"Parameter `schedule` should be left out where `unfreeze_every` is given. Found "
                 f"`schedule = {schedule}`, `unfreeze_every = {unfreeze_every!r}`."
             )
         self.unfreeze_every = unfreeze_every
-        self.schedule = schedule or Linear(0.0, 1.0)
-        low, high = self.schedule.bounds()
-        if not 0 <= low <= high <= 1:
-            raise ConfigurationError(f"Parameter `schedule` should stay in [0, 1]. Found `schedule = {schedule}`.")
+        self.schedule = as_rate("schedule", Linear(0.0, 1.0) if schedule is None else schedule)
+        refuse_depth("schedule", self.schedule)
 
     @property
     def schedules(self) -> Sequence[Schedule]:

@@ -3,7 +3,13 @@
 from collections.abc import Sequence
 
 from lightning_sparsegrad.schedules import Schedule, as_rate
-from lightning_sparsegrad.transforms.base import ResampleEvery, Window, check_resample_every, resample_index
+from lightning_sparsegrad.transforms.base import (
+    ResampleEvery,
+    Window,
+    check_every,
+    check_seed,
+    resample_index,
+)
 from lightning_sparsegrad.transforms.draws import draw_dropped
 from lightning_sparsegrad.transforms.layer_mask import LayerMask
 
@@ -52,7 +58,8 @@ class LayerGradDrop(LayerMask):
     ) -> None:
         super().__init__(layers=layers, head=head)
         self.rate = as_rate("rate", rate)
-        check_resample_every(resample_every)
+        check_every("resample_every", resample_every)
+        check_seed(seed)
         self.resample_every, self.seed = resample_every, seed
 
     @property
@@ -71,11 +78,12 @@ class LayerGradDrop(LayerMask):
     def dropped_depths(self, window: Window) -> frozenset[int]:
         layers = self.depths
         height = max(len(layers.names) - 1, 1)
-        rates = {layers.names[depth]: self.rate(window.progress, depth / height) for depth in range(layers.count)}
+        depths = {layers.names[depth]: depth for depth in range(layers.count)}
+        rates = {name: self.rate(window.progress, depth / height) for name, depth in depths.items()}
         seed = window.seed if self.seed is None else self.seed
         key = type(self).__name__, seed, resample_index(self.resample_every, window)
-        dropped = draw_dropped(rates, key, lambda names: layers.has_head or len(names) < layers.count)
-        return frozenset(depth for depth in range(layers.count) if layers.names[depth] in dropped)
+        dropped = draw_dropped(rates, key, lambda names: self.trains_without(frozenset(depths[name] for name in names)))
+        return frozenset(depths[name] for name in dropped)
 
     def __repr__(self) -> str:
         return f"LayerGradDrop({', '.join([f'rate={self.rate!r}', *self._patterns()])})"

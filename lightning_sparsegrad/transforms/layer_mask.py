@@ -20,8 +20,11 @@ class LayerMask(GradientTransform):
     """
 
     def __init__(self, *, layers: list[str] | None = None, head: list[str] | str | None = None) -> None:
+        if layers is not None and not layers:
+            raise ConfigurationError(f"Parameter `layers` should hold a pattern per layer. Found `layers = {layers}`.")
         self.layers, self.head = layers, head
         self._layers: Layers | None = None
+        self._trainable: frozenset[str] = frozenset()
         self._kept: tuple[int, int] = (0, 0)
 
     @property
@@ -34,9 +37,13 @@ class LayerMask(GradientTransform):
     def bind(self, parameters: NamedParameters, *, total_steps: int | None) -> None:
         self.require_total_steps(total_steps)
         self._layers = find_layers(parameters, layers=self.layers, head=self.head)
-        trainable = {name for name in parameters if parameters[name].requires_grad}
-        if trainable <= self._layers.within(frozenset(range(self._layers.count))):
+        self._trainable = frozenset(name for name in parameters if parameters[name].requires_grad)
+        if not self.trains_without(frozenset(range(self._layers.count))):
             self.check_without_head()
+
+    def trains_without(self, dropped: frozenset[int]) -> bool:
+        """Return whether anything trains while the layers at the given depths do not."""
+        return not self._trainable <= self.depths.within(dropped)
 
     def check_without_head(self) -> None:
         """Raise a `ConfigurationError` if the strategy needs a head that trains; called for a model that has none."""

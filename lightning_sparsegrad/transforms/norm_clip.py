@@ -11,7 +11,7 @@ from lightning_sparsegrad.components import Component, NamedParameters
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.functional import clip_components_
 from lightning_sparsegrad.schedules import Schedule, as_threshold
-from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, Window
+from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, Window, refuse_depth
 
 
 class NormClip(GradientTransform):
@@ -26,6 +26,7 @@ class NormClip(GradientTransform):
 
     def __init__(self, max_norm: float | Schedule, *, norm_type: float = 2.0) -> None:
         self.max_norm = as_threshold("max_norm", max_norm)
+        refuse_depth("max_norm", self.max_norm)
         if norm_type not in {2.0, inf}:
             raise ConfigurationError(f"Parameter `norm_type` should be 2.0 or inf. Found `norm_type = {norm_type}`.")
         self.norm_type = float(norm_type)
@@ -52,8 +53,10 @@ class NormClip(GradientTransform):
         self._names = []
         for component, threshold in self._resolved:
             max_norm = threshold(window.progress)
+            if isinf(max_norm):
+                continue
             parts = [part.of(gradients[part.parameter]) for part in component.parts if part.parameter in gradients]
-            if parts and not isinf(max_norm):
+            if parts:
                 tensors += parts
                 sizes.append(len(parts))
                 thresholds.append(max_norm)

@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from math import isinf
 
-import torch
 from torch import Tensor
 
 from lightning_sparsegrad.components import NamedParameters
 from lightning_sparsegrad.functional import clip_values_
 from lightning_sparsegrad.schedules import Schedule, as_threshold
-from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, Window, share
+from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, Window, refuse_depth, share
 
 
 class ValueClip(GradientTransform):
@@ -38,7 +37,9 @@ class ValueClip(GradientTransform):
 
     def __init__(self, max_value: float | Schedule) -> None:
         self.max_value = as_threshold("max_value", max_value)
-        self._clipped: tuple[Tensor, int] = torch.zeros(()), 1
+        refuse_depth("max_value", self.max_value)
+        self._clipped: Tensor | int = 0
+        self._total = 0
 
     @property
     def schedules(self) -> Sequence[Schedule]:
@@ -49,14 +50,14 @@ class ValueClip(GradientTransform):
 
     def apply_(self, gradients: Gradients, window: Window) -> None:
         max_value = self.max_value(window.progress)
+        self._clipped, self._total = 0, sum(gradient.numel() for gradient in gradients.values())
         if gradients and not isinf(max_value):
-            clipped = clip_values_(list(gradients.values()), max_value, loss_scale=gradients.loss_scale)
-            self._clipped = clipped, sum(gradient.numel() for gradient in gradients.values())
+            self._clipped = clip_values_(list(gradients.values()), max_value, loss_scale=gradients.loss_scale)
 
     @property
     def statistics(self) -> dict[str, Tensor]:
         """`clipped`: the share of entries beyond the bound."""
-        return {"clipped": share(*self._clipped)}
+        return {"clipped": share(self._clipped, max(self._total, 1))}
 
     def __repr__(self) -> str:
         return f"ValueClip(max_value={self.max_value!r})"

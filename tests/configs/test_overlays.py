@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from lightning_sparsegrad import SparseGradCLI
+from lightning_sparsegrad import SparseGradCLI, SparseGradModule
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
@@ -30,7 +30,8 @@ class Recorder(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         named = list(pl_module.named_parameters())
         self.gradients.append({name: None if p.grad is None else p.grad.clone() for name, p in named})
-        self.statistics.append(pl_module.gradient_engine.statistics)  # type: ignore[operator, union-attr]
+        assert isinstance(pl_module, SparseGradModule)
+        self.statistics.append(pl_module.gradient_engine.statistics)
         self._keep_weights(pl_module)
 
     def _keep_weights(self, module: LightningModule) -> None:
@@ -69,8 +70,8 @@ def graddrop_epoch(run: Recorder) -> None:
 
 def _same_mask(run: Recorder, first: int, second: int) -> bool:
     weight = "model.bert.encoder.layer.3.attention.self.query.weight"
-    masks = [run.gradients[step][weight] == 0 for step in (first, second)]  # type: ignore[comparison-overlap]
-    return torch.equal(masks[0], masks[1])  # type: ignore[arg-type]
+    masks = [run.gradients[step][weight] == 0 for step in (first, second)]
+    return torch.equal(*masks)  # type: ignore[arg-type]
 
 
 def layer_grad_drop(run: Recorder) -> None:

@@ -1,0 +1,124 @@
+"""GlobalNormClip: what torch's own `clip_grad_norm_` does, in true gradient units."""
+
+from math import inf, nan
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_sparsegrad import (
+    ComponentNormClip,
+    ConfigurationError,
+    GlobalNormClip,
+    GradientEngine,
+    GradientTransform,
+    Linear,
+    TopDown,
+)
+from tests.tiny import tiny_gpt2
+from tests.transforms.golden import Small, apply, assert_same_bits, engine_for, set_gradients, snapshot
+
+
+@pytest.mark.parametrize("norm_type", [2.0, inf], ids=str)
+@pytest.mark.parametrize("max_norm", [1e-3, 1.0, 1e5], ids=str)
+@pytest.mark.parametrize("bad", [None, inf, -inf, nan], ids=["finite", "inf", "-inf", "nan"])
+@pytest.mark.parametrize(
+    "strategy",
+    [GlobalNormClip, lambda norm, norm_type: ComponentNormClip(norm, components={"*": "all"}, norm_type=norm_type)],
+    ids=["GlobalNormClip", "ComponentNormClip of one component"],
+)
+def test_it_equals_torch(strategy: Any, max_norm: float, norm_type: float, bad: float | None):
+    model, theirs = Small(), Small()
+    for each in (model, theirs):
+        set_gradients(each, 1)
+        each.empty.grad = None  # torch has no largest entry of an empty tensor
+        if bad is not None:
+            assert each.head.bias.grad is not None
+            each.head.bias.grad[3] = bad
+    norm = torch.nn.utils.clip_grad_norm_(theirs.parameters(), max_norm, norm_type=norm_type)
+    engine = engine_for(model, strategy(max_norm, norm_type=norm_type))
+    apply(engine, 1)
+    assert float(engine.statistics["norm_before/all"]) == pytest.approx(float(norm), nan_ok=True)
+    for (name, parameter), other in zip(model.named_parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, other.grad, rtol=1e-6, atol=0, equal_nan=True, msg=name)
+
+
+def test_it_equals_torch_on_a_model_with_tied_weights():
+    model, theirs = tiny_gpt2(), tiny_gpt2()
+    for each in (model, theirs):
+        set_gradients(each, 0)
+    torch.nn.utils.clip_grad_norm_(theirs.parameters(), 1.0)
+    apply(engine_for(model, GlobalNormClip(1.0)), 0)
+    for (name, parameter), other in zip(model.named_parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, other.grad, rtol=1e-6, atol=0, msg=name)
+
+
+def test_a_gradient_within_the_threshold_keeps_its_bits():
+    model = Small()
+    set_gradients(model, 0)
+    before = snapshot(model)
+    engine = engine_for(model, GlobalNormClip(1e3))
+    apply(engine, 0)
+    assert_same_bits(snapshot(model), before)
+    assert float(engine.statistics["clipped"]) == 0
+
+
+def test_the_norm_after_is_the_threshold():
+    model = Small()
+    set_gradients(model, 0)
+    engine = engine_for(model, GlobalNormClip(0.5))
+    apply(engine, 0)
+    left = torch.cat([gradient.flatten() for gradient in snapshot(model).values() if gradient is not None])
+    assert float(left.double().norm()) == pytest.approx(0.5, rel=1e-6)
+    assert float(engine.statistics["norm_after/all"]) == pytest.approx(0.5, rel=1e-6)
+    assert float(engine.statistics["clipped"]) == 1
+
+
+def test_the_threshold_is_in_true_units_down_to_the_constant_in_the_denominator():
+    model = nn.Linear(1, 1, bias=False)
+    engine = engine_for(model, GlobalNormClip(1e-6))
+    model.weight.grad = torch.full((1, 1), 1e-6 * 2.0**16)  # at this norm the 1e-6 halves the gradient
+    apply(engine, 0, loss_scale=2.0**16)
+    assert float(model.weight.grad) == pytest.approx(0.5e-6 * 2.0**16, rel=1e-5)
+    assert float(engine.statistics["norm_before/all"]) == pytest.approx(1e-6, rel=1e-5)
+
+
+@pytest.mark.parametrize(("step", "expected"), [(0, 1.0), (5, 0.2)], ids=["first", "last"])
+def test_the_threshold_may_follow_training(step: int, expected: float):
+    model = Small()
+    set_gradients(model, 0)
+    engine = engine_for(model, GlobalNormClip(Linear(1.0, 0.2)))
+    apply(engine, step)
+    assert float(engine.statistics["norm_after/all"]) == pytest.approx(expected, rel=1e-5)
+
+
+REFUSED: dict[str, tuple[Any, str]] = {
+    "zero": (0.0, "Parameter `max_norm` should be positive. Found `max_norm = 0.0`."),
+    "a negative norm": (-3, "Parameter `max_norm` should be positive. Found `max_norm = -3`."),
+    "an undefined norm": (nan, "Parameter `max_norm` should be positive. Found `max_norm = nan`."),
+    "a norm in words": ("inf", "Parameter `max_norm` should be a number or a schedule. Found `'inf'`."),
+    "a norm of True": (True, "Parameter `max_norm` should be a number or a schedule. Found `True`."),
+    "a schedule that follows depth": (
+        TopDown(2.0, 1.0),
+        "Parameter `max_norm` should be the same at every depth. Found `max_norm = TopDown(2, 1, width=0.5)`.",
+    ),
+}
+
+
+@pytest.mark.parametrize(("max_norm", "message"), REFUSED.values(), ids=REFUSED)
+def test_an_argument_outside_its_range_is_refused(max_norm: Any, message: str):
+    with pytest.raises(ConfigurationError) as refused:
+        GlobalNormClip(max_norm)
+    assert str(refused.value) == message
+
+
+def test_another_norm_is_refused():
+    with pytest.raises(ConfigurationError, match=r"`norm_type` should be 2.0 or inf\. Found `norm_type = 3`\."):
+        GlobalNormClip(1.0, norm_type=3)
+
+
+def test_a_schedule_needs_the_number_of_steps():
+    transform: GradientTransform = GlobalNormClip(Linear(1.0, 0.5))
+    with pytest.raises(ConfigurationError, match="Parameter `total_steps` should be given for `GlobalNormClip`"):
+        GradientEngine(Small(), transform)

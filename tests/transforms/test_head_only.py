@@ -1,0 +1,102 @@
+"""HeadOnly: the head trains alone."""
+
+from typing import Any
+
+import pytest
+from torch import nn
+
+from lightning_sparsegrad import ConfigurationError, GradientEngine, HeadOnly
+from tests.tiny import tiny_bert, tiny_gpt2, tiny_gpt2_classifier
+from tests.transforms.golden import apply, fill_gradients, trained
+
+
+def _trained(model: nn.Module, transform: HeadOnly) -> set[str]:
+    engine = GradientEngine(model, transform)
+    fill_gradients(model)
+    apply(engine, 3)
+    return trained(model)
+
+
+POOLER = {"bert.pooler.dense.weight", "bert.pooler.dense.bias"}
+CLASSIFIER = {"classifier.weight", "classifier.bias"}
+
+
+@pytest.mark.parametrize(
+    ("transform", "expected"),
+    [
+        (HeadOnly(), POOLER | CLASSIFIER),
+        (HeadOnly(head="classifier.*"), CLASSIFIER),
+        (HeadOnly(head=["classifier.weight"]), {"classifier.weight"}),
+        (HeadOnly(layers=["bert.*"]), CLASSIFIER),
+        (HeadOnly(layers=["bert.embeddings.*", "bert.encoder.*"]), POOLER | CLASSIFIER),
+    ],
+    ids=str,
+)
+def test_what_lies_behind_the_last_block_trains_alone(transform: HeadOnly, expected: set[str]):
+    assert _trained(tiny_bert(), transform) == expected
+
+
+def test_a_final_norm_is_no_part_of_the_head():
+    assert _trained(tiny_gpt2_classifier(), HeadOnly()) == {"score.weight"}
+
+
+def test_a_tied_embedding_is_part_of_the_head():
+    assert _trained(tiny_gpt2(), HeadOnly()) == {"transformer.wte.weight"}
+
+
+def test_the_kept_share_is_that_of_the_head():
+    model = tiny_bert()
+    engine = GradientEngine(model, HeadOnly())
+    fill_gradients(model)
+    apply(engine, 0)
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    expected = sum(sizes[name] for name in POOLER | CLASSIFIER) / sum(sizes.values())
+    assert float(engine.statistics["kept"]) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("make", "transform", "message"),
+    [
+        (
+            lambda: tiny_bert().get_submodule("bert.encoder"),
+            HeadOnly(),
+            "Parameter `head` should match what trains while `HeadOnly` holds the layers. Found `head = None`, "
+            "and nothing that trains behind the last layer.",
+        ),
+        (
+            lambda: nn.Linear(2, 2),
+            HeadOnly(),
+            "Parameter `layers` should be given for a model whose blocks cannot be found: one pattern per layer, "
+            "bottom first. Found no list of blocks in `Linear`.",
+        ),
+        (
+            tiny_bert,
+            HeadOnly(head="clasifier.*"),
+            "Parameter `head` should hold patterns that match a parameter name. Found `clasifier.*`, which",
+        ),
+        (tiny_bert, HeadOnly(head="clasifier.*"), "Near matches: `classifier."),
+        (
+            tiny_bert,
+            HeadOnly(layers=["bert.*", "encoder.*"]),
+            "Parameter `layers` should hold patterns that match a parameter name. Found `encoder.*`",
+        ),
+    ],
+    ids=["headless", "without layers", "head", "near matches", "layers"],
+)
+def test_what_does_not_fit_the_model_is_refused(make: Any, transform: HeadOnly, message: str):
+    with pytest.raises(ConfigurationError) as refused:
+        GradientEngine(make(), transform)
+    assert message in str(refused.value)
+
+
+def test_a_frozen_head_is_refused():
+    model = tiny_bert()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in POOLER | CLASSIFIER)
+    with pytest.raises(ConfigurationError, match="nothing that trains behind the last layer"):
+        GradientEngine(model, HeadOnly())
+
+
+def test_no_layers_are_refused():
+    with pytest.raises(ConfigurationError, match=r"should hold a pattern per layer\. Found `layers = \[\]`\."):
+        HeadOnly(layers=[])
