@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from inspect import unwrap
 from typing import Any
 
 import torch
@@ -14,8 +15,17 @@ from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.transforms.base import GradientTransform
 
 CHECKPOINT_KEY = "lightning_sparsegrad"
+_NORMS = {"norm_before", "norm_after"}  # of every component: too many to log
 # strategies that hold a slice of each gradient, or none at all, where a norm or a mask would be silently wrong
 _SHARDED = ("FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy")
+_HOOKS = (
+    "on_fit_start",
+    "on_train_batch_start",
+    "on_after_backward",
+    "on_before_optimizer_step",
+    "on_save_checkpoint",
+    "on_load_checkpoint",
+)
 
 
 class TrainerDriver:
@@ -39,7 +49,8 @@ class TrainerDriver:
         self._door = door
         self._engine: GradientEngine | None = None
         self._restored: Mapping[str, Any] | None = None
-        self._hook_seen = False
+        self._hook_seen = False  # in this window
+        self._pending = False  # whether there is a gradient that the transform has not seen
 
     @property
     def engine(self) -> GradientEngine:
@@ -56,12 +67,12 @@ class TrainerDriver:
         """Bind the transform to the module; raise a `ConfigurationError` for what cannot work together."""
         self._refuse_fighting_clips(trainer)
         self._refuse_unsupported(trainer)
-        steps = _total_steps(trainer) if self.transform.needs_total_steps else None
+        steps = count_steps(trainer) if self.transform.needs_total_steps else None
         self._engine = GradientEngine(module, self.transform, total_steps=steps, seed=_run_seed(trainer))
-        self._hook_seen = False
-        if self._restored is not None:
+        self._hook_seen = self._pending = False
+        if self._restored is not None and trainer.ckpt_path:  # else this fit starts anew from loaded weights
             self._engine.load_state_dict(self._restored)
-            self._restored = None
+        self._restored = None
 
     def batch_start(self, trainer: Trainer) -> None:
         """Open the window at the first micro-batch of an optimizer step."""
@@ -75,14 +86,14 @@ class TrainerDriver:
 
     def after_backward(self, trainer: Trainer, module: LightningModule) -> None:
         """Apply the transform if an optimizer step follows this backward pass."""
-        self._hook_seen = True
+        self._hook_seen = self._pending = True
         # the very question Lightning asks before it runs the optimizer; there is no public form of it
         if module.automatic_optimization and not trainer.fit_loop._should_accumulate():
             self.apply_(trainer, module)
 
     def before_optimizer_step(self, trainer: Trainer, module: LightningModule) -> None:
         """Make sure that the transform was applied to what the optimizer is about to use."""
-        if self.engine.applied:
+        if self.engine.applied and not self._pending:
             self.engine.abandon()
             return
         if not module.automatic_optimization:
@@ -90,9 +101,10 @@ class TrainerDriver:
                 f"With manual optimization, call `{self._door}.apply_gradient_transform_()` after the last "
                 f"`manual_backward` before each `optimizer.step()`. Found no call at step {trainer.global_step}."
             )
-        if not self._hook_seen and any(parameter.grad is not None for parameter in module.parameters()):
+        gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
+        if not self._hook_seen and any(gradient.any() for gradient in gradients):  # zeros are what `zero_grad` left
             raise RuntimeError(
-                f"`{type(module).__name__}.on_after_backward` should call super().on_after_backward(). "
+                f"`{self._door}.on_after_backward` should run: an override has to call super().on_after_backward(). "
                 f"Found that it did not at step {trainer.global_step}."
             )
         # `training_step` returned None for the last micro-batch: the optimizer uses what the earlier ones left
@@ -103,9 +115,12 @@ class TrainerDriver:
         """Apply the transform now, and log what it did when the loggers are due."""
         self.batch_start(trainer)
         self.engine.apply_(loss_scale=_loss_scale(trainer, module))
+        self._pending = False
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by the logger connector
         if trainer.is_last_batch or (every and (trainer.global_step + 1) % every == 0):
-            shares = {name: value for name, value in self.engine.statistics.items() if "norm_" not in name}
+            shares = {
+                name: value for name, value in self.engine.statistics.items() if _NORMS.isdisjoint(name.split("/"))
+            }
             module.log_dict({f"gradient/{name}": value for name, value in shares.items()})
 
     # ------------------------------------------------------------ checkpoints
@@ -141,8 +156,13 @@ class TrainerDriver:
             )
 
 
-def _total_steps(trainer: Trainer) -> int | None:
+def count_steps(trainer: Trainer) -> int | None:
+    """Return the optimizer steps of the whole fit, or `None` for one that has no end or data of unknown length."""
     steps = trainer.estimated_stepping_batches
+    if trainer.ckpt_path:
+        # Counting sets the loader up before a resumed fit restores its position, which is then lost: Lightning#20550.
+        # Have it set up again; when the issue is closed, this goes.
+        trainer.fit_loop._combined_loader = None
     return int(steps) if steps not in {float("inf"), -1} else None
 
 
@@ -156,3 +176,16 @@ def _loss_scale(trainer: Trainer, module: LightningModule) -> Tensor | None:
     """Return what a gradient scaler multiplied the loss by, without reading it on the host."""
     scaler = getattr(trainer.precision_plugin, "scaler", None)
     return None if scaler is None else scaler.scale(torch.ones((), device=module.device))
+
+
+def require_super(cls: type, base: type) -> None:
+    """Refuse a subclass that overrides a hook of `base` without naming it, as `super().on_after_backward()` does."""
+    for owner in cls.__mro__[: cls.__mro__.index(base)]:
+        for hook in _HOOKS:
+            override = owner.__dict__.get(hook)
+            code = getattr(unwrap(override), "__code__", None) if override else None
+            if code is not None and hook not in code.co_names:
+                raise ConfigurationError(
+                    f"`{owner.__name__}.{hook}` should call super().{hook}(): gradients are masked and clipped there. "
+                    f"Found an override that does not."
+                )

@@ -5,7 +5,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
 
-from lightning_sparsegrad.driver import TrainerDriver
+from lightning_sparsegrad.driver import TrainerDriver, require_super
 from lightning_sparsegrad.engine import GradientEngine
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.modules.base import SparseGradModule
@@ -22,8 +22,9 @@ class GradientTransformCallback(Callback):
         gradient_transform: The strategy.
 
     Raises:
-        ConfigurationError: If `gradient_transform` is no transform; at the start of a fit, if the module is a
-            `SparseGradModule` itself, another such callback is present, or the transform cannot work on the model.
+        ConfigurationError: If `gradient_transform` is no transform; when a subclass overrides a hook without super();
+            at the start of a fit, if the module is a `SparseGradModule` itself, another such callback is present, or
+            the transform cannot work on the model.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -33,7 +34,12 @@ class GradientTransformCallback(Callback):
     """
 
     def __init__(self, gradient_transform: GradientTransform) -> None:
+        super().__init__()
         self._driver = TrainerDriver(gradient_transform, door=type(self).__name__)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        require_super(cls, GradientTransformCallback)
 
     @property
     def gradient_transform(self) -> GradientTransform:

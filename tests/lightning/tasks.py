@@ -1,0 +1,204 @@
+"""A tiny regression in two forms, one for each door, and the plain loop that both are compared with."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss
+from torch.optim import AdamW, Optimizer
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+from lightning_sparsegrad import (
+    Chain,
+    ComponentNormClip,
+    GradDrop,
+    GradientEngine,
+    GradientTransform,
+    GradientTransformCallback,
+    HeadOnly,
+    LayerGradDrop,
+    SparseGradModule,
+)
+from lightning_sparsegrad.components import NamedParameters
+from lightning_sparsegrad.transforms.base import Gradients, Window
+
+SEED = 6
+WIDTH = 8
+BATCHES = 7
+DOORS = ("module", "callback")
+STRATEGIES: dict[str, GradientTransform] = {
+    "mask and clip": Chain({"mask": GradDrop(0.5), "clip": ComponentNormClip(0.02)}),
+    "clip and mask": Chain({"clip": ComponentNormClip(0.02), "mask": GradDrop(0.5)}),
+    "mask per epoch": GradDrop(0.5, resample_every="epoch"),
+    "layers": LayerGradDrop(0.5),
+    "head": HeadOnly(),
+}
+
+Batch = Sequence[Tensor]
+Weights = dict[str, Tensor]
+
+
+class Network(nn.Module):
+    """Three blocks and a head, with the same weights every time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.blocks = nn.ModuleList(
+                nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Tanh(), nn.Linear(WIDTH, WIDTH)) for _ in range(3)
+            )
+            self.head = nn.Linear(WIDTH, 1)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        for block in self.blocks:
+            inputs = inputs + block(inputs)
+        outputs: Tensor = self.head(inputs)
+        return outputs
+
+
+class Regression(LightningModule):
+    """The task of somebody who does not know the library."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.network = Network()
+
+    def loss(self, batch: Batch) -> Tensor:
+        inputs, targets = batch
+        return mse_loss(self.network(inputs), targets)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+        return self.loss(batch)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self.log("val/loss", self.loss(batch))
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self.log("test/loss", self.loss(batch))
+
+    def configure_optimizers(self) -> Any:
+        return AdamW(self.parameters(), lr=0.01, weight_decay=0.1)
+
+
+class Recording(GradientTransform):
+    """Remembers the windows it was applied in: step and epoch."""
+
+    def __init__(self) -> None:
+        self.windows: list[tuple[int, int | None]] = []
+
+    def bind(self, parameters: NamedParameters, *, total_steps: int | None) -> None:
+        pass
+
+    def apply_(self, gradients: Gradients, window: Window) -> None:
+        self.windows.append((window.step, window.epoch))
+
+
+def through(
+    door: str, transform: GradientTransform, kind: type[Regression] = Regression
+) -> tuple[Regression, list[Callback]]:
+    """Return a task whose gradients go through a transform, and the callbacks that its Trainer needs for it."""
+    if door == "module":
+        return type(f"Sparse{kind.__name__}", (kind, SparseGradModule), {})(gradient_transform=transform), []
+    return kind(), [GradientTransformCallback(transform)]
+
+
+def door_of(run: Trainer) -> GradientTransformCallback | SparseGradModule:
+    """Return what holds the engine of a Trainer's last fit."""
+    candidates = [run.lightning_module, *run.callbacks]  # type: ignore[attr-defined]
+    (door,) = (each for each in candidates if isinstance(each, GradientTransformCallback | SparseGradModule))
+    return door
+
+
+def fit(
+    door: str, transform: GradientTransform, kind: type[Regression] = Regression, *, data: Any = None, **arguments: Any
+) -> Trainer:
+    """Fit a new task through a door; return the Trainer."""
+    task, callbacks = through(door, deepcopy(transform), kind)
+    run = trainer(**{**arguments, "callbacks": [*callbacks, *arguments.get("callbacks", [])]})
+    run.fit(task, loader() if data is None else data, loader(2))
+    return run
+
+
+def trainer(**arguments: Any) -> Trainer:
+    quiet = {
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+        "num_sanity_val_steps": 0,
+    }
+    return Trainer(**{"accelerator": "cpu", "max_epochs": 1, **quiet, **arguments})
+
+
+def dataset(batches: int = BATCHES, size: int = 2) -> TensorDataset:
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randn(batches * size, WIDTH, generator=generator)
+    return TensorDataset(inputs, inputs.sum(1, keepdim=True) + torch.randn(len(inputs), 1, generator=generator))
+
+
+def loader(batches: int = BATCHES, size: int = 2) -> DataLoader[Any]:
+    return DataLoader(dataset(batches, size), batch_size=size)
+
+
+class Stream(IterableDataset[Any]):
+    """The same samples, without saying how many there are."""
+
+    def __iter__(self) -> Iterator[Any]:
+        samples = dataset()
+        yield from (samples[index] for index in range(len(samples)))
+
+
+def weights(source: nn.Module | Trainer) -> Weights:
+    module = source.lightning_module if isinstance(source, Trainer) else source
+    return {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
+
+
+def windows(*accumulate: int, batches: Sequence[Batch] | None = None) -> list[tuple[int, int, list[Batch]]]:
+    """Return the windows of one epoch per number of micro-batches: epoch, that number, and the micro-batches."""
+    data = list(loader()) if batches is None else batches
+    return [
+        (epoch, size, list(data[start : start + size]))
+        for epoch, size in enumerate(accumulate)
+        for start in range(0, len(data), size)
+    ]
+
+
+def plain_loop(
+    task: Regression,
+    transform: GradientTransform,
+    windows: Sequence[tuple[int, int, Sequence[Batch]]],
+    *,
+    seed: int = SEED,
+    first_step: int = 0,
+    optimizer: Optimizer | None = None,
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    scaler: torch.amp.GradScaler | None = None,
+    set_to_none: bool = True,
+) -> Weights:
+    """Train as anybody would without a Trainer; return the weights."""
+    engine = GradientEngine(task, transform, seed=seed)
+    optimizer = optimizer or task.configure_optimizers()
+    scaler = scaler or torch.amp.GradScaler("cpu", enabled=False)
+    for step, (epoch, divisor, batches) in enumerate(windows, start=first_step):
+        optimizer.zero_grad(set_to_none=set_to_none)
+        with engine.window(step, epoch=epoch):
+            for batch in batches:
+                with autocast():
+                    loss = task.loss(batch)
+                torch.autograd.backward(scaler.scale(loss / divisor))
+            engine.apply_(loss_scale=scaler.scale(torch.ones(())) if scaler.is_enabled() else None)
+        scaler.step(optimizer)
+        scaler.update()
+    return weights(task)
+
+
+def assert_same_weights(actual: Weights, expected: Weights) -> None:
+    """Assert equality bit for bit."""
+    assert actual.keys() == expected.keys()
+    for name in expected:
+        assert torch.equal(actual[name], expected[name]), name
