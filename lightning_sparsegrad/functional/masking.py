@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightning_sparsegrad.functional.hashing import hash_entries, keep_threshold
 
-_CPU_CHUNK = 1 << 18  # entries whose hash stays in the cache of a core
+_CPU_CHUNK = 1 << 17  # entries whose hash stays in the cache of a core
 _DEVICE_CHUNK = 1 << 24  # on an accelerator, few launches matter more than a cache
 _WORD = 1 << 32
 

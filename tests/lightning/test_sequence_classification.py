@@ -1,5 +1,6 @@
 """The task for texts: what it trains, what it measures, what it stores."""
 
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -183,24 +184,15 @@ def test_linear_decay_learns_the_length_of_the_fit(folder: Path, accumulate: int
 
 def test_linear_decay_keeps_a_length_it_was_given(folder: Path) -> None:
     rates = Rates()
-    task = build(
-        folder,
-        "classes",
-        optimizer=rates.optimizer,
-        lr_scheduler=lambda optimizer: LinearDecay(optimizer, total_steps=10),
-    )
+    task = build(folder, "classes", optimizer=rates.optimizer, lr_scheduler=partial(LinearDecay, total_steps=10))
     trainer().fit(task, feed(batches("classes")))
     assert rates.seen == pytest.approx([1.0, 0.9, 0.8, 0.7])
 
 
 def test_another_scheduler_is_stepped_with_the_optimizer(folder: Path) -> None:
     rates = Rates()
-    task = build(
-        folder,
-        "classes",
-        optimizer=rates.optimizer,
-        lr_scheduler=lambda optimizer: StepLR(optimizer, step_size=2, gamma=0.5),
-    )
+    halving = partial(StepLR, step_size=2, gamma=0.5)
+    task = build(folder, "classes", optimizer=rates.optimizer, lr_scheduler=halving)
     trainer(max_epochs=2, accumulate_grad_batches=2).fit(task, feed(batches("classes")))
     assert rates.seen == [1.0, 1.0, 0.5, 0.5]
 
@@ -289,7 +281,10 @@ def test_a_fit_logs_loss_metrics_and_shares(folder: Path) -> None:
 def test_predictions(folder: Path, kind: str, labelled: bool) -> None:
     task = build(folder, kind)
     found = batches(kind, EVALUATION_SIZES)
-    given = found if labelled else [{k: v for k, v in batch.items() if k != "labels"} for batch in found]
+    given = [{name: value for name, value in batch.items() if name != "labels"} for batch in found]
+    for batch, source in zip(given, found, strict=True):
+        if labelled:
+            batch["labels"] = torch.full_like(source["labels"], -1)  # how published test sets hide them
     outputs: Any = trainer().predict(task, feed(given))
     logits = torch.cat([output["logits"] for output in outputs])
     predictions = torch.cat([output["predictions"] for output in outputs])
