@@ -215,7 +215,8 @@ def _stored_config(path: Path) -> dict[str, Any]:
 
 
 def _root(error: BaseException) -> BaseException:
-    while error.__cause__ is not None:
+    """Return what first went wrong; what the library has already put into words stands for what lies behind it."""
+    while error.__cause__ is not None and not isinstance(error, ConfigurationError):
         error = error.__cause__
     return error
 

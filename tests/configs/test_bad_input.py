@@ -1,0 +1,55 @@
+from pathlib import Path
+
+import pytest
+
+from lightning_sparsegrad.main import main
+
+ROOT = Path(__file__).parents[2]
+QUICKSTART = f"--config={ROOT / 'configs' / 'quickstart.yaml'}"
+MASK, CLIP = "--model.gradient_transform.transforms.mask", "--model.gradient_transform.transforms.clip"
+TEXT = "--data=TextDataModule"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "answer"),
+    [
+        ([f"{MASK}.rate=1.5"], "Parameter `rate` should be in [0, 1]. Found `rate = 1.5`."),
+        ([f"{MASK}.rate=.nan"], "Parameter `rate` should be in [0, 1]. Found `rate = nan`."),
+        ([f"{CLIP}.max_norm=-1"], "Parameter `max_norm` should be positive. Found `max_norm = -1.0`."),
+        ([f"{CLIP}.max_norm=.nan"], "Parameter `max_norm` should be positive. Found `max_norm = nan`."),
+        (
+            [f"{MASK}.exclude=*classifer*"],
+            "Found `*classifer*`, which matches none of 105. Near matches: `model.classif",
+        ),
+        (["--model.gradient_transform=GradDorp"], "`GradDorp` is no file and no class that fits"),
+        ([f"{MASK}.rat=0.5"], "`rat` is no argument of `GradDrop`"),
+        (["--trainer.gradient_clip_val=1.0"], "Parameter `gradient_clip_val` of the Trainer should be left out"),
+        (["--model.model_name_or_path=package:not-there/model"], "run `pip install not-there`"),
+        (["--model.model_name_or_path=empty"], "Parameter `model_name_or_path` should be a hub id that can be reached"),
+        ([TEXT, "--data.data_files.train=not_there.csv"], "Found `data_files.train = 'not_there.csv'`"),
+        ([TEXT, "--data.data_files.train=empty.csv"], "empty.csv"),
+        ([TEXT, "--data.data_files.train=labels.csv"], "Labels in column `label` should be the integers 0 to n-1"),
+        ([TEXT, "--data.data_files.train=good.csv", "--data.text_columns=txt"], "Near matches: `text`"),
+    ],
+    ids=str,
+)
+def test_bad_input_is_answered_in_one_line(
+    arguments: list[str],
+    answer: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    Path("empty").mkdir()
+    Path("empty.csv").touch()
+    Path("labels.csv").write_text("text,label\na,0\nb,7\n")
+    Path("good.csv").write_text("text,label\na,0\nb,1\n")
+    quiet = ["--trainer.accelerator=cpu", "--trainer.logger=false", "--trainer.max_steps=1"]
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", QUICKSTART, *quiet, *arguments])
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert stopped.value.code == 2
+    assert last.startswith("error: ")
+    assert answer in last
