@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
-from torch.optim import LBFGS
+from torch.optim import LBFGS, Optimizer
 
 from lightning_sparsegrad.engine import GradientEngine
 from lightning_sparsegrad.errors import ConfigurationError
@@ -51,6 +51,7 @@ class TrainerDriver:
         self._restored: Mapping[str, Any] | None = None
         self._hook_seen = False  # in this window
         self._pending = False  # whether there is a gradient that the transform has not seen
+        self._stepped: set[int] = set()  # the optimizers that have used what the transform left
 
     @property
     def engine(self) -> GradientEngine:
@@ -91,9 +92,10 @@ class TrainerDriver:
         if module.automatic_optimization and not trainer.fit_loop._should_accumulate():
             self.apply_(trainer, module)
 
-    def before_optimizer_step(self, trainer: Trainer, module: LightningModule) -> None:
+    def before_optimizer_step(self, trainer: Trainer, module: LightningModule, optimizer: Optimizer) -> None:
         """Make sure that the transform was applied to what the optimizer is about to use."""
-        if self.engine.applied and not self._pending:
+        if self.engine.applied and not self._pending and id(optimizer) not in self._stepped:
+            self._stepped.add(id(optimizer))
             self.engine.abandon()
             return
         if not module.automatic_optimization:
@@ -109,6 +111,7 @@ class TrainerDriver:
             )
         # `training_step` returned None for the last micro-batch: the optimizer uses what the earlier ones left
         self.apply_(trainer, module)
+        self._stepped.add(id(optimizer))
         self.engine.abandon()
 
     def apply_(self, trainer: Trainer, module: LightningModule) -> None:
@@ -116,6 +119,7 @@ class TrainerDriver:
         self.batch_start(trainer)
         self.engine.apply_(loss_scale=_loss_scale(trainer, module))
         self._pending = False
+        self._stepped.clear()
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by the logger connector
         if trainer.is_last_batch or (every and (trainer.global_step + 1) % every == 0):
             shares = {

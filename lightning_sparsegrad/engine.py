@@ -66,6 +66,8 @@ class GradientEngine:
             raise ConfigurationError(
                 f"Parameter `total_steps` should be a positive integer. Found `total_steps = {total_steps!r}`."
             )
+        if not isinstance(model, nn.Module):
+            raise ConfigurationError(f"Parameter `model` should be a module. Found `{type(model).__name__}`.")
         self._set_seed(seed, transform)
         self._parameters = NamedParameters(model)
         _refuse_shards(self._parameters)
@@ -135,8 +137,8 @@ class GradientEngine:
 
         Raises:
             RuntimeError: If no window is open, or the transform was applied in it already.
-            ConfigurationError: If a gradient is sparse, or everything was dropped under loss scaling, where the
-                optimizer needs a gradient.
+            ConfigurationError: If a gradient is sparse, complex or of a parameter that is new in the model, or
+                everything was dropped under loss scaling, where the optimizer needs a gradient.
         """
         if self._window is None:
             raise RuntimeError("GradientEngine.apply_() should be called inside a window. Found none open.")
@@ -146,8 +148,10 @@ class GradientEngine:
             )
         found = {name: p.grad for name, p in self._parameters.tensors.items() if p.grad is not None}
         for name, gradient in found.items():
-            if gradient.layout != torch.strided:
-                raise ConfigurationError(f"Gradients should be dense. Found a sparse gradient of `{name}`.")
+            if gradient.layout != torch.strided or gradient.is_complex():
+                kind = "complex" if gradient.is_complex() else "sparse"
+                raise ConfigurationError(f"Gradients should be dense and real. Found a {kind} gradient of `{name}`.")
+        self._refuse_unknown()
         gradients = Gradients(found, loss_scale=loss_scale)
         self.transform.apply_(gradients, self._window)
         for name in gradients.dropped:
@@ -158,6 +162,15 @@ class GradientEngine:
                 f"`{self.transform!r}` should keep a gradient under loss scaling, or the scaler finds none to check. "
                 f"Found all dropped at step {self._window.step}."
             )
+
+    def _refuse_unknown(self) -> None:
+        """Refuse a gradient of a parameter that was put into the model after the engine was made."""
+        known = {id(parameter) for parameter in self._parameters.tensors.values()}
+        for name, parameter in self._parameters.model.named_parameters():
+            if id(parameter) not in known and parameter.grad is not None:
+                raise ConfigurationError(
+                    f"Parameters should be in the model before its engine is made. Found `{name}`, which is new."
+                )
 
     @property
     def statistics(self) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ embeddings) and 1 at the top (the head).
 
 from abc import ABC, abstractmethod
 from math import cos, isfinite, pi
+from numbers import Real
 from typing import ClassVar
 
 from lightning_sparsegrad.errors import ConfigurationError
@@ -173,7 +174,7 @@ def _between(start: float, end: float, share: float) -> float:
 def _as_schedule(parameter: str, value: float | Schedule) -> Schedule:
     if isinstance(value, Schedule):
         return value
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise ConfigurationError(f"Parameter `{parameter}` should be a number or a schedule. Found `{value!r}`.")
     return Constant(value)
 

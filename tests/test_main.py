@@ -8,113 +8,12 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningCLI
-from torch import Tensor
-from torch.utils.data import DataLoader
 
-from lightning_sparsegrad import (
-    ComponentNormClip,
-    ConfigurationError,
-    GradDrop,
-    GradientTransform,
-    SparseGradCLI,
-    SparseGradModule,
-)
+from lightning_sparsegrad import ComponentNormClip, ConfigurationError, GradDrop, GradientTransform, SparseGradCLI
 from lightning_sparsegrad.main import main
-
-
-class Reader(SparseGradModule):
-    """Needs `num_labels`, saves no hyperparameters, and says in `made` what it was made of."""
-
-    made: list[dict[str, Any]] = []  # noqa: RUF012
-
-    def __init__(
-        self, num_labels: int, gradient_transform: GradientTransform, lr: float = 0.1, fault: str | None = None
-    ) -> None:
-        super().__init__(gradient_transform=gradient_transform)
-        if fault == "value":
-            raise ValueError("Parameter `fault` should be `None`.\nFound `fault = value`.")
-        if fault == "bug":
-            raise RuntimeError("a bug in the constructor")
-        self.made.append({"num_labels": num_labels, "lr": lr, "transform": repr(gradient_transform)})
-        self.layer, self.lr, self.fault = torch.nn.Linear(2, num_labels), lr, fault
-
-    def training_step(self, batch: Tensor) -> Tensor:
-        if self.fault == "step":
-            raise ValueError("a bug in the training step")
-        return self.layer(batch).square().mean()  # type: ignore[no-any-return]
-
-    def validation_step(self, batch: Tensor) -> None:
-        self.log("val/loss", self.layer(batch).square().mean())
-
-    def test_step(self, batch: Tensor) -> None:
-        self.log("test/loss", self.layer(batch).square().mean())
-
-    def predict_step(self, batch: Tensor) -> Tensor:
-        return self.layer(batch)  # type: ignore[no-any-return]
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=self.lr)
-
-
-class Plain(LightningModule):
-    """Takes no `num_labels`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = torch.nn.Linear(2, 1)
-
-    def training_step(self, batch: Tensor) -> Tensor:
-        return self.layer(batch).square().mean()  # type: ignore[no-any-return]
-
-    def validation_step(self, batch: Tensor) -> None:
-        pass
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=0.1)
-
-
-class Unlabelled(LightningDataModule):
-    def __init__(self, size: int = 4) -> None:
-        super().__init__()
-        if size < 1:
-            raise ConfigurationError(f"Parameter `size` should be positive. Found `size = {size}`.")
-        self.size = size
-
-    def train_dataloader(self) -> DataLoader[Tensor]:
-        return DataLoader(torch.ones(self.size, 2))  # type: ignore[arg-type]
-
-    val_dataloader = test_dataloader = predict_dataloader = train_dataloader
-
-
-class Labelled(Unlabelled):
-    @property
-    def num_labels(self) -> int:
-        return 3
-
-
-class Hook(Plain):
-    """What `fit` finds out only at its start."""
-
-    def setup(self, stage: str) -> None:
-        raise ConfigurationError("Parameter `hook` cannot be set up.")
-
-
-READER, PLAIN, HOOK = (f"--model={__name__}.{model}" for model in ("Reader", "Plain", "Hook"))
-LABELLED, UNLABELLED = f"--data={__name__}.Labelled", f"--data={__name__}.Unlabelled"
-DROP = ["--model.gradient_transform=GradDrop", "--model.gradient_transform.rate=0.5"]
-QUICK = [
-    "--seed_everything=0",
-    "--trainer.accelerator=cpu",
-    "--trainer.max_epochs=1",
-    "--trainer.logger=false",
-    "--trainer.enable_progress_bar=false",
-    "--trainer.enable_model_summary=false",
-    "--trainer.enable_checkpointing=false",
-]
-SAVE = "--trainer.enable_checkpointing=true"
+from tests.command_line import DROP, HOOK, LABELLED, PLAIN, QUICK, READER, SAVE, UNLABELLED, Plain, Reader
 
 
 @pytest.fixture(autouse=True)
@@ -178,7 +77,7 @@ def test_second_run_into_the_same_directory() -> None:
 
 
 def test_a_config_the_user_wrote_is_not_overwritten() -> None:
-    written = f"# by hand\nmodel: {__name__}.Reader\n"
+    written = f"# by hand\nmodel: {Reader.__module__}.Reader\n"
     Path("config.yaml").write_text(written)
     for _ in range(2):
         main(["fit", "--config=config.yaml", LABELLED, *DROP, *QUICK])
@@ -235,7 +134,9 @@ def test_flags_win_over_the_checkpoint(checkpoint: str) -> None:
 def test_files_win_over_the_checkpoint_and_no_old_strategy_shows_through(checkpoint: str) -> None:
     clip = {"class_path": "ComponentNormClip", "init_args": {"max_norm": 2.0}}
     Path("task.yaml").write_text(
-        yaml.safe_dump({"model": {"class_path": f"{__name__}.Reader", "init_args": {"gradient_transform": clip}}})
+        yaml.safe_dump(
+            {"model": {"class_path": f"{Reader.__module__}.Reader", "init_args": {"gradient_transform": clip}}}
+        )
     )
     main(["test", "--config", "task.yaml", "--ckpt_path", checkpoint, *QUICK, SAVE])
     assert Reader.made == [{"num_labels": 3, "lr": 0.25, "transform": repr(ComponentNormClip(2.0))}]
@@ -351,7 +252,7 @@ def test_printed_config_is_yaml(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_info:
         main(["fit", PLAIN, "--print_config"])
     assert exit_info.value.code == 0
-    assert yaml.safe_load(capsys.readouterr().out)["model"]["class_path"] == f"{__name__}.Plain"
+    assert yaml.safe_load(capsys.readouterr().out)["model"]["class_path"] == f"{Plain.__module__}.Plain"
 
 
 def test_script_exits_with_its_status() -> None:

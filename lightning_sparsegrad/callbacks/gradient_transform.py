@@ -56,7 +56,8 @@ class GradientTransformCallback(Callback):
         self._driver.apply_(trainer, pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        doors = [type(callback).__name__ for callback in trainer.callbacks if isinstance(callback, type(self))]  # type: ignore[attr-defined]
+        present: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by the callback connector
+        doors = [type(callback).__name__ for callback in present if isinstance(callback, GradientTransformCallback)]
         if isinstance(pl_module, SparseGradModule):
             doors.append(type(pl_module).__name__)
         if len(doors) > 1:
@@ -73,9 +74,9 @@ class GradientTransformCallback(Callback):
         """Apply the transform if an optimizer step follows this backward pass."""
         self._driver.after_backward(trainer, pl_module)
 
-    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:  # noqa: ARG002
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Make sure that the transform was applied."""
-        self._driver.before_optimizer_step(trainer, pl_module)
+        self._driver.before_optimizer_step(trainer, pl_module, optimizer)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
         self._driver.save(checkpoint)

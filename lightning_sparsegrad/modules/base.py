@@ -75,7 +75,7 @@ class SparseGradModule(LightningModule):
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Make sure that the transform was applied."""
         super().on_before_optimizer_step(optimizer)
-        self._driver.before_optimizer_step(self.trainer, self)
+        self._driver.before_optimizer_step(self.trainer, self, optimizer)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)

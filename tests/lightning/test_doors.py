@@ -83,7 +83,13 @@ class Special(GradientTransformCallback):
     pass
 
 
-@pytest.mark.parametrize("kinds", [(GradientTransformCallback,) * 2, (GradientTransformCallback, Special)])
+class Sibling(GradientTransformCallback):
+    pass
+
+
+@pytest.mark.parametrize(
+    "kinds", [(GradientTransformCallback,) * 2, (GradientTransformCallback, Special), (Special, Sibling)]
+)
 def test_two_callbacks_are_refused(kinds: tuple[type[GradientTransformCallback], ...]) -> None:
     for order in (kinds, kinds[::-1]):
         doors = [kind(GradDrop(0.5)) for kind in order]

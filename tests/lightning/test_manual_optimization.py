@@ -91,6 +91,17 @@ class ForgetfulTheSecondTime(Manual):
         self.step()
 
 
+class ForgetfulBesideLightning(Manual):
+    """Goes round `manual_backward`, which the hook would have seen."""
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        self.manual_backward(self.loss(batch))
+        self.apply_()
+        self.step()
+        torch.autograd.backward(self.loss(batch))
+        self.step()
+
+
 class TwoSteps(Manual):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         for _ in range(2):
@@ -147,6 +158,7 @@ def test_two_optimizers_may_share_a_window(door: str) -> None:
         (Forgetful, r"call `.+\.apply_gradient_transform_\(\)` after the last `manual_backward` .* no call at step 0"),
         (Early, "after the last `manual_backward` .* Found no call at step 0"),
         (ForgetfulTheSecondTime, "before each `optimizer.step.*Found no call at step 1"),
+        (ForgetfulBesideLightning, "before each `optimizer.step.*Found no call at step 1"),
         (Twice, "should be called once. Found two calls at step 0"),
         (TwiceOverBatches, "should be called once. Found two calls at step 0"),
     ],

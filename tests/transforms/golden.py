@@ -1,22 +1,21 @@
-"""A fixed small model, gradients by formula, and what every strategy makes of them: one golden row each, or more.
+"""What every strategy makes of the gradients of a fixed small model: one golden row each, or more.
 
 A new strategy adds a row; `python -m tests.transforms.golden` prints the numbers of all.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from math import inf
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_sparsegrad import (
     Chain,
     ComponentNormClip,
     GlobalNormClip,
     GradDrop,
-    GradientEngine,
     GradientTransform,
     GradualUnfreezing,
     HeadOnly,
@@ -27,198 +26,18 @@ from lightning_sparsegrad import (
     ValueClip,
 )
 from tests import reference
-from tests.reference import Entries, Layout, Reference, Values, When
-
-TOTAL_STEPS, SEED = 6, 11
-WINDOWS = (0, 2, 5)  # the steps of the golden numbers
-STEPS_PER_EPOCH = 2
-
-Snapshot = dict[str, Tensor | None]  # the gradients of a model by name
+from tests.reference import Reference, When
+from tests.transforms.small import bits, run
 
 
-class Block(nn.Module):
-    """A transformer block with a fused projection; `permuted` registers the same parameters in another order."""
-
-    attention: nn.MultiheadAttention
-    norm: nn.LayerNorm
-    output: nn.Linear
-
-    def __init__(self, permuted: bool) -> None:
-        super().__init__()
-        children: dict[str, nn.Module] = {
-            "attention": nn.MultiheadAttention(4, 2, batch_first=True),
-            "norm": nn.LayerNorm(4),
-            "output": nn.Linear(4, 4),
-        }
-        for name in reversed(children) if permuted else children:
-            self.add_module(name, children[name])
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attention(x, x, x, need_weights=False)[0]
-        changed: Tensor = self.output(self.norm(x)).tanh()
-        return x + changed
-
-
-class Small(nn.Module):
-    """Embeddings, two blocks, a final norm, a head that may be tied; and an empty and a 0-d parameter."""
-
-    def __init__(self, *, tied: bool = False, permuted: bool = False) -> None:
-        super().__init__()
-        self.empty = nn.Parameter(torch.zeros(0, 3))
-        self.temperature = nn.Parameter(torch.zeros(()))
-        self.embeddings = nn.Embedding(7, 4)
-        self.blocks = nn.ModuleList(Block(permuted) for _ in range(2))
-        self.norm = nn.LayerNorm(4)
-        self.head = nn.Linear(4, 7)
-        for name, parameter in self.named_parameters():
-            parameter.data = (by_formula(name, parameter.numel(), 0) / 8).view(parameter.shape)
-        if tied:
-            self.head.weight = self.embeddings.weight
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        x = self.embeddings(tokens)
-        for block in self.blocks:
-            x = block(x)
-        logits: Tensor = self.head(self.norm(x)) * (1 + self.temperature) + self.empty.sum()
-        return logits
-
-
-def by_formula(name: str, count: int, step: int) -> Tensor:
-    """Return numbers for a parameter that no rounding touches: multiples of 1/32 in (-2, 2), none of them zero."""
-    start = sum(name.encode()) + 17 * step
-    numbers = [(start + 37 * index) % 127 - 63 for index in range(count)]
-    return torch.tensor([number or 5 for number in numbers], dtype=torch.float32) / 32
-
-
-def layout_of(model: Small) -> Layout:
-    """Return by hand what the library has to find in the model."""
-    tied = model.head.weight is model.embeddings.weight
-    depths = {}
-    for name, _ in model.named_parameters():
-        if name.startswith("blocks."):
-            depth = int(name.split(".")[1]) + 1
-        else:
-            depth = {"empty": 0, "embeddings": 0, "norm": 2, "head": 3, "temperature": 3}[name.split(".")[0]]
-        depths[name] = frozenset({depth})
-    if tied:
-        depths["embeddings.weight"] = frozenset({0, 3})
-    parts = [("query", 4), ("key", 4), ("value", 4)]
-    return Layout(
-        shapes={name: tuple(parameter.shape) for name, parameter in model.named_parameters()},
-        depths=depths,
-        head=3,
-        fused={name: parts for name in depths if name.endswith(("in_proj_weight", "in_proj_bias"))},
-    )
-
-
-def window_of(step: int) -> When:
-    return When(step=step, epoch=step // STEPS_PER_EPOCH, total_steps=TOTAL_STEPS, seed=SEED)
-
-
-# ---------------------------------------------------------------- running
-def on_one_thread() -> Iterator[None]:
-    """Hold torch to one thread, for a fixture: on tensors this small, handing work over takes longer than doing it."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def engine_for(model: nn.Module, transform: GradientTransform) -> GradientEngine:
-    return GradientEngine(model, transform, total_steps=TOTAL_STEPS, seed=SEED)
-
-
-def set_gradients(model: nn.Module, step: int, *, scale: float = 1.0) -> None:
-    for name, parameter in model.named_parameters():
-        parameter.grad = (by_formula(name, parameter.numel(), step) * scale).view(parameter.shape).to(parameter.dtype)
-
-
-def fill_gradients(model: nn.Module, value: float = 1.0) -> None:
-    """Give every parameter a gradient of one value."""
-    for parameter in model.parameters():
-        parameter.grad = torch.full_like(parameter, value)
-
-
-def trained(model: nn.Module) -> set[str]:
-    """Return the names of the parameters that have a gradient."""
-    return {name for name, parameter in model.named_parameters() if parameter.grad is not None}
-
-
-def apply(engine: GradientEngine, step: int, *, loss_scale: float | None = None) -> None:
-    scale = None if loss_scale is None else torch.tensor(loss_scale)
-    with engine.window(step, epoch=step // STEPS_PER_EPOCH):
-        engine.apply_(loss_scale=scale)
-
-
-def snapshot(model: nn.Module) -> Snapshot:
-    return {name: None if p.grad is None else p.grad.clone() for name, p in model.named_parameters()}
-
-
-def run(
-    transform: GradientTransform, *, model: nn.Module | None = None, steps: Sequence[int] = WINDOWS
-) -> dict[int, Snapshot]:
-    """Apply a transform in a fresh engine to the gradients of the formula, and return those of each step."""
-    model = Small() if model is None else model
-    engine = engine_for(model, transform)
-    done = {}
-    for step in steps:
-        set_gradients(model, step)
-        apply(engine, step)
-        done[step] = snapshot(model)
-    return done
-
-
-def bits(tensor: Tensor) -> Tensor:
-    """Return a tensor's bits, which tell -0.0 from 0.0 and one undefined number from another."""
-    return tensor.contiguous().view({2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()])
-
-
-def assert_same_bits(found: Mapping[str, Tensor | None], expected: Mapping[str, Tensor | None]) -> None:
-    assert found.keys() == expected.keys()
-    for name, tensor in found.items():
-        other = expected[name]
-        if tensor is None or other is None:
-            assert tensor is other, f"only one of the two dropped {name} whole"
-        else:
-            assert torch.equal(bits(tensor), bits(other)), name
-
-
-# ---------------------------------------------------------------- the reference on a model
-def values_of(model: nn.Module) -> Values:
-    return {
-        name: None if p.grad is None else Entries(tuple(p.grad.shape), p.grad.double().flatten().tolist())
-        for name, p in model.named_parameters()
-    }
-
-
-def assert_equals_reference(model: nn.Module, expected: Values) -> None:
-    tolerance = {
-        torch.float64: (1e-6, 1e-9),
-        torch.float32: (1e-5, 1e-7),
-        torch.float16: (2e-3, 1e-6),
-        torch.bfloat16: (1.6e-2, 1e-7),
-    }
-    for name, parameter in model.named_parameters():
-        entries, gradient = expected[name], parameter.grad
-        if entries is None or gradient is None:
-            assert entries is None, f"{name} was dropped whole"
-            assert gradient is None, f"{name} was not dropped whole"
-            continue
-        wanted = torch.tensor(entries.values, dtype=torch.float64).view(entries.shape).to(gradient.dtype)
-        rtol, atol = tolerance[gradient.dtype]
-        message = f"{name} is {gradient}, the reference says {wanted}"
-        torch.testing.assert_close(gradient, wanted, rtol=rtol, atol=atol, equal_nan=True, msg=message)
-
-
-# ---------------------------------------------------------------- golden rows
 @dataclass(frozen=True)
 class Golden:
     """What a strategy makes of the formula's gradients.
 
     Args:
         transform: The strategy, with arguments.
-        sums: For each of `WINDOWS`, the sum of all entries left, each times its position (see `weighted_sum`).
-        dropped: For each of `WINDOWS`, how many tensors end without a gradient.
+        sums: For each of `small.WINDOWS`, the sum of all entries left, each times its position (see `weighted_sum`).
+        dropped: For each of `small.WINDOWS`, how many tensors end without a gradient.
         does: The same as a slow reference.
     """
 

@@ -21,7 +21,7 @@ from lightning_sparsegrad import (
 from lightning_sparsegrad.components import NamedParameters
 from lightning_sparsegrad.transforms import Gradients, Window
 from tests import reference
-from tests.transforms.golden import (
+from tests.transforms.small import (
     Small,
     apply,
     assert_equals_reference,

@@ -17,7 +17,7 @@ from lightning_sparsegrad import (
 )
 from lightning_sparsegrad.components.partition import ComponentKind
 from tests.tiny import tiny_bert, tiny_gpt2
-from tests.transforms.golden import Small, assert_same_bits, snapshot
+from tests.transforms.small import Small, assert_same_bits, snapshot
 
 
 def _set_random_gradients(model: nn.Module, *, scale: float = 1.0) -> None:

@@ -17,7 +17,7 @@ from lightning_sparsegrad import (
     TopDown,
 )
 from tests.tiny import tiny_gpt2
-from tests.transforms.golden import Small, apply, assert_same_bits, engine_for, set_gradients, snapshot
+from tests.transforms.small import Small, apply, assert_same_bits, engine_for, set_gradients, snapshot
 
 
 @pytest.mark.parametrize("norm_type", [2.0, inf], ids=str)

@@ -8,7 +8,7 @@ from torch import nn
 from lightning_sparsegrad import ConfigurationError, Constant, GradientEngine, GradualUnfreezing, Linear, TopDown
 from lightning_sparsegrad.schedules import Schedule
 from tests.tiny import tiny_bart, tiny_bert, tiny_gpt2
-from tests.transforms.golden import fill_gradients, trained
+from tests.transforms.small import fill_gradients, trained
 
 LAYERS = ("bert.embeddings", "bert.encoder.layer.0", "bert.encoder.layer.1", "bert.encoder.layer.2")  # bottom first
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from lightning_sparsegrad import ConfigurationError, GradientEngine, HeadOnly
 from tests.tiny import tiny_bert, tiny_gpt2, tiny_gpt2_classifier
-from tests.transforms.golden import apply, fill_gradients, trained
+from tests.transforms.small import apply, fill_gradients, trained
 
 
 def _trained(model: nn.Module, transform: HeadOnly) -> set[str]:

@@ -21,7 +21,7 @@ from lightning_sparsegrad import (
     ValueClip,
 )
 from lightning_sparsegrad.components.partition import ComponentKind
-from tests.transforms.golden import Small, apply, assert_same_bits, engine_for, set_gradients, snapshot
+from tests.transforms.small import Small, apply, assert_same_bits, engine_for, set_gradients, snapshot
 
 KINDS: tuple[ComponentKind, ...] = ("projection", "tensor", "module", "block")
 LIMITS: dict[str, GradientTransform] = {

@@ -9,7 +9,7 @@ from torch import nn
 
 from lightning_sparsegrad import ConfigurationError, GradientEngine, LayerGradDrop, Linear, TopDown
 from tests.tiny import tiny_bert, tiny_gpt2
-from tests.transforms.golden import Small, fill_gradients, trained
+from tests.transforms.small import Small, fill_gradients, trained
 
 HEAD = {"bert.pooler.dense.weight", "bert.pooler.dense.bias", "classifier.weight", "classifier.bias"}
 LAYERS = ("bert.embeddings", "bert.encoder.layer.0", "bert.encoder.layer.1", "bert.encoder.layer.2")

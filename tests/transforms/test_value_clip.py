@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_sparsegrad import ConfigurationError, GradientEngine, Linear, TopDown, ValueClip
-from tests.transforms.golden import Small, apply, engine_for, set_gradients
+from tests.transforms.small import Small, apply, engine_for, set_gradients
 
 
 def _clipped(values: list[float], transform: ValueClip, *, step: int = 0, scale: float | None = None) -> Tensor:

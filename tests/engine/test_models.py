@@ -1,0 +1,158 @@
+"""GradientEngine in a plain PyTorch loop: the models and arguments it takes and refuses."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
+
+from lightning_sparsegrad import (
+    Chain,
+    ComponentNormClip,
+    ConfigurationError,
+    GradDrop,
+    GradientEngine,
+    Identity,
+    LayerGradDrop,
+)
+from tests.transforms.small import Small, assert_same_bits, set_gradients, snapshot
+
+
+@pytest.fixture
+def process_group() -> Iterator[None]:
+    store = torch.distributed.HashStore()  # type: ignore[attr-defined]  # not in torch's own list of names
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+class Wrapper(nn.Module):
+    """What `torch.compile` makes of a module, as far as names go."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self._orig_mod = module
+
+
+@pytest.mark.parametrize("wrap", [nn.parallel.DistributedDataParallel, Wrapper], ids=["DDP", "compile"])
+@pytest.mark.usefixtures("process_group")
+def test_names_and_masks_do_not_depend_on_a_wrapper(wrap: Callable[[nn.Module], nn.Module]):
+    transform = Chain([GradDrop(0.5, include="head.*"), LayerGradDrop(0.5), ComponentNormClip(0.1)])
+    found = []
+    for wrapped in (False, True):
+        model = Small()
+        engine = GradientEngine(wrap(model) if wrapped else model, transform)
+        set_gradients(model, 0)
+        with engine.window(1):
+            engine.apply_()
+        found.append(snapshot(model))
+        assert "norm_before/head.weight" in engine.statistics
+    assert_same_bits(*found)
+
+
+@pytest.mark.usefixtures("process_group")
+def test_sharded_parameters_are_refused():
+    model, mesh = nn.Linear(4, 4), init_device_mesh("cpu", (1,))
+    model.weight = nn.Parameter(distribute_tensor(model.weight.detach(), mesh, [Shard(0)]))
+    with pytest.raises(ConfigurationError, match=r"should be whole on each device. Found `weight` sharded\."):
+        GradientEngine(model, Identity())
+
+
+def test_sparse_gradients_are_refused_by_name():
+    model = nn.ModuleDict({"words": nn.Embedding(5, 2, sparse=True), "head": nn.Linear(2, 1)})
+    engine = GradientEngine(model, Identity())
+    model["head"](model["words"](torch.tensor([1, 3]))).sum().backward()
+    message = r"Gradients should be dense and real. Found a sparse gradient of `words.weight`\."
+    with pytest.raises(ConfigurationError, match=message), engine.window(0):
+        engine.apply_()
+    assert engine.current is None
+
+
+REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
+    "no transform": (
+        None,
+        {},
+        "Parameter `transform` should be a gradient transform, `Identity()` for none. Found `None`.",
+    ),
+    "a class": (
+        Identity,
+        {},
+        "Parameter `transform` should be a gradient transform, `Identity()` for none. "
+        "Found `<class 'lightning_sparsegrad.transforms.identity.Identity'>`.",
+    ),
+    **{
+        f"total_steps = {value!r}": (
+            Identity(),
+            {"total_steps": value},
+            f"Parameter `total_steps` should be a positive integer. Found `total_steps = {value!r}`.",
+        )
+        for value in (0, -5, 2.5, True, "10", float("nan"))
+    },
+    **{
+        f"seed = {value!r}": (
+            Identity(),
+            {"seed": value},
+            f"Parameter `seed` should be a non-negative integer. Found `seed = {value!r}`.",
+        )
+        for value in (-1, 0.5, True, None)
+    },
+}
+
+
+@pytest.mark.parametrize(("transform", "arguments", "message"), REFUSED.values(), ids=REFUSED)
+def test_an_argument_outside_its_range_is_refused(transform: Any, arguments: dict[str, Any], message: str):
+    with pytest.raises(ConfigurationError) as refused:
+        GradientEngine(Small(), transform, **arguments)
+    assert str(refused.value) == message
+
+
+def test_a_model_without_parameters_is_refused():
+    with pytest.raises(ConfigurationError, match=r"`model` should have parameters. Found `ReLU` without\."):
+        GradientEngine(nn.ReLU(), Identity())
+
+
+def test_a_plain_loop_loads_torch_alone():
+    code = """
+import sys, torch
+from lightning_sparsegrad import Chain, ComponentNormClip, GradDrop, GradientEngine
+model = torch.nn.Linear(3, 2)
+engine = GradientEngine(model, Chain([GradDrop(0.5), ComponentNormClip(0.1)]), total_steps=10)
+with engine.window(0):
+    model(torch.ones(1, 3)).sum().backward()
+    engine.apply_()
+assert float(engine.statistics["kept"]) < 1
+print(*sorted({name.partition(".")[0] for name in sys.modules}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert "torch" in loaded
+    assert loaded.isdisjoint(
+        {"lightning", "pytorch_lightning", "transformers", "datasets", "torchmetrics", "jsonargparse"}
+    )
+
+
+def test_a_parameter_put_in_later_is_refused() -> None:
+    model = nn.Linear(2, 2)
+    engine = GradientEngine(model, Identity())
+    model.weight = nn.Parameter(torch.ones(2, 2))
+    model(torch.ones(1, 2)).sum().backward()
+    with pytest.raises(ConfigurationError, match="Found `weight`, which is new"), engine.window(0):
+        engine.apply_()
+
+
+def test_a_complex_gradient_is_refused() -> None:
+    model = nn.Linear(2, 2, dtype=torch.complex64)
+    engine = GradientEngine(model, Identity())
+    model(torch.ones(1, 2, dtype=torch.complex64)).abs().sum().backward()
+    with pytest.raises(ConfigurationError, match="Found a complex gradient of `weight`"), engine.window(0):
+        engine.apply_()
+
+
+def test_what_is_no_module_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"Parameter `model` should be a module\. Found `list`"):
+        GradientEngine([1], Identity())  # type: ignore[arg-type]

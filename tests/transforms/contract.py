@@ -1,0 +1,19 @@
+"""What the tests of the contract share: a test for every golden row, and what statistics may hold."""
+
+import pytest
+from torch import Tensor
+
+from tests.transforms.golden import GOLDEN
+
+every_row = pytest.mark.parametrize("row", GOLDEN, ids=str)
+
+
+def assert_statistics(statistics: dict[str, Tensor], *, finite: bool) -> None:
+    for name, value in statistics.items():
+        assert value.shape == (), name
+        assert value.dtype.is_floating_point, name
+        if name.rpartition("/")[2] in {"kept", "clipped"}:
+            assert 0 <= float(value) <= 1, name
+        else:
+            assert "norm_before/" in name or "norm_after/" in name, f"what is `{name}`?"
+            assert float(value) >= 0 or not finite, name

@@ -1,0 +1,122 @@
+"""What holds for every strategy, on nasty gradients and on none, and under a loss scale."""
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tests.nasty import LAYOUTS, laid_out
+from tests.transforms.contract import assert_statistics, every_row
+from tests.transforms.golden import Golden
+from tests.transforms.small import (
+    WINDOWS,
+    Small,
+    Snapshot,
+    apply,
+    assert_equals_reference,
+    assert_same_bits,
+    by_formula,
+    engine_for,
+    layout_of,
+    on_one_thread,
+    run,
+    set_gradients,
+    snapshot,
+    values_of,
+    window_of,
+)
+
+one_thread = pytest.fixture(autouse=True, scope="module")(on_one_thread)
+
+
+def _nasty(kind: str, numbers: Tensor, dtype: torch.dtype) -> Tensor | None:
+    """Return a gradient of one kind, made from ordinary numbers."""
+    if kind == "none":
+        return None
+    changed = numbers.double()
+    if kind == "zero":
+        changed = changed * 0
+    elif kind == "huge":
+        changed = changed * (1e15 if dtype != torch.float16 else 2e4)  # 2e4 overflows in a few entries
+    elif kind == "subnormal":
+        changed = changed * torch.finfo(dtype).tiny / 4
+    elif kind != "ordinary":
+        changed.flatten()[len(changed.flatten()) // 2 :: 5] = float(kind)
+    return changed.to(dtype)
+
+
+KINDS = ["none", "zero", "ordinary", "huge", "subnormal", "inf", "-inf", "nan"]
+DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
+
+
+@st.composite
+def nasty_models(draw: st.DrawFn) -> Small:
+    """Draw a small model with nasty gradients; it has an empty, a 0-d and, at times, a tied parameter."""
+    dtype = draw(st.sampled_from(DTYPES))
+    model = Small(tied=draw(st.booleans())).to(dtype)
+    alone = draw(st.none() | st.sampled_from([name for name, _ in model.named_parameters()]))
+    for name, parameter in model.named_parameters():
+        kind = draw(st.sampled_from(KINDS)) if alone in (None, name) else "none"
+        numbers = by_formula(name, parameter.numel(), 1).view(parameter.shape)
+        gradient = _nasty(kind, numbers, parameter.dtype)
+        parameter.grad = None if gradient is None else laid_out(gradient, draw(st.sampled_from(LAYOUTS)))
+    return model
+
+
+@every_row
+@settings(max_examples=15, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@given(model=nasty_models(), step=st.integers(0, 5))
+def test_nasty_gradients_end_as_the_reference_says(row: Golden, model: Small, step: int):
+    assert row.does is not None
+    before = snapshot(model)
+    expected = row.does(values_of(model), window_of(step), layout_of(model))
+    engine = engine_for(model, row.transform)
+    apply(engine, step)
+    assert_equals_reference(model, expected)
+    _assert_nothing_hidden(before, snapshot(model))
+    assert_statistics(engine.statistics, finite=False)
+
+
+def _assert_nothing_hidden(before: Snapshot, after: Snapshot) -> None:
+    for name, gradient in after.items():
+        if gradient is not None:
+            overflown = before[name]
+            assert overflown is not None, f"{name} got a gradient out of nowhere"
+            assert not gradient[~overflown.isfinite()].isfinite().any(), f"an overflow in {name} was hidden"
+
+
+@every_row
+def test_parameters_without_a_gradient_stay_without(row: Golden):
+    expected, model = run(row.transform, steps=[0])[0], Small()
+    engine = engine_for(model, row.transform)
+    set_gradients(model, 0)
+    missing = [name for i, (name, _) in enumerate(model.named_parameters()) if i % 3 == 0]
+    for name in missing:
+        model.get_parameter(name).grad = None
+    apply(engine, 0)
+    found = snapshot(model)
+    assert all(found[name] is None for name in missing)
+    assert any(gradient is not None for gradient in found.values())
+    assert {name for name in expected if expected[name] is None} <= {name for name in found if found[name] is None}
+
+
+@every_row
+def test_no_gradient_at_all_is_fine(row: Golden):
+    model = Small()
+    engine = engine_for(model, row.transform)
+    apply(engine, 0)
+    assert all(gradient is None for gradient in snapshot(model).values())
+    assert_statistics(engine.statistics, finite=True)
+
+
+@every_row
+@pytest.mark.parametrize("scale", [2.0**16, 2.0**-9], ids=str)
+def test_a_loss_scale_scales_the_result_and_nothing_else(row: Golden, scale: float):
+    expected, model = run(row.transform), Small()
+    engine = engine_for(model, row.transform)
+    for step in WINDOWS:
+        set_gradients(model, step, scale=scale)
+        apply(engine, step, loss_scale=scale)
+        scaled = {name: None if g is None else g * scale for name, g in expected[step].items()}
+        assert_same_bits(snapshot(model), scaled)
