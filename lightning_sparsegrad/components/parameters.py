@@ -24,6 +24,7 @@ class NamedParameters:
         model: The root without the wrapper.
         tensors: Name to parameter, in the order of `model.named_parameters()`.
         roles: Name to all names of that parameter, itself first.
+        owners: Name to the path, wrappers included, of the module that holds the parameter under that name.
 
     Raises:
         ConfigurationError: If the model has no parameters.
@@ -39,11 +40,13 @@ class NamedParameters:
         self.model = wrapper.module if isinstance(wrapper, nn.parallel.DistributedDataParallel) else model
         self.tensors: dict[str, nn.Parameter] = {}
         self.roles: dict[str, tuple[str, ...]] = {}
+        self.owners: dict[str, str] = {}
         names: dict[int, str] = {}
         for wrapped, parameter in self.model.named_parameters(remove_duplicate=False):
             role = plain_name(wrapped)
             name = names.setdefault(id(parameter), role)
             self.tensors[name] = parameter
+            self.owners.setdefault(name, wrapped.rpartition(".")[0])
             self.roles[name] = (*self.roles.get(name, ()), role)
         if not self.tensors:
             raise ConfigurationError(

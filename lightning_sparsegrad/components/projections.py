@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
 
-from lightning_sparsegrad.components.parameters import NamedParameters, plain_name
+from lightning_sparsegrad.components.parameters import NamedParameters
 from lightning_sparsegrad.errors import ConfigurationError
 
 _PARTS = ("query", "key", "value")
@@ -106,13 +106,8 @@ def _cut(name: str, parameters: NamedParameters, layout: FusedProjection) -> dic
 
 
 def _output_dim(name: str, parameters: NamedParameters) -> int:
-    owner = parameters.model.get_submodule(_module_paths(parameters)[name])
+    owner = parameters.model.get_submodule(parameters.owners[name])
     return 1 if type(owner).__name__ == "Conv1D" and parameters[name].ndim == 2 else 0
-
-
-def _module_paths(parameters: NamedParameters) -> dict[str, str]:
-    """Map a parameter's plain name to the path, wrappers included, of the module that holds it."""
-    return {plain_name(name): name.rpartition(".")[0] for name, _ in parameters.model.named_parameters()}
 
 
 # ---------------------------------------------------------------- recognition
@@ -135,9 +130,7 @@ _KEY_VALUE_HEADS = ("num_kv_heads", "num_key_value_heads", "kv_heads", "kv_n_hea
 
 def _recognised(parameters: NamedParameters) -> dict[str, FusedProjection]:
     found = {}
-    for name, path in _module_paths(parameters).items():
-        if name not in parameters.tensors:
-            continue
+    for name, path in parameters.owners.items():
         owner = parameters.model.get_submodule(path)
         if isinstance(owner, nn.MultiheadAttention) and name.rpartition(".")[2] in {"in_proj_weight", "in_proj_bias"}:
             found[name] = FusedProjection((owner.embed_dim,) * 3)

@@ -4,8 +4,14 @@ from collections.abc import Callable, Mapping
 
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.functional import derive_key, hash_index, keep_threshold
+from lightning_sparsegrad.transforms.base import ResampleEvery, Window, resample_index
 
 _ATTEMPTS = 10_000
+
+
+def draw_key(kind: str, seed: int | None, resample_every: ResampleEvery, window: Window) -> tuple[str | int, ...]:
+    """Return what a strategy's draws in a window are keyed by: its class, its seed or the run's, the resample index."""
+    return kind, window.seed if seed is None else seed, resample_index(resample_every, window)
 
 
 def draw_dropped(

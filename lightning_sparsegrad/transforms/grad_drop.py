@@ -25,9 +25,8 @@ from lightning_sparsegrad.transforms.base import (
     Window,
     check_every,
     check_seed,
-    resample_index,
 )
-from lightning_sparsegrad.transforms.draws import draw_dropped
+from lightning_sparsegrad.transforms.draws import draw_dropped, draw_key
 
 Granularity = Literal["element", "row", "tensor", "component"]
 
@@ -196,8 +195,7 @@ class GradDrop(GradientTransform):
         return not self._trainable <= self._whole(dropped)
 
     def _key(self, window: Window) -> tuple[str | int, ...]:
-        seed = window.seed if self.seed is None else self.seed
-        return type(self).__name__, seed, resample_index(self.resample_every, window)
+        return draw_key(type(self).__name__, self.seed, self.resample_every, window)
 
     @property
     def statistics(self) -> dict[str, Tensor]:

@@ -8,9 +8,8 @@ from lightning_sparsegrad.transforms.base import (
     Window,
     check_every,
     check_seed,
-    resample_index,
 )
-from lightning_sparsegrad.transforms.draws import draw_dropped
+from lightning_sparsegrad.transforms.draws import draw_dropped, draw_key
 from lightning_sparsegrad.transforms.layer_mask import LayerMask
 
 
@@ -80,8 +79,7 @@ class LayerGradDrop(LayerMask):
         height = max(len(layers.names) - 1, 1)
         depths = {layers.names[depth]: depth for depth in range(layers.count)}
         rates = {name: self.rate(window.progress, depth / height) for name, depth in depths.items()}
-        seed = window.seed if self.seed is None else self.seed
-        key = type(self).__name__, seed, resample_index(self.resample_every, window)
+        key = draw_key(type(self).__name__, self.seed, self.resample_every, window)
         dropped = draw_dropped(rates, key, lambda names: self.trains_without(frozenset(depths[name] for name in names)))
         return frozenset(depths[name] for name in dropped)
 
