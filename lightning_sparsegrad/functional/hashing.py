@@ -16,14 +16,19 @@ References:
     apart by comparing the whole word with a threshold.
 """
 
+from collections.abc import Sequence
+from functools import cache
 from hashlib import blake2b
 
 import torch
 from torch import Tensor
 
-_MULTIPLIERS = (0xED5AD4BB, 0xAC4C1B51, 0x31848BAB)
-_SHIFTS = (17, 11, 15)
+MULTIPLIERS = (0xED5AD4BB, 0xAC4C1B51, 0x31848BAB)
+SHIFTS = (17, 11, 15)
 _WORD = 1 << 32
+_LOWEST = torch.tensor(-(1 << 31), dtype=torch.int32)
+_CPU_BLOCK = 1 << 18
+_DEVICE_BLOCK = 1 << 22  # there, few launches matter more than a cache
 
 
 def derive_key(*parts: str | int | None) -> int:
@@ -58,9 +63,9 @@ def hash_index(key: int, index: int) -> int:
     """
     first, second = _words(key, index // _WORD)
     x = (index % _WORD) ^ first
-    x = (x ^ x >> _SHIFTS[0]) * _MULTIPLIERS[0] % _WORD ^ second
-    x = (x ^ x >> _SHIFTS[1]) * _MULTIPLIERS[1] % _WORD
-    return (x ^ x >> _SHIFTS[2]) * _MULTIPLIERS[2] % _WORD
+    x = (x ^ x >> SHIFTS[0]) * MULTIPLIERS[0] % _WORD ^ second
+    x = (x ^ x >> SHIFTS[1]) * MULTIPLIERS[1] % _WORD
+    return (x ^ x >> SHIFTS[2]) * MULTIPLIERS[2] % _WORD
 
 
 def hash_entries(key: int, start: int, count: int, device: torch.device) -> Tensor:
@@ -75,20 +80,81 @@ def hash_entries(key: int, start: int, count: int, device: torch.device) -> Tens
     Returns:
         int32 tensor of shape (count,): `hash_index(key, i) - 2**31`, so that the order of the hashes is kept.
     """
+    size = block_size(device)
+    position = start % size
+    if position + count > size:
+        here = size - position
+        rest = hash_entries(key, start + here, count - here, device)
+        return torch.cat([hash_entries(key, start, here, device), rest])
     first, second = _words(key, start // _WORD)
-    x = torch.arange(count, dtype=torch.int32, device=device)
-    x.add_(_signed(start % _WORD)).bitwise_xor_(_signed(first))
+    folded = folded_indices(device)[position : position + count]
+    return _finish_(torch.bitwise_xor(folded, signed(_fold(start % _WORD - position ^ first))), signed(second))
+
+
+def hash_indices(key: int, indices: Tensor) -> Tensor:
+    """Return the hashes of any indices below 2^32, shifted to the range of int32.
+
+    Args:
+        key: 64-bit key, see `derive_key`.
+        indices: int32 tensor of any shape: the indices modulo 2^32.
+    """
+    first, second = _words(key, 0)
+    x = indices.bitwise_xor(signed(first))
+    return _finish_(_xor_shift_(x, torch.empty_like(x), 0), signed(second))
+
+
+def hash_stack(keys: Sequence[int], count: int, device: torch.device) -> Tensor:
+    """Return the hashes of indices 0 to `count - 1` under several keys, shifted to the range of int32.
+
+    Args:
+        keys: 64-bit keys, see `derive_key`.
+        count: Number of indices, at most `block_size(device)`.
+        device: Where to compute.
+
+    Returns:
+        int32 tensor of shape (len(keys), count).
+    """
+    words = torch.tensor([[signed(_fold(key % _WORD)), signed(key // _WORD)] for key in keys], dtype=torch.int32).to(
+        device, non_blocking=True
+    )
+    first, second = words.view(-1, 2, 1).unbind(1)
+    return _finish_(folded_indices(device)[:count] ^ first, second)
+
+
+def block_size(device: torch.device) -> int:
+    """Return how many entries are hashed at a time: what stays in the cache of a core, or fills an accelerator."""
+    return _CPU_BLOCK if device.type == "cpu" else _DEVICE_BLOCK
+
+
+@cache
+def folded_indices(device: torch.device) -> Tensor:
+    """Return the first step of the hash, which is linear in the bits of the index, for one block under the key 0.
+
+    With this table, whose block begins at a multiple of its size, the first step of any index is one xor: the bits
+    of `start + i` are those of `start` and those of `i`.
+    """
+    x = torch.arange(block_size(device), dtype=torch.int32, device=device)
+    return _xor_shift_(x, torch.empty_like(x), 0)
+
+
+def _finish_(x: Tensor, second: Tensor | int) -> Tensor:
+    """Hash what has gone through the first xor and shift; the result is shifted to the range of int32."""
+    x.mul_(signed(MULTIPLIERS[0])).bitwise_xor_(second)
     scratch = torch.empty_like(x)
-    _xor_shift_multiply_(x, scratch, 0).bitwise_xor_(_signed(second))
-    _xor_shift_multiply_(x, scratch, 1)
-    return _xor_shift_multiply_(x, scratch, 2).bitwise_xor_(-(1 << 31))
+    _xor_shift_(x, scratch, 1).mul_(signed(MULTIPLIERS[1]))
+    _xor_shift_(x, scratch, 2)
+    return torch.add(_LOWEST, x, alpha=signed(MULTIPLIERS[2]), out=x)  # product and shift in one pass
 
 
-def _xor_shift_multiply_(x: Tensor, scratch: Tensor, stage: int) -> Tensor:
-    shift = _SHIFTS[stage]
+def _xor_shift_(x: Tensor, scratch: Tensor, stage: int) -> Tensor:
+    shift = SHIFTS[stage]
     torch.bitwise_right_shift(x, shift, out=scratch)
     scratch.bitwise_and_((1 << (32 - shift)) - 1)  # int32 shifts copy the sign bit down: take the copies out
-    return x.bitwise_xor_(scratch).mul_(_signed(_MULTIPLIERS[stage]))
+    return x.bitwise_xor_(scratch)
+
+
+def _fold(word: int) -> int:
+    return word ^ word >> SHIFTS[0]
 
 
 def _words(key: int, high_index: int) -> tuple[int, int]:
@@ -98,5 +164,6 @@ def _words(key: int, high_index: int) -> tuple[int, int]:
     return key % _WORD, key // _WORD
 
 
-def _signed(word: int) -> int:
+def signed(word: int) -> int:
+    """Return the int32 that has the bits of a word."""
     return word - _WORD if word >= _WORD // 2 else word

@@ -1,7 +1,9 @@
 """Bernoulli masks on gradients: which entries are kept is a hash of their index, how they are dropped is a product.
 
 An entry is dropped by multiplying with zero, so that an infinite or undefined gradient stays visible (as NaN) to a
-gradient scaler. This file is the eager path and the one place where masks meet memory.
+gradient scaler. A tensor goes one of four ways, which give the same bits: many small tensors share one hash; of a
+matrix that is mostly rows of zeros, as the gradient of a word embedding is, the other rows are masked; a large tensor
+goes through the compiled kernel of `fused`, or block by block through the cache.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,10 +12,12 @@ from math import prod
 import torch
 from torch import Tensor
 
-from lightning_sparsegrad.functional.hashing import hash_entries, keep_threshold
+from lightning_sparsegrad.functional.fused import fused_mask_
+from lightning_sparsegrad.functional.hashing import block_size, hash_entries, hash_indices, hash_stack, keep_threshold
 
-_CPU_CHUNK = 1 << 17  # entries whose hash stays in the cache of a core
-_DEVICE_CHUNK = 1 << 24  # on an accelerator, few launches matter more than a cache
+_SMALL = 1 << 13  # entries up to which launching costs more than hashing
+_MANY_ROWS = 1 << 12  # rows from which it pays to look for rows of zeros
+_PROBES = 64
 _WORD = 1 << 32
 
 
@@ -37,13 +41,16 @@ def keep_mask(
         tensor([[False,  True,  True,  True],
                 [ True,  True, False, False]])
     """
-    device = torch.device(device)
-    flat = [_keep(key, rate, position, count, device) for position, count in _chunks(start, prod(shape), device)]
-    return torch.cat(flat).view(tuple(shape)) if flat else torch.ones(tuple(shape), dtype=torch.bool, device=device)
+    return _keep(key, rate, start, prod(shape), torch.device(device), torch.bool).view(tuple(shape))
 
 
 def mask_entries_(
-    tensors: Sequence[Tensor], keys: Sequence[int], rates: Sequence[float], *, rescale: bool = False
+    tensors: Sequence[Tensor],
+    keys: Sequence[int],
+    rates: Sequence[float],
+    *,
+    rescale: bool = False,
+    fused: bool = False,
 ) -> None:
     """Drop single entries of each tensor in place.
 
@@ -52,16 +59,23 @@ def mask_entries_(
         keys: One key per tensor.
         rates: One drop rate per tensor, in [0, 1]. Nothing is launched where it is 0.
         rescale: Multiply what is kept by `1 / (1 - rate)`, so that the expectation is unchanged.
+        fused: Use the compiled kernel for large tensors; it is compiled at its first use. The bits are the same.
     """
+    small: list[tuple[Tensor, int, float]] = []
     for tensor, key, rate in zip(tensors, keys, rates, strict=True):
         if rate == 0:
             continue
-        if not tensor.is_contiguous():
-            _multiply_(tensor, keep_mask(tensor.shape, key, rate, device=tensor.device), rate, rescale)
+        if tensor.numel() <= _SMALL:
+            small.append((tensor, key, rate))
             continue
-        flat = tensor.view(-1)
-        for start, count in _chunks(0, flat.numel(), flat.device):
-            _multiply_(flat[start : start + count], _keep(key, rate, start, count, flat.device), rate, rescale)
+        factor = 1 / (1 - rate) if rescale else 1.0
+        done = fused_mask_(tensor, key, keep_threshold(rate), factor) if fused else 0
+        if not done and (rows := _scattered_rows(tensor)) is not None:
+            _mask_rows_of_entries_(tensor, rows, key, rate, factor)
+            continue
+        for start, piece in _pieces(tensor, done):
+            _multiply_(piece, _keep(key, rate, start, piece.numel(), tensor.device, tensor.dtype), factor)
+    _mask_small_(small, rescale=rescale)
 
 
 def mask_rows_(
@@ -75,8 +89,9 @@ def mask_rows_(
         if rate == 0:
             continue
         rows = tensor.shape[0] if tensor.ndim else 1
-        mask = keep_mask((rows,), key, rate, device=tensor.device)
-        _multiply_(tensor, mask.view(rows, *[1] * (tensor.ndim - 1)) if tensor.ndim else mask[0], rate, rescale)
+        mask = _keep(key, rate, 0, rows, tensor.device, tensor.dtype)
+        shape = (rows, *[1] * (tensor.ndim - 1)) if tensor.ndim else ()
+        _multiply_(tensor, mask.view(shape), 1 / (1 - rate) if rescale else 1.0)
 
 
 def count_kept(numel: int, key: int, rate: float, device: torch.device) -> Tensor:
@@ -84,28 +99,105 @@ def count_kept(numel: int, key: int, rate: float, device: torch.device) -> Tenso
     if rate == 0:
         return torch.tensor(numel, device=device)
     total = torch.zeros((), dtype=torch.int64, device=device)
-    for start, count in _chunks(0, numel, device):
-        total += _keep(key, rate, start, count, device).sum()
+    for start, count in _blocks(0, numel, device):
+        total += _keep(key, rate, start, count, device, torch.bool).sum()
     return total
 
 
-def _multiply_(tensor: Tensor, mask: Tensor, rate: float, rescale: bool) -> None:
-    tensor.mul_(mask)
-    if rescale:
-        tensor.mul_(1 / (1 - rate))
+def _multiply_(tensor: Tensor, mask: Tensor, factor: float) -> None:
+    tensor.mul_(mask.view(tensor.shape) if mask.numel() == tensor.numel() else mask)
+    if factor != 1:
+        tensor.mul_(factor)
 
 
-def _keep(key: int, rate: float, start: int, count: int, device: torch.device) -> Tensor:
+def _keep(key: int, rate: float, start: int, count: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Return a flat mask of zeros and ones in the dtype of the gradient, whose product is the fastest."""
     threshold = keep_threshold(rate)
+    mask = torch.empty(count, dtype=dtype, device=device)
     if threshold == _WORD:  # one more than int32 can hold: nothing is kept
-        return torch.zeros(count, dtype=torch.bool, device=device)
-    return hash_entries(key, start, count, device) >= threshold - _WORD // 2
+        return mask.zero_()
+    for begin, length in _blocks(start, count, device):
+        hashes = hash_entries(key, begin, length, device)
+        torch.ge(hashes, threshold - _WORD // 2, out=mask[begin - start : begin - start + length])
+    return mask
 
 
-def _chunks(start: int, count: int, device: torch.device) -> Iterator[tuple[int, int]]:
-    """Cut a range into pieces that fit the cache and do not cross a multiple of 2^32."""
-    size, end = (_CPU_CHUNK if device.type == "cpu" else _DEVICE_CHUNK), start + count
+def _blocks(start: int, count: int, device: torch.device) -> Iterator[tuple[int, int]]:
+    """Cut a range at the multiples of the block size."""
+    size, end = block_size(device), start + count
     while start < end:
-        piece = min(size, end - start, _WORD - start % _WORD)
+        piece = min(size - start % size, end - start)
         yield start, piece
         start += piece
+
+
+# ---------------------------------------------------------------- ways through a tensor
+def _pieces(tensor: Tensor, start: int) -> Iterator[tuple[int, Tensor]]:
+    """Cut a tensor from an entry on into views, one after the other in row-major order, of about a block each."""
+    size = block_size(tensor.device)
+    if tensor.is_contiguous():
+        flat = tensor.view(-1)
+        for begin, length in _blocks(start, flat.numel() - start, tensor.device):
+            yield begin, flat[begin : begin + length]
+        return
+    row = tensor[0].numel()
+    for rows in range(0, tensor.shape[0], max(1, size // row)):
+        yield rows * row, tensor[rows : rows + max(1, size // row)]
+
+
+def _mask_small_(small: Sequence[tuple[Tensor, int, float]], *, rescale: bool) -> None:
+    """Mask tensors of a similar size together."""
+    groups: dict[tuple[torch.device, torch.dtype, int], list[tuple[Tensor, int, float]]] = {}
+    for each in small:
+        tensor = each[0]
+        size = max(tensor.numel() - 1, 0).bit_length()  # up to twice the smallest
+        groups.setdefault((tensor.device, tensor.dtype, size), []).append(each)
+    for (device, _, size), group in groups.items():
+        together = max(1, block_size(device) >> size)
+        for first in range(0, len(group), together):
+            _mask_stack_(group[first : first + together], rescale=rescale)
+
+
+def _mask_stack_(group: Sequence[tuple[Tensor, int, float]], *, rescale: bool) -> None:
+    tensors, keys, rates = zip(*group, strict=True)
+    device = tensors[0].device
+    hashes = hash_stack(keys, max(tensor.numel() for tensor in tensors), device)
+    # a threshold of 2^32, at which nothing is kept, does not fit int32
+    thresholds = torch.tensor([keep_threshold(rate) - _WORD // 2 for rate in rates])
+    masks = torch.empty(hashes.shape, dtype=tensors[0].dtype, device=device)
+    torch.ge(hashes, thresholds.view(-1, 1).to(device, non_blocking=True), out=masks)
+    views = [mask[: tensor.numel()].view(tensor.shape) for mask, tensor in zip(masks.unbind(), tensors, strict=True)]
+    torch._foreach_mul_(list(tensors), views)
+    if rescale:
+        for tensor, rate in zip(tensors, rates, strict=True):
+            tensor.mul_(1 / (1 - rate))
+
+
+def _scattered_rows(tensor: Tensor) -> Tensor | None:
+    """Return the rows that are not all zeros if they are few, else `None`; on the CPU alone, where reading is free.
+
+    A mask leaves a row of zeros as it is. Rows are told by their bytes, so that no square underflows.
+    """
+    if tensor.device.type != "cpu" or tensor.ndim < 2 or tensor.shape[0] < _MANY_ROWS or tensor.numel() >= _WORD:
+        return None
+    if not tensor.is_contiguous():
+        return None
+    flat = tensor.view(tensor.shape[0], -1).view(torch.uint8)
+    most = flat.shape[0] // 4
+    if flat[:: flat.shape[0] // _PROBES].amax(dim=1).count_nonzero() > _PROBES // 4:
+        return None
+    rows = flat.amax(dim=1).nonzero().flatten()
+    return rows if len(rows) <= most else None
+
+
+def _mask_rows_of_entries_(tensor: Tensor, rows: Tensor, key: int, rate: float, factor: float) -> None:
+    """Drop single entries of some rows of a tensor."""
+    matrix = tensor.view(tensor.shape[0], -1)
+    width = matrix.shape[1]
+    threshold = keep_threshold(rate) - _WORD // 2
+    columns = torch.arange(width, dtype=torch.int32)
+    for some in torch.split(rows, max(1, block_size(tensor.device) // width)):
+        indices = some.to(torch.int32).view(-1, 1) * width + columns  # modulo 2^32, as the hash takes them
+        entries = matrix.index_select(0, some)
+        _multiply_(entries, torch.ge(hash_indices(key, indices), threshold, out=torch.empty_like(entries)), factor)
+        matrix.index_copy_(0, some, entries)

@@ -29,6 +29,7 @@ from lightning_sparsegrad.transforms.base import (
 from lightning_sparsegrad.transforms.draws import draw_dropped, draw_key
 
 Granularity = Literal["element", "row", "tensor", "component"]
+_WORTH_COMPILING = 1 << 35  # entries whose eager masks have cost about as much time as compiling the kernel
 
 
 class GradDrop(GradientTransform):
@@ -54,6 +55,11 @@ class GradDrop(GradientTransform):
         include: Globs of the parameters to mask; all by default.
         exclude: Globs of the parameters to leave alone.
         seed: Seed of the masks; `None` means the seed of the run.
+        fused: Whether masks on entries go through a compiled kernel, which gives the same bits several times faster.
+            `True`: from the first window on, which waits for the compiler, some 20 seconds the first time on a machine
+            and a few whenever the compiler's cache has it. `False`: never. `None`: once the run has masked 2^35
+            entries, when the kernel pays for its compilation: after about 1,500 steps of a model of 23 million
+            parameters, 60 of one of 560 million. The other granularities need no kernel: they cost next to nothing.
 
     Raises:
         ConfigurationError: At construction, for an argument outside its range; when bound, for a pattern without match.
@@ -91,6 +97,7 @@ class GradDrop(GradientTransform):
         include: list[str] | str | None = None,
         exclude: list[str] | str | None = None,
         seed: int | None = None,
+        fused: bool | None = None,
     ) -> None:
         self.rate = as_rate("rate", rate)
         check_every("resample_every", resample_every)
@@ -112,8 +119,17 @@ class GradDrop(GradientTransform):
                 f"Parameter `rate` should stay below 1 with `rescale`: nothing is left to rescale. "
                 f"Found `rate = {rate}`."
             )
+        if fused is not None and not isinstance(fused, bool):
+            raise ConfigurationError(f"Parameter `fused` should be True, False or None. Found `fused = {fused!r}`.")
+        if fused and granularity != "element":
+            raise ConfigurationError(
+                f"Parameter `fused` should be True with `granularity = 'element'` only. "
+                f"Found `granularity = {granularity!r}`."
+            )
         self.resample_every, self.granularity, self.components = resample_every, granularity, components
         self.rescale, self.include, self.exclude, self.seed = rescale, include, exclude, seed
+        self.fused = fused
+        self._masked = 0  # entries so far
         self._pieces: dict[str, list[tuple[str, Part]]] = {}
         self._heights: dict[str, float] = {}
         self._trainable: frozenset[str] = frozenset()
@@ -161,8 +177,13 @@ class GradDrop(GradientTransform):
         tensors, key = [gradients[name] for name in names], self._key(window)
         keys = [derive_key(*key, name) for name in names]
         by_row = self.granularity == "row"
-        mask_ = mask_rows_ if by_row else mask_entries_
-        mask_(tensors, keys, [rates[name] for name in names], rescale=self.rescale)
+        drawn = [rates[name] for name in names]
+        if by_row:
+            mask_rows_(tensors, keys, drawn, rescale=self.rescale)
+        else:
+            fused = self._masked >= _WORTH_COMPILING if self.fused is None else self.fused
+            mask_entries_(tensors, keys, drawn, rescale=self.rescale, fused=fused)
+            self._masked += self._last.total
         for name, tensor, entry_key in zip(names, tensors, keys, strict=True):
             count = (tensor.shape[0] if tensor.ndim else 1) if by_row else tensor.numel()
             self._last.masks.append((count, tensor.numel() // max(count, 1), entry_key, rates[name]))

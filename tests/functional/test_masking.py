@@ -1,4 +1,5 @@
 import random
+from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
@@ -14,6 +15,7 @@ from lightning_sparsegrad.functional import (
     count_kept,
     derive_key,
     hash_index,
+    hashing,
     keep_mask,
     keep_threshold,
     mask_entries_,
@@ -129,26 +131,101 @@ def test_keep_mask_has_the_shape_asked_for(shape, rate):
     assert mask.flatten().tolist() == [kept(KEY, i, rate) for i in range(mask.numel())]
 
 
-@pytest.mark.parametrize("chunk", [1, 7, 64, 1000])
-def test_chunks_do_not_change_the_mask(monkeypatch, chunk):
+@pytest.fixture
+def block(monkeypatch):
+    """Set how many entries are hashed at a time, and send small tensors the way of large ones."""
+
+    def set_to(size: int) -> None:
+        monkeypatch.setattr(hashing, "_CPU_BLOCK", size)
+        monkeypatch.setattr(masking, "_SMALL", 0)
+        hashing.folded_indices.cache_clear()
+
+    yield set_to
+    hashing.folded_indices.cache_clear()
+
+
+@pytest.mark.parametrize("size", [1, 8, 64, 1024])
+def test_blocks_do_not_change_the_mask(block, size):
     whole = keep_mask((20, 50), KEY, 0.3, start=WORD - 500)
-    tensors = [torch.ones(20, 50), torch.ones(50, 20).T]
+    tensors = [torch.ones(20, 50), torch.ones(50, 20).T, torch.ones(30, 20, 2)[:, :, 1], torch.ones(30, 1).T]
     masked = clones(tensors)
-    mask_entries_(masked, [KEY, KEY], [0.3, 0.3])
-    monkeypatch.setattr(masking, "_CPU_CHUNK", chunk)
-    mask_entries_(tensors, [KEY, KEY], [0.3, 0.3])
+    mask_entries_(masked, [KEY] * 4, [0.3] * 4)
+    block(size)
+    mask_entries_(tensors, [KEY] * 4, [0.3] * 4)
     assert_same_bits(tensors, masked)
     assert torch.equal(keep_mask((20, 50), KEY, 0.3, start=WORD - 500), whole)
     assert count_kept(1000, KEY, 0.3, torch.device("cpu")) == keep_mask((1000,), KEY, 0.3).sum()
 
 
-def test_a_tensor_larger_than_a_chunk_is_masked_throughout():
-    count = masking._CPU_CHUNK * 2 + 11
+def test_a_tensor_larger_than_a_block_is_masked_throughout():
+    size = hashing.block_size(torch.device("cpu"))
+    count = size * 2 + 11
     tensor = torch.ones(count)
     mask_entries_([tensor], [KEY], [0.5])
     assert torch.equal(tensor.bool(), keep_mask((count,), KEY, 0.5))
-    probes = [0, masking._CPU_CHUNK - 1, masking._CPU_CHUNK, 2 * masking._CPU_CHUNK, count - 1]
+    probes = [0, size - 1, size, 2 * size, count - 1]
     assert tensor[probes].bool().tolist() == [kept(KEY, i, 0.5) for i in probes]
+
+
+@pytest.mark.parametrize("rescale", [False, True], ids=["plain", "rescaled"])
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_many_tensors_share_a_hash_and_keep_their_own_masks(block, dtype, rescale):
+    sizes = [*range(20), 100, 101, 127, 128, 129, 500]
+    tensors = [torch.randn(size, generator=torch.Generator().manual_seed(size)).to(dtype) for size in sizes]
+    rates = [(0.2, 0.9, 0.5)[i % 3] for i in range(len(sizes))]
+    expected = [
+        masked_by_loop(t, key, rate, rescale=rescale) for key, (t, rate) in enumerate(zip(tensors, rates, strict=True))
+    ]
+    mask_entries_(tensors, range(len(sizes)), rates, rescale=rescale)
+    assert_equal(tensors, expected)
+    assert sum(int(tensor.count_nonzero()) for tensor in tensors) < sum(sizes)
+
+
+# ---------------------------------------------------------------- rows of zeros
+def embedding(dtype: torch.dtype, rows: Sequence[int], *, count: int = 6000, width: int = 5) -> Tensor:
+    """A gradient of zeros, a few of them negative, with normal entries in some rows."""
+    tensor = torch.zeros(count, width)
+    tensor[50:60] = -0.0
+    tensor[list(rows)] = torch.randn(len(rows), width, generator=torch.Generator().manual_seed(3))
+    return tensor.to(dtype)
+
+
+scattered = masking._scattered_rows
+
+
+@pytest.mark.parametrize("rescale", [False, True], ids=["plain", "rescaled"])
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_rows_of_zeros_are_passed_over_without_changing_a_bit(monkeypatch, dtype, rescale):
+    tensor = embedding(dtype, [*range(100, 400), 5998])
+    tiny = torch.finfo(dtype).smallest_normal  # its square is zero
+    tensor[1] = torch.tensor([tiny, float("inf"), float("nan"), -2.5, -0.0])
+    tensor[5999, 4] = tiny
+    found = scattered(tensor)
+    assert found is not None
+    assert set(found.tolist()) >= {1, *range(100, 400), 5998, 5999}
+    expected = tensor.clone()
+    mask_entries_([tensor], [KEY], [0.4], rescale=rescale)
+    monkeypatch.setattr(masking, "_scattered_rows", lambda _: None)
+    mask_entries_([expected], [KEY], [0.4], rescale=rescale)
+    assert_same_bits([tensor], [expected])
+
+
+def test_wide_rows_of_an_embedding_are_masked_block_by_block(block):
+    tensor = embedding(torch.float32, range(0, 6000, 40), width=16)
+    assert scattered(tensor) is not None
+    expected = tensor * keep_mask(tensor.shape, KEY, 0.4)
+    block(64)
+    mask_entries_([tensor], [KEY], [0.4])
+    assert_equal([tensor], [expected])
+
+
+def test_what_has_few_rows_of_zeros_is_masked_as_a_whole():
+    assert scattered(embedding(torch.float32, range(0, 6000, 2))) is None  # too many
+    assert scattered(embedding(torch.float32, range(100, 2000))) is None  # seen at the second look only
+    assert scattered(embedding(torch.float32, [1], count=600)) is None
+    assert scattered(torch.zeros(6000)) is None
+    assert scattered(torch.zeros(5, 6000).T) is None
+    assert scattered(torch.zeros(6000, 5)) is not None
 
 
 def test_the_mask_stays_what_it_is():

@@ -56,6 +56,14 @@ def _refusals() -> dict[str, tuple[dict[str, Any], str]]:
             {**component, "components": {}},
             "Parameter `components` should hold a pattern. Found `components = {}`.",
         ),
+        "a kernel in words": (
+            {"rate": 0.5, "fused": "auto"},
+            "Parameter `fused` should be True, False or None. Found `fused = 'auto'`.",
+        ),
+        "a kernel for what needs none": (
+            {"rate": 0.5, "granularity": "row", "fused": True},
+            "Parameter `fused` should be True with `granularity = 'element'` only. Found `granularity = 'row'`.",
+        ),
         "a rate of 1, rescaled": ({"rate": 1, "rescale": True}, f"{rescale}1`."),
         "a rate that reaches 1, rescaled": (
             {"rate": TopDown(), "rescale": True},

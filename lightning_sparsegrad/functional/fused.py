@@ -1,0 +1,101 @@
+"""The mask as one compiled kernel: hash, compare and multiply in a single pass over a gradient, nothing stored.
+
+`torch.compile` makes it at the first use of each dtype and device, once for all shapes, keys and rates, and keeps it in
+its cache on disk. Where no compiler works, one warning says so and the eager path does the work: the bits are the same,
+which is checked on a sample before the kernel is used.
+"""
+
+import warnings
+from collections.abc import Callable
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from lightning_sparsegrad.functional.hashing import MULTIPLIERS, SHIFTS, folded_indices, hash_entries, signed
+
+_WIDTH = 1 << 10  # entries in a row of the kernel
+_WORD = 1 << 32
+_Kernel = Callable[[Tensor, Tensor, Tensor, Tensor], None]
+
+
+class _NotCompiledError(RuntimeError):
+    """The kernel's Python code ran, which means that the compiler gave up."""
+
+
+def fused_mask_(tensor: Tensor, key: int, threshold: int, factor: float) -> int:
+    """Mask the entries of a tensor in place, from the first on, as far as the kernel goes.
+
+    Args:
+        tensor: Gradient of any floating dtype.
+        key: 64-bit key, see `derive_key`.
+        threshold: The smallest hash that is kept, in [0, 2^32], see `keep_threshold`.
+        factor: What is kept is multiplied by it.
+
+    Returns:
+        How many entries are done; the rest, less than a row of the kernel, or all where it cannot be used, is not.
+    """
+    count = min(tensor.numel(), _WORD) // _WIDTH * _WIDTH
+    if not count or threshold == _WORD or not tensor.is_contiguous():
+        return 0
+    kernel = _checked_kernel(tensor.device, tensor.dtype)
+    if kernel is None:
+        return 0
+    rows = tensor.view(-1)[:count].view(-1, _WIDTH)
+    try:
+        kernel(rows, *_arguments(tensor, key, threshold, factor))
+    except _NotCompiledError as error:  # nothing was changed yet
+        _warn(error)
+        return 0
+    return count
+
+
+def _arguments(tensor: Tensor, key: int, threshold: int, factor: float) -> tuple[Tensor, Tensor, Tensor]:
+    words = [signed(key % _WORD), signed(key // _WORD), threshold - _WORD // 2]
+    numbers = torch.tensor(words, dtype=torch.int32).to(tensor.device, non_blocking=True)
+    dtype = torch.promote_types(tensor.dtype, torch.float32)  # a factor is not rounded to half precision
+    scale = torch.full((), factor, dtype=dtype, device=tensor.device)
+    return folded_indices(tensor.device)[:_WIDTH], numbers, scale
+
+
+def _mask_(rows: Tensor, folded: Tensor, numbers: Tensor, factor: Tensor) -> None:
+    """Mask a matrix; the hash is that of `hashing`, with what is equal along a row computed once."""
+    if not torch.compiler.is_compiling():
+        raise _NotCompiledError("torch.compile left the kernel uncompiled")
+    first, second, threshold = numbers[0], numbers[1], numbers[2]
+    start = torch.arange(rows.shape[0], dtype=torch.int32, device=rows.device).view(-1, 1) * _WIDTH ^ first
+    x = folded ^ _xor_shift(start, 0)
+    x = x * signed(MULTIPLIERS[0]) ^ second
+    x = _xor_shift(x, 1) * signed(MULTIPLIERS[1])
+    x = _xor_shift(x, 2) * signed(MULTIPLIERS[2])
+    rows.mul_(torch.where((x ^ -(1 << 31)) >= threshold, factor, 0.0))
+
+
+def _xor_shift(x: Tensor, stage: int) -> Tensor:
+    return x ^ ((x >> SHIFTS[stage]) & ((1 << (32 - SHIFTS[stage])) - 1))
+
+
+@cache
+def _checked_kernel(device: torch.device, dtype: torch.dtype) -> _Kernel | None:
+    """Compile the kernel and compare it with the eager path on a sample; `None`, with a warning, where that fails."""
+    kernel: _Kernel = torch.compile(_mask_, dynamic=True)
+    key, threshold = 0x0123456789ABCDEF, _WORD // 3
+    sample = torch.linspace(-1, 1, 8 * _WIDTH, dtype=torch.float64, device=device).to(dtype)
+    keep = hash_entries(key, 0, sample.numel(), device) >= threshold - _WORD // 2
+    expected = sample * keep * 1.5
+    try:
+        kernel(sample.view(-1, _WIDTH), *_arguments(sample, key, threshold, 1.5))
+    except Exception as error:  # whatever a missing or broken compiler raises; the eager path needs none
+        _warn(error)
+        return None
+    if not torch.equal(sample, expected):
+        _warn(RuntimeError("its masks differ from those of the eager path"))
+        return None
+    return kernel
+
+
+def _warn(error: Exception) -> None:
+    reason = next(iter(str(error).splitlines()), type(error).__name__)
+    warnings.warn(
+        f"Masks are computed without their compiled kernel, with the same result but slower: {reason}", stacklevel=2
+    )
