@@ -6,7 +6,7 @@ from inspect import unwrap
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 
@@ -34,19 +34,20 @@ class TrainerDriver:
     Args:
         transform: The strategy.
         door: Name of the class that holds this driver, for errors.
+        skip_dropped: Whether to leave out the work on gradients that will be dropped, see `GradientEngine`.
 
     Attributes:
         transform: The strategy, as given.
     """
 
-    def __init__(self, transform: GradientTransform, *, door: str) -> None:
+    def __init__(self, transform: GradientTransform, *, door: str, skip_dropped: bool) -> None:
         if not isinstance(transform, GradientTransform):
             raise ConfigurationError(
                 f"Parameter `gradient_transform` of `{door}` should be a gradient transform, `Identity()` for none. "
                 f"Found `{transform!r}`."
             )
         self.transform = transform
-        self._door = door
+        self._door, self._skip_dropped = door, skip_dropped
         self._engine: GradientEngine | None = None
         self._restored: Mapping[str, Any] | None = None
         self._hook_seen = False  # in this window
@@ -69,7 +70,14 @@ class TrainerDriver:
         self._refuse_fighting_clips(trainer)
         self._refuse_unsupported(trainer)
         steps = count_steps(trainer) if self.transform.needs_total_steps else None
-        self._engine = GradientEngine(module, self.transform, total_steps=steps, seed=_run_seed(trainer))
+        self._engine = GradientEngine(
+            trainer.strategy.model or module,  # in its wrapper, if there is one
+            self.transform,
+            total_steps=steps,
+            seed=_run_seed(trainer),
+            skip_dropped=self._skip_dropped,
+        )
+        trainer.callbacks.append(_OnException(self._engine))  # type: ignore[attr-defined]  # set by its connector
         self._hook_seen = self._pending = False
         if self._restored is not None and trainer.ckpt_path:  # else this fit starts anew from loaded weights
             self._engine.load_state_dict(self._restored)
@@ -158,6 +166,16 @@ class TrainerDriver:
                 f"Parameter `strategy` of the Trainer should keep gradients whole on each device, as 'ddp' does. "
                 f"Found `{type(trainer.strategy).__name__}`."
             )
+
+
+class _OnException(Callback):
+    """Leaves the model as it was: after an exception a Trainer calls no hook of a module, only those of callbacks."""
+
+    def __init__(self, engine: GradientEngine) -> None:
+        self._engine = engine
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
+        self._engine.abandon()
 
 
 def count_steps(trainer: Trainer) -> int | None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lightning_sparsegrad.components import NamedParameters
 from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.skipping import WorkSkipper
 from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, Window, refuse_equal_draws
 
 
@@ -33,6 +34,10 @@ class GradientEngine:
         transform: The strategy. The engine keeps a copy of its own, so that one object can serve several engines.
         total_steps: Optimizer steps of the whole training; needed only by schedules that follow it.
         seed: Seed of the run, for transforms that have none of their own. Non-negative; the same on all ranks.
+        skip_dropped: Whether to leave out the work on gradients that will be dropped whole: while a window is open,
+            such a tensor does not require a gradient. The weights come out the same. Where that cannot work (under
+            DDP without `find_unused_parameters`, within one compiled region), everything is computed, and a warning
+            says so.
 
     Attributes:
         transform: The engine's own, bound transform.
@@ -56,7 +61,13 @@ class GradientEngine:
     """
 
     def __init__(
-        self, model: nn.Module, transform: GradientTransform, *, total_steps: int | None = None, seed: int = 0
+        self,
+        model: nn.Module,
+        transform: GradientTransform,
+        *,
+        total_steps: int | None = None,
+        seed: int = 0,
+        skip_dropped: bool = True,
     ) -> None:
         if not isinstance(transform, GradientTransform):
             raise ConfigurationError(
@@ -74,6 +85,7 @@ class GradientEngine:
         self.transform = deepcopy(transform)
         self.transform.bind(self._parameters, total_steps=total_steps)
         self._total_steps = total_steps
+        self._skipper = WorkSkipper(model, self._parameters) if skip_dropped else None
         self._window: Window | None = None
         self._applied = False
 
@@ -111,11 +123,15 @@ class GradientEngine:
             _check_index("epoch", epoch)
         self._window = Window(step=step, epoch=epoch, total_steps=self._total_steps, seed=self.seed)
         self._applied = False
+        if self._skipper is not None:
+            self._skipper.start(self.transform.skippable(self._window))
         return self._window
 
     def abandon(self) -> None:
         """Close the window, if one is open."""
         self._window = None
+        if self._skipper is not None:
+            self._skipper.stop()
 
     @property
     def current(self) -> Window | None:
@@ -136,7 +152,8 @@ class GradientEngine:
                 `unscale_`), or `None`. Thresholds are compared with the true gradients.
 
         Raises:
-            RuntimeError: If no window is open, or the transform was applied in it already.
+            RuntimeError: If no window is open, the transform was applied in it already, or a layer that should have
+                trained has no gradient because the work on others was skipped.
             ConfigurationError: If a gradient is sparse, complex or of a parameter that is new in the model, or
                 everything was dropped under loss scaling, where the optimizer needs a gradient.
         """
@@ -147,12 +164,13 @@ class GradientEngine:
                 f"GradientEngine.apply_() should be called once. Found two calls at step {self._window.step}."
             )
         found = {name: p.grad for name, p in self._parameters.tensors.items() if p.grad is not None}
+        skipped = self._skipper.finish(found, self._window.step) if self._skipper is not None else None
         for name, gradient in found.items():
             if gradient.layout != torch.strided or gradient.is_complex():
                 kind = "complex" if gradient.is_complex() else "sparse"
                 raise ConfigurationError(f"Gradients should be dense and real. Found a {kind} gradient of `{name}`.")
         self._refuse_unknown()
-        gradients = Gradients(found, loss_scale=loss_scale)
+        gradients = Gradients(found, loss_scale=loss_scale, skipped=skipped)
         self.transform.apply_(gradients, self._window)
         for name in gradients.dropped:
             self._parameters.tensors[name].grad = None
@@ -165,9 +183,8 @@ class GradientEngine:
 
     def _refuse_unknown(self) -> None:
         """Refuse a gradient of a parameter that was put into the model after the engine was made."""
-        known = {id(parameter) for parameter in self._parameters.tensors.values()}
-        for name, parameter in self._parameters.model.named_parameters():
-            if id(parameter) not in known and parameter.grad is not None:
+        for name, parameter in self._parameters.newcomers():
+            if parameter.grad is not None:
                 raise ConfigurationError(
                     f"Parameters should be in the model before its engine is made. Found `{name}`, which is new."
                 )

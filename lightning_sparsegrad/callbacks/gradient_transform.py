@@ -20,6 +20,7 @@ class GradientTransformCallback(Callback):
 
     Args:
         gradient_transform: The strategy.
+        skip_dropped: Whether to leave out the work on gradients that will be dropped, see `GradientEngine`.
 
     Raises:
         ConfigurationError: If `gradient_transform` is no transform; when a subclass overrides a hook without super();
@@ -33,9 +34,9 @@ class GradientTransformCallback(Callback):
         >>> trainer = Trainer(accelerator="cpu", callbacks=[callback], logger=False, enable_checkpointing=False)
     """
 
-    def __init__(self, gradient_transform: GradientTransform) -> None:
+    def __init__(self, gradient_transform: GradientTransform, *, skip_dropped: bool = True) -> None:
         super().__init__()
-        self._driver = TrainerDriver(gradient_transform, door=type(self).__name__)
+        self._driver = TrainerDriver(gradient_transform, door=type(self).__name__, skip_dropped=skip_dropped)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from torch import Tensor, nn
+from torch import nn
 
 from lightning_sparsegrad.components.patterns import as_patterns, matching
 from lightning_sparsegrad.errors import ConfigurationError
@@ -52,6 +52,18 @@ class NamedParameters:
             raise ConfigurationError(
                 f"Parameter `model` should have parameters. Found `{type(model).__name__}` without."
             )
+        # the very dictionaries of the modules: walking the tree by name in every window would cost as much as a clip
+        self._tables = [table for module in self.model.modules() for table in (module._parameters, module._modules)]
+        self._members = {id(member): member for table in self._tables for member in table.values()}
+
+    def newcomers(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield the names and parameters that were put into the model after this view of it was made."""
+        if all(id(member) in self._members for table in self._tables for member in table.values()):
+            return
+        known = {id(parameter) for parameter in self.tensors.values()}
+        for name, parameter in self.model.named_parameters():
+            if id(parameter) not in known:
+                yield name, parameter
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.tensors)
@@ -59,7 +71,7 @@ class NamedParameters:
     def __len__(self) -> int:
         return len(self.tensors)
 
-    def __getitem__(self, name: str) -> Tensor:
+    def __getitem__(self, name: str) -> nn.Parameter:
         return self.tensors[name]
 
     @property

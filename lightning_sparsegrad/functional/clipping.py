@@ -1,9 +1,12 @@
 """Norms of components and clipping to them, on lists of tensors; nothing here synchronises with an accelerator."""
 
 from collections.abc import Sequence
+from math import inf
 
 import torch
 from torch import Tensor
+
+from lightning_sparsegrad.functional.blocks import pieces
 
 EPSILON = 1e-6  # what `torch.nn.utils.clip_grad_norm_` adds to the norm, in true gradient units
 
@@ -75,18 +78,25 @@ def clip_values_(tensors: Sequence[Tensor], max_value: float, *, loss_scale: Ten
     Returns:
         How many entries were beyond the bound or not finite, as a 0-d int64 tensor on the device of the first tensor.
     """
-    clipped = torch.zeros((), dtype=torch.int64, device=tensors[0].device)
+    clipped = torch.zeros((), dtype=torch.float64, device=tensors[0].device)
     for tensor in tensors:
         dtype = torch.promote_types(tensor.dtype, torch.float32)
         bound = torch.full((), max_value, dtype=dtype, device=tensor.device)
         if loss_scale is not None:
             bound = bound * loss_scale.to(bound)
-        # `clamp` alone turns an infinite entry into the bound, and the overflow would be hidden
-        tensor.masked_fill_(tensor.isinf(), torch.nan)
-        inside = tensor.abs() <= bound
-        clipped += tensor.numel() - inside.sum().to(clipped.device)
-        tensor.clamp_(-bound, bound)
-    return clipped
+        for _, piece in pieces(tensor):
+            sizes = piece.abs()
+            largest = float(sizes.amax()) if piece.device.type == "cpu" else inf  # reading is free there
+            if largest <= bound and largest < inf:
+                continue
+            if not largest < inf:
+                # `clamp` alone turns an infinite entry into the bound, and the overflow would be hidden
+                piece.masked_fill_(sizes.isinf(), torch.nan)
+                torch.abs(piece, out=sizes)
+            inside = torch.le(sizes, bound, out=sizes)  # ones and zeros in the dtype at hand: sums of booleans are slow
+            clipped += piece.numel() - inside.sum(dtype=torch.float32).to(clipped.device)
+            piece.clamp_(-bound, bound)
+    return clipped.long()
 
 
 def _scale_(tensors: Sequence[Tensor], sizes: Sequence[int], factors: Tensor) -> None:

@@ -23,12 +23,12 @@ from hashlib import blake2b
 import torch
 from torch import Tensor
 
+from lightning_sparsegrad.functional.blocks import block_size
+
 MULTIPLIERS = (0xED5AD4BB, 0xAC4C1B51, 0x31848BAB)
 SHIFTS = (17, 11, 15)
 _WORD = 1 << 32
 _LOWEST = torch.tensor(-(1 << 31), dtype=torch.int32)
-_CPU_BLOCK = 1 << 18
-_DEVICE_BLOCK = 1 << 22  # there, few launches matter more than a cache
 
 
 def derive_key(*parts: str | int | None) -> int:
@@ -119,11 +119,6 @@ def hash_stack(keys: Sequence[int], count: int, device: torch.device) -> Tensor:
     )
     first, second = words.view(-1, 2, 1).unbind(1)
     return _finish_(folded_indices(device)[:count] ^ first, second)
-
-
-def block_size(device: torch.device) -> int:
-    """Return how many entries are hashed at a time: what stays in the cache of a core, or fills an accelerator."""
-    return _CPU_BLOCK if device.type == "cpu" else _DEVICE_BLOCK
 
 
 @cache

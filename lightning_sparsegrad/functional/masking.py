@@ -6,14 +6,15 @@ matrix that is mostly rows of zeros, as the gradient of a word embedding is, the
 goes through the compiled kernel of `fused`, or block by block through the cache.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from math import prod
 
 import torch
 from torch import Tensor
 
+from lightning_sparsegrad.functional.blocks import block_size, pieces, ranges
 from lightning_sparsegrad.functional.fused import fused_mask_
-from lightning_sparsegrad.functional.hashing import block_size, hash_entries, hash_indices, hash_stack, keep_threshold
+from lightning_sparsegrad.functional.hashing import hash_entries, hash_indices, hash_stack, keep_threshold
 
 _SMALL = 1 << 13  # entries up to which launching costs more than hashing
 _MANY_ROWS = 1 << 12  # rows from which it pays to look for rows of zeros
@@ -73,7 +74,7 @@ def mask_entries_(
         if not done and (rows := _scattered_rows(tensor)) is not None:
             _mask_rows_of_entries_(tensor, rows, key, rate, factor)
             continue
-        for start, piece in _pieces(tensor, done):
+        for start, piece in pieces(tensor, done):
             _multiply_(piece, _keep(key, rate, start, piece.numel(), tensor.device, tensor.dtype), factor)
     _mask_small_(small, rescale=rescale)
 
@@ -99,7 +100,7 @@ def count_kept(numel: int, key: int, rate: float, device: torch.device) -> Tenso
     if rate == 0:
         return torch.tensor(numel, device=device)
     total = torch.zeros((), dtype=torch.int64, device=device)
-    for start, count in _blocks(0, numel, device):
+    for start, count in ranges(0, numel, device):
         total += _keep(key, rate, start, count, device, torch.bool).sum()
     return total
 
@@ -116,35 +117,13 @@ def _keep(key: int, rate: float, start: int, count: int, device: torch.device, d
     mask = torch.empty(count, dtype=dtype, device=device)
     if threshold == _WORD:  # one more than int32 can hold: nothing is kept
         return mask.zero_()
-    for begin, length in _blocks(start, count, device):
+    for begin, length in ranges(start, count, device):
         hashes = hash_entries(key, begin, length, device)
         torch.ge(hashes, threshold - _WORD // 2, out=mask[begin - start : begin - start + length])
     return mask
 
 
-def _blocks(start: int, count: int, device: torch.device) -> Iterator[tuple[int, int]]:
-    """Cut a range at the multiples of the block size."""
-    size, end = block_size(device), start + count
-    while start < end:
-        piece = min(size - start % size, end - start)
-        yield start, piece
-        start += piece
-
-
 # ---------------------------------------------------------------- ways through a tensor
-def _pieces(tensor: Tensor, start: int) -> Iterator[tuple[int, Tensor]]:
-    """Cut a tensor from an entry on into views, one after the other in row-major order, of about a block each."""
-    size = block_size(tensor.device)
-    if tensor.is_contiguous():
-        flat = tensor.view(-1)
-        for begin, length in _blocks(start, flat.numel() - start, tensor.device):
-            yield begin, flat[begin : begin + length]
-        return
-    row = tensor[0].numel()
-    for rows in range(0, tensor.shape[0], max(1, size // row)):
-        yield rows * row, tensor[rows : rows + max(1, size // row)]
-
-
 def _mask_small_(small: Sequence[tuple[Tensor, int, float]], *, rescale: bool) -> None:
     """Mask tensors of a similar size together."""
     groups: dict[tuple[torch.device, torch.dtype, int], list[tuple[Tensor, int, float]]] = {}

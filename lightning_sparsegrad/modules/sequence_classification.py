@@ -59,8 +59,9 @@ class SequenceClassification(SparseGradModule):
         gradient_transform: GradientTransform,
         optimizer: OptimizerCallable = lambda parameters: torch.optim.AdamW(parameters, lr=2e-5, weight_decay=0.01),
         lr_scheduler: LRSchedulerCallable | None = None,
+        skip_dropped: bool = True,
     ) -> None:
-        super().__init__(gradient_transform=gradient_transform)
+        super().__init__(gradient_transform=gradient_transform, skip_dropped=skip_dropped)
         self.save_hyperparameters()
         for name in ("gradient_transform", "optimizer", "lr_scheduler"):
             # the command line stores what they were parsed from; objects would keep `weights_only` from loading

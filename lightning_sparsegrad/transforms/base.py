@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -46,21 +46,34 @@ class Gradients(dict[str, Tensor]):
     Args:
         gradients: Name to gradient, of the parameters that have one.
         loss_scale: 0-d tensor by which all of them are multiplied, or `None`.
+        skipped: Name to number of entries, of the tensors whose gradients were not computed, for they will be dropped.
 
     Attributes:
         dropped: Names of the tensors dropped whole so far. They are out of the mapping, and end without a gradient.
+        skipped: What was not computed and not yet dropped.
     """
 
-    def __init__(self, gradients: dict[str, Tensor], *, loss_scale: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        gradients: dict[str, Tensor],
+        *,
+        loss_scale: Tensor | None = None,
+        skipped: Mapping[str, int] | None = None,
+    ) -> None:
         super().__init__(gradients)
-        self.loss_scale = loss_scale
+        self.loss_scale, self.skipped = loss_scale, dict(skipped or {})
         self.dropped: list[str] = []
 
     def drop(self, names: Iterable[str]) -> None:
         """Take tensors out of the window: they end with `grad=None`, and an optimizer leaves their weights alone."""
         for name in names:
+            self.skipped.pop(name, None)
             if self.pop(name, None) is not None:
                 self.dropped.append(name)
+
+    def numel(self) -> int:
+        """Return the number of entries of what is not dropped yet, computed or not."""
+        return sum(gradient.numel() for gradient in self.values()) + sum(self.skipped.values())
 
 
 class GradientTransform(ABC):
@@ -90,6 +103,18 @@ class GradientTransform(ABC):
     @abstractmethod
     def apply_(self, gradients: Gradients, window: Window) -> None:
         """Change the gradients of a window in place."""
+
+    def skippable(self, window: Window, later: frozenset[str] = frozenset()) -> frozenset[str]:  # noqa: ARG002
+        """Return the tensors whose gradients need not be computed in a window; asked before its forward pass.
+
+        These are what the transform drops whole whatever the gradients are, and what transforms behind it drop unless
+        it reads them together with others, as a norm over several tensors does. By default none: it may read anything.
+
+        Args:
+            window: The window.
+            later: The tensors that transforms behind this one do not need.
+        """
+        return frozenset()
 
     @property
     def schedules(self) -> Sequence[Schedule]:

@@ -66,6 +66,11 @@ class Chain(GradientTransform):
         for transform in self.transforms.values():
             transform.bind(parameters, total_steps=total_steps)
 
+    def skippable(self, window: Window, later: frozenset[str] = frozenset()) -> frozenset[str]:
+        for transform in reversed(self.transforms.values()):
+            later = transform.skippable(window, later)
+        return later
+
     def apply_(self, gradients: Gradients, window: Window) -> None:
         for transform in self.transforms.values():
             transform.apply_(gradients, window)

@@ -1,6 +1,6 @@
 """GradDrop: stochastic masks on gradients."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -157,13 +157,20 @@ class GradDrop(GradientTransform):
                     if part.parameter in self._pieces:
                         self._pieces[part.parameter].append((component.name, part))
 
+    def skippable(self, window: Window, later: frozenset[str] = frozenset()) -> frozenset[str]:
+        if self._pieces:
+            return later | self._whole(self._draw_units(window)[1])
+        return later | frozenset(self._with_rate_one(self._rates(window)))
+
     def apply_(self, gradients: Gradients, window: Window) -> None:
-        names = [name for name in self._heights if name in gradients]
-        rates = {name: self.rate(window.progress, self._heights[name]) for name in names}
-        if not names or not any(rates.values()):
+        rates = {
+            name: rate for name, rate in self._rates(window).items() if name in gradients or name in gradients.skipped
+        }
+        if not any(rates.values()):
             self._last = None
             return
-        self._last = _Draws(gradients[names[0]].device, total=sum(gradients[name].numel() for name in names))
+        device = next((gradient.device for gradient in gradients.values()), torch.device("cpu"))
+        self._last = _Draws(device, total=sum(gradients[name].numel() for name in rates if name in gradients))
         if self._pieces:
             self._drop_units_(gradients, window)
         else:
@@ -172,7 +179,7 @@ class GradDrop(GradientTransform):
     def _drop_entries_(self, gradients: Gradients, rates: dict[str, float], window: Window) -> None:
         """Drop entries or rows; what has a rate of 1 is dropped whole."""
         assert self._last is not None  # noqa: S101  # set by `apply_`
-        gradients.drop(name for name, rate in rates.items() if keep_threshold(rate) == keep_threshold(1))
+        self._drop_whole(gradients, self._with_rate_one(rates))
         names = [name for name in rates if name in gradients]
         tensors, key = [gradients[name] for name in names], self._key(window)
         keys = [derive_key(*key, name) for name in names]
@@ -183,7 +190,7 @@ class GradDrop(GradientTransform):
         else:
             fused = self._masked >= _WORTH_COMPILING if self.fused is None else self.fused
             mask_entries_(tensors, keys, drawn, rescale=self.rescale, fused=fused)
-            self._masked += self._last.total
+            self._masked += sum(tensor.numel() for tensor in tensors)
         for name, tensor, entry_key in zip(names, tensors, keys, strict=True):
             count = (tensor.shape[0] if tensor.ndim else 1) if by_row else tensor.numel()
             self._last.masks.append((count, tensor.numel() // max(count, 1), entry_key, rates[name]))
@@ -191,12 +198,8 @@ class GradDrop(GradientTransform):
     def _drop_units_(self, gradients: Gradients, window: Window) -> None:
         """Drop tensors or components: a tensor of which nothing is left whole, slices by multiplying with zero."""
         assert self._last is not None  # noqa: S101  # set by `apply_`
-        rates: dict[str, float] = {}
-        for name, pieces in self._pieces.items():
-            rate = self.rate(window.progress, self._heights[name])
-            rates.update({component: min(rate, rates.get(component, 1.0)) for component, _ in pieces})
-        dropped = draw_dropped(rates, self._key(window), self._trains)
-        gradients.drop(self._whole(dropped))
+        rates, dropped = self._draw_units(window)
+        self._drop_whole(gradients, self._whole(dropped))
         for name, pieces in self._pieces.items():
             for component, part in pieces if name in gradients else ():
                 piece = part.of(gradients[name])
@@ -206,6 +209,26 @@ class GradDrop(GradientTransform):
                 self._last.kept += piece.numel()
                 if self.rescale and rates[component] > 0:
                     piece.mul_(1 / (1 - rates[component]))
+
+    def _drop_whole(self, gradients: Gradients, names: Collection[str]) -> None:
+        assert self._last is not None  # noqa: S101  # set by `apply_`
+        self._last.total += sum(gradients.skipped.get(name, 0) for name in names)
+        gradients.drop(names)
+
+    def _rates(self, window: Window) -> dict[str, float]:
+        return {name: self.rate(window.progress, height) for name, height in self._heights.items()}
+
+    @staticmethod
+    def _with_rate_one(rates: Mapping[str, float]) -> list[str]:
+        return [name for name, rate in rates.items() if keep_threshold(rate) == keep_threshold(1)]
+
+    def _draw_units(self, window: Window) -> tuple[dict[str, float], frozenset[str]]:
+        """Return the rate of every unit, and the units that are dropped."""
+        each = self._rates(window)
+        rates: dict[str, float] = {}
+        for name, pieces in self._pieces.items():
+            rates.update({component: min(each[name], rates.get(component, 1.0)) for component, _ in pieces})
+        return rates, draw_dropped(rates, self._key(window), self._trains)
 
     def _whole(self, dropped: frozenset[str]) -> frozenset[str]:
         return frozenset(

@@ -16,5 +16,8 @@ class Identity(GradientTransform):
     def bind(self, parameters: NamedParameters, *, total_steps: int | None) -> None:
         pass
 
+    def skippable(self, window: Window, later: frozenset[str] = frozenset()) -> frozenset[str]:  # noqa: ARG002
+        return later
+
     def apply_(self, gradients: Gradients, window: Window) -> None:
         pass

@@ -56,10 +56,13 @@ class LayerMask(GradientTransform):
     def dropped_depths(self, window: Window) -> frozenset[int]:
         """Return the depths that lose their gradient in a window; known before its forward pass."""
 
+    def skippable(self, window: Window, later: frozenset[str] = frozenset()) -> frozenset[str]:
+        return later | self.depths.within(self.dropped_depths(window))
+
     def apply_(self, gradients: Gradients, window: Window) -> None:
-        total = sum(gradient.numel() for gradient in gradients.values())
+        total = gradients.numel()
         gradients.drop(self.depths.within(self.dropped_depths(window)))
-        self._kept = sum(gradient.numel() for gradient in gradients.values()), total
+        self._kept = gradients.numel(), total
 
     @property
     def statistics(self) -> dict[str, Tensor]:

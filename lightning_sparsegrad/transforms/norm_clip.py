@@ -46,13 +46,24 @@ class NormClip(GradientTransform):
         self.require_total_steps(total_steps)
         self._resolved = self.resolve(parameters)
 
+    def skippable(self, window: Window, later: frozenset[str] = frozenset()) -> frozenset[str]:  # noqa: ARG002
+        """Return what transforms behind this one do not need, but for components of which they need a part."""
+        needed: frozenset[str] | None = None
+        while later and needed != frozenset():
+            members = ({part.parameter for part in component.parts} for component, _ in self._resolved)
+            needed = frozenset().union(*(names & later for names in members if not names <= later))
+            later -= needed
+        return later
+
     def apply_(self, gradients: Gradients, window: Window) -> None:
         tensors: list[Tensor] = []
         sizes: list[int] = []
         thresholds: list[float] = []
         self._names = []
+        schedules = {id(schedule): schedule for _, schedule in self._resolved}
+        max_norms = {key: schedule(window.progress) for key, schedule in schedules.items()}
         for component, threshold in self._resolved:
-            max_norm = threshold(window.progress)
+            max_norm = max_norms[id(threshold)]
             if isinf(max_norm):
                 continue
             parts = [part.of(gradients[part.parameter]) for part in component.parts if part.parameter in gradients]

@@ -48,6 +48,9 @@ class ValueClip(GradientTransform):
     def bind(self, parameters: NamedParameters, *, total_steps: int | None) -> None:  # noqa: ARG002
         self.require_total_steps(total_steps)
 
+    def skippable(self, window: Window, later: frozenset[str] = frozenset()) -> frozenset[str]:  # noqa: ARG002
+        return later
+
     def apply_(self, gradients: Gradients, window: Window) -> None:
         max_value = self.max_value(window.progress)
         self._clipped, self._total = 0, sum(gradient.numel() for gradient in gradients.values())

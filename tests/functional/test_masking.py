@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_sparsegrad.functional import (
+    blocks,
     count_kept,
     derive_key,
     hash_index,
@@ -136,7 +137,7 @@ def block(monkeypatch):
     """Set how many entries are hashed at a time, and send small tensors the way of large ones."""
 
     def set_to(size: int) -> None:
-        monkeypatch.setattr(hashing, "_CPU_BLOCK", size)
+        monkeypatch.setattr(blocks, "_CPU_BLOCK", size)
         monkeypatch.setattr(masking, "_SMALL", 0)
         hashing.folded_indices.cache_clear()
 
@@ -158,7 +159,7 @@ def test_blocks_do_not_change_the_mask(block, size):
 
 
 def test_a_tensor_larger_than_a_block_is_masked_throughout():
-    size = hashing.block_size(torch.device("cpu"))
+    size = blocks.block_size(torch.device("cpu"))
     count = size * 2 + 11
     tensor = torch.ones(count)
     mask_entries_([tensor], [KEY], [0.5])

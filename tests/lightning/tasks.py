@@ -36,6 +36,7 @@ STRATEGIES: dict[str, GradientTransform] = {
     "mask per epoch": GradDrop(0.5, resample_every="epoch"),
     "layers": LayerGradDrop(0.5),
     "head": HeadOnly(),
+    "tensors": GradDrop(0.5, granularity="tensor"),
 }
 
 Batch = Sequence[Tensor]
@@ -99,12 +100,14 @@ class Recording(GradientTransform):
 
 
 def through(
-    door: str, transform: GradientTransform, kind: type[Regression] = Regression
+    door: str, transform: GradientTransform, kind: type[Regression] = Regression, **arguments: Any
 ) -> tuple[Regression, list[Callback]]:
     """Return a task whose gradients go through a transform, and the callbacks that its Trainer needs for it."""
     if door == "module":
-        return type(f"Sparse{kind.__name__}", (kind, SparseGradModule), {})(gradient_transform=transform), []
-    return kind(), [GradientTransformCallback(transform)]
+        return type(f"Sparse{kind.__name__}", (kind, SparseGradModule), {})(
+            gradient_transform=transform, **arguments
+        ), []
+    return kind(), [GradientTransformCallback(transform, **arguments)]
 
 
 def door_of(run: Trainer) -> GradientTransformCallback | SparseGradModule:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from .tasks import SEED, STRATEGIES, Regression, assert_same_weights, plain_loop, windows
-from .two_processes import CASES
+from .two_processes import CASES, COMPUTED, SKIPPING
 
 ROOT = Path(__file__).parents[2]
 EXPECTED_SEEDS = {"the same": SEED, "differs": SEED, "none": 100}
@@ -52,3 +52,17 @@ def test_replicas_train_as_one_process(results: dict[str, list[dict[str, Any]]],
     seed = EXPECTED_SEEDS[case.seeding]
     alone = plain_loop(Regression(), STRATEGIES[case.strategy], expected, seed=seed)
     torch.testing.assert_close(result["weights"], alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_work_is_skipped_where_ddp_allows_it(results: dict[str, list[dict[str, Any]]], name: str) -> None:
+    skipped = [result["skipped"] for result in results[name]]
+    assert skipped[0] == skipped[1]
+    assert (skipped[0] > 0) == (name in SKIPPING)
+    assert not SKIPPING.keys() & COMPUTED.keys()
+
+
+@pytest.mark.parametrize("name", [name for name in SKIPPING if "layers" in name])
+def test_skipping_changes_no_bit(results: dict[str, list[dict[str, Any]]], name: str) -> None:
+    computed = "accumulation of layers" if "accumulated" in name else "layers without the flag"
+    assert_same_weights(results[name][0]["weights"], results[computed][0]["weights"])

@@ -7,11 +7,14 @@ that a batch of both is a batch of `loader()`.
 import os
 import sys
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch import seed_everything
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
@@ -26,6 +29,8 @@ class Case:
     door: str
     accumulate: int = 1
     seeding: str = "the same"
+    skip: bool = True
+    ddp: Sequence[str] = ()  # what is switched on
 
 
 CASES = {
@@ -36,13 +41,31 @@ CASES = {
     "no seed": Case("mask and clip", "callback", seeding="none"),
     "layers without a seed": Case("layers", "module", seeding="none"),
 }
+UNUSED = ("find_unused_parameters",)
+SKIPPING = {
+    **{
+        f"{name}, skipped{'' if accumulate == 1 else ' and accumulated'}": Case(name, door, accumulate, ddp=UNUSED)
+        for name in ("layers", "head", "tensors")
+        for door, accumulate in (("module", 1), ("callback", 3))
+    },
+    "layers in views of buckets": Case("layers", "module", ddp=(*UNUSED, "gradient_as_bucket_view")),
+}
+COMPUTED = {  # although they are dropped
+    "layers without the flag": Case("layers", "module"),
+    "layers in a static graph": Case("layers", "module", ddp=(*UNUSED, "static_graph")),
+    "layers not to be skipped": Case("layers", "callback", ddp=UNUSED, skip=False),
+}
+CASES |= SKIPPING | COMPUTED
 
 
 class Drifting(Regression):
-    """Draws other random numbers on every rank."""
+    """Draws other random numbers on every rank, and counts the gradients that are not computed."""
+
+    skipped = 0
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         torch.rand(1 + self.global_rank)
+        self.skipped += sum(not parameter.requires_grad for parameter in self.parameters())
         return super().training_step(batch, batch_idx)
 
 
@@ -60,10 +83,11 @@ def main(folder: Path) -> None:
     torch.set_num_threads(1)
     for name, case in CASES.items():
         prepare(case, rank)
-        task, callbacks = through(case.door, STRATEGIES[case.strategy], Drifting)
+        switched_on: dict[str, Any] = dict.fromkeys(case.ddp, True)
+        task, callbacks = through(case.door, STRATEGIES[case.strategy], Drifting, skip_dropped=case.skip)
         run = trainer(
             devices=2,
-            strategy="ddp",
+            strategy=DDPStrategy(**switched_on),
             use_distributed_sampler=False,
             callbacks=callbacks,
             accumulate_grad_batches=case.accumulate,
@@ -75,6 +99,7 @@ def main(folder: Path) -> None:
             "weights": weights(task),
             "seed": door_of(run).gradient_engine.seed,
             "steps": run.global_step,
+            "skipped": task.skipped,
             "random": torch.rand(1),
         }
         torch.save(result, folder / f"{name} {rank}.pt")

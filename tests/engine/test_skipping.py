@@ -1,0 +1,373 @@
+"""Skipping work changes nothing: what is dropped whole is not computed, and the weights are those of computing it."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from lightning_sparsegrad import (
+    Chain,
+    ComponentNormClip,
+    GlobalNormClip,
+    GradDrop,
+    GradientEngine,
+    GradientTransform,
+    GradualUnfreezing,
+    HeadOnly,
+    Identity,
+    LayerGradDrop,
+    TopDown,
+    ValueClip,
+)
+from lightning_sparsegrad.transforms.base import Window
+from tests.engine.helpers import OPTIMIZERS, backward, loss_on, tokens_at
+from tests.tiny import tiny_bert, tiny_gpt2, tiny_t5
+from tests.transforms.golden import GOLDEN, Golden
+from tests.transforms.small import Small, assert_same_bits, on_one_thread, trained
+
+one_thread = pytest.fixture(autouse=True, scope="module")(on_one_thread)
+
+TENSOR_CLIP = ComponentNormClip(0.05, components="tensor")
+LAYERS = LayerGradDrop(0.5)
+TENSORS = GradDrop(0.5, granularity="tensor")
+Loss = Callable[[nn.Module, int], Tensor]
+
+
+def small(*, tied: bool = False) -> Small:
+    """Return the small model with inputs that torch multiplies by the same kernels whatever needs a gradient."""
+    model = Small(tied=tied)
+    for block in model.blocks:
+        block.attention.batch_first = False  # type: ignore[union-attr]  # its transposed inputs are what differs
+    return model
+
+
+def train(
+    model: nn.Module,
+    transform: GradientTransform,
+    *,
+    skip: bool,
+    loss: Loss = lambda model, step: loss_on(model, tokens_at(step)),
+    steps: int = 6,
+    optimizer: Any = OPTIMIZERS["AdamW"],
+    accumulate: int = 1,
+    set_to_none: bool = True,
+    seed: int = 3,
+) -> dict[str, Tensor]:
+    """Train a model; return its weights, and how many gradients were computed."""
+    torch.manual_seed(0)
+    stepper = optimizer(model.parameters())
+    engine = GradientEngine(model, transform, total_steps=steps, seed=seed, skip_dropped=skip)
+    for step in range(steps):
+        with engine.window(step, epoch=step // 2):
+            for part in range(accumulate):
+                backward(loss(model, step * accumulate + part))
+            engine.apply_()
+        stepper.step()
+        stepper.zero_grad(set_to_none=set_to_none)
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def one_window(engine: GradientEngine, model: nn.Module, step: int = 0) -> set[str]:
+    """Run a window; return the parameters whose gradients it computes."""
+    with engine.window(step, epoch=0):
+        backward(loss_on(model, tokens_at(step)))
+        names = trained(model)
+        engine.apply_()
+    return names
+
+
+def computed(model: nn.Module, transform: GradientTransform, step: int = 0, *, seed: int = 3) -> set[str]:
+    """Return the parameters whose gradients a window computes."""
+    return one_window(GradientEngine(model, transform, total_steps=6, seed=seed), model, step)
+
+
+def hugging_face(model: nn.Module, step: int) -> Tensor:
+    tokens = torch.randint(3, 50, (4, 9), generator=torch.Generator().manual_seed(step))
+    labels = tokens if hasattr(model, "lm_head") else torch.tensor([0, 1, 1, 0])
+    loss: Tensor = model(input_ids=tokens, labels=labels).loss
+    return loss
+
+
+# ---------------------------------------------------------------- the same weights
+@pytest.mark.parametrize("row", GOLDEN, ids=str)
+@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+def test_every_strategy_trains_the_same_weights(row: Golden, tied: bool):
+    skipped = train(small(tied=tied), row.transform, skip=True)
+    assert_same_bits(skipped, train(small(tied=tied), row.transform, skip=False))
+
+
+@pytest.mark.parametrize("transform", [LAYERS, TENSORS, GradualUnfreezing(), HeadOnly()], ids=str)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+@pytest.mark.parametrize("set_to_none", [True, False], ids=["to None", "to zero"])
+def test_the_same_weights_with_accumulation_and_every_optimizer(transform, optimizer, set_to_none):
+    weights = [
+        train(small(), transform, skip=skip, optimizer=optimizer, accumulate=3, set_to_none=set_to_none)
+        for skip in (True, False)
+    ]
+    assert_same_bits(*weights)
+
+
+@pytest.mark.parametrize("build", [tiny_bert, tiny_gpt2, tiny_t5], ids=["BERT", "GPT-2", "T5"])
+@pytest.mark.parametrize(
+    "transform",
+    [LAYERS, TENSORS, GradDrop(0.5, granularity="component"), GradualUnfreezing(unfreeze_every=1), GradDrop(TopDown())],
+    ids=str,
+)
+def test_real_architectures_train_the_same_weights_with_dropout(build, transform):
+    weights = [
+        train(build(decoder_start_token_id=0).train(), transform, skip=skip, loss=hugging_face)
+        for skip in (True, False)
+    ]
+    assert_same_bits(*weights)
+
+
+@pytest.mark.parametrize("reentrant", [True, False], ids=["reentrant", "not reentrant"])
+@pytest.mark.parametrize("transform", [LAYERS, GradualUnfreezing(unfreeze_every=1), HeadOnly()], ids=str)
+def test_the_same_weights_under_the_activation_checkpointing_of_hugging_face(reentrant, transform):
+    def build() -> nn.Module:
+        model: Any = tiny_bert().train()
+        model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+        return model  # type: ignore[no-any-return]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of inputs without a gradient, which the embeddings have under `skip`
+        weights = [train(build(), transform, skip=skip, loss=hugging_face) for skip in (True, False)]
+    assert_same_bits(*weights)
+
+
+# ---------------------------------------------------------------- less work
+def test_what_is_dropped_is_not_computed():
+    model = Small()
+    assert computed(model, HeadOnly()) == {"head.weight", "head.bias", "temperature"}
+    for transform in (LAYERS, TENSORS, Chain([TENSOR_CLIP, ValueClip(1.0), LAYERS, GradDrop(0.2)])):
+        names = computed(model, transform)
+        assert 0 < len(names) < len(list(model.parameters())), transform
+        for parameter in model.parameters():
+            parameter.grad = None
+
+
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing")
+def test_backward_ends_above_the_lowest_tensor_that_trains():
+    model, visited = Small(), []
+    for index, block in enumerate(model.blocks):
+        block.register_full_backward_hook(lambda *_, index=index: visited.append(index))
+    computed(model, GradualUnfreezing(unfreeze_every=1), step=1)  # the head and the last block
+    assert visited == [1]
+
+
+@pytest.mark.parametrize(
+    ("transform", "skips"),
+    [
+        (Chain([GlobalNormClip(1.0), LAYERS]), False),
+        (Chain([LAYERS, GlobalNormClip(1.0)]), True),
+        (Chain([ComponentNormClip(1.0, components="tensor"), LAYERS]), True),
+        (Chain([ComponentNormClip(1.0, components="block"), LAYERS]), True),
+        (Chain([ComponentNormClip(1.0, components={"*": "all"}), LAYERS]), False),
+        (Chain([ComponentNormClip(1.0, components={"*": "all"}), TENSORS]), False),
+        (Chain([Chain([GlobalNormClip(1.0)]), Chain([LAYERS])]), False),
+        (Chain([Identity(), GradDrop(0.3), Chain([LAYERS])]), True),
+    ],
+    ids=str,
+)
+def test_what_is_read_together_with_what_is_kept_is_computed(transform: GradientTransform, skips: bool):
+    assert (len(computed(Small(), transform)) < len(list(Small().parameters()))) == skips
+
+
+def test_a_component_is_spared_only_if_all_of_it_is_dropped():
+    window, model = Window(step=0), nn.ModuleDict({name: nn.Linear(1, 1) for name in "abc"})
+    clip = ComponentNormClip(1.0, components={"a.*": "left", "b.weight": "left", "*": "right"})
+    engine = GradientEngine(model, clip)
+    every = frozenset(dict(model.named_parameters()))
+    assert engine.transform.skippable(window, every) == every
+    left = frozenset({"a.weight", "a.bias", "b.weight"})
+    assert engine.transform.skippable(window, left | {"c.bias"}) == left
+    assert engine.transform.skippable(window, frozenset({"a.weight", "b.weight"})) == frozenset()
+
+
+def test_a_transform_of_ones_own_may_read_everything():
+    class Total(Identity):
+        def skippable(self, window: Window, later: frozenset[str] = frozenset()) -> frozenset[str]:
+            return GradientTransform.skippable(self, window, later)
+
+    assert len(computed(Small(), Chain([Total(), LAYERS]))) == len(list(Small().parameters()))
+
+
+@pytest.mark.parametrize("transform", [LAYERS, TENSORS, GradDrop(1.0, include="blocks.*"), HeadOnly()], ids=str)
+def test_the_share_kept_counts_what_was_not_computed(transform: GradientTransform):
+    kept = []
+    for skip in (True, False):
+        model = Small()
+        engine = GradientEngine(model, transform, seed=3, skip_dropped=skip)
+        one_window(engine, model, step=0)
+        kept.append(engine.statistics["kept"])
+    assert kept[0] == kept[1] < 1
+
+
+# ---------------------------------------------------------------- requires_grad is back
+def frozen(model: nn.Module) -> set[str]:
+    return {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+
+
+def test_requires_grad_is_off_within_a_window_until_it_is_applied():
+    model = Small()
+    model.get_parameter("blocks.1.output.weight").requires_grad_(False)  # the user's own
+    engine = GradientEngine(model, HeadOnly())
+    with engine.window(0):
+        assert len(frozen(model)) > 10
+        backward(loss_on(model, tokens_at(0)))
+        engine.apply_()
+        assert frozen(model) == {"blocks.1.output.weight"}
+    assert frozen(model) == {"blocks.1.output.weight"}
+
+
+@pytest.mark.parametrize("where", ["forward", "apply"])
+def test_requires_grad_is_back_after_an_exception(where: str):
+    class BadLuck(Exception):  # noqa: N818
+        pass
+
+    class Breaking(Identity):
+        def apply_(self, *_: Any) -> None:
+            raise BadLuck
+
+    model = Small()
+    engine = GradientEngine(model, Chain([HeadOnly(), Breaking()]))
+    if where == "forward":
+        model.blocks[1].forward = Breaking().apply_
+    with pytest.raises(BadLuck):
+        one_window(engine, model)
+    assert not frozen(model)
+    engine.open(0)
+    assert frozen(model)
+    engine.abandon()
+    assert not frozen(model)
+
+
+def test_a_window_that_would_train_only_what_the_loss_does_not_use_computes_all():
+    class Spare(Small):
+        def __init__(self) -> None:
+            super().__init__()
+            self.spare = nn.Linear(1, 1)  # not in the forward pass
+
+    def one_kept(name: str) -> GradientTransform:
+        return GradDrop(1.0, exclude=name)
+
+    model = Spare()
+    engine = GradientEngine(model, Chain([one_kept("head.bias")]))
+    one_window(engine, model, step=0)
+    assert trained(model) == {"head.bias"}
+    engine.transform = GradientEngine(model, one_kept("spare.bias")).transform
+    one_window(engine, model, step=1)
+    assert trained(model) == set()
+
+
+# ---------------------------------------------------------------- where a gradient got lost
+class Checkpointed(Small):
+    """Checkpoints its blocks by hand, in the way that loses gradients where the input has none."""
+
+    reentrant = True
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embeddings(tokens)
+        for block in self.blocks:
+            x = checkpoint(block, x, use_reentrant=self.reentrant)
+        return self.head(self.norm(x)) * (1 + self.temperature) + self.empty.sum()  # type: ignore[no-any-return]
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+def test_a_layer_that_lost_its_gradient_is_an_error():
+    model = Checkpointed()
+    engine = GradientEngine(model, GradualUnfreezing(unfreeze_every=1))
+    one_window(engine, model, step=3)  # all train
+    model.zero_grad()
+    with pytest.raises(RuntimeError, match=r"`blocks\.1\..*` and its layer should train.*use_reentrant=False"):
+        one_window(engine, model, step=1)  # the head and the last block
+    assert not frozen(model)
+    model.reentrant = False
+    one_window(engine, model, step=1)
+    assert any(name.startswith("blocks.1.") for name in trained(model))
+
+
+def test_a_model_that_leaves_a_layer_out_trains_without_skipping():
+    class LeavesOut(Small):
+        def forward(self, tokens: Tensor) -> Tensor:
+            logits: Tensor = self.head(self.norm(self.embeddings(tokens)))
+            return super().forward(tokens) if self.train_all else logits
+
+        train_all = True
+
+    for skip in (True, False):
+        model = LeavesOut()
+        engine = GradientEngine(model, GradDrop(1.0, include="embeddings.*"), skip_dropped=skip)
+        one_window(engine, model, step=0)
+        model.zero_grad()
+        model.train_all = False
+        if skip:
+            with pytest.raises(RuntimeError, match="use `skip_dropped=False`"):
+                one_window(engine, model, step=1)
+            continue
+        one_window(engine, model, step=1)
+        assert trained(model) == {"norm.weight", "norm.bias", "head.weight", "head.bias"}
+
+
+# ---------------------------------------------------------------- compiled models
+SLOWER = "Gradients that are dropped whole are computed nevertheless.*one compiled region"
+
+
+def in_blocks(model: Small) -> Small:
+    for block in model.blocks:
+        block.compile(backend="aot_eager")
+    return model
+
+
+def as_a_whole(model: Small) -> Small:
+    model.compile(backend="aot_eager")
+    return model
+
+
+@pytest.mark.filterwarnings("ignore:.*")
+@pytest.mark.parametrize("transform", [LAYERS, GradualUnfreezing(unfreeze_every=1), HeadOnly()], ids=str)
+@pytest.mark.parametrize("seed", range(3))
+def test_blocks_compiled_one_by_one_are_skipped_without_a_warning(transform, seed):
+    torch._dynamo.reset()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=SLOWER)
+        skipped = train(in_blocks(small()), transform, skip=True, seed=seed, steps=12)
+        model = in_blocks(small())
+        assert len(computed(model, HeadOnly())) == 3
+    assert_same_bits(skipped, train(in_blocks(small()), transform, skip=False, seed=seed, steps=12))
+
+
+@pytest.mark.filterwarnings("ignore:.*")
+@pytest.mark.parametrize("transform", [LAYERS, TENSORS], ids=str)
+def test_a_model_compiled_as_a_whole_is_computed_whole_and_says_so_once(transform):
+    torch._dynamo.reset()
+    with pytest.warns(UserWarning, match=SLOWER) as caught:
+        dropped = train(as_a_whole(small()), transform, skip=True)
+    assert len([warning for warning in caught if "nevertheless" in str(warning.message)]) == 1
+    assert_same_bits(dropped, train(as_a_whole(small()), transform, skip=False))
+
+
+@pytest.mark.filterwarnings("ignore:.*")
+@pytest.mark.parametrize("way", ["wrapper", "method", "forward"])
+def test_compiled_regions_are_seen_however_they_were_compiled(way: str):
+    model: Any = Small()
+    if way == "wrapper":
+        model = torch.compile(model, backend="eager")
+    elif way == "method":
+        model.compile(backend="eager")
+    else:
+        model.forward = torch.compile(model.forward, backend="eager")
+    engine = GradientEngine(model, HeadOnly())
+    with pytest.warns(UserWarning, match=SLOWER):
+        engine.open(0)
+    assert not frozen(model)
+
+
+def test_a_model_split_over_devices_by_data_parallel_is_computed_whole():
+    engine = GradientEngine(nn.DataParallel(Small()), LayerGradDrop(0.5, layers=["*blocks.0.*", "*blocks.1.*"]))
+    with pytest.warns(UserWarning, match="DataParallel"):
+        engine.open(0)
