@@ -22,12 +22,13 @@ def component_norms(tensors: Sequence[Tensor], sizes: Sequence[int], *, norm_typ
     Returns:
         Tensor of shape (len(sizes),) on the device of the first tensor: float64 if any gradient is, else float32.
     """
-    device = tensors[0].device
-    wide = any(tensor.dtype == torch.float64 for tensor in tensors)
-    dtype = torch.float64 if wide else torch.float32
-    filled = [tensor if tensor.numel() else tensor.new_zeros(1) for tensor in tensors]  # nothing has no largest entry
-    norms = torch._foreach_norm(filled, norm_type, dtype=dtype)  # in fp16 the squares would overflow
-    flat = torch.stack([norm.to(device) for norm in norms])
+    dtype = torch.float64 if torch.float64 in {tensor.dtype for tensor in tensors} else torch.float32
+    if norm_type == inf:  # nothing has no largest entry
+        tensors = [tensor if tensor.numel() else tensor.new_zeros(1) for tensor in tensors]
+    norms = torch._foreach_norm(list(tensors), norm_type, dtype=dtype)  # in fp16 the squares would overflow
+    if len({norm.device for norm in norms}) > 1:
+        norms = tuple(norm.to(tensors[0].device) for norm in norms)
+    flat = torch.stack(norms)
     if len(sizes) == len(tensors):
         return flat
     return torch.stack(torch._foreach_norm(torch.split(flat, list(sizes)), norm_type))
@@ -100,18 +101,19 @@ def clip_values_(tensors: Sequence[Tensor], max_value: float, *, loss_scale: Ten
 
 
 def _scale_(tensors: Sequence[Tensor], sizes: Sequence[int], factors: Tensor) -> None:
-    groups = [component for component, size in enumerate(sizes) for _ in range(size)]
     each = factors.unbind()
-    if factors.device.type == "cpu" and all(tensor.device.type == "cpu" for tensor in tensors):
-        values = factors.tolist()  # free here, and what is within its threshold need not be touched
-        over = [(tensor, each[c]) for tensor, c in zip(tensors, groups, strict=True) if not values[c] >= 1.0]
-        if over:  # factors as tensors: a list of numbers would be rounded to half precision first
-            torch._foreach_mul_([tensor for tensor, _ in over], [factor for _, factor in over])
-        return
-    if len(each) == 1:
+    if {tensor.device.type for tensor in tensors} == {"cpu"}:
+        # reading is free here, and what is within its threshold need not be touched
+        over = [not value >= 1.0 for value in factors.tolist()]
+    elif len(each) == 1:
         _scale_together_(tensors, each[0])
         return
-    torch._foreach_mul_(list(tensors), [each[c].to(t.device) for t, c in zip(tensors, groups, strict=True)])
+    else:
+        over = [True] * len(each)
+    groups = (component for component, size in enumerate(sizes) for _ in range(size))
+    scaled = [(tensor, each[c].to(tensor.device)) for tensor, c in zip(tensors, groups, strict=True) if over[c]]
+    if scaled:  # factors as tensors: a list of numbers would be rounded to half precision first
+        torch._foreach_mul_([tensor for tensor, _ in scaled], [factor for _, factor in scaled])
 
 
 def _scale_together_(tensors: Sequence[Tensor], factor: Tensor) -> None:

@@ -1,0 +1,41 @@
+"""How long the fused mask takes to compile: in a fresh process, with an empty cache.
+
+Run as a program, it prints the seconds of its own first masked step; `compile_seconds` starts it.
+"""
+
+import os
+import subprocess
+import sys
+from tempfile import TemporaryDirectory
+from time import perf_counter
+
+import torch
+
+ENTRIES = 1 << 20
+
+
+def compile_seconds(device: torch.device) -> float:
+    """Return the seconds from the first call of the fused mask to its end."""
+    with TemporaryDirectory() as folder:
+        done = subprocess.run(  # noqa: S603  # this very module
+            [sys.executable, "-m", "benchmarks.compiling", device.type],
+            env=os.environ | {"TORCHINDUCTOR_CACHE_DIR": folder},
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+    return float(done.stdout)
+
+
+def main() -> None:
+    """Print the seconds of the first call."""
+    from lightning_sparsegrad.functional import mask_entries_
+
+    tensor = torch.ones(ENTRIES, device=sys.argv[1])
+    before = perf_counter()
+    mask_entries_([tensor], [1], [0.5], fused=True)
+    sys.stdout.write(f"{perf_counter() - before}\n")
+
+
+if __name__ == "__main__":
+    main()

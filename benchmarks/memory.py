@@ -1,0 +1,126 @@
+"""Measure the extra peak memory of every strategy: what `apply_` allocates at its peak, beyond the gradients.
+
+The number is counted from torch's own allocations, not from the size of the process: see `peak`. That is exact, where
+the resident size also holds pages that the system gives or takes when it likes. As a check on what torch does not
+count, the resident size is measured too on Linux, in a fresh process per strategy: see `resident`. It is off by up to
+about a megabyte.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+
+from benchmarks.machine import describe_machine
+from benchmarks.models import MINILM, SMALL, Size, Thresholds, build_model, find_thresholds, gradients_of
+from benchmarks.options import Options, parse_options
+from benchmarks.output import publish
+from benchmarks.peak import peak_allocated
+from benchmarks.plots import draw_bars
+from benchmarks.ratios import Ratio, Summary
+from benchmarks.report import Report, Row
+from benchmarks.resident import can_measure, resident_bytes
+from benchmarks.strategies import FUSED, make_strategies
+from lightning_sparsegrad import GradientEngine, GradientTransform
+
+MEGABYTE = 1e6
+SHARE = 0.02
+TORCH_CLIP = "torch clip_grad_norm_"
+
+
+def put_gradients(model: nn.Module, device: torch.device) -> None:
+    """Give every parameter that trains a dense random gradient, as a backward pass would, but without one."""
+    generator = torch.Generator(device).manual_seed(0)
+    for parameter in model.parameters():
+        gradient = torch.empty_like(parameter).normal_(generator=generator)
+        parameter.grad = gradient if parameter.requires_grad else None
+
+
+def measure_apply(
+    model: nn.Module, transform: GradientTransform, device: torch.device, measure: Callable[[Callable[[], None]], int]
+) -> int:
+    """Return what `measure` finds about `apply_` in the third window; the two before fill caches."""
+    engine = GradientEngine(model, transform, total_steps=100)
+    found = 0
+    for step in range(3):
+        with engine.window(step, epoch=0):
+            put_gradients(model, device)
+            if step < 2:
+                engine.apply_()
+            else:
+                found = measure(engine.apply_)
+        model.zero_grad()
+    return found
+
+
+def make_case(size: Size, device: torch.device) -> tuple[nn.Module, Thresholds]:
+    """Return the model and thresholds for its gradients."""
+    model = build_model(size, device)
+    put_gradients(model, device)
+    thresholds = find_thresholds(gradients_of(model))
+    model.zero_grad()
+    return model, thresholds
+
+
+def measure_memory(options: Options) -> Report:
+    """Run the benchmark."""
+    size, device = SMALL if options.quick else MINILM, options.device
+    model, thresholds = make_case(size, device)
+    sizes = [parameter.numel() * parameter.element_size() for parameter in model.parameters()]
+    gradients, largest = sum(sizes), max(sizes)
+    report = Report("memory", describe_machine(device), {"size": vars(size)})
+    report.settings |= {"gradient bytes": gradients, "largest tensor bytes": largest}
+    resident = not options.quick and can_measure(device)
+
+    def measure(call: Callable[[], object]) -> int:
+        return peak_allocated(call, device)
+
+    def clip() -> None:
+        nn.utils.clip_grad_norm_(model.parameters(), thresholds.tenth)
+
+    put_gradients(model, device)
+    report.rows.append(Row(TORCH_CLIP, "torch", _values(measure(clip), None, gradients, largest)))
+    for name, transform in make_strategies(thresholds, fused=not options.quick).items():
+        extra = measure_apply(model, transform, device, measure)
+        seen = resident_bytes(name) if resident else None
+        report.rows.append(Row(name, "ours", _values(extra, seen, gradients, largest)))
+        report.ratios.append(held_to(name, extra, gradients, largest))
+    report.notes.append(f"gradients: {gradients / MEGABYTE:.1f} MB, the largest {largest / MEGABYTE:.1f} MB")
+    if not resident:
+        report.notes.append("resident size: left out at --quick, on an accelerator, and on systems other than Linux")
+    if options.quick:
+        report.notes.append(f"{FUSED}: left out at --quick, it takes long to compile")
+    return report
+
+
+def held_to(name: str, extra: int, gradients: int, largest: int) -> Ratio:
+    """Hold the extra bytes to a share of all gradients, or to the largest if that is more."""
+    at_most = max(SHARE, largest / gradients)
+    return Ratio(f"extra peak memory of {name} / gradients", _exact(extra / gradients), at_most=at_most, aim=SHARE)
+
+
+def _values(extra: int, seen: int | None, gradients: int, largest: int) -> dict[str, Summary]:
+    values = {
+        "extra peak [MB]": _exact(extra / MEGABYTE),
+        "share of gradients [%]": _exact(100 * extra / gradients),
+        "share of largest tensor [%]": _exact(100 * extra / largest),
+    }
+    return values if seen is None else values | {"resident [MB]": _exact(seen / MEGABYTE)}
+
+
+def _exact(value: float) -> Summary:
+    return Summary(value, value, value, 1)
+
+
+def run(options: Options) -> None:
+    """Run the benchmark, and write what it found."""
+    publish(measure_memory(options), options, draw_bars)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the benchmark from the command line."""
+    run(parse_options(__doc__, arguments))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""The model under test: an encoder built from a configuration, with random weights, and a batch for it."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import BertConfig, BertForSequenceClassification
+
+Batch = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Size:
+    """Size of an encoder and of its batch.
+
+    Args:
+        hidden: Width.
+        layers: Number of blocks.
+        heads: Number of attention heads.
+        intermediate: Width of the feed-forward part.
+        vocabulary: Number of tokens it knows.
+        examples: Sequences in a batch.
+        tokens: Tokens in a sequence.
+    """
+
+    hidden: int
+    layers: int
+    heads: int
+    intermediate: int
+    vocabulary: int
+    examples: int
+    tokens: int
+
+
+MINILM = Size(hidden=384, layers=6, heads=12, intermediate=1536, vocabulary=30522, examples=16, tokens=64)
+"""MiniLM-L6: 22.7M parameters, of which more than half are word embeddings."""
+
+SMALL = Size(hidden=96, layers=4, heads=4, intermediate=384, vocabulary=8000, examples=8, tokens=32)
+"""What `--quick` trains."""
+
+
+def build_model(size: Size, device: torch.device, *, seed: int = 0) -> nn.Module:
+    """Build a classifier in training mode, dropout as BERT has it."""
+    config = BertConfig(
+        vocab_size=size.vocabulary,
+        hidden_size=size.hidden,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.heads,
+        intermediate_size=size.intermediate,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: nn.Module = BertForSequenceClassification(config)
+    return model.to(device).train()
+
+
+def make_batch(size: Size, device: torch.device, *, seed: int = 0) -> Batch:
+    """Draw a batch of tokens and labels."""
+    generator = torch.Generator().manual_seed(seed)
+    batch = {
+        "input_ids": torch.randint(size.vocabulary, (size.examples, size.tokens), generator=generator),
+        "attention_mask": torch.ones(size.examples, size.tokens, dtype=torch.int64),
+        "labels": torch.randint(2, (size.examples,), generator=generator),
+    }
+    return {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+def run_backward(model: nn.Module, batch: Batch) -> None:
+    """Run one forward and backward pass; gradients add to what is there."""
+    model(**batch).loss.backward()
+
+
+def gradients_of(model: nn.Module) -> list[Tensor]:
+    """Return the gradients that there are, in the order of the parameters."""
+    return [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Norms to clip to, read off one gradient.
+
+    Args:
+        all: Clips every tensor.
+        few: Clips the tensors of the largest norms, with a tenth of all entries at most.
+        tenth: Clips a tenth of the tensors, those of the largest norms: word embeddings are often one of them, and
+            then most entries are clipped.
+        value: Clips a few entries of a value clip.
+    """
+
+    all: float
+    few: float
+    tenth: float
+    value: float
+
+
+def find_thresholds(gradients: list[Tensor]) -> Thresholds:
+    """Find thresholds that clip all and few of the tensors; those without any gradient are never clipped."""
+    norms, order = torch.stack(torch._foreach_norm(gradients)).cpu().sort(descending=True)
+    entries = torch.tensor([gradient.numel() for gradient in gradients])[order].cumsum(0)
+    clipped = int((entries <= 0.1 * entries[-1]).sum())
+    # half way to the next norm, and a tenth of the smallest: dropout moves the norms from step to step
+    few = float(norms[clipped - 1] + norms[clipped]) / 2 if clipped else 2 * float(norms[0])
+    tenth = float(norms.quantile(0.9))
+    return Thresholds(all=float(norms[norms > 0].min()) / 10, few=few, tenth=tenth, value=tenth / 100)

@@ -1,0 +1,100 @@
+"""What a benchmark found: as a table, as JSON."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from benchmarks.ratios import Ratio, Summary
+
+
+@dataclass(frozen=True)
+class Row:
+    """One arm's numbers.
+
+    Args:
+        arm: What was measured.
+        group: What it belongs to, for the plot.
+        values: Column to number; the column's name holds the unit.
+    """
+
+    arm: str
+    group: str
+    values: dict[str, Summary]
+
+
+@dataclass
+class Report:
+    """All numbers of one benchmark.
+
+    Args:
+        benchmark: Its name, and the name of its files.
+        machine: What it was measured on.
+        settings: How it was run.
+        rows: The arms.
+        ratios: The ratios, with their targets.
+        notes: What a reader should know beside the numbers.
+    """
+
+    benchmark: str
+    machine: dict[str, Any]
+    settings: dict[str, Any]
+    rows: list[Row] = field(default_factory=list)
+    ratios: list[Ratio] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def columns(self) -> list[str]:
+        """Every column that a row has, in the order of the rows."""
+        return list(dict.fromkeys(column for row in self.rows for column in row.values))
+
+    def write_json(self, folder: Path) -> Path:
+        """Write everything to `folder` and return the file."""
+        folder.mkdir(parents=True, exist_ok=True)
+        ratios = [asdict(ratio) | {"verdict": ratio.verdict} for ratio in self.ratios]
+        path = folder / f"{self.benchmark}.json"
+        path.write_text(json.dumps(asdict(self) | {"ratios": ratios}, indent=1) + "\n")
+        return path
+
+    def show(self, console: Console) -> None:
+        """Print rows, ratios and notes."""
+        console.print(self._rows_table(), self._ratios_table())
+        for note in self.notes:
+            console.print(f"- {note}", highlight=False, markup=False)
+
+    def _rows_table(self) -> Table:
+        table = Table("arm", title=f"{self.benchmark}: median (quartiles)")
+        for column in self.columns:
+            table.add_column(escape(column), justify="right")  # a unit in brackets is no markup
+        for row in self.rows:
+            cells = [row.values.get(column) for column in self.columns]
+            table.add_row(escape(row.arm), *[format_summary(cell) if cell else "" for cell in cells])
+        return table
+
+    def _ratios_table(self) -> Table:
+        table = Table("ratio", title=f"{self.benchmark}: ratios and targets")
+        for column in ("value", "target", "aim", ""):
+            table.add_column(column, justify="right")
+        colours = {"reached": "green", "missed": "red", "": ""}
+        for ratio in self.ratios:
+            bounds = [
+                f"<= {bound:.3g}{ratio.unit}" if bound is not None else "" for bound in (ratio.at_most, ratio.aim)
+            ]
+            value = format_summary(ratio.summary, ratio.unit)
+            table.add_row(ratio.name, value, *bounds, ratio.verdict, style=colours[ratio.verdict])
+        return table
+
+
+def format_summary(summary: Summary, unit: str = "") -> str:
+    """Return the value with its quartiles, to three digits."""
+    value, lower, upper = (format_number(number) for number in (summary.value, summary.lower, summary.upper))
+    return f"{value}{unit}" if summary.count == 1 else f"{value}{unit} ({lower}-{upper})"
+
+
+def format_number(number: float) -> str:
+    """Return a number to three digits, without an exponent where it would not be shorter."""
+    return f"{number:.0f}" if 100 <= abs(number) < 1e6 else f"{number:.3g}"

@@ -1,0 +1,62 @@
+"""The extra resident memory of a strategy at its peak, measured without sampling in a process of its own.
+
+The gradients are put in place without a backward pass, whose released memory would hide what is allocated after it;
+released memory is given back to the system, the high-water mark of the process is reset, and read after `apply_`.
+"""
+
+import ctypes
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+_STATUS = Path("/proc/self/status")
+_RESET = Path("/proc/self/clear_refs")
+
+
+def can_measure(device: torch.device) -> bool:
+    """Return whether the system keeps a high-water mark that can be reset: Linux does, for memory of the host."""
+    return device.type == "cpu" and _RESET.exists()
+
+
+def resident_bytes(name: str) -> int:
+    """Return the extra bytes of a strategy, by its name, on the full model; it starts this module as a program."""
+    done = subprocess.run(  # noqa: S603  # this very module
+        [sys.executable, "-m", "benchmarks.resident", name], check=True, capture_output=True, text=True
+    )
+    return int(done.stdout)
+
+
+def grown(call: Callable[[], object]) -> int:
+    """Return by how many bytes the high-water mark rises above the resident size during a call."""
+    ctypes.CDLL(None).malloc_trim(0)
+    _RESET.write_text("5")
+    before = _read("VmRSS")
+    call()
+    return _read("VmHWM") - before
+
+
+def _read(key: str) -> int:
+    lines = dict(line.split(":", 1) for line in _STATUS.read_text().splitlines())
+    return 1024 * int(lines[key].split()[0])
+
+
+def main() -> None:
+    """Print the extra bytes of the strategy that the command line names."""
+    from benchmarks.memory import make_case, measure_apply
+    from benchmarks.models import MINILM, SMALL
+    from benchmarks.strategies import make_strategies
+
+    name, device = sys.argv[1], torch.device("cpu")
+    found = 0
+    for size in (SMALL, MINILM):  # the small one loads the code that is loaded at its first use
+        model, thresholds = make_case(size, device)
+        transform = make_strategies(thresholds, fused=True)[name]
+        found = measure_apply(model, transform, device, grown)
+    sys.stdout.write(f"{found}\n")
+
+
+if __name__ == "__main__":
+    main()

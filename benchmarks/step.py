@@ -1,0 +1,120 @@
+"""Time one training step, and the change of the gradient alone, for every strategy and for what people use today.
+
+The step is forward, backward, change of the gradient and fused AdamW, of a MiniLM-sized encoder in training mode.
+`LayerGradDrop` is averaged over draws, and `GradualUnfreezing` over whole epochs: how much work they leave out differs
+from step to step.
+"""
+
+from collections.abc import Sequence
+
+from benchmarks import arms as names
+from benchmarks import strategies
+from benchmarks.arms import CHANGE, PLAIN, STEP, Task, engine_arm, loop_arm, make_arms
+from benchmarks.machine import describe_machine
+from benchmarks.measure import Arm, Samples, interleave
+from benchmarks.models import MINILM, SMALL, build_model, find_thresholds, gradients_of, make_batch, run_backward
+from benchmarks.options import Options, parse_options
+from benchmarks.output import publish
+from benchmarks.plots import draw_bars
+from benchmarks.ratios import Ratio, Summary, divide
+from benchmarks.report import Report, Row
+from lightning_sparsegrad import GradualUnfreezing
+
+STEP_COLUMN = "step [ms]"
+CHANGE_COLUMN = "change alone [ms]"
+EPOCH = "GradualUnfreezing, mean of an epoch"
+PLAIN_EPOCH = "plain, mean of an epoch"
+
+
+def measure_step(options: Options) -> Report:
+    """Run the benchmark."""
+    size = SMALL if options.quick else MINILM
+    model = build_model(size, options.device)
+    task = Task.of(model, make_batch(size, options.device))
+    run_backward(model, task.batch)
+    thresholds = find_thresholds(gradients_of(model))
+    repeats, draws, steps = options.rounds(full=15, quick=3), 4, 16
+    epochs = options.rounds(full=5, quick=2)
+
+    arms, missing = make_arms(task, thresholds, fused=not options.quick, draws=draws)
+    samples = interleave(arms, repeats=repeats, device=options.device, warmups=2)
+    epoch_arms = [
+        loop_arm(task, PLAIN_EPOCH, "torch", None),
+        engine_arm(task, EPOCH, GradualUnfreezing(), period=steps),
+    ]
+    epoch_arms = [Arm(arm.name, arm.group, arm.run, rounds=steps) for arm in epoch_arms]
+    epoch_samples = interleave(epoch_arms, repeats=epochs, device=options.device)
+
+    settings = {"size": vars(size), "repeats": repeats, "draws per repeat": draws, "steps per epoch": steps}
+    report = Report("step", describe_machine(options.device), settings | {"epochs": epochs})
+    report.rows = _rows([*arms, *epoch_arms], samples | epoch_samples)
+    report.ratios = [*_ratios(samples), _epoch_ratio(epoch_samples)]
+    report.notes = [f"{name}: not installed" for name in missing]
+    if options.quick:
+        report.notes.append(f"{strategies.FUSED}: left out at --quick, it takes long to compile")
+    return report
+
+
+def _rows(arms: Sequence[Arm], samples: Samples) -> list[Row]:
+    columns = {STEP: STEP_COLUMN, CHANGE: CHANGE_COLUMN}
+    return [
+        Row(
+            arm.name,
+            arm.group,
+            {
+                columns[section]: Summary.of([1e3 * second for second in seconds], averaged=arm.rounds > 1)
+                for section, seconds in samples[arm.name].items()
+            },
+        )
+        for arm in arms
+    ]
+
+
+def _ratios(samples: Samples) -> list[Ratio]:
+    plain, clip = samples[PLAIN][STEP], samples[names.TORCH_CLIP][CHANGE]
+    change = {name: sections[CHANGE] for name, sections in samples.items() if CHANGE in sections}
+    found = []
+    for name, bound in ((strategies.FUSED, 0.02), (strategies.EAGER, 0.05)):
+        if name in change:
+            found.append(divide(f"change by {name} / plain step", change[name], plain, at_most=bound))
+    for name, at_most in ((strategies.CLIP_ALL, 1.0), (strategies.CLIP_FEW, 0.6), (strategies.CLIP_TENTH, None)):
+        found.append(divide(f"change by {name} / by {names.TORCH_CLIP}", change[name], clip, at_most=at_most))
+    pairs = (
+        (strategies.EAGER, names.BERNOULLI, 1 / 8),
+        (strategies.EAGER, names.CHILD_TUNING, None),
+        (names.STATISTICS, names.AUTHORS, 1 / 8),
+    )
+    for ours, theirs, at_most in pairs:
+        found.append(divide(f"change by {ours} / by {theirs}", change[ours], change[theirs], at_most=at_most))
+    found.append(
+        divide(
+            f"step with {strategies.LAYERS}({strategies.RATE}) / plain step",
+            samples[strategies.LAYERS][STEP],
+            plain,
+            at_most=0.85,
+            averaged=True,
+        )
+    )
+    found.append(
+        divide(f"step with {names.COMPUTED} / plain step", samples[names.COMPUTED][STEP], plain, averaged=True)
+    )
+    return found
+
+
+def _epoch_ratio(samples: Samples) -> Ratio:
+    name = "epoch under linear GradualUnfreezing / plain epoch"
+    return divide(name, samples[EPOCH][STEP], samples[PLAIN_EPOCH][STEP], at_most=0.75)
+
+
+def run(options: Options) -> None:
+    """Run the benchmark, and write what it found."""
+    publish(measure_step(options), options, draw_bars)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the benchmark from the command line."""
+    run(parse_options(__doc__, arguments))
+
+
+if __name__ == "__main__":
+    main()
