@@ -25,7 +25,8 @@ CHILD_TUNING = "naive: Child-Tuning-F"
 AUTHORS = "naive: CGNC authors' loop"
 CLIP_EACH = "naive: clip_grad_norm_ per tensor"
 COMPUTED = "LayerGradDrop, nothing skipped"
-STATISTICS = "ComponentNormClip with statistics"
+STATISTICS = "ComponentNormClip, all clipped, with statistics"
+STATISTICS_FEW = "ComponentNormClip, few clipped, with statistics"
 
 
 @dataclass(frozen=True)
@@ -123,9 +124,11 @@ def make_arms(task: Task, thresholds: Thresholds, *, fused: bool, draws: int) ->
             arms.append(engine_arm(task, name, transform, rounds=draws if name in {LAYERS, TENSORS} else 1))
         if name == LAYERS:
             arms.append(engine_arm(task, COMPUTED, transform, rounds=draws, skip_dropped=False))
-    clip = ComponentNormClip(max_norm=thresholds.all, components="tensor")
+    clips = {STATISTICS: thresholds.all, STATISTICS_FEW: thresholds.few}
+    for name, max_norm in clips.items():
+        clip = ComponentNormClip(max_norm=max_norm, components="tensor")
+        arms.append(engine_arm(task, name, clip, statistics=True))
     arms += [
-        engine_arm(task, STATISTICS, clip, statistics=True),
         loop_arm(task, BERNOULLI, "naive", lambda: drop_by_bernoulli_(gradients_of(task.model), RATE)),
         loop_arm(task, CHILD_TUNING, "naive", lambda: child_tuning_(gradients_of(task.model), 1 - RATE)),
         loop_arm(task, AUTHORS, "naive", lambda: clip_as_authors_(task.model, thresholds.all)),

@@ -83,6 +83,7 @@ def _ratios(samples: Samples) -> list[Ratio]:
         (strategies.EAGER, names.BERNOULLI, 1 / 8),
         (strategies.EAGER, names.CHILD_TUNING, None),
         (names.STATISTICS, names.AUTHORS, 1 / 8),
+        (names.STATISTICS_FEW, names.AUTHORS, 1 / 8),
     )
     for ours, theirs, at_most in pairs:
         found.append(divide(f"change by {ours} / by {theirs}", change[ours], change[theirs], at_most=at_most))

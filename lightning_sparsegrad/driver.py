@@ -77,7 +77,7 @@ class TrainerDriver:
             seed=_run_seed(trainer),
             skip_dropped=self._skip_dropped,
         )
-        trainer.callbacks.append(_OnException(self._engine))  # type: ignore[attr-defined]  # set by its connector
+        trainer.callbacks.append(_LeaveAsItWas(self._engine))  # type: ignore[attr-defined]  # set by its connector
         self._hook_seen = self._pending = False
         if self._restored is not None and trainer.ckpt_path:  # else this fit starts anew from loaded weights
             self._engine.load_state_dict(self._restored)
@@ -168,11 +168,14 @@ class TrainerDriver:
             )
 
 
-class _OnException(Callback):
-    """Leaves the model as it was: after an exception a Trainer calls no hook of a module, only those of callbacks."""
+class _LeaveAsItWas(Callback):
+    """Closes a window that was cut short; after an exception a Trainer calls the hooks of callbacks alone."""
 
     def __init__(self, engine: GradientEngine) -> None:
         self._engine = engine
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        self._engine.abandon()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
         self._engine.abandon()

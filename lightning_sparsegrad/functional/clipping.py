@@ -62,7 +62,9 @@ def clip_components_(
     norms = component_norms(tensors, sizes, norm_type=norm_type)
     if loss_scale is not None:
         norms = norms / loss_scale.to(norms)
-    bounds = torch.tensor(max_norms, dtype=norms.dtype).to(norms.device, non_blocking=True)
+    bounds: Tensor | float = max_norms[0]
+    if any(max_norm != bounds for max_norm in max_norms):
+        bounds = torch.tensor(max_norms, dtype=norms.dtype).to(norms.device, non_blocking=True)
     factors = ((norms + EPSILON).reciprocal() * bounds).clamp(max=1.0)  # rounded as in torch: equal to the last bit
     _scale_(tensors, sizes, factors)
     return norms, factors
@@ -101,19 +103,20 @@ def clip_values_(tensors: Sequence[Tensor], max_value: float, *, loss_scale: Ten
 
 
 def _scale_(tensors: Sequence[Tensor], sizes: Sequence[int], factors: Tensor) -> None:
-    each = factors.unbind()
-    if {tensor.device.type for tensor in tensors} == {"cpu"}:
+    if all(tensor.is_cpu for tensor in tensors):
         # reading is free here, and what is within its threshold need not be touched
-        over = [not value >= 1.0 for value in factors.tolist()]
-    elif len(each) == 1:
-        _scale_together_(tensors, each[0])
+        over = [not factor >= 1.0 for factor in factors.tolist()]
+        if not any(over):
+            return
+    elif len(sizes) == 1:
+        _scale_together_(tensors, factors[0])
         return
     else:
-        over = [True] * len(each)
+        over = [True] * len(sizes)
+    each = factors.unbind()  # as tensors: a list of numbers would be rounded to half precision first
     groups = (component for component, size in enumerate(sizes) for _ in range(size))
     scaled = [(tensor, each[c].to(tensor.device)) for tensor, c in zip(tensors, groups, strict=True) if over[c]]
-    if scaled:  # factors as tensors: a list of numbers would be rounded to half precision first
-        torch._foreach_mul_([tensor for tensor, _ in scaled], [factor for _, factor in scaled])
+    torch._foreach_mul_([tensor for tensor, _ in scaled], [factor for _, factor in scaled])
 
 
 def _scale_together_(tensors: Sequence[Tensor], factor: Tensor) -> None:

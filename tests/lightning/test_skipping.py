@@ -87,6 +87,20 @@ def test_an_exception_in_training_leaves_the_model_as_it_was(door: str, where: s
 
 
 @pytest.mark.parametrize("door", DOORS)
+def test_an_epoch_that_is_cut_short_leaves_the_model_as_it_was(door: str) -> None:
+    class Stopping(Callback):
+        def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+            trainer.should_stop = True
+
+    task, callbacks = through(door, HeadOnly(), Counting)
+    assert isinstance(task, Counting)
+    trainer(callbacks=[*callbacks, Stopping()], accumulate_grad_batches=3).fit(task, loader(), loader(2))
+    assert len(task.skipped) == 1
+    assert task.skipped[0] > 0
+    assert task.off() == 0
+
+
+@pytest.mark.parametrize("door", DOORS)
 def test_a_resumed_run_skips_and_equals_one_that_never_stopped(door: str, tmp_path: Any) -> None:
     transform = TRANSFORMS["layers"]
     whole = fitted(door, transform, max_epochs=3)
