@@ -8,58 +8,22 @@ about a megabyte.
 
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import nn
 
 from benchmarks.machine import describe_machine
-from benchmarks.models import MINILM, SMALL, Size, Thresholds, build_model, find_thresholds, gradients_of
+from benchmarks.models import MINILM, SMALL, make_case, put_gradients
 from benchmarks.options import Options, parse_options
 from benchmarks.output import publish
-from benchmarks.peak import peak_allocated
+from benchmarks.peak import measure_apply, peak_allocated
 from benchmarks.plots import draw_bars
 from benchmarks.ratios import Ratio, Summary
 from benchmarks.report import Report, Row
 from benchmarks.resident import can_measure, resident_bytes
 from benchmarks.strategies import FUSED, make_strategies
-from lightning_sparsegrad import GradientEngine, GradientTransform
 
 MEGABYTE = 1e6
 SHARE = 0.02
 TORCH_CLIP = "torch clip_grad_norm_"
-
-
-def put_gradients(model: nn.Module, device: torch.device) -> None:
-    """Give every parameter that trains a dense random gradient, as a backward pass would, but without one."""
-    generator = torch.Generator(device).manual_seed(0)
-    for parameter in model.parameters():
-        gradient = torch.empty_like(parameter).normal_(generator=generator)
-        parameter.grad = gradient if parameter.requires_grad else None
-
-
-def measure_apply(
-    model: nn.Module, transform: GradientTransform, device: torch.device, measure: Callable[[Callable[[], None]], int]
-) -> int:
-    """Return what `measure` finds about `apply_` in the third window; the two before fill caches."""
-    engine = GradientEngine(model, transform, total_steps=100)
-    found = 0
-    for step in range(3):
-        with engine.window(step, epoch=0):
-            put_gradients(model, device)
-            if step < 2:
-                engine.apply_()
-            else:
-                found = measure(engine.apply_)
-        model.zero_grad()
-    return found
-
-
-def make_case(size: Size, device: torch.device) -> tuple[nn.Module, Thresholds]:
-    """Return the model and thresholds for its gradients."""
-    model = build_model(size, device)
-    put_gradients(model, device)
-    thresholds = find_thresholds(gradients_of(model))
-    model.zero_grad()
-    return model, thresholds
 
 
 def measure_memory(options: Options) -> Report:

@@ -102,3 +102,20 @@ def find_thresholds(gradients: list[Tensor]) -> Thresholds:
     few = float(norms[clipped - 1] + norms[clipped]) / 2 if clipped else 2 * float(norms[0])
     tenth = float(norms.quantile(0.9))
     return Thresholds(all=float(norms[norms > 0].min()) / 10, few=few, tenth=tenth, value=tenth / 100)
+
+
+def put_gradients(model: nn.Module, device: torch.device) -> None:
+    """Give every parameter that trains a dense random gradient, as a backward pass would, but without one."""
+    generator = torch.Generator(device).manual_seed(0)
+    for parameter in model.parameters():
+        gradient = torch.empty_like(parameter).normal_(generator=generator)
+        parameter.grad = gradient if parameter.requires_grad else None
+
+
+def make_case(size: Size, device: torch.device) -> tuple[nn.Module, Thresholds]:
+    """Return the model and thresholds for its gradients."""
+    model = build_model(size, device)
+    put_gradients(model, device)
+    thresholds = find_thresholds(gradients_of(model))
+    model.zero_grad()
+    return model, thresholds

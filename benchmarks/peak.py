@@ -6,7 +6,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from torch import nn
 from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.models import put_gradients
+from lightning_sparsegrad import GradientEngine, GradientTransform
 
 
 def peak_allocated(call: Callable[[], object], device: torch.device) -> int:
@@ -35,3 +39,20 @@ def peak_allocated(call: Callable[[], object], device: torch.device) -> int:
         total += change
         peak = max(peak, total)
     return peak
+
+
+def measure_apply(
+    model: nn.Module, transform: GradientTransform, device: torch.device, measure: Callable[[Callable[[], None]], int]
+) -> int:
+    """Return what `measure` finds about `apply_` in the third window; the two before fill caches."""
+    engine = GradientEngine(model, transform, total_steps=100)
+    found = 0
+    for step in range(3):
+        with engine.window(step, epoch=0):
+            put_gradients(model, device)
+            if step < 2:
+                engine.apply_()
+            else:
+                found = measure(engine.apply_)
+        model.zero_grad()
+    return found

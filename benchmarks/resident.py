@@ -12,6 +12,10 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.models import MINILM, SMALL, make_case
+from benchmarks.peak import measure_apply
+from benchmarks.strategies import make_strategies
+
 _STATUS = Path("/proc/self/status")
 _RESET = Path("/proc/self/clear_refs")
 
@@ -45,10 +49,6 @@ def _read(key: str) -> int:
 
 def main() -> None:
     """Print the extra bytes of the strategy that the command line names."""
-    from benchmarks.memory import make_case, measure_apply
-    from benchmarks.models import MINILM, SMALL
-    from benchmarks.strategies import make_strategies
-
     name, device = sys.argv[1], torch.device("cpu")
     found = 0
     for size in (SMALL, MINILM):  # the small one loads the code that is loaded at its first use
