@@ -136,6 +136,15 @@ print(*sorted({name.partition(".")[0] for name in sys.modules}))
     )
 
 
+def test_a_module_put_in_later_is_refused() -> None:
+    model = nn.Sequential(nn.Linear(2, 2))
+    engine = GradientEngine(model, Identity())
+    model.append(nn.Linear(2, 2))
+    model(torch.ones(1, 2)).sum().backward()
+    with pytest.raises(ConfigurationError, match=r"Found `1\.weight`, which is new"), engine.window(0):
+        engine.apply_()
+
+
 def test_a_parameter_put_in_later_is_refused() -> None:
     model = nn.Linear(2, 2)
     engine = GradientEngine(model, Identity())

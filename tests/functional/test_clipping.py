@@ -298,6 +298,13 @@ def test_an_overflow_ends_undefined_and_counts(dtype, max_value):
     assert count.item() == 3
 
 
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_an_overflow_without_an_undefined_entry_counts_under_a_bound_that_overflows_too(dtype):
+    tensor = torch.tensor([inf, 0.25], dtype=dtype)
+    assert clip_values_([tensor], torch.finfo(dtype).max, loss_scale=torch.tensor(inf)).item() == 1
+    assert tensor.isnan().tolist() == [True, False]
+
+
 def test_a_float64_gradient_is_bounded_in_float64():
     tensor = torch.tensor([0.1 + 1e-12, -5.0], dtype=torch.float64)
     assert clip_values_([tensor], 0.1).item() == 2

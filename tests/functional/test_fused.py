@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch._dynamo.utils import counters
 
-from lightning_sparsegrad.functional import derive_key, fused, keep_mask, mask_entries_
+from lightning_sparsegrad.functional import derive_key, fused, hash_index, keep_mask, mask_entries_
 from tests.nasty import FLOATS, assert_same_bits, clones
 
 KEY = derive_key("fused")
@@ -59,6 +59,15 @@ def test_the_kernel_does_the_work(monkeypatch):
     assert fused.fused_mask_(tensor, KEY, 1 << 31, 1.0) == 10 * 1024
     assert torch.equal(tensor[: 10 * 1024].bool(), keep_mask((10 * 1024,), KEY, 0.5))
     assert tensor[10 * 1024 :].all()
+
+
+def test_an_entry_whose_hash_is_the_threshold_is_kept():
+    threshold = hash_index(KEY, 77)
+    tensor = torch.ones(10 * 1024)
+    assert fused.fused_mask_(tensor, KEY, threshold, 1.0)
+    assert tensor[77] == 1
+    assert fused.fused_mask_(tensor, KEY, threshold + 1, 1.0)
+    assert tensor[77] == 0
 
 
 @pytest.mark.parametrize("rate", [1.0, 1 - 2**-40])
