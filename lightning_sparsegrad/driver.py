@@ -77,6 +77,8 @@ class TrainerDriver:
             seed=_run_seed(trainer),
             skip_dropped=self._skip_dropped,
         )
+        if not module.automatic_optimization:
+            self._engine.compute_everything("under manual optimization, only you know which forward pass trains what")
         trainer.callbacks.append(_LeaveAsItWas(self._engine))  # type: ignore[attr-defined]  # set by its connector
         self._hook_seen = self._pending = False
         if self._restored is not None and trainer.ckpt_path:  # else this fit starts anew from loaded weights

@@ -35,9 +35,11 @@ class GradientEngine:
         total_steps: Optimizer steps of the whole training; needed only by schedules that follow it.
         seed: Seed of the run, for transforms that have none of their own. Non-negative; the same on all ranks.
         skip_dropped: Whether to leave out the work on gradients that will be dropped whole: while a window is open,
-            such a tensor does not require a gradient. The weights come out the same. Where that cannot work (under
-            DDP without `find_unused_parameters`, within one compiled region), everything is computed, and a warning
-            says so.
+            such a tensor does not require a gradient. The weights come out the same. The first window is computed
+            whole, to see what the loss depends on. Where skipping cannot work (under DDP without
+            `find_unused_parameters`, within one compiled region), everything is computed, and a warning says so. A
+            loop that itself uses gradients before `apply_` (`torch.autograd.grad` by parameters, hooks on them, a norm
+            of them all) needs `False`.
 
     Attributes:
         transform: The engine's own, bound transform.
@@ -121,11 +123,11 @@ class GradientEngine:
         _check_index("step", step)
         if epoch is not None:
             _check_index("epoch", epoch)
-        self._window = Window(step=step, epoch=epoch, total_steps=self._total_steps, seed=self.seed)
-        self._applied = False
+        window = Window(step=step, epoch=epoch, total_steps=self._total_steps, seed=self.seed)
         if self._skipper is not None:
-            self._skipper.start(self.transform.skippable(self._window))
-        return self._window
+            self._skipper.start(self.transform.skippable(window))
+        self._window, self._applied = window, False
+        return window
 
     def abandon(self) -> None:
         """Close the window, if one is open."""
@@ -152,8 +154,9 @@ class GradientEngine:
                 `unscale_`), or `None`. Thresholds are compared with the true gradients.
 
         Raises:
-            RuntimeError: If no window is open, the transform was applied in it already, or a layer that should have
-                trained has no gradient because the work on others was skipped.
+            RuntimeError: If no window is open, the transform was applied in it already, a tensor that should have
+                trained has no gradient because the work on others was skipped, or the transform now keeps what it
+                said it would drop.
             ConfigurationError: If a gradient is sparse, complex or of a parameter that is new in the model, or
                 everything was dropped under loss scaling, where the optimizer needs a gradient.
         """
@@ -172,6 +175,11 @@ class GradientEngine:
         self._refuse_unknown()
         gradients = Gradients(found, loss_scale=loss_scale, skipped=skipped)
         self.transform.apply_(gradients, self._window)
+        if gradients.skipped:
+            raise RuntimeError(
+                f"`{self.transform!r}` should drop what it said before the forward pass that it would. Found "
+                f"`{min(gradients.skipped)}` at step {self._window.step}, which was not computed and is not dropped."
+            )
         for name in gradients.dropped:
             self._parameters.tensors[name].grad = None
         self._applied = True
@@ -189,14 +197,20 @@ class GradientEngine:
                     f"Parameters should be in the model before its engine is made. Found `{name}`, which is new."
                 )
 
+    def compute_everything(self, why: str) -> None:
+        """Skip no work from now on; where a window could, one warning gives the reason."""
+        if self._skipper is not None:
+            self._skipper.obstacle = why
+
     @property
     def statistics(self) -> dict[str, Tensor]:
         """What the transform did in the last window, by name, as 0-d tensors that are computed when asked for."""
         return self.transform.statistics
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs, as plain numbers and tensors."""
-        return {"seed": self.seed, "transform": self.transform.state_dict()}
+        """Return what a resumed run needs, as plain numbers, names and tensors."""
+        skipping = {} if self._skipper is None else {"skipping": self._skipper.state_dict()}
+        return {"seed": self.seed, "transform": self.transform.state_dict(), **skipping}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned: the seed of the run that goes on, and the transform's state.
@@ -208,6 +222,8 @@ class GradientEngine:
             raise ConfigurationError(f"Parameter `state` should hold a `seed`. Found keys {sorted(state)}.")
         self._set_seed(state["seed"], self.transform)
         self.transform.load_state_dict(state.get("transform", {}))
+        if self._skipper is not None:
+            self._skipper.load_state_dict(state.get("skipping", {}))
 
     def _set_seed(self, seed: int, transform: GradientTransform) -> None:
         _check_index("seed", seed)

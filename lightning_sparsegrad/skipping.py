@@ -5,50 +5,53 @@ ends the backward pass above the lowest tensor that trains. The weights come out
 """
 
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from functools import partial
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from lightning_sparsegrad.components import NamedParameters, find_layers
-from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.components import NamedParameters
 
 
 class WorkSkipper:
     """Turns `requires_grad` of tensors off for a window, where that changes nothing but the time it takes.
 
-    Where it would, the gradients are computed and dropped, and one warning says why.
+    Where it would, the gradients are computed and dropped, and one warning says why. The first window is always
+    computed whole: it shows what the loss depends on.
 
     Args:
         model: The model as it is called in training, its wrappers included.
         parameters: Its parameters.
+
+    Attributes:
+        obstacle: Why nothing may be skipped, or `None`.
     """
 
     def __init__(self, model: nn.Module, parameters: NamedParameters) -> None:
         self._parameters = parameters
-        self._obstacle = _obstacle(model)
+        self.obstacle = _obstacle(model)
         self._regions = _compiled_regions(model, parameters)
-        self._trained: set[str] = set()  # what has had a gradient so far
         self._skipped: frozenset[str] = frozenset()
+        self._kept: frozenset[str] = frozenset()  # what trains in this window
+        self._stale: dict[str, tuple[int, int]] = {}  # the gradients from before this window, and their states
+        self._trained: set[str] = set()  # what has had a gradient so far
+        self._reliable: set[str] | None = None  # what has had one in every window in which it was kept
+        self._witness: _Witness | None = None
         self._told = False
 
     def start(self, names: frozenset[str]) -> None:
         """Stop computing the gradients of those of `names` for which that is safe."""
-        trainable = frozenset(name for name in self._parameters if self._parameters[name].requires_grad)
-        names &= trainable
+        self._kept = frozenset(name for name in self._parameters if self._parameters[name].requires_grad)
+        names = self._safe(names & self._kept)
         if not names:
-            return
-        if self._obstacle:
-            self._tell(self._obstacle)
-            return
-        while split := [region for region in self._regions if region & names and not region <= names]:
-            self._tell("one compiled region holds what is dropped and what is kept; compile block by block")
-            names = names.difference(*split)
-        if (self._trained or trainable) <= names:  # the loss needs something to differentiate by
             return
         for name in names:
             self._parameters[name].requires_grad_(False)
-        self._skipped = names
+        self._skipped, self._kept = names, self._kept - names
+        gradients = ((name, self._parameters[name].grad) for name in self._kept)
+        self._stale = {name: _state(gradient) for name, gradient in gradients if gradient is not None}
 
     def stop(self) -> frozenset[str]:
         """Put every `requires_grad` back where it was, and return the tensors for which it was off."""
@@ -57,47 +60,62 @@ class WorkSkipper:
             self._parameters[name].requires_grad_(True)
         return skipped
 
-    def finish(self, found: Collection[str], step: int) -> dict[str, int]:
-        """Put every `requires_grad` back, and check that nothing was skipped that should have trained.
+    def finish(self, found: Mapping[str, Tensor], step: int) -> dict[str, int]:
+        """Put every `requires_grad` back, and look for what has no gradient because others were skipped.
+
+        That befalls what runs without a graph, to be run again in the backward pass, and the backward pass does not
+        come to it: reentrant activation checkpointing of something whose input needs no gradient.
 
         Args:
-            found: The tensors that have a gradient.
+            found: The gradients.
             step: Where training stands, for the error.
 
         Returns:
             The tensors left without the gradient they would have had, with their numbers of entries.
 
         Raises:
-            RuntimeError: If a whole layer that should have trained has no gradient while others were skipped.
+            RuntimeError: If a tensor should have a gradient, as it had before, and has none because of skipping.
         """
         skipped = self.stop()
-        missing = self._trained.difference(found, skipped)
-        if skipped and found and missing:
-            for layer in self._layers():
-                expected = (layer & self._trained) - skipped
-                if expected and expected <= missing:
-                    raise RuntimeError(
-                        f"`{min(expected)}` and its layer should train. Found no gradient at step {step}, where the "
-                        f"work of layers that are dropped was skipped. Activation checkpointing should be given "
-                        f"`use_reentrant=False`; where a model leaves layers out by itself, use `skip_dropped=False`."
-                    )
+        if skipped and found:
+            fresh = {name for name, gradient in found.items() if self._stale.get(name) != _state(gradient)}
+            missing = (self._kept & self._trained) - fresh
+            lost = missing & self._witness.without_graph() if self._witness else set()
+            if missing and self._witness is None:  # it can tell from the next window on
+                self._witness = _Witness(self._parameters, self._trained.difference(*self._regions))
+            if lost:
+                raise RuntimeError(
+                    f"`{min(lost)}` should train. Found no gradient at step {step}, where the work on gradients that "
+                    f"are dropped was skipped. Activation checkpointing should be given `use_reentrant=False`; "
+                    f"otherwise use `skip_dropped=False`."
+                )
+        if self._witness is not None:
+            self._witness.forget()
         self._trained.update(found)
+        self._reliable = set(found) if self._reliable is None else self._reliable - (self._kept - found.keys())
         return {name: self._parameters[name].numel() for name in skipped.difference(found)}
 
-    def _layers(self) -> list[frozenset[str]]:
-        """Return what trains together or not at all: each block, what else is of its depth, embeddings, head."""
-        try:
-            layers = find_layers(self._parameters)
-        except ConfigurationError:  # no layers: the model as a whole is one
-            return [frozenset(self._parameters)]
-        groups: dict[tuple[int, str], set[str]] = {}
-        for name in self._parameters:
-            depth = layers.top_depth(name)
-            steps = name.split(".")
-            number = next((place for place, step in enumerate(steps) if step.isdigit()), -1)
-            block = ".".join(steps[: number + 1]) if depth < layers.count else ""
-            groups.setdefault((depth, block), set()).add(name)
-        return [frozenset(group) for group in groups.values()]
+    def state_dict(self) -> dict[str, list[str]]:
+        """Return what was seen so far, by name, so that a resumed run skips what one that never stopped skips."""
+        return {"trained": sorted(self._trained), "reliable": sorted(self._reliable or ())}
+
+    def load_state_dict(self, state: Mapping[str, Collection[str]]) -> None:
+        """Restore what `state_dict` returned."""
+        self._trained = set(state.get("trained", ())) & set(self._parameters)
+        self._reliable = set(state.get("reliable", ())) & set(self._parameters) or None
+
+    def _safe(self, names: frozenset[str]) -> frozenset[str]:
+        if not names:
+            return names
+        if self.obstacle:
+            self._tell(self.obstacle)
+            return frozenset()
+        while split := [region for region in self._regions if region & names and not region <= names]:
+            self._tell("one compiled region holds what is dropped and what is kept; compile block by block")
+            names = names.difference(*split)
+        if not self._reliable or self._reliable <= names:  # the loss needs something to differentiate by
+            return frozenset()
+        return names
 
     def _tell(self, why: str) -> None:
         if not self._told:
@@ -109,21 +127,53 @@ class WorkSkipper:
         self._told = True
 
 
+class _Witness:
+    """Sees which modules run, and whether they record a graph when they do.
+
+    Args:
+        parameters: The parameters of the model.
+        names: Those whose modules are watched; not of compiled ones, which would be compiled anew.
+    """
+
+    def __init__(self, parameters: NamedParameters, names: Collection[str]) -> None:
+        self._names: dict[str, list[str]] = {}
+        self._graph: dict[str, bool] = {}
+        for name in names:
+            self._names.setdefault(parameters.owners[name], []).append(name)
+        for path in self._names:
+            parameters.model.get_submodule(path).register_forward_pre_hook(partial(self._see, path))
+
+    def _see(self, path: str, *_: Any) -> None:
+        self._graph[path] = self._graph.get(path, False) or torch.is_grad_enabled()
+
+    def without_graph(self) -> set[str]:
+        """Return the parameters whose modules ran, but never with a graph."""
+        return {name for path, graph in self._graph.items() if not graph for name in self._names[path]}
+
+    def forget(self) -> None:
+        """Begin anew."""
+        self._graph.clear()
+
+
+def _state(gradient: Tensor) -> tuple[int, int]:
+    return id(gradient), gradient._version
+
+
 def _obstacle(model: nn.Module) -> str | None:
     """Return why no gradient of this model may be skipped, or `None`."""
+    parallel = nn.parallel.DistributedDataParallel
     wrapper = getattr(model, "_orig_mod", model)
-    if isinstance(wrapper, nn.parallel.DistributedDataParallel):
+    if any(isinstance(module, parallel | nn.DataParallel) for module in model.modules() if module is not wrapper):
+        return "a part of the model is wrapped for parallel training by itself"
+    if isinstance(wrapper, nn.DataParallel):
+        return "DataParallel is not known to work with it"
+    if isinstance(wrapper, parallel):
         if wrapper.static_graph or not wrapper.find_unused_parameters:
             return "DDP skips with `find_unused_parameters=True` and without `static_graph` only"
         return None
-    if (
-        torch.distributed.is_available()
-        and torch.distributed.is_initialized()
-        and torch.distributed.get_world_size() > 1
-    ):
+    processes = torch.distributed
+    if processes.is_available() and processes.is_initialized() and processes.get_world_size() > 1:
         return "of several processes, the engine has to be given the DistributedDataParallel wrapper"
-    if any(isinstance(module, nn.DataParallel) for module in model.modules()):
-        return "DataParallel is not known to work with it"
     return None
 
 

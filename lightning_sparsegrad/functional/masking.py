@@ -66,6 +66,9 @@ def mask_entries_(
     for tensor, key, rate in zip(tensors, keys, rates, strict=True):
         if rate == 0:
             continue
+        if keep_threshold(rate) == _WORD:  # one more than int32 can hold: nothing is kept
+            tensor.mul_(0)
+            continue
         if tensor.numel() <= _SMALL:
             small.append((tensor, key, rate))
             continue
@@ -141,8 +144,7 @@ def _mask_stack_(group: Sequence[tuple[Tensor, int, float]], *, rescale: bool) -
     tensors, keys, rates = zip(*group, strict=True)
     device = tensors[0].device
     hashes = hash_stack(keys, max(tensor.numel() for tensor in tensors), device)
-    # a threshold of 2^32, at which nothing is kept, does not fit int32
-    thresholds = torch.tensor([keep_threshold(rate) - _WORD // 2 for rate in rates])
+    thresholds = torch.tensor([keep_threshold(rate) - _WORD // 2 for rate in rates], dtype=torch.int32)
     masks = torch.empty(hashes.shape, dtype=tensors[0].dtype, device=device)
     torch.ge(hashes, thresholds.view(-1, 1).to(device, non_blocking=True), out=masks)
     views = [mask[: tensor.numel()].view(tensor.shape) for mask, tensor in zip(masks.unbind(), tensors, strict=True)]
@@ -161,7 +163,7 @@ def _scattered_rows(tensor: Tensor) -> Tensor | None:
         return None
     if not tensor.is_contiguous():
         return None
-    flat = tensor.view(tensor.shape[0], -1).view(torch.uint8)
+    flat = tensor.view(-1).view(torch.uint8).view(tensor.shape[0], -1)
     most = flat.shape[0] // 4
     if flat[:: flat.shape[0] // _PROBES].amax(dim=1).count_nonzero() > _PROBES // 4:
         return None

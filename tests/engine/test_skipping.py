@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from lightning_sparsegrad import (
     Chain,
     ComponentNormClip,
+    ConfigurationError,
     GlobalNormClip,
     GradDrop,
     GradientEngine,
@@ -80,9 +81,21 @@ def one_window(engine: GradientEngine, model: nn.Module, step: int = 0) -> set[s
     return names
 
 
-def computed(model: nn.Module, transform: GradientTransform, step: int = 0, *, seed: int = 3) -> set[str]:
+def warmed_up(model: nn.Module, transform: GradientTransform, **arguments: Any) -> GradientEngine:
+    """Return an engine that has seen a window, which it always computes whole."""
+    engine = GradientEngine(model, transform, **{"total_steps": 6, "seed": 3, **arguments})
+    assert one_window(engine, model) == trained_by(model)
+    model.zero_grad()
+    return engine
+
+
+def trained_by(model: nn.Module) -> set[str]:
+    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def computed(model: nn.Module, transform: GradientTransform, step: int = 0) -> set[str]:
     """Return the parameters whose gradients a window computes."""
-    return one_window(GradientEngine(model, transform, total_steps=6, seed=seed), model, step)
+    return one_window(warmed_up(model, transform), model, step)
 
 
 def hugging_face(model: nn.Module, step: int) -> Tensor:
@@ -156,7 +169,7 @@ def test_backward_ends_above_the_lowest_tensor_that_trains():
     for index, block in enumerate(model.blocks):
         block.register_full_backward_hook(lambda *_, index=index: visited.append(index))
     computed(model, GradualUnfreezing(unfreeze_every=1), step=1)  # the head and the last block
-    assert visited == [1]
+    assert visited == [1, 0, 1]  # the first window, then this one
 
 
 @pytest.mark.parametrize(
@@ -215,7 +228,7 @@ def frozen(model: nn.Module) -> set[str]:
 def test_requires_grad_is_off_within_a_window_until_it_is_applied():
     model = Small()
     model.get_parameter("blocks.1.output.weight").requires_grad_(False)  # the user's own
-    engine = GradientEngine(model, HeadOnly())
+    engine = warmed_up(model, HeadOnly())
     with engine.window(0):
         assert len(frozen(model)) > 10
         backward(loss_on(model, tokens_at(0)))
@@ -231,12 +244,14 @@ def test_requires_grad_is_back_after_an_exception(where: str):
 
     class Breaking(Identity):
         def apply_(self, *_: Any) -> None:
-            raise BadLuck
+            if broken:
+                raise BadLuck
 
-    model = Small()
-    engine = GradientEngine(model, Chain([HeadOnly(), Breaking()]))
+    broken, model = False, Small()
+    engine = warmed_up(model, Chain([HeadOnly(), Breaking()]))
     if where == "forward":
         model.blocks[1].forward = Breaking().apply_
+    broken = True
     with pytest.raises(BadLuck):
         one_window(engine, model)
     assert not frozen(model)
@@ -246,71 +261,126 @@ def test_requires_grad_is_back_after_an_exception(where: str):
     assert not frozen(model)
 
 
-def test_a_window_that_would_train_only_what_the_loss_does_not_use_computes_all():
-    class Spare(Small):
-        def __init__(self) -> None:
-            super().__init__()
-            self.spare = nn.Linear(1, 1)  # not in the forward pass
-
-    def one_kept(name: str) -> GradientTransform:
-        return GradDrop(1.0, exclude=name)
-
-    model = Spare()
-    engine = GradientEngine(model, Chain([one_kept("head.bias")]))
-    one_window(engine, model, step=0)
-    assert trained(model) == {"head.bias"}
-    engine.transform = GradientEngine(model, one_kept("spare.bias")).transform
+def test_a_window_that_cannot_be_opened_is_not_open():
+    model = Small()
+    engine = warmed_up(model, GradDrop(0.5, granularity="tensor", resample_every="epoch"))
+    with pytest.raises(ConfigurationError, match="Parameter `epoch`"):
+        engine.open(1)
+    assert engine.current is None
+    assert not frozen(model)
     one_window(engine, model, step=1)
+
+
+def test_a_transform_that_keeps_what_it_said_it_would_drop_is_an_error():
+    class Undecided(LayerGradDrop):
+        asked = 0
+
+        def dropped_depths(self, window: Window) -> frozenset[int]:
+            self.asked += 1
+            return frozenset({self.asked % 2})
+
+    model = Small()
+    engine = GradientEngine(model, Undecided(0.5))
+    one_window(engine, model)
+    model.zero_grad()
+    with pytest.raises(RuntimeError, match=r"Found `.*` at step 0, which was not computed and is not dropped"):
+        one_window(engine, model)
+    assert not frozen(model)
+
+
+# ---------------------------------------------------------------- what the loss depends on
+class Spare(Small):
+    """Has a part that the loss never depends on, and can leave out its blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spare = nn.Linear(1, 1)
+        self.short = False
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(self.norm(self.embeddings(tokens))) if self.short else super().forward(tokens)
+
+
+@pytest.mark.parametrize("first", ["head.bias", "spare.bias"])
+def test_a_window_that_would_train_only_what_the_loss_does_not_depend_on_computes_all(first: str):
+    model = Spare()
+    engine = GradientEngine(model, GradDrop(1.0, exclude=first))
+    one_window(engine, model, step=0)
+    assert trained(model) == {first} - {"spare.bias"}
+    engine.transform = GradientEngine(model, GradDrop(1.0, exclude="spare.bias")).transform
+    one_window(engine, model, step=1)
+    assert trained(model) == set()
+
+
+def test_a_part_that_some_windows_leave_out_is_not_relied_on():
+    model = Spare()
+    engine = GradientEngine(model, GradDrop(1.0, include="spare.*"))
+    for step, short in enumerate([False, True, False]):
+        model.short = short
+        one_window(engine, model, step=step)
+        model.zero_grad()
+    engine.transform = GradientEngine(model, GradDrop(1.0, exclude="blocks.*")).transform
+    model.short = True
+    assert "head.weight" in one_window(engine, model, step=3)  # or there would be nothing to differentiate by
     assert trained(model) == set()
 
 
 # ---------------------------------------------------------------- where a gradient got lost
 class Checkpointed(Small):
-    """Checkpoints its blocks by hand, in the way that loses gradients where the input has none."""
+    """Checkpoints blocks, or their output layers, in the way that loses gradients where the input needs none."""
 
-    reentrant = True
+    reentrant, part = True, False
 
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.embeddings(tokens)
         for block in self.blocks:
-            x = checkpoint(block, x, use_reentrant=self.reentrant)
+            if self.part:
+                x = x + checkpoint(block.output, x, use_reentrant=self.reentrant)
+                x = x + block.get_submodule("norm")(x)
+            else:
+                x = checkpoint(block, x, use_reentrant=self.reentrant)
         return self.head(self.norm(x)) * (1 + self.temperature) + self.empty.sum()  # type: ignore[no-any-return]
 
 
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
-def test_a_layer_that_lost_its_gradient_is_an_error():
+@pytest.mark.parametrize("part", [False, True], ids=["block", "part of a block"])
+@pytest.mark.parametrize("set_to_none", [True, False], ids=["to None", "to zero"])
+@pytest.mark.parametrize(
+    "transform", [GradualUnfreezing(unfreeze_every=2), GradDrop(1.0, include="embeddings.*")], ids=str
+)
+def test_a_gradient_that_got_lost_is_an_error(transform: GradientTransform, part: bool, set_to_none: bool):
+    def loss(model: nn.Module, step: int) -> Tensor:
+        return loss_on(model, tokens_at(step))
+
     model = Checkpointed()
-    engine = GradientEngine(model, GradualUnfreezing(unfreeze_every=1))
-    one_window(engine, model, step=3)  # all train
-    model.zero_grad()
-    with pytest.raises(RuntimeError, match=r"`blocks\.1\..*` and its layer should train.*use_reentrant=False"):
-        one_window(engine, model, step=1)  # the head and the last block
+    model.part = part
+    with pytest.raises(RuntimeError, match=r"`blocks\..*` should train.*use_reentrant=False"):
+        train(model, transform, skip=True, loss=loss, set_to_none=set_to_none)
     assert not frozen(model)
+    train(model, transform, skip=False, loss=loss, set_to_none=set_to_none)
     model.reentrant = False
-    one_window(engine, model, step=1)
-    assert any(name.startswith("blocks.1.") for name in trained(model))
+    train(model, transform, skip=True, loss=loss, set_to_none=set_to_none)
 
 
-def test_a_model_that_leaves_a_layer_out_trains_without_skipping():
-    class LeavesOut(Small):
-        def forward(self, tokens: Tensor) -> Tensor:
-            logits: Tensor = self.head(self.norm(self.embeddings(tokens)))
-            return super().forward(tokens) if self.train_all else logits
-
-        train_all = True
-
-    for skip in (True, False):
-        model = LeavesOut()
-        engine = GradientEngine(model, GradDrop(1.0, include="embeddings.*"), skip_dropped=skip)
-        one_window(engine, model, step=0)
+@pytest.mark.parametrize("skip", [True, False], ids=["skipping", "computing"])
+def test_a_model_may_leave_layers_out_by_itself(skip: bool):
+    model = Spare()
+    engine = GradientEngine(model, GradDrop(1.0, include="embeddings.*"), skip_dropped=skip)
+    one_window(engine, model)
+    model.zero_grad()
+    for step in range(1, 6):
+        model.short = step % 2 == 0
+        one_window(engine, model, step=step)
+        assert any(name.startswith("blocks.") for name in trained(model)) != model.short
         model.zero_grad()
-        model.train_all = False
-        if skip:
-            with pytest.raises(RuntimeError, match="use `skip_dropped=False`"):
-                one_window(engine, model, step=1)
-            continue
-        one_window(engine, model, step=1)
-        assert trained(model) == {"norm.weight", "norm.bias", "head.weight", "head.bias"}
+
+
+def test_a_resumed_engine_knows_what_the_loss_depends_on():
+    model = Small()
+    state = warmed_up(model, HeadOnly()).state_dict()
+    engine = GradientEngine(model, HeadOnly())
+    engine.load_state_dict(state)
+    assert len(one_window(engine, model)) == 3
 
 
 # ---------------------------------------------------------------- compiled models
@@ -367,7 +437,11 @@ def test_compiled_regions_are_seen_however_they_were_compiled(way: str):
     assert not frozen(model)
 
 
-def test_a_model_split_over_devices_by_data_parallel_is_computed_whole():
-    engine = GradientEngine(nn.DataParallel(Small()), LayerGradDrop(0.5, layers=["*blocks.0.*", "*blocks.1.*"]))
-    with pytest.warns(UserWarning, match="DataParallel"):
+@pytest.mark.parametrize("part", [False, True], ids=["model", "part of it"])
+def test_a_model_split_over_devices_by_data_parallel_is_computed_whole(part: bool):
+    model = nn.DataParallel(Small())
+    layers = ["*blocks.0.*", "*blocks.1.*"]
+    engine = GradientEngine(nn.ModuleList([model]) if part else model, LayerGradDrop(0.5, layers=layers))
+    with pytest.warns(UserWarning, match="wrapped for parallel training by itself" if part else "DataParallel"):
         engine.open(0)
+    assert not frozen(model)

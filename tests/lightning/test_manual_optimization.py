@@ -26,7 +26,10 @@ from .tasks import (
 
 MASK_AND_CLIP = STRATEGIES["mask and clip"]
 
-pytestmark = pytest.mark.parametrize("door", DOORS)
+pytestmark = [
+    pytest.mark.parametrize("door", DOORS),
+    pytest.mark.filterwarnings("ignore:Gradients that are dropped whole are computed nevertheless"),
+]
 
 
 class Manual(Regression):
@@ -166,3 +169,26 @@ def test_two_optimizers_may_share_a_window(door: str) -> None:
 def test_a_call_too_few_or_too_many_is_an_error(door: str, kind: type[Regression], message: str) -> None:
     with pytest.raises(RuntimeError, match=message):
         fit(door, MASK_AND_CLIP, kind)
+
+
+class Toggling(Manual):
+    """Trains its head and its blocks by optimizers of their own, as GANs do."""
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        optimizers: Any = self.optimizers()
+        for optimizer in optimizers:
+            self.toggle_optimizer(optimizer)
+            self.manual_backward(self.loss(batch))
+            self.apply_()
+            optimizer.step()
+            optimizer.zero_grad()
+            self.untoggle_optimizer(optimizer)
+
+    def configure_optimizers(self) -> Any:
+        return SGD(self.network.blocks.parameters(), lr=0.1), SGD(self.network.head.parameters(), lr=0.1)
+
+
+def test_toggled_optimizers_find_every_requires_grad_as_they_left_it(door: str) -> None:
+    with pytest.warns(UserWarning, match="under manual optimization"):
+        task = fit(door, STRATEGIES["tensors"], Toggling).lightning_module
+    assert all(parameter.requires_grad for parameter in task.parameters())

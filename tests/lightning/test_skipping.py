@@ -67,6 +67,7 @@ def test_the_micro_batches_of_a_window_skip_the_same(door: str) -> None:
     counts = fitted(door, LayerGradDrop(0.5, seed=1), accumulate_grad_batches=3).skipped
     assert [len(set(counts[start : start + 3])) for start in (0, 3, 6)] == [1, 1, 1]
     assert len(set(counts)) > 1
+    assert counts[0] == 0  # the first window shows what the loss depends on
 
 
 @pytest.mark.parametrize("door", DOORS)
@@ -74,12 +75,12 @@ def test_the_micro_batches_of_a_window_skip_the_same(door: str) -> None:
 def test_an_exception_in_training_leaves_the_model_as_it_was(door: str, where: str) -> None:
     class Failing(Callback):
         def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-            if where == "callback":
+            if where == "callback" and trainer.global_step == 1:
                 raise RuntimeError("bad luck")
 
     task, callbacks = through(door, HeadOnly(), Counting)
     assert isinstance(task, Counting)
-    task.fails_at = 2 if where == "training_step" else None
+    task.fails_at = 4 if where == "training_step" else None
     with pytest.raises(RuntimeError, match="bad luck"):
         trainer(callbacks=[*callbacks, Failing()], accumulate_grad_batches=3).fit(task, loader(), loader(2))
     assert sum(task.skipped) > 0
@@ -89,14 +90,13 @@ def test_an_exception_in_training_leaves_the_model_as_it_was(door: str, where: s
 @pytest.mark.parametrize("door", DOORS)
 def test_an_epoch_that_is_cut_short_leaves_the_model_as_it_was(door: str) -> None:
     class Stopping(Callback):
-        def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-            trainer.should_stop = True
+        def on_train_batch_end(self, trainer: Trainer, *arguments: Any) -> None:
+            trainer.should_stop = arguments[-1] == 3  # the first micro-batch of the second window
 
     task, callbacks = through(door, HeadOnly(), Counting)
     assert isinstance(task, Counting)
     trainer(callbacks=[*callbacks, Stopping()], accumulate_grad_batches=3).fit(task, loader(), loader(2))
-    assert len(task.skipped) == 1
-    assert task.skipped[0] > 0
+    assert task.skipped[-1] > 0
     assert task.off() == 0
 
 
