@@ -79,7 +79,7 @@ class TrainerDriver:
         )
         if not module.automatic_optimization:
             self._engine.compute_everything("under manual optimization, only you know which forward pass trains what")
-        trainer.callbacks.append(_LeaveAsItWas(self._engine))  # type: ignore[attr-defined]  # set by its connector
+        _LeaveAsItWas.join(trainer, self._engine)
         self._hook_seen = self._pending = False
         if self._restored is not None and trainer.ckpt_path:  # else this fit starts anew from loaded weights
             self._engine.load_state_dict(self._restored)
@@ -175,6 +175,16 @@ class _LeaveAsItWas(Callback):
 
     def __init__(self, engine: GradientEngine) -> None:
         self._engine = engine
+
+    @classmethod
+    def join(cls, trainer: Trainer, engine: GradientEngine) -> None:
+        """Have an engine's windows closed by the callback that a Trainer has for it, or a new one."""
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by its connector
+        for callback in callbacks:
+            if isinstance(callback, cls):
+                callback._engine = engine
+                return
+        callbacks.append(cls(engine))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         self._engine.abandon()

@@ -38,8 +38,8 @@ class GradientEngine:
             such a tensor does not require a gradient. The weights come out the same. The first window is computed
             whole, to see what the loss depends on. Where skipping cannot work (under DDP without
             `find_unused_parameters`, within one compiled region), everything is computed, and a warning says so. A
-            loop that itself uses gradients before `apply_` (`torch.autograd.grad` by parameters, hooks on them, a norm
-            of them all) needs `False`.
+            program needs `False` that itself uses gradients before `apply_` (`torch.autograd.grad` by parameters, a
+            norm of them all), or looks at `requires_grad` meanwhile, as `nn.TransformerEncoder` does in eval mode.
 
     Attributes:
         transform: The engine's own, bound transform.

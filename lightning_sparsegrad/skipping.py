@@ -5,12 +5,13 @@ ends the backward pass above the lowest tensor that trains. The weights come out
 """
 
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from lightning_sparsegrad.components import NamedParameters
 
@@ -38,7 +39,7 @@ class WorkSkipper:
         self._stale: dict[str, tuple[int, int]] = {}  # the gradients from before this window, and their states
         self._trained: set[str] = set()  # what has had a gradient so far
         self._reliable: set[str] | None = None  # what has had one in every window in which it was kept
-        self._witness: _Witness | None = None
+        self._witness = _Witness(parameters)
         self._told = False
 
     def start(self, names: frozenset[str]) -> None:
@@ -52,10 +53,12 @@ class WorkSkipper:
         self._skipped, self._kept = names, self._kept - names
         gradients = ((name, self._parameters[name].grad) for name in self._kept)
         self._stale = {name: _state(gradient) for name, gradient in gradients if gradient is not None}
+        self._witness.watch((self._kept & self._trained).difference(*self._regions))  # a hook would be compiled anew
 
     def stop(self) -> frozenset[str]:
         """Put every `requires_grad` back where it was, and return the tensors for which it was off."""
         skipped, self._skipped = self._skipped, frozenset()
+        self._witness.leave()
         for name in skipped:
             self._parameters[name].requires_grad_(True)
         return skipped
@@ -79,18 +82,12 @@ class WorkSkipper:
         skipped = self.stop()
         if skipped and found:
             fresh = {name for name, gradient in found.items() if self._stale.get(name) != _state(gradient)}
-            missing = (self._kept & self._trained) - fresh
-            lost = missing & self._witness.without_graph() if self._witness else set()
-            if missing and self._witness is None:  # it can tell from the next window on
-                self._witness = _Witness(self._parameters, self._trained.difference(*self._regions))
-            if lost:
+            if lost := self._witness.without_graph() - fresh:
                 raise RuntimeError(
                     f"`{min(lost)}` should train. Found no gradient at step {step}, where the work on gradients that "
                     f"are dropped was skipped. Activation checkpointing should be given `use_reentrant=False`; "
                     f"otherwise use `skip_dropped=False`."
                 )
-        if self._witness is not None:
-            self._witness.forget()
         self._trained.update(found)
         self._reliable = set(found) if self._reliable is None else self._reliable - (self._kept - found.keys())
         return {name: self._parameters[name].numel() for name in skipped.difference(found)}
@@ -113,9 +110,8 @@ class WorkSkipper:
         while split := [region for region in self._regions if region & names and not region <= names]:
             self._tell("one compiled region holds what is dropped and what is kept; compile block by block")
             names = names.difference(*split)
-        if not self._reliable or self._reliable <= names:  # the loss needs something to differentiate by
-            return frozenset()
-        return names
+        # the loss needs something to differentiate by
+        return names if self._reliable and self._reliable & (self._kept - names) else frozenset()
 
     def _tell(self, why: str) -> None:
         if not self._told:
@@ -128,31 +124,38 @@ class WorkSkipper:
 
 
 class _Witness:
-    """Sees which modules run, and whether they record a graph when they do.
+    """Sees which modules run in a window, and whether they record a graph when they do.
 
     Args:
         parameters: The parameters of the model.
-        names: Those whose modules are watched; not of compiled ones, which would be compiled anew.
     """
 
-    def __init__(self, parameters: NamedParameters, names: Collection[str]) -> None:
-        self._names: dict[str, list[str]] = {}
+    def __init__(self, parameters: NamedParameters) -> None:
+        self._parameters = parameters
+        self._names: dict[str, list[str]] = {}  # of the parameters, by the path of the module that holds them
         self._graph: dict[str, bool] = {}
+        self._handles: list[RemovableHandle] = []
+
+    def watch(self, names: Iterable[str]) -> None:
+        """Begin to watch the modules of some parameters."""
+        self._names, self._graph = {}, {}
         for name in names:
-            self._names.setdefault(parameters.owners[name], []).append(name)
-        for path in self._names:
-            parameters.model.get_submodule(path).register_forward_pre_hook(partial(self._see, path))
+            self._names.setdefault(self._parameters.owners[name], []).append(name)
+        modules = ((path, self._parameters.model.get_submodule(path)) for path in self._names)
+        self._handles = [module.register_forward_pre_hook(partial(self._see, path)) for path, module in modules]
+
+    def leave(self) -> None:
+        """Watch no more."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def without_graph(self) -> set[str]:
+        """Return the parameters whose modules ran in the window, but never with a graph."""
+        return {name for path, graph in self._graph.items() if not graph for name in self._names[path]}
 
     def _see(self, path: str, *_: Any) -> None:
         self._graph[path] = self._graph.get(path, False) or torch.is_grad_enabled()
-
-    def without_graph(self) -> set[str]:
-        """Return the parameters whose modules ran, but never with a graph."""
-        return {name for path, graph in self._graph.items() if not graph for name in self._names[path]}
-
-    def forget(self) -> None:
-        """Begin anew."""
-        self._graph.clear()
 
 
 def _state(gradient: Tensor) -> tuple[int, int]:
@@ -178,12 +181,16 @@ def _obstacle(model: nn.Module) -> str | None:
 
 
 def _compiled_regions(model: nn.Module, parameters: NamedParameters) -> list[frozenset[str]]:
-    """Return the parameters of each module that is compiled as one."""
+    """Return the parameters of each module that is compiled as one, or has a method that is."""
     names = {id(parameter): name for name, parameter in parameters.tensors.items()}
     return [
         frozenset(names[id(parameter)] for parameter in module.parameters() if parameter.requires_grad)
         for module in model.modules()
         if hasattr(module, "_orig_mod")  # torch.compile(module)
         or module._compiled_call_impl is not None  # module.compile()
-        or hasattr(module.forward, "_torchdynamo_orig_callable")  # module.forward = torch.compile(module.forward)
+        or any(hasattr(member, "_torchdynamo_orig_callable") for member in _members(module))  # torch.compile(a method)
     ]
+
+
+def _members(module: nn.Module) -> list[Any]:
+    return [*vars(module).values(), *(member for owner in type(module).__mro__ for member in vars(owner).values())]

@@ -39,6 +39,9 @@ def pieces(tensor: Tensor, start: int = 0) -> Iterator[tuple[int, Tensor]]:
             yield begin, flat[begin : begin + length]
     elif tensor.numel():
         row = tensor[0].numel()
-        together = max(1, block_size(tensor.device) // row)
-        for first in range(0, tensor.shape[0], together):
-            yield first * row, tensor[first : first + together]
+        together = block_size(tensor.device) // row
+        for first in range(0, tensor.shape[0], max(1, together)):
+            if together:
+                yield first * row, tensor[first : first + together]
+            else:
+                yield from ((first * row + begin, piece) for begin, piece in pieces(tensor[first]))

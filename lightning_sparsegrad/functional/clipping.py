@@ -64,7 +64,7 @@ def clip_components_(
         norms = norms / loss_scale.to(norms)
     bounds: Tensor | float = max_norms[0]
     if any(max_norm != bounds for max_norm in max_norms):
-        bounds = torch.tensor(max_norms, dtype=norms.dtype).to(norms.device, non_blocking=True)
+        bounds = torch.tensor(max_norms, dtype=norms.dtype, device="cpu").to(norms.device, non_blocking=True)
     factors = ((norms + EPSILON).reciprocal() * bounds).clamp(max=1.0)  # rounded as in torch: equal to the last bit
     _scale_(tensors, sizes, factors)
     return norms, factors

@@ -1,8 +1,8 @@
 """The mask as one compiled kernel: hash, compare and multiply in a single pass over a gradient, nothing stored.
 
-`torch.compile` makes it at the first use of each dtype and device, once for all shapes, keys and rates, and keeps it in
-its cache on disk. Where no compiler works, one warning says so and the eager path does the work: the bits are the same,
-which is checked on a sample before the kernel is used.
+`torch.compile` makes it at the first use, once for all shapes, keys and rates (anew for another dtype or device, and in
+another of torch's modes, such as autocast), and keeps it in its cache on disk. Where no compiler works, one warning
+says so and the eager path does the work: the bits are the same, which is checked on a sample before the kernel is used.
 """
 
 import warnings
@@ -12,10 +12,9 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from lightning_sparsegrad.functional.hashing import MULTIPLIERS, SHIFTS, folded_indices, hash_entries, signed
+from lightning_sparsegrad.functional.hashing import MULTIPLIERS, SHIFTS, WORD, folded_indices, hash_entries, signed
 
 _WIDTH = 1 << 10  # entries in a row of the kernel
-_WORD = 1 << 32
 _Kernel = Callable[[Tensor, Tensor, Tensor, Tensor], None]
 
 
@@ -35,8 +34,8 @@ def fused_mask_(tensor: Tensor, key: int, threshold: int, factor: float) -> int:
     Returns:
         How many entries are done; the rest, less than a row of the kernel, or all where it cannot be used, is not.
     """
-    count = min(tensor.numel(), _WORD) // _WIDTH * _WIDTH
-    if not count or threshold == _WORD or not tensor.is_contiguous():
+    count = min(tensor.numel(), WORD) // _WIDTH * _WIDTH
+    if not count or threshold == WORD or not tensor.is_contiguous():
         return 0
     kernel = _checked_kernel(tensor.device, tensor.dtype)
     if kernel is None:
@@ -51,8 +50,8 @@ def fused_mask_(tensor: Tensor, key: int, threshold: int, factor: float) -> int:
 
 
 def _arguments(tensor: Tensor, key: int, threshold: int, factor: float) -> tuple[Tensor, Tensor, Tensor]:
-    words = [signed(key % _WORD), signed(key // _WORD), threshold - _WORD // 2]
-    numbers = torch.tensor(words, dtype=torch.int32).to(tensor.device, non_blocking=True)
+    words = [signed(key % WORD), signed(key // WORD), threshold - WORD // 2]
+    numbers = torch.tensor(words, dtype=torch.int32, device="cpu").to(tensor.device, non_blocking=True)
     dtype = torch.promote_types(tensor.dtype, torch.float32)  # a factor is not rounded to half precision
     scale = torch.full((), factor, dtype=dtype, device=tensor.device)
     return folded_indices(tensor.device)[:_WIDTH], numbers, scale
@@ -79,9 +78,9 @@ def _xor_shift(x: Tensor, stage: int) -> Tensor:
 def _checked_kernel(device: torch.device, dtype: torch.dtype) -> _Kernel | None:
     """Compile the kernel and compare it with the eager path on a sample; `None`, with a warning, where that fails."""
     kernel: _Kernel = torch.compile(_mask_, dynamic=True)
-    key, threshold = 0x0123456789ABCDEF, _WORD // 3
+    key, threshold = 0x0123456789ABCDEF, WORD // 3
     sample = torch.linspace(-1, 1, 8 * _WIDTH, dtype=torch.float64, device=device).to(dtype)
-    keep = hash_entries(key, 0, sample.numel(), device) >= threshold - _WORD // 2
+    keep = hash_entries(key, 0, sample.numel(), device) >= threshold - WORD // 2
     expected = sample * keep * 1.5
     try:
         kernel(sample.view(-1, _WIDTH), *_arguments(sample, key, threshold, 1.5))

@@ -23,12 +23,12 @@ from hashlib import blake2b
 import torch
 from torch import Tensor
 
-from lightning_sparsegrad.functional.blocks import block_size
+from lightning_sparsegrad.functional.blocks import block_size, ranges
 
 MULTIPLIERS = (0xED5AD4BB, 0xAC4C1B51, 0x31848BAB)
 SHIFTS = (17, 11, 15)
-_WORD = 1 << 32
-_LOWEST = torch.tensor(-(1 << 31), dtype=torch.int32)
+WORD = 1 << 32
+_LOWEST = torch.tensor(-(1 << 31), dtype=torch.int32, device="cpu")
 
 
 def derive_key(*parts: str | int | None) -> int:
@@ -51,7 +51,7 @@ def keep_threshold(rate: float) -> int:
     Args:
         rate: Expected fraction of dropped entries, in [0, 1]. It is resolved to multiples of 2^-32.
     """
-    return round(rate * _WORD)
+    return round(rate * WORD)
 
 
 def hash_index(key: int, index: int) -> int:
@@ -61,11 +61,11 @@ def hash_index(key: int, index: int) -> int:
         key: 64-bit key, see `derive_key`.
         index: Position, in [0, 2^64).
     """
-    first, second = _words(key, index // _WORD)
-    x = (index % _WORD) ^ first
-    x = (x ^ x >> SHIFTS[0]) * MULTIPLIERS[0] % _WORD ^ second
-    x = (x ^ x >> SHIFTS[1]) * MULTIPLIERS[1] % _WORD
-    return (x ^ x >> SHIFTS[2]) * MULTIPLIERS[2] % _WORD
+    first, second = _words(key, index // WORD)
+    x = (index % WORD) ^ first
+    x = (x ^ x >> SHIFTS[0]) * MULTIPLIERS[0] % WORD ^ second
+    x = (x ^ x >> SHIFTS[1]) * MULTIPLIERS[1] % WORD
+    return (x ^ x >> SHIFTS[2]) * MULTIPLIERS[2] % WORD
 
 
 def hash_entries(key: int, start: int, count: int, device: torch.device) -> Tensor:
@@ -83,12 +83,10 @@ def hash_entries(key: int, start: int, count: int, device: torch.device) -> Tens
     size = block_size(device)
     position = start % size
     if position + count > size:
-        here = size - position
-        rest = hash_entries(key, start + here, count - here, device)
-        return torch.cat([hash_entries(key, start, here, device), rest])
-    first, second = _words(key, start // _WORD)
+        return torch.cat([hash_entries(key, *block, device) for block in ranges(start, count, device)])
+    first, second = _words(key, start // WORD)
     folded = folded_indices(device)[position : position + count]
-    return _finish_(torch.bitwise_xor(folded, signed(_fold(start % _WORD - position ^ first))), signed(second))
+    return _finish_(torch.bitwise_xor(folded, signed(_fold(start % WORD - position ^ first))), signed(second))
 
 
 def hash_indices(key: int, indices: Tensor) -> Tensor:
@@ -114,9 +112,8 @@ def hash_stack(keys: Sequence[int], count: int, device: torch.device) -> Tensor:
     Returns:
         int32 tensor of shape (len(keys), count).
     """
-    words = torch.tensor([[signed(_fold(key % _WORD)), signed(key // _WORD)] for key in keys], dtype=torch.int32).to(
-        device, non_blocking=True
-    )
+    pairs = [[signed(_fold(key % WORD)), signed(key // WORD)] for key in keys]
+    words = torch.tensor(pairs, dtype=torch.int32, device="cpu").to(device, non_blocking=True)
     first, second = words.view(-1, 2, 1).unbind(1)
     return _finish_(folded_indices(device)[:count] ^ first, second)
 
@@ -156,9 +153,9 @@ def _words(key: int, high_index: int) -> tuple[int, int]:
     """Split a key into two words; an index beyond 2^32 selects another key by its high word."""
     if high_index:
         key = derive_key(key, high_index)
-    return key % _WORD, key // _WORD
+    return key % WORD, key // WORD
 
 
 def signed(word: int) -> int:
     """Return the int32 that has the bits of a word."""
-    return word - _WORD if word >= _WORD // 2 else word
+    return word - WORD if word >= WORD // 2 else word

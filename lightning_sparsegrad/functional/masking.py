@@ -14,12 +14,11 @@ from torch import Tensor
 
 from lightning_sparsegrad.functional.blocks import block_size, pieces, ranges
 from lightning_sparsegrad.functional.fused import fused_mask_
-from lightning_sparsegrad.functional.hashing import hash_entries, hash_indices, hash_stack, keep_threshold
+from lightning_sparsegrad.functional.hashing import WORD, hash_entries, hash_indices, hash_stack, keep_threshold
 
 _SMALL = 1 << 13  # entries up to which launching costs more than hashing
 _MANY_ROWS = 1 << 12  # rows from which it pays to look for rows of zeros
 _PROBES = 64
-_WORD = 1 << 32
 
 
 def keep_mask(
@@ -66,7 +65,7 @@ def mask_entries_(
     for tensor, key, rate in zip(tensors, keys, rates, strict=True):
         if rate == 0:
             continue
-        if keep_threshold(rate) == _WORD:  # one more than int32 can hold: nothing is kept
+        if keep_threshold(rate) == WORD:  # one more than int32 can hold: nothing is kept
             tensor.mul_(0)
             continue
         if tensor.numel() <= _SMALL:
@@ -118,11 +117,11 @@ def _keep(key: int, rate: float, start: int, count: int, device: torch.device, d
     """Return a flat mask of zeros and ones in the dtype of the gradient, whose product is the fastest."""
     threshold = keep_threshold(rate)
     mask = torch.empty(count, dtype=dtype, device=device)
-    if threshold == _WORD:  # one more than int32 can hold: nothing is kept
+    if threshold == WORD:  # one more than int32 can hold: nothing is kept
         return mask.zero_()
     for begin, length in ranges(start, count, device):
         hashes = hash_entries(key, begin, length, device)
-        torch.ge(hashes, threshold - _WORD // 2, out=mask[begin - start : begin - start + length])
+        torch.ge(hashes, threshold - WORD // 2, out=mask[begin - start : begin - start + length])
     return mask
 
 
@@ -144,7 +143,7 @@ def _mask_stack_(group: Sequence[tuple[Tensor, int, float]], *, rescale: bool) -
     tensors, keys, rates = zip(*group, strict=True)
     device = tensors[0].device
     hashes = hash_stack(keys, max(tensor.numel() for tensor in tensors), device)
-    thresholds = torch.tensor([keep_threshold(rate) - _WORD // 2 for rate in rates], dtype=torch.int32)
+    thresholds = torch.tensor([keep_threshold(rate) - WORD // 2 for rate in rates], dtype=torch.int32, device="cpu")
     masks = torch.empty(hashes.shape, dtype=tensors[0].dtype, device=device)
     torch.ge(hashes, thresholds.view(-1, 1).to(device, non_blocking=True), out=masks)
     views = [mask[: tensor.numel()].view(tensor.shape) for mask, tensor in zip(masks.unbind(), tensors, strict=True)]
@@ -159,7 +158,7 @@ def _scattered_rows(tensor: Tensor) -> Tensor | None:
 
     A mask leaves a row of zeros as it is. Rows are told by their bytes, so that no square underflows.
     """
-    if tensor.device.type != "cpu" or tensor.ndim < 2 or tensor.shape[0] < _MANY_ROWS or tensor.numel() >= _WORD:
+    if tensor.device.type != "cpu" or tensor.ndim < 2 or tensor.shape[0] < _MANY_ROWS or tensor.numel() >= WORD:
         return None
     if not tensor.is_contiguous():
         return None
@@ -175,8 +174,8 @@ def _mask_rows_of_entries_(tensor: Tensor, rows: Tensor, key: int, rate: float, 
     """Drop single entries of some rows of a tensor."""
     matrix = tensor.view(tensor.shape[0], -1)
     width = matrix.shape[1]
-    threshold = keep_threshold(rate) - _WORD // 2
-    columns = torch.arange(width, dtype=torch.int32)
+    threshold = keep_threshold(rate) - WORD // 2
+    columns = torch.arange(width, dtype=torch.int32, device=tensor.device)
     for some in torch.split(rows, max(1, block_size(tensor.device) // width)):
         indices = some.to(torch.int32).view(-1, 1) * width + columns  # modulo 2^32, as the hash takes them
         entries = matrix.index_select(0, some)

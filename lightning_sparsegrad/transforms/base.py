@@ -88,6 +88,11 @@ class GradientTransform(ABC):
 
     bounds: frozenset[str] = frozenset()
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "apply_" in cls.__dict__ and "skippable" not in cls.__dict__:  # it may read what its base does not
+            cls.skippable = GradientTransform.skippable  # type: ignore[method-assign]
+
     @abstractmethod
     def bind(self, parameters: NamedParameters, *, total_steps: int | None) -> None:
         """Resolve names and patterns against a model, once, before the first window.
@@ -108,7 +113,8 @@ class GradientTransform(ABC):
         """Return the tensors whose gradients need not be computed in a window; asked before its forward pass.
 
         These are what the transform drops whole whatever the gradients are, and what transforms behind it drop unless
-        it reads them together with others, as a norm over several tensors does. By default none: it may read anything.
+        it reads them together with others, as a norm over several tensors does. By default, and in a subclass with an
+        `apply_` of its own, none: it may read anything.
 
         Args:
             window: The window.

@@ -209,6 +209,21 @@ def test_a_transform_of_ones_own_may_read_everything():
     assert len(computed(Small(), Chain([Total(), LAYERS]))) == len(list(Small().parameters()))
 
 
+def test_a_subclass_that_applies_something_else_may_read_everything():
+    class Reading(ValueClip):
+        def apply_(self, gradients: Any, window: Window) -> None:
+            assert len(gradients) == len(list(Small().parameters()))
+            super().apply_(gradients, window)
+
+    class Saying(Reading):
+        def skippable(self, window: Window, later: frozenset[str] = frozenset()) -> frozenset[str]:
+            return later
+
+    assert len(computed(Small(), Chain([Reading(1.0), LAYERS]))) == len(list(Small().parameters()))
+    with pytest.raises(AssertionError):
+        computed(Small(), Chain([Saying(1.0), LAYERS]))
+
+
 @pytest.mark.parametrize("transform", [LAYERS, TENSORS, GradDrop(1.0, include="blocks.*"), HeadOnly()], ids=str)
 def test_the_share_kept_counts_what_was_not_computed(transform: GradientTransform):
     kept = []
@@ -310,6 +325,16 @@ def test_a_window_that_would_train_only_what_the_loss_does_not_depend_on_compute
     engine.transform = GradientEngine(model, GradDrop(1.0, exclude="spare.bias")).transform
     one_window(engine, model, step=1)
     assert trained(model) == set()
+
+
+def test_parameters_that_the_user_trains_in_turn_are_trained():
+    model = Small()
+    engine = warmed_up(model, GradDrop(1.0, include="blocks.*"))
+    for step, part in enumerate(["blocks.", "head.", "blocks.", "head."], start=1):
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name.startswith(part))
+        assert all(name.startswith(part) for name in one_window(engine, model, step=step))
+        model.zero_grad()
 
 
 def test_a_part_that_some_windows_leave_out_is_not_relied_on():
@@ -422,15 +447,17 @@ def test_a_model_compiled_as_a_whole_is_computed_whole_and_says_so_once(transfor
 
 
 @pytest.mark.filterwarnings("ignore:.*")
-@pytest.mark.parametrize("way", ["wrapper", "method", "forward"])
+@pytest.mark.parametrize("way", ["wrapper", "method", "forward", "another method"])
 def test_compiled_regions_are_seen_however_they_were_compiled(way: str):
     model: Any = Small()
     if way == "wrapper":
         model = torch.compile(model, backend="eager")
     elif way == "method":
         model.compile(backend="eager")
-    else:
+    elif way == "forward":
         model.forward = torch.compile(model.forward, backend="eager")
+    else:
+        model.encode = torch.compile(model.forward, backend="eager")
     engine = GradientEngine(model, HeadOnly())
     with pytest.warns(UserWarning, match=SLOWER):
         engine.open(0)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.testing import assert_close
 
-from lightning_sparsegrad.functional import clip_components_, clip_values_, component_norms
+from lightning_sparsegrad.functional import blocks, clip_components_, clip_values_, component_norms
 from tests.nasty import (
     EXAMPLES,
     FLOATS,
@@ -303,6 +303,19 @@ def test_an_overflow_without_an_undefined_entry_counts_under_a_bound_that_overfl
     tensor = torch.tensor([inf, 0.25], dtype=dtype)
     assert clip_values_([tensor], torch.finfo(dtype).max, loss_scale=torch.tensor(inf)).item() == 1
     assert tensor.isnan().tolist() == [True, False]
+
+
+def test_a_long_row_of_another_layout_is_bounded_piece_by_piece(monkeypatch):
+    monkeypatch.setattr(blocks, "_CPU_BLOCK", 8)
+    tensor = torch.linspace(-1, 1, 150).view(50, 3).T
+    expected, beyond = tensor.clamp(-0.5, 0.5), int((tensor.abs() > 0.5).sum())
+    assert clip_values_([tensor], 0.5).item() == beyond
+    assert torch.equal(tensor, expected)
+    assert [(start, piece.numel()) for start, piece in blocks.pieces(torch.zeros(50, 3).T)][:3] == [
+        (0, 8),
+        (8, 8),
+        (16, 8),
+    ]
 
 
 def test_a_float64_gradient_is_bounded_in_float64():

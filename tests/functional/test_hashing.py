@@ -8,7 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_sparsegrad.functional import derive_key, hash_entries, hash_index, keep_threshold
+from lightning_sparsegrad.functional import blocks, derive_key, hash_entries, hash_index, keep_threshold
+from lightning_sparsegrad.functional.hashing import folded_indices
 from tests.nasty import EXAMPLES
 
 CPU = torch.device("cpu")
@@ -26,6 +27,16 @@ def entries(key: int, start: int, count: int) -> list[int]:
 def test_tensors_and_integers_hash_alike(key, start, count):
     count = min(count, WORD - start % WORD)
     assert entries(key, start, count) == [hash_index(key, start + i) for i in range(count)]
+
+
+def test_a_range_may_be_longer_than_many_blocks():
+    count = 1200 * 64 + 5
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blocks, "_CPU_BLOCK", 64)
+        folded_indices.cache_clear()
+        found = entries(3, 17, count)
+    folded_indices.cache_clear()
+    assert found == entries(3, 17, count)
 
 
 @pytest.mark.parametrize(

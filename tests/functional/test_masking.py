@@ -220,6 +220,33 @@ def test_wide_rows_of_an_embedding_are_masked_block_by_block(block):
     assert_equal([tensor], [expected])
 
 
+@pytest.mark.parametrize("rate", [1.0, 1 - 2**-40])
+def test_rate_one_drops_all_of_scattered_rows(rate):
+    tensor = embedding(torch.float32, range(0, 6000, 40))
+    assert scattered(tensor) is not None
+    mask_entries_([tensor], [KEY], [rate])
+    assert not tensor.any()
+
+
+def test_a_contiguous_column_with_any_stride_is_masked():
+    column = torch.zeros(1, 9000).T  # contiguous, although its strides are (1, 9000)
+    column[::50] = 1
+    assert column.is_contiguous()
+    expected = column * keep_mask(column.shape, KEY, 0.5)
+    mask_entries_([column], [KEY], [0.5])
+    assert_equal([column], [expected])
+
+
+def test_a_default_device_elsewhere_changes_nothing():
+    tensors = [torch.ones(40), torch.ones(20_000), embedding(torch.float32, range(0, 6000, 40))]
+    expected = clones(tensors)
+    mask_entries_(expected, [1, 2, 3], [0.5] * 3)
+    hashing.folded_indices.cache_clear()
+    with torch.device("meta"):
+        mask_entries_(tensors, [1, 2, 3], [0.5] * 3)
+    assert_same_bits(tensors, expected)
+
+
 def test_what_has_few_rows_of_zeros_is_masked_as_a_whole():
     assert scattered(embedding(torch.float32, range(0, 6000, 2))) is None  # too many
     assert scattered(embedding(torch.float32, range(100, 2000))) is None  # seen at the second look only

@@ -88,6 +88,17 @@ def test_an_exception_in_training_leaves_the_model_as_it_was(door: str, where: s
 
 
 @pytest.mark.parametrize("door", DOORS)
+def test_a_trainer_that_fits_again_keeps_one_callback_of_ours(door: str) -> None:
+    task, callbacks = through(door, HeadOnly(), Counting)
+    run = trainer(callbacks=callbacks)
+    for _ in range(3):
+        run.fit(task, loader(), loader(2))
+        count = len(run.callbacks)  # type: ignore[attr-defined]
+    run.fit(task, loader(), loader(2))
+    assert len(run.callbacks) == count  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("door", DOORS)
 def test_an_epoch_that_is_cut_short_leaves_the_model_as_it_was(door: str) -> None:
     class Stopping(Callback):
         def on_train_batch_end(self, trainer: Trainer, *arguments: Any) -> None:
