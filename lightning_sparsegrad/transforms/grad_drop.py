@@ -56,7 +56,7 @@ class GradDrop(GradientTransform):
         exclude: Globs of the parameters to leave alone.
         seed: Seed of the masks; `None` means the seed of the run.
         fused: Whether masks on entries go through a compiled kernel, which gives the same bits several times faster.
-            `True`: from the first window on, which waits for the compiler, some 20 seconds the first time on a machine
+            `True`: from the first window on, which waits for the compiler, 10 to 20 seconds the first time on a machine
             and a few whenever the compiler's cache has it. `False`: never. `None`: once the run has masked 2^35
             entries, when the kernel pays for its compilation: after about 1,500 steps of a model of 23 million
             parameters, 60 of one of 560 million. The other granularities need no kernel: they cost next to nothing.
