@@ -400,6 +400,41 @@ def test_a_model_may_leave_layers_out_by_itself(skip: bool):
         model.zero_grad()
 
 
+def hooked(model: nn.Module) -> set[str]:
+    return {name for name, module in model.named_modules() if module._forward_pre_hooks}
+
+
+@pytest.mark.filterwarnings("ignore:.*")
+def test_modules_are_watched_within_a_window_that_skips_and_compiled_ones_never():
+    torch._dynamo.reset()
+    model = Small()
+    model.blocks[1].compile(backend="eager")
+    engine = warmed_up(model, GradDrop(1.0, include="embeddings.*"))
+    assert hooked(model) == set()
+    engine.open(1)
+    assert "blocks.0.output" in hooked(model)
+    assert not any(name.startswith("blocks.1") for name in hooked(model))
+    engine.abandon()
+    assert hooked(model) == set()
+
+
+@pytest.mark.parametrize("skip", [True, False], ids=["skipping", "computing"])
+def test_a_part_that_never_trains_may_run_without_a_graph(skip: bool):
+    class Extracting(Small):
+        def forward(self, tokens: Tensor) -> Tensor:
+            with torch.no_grad():
+                x = self.blocks[0](self.embeddings(tokens))
+            return self.head(self.norm(self.blocks[1](x))) * (1 + self.temperature)  # type: ignore[no-any-return]
+
+    model = Extracting()
+    engine = GradientEngine(model, GradDrop(1.0, include="blocks.1.*"), skip_dropped=skip)
+    for step in range(4):
+        names = one_window(engine, model, step=step)
+        assert any(name.startswith("blocks.1.") for name in names) == (step == 0 or not skip)
+        assert trained(model) == {"norm.weight", "norm.bias", "head.weight", "head.bias", "temperature"}
+        model.zero_grad()
+
+
 def test_a_resumed_engine_knows_what_the_loss_depends_on():
     model = Small()
     state = warmed_up(model, HeadOnly()).state_dict()
