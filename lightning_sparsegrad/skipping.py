@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from lightning_sparsegrad.components import NamedParameters
+from lightning_sparsegrad.components import NamedParameters, without_split
 
 
 class WorkSkipper:
@@ -88,8 +88,9 @@ class WorkSkipper:
                     f"are dropped was skipped. Activation checkpointing should be given `use_reentrant=False`; "
                     f"otherwise use `skip_dropped=False`."
                 )
-        self._trained.update(found)
-        self._reliable = set(found) if self._reliable is None else self._reliable - (self._kept - found.keys())
+        if found:  # else no backward pass was run, which tells nothing
+            self._trained.update(found)
+            self._reliable = set(found) if self._reliable is None else self._reliable - (self._kept - found.keys())
         return {name: self._parameters[name].numel() for name in skipped.difference(found)}
 
     def state_dict(self) -> dict[str, list[str]]:
@@ -107,11 +108,11 @@ class WorkSkipper:
         if self.obstacle:
             self._tell(self.obstacle)
             return frozenset()
-        while split := [region for region in self._regions if region & names and not region <= names]:
+        whole = without_split(names, self._regions)
+        if whole != names:
             self._tell("one compiled region holds what is dropped and what is kept; compile block by block")
-            names = names.difference(*split)
         # the loss needs something to differentiate by
-        return names if self._reliable and self._reliable & (self._kept - names) else frozenset()
+        return whole if self._reliable and self._reliable & (self._kept - whole) else frozenset()
 
     def _tell(self, why: str) -> None:
         if not self._told:

@@ -7,7 +7,13 @@ which tensors and slices belong together (`partition`, and `projections` for fus
 
 from lightning_sparsegrad.components.layers import Layers, find_layers
 from lightning_sparsegrad.components.parameters import NamedParameters
-from lightning_sparsegrad.components.partition import Component, ComponentSpec, check_components, partition
+from lightning_sparsegrad.components.partition import (
+    Component,
+    ComponentSpec,
+    check_components,
+    partition,
+    without_split,
+)
 from lightning_sparsegrad.components.projections import FusedProjection, Part
 
 __all__ = [
@@ -20,4 +26,5 @@ __all__ = [
     "check_components",
     "find_layers",
     "partition",
+    "without_split",
 ]

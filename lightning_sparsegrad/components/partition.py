@@ -1,6 +1,6 @@
 """Cut a model into components: the sets of tensors, or slices of tensors, that a strategy treats as one."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -38,6 +38,19 @@ def check_components(components: ComponentSpec) -> None:
             f"Parameter `components` should be one of {', '.join(map(repr, kinds))}, or map patterns to names. "
             f"Found `components = {components!r}`.{near_matches(str(components), kinds)}"
         )
+
+
+def without_split(names: frozenset[str], groups: Iterable[frozenset[str]]) -> frozenset[str]:
+    """Return those of `names` that are left when each group loses all of its names or keeps all of them.
+
+    Args:
+        names: Names of parameters.
+        groups: Sets of parameters; where some are in `names` and some are not, those that are go. They may overlap.
+    """
+    groups = list(groups)
+    while split := [group for group in groups if group & names and not group <= names]:
+        names = names.difference(*split)
+    return names
 
 
 def partition(

@@ -7,7 +7,7 @@ from math import inf, isinf
 import torch
 from torch import Tensor
 
-from lightning_sparsegrad.components import Component, NamedParameters
+from lightning_sparsegrad.components import Component, NamedParameters, without_split
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.functional import clip_components_
 from lightning_sparsegrad.schedules import Schedule, as_threshold
@@ -48,20 +48,17 @@ class NormClip(GradientTransform):
 
     def skippable(self, window: Window, later: frozenset[str] = frozenset()) -> frozenset[str]:  # noqa: ARG002
         """Return what transforms behind this one do not need, but for components of which they need a part."""
-        needed: frozenset[str] | None = None
-        while later and needed != frozenset():
-            members = ({part.parameter for part in component.parts} for component, _ in self._resolved)
-            needed = frozenset().union(*(names & later for names in members if not names <= later))
-            later -= needed
-        return later
+        if not later:
+            return later
+        members = (frozenset(part.parameter for part in component.parts) for component, _ in self._resolved)
+        return without_split(later, members)
 
     def apply_(self, gradients: Gradients, window: Window) -> None:
         tensors: list[Tensor] = []
         sizes: list[int] = []
         thresholds: list[float] = []
         self._names = []
-        schedules = {id(schedule): schedule for _, schedule in self._resolved}
-        max_norms = {key: schedule(window.progress) for key, schedule in schedules.items()}
+        max_norms = {id(schedule): schedule(window.progress) for schedule in self.schedules}
         for component, threshold in self._resolved:
             max_norm = max_norms[id(threshold)]
             if isinf(max_norm):

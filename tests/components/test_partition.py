@@ -13,6 +13,7 @@ from lightning_sparsegrad.components import (
     check_components,
     find_layers,
     partition,
+    without_split,
 )
 from lightning_sparsegrad.errors import ConfigurationError
 from tests.tiny import TINY, tiny_bert, tiny_gpt2, tiny_modernbert
@@ -190,3 +191,21 @@ def test_a_layout_is_an_error_where_nothing_is_split(small, components):
 def test_a_pattern_whose_matches_all_go_to_earlier_ones_is_an_error() -> None:
     with pytest.raises(ConfigurationError, match=r"Found `head\.\*`, whose matches all go to patterns before it"):
         partition(NamedParameters(nn.ModuleDict({"head": nn.Linear(2, 2)})), {"*": "all", "head.*": "head"})
+
+
+@pytest.mark.parametrize(
+    ("names", "left"),
+    [
+        ("", ""),
+        ("abc", "abc"),
+        ("abcz", "abcz"),
+        ("ab", ""),
+        ("abd", "d"),
+        ("de", "de"),
+        ("abce", "abce"),
+        ("cde", "de"),
+    ],
+)
+def test_groups_that_would_be_split_go_and_take_with_them_what_overlaps(names: str, left: str) -> None:
+    groups = [frozenset("ab"), frozenset("bc"), frozenset("d")]
+    assert without_split(frozenset(names), groups) == frozenset(left)

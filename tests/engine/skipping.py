@@ -42,7 +42,7 @@ def train(
     set_to_none: bool = True,
     seed: int = 3,
 ) -> dict[str, Tensor]:
-    """Train a model; return its weights, and how many gradients were computed."""
+    """Train a model; return its weights."""
     torch.manual_seed(0)
     stepper = optimizer(model.parameters())
     engine = GradientEngine(model, transform, total_steps=steps, seed=seed, skip_dropped=skip)

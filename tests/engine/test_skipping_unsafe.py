@@ -64,6 +64,18 @@ def test_parameters_that_the_user_trains_in_turn_are_trained():
         model.zero_grad()
 
 
+@pytest.mark.parametrize("first", [True, False], ids=["the first window", "a later one"])
+def test_a_window_without_a_backward_pass_tells_nothing(first: bool):
+    model = Small()
+    engine = GradientEngine(model, HeadOnly()) if first else warmed_up(model, HeadOnly())
+    with engine.window(0):
+        engine.apply_()
+    if first:
+        assert len(one_window(engine, model)) == len(list(model.parameters()))
+        model.zero_grad()
+    assert len(one_window(engine, model)) == 3
+
+
 def test_a_part_that_some_windows_leave_out_is_not_relied_on():
     model = Spare()
     engine = GradientEngine(model, GradDrop(1.0, include="spare.*"))
