@@ -111,8 +111,6 @@ def measure_growth(options: Options) -> Report:
     }
     report.ratios = [exponent(line, points) for line, points in series[PER_PARAMETER].items()]
     report.ratios += [_per_tensor(line, points) for line, points in series[PER_TENSOR].items()]
-    if options.quick:
-        report.notes.append(f"{FUSED}: left out at --quick, it takes long to compile")
     return report
 
 
@@ -127,7 +125,7 @@ def exponent(line: str, points: Sequence[tuple[int, Summary]]) -> Ratio:
     judged = beyond if len(beyond) > 1 else points
     slope = 1 + linear_regression([log(n) for n, _ in judged], [log(s.value) for _, s in judged]).slope
     at_most = None if line == TORCH_CLIP else 1.1
-    return Ratio(f"growth of {line}: exponent in parameters", Summary(slope, slope, slope, 1), at_most=at_most)
+    return Ratio(f"growth of {line}: exponent in parameters", Summary.of([slope]), at_most=at_most)
 
 
 def _per_tensor(line: str, points: Sequence[tuple[int, Summary]]) -> Ratio:
@@ -141,10 +139,5 @@ def run(options: Options) -> None:
     publish(measure_growth(options), options, draw_growth)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the benchmark from the command line."""
-    run(parse_options(__doc__, arguments))
-
-
 if __name__ == "__main__":
-    main()
+    run(parse_options(__doc__))

@@ -6,7 +6,7 @@ count, the resident size is measured too on Linux, in a fresh process per strate
 about a megabyte.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from torch import nn
 
@@ -19,7 +19,7 @@ from benchmarks.plots import draw_bars
 from benchmarks.ratios import Ratio, Summary
 from benchmarks.report import Report, Row
 from benchmarks.resident import can_measure, resident_bytes
-from benchmarks.strategies import FUSED, make_strategies
+from benchmarks.strategies import make_strategies
 
 MEGABYTE = 1e6
 SHARE = 0.02
@@ -52,28 +52,24 @@ def measure_memory(options: Options) -> Report:
     report.notes.append(f"gradients: {gradients / MEGABYTE:.1f} MB, the largest {largest / MEGABYTE:.1f} MB")
     if not resident:
         report.notes.append("resident size: left out at --quick, on an accelerator, and on systems other than Linux")
-    if options.quick:
-        report.notes.append(f"{FUSED}: left out at --quick, it takes long to compile")
     return report
 
 
 def held_to(name: str, extra: int, gradients: int, largest: int) -> Ratio:
     """Hold the extra bytes to a share of all gradients, or to the largest if that is more."""
     at_most = max(SHARE, largest / gradients)
-    return Ratio(f"extra peak memory of {name} / gradients", _exact(extra / gradients), at_most=at_most, aim=SHARE)
+    return Ratio(
+        f"extra peak memory of {name} / gradients", Summary.of([extra / gradients]), at_most=at_most, aim=SHARE
+    )
 
 
 def _values(extra: int, seen: int | None, gradients: int, largest: int) -> dict[str, Summary]:
     values = {
-        "extra peak [MB]": _exact(extra / MEGABYTE),
-        "share of gradients [%]": _exact(100 * extra / gradients),
-        "share of largest tensor [%]": _exact(100 * extra / largest),
+        "extra peak [MB]": Summary.of([extra / MEGABYTE]),
+        "share of gradients [%]": Summary.of([100 * extra / gradients]),
+        "share of largest tensor [%]": Summary.of([100 * extra / largest]),
     }
-    return values if seen is None else values | {"resident [MB]": _exact(seen / MEGABYTE)}
-
-
-def _exact(value: float) -> Summary:
-    return Summary(value, value, value, 1)
+    return values if seen is None else values | {"resident [MB]": Summary.of([seen / MEGABYTE])}
 
 
 def run(options: Options) -> None:
@@ -81,10 +77,5 @@ def run(options: Options) -> None:
     publish(measure_memory(options), options, draw_bars)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the benchmark from the command line."""
-    run(parse_options(__doc__, arguments))
-
-
 if __name__ == "__main__":
-    main()
+    run(parse_options(__doc__))

@@ -13,6 +13,7 @@ def publish(report: Report, options: Options, draw: Callable[[Report], Figure]) 
     """Show a report, and write its JSON file and its plot to the folder of the options."""
     if options.quick:
         report.notes.append("--quick: targets are meant for the full run; small sizes mostly show fixed costs")
+        report.notes.append("--quick: the fused mask is left out, it takes long to compile")
     console = Console()
     report.show(console)
     data = report.write_json(options.output)

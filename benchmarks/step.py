@@ -50,8 +50,6 @@ def measure_step(options: Options) -> Report:
     report.rows = _rows([*arms, *epoch_arms], samples | epoch_samples)
     report.ratios = [*_ratios(samples), _epoch_ratio(epoch_samples)]
     report.notes = [f"{name}: not installed" for name in missing]
-    if options.quick:
-        report.notes.append(f"{strategies.FUSED}: left out at --quick, it takes long to compile")
     return report
 
 
@@ -112,10 +110,5 @@ def run(options: Options) -> None:
     publish(measure_step(options), options, draw_bars)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the benchmark from the command line."""
-    run(parse_options(__doc__, arguments))
-
-
 if __name__ == "__main__":
-    main()
+    run(parse_options(__doc__))

@@ -65,19 +65,21 @@ def mask_entries_(
     for tensor, key, rate in zip(tensors, keys, rates, strict=True):
         if rate == 0:
             continue
-        if keep_threshold(rate) == WORD:  # one more than int32 can hold: nothing is kept
+        threshold = keep_threshold(rate)
+        if threshold == WORD:  # one more than int32 can hold: nothing is kept
             tensor.mul_(0)
             continue
         if tensor.numel() <= _SMALL:
             small.append((tensor, key, rate))
             continue
         factor = 1 / (1 - rate) if rescale else 1.0
-        done = fused_mask_(tensor, key, keep_threshold(rate), factor) if fused else 0
+        done = fused_mask_(tensor, key, threshold, factor) if fused else 0
         if not done and (rows := _scattered_rows(tensor)) is not None:
             _mask_rows_of_entries_(tensor, rows, key, rate, factor)
             continue
         for start, piece in pieces(tensor, done):
-            _multiply_(piece, _keep(key, rate, start, piece.numel(), tensor.device, tensor.dtype), factor)
+            mask = _keep(key, rate, start, piece.numel(), tensor.device, tensor.dtype)
+            _multiply_(piece, mask.view(piece.shape), factor)
     _mask_small_(small, rescale=rescale)
 
 
@@ -108,7 +110,7 @@ def count_kept(numel: int, key: int, rate: float, device: torch.device) -> Tenso
 
 
 def _multiply_(tensor: Tensor, mask: Tensor, factor: float) -> None:
-    tensor.mul_(mask.view(tensor.shape) if mask.numel() == tensor.numel() else mask)
+    tensor.mul_(mask)
     if factor != 1:
         tensor.mul_(factor)
 

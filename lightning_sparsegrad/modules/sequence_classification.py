@@ -39,6 +39,7 @@ class SequenceClassification(SparseGradModule):
             a group of their own, without weight decay.
         lr_scheduler: Called with the optimizer, stepped after every optimizer step; `LinearDecay` learns here how many
             there are. `None` keeps the learning rate.
+        skip_dropped: Whether to leave out the work on gradients that will be dropped, see `GradientEngine`.
 
     Raises:
         ConfigurationError: If `num_labels` is not positive, there is no such model, or its head has other labels.
