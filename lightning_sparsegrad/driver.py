@@ -12,12 +12,13 @@ from torch.optim import LBFGS, Optimizer
 
 from lightning_sparsegrad.engine import GradientEngine
 from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.nonfinite import NonFinite, check_policy
 from lightning_sparsegrad.transforms.base import GradientTransform
 
 CHECKPOINT_KEY = "lightning_sparsegrad"
 _NORMS = {"norm_before", "norm_after"}  # of every component: too many to log
-# strategies that hold a slice of each gradient, or none at all, where a norm or a mask would be silently wrong
-_SHARDED = ("FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy")
+# strategies that flatten gradients or keep them out of the parameters: norms and masks would be silently wrong
+_HIDDEN = ("FSDPStrategy", "DeepSpeedStrategy")
 _HOOKS = (
     "on_fit_start",
     "on_train_batch_start",
@@ -35,19 +36,21 @@ class TrainerDriver:
         transform: The strategy.
         door: Name of the class that holds this driver, for errors.
         skip_dropped: Whether to leave out the work on gradients that will be dropped, see `GradientEngine`.
+        nonfinite: What to do with gradients that are not finite, see `GradientEngine`.
 
     Attributes:
         transform: The strategy, as given.
     """
 
-    def __init__(self, transform: GradientTransform, *, door: str, skip_dropped: bool) -> None:
+    def __init__(self, transform: GradientTransform, *, door: str, skip_dropped: bool, nonfinite: NonFinite) -> None:
         if not isinstance(transform, GradientTransform):
             raise ConfigurationError(
                 f"Parameter `gradient_transform` of `{door}` should be a gradient transform, `Identity()` for none. "
                 f"Found `{transform!r}`."
             )
+        check_policy(nonfinite)
         self.transform = transform
-        self._door, self._skip_dropped = door, skip_dropped
+        self._door, self._skip_dropped, self._nonfinite = door, skip_dropped, nonfinite
         self._engine: GradientEngine | None = None
         self._restored: Mapping[str, Any] | None = None
         self._hook_seen = False  # in this window
@@ -76,6 +79,7 @@ class TrainerDriver:
             total_steps=steps,
             seed=_run_seed(trainer),
             skip_dropped=self._skip_dropped,
+            nonfinite=self._nonfinite,
         )
         if not module.automatic_optimization:
             self._engine.compute_everything("under manual optimization, only you know which forward pass trains what")
@@ -163,10 +167,10 @@ class TrainerDriver:
                 "compares them: masks and clips would change what it compares."
             )
         strategy = {cls.__name__ for cls in type(trainer.strategy).__mro__}
-        if strategy.intersection(_SHARDED):
+        if strategy.intersection(_HIDDEN):
             raise ConfigurationError(
-                f"Parameter `strategy` of the Trainer should keep gradients whole on each device, as 'ddp' does. "
-                f"Found `{type(trainer.strategy).__name__}`."
+                f"Parameter `strategy` of the Trainer should leave each parameter its gradient, whole as 'ddp' does, or "
+                f"sharded by rows as `ModelParallelStrategy` (FSDP2) does. Found `{type(trainer.strategy).__name__}`."
             )
 
 

@@ -10,8 +10,16 @@ from torch import Tensor, nn
 
 from lightning_sparsegrad.components import NamedParameters
 from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.functional.sharding import shard_of
+from lightning_sparsegrad.nonfinite import NonFinite, check_policy, first_nonfinite
 from lightning_sparsegrad.skipping import WorkSkipper
 from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, Window, refuse_equal_draws
+
+# wrappers whose parameters do not tell which of their entries a gradient is of, and what does the same
+_HIDDEN = {
+    "FullyShardedDataParallel": "FSDP2, `torch.distributed.fsdp.fully_shard`, in place of FSDP1",
+    "DeepSpeedEngine": "FSDP2, `torch.distributed.fsdp.fully_shard`, in place of DeepSpeed",
+}
 
 
 class GradientEngine:
@@ -40,6 +48,13 @@ class GradientEngine:
             `find_unused_parameters`, within one compiled region), everything is computed, and a warning says so. A
             program needs `False` that itself uses gradients before `apply_` (`torch.autograd.grad` by parameters, a
             norm of them all), or looks at `requires_grad` meanwhile, as `nn.TransformerEncoder` does in eval mode.
+        nonfinite: What to do in a window with a gradient that is infinite or undefined, in a tensor that is not dropped
+            whole. `"propagate"`: nothing, as torch does. `"skip"`: every gradient becomes `None`, so that the optimizer
+            leaves weights and momenta as they are, and the transform does not see the window. `"raise"`: a
+            `FloatingPointError` names the first such tensor and the step, before anything is changed. Both look at
+            every gradient, and read one number on the host per window; the statistic `nonfinite` counts such windows.
+            Under fp16 loss scaling an overflow is an ordinary event: with either, the gradients are left as they are
+            for the scaler, which skips the step and lowers the scale.
 
     Attributes:
         transform: The engine's own, bound transform.
@@ -47,7 +62,7 @@ class GradientEngine:
 
     Raises:
         ConfigurationError: If the transform cannot work on this model, `total_steps` is missing or not positive, or
-            the parameters are sharded.
+            the parameters are sharded in another way than by rows, as FSDP2 does.
 
     Example:
         >>> import torch
@@ -70,6 +85,7 @@ class GradientEngine:
         total_steps: int | None = None,
         seed: int = 0,
         skip_dropped: bool = True,
+        nonfinite: NonFinite = "propagate",
     ) -> None:
         if not isinstance(transform, GradientTransform):
             raise ConfigurationError(
@@ -81,13 +97,15 @@ class GradientEngine:
             )
         if not isinstance(model, nn.Module):
             raise ConfigurationError(f"Parameter `model` should be a module. Found `{type(model).__name__}`.")
+        check_policy(nonfinite)
         self._set_seed(seed, transform)
         self._parameters = NamedParameters(model)
-        _refuse_shards(self._parameters)
+        _refuse_hidden(self._parameters)
         self.transform = deepcopy(transform)
         self.transform.bind(self._parameters, total_steps=total_steps)
         self._total_steps = total_steps
         self._skipper = WorkSkipper(model, self._parameters) if skip_dropped else None
+        self._policy, self._nonfinite_windows = nonfinite, 0
         self._window: Window | None = None
         self._applied = False
 
@@ -159,6 +177,7 @@ class GradientEngine:
                 said it would drop.
             ConfigurationError: If a gradient is sparse, complex or of a parameter that is new in the model, or
                 everything was dropped under loss scaling, where the optimizer needs a gradient.
+            FloatingPointError: If a gradient is not finite, with `nonfinite="raise"`.
         """
         if self._window is None:
             raise RuntimeError("GradientEngine.apply_() should be called inside a window. Found none open.")
@@ -173,6 +192,9 @@ class GradientEngine:
                 kind = "complex" if gradient.is_complex() else "sparse"
                 raise ConfigurationError(f"Gradients should be dense and real. Found a {kind} gradient of `{name}`.")
         self._refuse_unknown()
+        if self._policy != "propagate" and self._is_lost(found, self._window, scaled=loss_scale is not None):
+            self._applied = True
+            return
         gradients = Gradients(found, loss_scale=loss_scale, skipped=skipped)
         self.transform.apply_(gradients, self._window)
         if gradients.skipped:
@@ -189,6 +211,24 @@ class GradientEngine:
                 f"Found all dropped at step {self._window.step}."
             )
 
+    def _is_lost(self, found: Mapping[str, Tensor], window: Window, *, scaled: bool) -> bool:
+        """Look for gradients that are not finite, and follow the policy; say whether the window is to be left out."""
+        unread = self.transform.skippable(window)
+        name = first_nonfinite({name: gradient for name, gradient in found.items() if name not in unread})
+        if name is None:
+            return False
+        self._nonfinite_windows += 1
+        if scaled:
+            return True
+        if self._policy == "raise":
+            raise FloatingPointError(
+                f"Gradients should be finite with `nonfinite = 'raise'`. Found an infinite or undefined one, of "
+                f"`{name}`, at step {window.step}."
+            )
+        for parameter in self._parameters.tensors.values():
+            parameter.grad = None
+        return True
+
     def _refuse_unknown(self) -> None:
         """Refuse a gradient of a parameter that was put into the model after the engine was made."""
         for name, parameter in self._parameters.newcomers():
@@ -204,13 +244,18 @@ class GradientEngine:
 
     @property
     def statistics(self) -> dict[str, Tensor]:
-        """What the transform did in the last window, by name, as 0-d tensors that are computed when asked for."""
-        return self.transform.statistics
+        """What the transform did in the last window, by name, as 0-d tensors that are computed when asked for.
+
+        With a policy on them, `nonfinite` is the number of windows so far whose gradients were not finite.
+        """
+        counts = {} if self._policy == "propagate" else {"nonfinite": torch.tensor(float(self._nonfinite_windows))}
+        return {**self.transform.statistics, **counts}
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs, as plain numbers, names and tensors."""
         skipping = {} if self._skipper is None else {"skipping": self._skipper.state_dict()}
-        return {"seed": self.seed, "transform": self.transform.state_dict(), **skipping}
+        counts = {"nonfinite": self._nonfinite_windows}
+        return {"seed": self.seed, "transform": self.transform.state_dict(), **counts, **skipping}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned: the seed of the run that goes on, and the transform's state.
@@ -222,6 +267,7 @@ class GradientEngine:
             raise ConfigurationError(f"Parameter `state` should hold a `seed`. Found keys {sorted(state)}.")
         self._set_seed(state["seed"], self.transform)
         self.transform.load_state_dict(state.get("transform", {}))
+        self._nonfinite_windows = int(state.get("nonfinite", 0))
         if self._skipper is not None:
             self._skipper.load_state_dict(state.get("skipping", {}))
 
@@ -242,7 +288,15 @@ def _check_index(parameter: str, value: int) -> None:
         )
 
 
-def _refuse_shards(parameters: NamedParameters) -> None:
+def _refuse_hidden(parameters: NamedParameters) -> None:
+    """Refuse models whose gradients are not where their parameters say, or are no rows of them."""
+    for module in parameters.model.modules():
+        kinds = {cls.__name__ for cls in type(module).__mro__}
+        for kind, instead in _HIDDEN.items():
+            if kind in kinds:
+                raise ConfigurationError(f"Parameter `model` should be sharded by {instead}. Found a `{kind}`.")
     for name, parameter in parameters.tensors.items():
-        if hasattr(parameter, "full_tensor"):  # a DTensor, told apart without loading torch.distributed
-            raise ConfigurationError(f"Parameters should be whole on each device. Found `{name}` sharded.")
+        try:
+            shard_of(parameter)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{error} It is `{name}`.") from None

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lightning_sparsegrad.components import NamedParameters, without_split
+from lightning_sparsegrad.functional.sharding import is_spread
 
 
 class WorkSkipper:
@@ -175,6 +176,8 @@ def _obstacle(model: nn.Module) -> str | None:
         if wrapper.static_graph or not wrapper.find_unused_parameters:
             return "DDP skips with `find_unused_parameters=True` and without `static_graph` only"
         return None
+    if any(is_spread(parameter) for parameter in model.parameters()):
+        return "FSDP2 reduces the gradients of a module together"
     processes = torch.distributed
     if processes.is_available() and processes.is_initialized() and processes.get_world_size() > 1:
         return "of several processes, the engine has to be given the DistributedDataParallel wrapper"

@@ -9,6 +9,7 @@ from lightning_sparsegrad.driver import TrainerDriver, require_super
 from lightning_sparsegrad.engine import GradientEngine
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.modules.base import SparseGradModule
+from lightning_sparsegrad.nonfinite import NonFinite
 from lightning_sparsegrad.transforms.base import GradientTransform
 
 
@@ -21,6 +22,8 @@ class GradientTransformCallback(Callback):
     Args:
         gradient_transform: The strategy.
         skip_dropped: Whether to leave out the work on gradients that will be dropped, see `GradientEngine`.
+        nonfinite: What to do in a window whose gradients are not finite: `"propagate"`, `"skip"` or `"raise"`, see
+            `GradientEngine`.
 
     Raises:
         ConfigurationError: If `gradient_transform` is no transform; when a subclass overrides a hook without super();
@@ -34,9 +37,13 @@ class GradientTransformCallback(Callback):
         >>> trainer = Trainer(accelerator="cpu", callbacks=[callback], logger=False, enable_checkpointing=False)
     """
 
-    def __init__(self, gradient_transform: GradientTransform, *, skip_dropped: bool = True) -> None:
+    def __init__(
+        self, gradient_transform: GradientTransform, *, skip_dropped: bool = True, nonfinite: NonFinite = "propagate"
+    ) -> None:
         super().__init__()
-        self._driver = TrainerDriver(gradient_transform, door=type(self).__name__, skip_dropped=skip_dropped)
+        self._driver = TrainerDriver(
+            gradient_transform, door=type(self).__name__, skip_dropped=skip_dropped, nonfinite=nonfinite
+        )
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -120,3 +120,9 @@ def plain_name(name: str) -> str:
     for wrapper in _WRAPPERS:
         name = name.replace(wrapper, "")
     return name
+
+
+def class_name(module: nn.Module) -> str:
+    """Return the name of a module's class; of one that `fully_shard` made of it, the name it had before."""
+    bases = type(module).__bases__
+    return (bases[1] if bases[0].__name__ == "FSDPModule" else type(module)).__name__

@@ -11,8 +11,9 @@ from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
 
-from lightning_sparsegrad.components.parameters import NamedParameters
+from lightning_sparsegrad.components.parameters import NamedParameters, class_name
 from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.functional.sharding import is_spread, shard_of
 
 _PARTS = ("query", "key", "value")
 
@@ -70,6 +71,26 @@ class Part:
         groups = tensor.view(*tensor.shape[: self.dim], self.groups, -1, *tensor.shape[self.dim + 1 :])
         return groups.narrow(self.dim + 1, self.start, self.length)
 
+    def held(self, tensor: Tensor) -> list[Tensor]:
+        """Return the views of what this process holds of the part: one, or for a sharded tensor one or more."""
+        if not is_spread(tensor):
+            return [self.of(tensor)]
+        shard = shard_of(tensor)
+        if shard.group is None or self.dim > 0 or self.length is None:
+            return [self.of(shard.local)]
+        rows, group = shard.local.shape[0], tensor.shape[0] // self.groups
+        starts = [index * group + self.start - shard.first_row for index in range(self.groups)]
+        spans = [(max(start, 0), min(start + self.length, rows)) for start in starts]
+        return [shard.local[begin:end] for begin, end in spans if begin < end] or [shard.local[:0]]
+
+    def numel(self, tensor: Tensor) -> int:
+        """Return the number of entries of this part of a tensor of the parameter's shape, wherever they are."""
+        return (
+            tensor.numel()
+            if self.length is None
+            else tensor.numel() // tensor.shape[self.dim] * self.length * self.groups
+        )
+
 
 def split_fused(parameters: NamedParameters, fused: Mapping[str, FusedProjection] | None) -> dict[str, dict[str, Part]]:
     """Find the fused projections of a model and cut them.
@@ -107,7 +128,7 @@ def _cut(name: str, parameters: NamedParameters, layout: FusedProjection) -> dic
 
 def _output_dim(name: str, parameters: NamedParameters) -> int:
     owner = parameters.model.get_submodule(parameters.owners[name])
-    return 1 if type(owner).__name__ == "Conv1D" and parameters[name].ndim == 2 else 0
+    return 1 if class_name(owner) == "Conv1D" and parameters[name].ndim == 2 else 0
 
 
 # ---------------------------------------------------------------- recognition
@@ -145,7 +166,7 @@ def _recognised(parameters: NamedParameters) -> dict[str, FusedProjection]:
 
 
 def _layout(projection: str, attention: nn.Module, total: int, model: nn.Module) -> FusedProjection | None:
-    kind = type(attention).__name__
+    kind = class_name(attention)
     if (projection, kind) == ("qkv_proj", "CodeGenAttention"):  # cut for four devices, values before keys
         return FusedProjection((total // 12,) * 3, groups=4, names=("query", "value", "key"))
     by_head = next((heads for leaf, owner, heads in _KNOWN if leaf == projection and fnmatchcase(kind, owner)), None)

@@ -11,7 +11,7 @@ from itertools import takewhile
 
 from torch import nn
 
-from lightning_sparsegrad.components.parameters import plain_name
+from lightning_sparsegrad.components.parameters import class_name, plain_name
 from lightning_sparsegrad.errors import ConfigurationError
 
 # (class of the module that holds it, its name there) of what runs behind the blocks, though registered before them
@@ -67,7 +67,7 @@ class _Tree:
             return head
         path, local = _parent(name), name.removeprefix(self.backbone).lower()
         owner, holder = self.modules[path], self.modules[_parent(path)]
-        is_norm = "norm" in type(owner).__name__.lower()
+        is_norm = "norm" in class_name(owner).lower()
         if isinstance(owner, nn.Embedding) or "emb" in local or (is_norm and "pre" in local):
             return embeddings  # also DeBERTa's and BART's, which are registered behind the blocks
         if reached == 0 and (_is_late(holder, path) or (is_norm and ("final" in local or "post" in local))):
@@ -122,12 +122,12 @@ def _is_block(module: nn.Module) -> bool:
 
 
 def _is_late(holder: nn.Module, path: str) -> bool:
-    kind, leaf = type(holder).__name__, path.rpartition(".")[2]
+    kind, leaf = class_name(holder), path.rpartition(".")[2]
     return any(fnmatchcase(kind, late_kind) and leaf == late_leaf for late_kind, late_leaf in _LATE)
 
 
 def _embeds(module: nn.Module) -> bool:
-    named = "embed" in type(module).__name__.lower()
+    named = "embed" in class_name(module).lower()
     return isinstance(module, nn.Embedding) or (named and any(True for _ in module.parameters()))
 
 

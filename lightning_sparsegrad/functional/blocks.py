@@ -28,20 +28,20 @@ def pieces(tensor: Tensor, start: int = 0) -> Iterator[tuple[int, Tensor]]:
 
     Args:
         tensor: Any tensor.
-        start: The entry to begin at, of a contiguous tensor.
+        start: Index of its first entry, of a tensor that is a part of a larger one.
 
     Yields:
-        The position of a view's first entry, and the view.
+        The index of a view's first entry, and the view.
     """
     if tensor.is_contiguous():
         flat = tensor.view(-1)
-        for begin, length in ranges(start, flat.numel() - start, tensor.device):
-            yield begin, flat[begin : begin + length]
+        for begin, length in ranges(start, flat.numel(), tensor.device):
+            yield begin, flat[begin - start : begin - start + length]
     elif tensor.numel():
         row = tensor[0].numel()
         together = block_size(tensor.device) // row
         for first in range(0, tensor.shape[0], max(1, together)):
             if together:
-                yield first * row, tensor[first : first + together]
+                yield start + first * row, tensor[first : first + together]
             else:
-                yield from ((first * row + begin, piece) for begin, piece in pieces(tensor[first]))
+                yield from pieces(tensor[first], start + first * row)

@@ -1,4 +1,7 @@
-"""Norms of components and clipping to them, on lists of tensors; nothing here synchronises with an accelerator."""
+"""Norms of components and clipping to them, on lists of tensors; nothing here synchronises with an accelerator.
+
+Where tensors are spread over processes, each brings what it holds of them, and one collective adds all norms up.
+"""
 
 from collections.abc import Sequence
 from math import inf
@@ -7,17 +10,26 @@ import torch
 from torch import Tensor
 
 from lightning_sparsegrad.functional.blocks import pieces
+from lightning_sparsegrad.functional.sharding import Group, norms_over, shard_of
 
 EPSILON = 1e-6  # what `torch.nn.utils.clip_grad_norm_` adds to the norm, in true gradient units
 
 
-def component_norms(tensors: Sequence[Tensor], sizes: Sequence[int], *, norm_type: float = 2.0) -> Tensor:
+def component_norms(
+    tensors: Sequence[Tensor],
+    sizes: Sequence[int],
+    *,
+    norm_type: float = 2.0,
+    groups: Sequence[Group | None] | None = None,
+) -> Tensor:
     r"""Return the norm of each component, accumulated in float32 or wider.
 
     Args:
         tensors: Gradients (or slices of them) of any shape, the tensors of one component next to each other.
         sizes: Number of tensors of each component; they sum to `len(tensors)`.
         norm_type: 2.0 or infinity.
+        groups: For each tensor the processes over which it is spread, of which this one brings what it holds, be it
+            empty; `None` for one that each process holds whole. By default, all are whole.
 
     Returns:
         Tensor of shape (len(sizes),) on the device of the first tensor: float64 if any gradient is, else float32.
@@ -29,6 +41,8 @@ def component_norms(tensors: Sequence[Tensor], sizes: Sequence[int], *, norm_typ
     if len({norm.device for norm in norms}) > 1:
         norms = tuple(norm.to(tensors[0].device) for norm in norms)
     flat = torch.stack(norms)
+    if groups is not None and any(group is not None for group in groups):
+        return norms_over(flat, sizes, groups, norm_type=norm_type)
     if len(sizes) == len(tensors):
         return flat
     return torch.stack(torch._foreach_norm(torch.split(flat, list(sizes)), norm_type))
@@ -41,6 +55,7 @@ def clip_components_(
     *,
     norm_type: float = 2.0,
     loss_scale: Tensor | None = None,
+    groups: Sequence[Group | None] | None = None,
 ) -> tuple[Tensor, Tensor]:
     r"""Scale each component in place so that its norm is at most its threshold.
 
@@ -55,11 +70,12 @@ def clip_components_(
         max_norms: One threshold per component, positive, in true gradient units.
         norm_type: 2.0 or infinity.
         loss_scale: 0-d tensor by which the gradients are multiplied, or `None`.
+        groups: The processes over which each tensor is spread, see `component_norms`.
 
     Returns:
         The norms before, in true units, and the factors, both of shape (len(sizes),).
     """
-    norms = component_norms(tensors, sizes, norm_type=norm_type)
+    norms = component_norms(tensors, sizes, norm_type=norm_type, groups=groups)
     if loss_scale is not None:
         norms = norms / loss_scale.to(norms)
     bounds: Tensor | float = max_norms[0]
@@ -74,15 +90,17 @@ def clip_values_(tensors: Sequence[Tensor], max_value: float, *, loss_scale: Ten
     """Clamp every entry to [-max_value, max_value] in place; an infinite or undefined entry ends undefined.
 
     Args:
-        tensors: Gradients of any shape.
+        tensors: Gradients of any shape, whole or sharded by rows.
         max_value: Bound in true gradient units, positive.
         loss_scale: 0-d tensor by which the gradients are multiplied, or `None`.
 
     Returns:
         How many entries were beyond the bound or not finite, as a 0-d int64 tensor on the device of the first tensor.
     """
-    clipped = torch.zeros((), dtype=torch.float64, device=tensors[0].device)
-    for tensor in tensors:
+    counts: dict[Group | None, Tensor] = {}  # by the processes whose counts are to be added
+    for shard in map(shard_of, tensors):
+        tensor = shard.local
+        clipped = counts.setdefault(shard.group, torch.zeros((), dtype=torch.float64, device=tensors[0].device))
         dtype = torch.promote_types(tensor.dtype, torch.float32)
         bound = torch.full((), max_value, dtype=dtype, device=tensor.device)
         if loss_scale is not None:
@@ -99,7 +117,10 @@ def clip_values_(tensors: Sequence[Tensor], max_value: float, *, loss_scale: Ten
             inside = torch.le(sizes, bound, out=sizes)  # ones and zeros in the dtype at hand: sums of booleans are slow
             clipped += piece.numel() - inside.sum(dtype=torch.float32).to(clipped.device)
             piece.clamp_(-bound, bound)
-    return clipped.long()
+    for group, clipped in counts.items():
+        if group is not None:
+            torch.distributed.all_reduce(clipped, group=group)
+    return torch.stack(list(counts.values())).sum().long()
 
 
 def _scale_(tensors: Sequence[Tensor], sizes: Sequence[int], factors: Tensor) -> None:

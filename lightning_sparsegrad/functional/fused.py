@@ -22,35 +22,38 @@ class _NotCompiledError(RuntimeError):
     """The kernel's Python code ran, which means that the compiler gave up."""
 
 
-def fused_mask_(tensor: Tensor, key: int, threshold: int, factor: float) -> int:
-    """Mask the entries of a tensor in place, from the first on, as far as the kernel goes.
+def fused_mask_(tensor: Tensor, start: int, key: int, threshold: int, factor: float) -> list[tuple[int, Tensor]] | None:
+    """Mask the entries of a tensor in place, as far as the kernel goes.
 
     Args:
-        tensor: Gradient of any floating dtype.
+        tensor: Gradient of any floating dtype, or a part of one.
+        start: Index of its first entry.
         key: 64-bit key, see `derive_key`.
         threshold: The smallest hash that is kept, in [0, 2^32], see `keep_threshold`.
         factor: What is kept is multiplied by it.
 
     Returns:
-        How many entries are done; the rest, less than a row of the kernel, or all where it cannot be used, is not.
+        What is left to do, the index of its first entry and a flat view each: less than a row of the kernel at either
+        end, and entries beyond 2^32. `None` where the kernel cannot be used.
     """
-    count = min(tensor.numel(), WORD) // _WIDTH * _WIDTH
-    if not count or threshold == WORD or not tensor.is_contiguous():
-        return 0
+    head = min(-start % _WIDTH, tensor.numel())
+    count = (min(start + tensor.numel(), WORD) - start - head) // _WIDTH * _WIDTH
+    if count <= 0 or threshold == WORD or not tensor.is_contiguous():
+        return None
     kernel = _checked_kernel(tensor.device, tensor.dtype)
     if kernel is None:
-        return 0
-    rows = tensor.view(-1)[:count].view(-1, _WIDTH)
+        return None
+    flat = tensor.view(-1)
     try:
-        kernel(rows, *_arguments(tensor, key, threshold, factor))
+        kernel(flat[head : head + count].view(-1, _WIDTH), *_arguments(tensor, start + head, key, threshold, factor))
     except _NotCompiledError as error:  # nothing was changed yet
         _warn(error)
-        return 0
-    return count
+        return None
+    return [(start, flat[:head]), (start + head + count, flat[head + count :])]
 
 
-def _arguments(tensor: Tensor, key: int, threshold: int, factor: float) -> tuple[Tensor, Tensor, Tensor]:
-    words = [signed(key % WORD), signed(key // WORD), threshold - WORD // 2]
+def _arguments(tensor: Tensor, start: int, key: int, threshold: int, factor: float) -> tuple[Tensor, Tensor, Tensor]:
+    words = [signed(key % WORD), signed(key // WORD), threshold - WORD // 2, signed(start)]
     numbers = torch.tensor(words, dtype=torch.int32, device="cpu").to(tensor.device, non_blocking=True)
     dtype = torch.promote_types(tensor.dtype, torch.float32)  # a factor is not rounded to half precision
     scale = torch.full((), factor, dtype=dtype, device=tensor.device)
@@ -62,7 +65,7 @@ def _mask_(rows: Tensor, folded: Tensor, numbers: Tensor, factor: Tensor) -> Non
     if not torch.compiler.is_compiling():
         raise _NotCompiledError("torch.compile left the kernel uncompiled")
     first, second, threshold = numbers[0], numbers[1], numbers[2]
-    start = torch.arange(rows.shape[0], dtype=torch.int32, device=rows.device).view(-1, 1) * _WIDTH ^ first
+    start = numbers[3] + torch.arange(rows.shape[0], dtype=torch.int32, device=rows.device).view(-1, 1) * _WIDTH ^ first
     x = folded ^ _xor_shift(start, 0)
     x = x * signed(MULTIPLIERS[0]) ^ second
     x = _xor_shift(x, 1) * signed(MULTIPLIERS[1])
@@ -83,7 +86,7 @@ def _checked_kernel(device: torch.device, dtype: torch.dtype) -> _Kernel | None:
     keep = hash_entries(key, 0, sample.numel(), device) >= threshold - WORD // 2
     expected = sample * keep * 1.5
     try:
-        kernel(sample.view(-1, _WIDTH), *_arguments(sample, key, threshold, 1.5))
+        kernel(sample.view(-1, _WIDTH), *_arguments(sample, 0, key, threshold, 1.5))
     except Exception as error:  # whatever a missing or broken compiler raises; the eager path needs none
         _warn(error)
         return None

@@ -101,21 +101,34 @@ def hash_indices(key: int, indices: Tensor) -> Tensor:
     return _finish_(_xor_shift_(x, torch.empty_like(x), 0), signed(second))
 
 
-def hash_stack(keys: Sequence[int], count: int, device: torch.device) -> Tensor:
-    """Return the hashes of indices 0 to `count - 1` under several keys, shifted to the range of int32.
+def hash_stack(keys: Sequence[int], starts: Sequence[int], count: int, device: torch.device) -> Tensor:
+    """Return the hashes of `count` indices under several keys, shifted to the range of int32.
 
     Args:
         keys: 64-bit keys, see `derive_key`.
+        starts: First index under each key; the ranges may not cross a multiple of 2^32.
         count: Number of indices, at most `block_size(device)`.
         device: Where to compute.
 
     Returns:
         int32 tensor of shape (len(keys), count).
     """
-    pairs = [[signed(_fold(key % WORD)), signed(key // WORD)] for key in keys]
-    words = torch.tensor(pairs, dtype=torch.int32, device="cpu").to(device, non_blocking=True)
-    first, second = words.view(-1, 2, 1).unbind(1)
+    pairs = [_words(key, start // WORD) for key, start in zip(keys, starts, strict=True)]
+    if any(starts):
+        words = [
+            [signed(first), signed(second), signed(start % WORD)]
+            for (first, second), start in zip(pairs, starts, strict=True)
+        ]
+        first, second, start = _columns(words, device)
+        x = start + torch.arange(count, dtype=torch.int32, device=device) ^ first
+        return _finish_(_xor_shift_(x, torch.empty_like(x), 0), second)
+    first, second = _columns([[signed(_fold(first)), signed(second)] for first, second in pairs], device)
     return _finish_(folded_indices(device)[:count] ^ first, second)
+
+
+def _columns(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, ...]:
+    words = torch.tensor(rows, dtype=torch.int32, device="cpu").to(device, non_blocking=True)
+    return words.unsqueeze(-1).unbind(1)
 
 
 @cache

@@ -4,6 +4,9 @@ An entry is dropped by multiplying with zero, so that an infinite or undefined g
 gradient scaler. A tensor goes one of four ways, which give the same bits: many small tensors share one hash; of a
 matrix that is mostly rows of zeros, as the gradient of a word embedding is, the other rows are masked; a large tensor
 goes through the compiled kernel of `fused`, or block by block through the cache.
+
+Of a `DTensor` that is sharded by rows, each process masks what it holds, by the index in the whole tensor: the mask is
+the same for every number of processes.
 """
 
 from collections.abc import Sequence
@@ -14,7 +17,8 @@ from torch import Tensor
 
 from lightning_sparsegrad.functional.blocks import block_size, pieces, ranges
 from lightning_sparsegrad.functional.fused import fused_mask_
-from lightning_sparsegrad.functional.hashing import WORD, hash_entries, hash_indices, hash_stack, keep_threshold
+from lightning_sparsegrad.functional.hashing import WORD, hash_entries, hash_indices, hash_stack, keep_threshold, signed
+from lightning_sparsegrad.functional.sharding import shard_of
 
 _SMALL = 1 << 13  # entries up to which launching costs more than hashing
 _MANY_ROWS = 1 << 12  # rows from which it pays to look for rows of zeros
@@ -55,31 +59,34 @@ def mask_entries_(
     """Drop single entries of each tensor in place.
 
     Args:
-        tensors: Gradients of any shape and floating dtype.
+        tensors: Gradients of any shape and floating dtype, whole or sharded by rows.
         keys: One key per tensor.
         rates: One drop rate per tensor, in [0, 1]. Nothing is launched where it is 0.
         rescale: Multiply what is kept by `1 / (1 - rate)`, so that the expectation is unchanged.
         fused: Use the compiled kernel for large tensors; it is compiled at its first use. The bits are the same.
     """
-    small: list[tuple[Tensor, int, float]] = []
-    for tensor, key, rate in zip(tensors, keys, rates, strict=True):
+    small: list[_Small] = []
+    for whole, key, rate in zip(tensors, keys, rates, strict=True):
         if rate == 0:
             continue
-        threshold = keep_threshold(rate)
+        shard, threshold = shard_of(whole), keep_threshold(rate)
+        tensor = shard.local
         if threshold == WORD:  # one more than int32 can hold: nothing is kept
             tensor.mul_(0)
             continue
-        if tensor.numel() <= _SMALL:
-            small.append((tensor, key, rate))
+        if tensor.numel() <= _SMALL and shard.start % WORD + tensor.numel() <= WORD:
+            small.append((tensor, shard.start, key, rate))
             continue
         factor = 1 / (1 - rate) if rescale else 1.0
-        done = fused_mask_(tensor, key, threshold, factor) if fused else 0
-        if not done and (rows := _scattered_rows(tensor)) is not None:
-            _mask_rows_of_entries_(tensor, rows, key, rate, factor)
+        left = fused_mask_(tensor, shard.start, key, threshold, factor) if fused else None
+        fits = shard.start + tensor.numel() < WORD
+        if left is None and fits and (rows := _scattered_rows(tensor)) is not None:
+            _mask_rows_of_entries_(tensor, shard.start, rows, key, rate, factor)
             continue
-        for start, piece in pieces(tensor, done):
-            mask = _keep(key, rate, start, piece.numel(), tensor.device, tensor.dtype)
-            _multiply_(piece, mask.view(piece.shape), factor)
+        for begin, part in [(shard.start, tensor)] if left is None else left:
+            for start, piece in pieces(part, begin):
+                mask = _keep(key, rate, start, piece.numel(), tensor.device, tensor.dtype)
+                _multiply_(piece, mask.view(piece.shape), factor)
     _mask_small_(small, rescale=rescale)
 
 
@@ -90,11 +97,13 @@ def mask_rows_(
 
     Args: as for `mask_entries_`; a 0-d tensor is one row.
     """
-    for tensor, key, rate in zip(tensors, keys, rates, strict=True):
+    for whole, key, rate in zip(tensors, keys, rates, strict=True):
         if rate == 0:
             continue
+        shard = shard_of(whole)
+        tensor = shard.local
         rows = tensor.shape[0] if tensor.ndim else 1
-        mask = _keep(key, rate, 0, rows, tensor.device, tensor.dtype)
+        mask = _keep(key, rate, shard.first_row, rows, tensor.device, tensor.dtype)
         shape = (rows, *[1] * (tensor.ndim - 1)) if tensor.ndim else ()
         _multiply_(tensor, mask.view(shape), 1 / (1 - rate) if rescale else 1.0)
 
@@ -128,9 +137,12 @@ def _keep(key: int, rate: float, start: int, count: int, device: torch.device, d
 
 
 # ---------------------------------------------------------------- ways through a tensor
-def _mask_small_(small: Sequence[tuple[Tensor, int, float]], *, rescale: bool) -> None:
+_Small = tuple[Tensor, int, int, float]  # a tensor, the index of its first entry, its key and its rate
+
+
+def _mask_small_(small: Sequence[_Small], *, rescale: bool) -> None:
     """Mask tensors of a similar size together."""
-    groups: dict[tuple[torch.device, torch.dtype, int], list[tuple[Tensor, int, float]]] = {}
+    groups: dict[tuple[torch.device, torch.dtype, int], list[_Small]] = {}
     for each in small:
         tensor = each[0]
         size = max(tensor.numel() - 1, 0).bit_length()  # up to twice the smallest
@@ -141,10 +153,10 @@ def _mask_small_(small: Sequence[tuple[Tensor, int, float]], *, rescale: bool) -
             _mask_stack_(group[first : first + together], rescale=rescale)
 
 
-def _mask_stack_(group: Sequence[tuple[Tensor, int, float]], *, rescale: bool) -> None:
-    tensors, keys, rates = zip(*group, strict=True)
+def _mask_stack_(group: Sequence[_Small], *, rescale: bool) -> None:
+    tensors, starts, keys, rates = zip(*group, strict=True)
     device = tensors[0].device
-    hashes = hash_stack(keys, max(tensor.numel() for tensor in tensors), device)
+    hashes = hash_stack(keys, starts, max(tensor.numel() for tensor in tensors), device)
     thresholds = torch.tensor([keep_threshold(rate) - WORD // 2 for rate in rates], dtype=torch.int32, device="cpu")
     masks = torch.empty(hashes.shape, dtype=tensors[0].dtype, device=device)
     torch.ge(hashes, thresholds.view(-1, 1).to(device, non_blocking=True), out=masks)
@@ -160,7 +172,7 @@ def _scattered_rows(tensor: Tensor) -> Tensor | None:
 
     A mask leaves a row of zeros as it is. Rows are told by their bytes, so that no square underflows.
     """
-    if tensor.device.type != "cpu" or tensor.ndim < 2 or tensor.shape[0] < _MANY_ROWS or tensor.numel() >= WORD:
+    if tensor.device.type != "cpu" or tensor.ndim < 2 or tensor.shape[0] < _MANY_ROWS:
         return None
     if not tensor.is_contiguous():
         return None
@@ -172,12 +184,12 @@ def _scattered_rows(tensor: Tensor) -> Tensor | None:
     return rows if len(rows) <= most else None
 
 
-def _mask_rows_of_entries_(tensor: Tensor, rows: Tensor, key: int, rate: float, factor: float) -> None:
-    """Drop single entries of some rows of a tensor."""
+def _mask_rows_of_entries_(tensor: Tensor, start: int, rows: Tensor, key: int, rate: float, factor: float) -> None:
+    """Drop single entries of some rows of a tensor whose first entry has the index `start`."""
     matrix = tensor.view(tensor.shape[0], -1)
     width = matrix.shape[1]
     threshold = keep_threshold(rate) - WORD // 2
-    columns = torch.arange(width, dtype=torch.int32, device=tensor.device)
+    columns = torch.arange(width, dtype=torch.int32, device=tensor.device) + signed(start)
     for some in torch.split(rows, max(1, block_size(tensor.device) // width)):
         indices = some.to(torch.int32).view(-1, 1) * width + columns  # modulo 2^32, as the hash takes them
         entries = matrix.index_select(0, some)

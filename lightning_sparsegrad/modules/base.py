@@ -7,6 +7,7 @@ from torch.optim import Optimizer
 
 from lightning_sparsegrad.driver import TrainerDriver, require_super
 from lightning_sparsegrad.engine import GradientEngine
+from lightning_sparsegrad.nonfinite import NonFinite
 from lightning_sparsegrad.transforms.base import GradientTransform
 
 
@@ -22,6 +23,8 @@ class SparseGradModule(LightningModule):
     Args:
         gradient_transform: The strategy; `Identity()` for plain fine-tuning.
         skip_dropped: Whether to leave out the work on gradients that will be dropped, see `GradientEngine`.
+        nonfinite: What to do in a window whose gradients are not finite: `"propagate"`, `"skip"` or `"raise"`, see
+            `GradientEngine`.
 
     Raises:
         ConfigurationError: If `gradient_transform` is no transform; when a subclass overrides a hook without super();
@@ -38,9 +41,13 @@ class SparseGradModule(LightningModule):
         GradDrop(rate=0.2)
     """
 
-    def __init__(self, *, gradient_transform: GradientTransform, skip_dropped: bool = True) -> None:
+    def __init__(
+        self, *, gradient_transform: GradientTransform, skip_dropped: bool = True, nonfinite: NonFinite = "propagate"
+    ) -> None:
         super().__init__()
-        self._driver = TrainerDriver(gradient_transform, door=type(self).__name__, skip_dropped=skip_dropped)
+        self._driver = TrainerDriver(
+            gradient_transform, door=type(self).__name__, skip_dropped=skip_dropped, nonfinite=nonfinite
+        )
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -16,6 +16,7 @@ from lightning_sparsegrad.driver import count_steps
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.modules.base import SparseGradModule
 from lightning_sparsegrad.modules.linear_decay import LinearDecay
+from lightning_sparsegrad.nonfinite import NonFinite
 from lightning_sparsegrad.sources import resolve_source
 from lightning_sparsegrad.transforms.base import GradientTransform
 
@@ -40,6 +41,8 @@ class SequenceClassification(SparseGradModule):
         lr_scheduler: Called with the optimizer, stepped after every optimizer step; `LinearDecay` learns here how many
             there are. `None` keeps the learning rate.
         skip_dropped: Whether to leave out the work on gradients that will be dropped, see `GradientEngine`.
+        nonfinite: What to do in a window whose gradients are not finite: `"propagate"`, `"skip"` or `"raise"`, see
+            `GradientEngine`.
 
     Raises:
         ConfigurationError: If `num_labels` is not positive, there is no such model, or its head has other labels.
@@ -61,8 +64,9 @@ class SequenceClassification(SparseGradModule):
         optimizer: OptimizerCallable = lambda parameters: torch.optim.AdamW(parameters, lr=2e-5, weight_decay=0.01),
         lr_scheduler: LRSchedulerCallable | None = None,
         skip_dropped: bool = True,
+        nonfinite: NonFinite = "propagate",
     ) -> None:
-        super().__init__(gradient_transform=gradient_transform, skip_dropped=skip_dropped)
+        super().__init__(gradient_transform=gradient_transform, skip_dropped=skip_dropped, nonfinite=nonfinite)
         self.save_hyperparameters()
         for name in ("gradient_transform", "optimizer", "lr_scheduler"):
             # the command line stores what they were parsed from; objects would keep `weights_only` from loading

@@ -202,13 +202,11 @@ class GradDrop(GradientTransform):
         self._drop_whole(gradients, self._whole(dropped))
         for name, pieces in self._pieces.items():
             for component, part in pieces if name in gradients else ():
-                piece = part.of(gradients[name])
-                if component in dropped:
-                    piece.mul_(0)
-                    continue
-                self._last.kept += piece.numel()
-                if self.rescale and rates[component] > 0:
-                    piece.mul_(1 / (1 - rates[component]))
+                rate, is_dropped = rates[component], component in dropped
+                self._last.kept += 0 if is_dropped else part.numel(gradients[name])
+                if is_dropped or (self.rescale and rate > 0):
+                    for piece in part.held(gradients[name]):
+                        piece.mul_(0 if is_dropped else 1 / (1 - rate))
 
     def _drop_whole(self, gradients: Gradients, names: Collection[str]) -> None:
         assert self._last is not None  # noqa: S101  # set by `apply_`

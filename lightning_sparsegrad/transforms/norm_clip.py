@@ -10,6 +10,7 @@ from torch import Tensor
 from lightning_sparsegrad.components import Component, NamedParameters, without_split
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.functional import clip_components_
+from lightning_sparsegrad.functional.sharding import Group, group_of
 from lightning_sparsegrad.schedules import Schedule, as_threshold
 from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, Window, refuse_depth
 
@@ -54,7 +55,7 @@ class NormClip(GradientTransform):
         return without_split(later, members)
 
     def apply_(self, gradients: Gradients, window: Window) -> None:
-        tensors: list[Tensor] = []
+        held: list[tuple[Tensor, Group | None]] = []
         sizes: list[int] = []
         thresholds: list[float] = []
         self._names = []
@@ -63,15 +64,18 @@ class NormClip(GradientTransform):
             max_norm = max_norms[id(threshold)]
             if isinf(max_norm):
                 continue
-            parts = [part.of(gradients[part.parameter]) for part in component.parts if part.parameter in gradients]
-            if parts:
-                tensors += parts
-                sizes.append(len(parts))
+            found = [(part, gradients[part.parameter]) for part in component.parts if part.parameter in gradients]
+            pieces = [(piece, group_of(gradient)) for part, gradient in found for piece in part.held(gradient)]
+            if pieces:
+                held += pieces
+                sizes.append(len(pieces))
                 thresholds.append(max_norm)
                 self._names.append(component.name)
-        if tensors:
+        if held:
+            tensors, groups = zip(*held, strict=True)
+            scale = gradients.loss_scale
             self._norms, self._factors = clip_components_(
-                tensors, sizes, thresholds, norm_type=self.norm_type, loss_scale=gradients.loss_scale
+                tensors, sizes, thresholds, norm_type=self.norm_type, loss_scale=scale, groups=groups
             )
 
     @property

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.tensor import Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 from lightning_sparsegrad import (
     Chain,
@@ -19,6 +19,7 @@ from lightning_sparsegrad import (
     GradientEngine,
     Identity,
     LayerGradDrop,
+    ValueClip,
 )
 from tests.transforms.small import Small, assert_same_bits, set_gradients, snapshot
 
@@ -56,11 +57,24 @@ def test_names_and_masks_do_not_depend_on_a_wrapper(wrap: Callable[[nn.Module], 
 
 
 @pytest.mark.usefixtures("process_group")
-def test_sharded_parameters_are_refused():
-    model, mesh = nn.Linear(4, 4), init_device_mesh("cpu", (1,))
-    model.weight = nn.Parameter(distribute_tensor(model.weight.detach(), mesh, [Shard(0)]))
-    with pytest.raises(ConfigurationError, match=r"should be whole on each device. Found `weight` sharded\."):
-        GradientEngine(model, Identity())
+def test_parameters_sharded_over_one_process_are_whole():
+    mesh, transform = init_device_mesh("cpu", (1,)), Chain([GradDrop(0.5), ComponentNormClip(0.1), ValueClip(0.05)])
+    found = []
+    for placement in (None, Shard(0), Shard(1), Replicate()):
+        model = nn.Linear(4, 4, bias=False)
+        if placement is not None:
+            model.weight = nn.Parameter(distribute_tensor(model.weight.detach(), mesh, [placement]))
+        engine = GradientEngine(model, transform)
+        gradient = torch.arange(16.0).view(4, 4)
+        if placement is not None:
+            gradient = distribute_tensor(gradient, mesh, [placement])
+        model.weight.grad = gradient
+        with engine.window(1):
+            engine.apply_()
+        found.append(gradient.to_local() if isinstance(gradient, DTensor) else gradient)
+    assert found[0].any()
+    for other in found[1:]:
+        assert torch.equal(other, found[0])
 
 
 def test_sparse_gradients_are_refused_by_name():

@@ -56,17 +56,32 @@ def test_the_kernel_gives_the_bits_of_the_eager_path(only_fused, dtype, rescale)
 
 def test_the_kernel_does_the_work(monkeypatch):
     tensor = torch.ones(10 * 1024 + 5)
-    assert fused.fused_mask_(tensor, KEY, 1 << 31, 1.0) == 10 * 1024
+    left = fused.fused_mask_(tensor, 0, KEY, 1 << 31, 1.0)
+    assert left is not None
+    assert [(start, part.numel()) for start, part in left] == [(0, 0), (10 * 1024, 5)]
     assert torch.equal(tensor[: 10 * 1024].bool(), keep_mask((10 * 1024,), KEY, 0.5))
     assert tensor[10 * 1024 :].all()
+
+
+@pytest.mark.parametrize("start", [3, 1024, 70_001, (1 << 31) - 2000, (1 << 32) - 5000])
+def test_the_kernel_masks_a_part_of_a_tensor_by_the_index_in_the_whole(start):
+    count = min(20 * 1024, (1 << 32) - start)
+    tensor = torch.ones(count)
+    left = fused.fused_mask_(tensor, start, KEY, 1 << 31, 1.0)
+    assert left is not None
+    for begin, part in left:
+        assert part.numel() < 1024
+        assert part.all()
+        part.mul_(keep_mask(part.shape, KEY, 0.5, start=begin))
+    assert torch.equal(tensor.bool(), keep_mask((count,), KEY, 0.5, start=start))
 
 
 def test_an_entry_whose_hash_is_the_threshold_is_kept():
     threshold = hash_index(KEY, 77)
     tensor = torch.ones(10 * 1024)
-    assert fused.fused_mask_(tensor, KEY, threshold, 1.0)
+    assert fused.fused_mask_(tensor, 0, KEY, threshold, 1.0)
     assert tensor[77] == 1
-    assert fused.fused_mask_(tensor, KEY, threshold + 1, 1.0)
+    assert fused.fused_mask_(tensor, 0, KEY, threshold + 1, 1.0)
     assert tensor[77] == 0
 
 
@@ -88,7 +103,7 @@ def test_shapes_rates_and_keys_share_one_compilation(only_fused):
 
 def test_other_layouts_go_the_eager_way():
     tensor = torch.ones(300, 200).T
-    assert fused.fused_mask_(tensor, KEY, 1 << 31, 1.0) == 0
+    assert fused.fused_mask_(tensor, 0, KEY, 1 << 31, 1.0) is None
     mask_entries_([tensor], [KEY], [0.5], fused=True)
     assert torch.equal(tensor.bool(), keep_mask((200, 300), KEY, 0.5))
 

@@ -45,9 +45,8 @@ def test_a_kernel_is_compiled_when_the_run_is_long_enough_to_pay_for_it(monkeypa
     monkeypatch.setattr(grad_drop, "_WORTH_COMPILING", 30_000)
     asked: list[int] = []
 
-    def kernel(tensor: torch.Tensor, key: int, threshold: int, factor: float) -> int:
+    def kernel(tensor: torch.Tensor, start: int, key: int, threshold: int, factor: float) -> None:
         asked.append(step)
-        return 0
 
     monkeypatch.setattr("lightning_sparsegrad.functional.masking.fused_mask_", kernel)
     engine = GradientEngine(model, GradDrop(0.5))

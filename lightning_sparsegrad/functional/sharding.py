@@ -1,0 +1,112 @@
+"""What one process holds of a tensor that is spread over several: consecutive rows of a `DTensor`.
+
+Only tensors are looked at, and `torch.distributed.tensor` is never imported: a program that shards nothing does not
+load it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf, prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_sparsegrad.errors import ConfigurationError
+
+Group = Any  # a `torch.distributed.ProcessGroup`, which builds without torch.distributed do not have
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The rows of a tensor that this process holds.
+
+    Args:
+        local: The rows; they share their memory with the tensor.
+        first_row: The place of the first of them in the whole tensor.
+        group: The processes it is spread over; `None` for a tensor that each process holds whole.
+    """
+
+    local: Tensor
+    first_row: int = 0
+    group: Group | None = None
+
+    @property
+    def start(self) -> int:
+        """Place of the first entry in the whole tensor, in row-major order."""
+        return self.first_row * prod(self.local.shape[1:])
+
+
+def is_spread(tensor: Tensor) -> bool:
+    """Return whether a tensor is a `DTensor`."""
+    return type(tensor) is not Tensor and hasattr(tensor, "full_tensor")
+
+
+def shard_of(tensor: Tensor) -> Shard:
+    """Return what this process holds of a tensor.
+
+    Args:
+        tensor: A whole tensor; or a `DTensor` that is spread by rows over one dimension of its mesh, as `fully_shard`
+            does, and repeated along the others.
+
+    Raises:
+        ConfigurationError: If it is spread in another way, as the columns of tensor parallelism are.
+    """
+    if not is_spread(tensor):
+        return Shard(tensor)
+    mesh, placements = tensor.device_mesh, tensor.placements  # type: ignore[attr-defined]  # of a DTensor
+    axes = [axis for axis, placement in enumerate(placements) if mesh.size(axis) > 1 and not placement.is_replicate()]
+    by_rows = all(type(placements[axis]).__name__ == "Shard" and placements[axis].dim == 0 for axis in axes)
+    if len(axes) > 1 or not by_rows:
+        raise ConfigurationError(
+            f"Parameters should be whole on each device, or sharded by rows over one dimension of the device mesh, as "
+            f"`fully_shard` does. Found placements {tuple(placements)} of a tensor of shape {tuple(tensor.shape)}; "
+            f"train it with FSDP2 or DDP in place of tensor parallelism."
+        )
+    local: Tensor = tensor.to_local()  # type: ignore[attr-defined]
+    if not axes:
+        return Shard(local)
+    each = -(-tensor.shape[0] // mesh.size(axes[0]))  # as `torch.chunk` cuts: the last ones may be short, or empty
+    return Shard(local, min(mesh.get_local_rank(axes[0]) * each, tensor.shape[0]), mesh.get_group(axes[0]))
+
+
+def group_of(tensor: Tensor) -> Group | None:
+    """Return the processes a tensor is spread over, `None` for none."""
+    return shard_of(tensor).group if is_spread(tensor) else None
+
+
+def norms_over(
+    norms: Tensor, sizes: Sequence[int], groups: Sequence[Group | None], *, norm_type: float = 2.0
+) -> Tensor:
+    """Return the norm of each component from those of what this process holds of it: one collective for each group.
+
+    Args:
+        norms: Norms of all tensors, those of one component next to each other, of shape (sum(sizes),).
+        sizes: Number of tensors of each component, positive.
+        groups: For each tensor the processes it is spread over; `None` for one that each process holds whole. The same
+            on all processes, also where a process holds no entry of a tensor.
+        norm_type: 2.0 or infinity.
+
+    Returns:
+        Tensor of shape (len(sizes),), the same on all processes.
+    """
+    parts = []
+    for group in dict.fromkeys(groups):
+        members = torch.tensor([its is group for its in groups], device="cpu").to(norms.device, non_blocking=True)
+        held = torch.split(norms.double().where(members, 0.0), list(sizes))
+        part = torch.stack(torch._foreach_norm(held, norm_type))
+        parts.append(part if group is None else _reduce(part, group, norm_type))
+    total: Tensor = torch.linalg.vector_norm(torch.stack(parts), norm_type, dim=0)
+    return total.to(norms.dtype)
+
+
+def _reduce(part: Tensor, group: Group, norm_type: float) -> Tensor:
+    if norm_type != inf:
+        powers = part.square()
+        torch.distributed.all_reduce(powers, group=group)
+        return powers.sqrt()
+    # a maximum over processes may pass over what is undefined: that travels beside it
+    undefined = part.isnan()
+    both = torch.stack([part.masked_fill(undefined, 0.0), undefined.to(part)])
+    torch.distributed.all_reduce(both, torch.distributed.ReduceOp.MAX, group=group)
+    return both[0].masked_fill(both[1] > 0, torch.nan)

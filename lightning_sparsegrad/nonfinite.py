@@ -1,0 +1,46 @@
+"""What happens to a window whose gradients are infinite or undefined."""
+
+from collections.abc import Mapping
+from math import inf
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from lightning_sparsegrad.errors import ConfigurationError, near_matches
+from lightning_sparsegrad.functional import component_norms
+from lightning_sparsegrad.functional.sharding import shard_of
+
+NonFinite = Literal["propagate", "skip", "raise"]
+
+
+def check_policy(nonfinite: NonFinite) -> None:
+    """Raise a `ConfigurationError` unless `nonfinite` is one of the policies."""
+    if nonfinite not in get_args(NonFinite):
+        raise ConfigurationError(
+            f"Parameter `nonfinite` should be one of {', '.join(map(repr, get_args(NonFinite)))}. "
+            f"Found `nonfinite = {nonfinite!r}`.{near_matches(str(nonfinite), get_args(NonFinite))}"
+        )
+
+
+@torch.no_grad()
+def first_nonfinite(gradients: Mapping[str, Tensor]) -> str | None:
+    """Return the first name whose gradient has an entry that is infinite or undefined, the same on every process.
+
+    It takes one pass over the gradients, one collective if they are sharded, and one 0-d read on the host.
+
+    Args:
+        gradients: Name to gradient, whole or sharded by rows.
+    """
+    if not gradients:
+        return None
+    shards = [shard_of(gradient) for gradient in gradients.values()]
+    largest = component_norms(
+        [shard.local for shard in shards],
+        [1] * len(shards),
+        norm_type=inf,
+        groups=[shard.group for shard in shards],
+    )
+    if largest.isfinite().all():
+        return None
+    return next(name for name, size in zip(gradients, largest.tolist(), strict=True) if not size < inf)

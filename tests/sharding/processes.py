@@ -1,0 +1,191 @@
+"""What each process does for the tests here: every case by name, and what came of it written down.
+
+Started by `torch.distributed.run`, with a folder as its argument.
+"""
+
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor.parallel import RowwiseParallel, parallelize_module
+from torch.utils.data import DataLoader, Subset
+
+from lightning_sparsegrad import Chain, ComponentNormClip, GradDrop, GradientEngine, GradientTransform, Identity
+from lightning_sparsegrad.nonfinite import NonFinite
+from tests.engine.helpers import backward, loss_on, tokens_at
+from tests.lightning.tasks import SEED, STRATEGIES, dataset, door_of, through, trainer
+from tests.transforms.golden import GOLDEN
+from tests.transforms.small import STEPS_PER_EPOCH, WINDOWS, Small, apply, engine_for
+
+from . import models
+
+Case = Callable[[DeviceMesh, Path], Any]
+CASES: dict[str, Case] = {}
+
+
+def case(function: Case) -> Case:
+    CASES[function.__name__] = function
+    return function
+
+
+# ---------------------------------------------------------------- plain engines
+def transformed(model: nn.Module, transform: GradientTransform) -> tuple[list[Any], dict[str, float]]:
+    """Return the gradients that a transform leaves of those of the formula, and its statistics."""
+    engine, done = engine_for(model, transform), []
+    for step in WINDOWS:
+        models.set_gradients(model, step)
+        apply(engine, step)
+        done.append(models.gathered(model))
+    return done, models.numbers(engine.statistics)
+
+
+@case
+def golden(mesh: DeviceMesh, _: Path) -> Any:
+    return [transformed(models.shard(Small(), mesh), row.transform) for row in GOLDEN]
+
+
+@case
+def wide(mesh: DeviceMesh, _: Path) -> Any:
+    return {name: transformed(models.shard(models.Wide(), mesh), transform) for name, transform in WIDE.items()}
+
+
+WIDE: dict[str, GradientTransform] = {
+    "entries": GradDrop(0.4),
+    "rescaled": GradDrop(0.4, rescale=True),
+    "fused": GradDrop(0.4, fused=True),
+    "rows": GradDrop(0.4, granularity="row"),
+    "heads": ComponentNormClip(0.5, fused={"heads.*": models.HEADS}),
+    "heads by their largest entry": ComponentNormClip(0.5, fused={"heads.*": models.HEADS}, norm_type=float("inf")),
+    "a component each": ComponentNormClip(2.0, components="module"),
+}
+
+
+@case
+def trained(mesh: DeviceMesh, _: Path) -> Any:
+    """Train with real backward passes, two micro-batches to a window, each rank on its share of the sequences."""
+    rank, ranks, done = mesh.get_rank(), mesh.size(), []
+    for row in GOLDEN:
+        model = models.shard(Small(), mesh, to_train=True)
+        engine = engine_for(model, row.transform)
+        sharded = [p for p in model.parameters() if p.ndim]
+        optimizer = torch.optim.AdamW(sharded, lr=0.05, weight_decay=0.1)
+        for step in range(6):
+            optimizer.zero_grad()
+            with engine.window(step, epoch=step // STEPS_PER_EPOCH):
+                for half in tokens_at(step, 8).chunk(2):
+                    torch.rand(1 + rank)
+                    backward(loss_on(model, half.chunk(ranks)[rank]) / 2)
+                model.temperature.grad = None  # not FSDP2's, so it reduces nothing there
+                engine.apply_()
+            optimizer.step()
+        done.append(models.gathered_weights(model))
+    return done
+
+
+@case
+def nonfinite(mesh: DeviceMesh, _: Path) -> Any:
+    """Let one entry, on one rank alone, be undefined in the second of three windows."""
+    told: dict[str, Any] = {}
+    policies: tuple[NonFinite, ...] = ("skip", "raise")
+    for policy in policies:
+        model = models.shard(Small(), mesh)
+        engine = GradientEngine(model, Chain([GradDrop(0.5), ComponentNormClip(0.5)]), nonfinite=policy)
+        left = []
+        for step in range(3):
+            models.set_gradients(model, step)
+            if step == 1:
+                gradient = model.get_parameter("blocks.1.output.weight").grad
+                assert isinstance(gradient, DTensor)
+                gradient.to_local().view(-1)[:1] = float("nan") if mesh.get_rank() == mesh.size() - 1 else 1.0
+            try:
+                apply(engine, step)
+            except FloatingPointError as error:
+                told["error"] = str(error)
+            left.append(sum(parameter.grad is not None for parameter in model.parameters()))
+        told[policy] = left, models.numbers(engine.statistics)["nonfinite"]
+    return told
+
+
+@case
+def refused(mesh: DeviceMesh, _: Path) -> Any:
+    columns = nn.Linear(8, 8)
+    fully_shard(columns, mesh=mesh, shard_placement_fn=lambda parameter: Shard(parameter.ndim - 1))
+    parallel = parallelize_module(nn.Sequential(nn.Linear(8, 8)), mesh, {"0": RowwiseParallel()})
+    flat = FullyShardedDataParallel(nn.Linear(8, 8), device_id=torch.device("cpu"))
+    return {
+        name: models.refusal(model, Identity())
+        for name, model in {"columns": columns, "tensor parallel": parallel, "FSDP1": flat}.items()
+    }
+
+
+# ---------------------------------------------------------------- under a Trainer
+RUNS = {
+    f"{name}, {door}, {accumulate}": (name, door, accumulate)
+    for name in STRATEGIES
+    for door, accumulate in (("module", 1), ("callback", 3))
+}
+
+
+def fit(mesh: DeviceMesh, name: str, door: str, accumulate: int, **arguments: Any) -> Any:
+    seed_everything(SEED, verbose=False)
+    task, callbacks = through(door, STRATEGIES[name], models.ShardedRegression)
+    path = arguments.pop("ckpt_path", None)
+    run = trainer(
+        devices=mesh.size(),
+        strategy=models.strategy(mesh.size()),
+        use_distributed_sampler=False,
+        accumulate_grad_batches=accumulate,
+        **{"max_epochs": 2, **arguments, "callbacks": [*callbacks, *arguments.get("callbacks", [])]},
+    )
+    samples = dataset(size=4)
+    data = DataLoader(Subset(samples, range(mesh.get_rank(), len(samples), mesh.size())), batch_size=4 // mesh.size())
+    run.fit(task, data, ckpt_path=path)
+    return run
+
+
+@case
+def under_trainer(mesh: DeviceMesh, _: Path) -> Any:
+    done = {}
+    for name, run in RUNS.items():
+        fitted = fit(mesh, *run)
+        weights = models.gathered_weights(fitted.lightning_module)
+        done[name] = weights, models.numbers(door_of(fitted).gradient_engine.statistics)
+    return done
+
+
+@case
+def half_precision(mesh: DeviceMesh, _: Path) -> Any:
+    return models.gathered_weights(fit(mesh, "mask and clip", "module", 1, precision="bf16-true").lightning_module)
+
+
+@case
+def resumed(mesh: DeviceMesh, folder: Path) -> Any:
+    saving = ModelCheckpoint(folder / "checkpoints", every_n_epochs=1, save_top_k=-1, filename="{epoch}")
+    whole = fit(mesh, "mask and clip", "callback", 3, callbacks=[saving], enable_checkpointing=True)
+    warnings.simplefilter("ignore")
+    again = fit(mesh, "mask and clip", "callback", 3, ckpt_path=folder / "checkpoints" / "epoch=0.ckpt")
+    return [models.gathered_weights(run.lightning_module) for run in (whole, again)]
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo")
+    mesh = init_device_mesh("cpu", (int(os.environ["WORLD_SIZE"]),))
+    for name, function in CASES.items():
+        torch.save(function(mesh, folder), folder / f"{name} {os.environ['RANK']}.pt")
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    main(Path(sys.argv[1]))
