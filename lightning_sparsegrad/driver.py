@@ -18,7 +18,7 @@ from lightning_sparsegrad.transforms.base import GradientTransform
 CHECKPOINT_KEY = "lightning_sparsegrad"
 _NORMS = {"norm_before", "norm_after"}  # of every component: too many to log
 # strategies that flatten gradients or keep them out of the parameters: norms and masks would be silently wrong
-_HIDDEN = ("FSDPStrategy", "DeepSpeedStrategy")
+_HIDDEN = ("FSDPStrategy", "XLAFSDPStrategy", "DeepSpeedStrategy")
 _HOOKS = (
     "on_fit_start",
     "on_train_batch_start",
@@ -169,7 +169,7 @@ class TrainerDriver:
         strategy = {cls.__name__ for cls in type(trainer.strategy).__mro__}
         if strategy.intersection(_HIDDEN):
             raise ConfigurationError(
-                f"Parameter `strategy` of the Trainer should leave each parameter its gradient, whole as 'ddp' does, or "
+                f"Parameter `strategy` of the Trainer should leave each parameter its gradient, whole as 'ddp' does or "
                 f"sharded by rows as `ModelParallelStrategy` (FSDP2) does. Found `{type(trainer.strategy).__name__}`."
             )
 
