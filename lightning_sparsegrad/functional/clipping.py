@@ -97,10 +97,13 @@ def clip_values_(tensors: Sequence[Tensor], max_value: float, *, loss_scale: Ten
     Returns:
         How many entries were beyond the bound or not finite, as a 0-d int64 tensor on the device of the first tensor.
     """
-    counts: dict[Group | None, Tensor] = {}  # by the processes whose counts are to be added
-    for shard in map(shard_of, tensors):
-        tensor = shard.local
-        clipped = counts.setdefault(shard.group, torch.zeros((), dtype=torch.float64, device=tensors[0].device))
+    shards = [shard_of(tensor) for tensor in tensors]
+    counts = {  # by the processes whose counts are to be added
+        group: torch.zeros((), dtype=torch.float64, device=tensors[0].device)
+        for group in dict.fromkeys(shard.group for shard in shards)
+    }
+    for shard in shards:
+        tensor, clipped = shard.local, counts[shard.group]
         dtype = torch.promote_types(tensor.dtype, torch.float32)
         bound = torch.full((), max_value, dtype=dtype, device=tensor.device)
         if loss_scale is not None:

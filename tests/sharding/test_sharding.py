@@ -26,7 +26,7 @@ pytestmark = pytest.mark.distributed
 Results = dict[str, list[Any]]
 
 
-@pytest.fixture(scope="module", params=[2, 4], ids=lambda count: f"{count} processes")
+@pytest.fixture(scope="module", params=[2, 4], ids=["on_two", "on_four"])
 def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Results:
     """Run all cases in several processes, started once; return what each rank wrote down."""
     folder, count = tmp_path_factory.mktemp("ranks"), request.param
