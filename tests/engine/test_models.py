@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 from lightning_sparsegrad import (
@@ -21,6 +22,8 @@ from lightning_sparsegrad import (
     LayerGradDrop,
     ValueClip,
 )
+from lightning_sparsegrad.components import NamedParameters, find_layers, partition
+from tests.tiny import tiny_gpt2_classifier, tiny_gpt_bigcode, tiny_opt
 from tests.transforms.small import Small, assert_same_bits, set_gradients, snapshot
 
 
@@ -179,3 +182,18 @@ def test_a_complex_gradient_is_refused() -> None:
 def test_what_is_no_module_is_refused() -> None:
     with pytest.raises(ConfigurationError, match=r"Parameter `model` should be a module\. Found `list`"):
         GradientEngine([1], Identity())  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("process_group")
+@pytest.mark.parametrize("make", [tiny_gpt2_classifier, tiny_gpt_bigcode, tiny_opt], ids=lambda make: make.__name__)
+def test_modules_that_are_sharded_one_by_one_are_known_by_the_classes_they_had(make: Callable[..., nn.Module]):
+    model, mesh = make(tie_word_embeddings=False), init_device_mesh("cpu", (1,))
+    parameters = NamedParameters(model)
+    components, layers = partition(parameters, "projection"), find_layers(parameters)
+    for module in reversed(list(model.modules())):
+        if not isinstance(module, nn.ModuleList):
+            fully_shard(module, mesh=mesh)
+    parameters = NamedParameters(model)
+    assert all(hasattr(parameter, "full_tensor") for parameter in parameters.tensors.values())
+    assert partition(parameters, "projection") == components
+    assert find_layers(parameters) == layers
