@@ -1,0 +1,42 @@
+"""FSDP2: the gradients of one process, masks bit for bit, and the weights it trains."""
+
+import pytest
+import torch
+
+from tests.engine.helpers import backward, loss_on, tokens_at
+from tests.sharding.models import gathered_weights
+from tests.sharding.processes import transformed
+from tests.sharding.results import Results, assert_alike, results_of, sums_up
+from tests.transforms.golden import GOLDEN, Golden
+from tests.transforms.small import STEPS_PER_EPOCH, Small, engine_for
+
+pytestmark = pytest.mark.distributed
+
+every_row = pytest.mark.parametrize("row", GOLDEN, ids=str)
+
+
+@pytest.fixture(scope="module", params=[2, 4], ids=["on_two", "on_four"])
+def results(request: pytest.FixtureRequest) -> Results:
+    return results_of(request.param)
+
+
+@every_row
+def test_gradients_are_those_of_one_process(results: Results, row: Golden) -> None:
+    found = results["golden"][0][GOLDEN.index(row)]
+    assert_alike(found, transformed(Small(), row.transform), to_the_bit=not sums_up(row.transform))
+
+
+@every_row
+def test_training_is_that_of_one_process(results: Results, row: Golden) -> None:
+    model = Small()
+    engine = engine_for(model, row.transform)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.ndim], lr=0.05, weight_decay=0.1)
+    for step in range(6):
+        optimizer.zero_grad()
+        with engine.window(step, epoch=step // STEPS_PER_EPOCH):
+            backward(loss_on(model, tokens_at(step, 8)))
+            model.temperature.grad = None
+            engine.apply_()
+        optimizer.step()
+    trained = results["trained"][0][GOLDEN.index(row)]
+    torch.testing.assert_close(trained, gathered_weights(model), rtol=1e-3, atol=2e-4)
