@@ -5,7 +5,7 @@ import torch
 
 from tests.engine.helpers import backward, loss_on, tokens_at
 from tests.sharding.models import gathered_weights
-from tests.sharding.processes import transformed
+from tests.sharding.processes import TRAINED, transformed
 from tests.sharding.results import Results, assert_alike, results_of, sums_up
 from tests.transforms.golden import GOLDEN, Golden
 from tests.transforms.small import STEPS_PER_EPOCH, Small, engine_for
@@ -31,7 +31,7 @@ def test_training_is_that_of_one_process(results: Results, row: Golden) -> None:
     model = Small()
     engine = engine_for(model, row.transform)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.ndim], lr=0.05, weight_decay=0.1)
-    for step in range(6):
+    for step in range(TRAINED):
         optimizer.zero_grad()
         with engine.window(step, epoch=step // STEPS_PER_EPOCH):
             backward(loss_on(model, tokens_at(step, 8)))

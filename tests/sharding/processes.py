@@ -29,6 +29,8 @@ from tests.transforms.small import STEPS_PER_EPOCH, WINDOWS, Small, apply, engin
 
 from . import models
 
+TRAINED = 4  # steps
+
 Case = Callable[[DeviceMesh, Path], Any]
 CASES: dict[str, Case] = {}
 
@@ -79,7 +81,7 @@ def trained(mesh: DeviceMesh, _: Path) -> Any:
         engine = engine_for(model, row.transform)
         sharded = [p for p in model.parameters() if p.ndim]
         optimizer = torch.optim.AdamW(sharded, lr=0.05, weight_decay=0.1)
-        for step in range(6):
+        for step in range(TRAINED):
             optimizer.zero_grad()
             with engine.window(step, epoch=step // STEPS_PER_EPOCH):
                 for half in tokens_at(step, 8).chunk(2):

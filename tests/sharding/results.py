@@ -27,12 +27,12 @@ def results_of(count: int) -> Results:
 
 
 def flat(value: Any) -> list[Any]:
-    """Return the leaves of what a rank wrote down, tensors as lists of bits."""
+    """Return the leaves of what a rank wrote down, tensors as bytes."""
     if isinstance(value, dict):
         return [leaf for key in sorted(value) for leaf in (key, *flat(value[key]))]
     if isinstance(value, list | tuple):
         return [leaf for each in value for leaf in flat(each)]
-    return [bits(value).tolist()] if isinstance(value, Tensor) else [value]
+    return [bits(value).numpy().tobytes()] if isinstance(value, Tensor) else [value]
 
 
 def assert_alike(found: Any, expected: Any, *, to_the_bit: bool) -> None:
