@@ -186,7 +186,10 @@ class GradientEngine:
                 f"GradientEngine.apply_() should be called once. Found two calls at step {self._window.step}."
             )
         found = {name: p.grad for name, p in self._parameters.tensors.items() if p.grad is not None}
-        skipped = self._skipper.finish(found, self._window.step) if self._skipper is not None else None
+        skipped = self._skipper.finish(found, self._window.step) if self._skipper is not None else {}
+        for name in skipped:  # what it has is left from before the window: zeros, by `zero_grad`
+            self._parameters.tensors[name].grad = None
+            found.pop(name, None)
         for name, gradient in found.items():
             if gradient.layout != torch.strided or gradient.is_complex():
                 kind = "complex" if gradient.is_complex() else "sparse"

@@ -75,7 +75,7 @@ class WorkSkipper:
             step: Where training stands, for the error.
 
         Returns:
-            The tensors left without the gradient they would have had, with their numbers of entries.
+            The tensors whose gradients were not computed, with their numbers of entries.
 
         Raises:
             RuntimeError: If a tensor should have a gradient, as it had before, and has none because of skipping.
@@ -92,7 +92,7 @@ class WorkSkipper:
         if found:  # else no backward pass was run, which tells nothing
             self._trained.update(found)
             self._reliable = set(found) if self._reliable is None else self._reliable - (self._kept - found.keys())
-        return {name: self._parameters[name].numel() for name in skipped.difference(found)}
+        return {name: self._parameters[name].numel() for name in skipped}
 
     def state_dict(self) -> dict[str, list[str]]:
         """Return what was seen so far, by name, so that a resumed run skips what one that never stopped skips."""

@@ -4,11 +4,13 @@ It shares `hash_index` and `derive_key` with the library, for they define which 
 What the library finds in a module tree (depths, fused projections) is written down by hand in a `Layout`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from math import inf, isfinite, isnan, nan, prod, sqrt
 
 from lightning_sparsegrad.functional import derive_key, hash_index
+from tests.layout import Layout, Pieces
 
 Rate = float | Callable[[float, float], float]  # a number, or a function of progress and height
 
@@ -28,45 +30,6 @@ Values = dict[str, Entries | None]  # every parameter of the model; `None` where
 
 
 @dataclass(frozen=True)
-class Layout:
-    """What a model is made of.
-
-    Args:
-        shapes: Parameter name to shape.
-        depths: Parameter name to the depths of all its roles: 0 for the embeddings, then the blocks, then the head.
-        head: Depth of the head.
-        fused: Parameter name to names and numbers of rows of the parts it holds.
-    """
-
-    shapes: Mapping[str, tuple[int, ...]]
-    depths: Mapping[str, frozenset[int]]
-    head: int
-    fused: Mapping[str, Sequence[tuple[str, int]]]
-
-    def units(self, kind: str) -> dict[str, list[tuple[str, range]]]:
-        """Return unit name to the pieces it consists of: a parameter's name, and the entries of it."""
-        units: dict[str, list[tuple[str, range]]] = {}
-        for name, shape in self.shapes.items():
-            if kind == "projection" and name in self.fused:
-                row, start = prod(shape[1:]), 0
-                for part, rows in self.fused[name]:
-                    units[f"{name}.{part}"] = [(name, range(start * row, (start + rows) * row))]
-                    start += rows
-                continue
-            top = max(self.depths[name])
-            block = "embeddings" if top == 0 else "head" if top == self.head else f"block {top - 1}"
-            group = {
-                "projection": name,
-                "tensor": name,
-                "module": name.rpartition(".")[0] or name,
-                "block": block,
-                "all": "all",
-            }[kind]
-            units.setdefault(group, []).append((name, range(prod(shape))))
-        return units
-
-
-@dataclass(frozen=True)
 class When:
     """Where training stands."""
 
@@ -77,7 +40,7 @@ class When:
 
     @property
     def progress(self) -> float:
-        return self.step / (self.total_steps - 1)
+        return min(1.0, self.step / (self.total_steps - 1))
 
     def index(self, every: int | str | None) -> int:
         """Return the number of draws before this step's."""
@@ -92,13 +55,18 @@ class When:
 Reference = Callable[[Values, When, Layout], Values]
 
 
-def _rate(rate: Rate, when: When, name: str, layout: Layout) -> float:
+def rate_of(rate: Rate, when: When, name: str, layout: Layout) -> float:
+    """Return the rate of a parameter."""
     return rate(when.progress, max(layout.depths[name]) / layout.head) if callable(rate) else rate
 
 
 def _falls(key: int, index: int, rate: float) -> bool:
     """Say whether a unit is dropped."""
     return hash_index(key, index) < round(rate * 2**32)
+
+
+def _is_one(rate: float) -> bool:
+    return round(rate * 2**32) == 2**32
 
 
 # ---------------------------------------------------------------- masks
@@ -113,18 +81,18 @@ def drop_entries(
     every: int | str | None = 1,
     by_row: bool = False,
     rescale: bool = False,
-    leave: Sequence[str] = (),
+    leave: Collection[str] = (),
 ) -> Reference:
     """Return GradDrop of entries or rows; the parameters in `leave` are left alone."""
 
     def step(values: Values, when: When, layout: Layout) -> Values:
         done: Values = {}
         for name, entries in values.items():
-            share = _rate(rate, when, name, layout)
+            share = rate_of(rate, when, name, layout)
             if entries is None or name in leave or share == 0:
                 done[name] = entries
                 continue
-            if share == 1:
+            if _is_one(share):
                 done[name] = None
                 continue
             key = derive_key("GradDrop", when.seed if seed is None else seed, when.index(every), name)
@@ -140,22 +108,32 @@ def drop_entries(
 
 
 def _draw(rates: Mapping[str, float], key: tuple[str | int, ...], trains: Callable[[set[str]], bool]) -> set[str]:
-    for attempt in range(1000):
+    for attempt in range(10_000):
         dropped = {unit for unit, rate in rates.items() if _falls(derive_key(*key, attempt, unit), 0, rate)}
-        if trains(dropped):
+        if trains(dropped) or all(rate in {0, 1} for rate in rates.values()):
             return dropped
     raise AssertionError(f"no draw trains anything: {rates}")
 
 
 def drop_units(
-    rate: Rate, kind: str, *, seed: int | None = None, every: int | str | None = 1, rescale: bool = False
+    rate: Rate,
+    kind: str | Mapping[str, str],
+    *,
+    seed: int | None = None,
+    every: int | str | None = 1,
+    rescale: bool = False,
+    leave: Collection[str] = (),
 ) -> Reference:
-    """Return GradDrop of tensors or components."""
+    """Return GradDrop of tensors or components; the parameters in `leave` are left alone."""
 
     def step(values: Values, when: When, layout: Layout) -> Values:
-        units = layout.units(kind)
+        units = {
+            unit: touched
+            for unit, pieces in layout.units(kind).items()
+            if (touched := [(name, indices) for name, indices in pieces if name not in leave])
+        }
         rates = {
-            unit: min(_rate(rate, when, name, layout) for name, _ in pieces)  #
+            unit: min(rate_of(rate, when, name, layout) for name, _ in pieces)  #
             for unit, pieces in units.items()
         }
         lost: dict[str, set[int]] = {}
@@ -165,10 +143,12 @@ def drop_units(
             for unit in dropped:
                 for name, indices in units[unit]:
                     lost.setdefault(name, set()).update(indices)
-            return any(not whole(name, dropped) for name in layout.shapes)
+            return any(not whole(name, dropped) for name in layout.shapes if name not in layout.frozen)
 
         def whole(name: str, dropped: set[str]) -> bool:
-            return all(unit in dropped for unit, pieces in units.items() for piece, _ in pieces if piece == name)
+            return name not in leave and all(
+                unit in dropped for unit, pieces in units.items() for piece, _ in pieces if piece == name
+            )
 
         key = "GradDrop", when.seed if seed is None else seed, when.index(every)
         dropped = _draw(rates, key, lose)
@@ -198,7 +178,7 @@ def drop_layers(rate: Rate, *, seed: int | None = None, every: int | str | None 
     """Return LayerGradDrop."""
 
     def step(values: Values, when: When, layout: Layout) -> Values:
-        names = ["embeddings", *(f"block {i}" for i in range(layout.head - 1))]
+        names = layout.layers
         rates = {
             name: rate(when.progress, depth / layout.head) if callable(rate) else rate
             for depth, name in enumerate(names)
@@ -224,17 +204,23 @@ def head_only(values: Values, when: When, layout: Layout) -> Values:
 
 
 # ---------------------------------------------------------------- clips
-def clip_norms(max_norm: float, kind: str, *, overrides: Mapping[str, float] = {}, norm_type: float = 2.0) -> Reference:
-    """Return ComponentNormClip, with thresholds of their own for the units in `overrides`."""
+def clip_norms(
+    max_norm: Rate,
+    kind: str | Mapping[str, str],
+    *,
+    overrides: Mapping[str, Rate] = {},
+    norm_type: float = 2.0,
+) -> Reference:
+    """Return ComponentNormClip, with thresholds of their own for the units that the globs in `overrides` match."""
 
     def step(values: Values, when: When, layout: Layout) -> Values:
         changed = {name: list(entries.values) for name, entries in values.items() if entries is not None}
         for unit, pieces in layout.units(kind).items():
-            threshold = overrides.get(unit, max_norm)
+            threshold = threshold_of(unit, pieces, max_norm, overrides, when, layout)
             inside = [(name, index) for name, indices in pieces if name in changed for index in indices]
             if threshold == inf or not inside:
                 continue
-            factor = threshold / (_norm([changed[name][index] for name, index in inside], norm_type) + 1e-6)
+            factor = threshold / (norm([changed[name][index] for name, index in inside], norm_type) + 1e-6)
             if not factor >= 1:  # also where it is undefined
                 for name, index in inside:
                     changed[name][index] *= factor
@@ -243,7 +229,22 @@ def clip_norms(max_norm: float, kind: str, *, overrides: Mapping[str, float] = {
     return step
 
 
-def _norm(values: Sequence[float], norm_type: float) -> float:
+def threshold_of(
+    unit: str, pieces: Pieces, max_norm: Rate, overrides: Mapping[str, Rate], when: When, layout: Layout
+) -> float:
+    """Return the threshold of a unit: that of the first glob which matches its name, or each of its parameters."""
+    for glob, threshold in overrides.items():
+        if fnmatchcase(unit, glob) or all(layout.matches(name, glob) for name, _ in pieces):
+            return _at(threshold, when)
+    return _at(max_norm, when)
+
+
+def _at(threshold: Rate, when: When) -> float:
+    return threshold(when.progress, 1.0) if callable(threshold) else threshold
+
+
+def norm(values: Sequence[float], norm_type: float) -> float:
+    """Return the norm of some entries, undefined if one of them is."""
     if any(isnan(value) for value in values):
         return nan
     if norm_type == inf:
@@ -251,15 +252,16 @@ def _norm(values: Sequence[float], norm_type: float) -> float:
     return sqrt(sum(value * value for value in values))
 
 
-def clip_values(max_value: float) -> Reference:
+def clip_values(max_value: Rate) -> Reference:
     """Return ValueClip."""
 
     def step(values: Values, when: When, layout: Layout) -> Values:
+        bound = _at(max_value, when)
+        if bound == inf:
+            return values
         return {
             name: entries
-            and Entries(
-                entries.shape, [min(max(v, -max_value), max_value) if isfinite(v) else nan for v in entries.values]
-            )
+            and Entries(entries.shape, [min(max(v, -bound), bound) if isfinite(v) else nan for v in entries.values])
             for name, entries in values.items()
         }
 

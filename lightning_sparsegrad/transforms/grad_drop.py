@@ -261,4 +261,4 @@ class _Draws:
         kept = torch.tensor(float(self.kept), dtype=torch.float64, device=self.device)
         for units, size, key, rate in self.masks:
             kept += size * count_kept(units, key, rate, self.device)
-        return (kept / max(self.total, 1)).float()
+        return (kept / self.total).float() if self.total else torch.ones((), device=self.device)

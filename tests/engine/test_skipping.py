@@ -170,6 +170,18 @@ def test_the_share_kept_counts_what_was_not_computed(transform: GradientTransfor
     assert kept[0] == kept[1] < 1
 
 
+def test_zeros_that_zero_grad_left_are_no_gradients():
+    reports = []
+    for set_to_none in (True, False):
+        model = Small()
+        engine = warmed_up(model, Chain([TENSOR_CLIP, LAYERS]))
+        one_window(engine, model, step=0)
+        model.zero_grad(set_to_none=set_to_none)
+        one_window(engine, model, step=1)
+        reports.append(engine.statistics)
+    assert reports[0] == reports[1]
+
+
 # ---------------------------------------------------------------- requires_grad is back
 def test_requires_grad_is_off_within_a_window_until_it_is_applied():
     model = Small()

@@ -148,6 +148,29 @@ def loader(batches: int = BATCHES, size: int = 2) -> DataLoader[Any]:
     return DataLoader(dataset(batches, size), batch_size=size)
 
 
+class Resumable:
+    """A loader that goes on behind the batch at which it was saved."""
+
+    def __init__(self) -> None:
+        self.batches: list[Batch] = list(loader())
+        self.position = 0
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for index in range(self.position % len(self.batches), len(self.batches)):
+            self.position = index + 1
+            yield self.batches[index]
+        self.position = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"position": self.position}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.position = state["position"]
+
+
 class Stream(IterableDataset[Any]):
     """The same samples, without saying how many there are."""
 
@@ -177,6 +200,7 @@ def plain_loop(
     windows: Sequence[tuple[int, int, Sequence[Batch]]],
     *,
     seed: int = SEED,
+    total_steps: int | None = None,
     first_step: int = 0,
     optimizer: Optimizer | None = None,
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
@@ -184,7 +208,7 @@ def plain_loop(
     set_to_none: bool = True,
 ) -> Weights:
     """Train as anybody would without a Trainer; return the weights."""
-    engine = GradientEngine(task, transform, seed=seed)
+    engine = GradientEngine(task, transform, total_steps=total_steps, seed=seed)
     optimizer = optimizer or task.configure_optimizers()
     scaler = scaler or torch.amp.GradScaler("cpu", enabled=False)
     for step, (epoch, divisor, batches) in enumerate(windows, start=first_step):

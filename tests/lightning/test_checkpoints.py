@@ -27,8 +27,8 @@ from .tasks import (
     DOORS,
     SEED,
     STRATEGIES,
-    Batch,
     Regression,
+    Resumable,
     Weights,
     assert_same_weights,
     door_of,
@@ -72,29 +72,6 @@ RESUMED: dict[str, GradientTransform] = {
     "unfreezing": GradualUnfreezing(),
     "state": Chain({"mask": GradDrop(0.5), "shrink": Shrinking()}),
 }
-
-
-class Resumable:
-    """A loader that goes on behind the batch at which it was saved."""
-
-    def __init__(self) -> None:
-        self.batches: list[Batch] = list(loader())
-        self.position = 0
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[Batch]:
-        for index in range(self.position % len(self.batches), len(self.batches)):
-            self.position = index + 1
-            yield self.batches[index]
-        self.position = 0
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"position": self.position}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.position = state["position"]
 
 
 def start(door: str, transform: GradientTransform, folder: Path, data: Any = None, **arguments: Any) -> Trainer:

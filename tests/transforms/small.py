@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_sparsegrad import GradientEngine, GradientTransform
-from tests.reference import Entries, Layout, Values, When
+from tests.layout import Layout
+from tests.reference import Entries, Values, When
 
 TOTAL_STEPS, SEED = 6, 11
 WINDOWS = (0, 2, 5)  # the steps of the golden numbers
@@ -72,7 +73,8 @@ def by_formula(name: str, count: int, step: int) -> Tensor:
 def layout_of(model: Small) -> Layout:
     """Return by hand what the library has to find in the model."""
     tied = model.head.weight is model.embeddings.weight
-    depths = {}
+    depths: dict[str, frozenset[int]] = {}
+    roles: dict[str, dict[str, int]] = {}
     for name, _ in model.named_parameters():
         if name.startswith("blocks."):
             depth = int(name.split(".")[1]) + 1
@@ -81,12 +83,14 @@ def layout_of(model: Small) -> Layout:
         depths[name] = frozenset({depth})
     if tied:
         depths["embeddings.weight"] = frozenset({0, 3})
+        roles["embeddings.weight"] = {"embeddings.weight": 0, "head.weight": 3}
     parts = [("query", 4), ("key", 4), ("value", 4)]
     return Layout(
         shapes={name: tuple(parameter.shape) for name, parameter in model.named_parameters()},
         depths=depths,
         head=3,
         fused={name: parts for name in depths if name.endswith(("in_proj_weight", "in_proj_bias"))},
+        roles=roles,
     )
 
 

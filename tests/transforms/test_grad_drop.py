@@ -159,6 +159,14 @@ def test_the_kept_share_counts_what_may_be_dropped_only():
     assert float(engine.statistics["kept"]) == 0
 
 
+@every_granularity
+def test_of_nothing_everything_is_kept(granularity: Granularity):
+    model = Small()
+    engine = engine_of(model, rate=0.5, include="empty", granularity=granularity, resample_every=None)
+    kept_in(engine, model)
+    assert float(engine.statistics["kept"]) == 1
+
+
 def test_a_tied_tensor_is_found_by_any_of_its_names():
     model = Small(tied=True)
     kept_in(engine_of(model, rate=1.0, include="head.weight"), model)

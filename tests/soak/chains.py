@@ -1,0 +1,85 @@
+"""Random chains: of any strategies, nested, in lists and under names."""
+
+from collections.abc import Callable, Sequence
+from random import Random
+
+from lightning_sparsegrad import (
+    Chain,
+    ComponentNormClip,
+    GlobalNormClip,
+    GradDrop,
+    GradientTransform,
+    GradualUnfreezing,
+    HeadOnly,
+    Identity,
+    LayerGradDrop,
+    ValueClip,
+)
+from tests import reference
+from tests.layout import Layout
+from tests.soak import strategies
+from tests.soak.strategies import Drawn, Setting
+from tests.transforms.golden import GOLDEN
+
+DRAWS: dict[type[GradientTransform], Callable[[Setting], Drawn]] = {
+    ComponentNormClip: strategies.component_norm_clip,
+    GlobalNormClip: strategies.global_norm_clip,
+    GradDrop: strategies.grad_drop,
+    GradualUnfreezing: strategies.gradual_unfreezing,
+    HeadOnly: strategies.head_only,
+    Identity: strategies.identity,
+    LayerGradDrop: strategies.layer_grad_drop,
+    ValueClip: strategies.value_clip,
+}
+# a strategy that nobody has told the soak about is drawn as its golden rows have it, on the model they are for
+OTHERS = [row for row in GOLDEN if type(row.transform) not in {*DRAWS, Chain} and row.does is not None]
+_LIKELY: dict[type[GradientTransform], float] = {GradDrop: 4, ComponentNormClip: 3, LayerGradDrop: 2}
+
+
+def draw_chain(rng: Random, layout: Layout, *, layers: Sequence[str], head: Sequence[str]) -> Drawn:
+    """Draw a strategy, by itself or in a chain.
+
+    Args:
+        rng: Where to draw from.
+        layout: The model it is for.
+        layers: Globs that may say what its layers are.
+        head: Globs that may say what its head is.
+    """
+    seeds: list[int | None] = list(rng.sample(range(1000), 12))
+    seeds.insert(rng.randint(6, 12), None)  # at most one mask goes by the run's seed
+    setting = Setting(rng, layout, layers, head, seeds)
+    count = rng.choice([1, 1, 2, 2, 3, 4, 5])
+    draws = list(DRAWS.values())
+    likely = [_LIKELY.get(kind, 1.0) for kind in DRAWS]
+    if OTHERS and "blocks.0.norm.weight" in layout.shapes:
+        row = rng.choice(OTHERS)
+        draws.append(lambda _: Drawn(row.transform, row.does or reference.keep_all, reports=None))
+        likely.append(2.0)
+    drawn: list[Drawn] = []
+    bounds: set[str] = set()
+    while len(drawn) < count:
+        place = rng.choices(range(len(draws)), likely)[0]
+        part = draws[place](setting)
+        if not bounds & part.transform.bounds:  # of clips that fight, the first stays
+            bounds |= part.transform.bounds
+            drawn.append(part)
+        if place == len(DRAWS):
+            likely[place] = 0.0  # a second one would draw by the same seed
+    return drawn[0] if count == 1 and rng.random() < 0.7 else _link(rng, drawn)
+
+
+def _link(rng: Random, parts: list[Drawn]) -> Drawn:
+    """Put strategies one behind the other, some of them in a chain within the chain."""
+    while len(parts) > 1 and rng.random() < 0.4:
+        start = rng.randrange(len(parts))
+        end = rng.randint(start + 1, len(parts))
+        parts = [*parts[:start], _join(rng, parts[start:end]), *parts[end:]]
+    return _join(rng, parts)
+
+
+def _join(rng: Random, parts: list[Drawn]) -> Drawn:
+    transforms = [part.transform for part in parts]
+    named = dict(zip(rng.sample(["mask", "clip", "a", "b", "c", "d"], len(parts)), transforms, strict=True))
+    chain = Chain(named if rng.random() < 0.5 else transforms)
+    does = reference.in_order(*(part.does for part in parts))
+    return Drawn(chain, does, parts=dict(zip(chain.transforms, parts, strict=True)))

@@ -1,0 +1,161 @@
+"""A short soak finds nothing; and it finds what is broken on purpose."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lightning_sparsegrad import Chain, ValueClip
+from lightning_sparsegrad.driver import TrainerDriver
+from lightning_sparsegrad.engine import GradientEngine
+from lightning_sparsegrad.functional import clip_components_
+from lightning_sparsegrad.skipping import WorkSkipper
+from lightning_sparsegrad.transforms import grad_drop, norm_clip, value_clip
+from lightning_sparsegrad.transforms.base import Gradients, Window
+from lightning_sparsegrad.transforms.draws import draw_key
+from tests.soak import chains
+from tests.soak.chains import DRAWS, OTHERS
+from tests.soak.configurations import draw_configuration
+from tests.soak.memory import Memory
+from tests.soak.soak import Summary, check_training, soak
+from tests.transforms.golden import GOLDEN
+from tests.transforms.small import on_one_thread
+
+one_thread = pytest.fixture(autouse=True, scope="module")(on_one_thread)
+
+
+def test_a_short_soak_finds_nothing():
+    summary = soak(0, range(24), say=print)
+    assert summary.failures == []
+    assert summary.configurations == 24
+    assert summary.fits == 6
+    assert min(summary.windows, summary.stops, summary.overflows, summary.comparisons) > 0
+
+
+def test_a_configuration_comes_again_by_its_seed_and_index():
+    assert str(draw_configuration(3, 7)) == str(draw_configuration(3, 7))
+    assert draw_configuration(3, 7).plans == draw_configuration(3, 7).plans
+    assert str(draw_configuration(3, 7)) != str(draw_configuration(4, 7))
+
+
+def test_a_strategy_that_the_soak_does_not_know_is_drawn_as_its_golden_rows_have_it(monkeypatch: pytest.MonkeyPatch):
+    assert {type(row.transform) for row in GOLDEN} <= {*DRAWS, *(type(row.transform) for row in OTHERS), Chain}
+    monkeypatch.setattr(chains, "OTHERS", [row for row in GOLDEN if isinstance(row.transform, ValueClip)])
+    summary, found = Summary(0), 0
+    for index in range(12):
+        if any(leaf.reports is None for leaf in draw_configuration(0, index).drawn.leaves()):
+            check_training(index, summary)
+            found += 1
+    assert found > 1
+
+
+# ---------------------------------------------------------------- what is broken on purpose
+def _key_of_the_next_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(kind: str, seed: int | None, every: Any, window: Window) -> tuple[str | int, ...]:
+        return draw_key(kind, seed, every, Window(window.step + 1, window.epoch, window.total_steps, window.seed))
+
+    monkeypatch.setattr(grad_drop, "draw_key", broken)
+
+
+def _clip_without_loss_scale(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: Any, loss_scale: Tensor | None, **others: Any) -> tuple[Tensor, Tensor]:
+        return clip_components_(*arguments, **others)
+
+    monkeypatch.setattr(norm_clip, "clip_components_", broken)
+
+
+def _hidden_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(tensors: list[Tensor], max_value: float, *, loss_scale: Tensor | None = None) -> Tensor:
+        bound = max_value * (1.0 if loss_scale is None else float(loss_scale))
+        for tensor in tensors:
+            tensor.clamp_(-bound, bound)
+        return torch.zeros((), dtype=torch.int64)
+
+    monkeypatch.setattr(value_clip, "clip_values_", broken)
+
+
+def _drawn_from_the_global_generator(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(tensors: list[Tensor], keys: list[int], rates: list[float], **_: Any) -> None:
+        for tensor, rate in zip(tensors, rates, strict=True):
+            tensor.mul_(torch.rand_like(tensor) >= rate)
+
+    monkeypatch.setattr(grad_drop, "mask_entries_", broken)
+
+
+def _zeros_instead_of_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: Gradients, names: Any) -> None:
+        for name in names:
+            self.skipped.pop(name, None)
+            if name in self:
+                self[name].mul_(0)
+
+    monkeypatch.setattr(Gradients, "drop", broken)
+
+
+def _no_way_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(WorkSkipper, "stop", lambda self: self._skipped)
+
+
+def _forgotten_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = GradientEngine.load_state_dict
+    monkeypatch.setattr(
+        GradientEngine, "load_state_dict", lambda self, state: whole(self, {**state, "seed": state["seed"] + 1})
+    )
+
+
+def _unread_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TrainerDriver, "load", lambda self, checkpoint: None)
+
+
+BROKEN = [
+    _key_of_the_next_step,
+    _clip_without_loss_scale,
+    _hidden_overflow,
+    _drawn_from_the_global_generator,
+    _zeros_instead_of_no_gradient,
+    _no_way_back,
+    _forgotten_seed,
+    _unread_checkpoint,
+]
+
+
+@pytest.mark.parametrize("break_", BROKEN, ids=lambda break_: break_.__name__.strip("_"))
+def test_what_is_broken_is_found(break_: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch):
+    break_(monkeypatch)
+    said: list[str] = []
+    summary = soak(0, range(60), most_failures=1, say=said.append)
+    assert len(summary.failures) == 1
+    assert said == [f"FAILED {summary.failures[0]}"]
+    assert said[0].startswith(f"FAILED --seed 0 --only {summary.configurations - 1}: ")
+
+
+def test_engines_that_pile_up_are_found():
+    memory = Memory()
+    assert memory.piled_up() is None
+    configuration = draw_configuration(0, 0)
+    kept = GradientEngine(configuration.model.build(), configuration.drawn.transform, **configuration.engine)
+    assert memory.piled_up() == "1 engines are alive although no training is"
+    del kept
+    assert memory.piled_up() is None
+
+
+@pytest.mark.parametrize(
+    ("growth", "blocks", "found"),
+    [(0, 0, False), (0.5, 100, False), (2, 0, True), (0, 2000, True), (-2, -2000, False)],
+)
+def test_memory_that_grows_is_found(growth: float, blocks: int, found: bool):
+    memory = Memory()
+    memory.samples = [
+        (windows, 400 + growth * windows / 1000 + windows % 3, 10**6 + blocks * windows // 1000)
+        for windows in range(0, 10_000, 100)
+    ]
+    assert (memory.failure() is not None) == found
+
+
+def test_a_short_soak_tells_nothing_about_memory():
+    memory = Memory()
+    memory.samples = [(0, 1.0, 1), (10, 100.0, 1000), (20, 200.0, 2000), (30, 300.0, 3000)]
+    assert memory.slopes is None
+    assert memory.failure() is None
