@@ -3,10 +3,12 @@
 import os
 from collections.abc import Mapping
 from inspect import unwrap
+from math import ceil
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 
@@ -200,6 +202,13 @@ class _LeaveAsItWas(Callback):
 def count_steps(trainer: Trainer) -> int | None:
     """Return the optimizer steps of the whole fit, or `None` for one that has no end or data of unknown length."""
     steps = trainer.estimated_stepping_batches
+    batches, epochs = trainer.num_training_batches, trainer.max_epochs or -1
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set by its connector
+        if isinstance(callback, GradientAccumulationScheduler) and epochs > 0 and batches != float("inf"):
+            # Lightning counts as if every epoch accumulated as the one it is asked in does
+            factors = [callback.get_accumulate_grad_batches(epoch) for epoch in range(epochs)]
+            steps = sum(ceil(batches / factor) for factor in factors)
+            steps = steps if trainer.max_steps == -1 else min(steps, trainer.max_steps)
     if trainer.ckpt_path:
         # Counting sets the loader up before a resumed fit restores its position, which is then lost: Lightning#20550.
         # Have it set up again; when the issue is closed, this goes.

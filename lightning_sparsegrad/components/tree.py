@@ -72,8 +72,9 @@ class _Tree:
             return embeddings  # also DeBERTa's and BART's, which are registered behind the blocks
         if reached == 0 and (_is_late(holder, path) or (is_norm and ("final" in local or "post" in local))):
             return last
-        # a module of the backbone that holds the stack holds no head: DeBERTa-v2's convolution
-        is_beside = bool(self.backbone) and self.beside.startswith(self.backbone) and name.startswith(self.beside)
+        # a module of the backbone that holds the stack holds no head: DeBERTa-v2's convolution; the backbone may
+        is_beside = self.backbone not in {"", self.beside} and name.startswith(self.beside)
+        is_beside = is_beside and self.beside.startswith(self.backbone)
         return reached if reached < last or is_norm or is_beside else head
 
     def _backbone(self) -> str:

@@ -107,7 +107,11 @@ class GradientTransform(ABC):
 
     @abstractmethod
     def apply_(self, gradients: Gradients, window: Window) -> None:
-        """Change the gradients of a window in place."""
+        """Change the gradients of a window in place.
+
+        Called once per window. A gradient scaler may leave out the step of a window whose gradients overflowed, and is
+        asked only afterwards: a strategy that learns from gradients has to leave non-finite ones out itself.
+        """
 
     def skippable(self, window: Window, later: frozenset[str] = frozenset()) -> frozenset[str]:  # noqa: ARG002
         """Return the tensors whose gradients need not be computed in a window; asked before its forward pass.

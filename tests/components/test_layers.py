@@ -9,6 +9,7 @@ from lightning_sparsegrad.components import Layers, NamedParameters, find_layers
 from lightning_sparsegrad.errors import ConfigurationError
 from tests import tiny
 from tests.components.layer_cases import EMBEDDINGS, MODELS
+from tests.transforms.small import Small
 
 
 def roles(layers: Layers, parameters: NamedParameters) -> dict[str, set[str]]:
@@ -268,3 +269,14 @@ def test_a_head_from_patterns():
 def test_patterns_have_to_match(options, message):
     with pytest.raises(ConfigurationError, match=message):
         find_layers(NamedParameters(Plain()), **options)
+
+
+# ---------------------------------------------------------------- where a model is
+@pytest.mark.parametrize("wrap", [lambda model: model, tiny.compiled], ids=["as it is", "compiled"])
+def test_a_model_has_the_same_layers_inside_a_task(wrap):
+    task = nn.Module()
+    task.model = wrap(Small())
+    expected = layer_of(wrap(Small()))
+    assert layer_of(task) == {f"model.{name}": layer for name, layer in expected.items()}
+    assert expected == layer_of(Small())
+    assert {expected["head.weight"], expected["head.bias"]} == {"head"}

@@ -3,10 +3,8 @@
 from typing import Any
 
 import pytest
-import torch
 
 from lightning_sparsegrad import ConfigurationError, GradDrop, GradientEngine, Identity
-from tests.engine.helpers import BOTH, backward, loss_on, tokens_at
 from tests.transforms.small import Small, assert_same_bits, set_gradients, snapshot
 
 
@@ -117,21 +115,3 @@ def test_a_window_that_is_nowhere_in_training_is_refused(arguments: dict[str, An
         pass
     assert str(refused.value) == message
     assert engine.current is None
-
-
-def test_what_accumulates_inside_a_window_equals_one_big_batch():
-    found, tokens = [], tokens_at(1, count=8)
-    for pieces in (1, 4):
-        model = Small()
-        engine = GradientEngine(model, BOTH, seed=3)
-        with engine.window(2):
-            for piece in tokens.chunk(pieces):
-                backward(loss_on(model, piece) / pieces)
-            engine.apply_()
-        found.append(snapshot(model))
-    for name, gradient in found[0].items():
-        other = found[1][name]
-        assert gradient is not None
-        assert other is not None
-        assert torch.equal(gradient == 0, other == 0), name
-        torch.testing.assert_close(gradient, other, rtol=1e-4, atol=1e-7, msg=name)

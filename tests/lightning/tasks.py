@@ -100,13 +100,12 @@ class Recording(GradientTransform):
 
 
 def through(
-    door: str, transform: GradientTransform, kind: type[Regression] = Regression, **arguments: Any
-) -> tuple[Regression, list[Callback]]:
+    door: str, transform: GradientTransform, kind: type[LightningModule] = Regression, **arguments: Any
+) -> tuple[Any, list[Callback]]:
     """Return a task whose gradients go through a transform, and the callbacks that its Trainer needs for it."""
     if door == "module":
-        return type(f"Sparse{kind.__name__}", (kind, SparseGradModule), {})(
-            gradient_transform=transform, **arguments
-        ), []
+        sparse = type(f"Sparse{kind.__name__}", (kind, SparseGradModule), {})
+        return sparse(gradient_transform=transform, **arguments), []
     return kind(), [GradientTransformCallback(transform, **arguments)]
 
 
@@ -195,19 +194,19 @@ def windows(*accumulate: int, batches: Sequence[Batch] | None = None) -> list[tu
 
 
 def plain_loop(
-    task: Regression,
+    task: Any,
     transform: GradientTransform,
-    windows: Sequence[tuple[int, int, Sequence[Batch]]],
+    windows: Sequence[tuple[int, int, Sequence[Any]]],
     *,
-    seed: int = SEED,
     total_steps: int | None = None,
+    seed: int = SEED,
     first_step: int = 0,
     optimizer: Optimizer | None = None,
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     scaler: torch.amp.GradScaler | None = None,
     set_to_none: bool = True,
 ) -> Weights:
-    """Train as anybody would without a Trainer; return the weights."""
+    """Train a task that knows its loss on a batch as anybody would without a Trainer; return the weights."""
     engine = GradientEngine(task, transform, total_steps=total_steps, seed=seed)
     optimizer = optimizer or task.configure_optimizers()
     scaler = scaler or torch.amp.GradScaler("cpu", enabled=False)

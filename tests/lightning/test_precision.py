@@ -40,8 +40,6 @@ from .tasks import (
 from .test_manual_optimization import Manual
 
 HALF = partial(torch.autocast, "cpu", torch.float16, cache_enabled=False)
-BRAIN = partial(torch.autocast, "cpu", torch.bfloat16, cache_enabled=False)
-OVERFLOW = 2.0**20  # a loss scale that no half-precision backward pass survives
 
 pytestmark = pytest.mark.parametrize("door", DOORS)
 
@@ -63,25 +61,7 @@ class Fused(Regression):
         return AdamW(self.parameters(), lr=0.01, weight_decay=0.1, fused=True)
 
 
-# ---------------------------------------------------------------- against plain loops
-@pytest.mark.parametrize("accumulate", [1, 3])
-@pytest.mark.parametrize("strategy", STRATEGIES)
-def test_bfloat16_weights_are_those_of_a_plain_loop(door: str, strategy: str, accumulate: int) -> None:
-    run = fit(door, STRATEGIES[strategy], precision="bf16-mixed", accumulate_grad_batches=accumulate)
-    expected = plain_loop(Regression(), STRATEGIES[strategy], windows(accumulate), autocast=BRAIN)
-    assert_same_weights(weights(run), expected)
-
-
-@pytest.mark.parametrize("accumulate", [1, 3])
-@pytest.mark.parametrize("strategy", STRATEGIES)
-def test_float16_weights_are_those_of_a_plain_loop(door: str, strategy: str, accumulate: int) -> None:
-    run = fit(door, STRATEGIES[strategy], accumulate_grad_batches=accumulate, **half(GradScaler("cpu", 256.0)))
-    expected = plain_loop(
-        Regression(), STRATEGIES[strategy], windows(accumulate), autocast=HALF, scaler=GradScaler("cpu", 256.0)
-    )
-    assert_same_weights(weights(run), expected)
-
-
+# ---------------------------------------------------------------- thresholds
 @pytest.mark.parametrize("accumulate", [1, 3])
 @pytest.mark.parametrize("scale", [1.0, 512.0])
 @pytest.mark.parametrize(
@@ -105,13 +85,6 @@ def test_a_clipped_tensor_moves_by_its_threshold(door: str, accumulate: int) -> 
     before = weights(Plain())
     moved = {name: float((weight - before[name]).norm()) for name, weight in weights(run).items()}
     assert moved == pytest.approx(dict.fromkeys(before, 1e-3), rel=2e-3)
-
-
-def test_a_fused_optimizer_trains_as_another(door: str) -> None:
-    strategy = STRATEGIES["mask and clip"]
-    run = fit(door, strategy, Fused, accumulate_grad_batches=3, **half(GradScaler("cpu", 512.0)))
-    other = fit(door, strategy, accumulate_grad_batches=3, **half(GradScaler("cpu", 512.0)))
-    torch.testing.assert_close(weights(run), weights(other), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("fused", [False, True])
@@ -142,28 +115,10 @@ class Scales(Callback):
 
 
 def watch(door: str, transform: GradientTransform, kind: type[Regression], scale: float, **arguments: Any) -> Scales:
-    scaler = GradScaler("cpu", init_scale=scale, backoff_factor=0.5 if scale < OVERFLOW else 2.0**-6)
+    scaler = GradScaler("cpu", init_scale=scale)
     watched = Scales(scaler)
     fit(door, transform, kind, callbacks=[watched], **half(scaler), **arguments)
     return watched
-
-
-OVERFLOWING = {
-    **STRATEGIES,
-    "clip all": GlobalNormClip(0.1),
-    "mask and clip values": Chain([GradDrop(0.9), ValueClip(0.01)]),
-}
-
-
-@pytest.mark.parametrize("kind", [Regression, Fused])
-@pytest.mark.parametrize("strategy", OVERFLOWING)
-def test_overflow_skips_the_steps_it_skips_without_a_transform(
-    door: str, strategy: str, kind: type[Regression]
-) -> None:
-    without = watch(door, Identity(), kind, OVERFLOW)
-    watched = watch(door, OVERFLOWING[strategy], kind, OVERFLOW)
-    assert watched.scales == without.scales == [2.0**14] + [2.0**8] * 6
-    assert watched.moved == without.moved == [False] * 2 + [True] * 5
 
 
 class Spiked(Regression):

@@ -5,10 +5,8 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
-from torch.optim import LBFGS
 from torch.utils.data import DataLoader
 
 from lightning_sparsegrad import Chain, ConfigurationError, GradDrop, GradientTransform, Linear
@@ -90,31 +88,11 @@ def test_windows_end_with_an_epoch_of_limited_batches(door: str) -> None:
     assert_same_weights(weights(run), plain_loop(Regression(), MASK_AND_CLIP, expected))
 
 
-def test_windows_follow_an_accumulation_schedule(door: str) -> None:
-    schedule = GradientAccumulationScheduler({0: 1, 1: 3})
-    run, applied = record(door, MASK_AND_CLIP, callbacks=[schedule], max_epochs=2)
-    assert len(applied) == BATCHES + 3
-    assert_same_weights(weights(run), plain_loop(Regression(), MASK_AND_CLIP, windows(1, 3)))
-
-
 def test_validation_inside_a_window_changes_nothing(door: str) -> None:
     run, applied = record(door, MASK_AND_CLIP, accumulate_grad_batches=3, val_check_interval=2, max_epochs=2)
     assert len(applied) == 6
     assert "val/loss" in run.callback_metrics
     assert_same_weights(weights(run), plain_loop(Regression(), MASK_AND_CLIP, windows(3, 3)))
-
-
-def test_windows_end_with_a_stream_of_unknown_length(door: str) -> None:
-    data = DataLoader(Stream(), batch_size=2)
-    run, applied = record(door, MASK_AND_CLIP, data=data, accumulate_grad_batches=3, max_epochs=2)
-    assert len(applied) == 6
-    assert_same_weights(weights(run), plain_loop(Regression(), MASK_AND_CLIP, windows(3, 3)))
-
-
-def test_max_steps_counts_windows(door: str) -> None:
-    run, applied = record(door, MASK_AND_CLIP, accumulate_grad_batches=3, max_steps=4, max_epochs=-1)
-    assert applied == [(0, 0), (1, 0), (2, 0), (3, 1)]
-    assert_same_weights(weights(run), plain_loop(Regression(), MASK_AND_CLIP, windows(3, 3)[:4]))
 
 
 class Kept(Callback):
@@ -259,14 +237,3 @@ def test_masks_leave_the_global_random_state_alone(door: str) -> None:
     torch.set_rng_state(before)
     trainer().fit(Regression(), loader(), loader(2))
     assert all(torch.equal(state, torch.get_rng_state()) for state in after)
-
-
-# ---------------------------------------------------------------- optimizers
-class Quasi(Regression):
-    def configure_optimizers(self) -> Any:
-        return LBFGS(self.parameters())
-
-
-def test_lbfgs_is_refused(door: str) -> None:
-    with pytest.raises(ConfigurationError, match=r"`optimizer` should compute one gradient per step. Found `LBFGS`"):
-        fit(door, GradDrop(0.5), Quasi)

@@ -1,6 +1,7 @@
 """A fixed small model, gradients by formula, strategies run on them, and their results compared."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,10 +41,13 @@ class Block(nn.Module):
 
 
 class Small(nn.Module):
-    """Embeddings, two blocks, a final norm, a head that may be tied; and an empty and a 0-d parameter."""
+    """Embeddings, two blocks, a final norm, a head that may be tied; and an empty and a 0-d parameter.
 
-    def __init__(self, *, tied: bool = False, permuted: bool = False) -> None:
-        super().__init__()
+    Other arguments are for the next class in line, where this one is a part of a task.
+    """
+
+    def __init__(self, *, tied: bool = False, permuted: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.empty = nn.Parameter(torch.zeros(0, 3))
         self.temperature = nn.Parameter(torch.zeros(()))
         self.embeddings = nn.Embedding(7, 4)
@@ -167,22 +171,25 @@ def assert_same_bits(found: Mapping[str, Tensor | None], expected: Mapping[str, 
 
 
 # ---------------------------------------------------------------- the reference on a model
-def values_of(model: nn.Module) -> Values:
+def values_of(found: nn.Module | Snapshot, *, scale: float = 1.0) -> Values:
+    """Return gradients for the reference, divided by a loss scale."""
+    gradients = snapshot(found) if isinstance(found, nn.Module) else found
     return {
-        name: None if p.grad is None else Entries(tuple(p.grad.shape), p.grad.double().flatten().tolist())
-        for name, p in model.named_parameters()
+        name: None if grad is None else Entries(tuple(grad.shape), (grad.double() / scale).flatten().tolist())
+        for name, grad in gradients.items()
     }
 
 
-def assert_equals_reference(model: nn.Module, expected: Values) -> None:
+def assert_equals_reference(found: nn.Module | Snapshot, expected: Values) -> None:
+    """Assert that the gradients of a model, or gradients by name, are what the reference says."""
     tolerance = {
         torch.float64: (1e-6, 1e-9),
         torch.float32: (1e-5, 1e-7),
         torch.float16: (2e-3, 1e-6),
         torch.bfloat16: (1.6e-2, 1e-7),
     }
-    for name, parameter in model.named_parameters():
-        entries, gradient = expected[name], parameter.grad
+    for name, gradient in (snapshot(found) if isinstance(found, nn.Module) else found).items():
+        entries = expected[name]
         if entries is None or gradient is None:
             assert entries is None, f"{name} was dropped whole"
             assert gradient is None, f"{name} was not dropped whole"

@@ -1,0 +1,151 @@
+"""fp16 with the gradient scaler: true units, and overflows skipped exactly as without us, for every strategy."""
+
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.plugins import MixedPrecision
+from torch import Tensor
+from torch.amp import GradScaler
+
+from lightning_sparsegrad import Chain, GradientTransform
+from lightning_sparsegrad.components import NamedParameters
+from lightning_sparsegrad.transforms.base import Gradients, Window
+from tests.lightning.tasks import DOORS, Weights, assert_same_weights, door_of, weights
+from tests.transforms.golden import GOLDEN, Golden
+from tests.transforms.small import TOTAL_STEPS, Small, layout_of, set_gradients, values_of, window_of
+
+from .task import (
+    Adaptive,
+    Fused,
+    Task,
+    Witness,
+    assert_follows_reference,
+    every_row,
+    fit,
+    fit_task,
+    in_plain_loop,
+    plan,
+)
+
+HALF = partial(torch.autocast, "cpu", torch.float16, cache_enabled=False)
+OPTIMIZERS = {"foreach": Adaptive, "fused": Fused}
+
+each_door = pytest.mark.parametrize("door", DOORS)
+each_optimizer = pytest.mark.parametrize("kind", OPTIMIZERS.values(), ids=OPTIMIZERS)
+
+
+def half(scaler: GradScaler) -> dict[str, Any]:
+    """Return what makes a Trainer use float16 on the CPU."""
+    return {"plugins": [MixedPrecision("16-mixed", "cpu", scaler)]}
+
+
+def growing() -> GradScaler:
+    """Return a scaler whose scale doubles every second step."""
+    return GradScaler("cpu", 16.0, growth_interval=2)
+
+
+# ---------------------------------------------------------------- true units
+@every_row
+@each_door
+@each_optimizer
+def test_weights_are_those_of_a_plain_loop_with_a_scaler(door: str, row: Golden, kind: type[Task]) -> None:
+    scaler, witness = growing(), Witness()
+    run = fit(door, row, kind, callbacks=[witness], **half(scaler))
+    expected = in_plain_loop(row, plan(), kind, autocast=HALF, scaler=growing())
+    assert_same_weights(weights(run), expected)
+    assert [window.scale for window in witness.seen] == [16.0, 16.0, 32.0, 32.0, 64.0, 64.0]
+    assert_follows_reference(row, witness.seen)
+
+
+# ---------------------------------------------------------------- overflow
+class Steps(Callback):
+    """Writes down the loss scale and the weights after every optimizer step."""
+
+    def __init__(self, scaler: GradScaler) -> None:
+        self.scaler = scaler
+        self.scales: list[float] = []
+        self.weights: list[Weights] = [weights(Task())]
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        if trainer.global_step > len(self.scales):
+            self.scales.append(self.scaler.get_scale())
+            self.weights.append(weights(pl_module))
+
+    @property
+    def moved(self) -> list[bool]:
+        return [any(not torch.equal(one[name], other[name]) for name in one) for one, other in pairwise(self.weights)]
+
+
+def shrinking() -> GradScaler:
+    """Return a scaler whose first two scales no half-precision backward pass survives."""
+    return GradScaler("cpu", 2.0**36, backoff_factor=2.0**-16)
+
+
+@every_row
+@pytest.mark.parametrize(("door", "kind"), [("module", Adaptive), ("callback", Fused)])
+def test_overflow_skips_the_steps_it_skips_without_us(door: str, row: Golden, kind: type[Task]) -> None:
+    scaler, alone = shrinking(), shrinking()
+    found, expected = Steps(scaler), Steps(alone)
+    run = fit(door, row, kind, callbacks=[found], **half(scaler))
+    fit_task(kind(), callbacks=[expected], **half(alone))
+    assert found.scales == expected.scales == [2.0**20] + [2.0**4] * 5
+    assert found.moved == expected.moved == [False, False, True, True, True, True]
+    # the steps that were skipped count: masks and schedules go on where a run that skipped none would be
+    assert_same_weights(weights(run), in_plain_loop(row, plan(), kind, autocast=HALF, scaler=shrinking()))
+
+
+class Spiked(Task):
+    """One entry of the embeddings' gradient overflows in the third step."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.embeddings.weight.register_hook(self.spike)  # type: ignore[no-untyped-call]
+
+    def spike(self, gradient: Tensor) -> Tensor:
+        spiked = gradient.clone()
+        spiked[3, 1] = torch.inf
+        return spiked if self.trainer.global_step == 2 else gradient
+
+
+@every_row
+@pytest.mark.parametrize(("door", "kind"), [("callback", Adaptive), ("module", Fused)])
+def test_the_overflow_of_one_entry_counts_unless_its_tensor_is_dropped_whole(
+    door: str, row: Golden, kind: type[Task]
+) -> None:
+    assert row.does is not None
+    scaler = GradScaler("cpu", 16.0)
+    found = Steps(scaler)
+    fit(door, row, type("Task", (Spiked, kind), {}), callbacks=[found], **half(scaler))
+    model = Small()
+    set_gradients(model, 2)
+    counts = row.does(values_of(model), window_of(2), layout_of(model))["embeddings.weight"] is not None
+    assert found.moved == [True, True, not counts, True, True, True]
+    assert found.scales == [16.0] * 2 + [8.0 if counts else 16.0] * 4
+
+
+class Counting(GradientTransform):
+    """Has a state: the steps in which it was applied."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+
+    def bind(self, parameters: NamedParameters, *, total_steps: int | None) -> None:
+        pass
+
+    def apply_(self, gradients: Gradients, window: Window) -> None:
+        self.steps.append(window.step)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self.steps}
+
+
+@each_door
+@each_optimizer
+def test_a_state_goes_on_by_one_in_a_step_that_is_skipped(door: str, kind: type[Task]) -> None:
+    chain = Chain({"count": Counting(), "strategy": GOLDEN[1].transform})
+    run = fit(door, Golden(chain, ()), kind, **half(shrinking()))
+    assert door_of(run).gradient_engine.transform.state_dict()["count"] == {"steps": list(range(TOTAL_STEPS))}
