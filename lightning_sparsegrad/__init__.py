@@ -4,6 +4,7 @@ The way of one gradient, and where each step lives:
 
 - `main`: the command line builds a module and a data module (`modules`, `data`) and a Trainer runs them;
 - `driver`: tells an engine what the Trainer does, for `SparseGradModule` and `GradientTransformCallback` alike;
+- `resume`: what a checkpoint needs for a run to go on as if it had never stopped, for `ExactResume`;
 - `engine`: applies a transform once per optimizer step;
 - `transforms`: the strategies, bound to the `components` of a model, with rates and thresholds from `schedules`;
 - `functional`: the kernels, on lists of tensors.
@@ -23,12 +24,13 @@ from lightning_sparsegrad.transforms import *  # noqa: F403  # a new strategy is
 from lightning_sparsegrad.transforms import __all__ as _transforms
 
 if TYPE_CHECKING:
-    from lightning_sparsegrad.callbacks import GradientTransformCallback
+    from lightning_sparsegrad.callbacks import ExactResume, GradientTransformCallback
     from lightning_sparsegrad.data import TextDataModule, ValenceDataModule
     from lightning_sparsegrad.main import SparseGradArgumentParser, SparseGradCLI
     from lightning_sparsegrad.modules import SequenceClassification, SparseGradModule
 
 _LAZY = {
+    "ExactResume": "callbacks",
     "GradientTransformCallback": "callbacks",
     "SequenceClassification": "modules",
     "SparseGradArgumentParser": "main",
@@ -42,6 +44,7 @@ __all__ = [
     "ConfigurationError",
     "Constant",
     "Cosine",
+    "ExactResume",
     "FusedProjection",
     "GradientEngine",
     "GradientTransformCallback",

@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 
 from lightning_sparsegrad.engine import GradientEngine
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.nonfinite import NonFinite, check_policy
+from lightning_sparsegrad.resume.waiting import WaitingCheckpoints
 from lightning_sparsegrad.transforms.base import GradientTransform
 
 CHECKPOINT_KEY = "lightning_sparsegrad"
@@ -86,9 +88,10 @@ class TrainerDriver:
         if not module.automatic_optimization:
             self._engine.compute_everything("under manual optimization, only you know which forward pass trains what")
         _LeaveAsItWas.join(trainer, self._engine)
+        WaitingCheckpoints.of(trainer).holds_gradient = lambda: self._pending
         self._hook_seen = self._pending = False
         if self._restored is not None and trainer.ckpt_path:  # else this fit starts anew from loaded weights
-            self._engine.load_state_dict(self._restored)
+            self._engine.load_state_dict(self._state_of_same_strategy(self._restored))
         self._restored = None
 
     def batch_start(self, trainer: Trainer) -> None:
@@ -147,11 +150,23 @@ class TrainerDriver:
     def save(self, checkpoint: dict[str, Any]) -> None:
         """Put the engine's state into a checkpoint, under one key, as plain numbers and tensors."""
         if self._engine is not None:
-            checkpoint[CHECKPOINT_KEY] = self._engine.state_dict()
+            checkpoint[CHECKPOINT_KEY] = {**self._engine.state_dict(), "strategy": repr(self.transform)}
 
     def load(self, checkpoint: Mapping[str, Any]) -> None:
         """Take the engine's state from a checkpoint that has one; it is used when the fit starts."""
         self._restored = checkpoint.get(CHECKPOINT_KEY)
+
+    def _state_of_same_strategy(self, state: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the state without a transform's that has given way to another class; say so if the strategy changed.
+
+        The new one starts at the resumed step: masks and schedules are functions of it.
+        """
+        before, now = str(state.get("strategy", "")), repr(self.transform)
+        if before in {"", now}:
+            return state
+        rank_zero_warn(f"The strategy changes from `{before}` to `{now}`, which starts at the resumed step.")
+        same_class = before.partition("(")[0] == now.partition("(")[0]
+        return {key: value for key, value in state.items() if same_class or key != "transform"}
 
     # ------------------------------------------------------------ what cannot work together
     def _refuse_fighting_clips(self, trainer: Trainer) -> None:

@@ -261,7 +261,7 @@ class GradientEngine:
         return {"seed": self.seed, "transform": self.transform.state_dict(), **counts, **skipping}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned: the seed of the run that goes on, and the transform's state.
+        """Restore what `state_dict` returned: the seed of the run that goes on, and the transform's state if present.
 
         Raises:
             ConfigurationError: If the state holds no seed.
@@ -269,7 +269,8 @@ class GradientEngine:
         if "seed" not in state:
             raise ConfigurationError(f"Parameter `state` should hold a `seed`. Found keys {sorted(state)}.")
         self._set_seed(state["seed"], self.transform)
-        self.transform.load_state_dict(state.get("transform", {}))
+        if "transform" in state:
+            self.transform.load_state_dict(state["transform"])
         self._nonfinite_windows = int(state.get("nonfinite", 0))
         if self._skipper is not None:
             self._skipper.load_state_dict(state.get("skipping", {}))

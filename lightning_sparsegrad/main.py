@@ -16,15 +16,15 @@ import torch
 import yaml
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from rich.console import Console
 from rich.table import Table
 
-import lightning_sparsegrad.callbacks
 import lightning_sparsegrad.data
 import lightning_sparsegrad.modules
 import lightning_sparsegrad.transforms  # noqa: F401  # what is imported can be named without its module
+from lightning_sparsegrad.callbacks import ExactResume
 from lightning_sparsegrad.diagnosis import Fault, debugging, one_line
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.parser import SparseGradArgumentParser, read_config
@@ -67,7 +67,7 @@ class SparseGradCLI(LightningCLI):
     `fit`, `validate`, `test` and `predict` run what `--model` and `--data` name. A model's `num_labels` is that of the
     data, where both exist. With `--ckpt_path`, the classes and arguments of the run that wrote the checkpoint are the
     defaults: `test --ckpt_path last.ckpt` needs no config, and what files and flags say wins. After a fit, a table
-    tells how it went.
+    tells how it went. `ExactResume` is among the callbacks of a fit unless `--exact_resume=false` says otherwise.
 
     Args:
         model_class: The only model, or with `subclass_mode_model` the base of those that may be named; by default any.
@@ -100,6 +100,12 @@ class SparseGradCLI(LightningCLI):
             "auto_configure_optimizers": False,
         }
         super().__init__(model_class, datamodule_class, **{**defaults, **kwargs})
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        super().add_default_arguments_to_parser(parser)
+        parser.add_argument(
+            "--exact_resume", type=bool, default=True, help="Whether checkpoints hold what an exact resume takes."
+        )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         if self.subclass_mode_model and self.subclass_mode_data:
@@ -156,6 +162,15 @@ class SparseGradCLI(LightningCLI):
             if isinstance(error, ConfigurationError) or not isinstance(_root(error), _ABOUT_ARGUMENTS):
                 raise
             raise ConfigurationError(Fault.find(str(error)).text + self._about_num_labels()) from error
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Instantiate the Trainer, with `ExactResume` unless it is switched off or given."""
+        trainer = super().instantiate_trainer(**kwargs)
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by its connector
+        given = any(isinstance(callback, ExactResume) for callback in callbacks)
+        if self._get(self.config_init, "exact_resume") and not given:
+            callbacks.insert(0, ExactResume())
+        return trainer
 
     def _about_num_labels(self) -> str:
         """Say so if the model may lack `num_labels`: where it is linked, jsonargparse does not require it."""

@@ -1,5 +1,6 @@
-"""Callbacks: the engine for any LightningModule."""
+"""Callbacks: the engine for any LightningModule, and an exact resume for any fit."""
 
+from lightning_sparsegrad.callbacks.exact_resume import ExactResume
 from lightning_sparsegrad.callbacks.gradient_transform import GradientTransformCallback
 
-__all__ = ["GradientTransformCallback"]
+__all__ = ["ExactResume", "GradientTransformCallback"]

@@ -1,5 +1,7 @@
 """The learning-rate schedule of transformer fine-tuning."""
 
+from typing import Any
+
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -12,7 +14,8 @@ class LinearDecay(LRScheduler):
 
     .. math:: \eta_t = \eta \cdot \min\left(\frac{t + 1}{w + 1}, \frac{T - t}{T - w}\right)
 
-    for optimizer step :math:`t` of :math:`T`, the first :math:`w` of them warm-up.
+    for optimizer step :math:`t` of :math:`T`, the first :math:`w` of them warm-up. A resumed run with another length
+    follows its own from the resumed step on, as schedules of rates and thresholds do.
 
     Args:
         optimizer: The optimizer.
@@ -51,3 +54,10 @@ class LinearDecay(LRScheduler):
         step = min(self.last_epoch, self.total_steps)
         factor = min((step + 1) / (warmup + 1), (self.total_steps - step) / (self.total_steps - warmup))
         return [factor * base for base in self.base_lrs]
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on at a step, over the length of this training."""
+        own = self.total_steps
+        super().load_state_dict(state_dict)
+        if own is not None:
+            self.follow(own)

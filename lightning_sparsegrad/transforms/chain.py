@@ -91,7 +91,8 @@ class Chain(GradientTransform):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, transform in self.transforms.items():
-            transform.load_state_dict(state.get(name, {}))
+            if name in state:  # else it is new in the chain, and starts fresh
+                transform.load_state_dict(state[name])
 
     def _refuse_fighting_clips(self) -> None:
         clips: dict[str, str] = {}

@@ -1,0 +1,306 @@
+"""Resuming equals never having stopped, bit for bit."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.fabric.utilities.data import _set_sampler_epoch
+from lightning.fabric.utilities.types import _Stateful
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loops.fetchers import _DataLoaderIterDataFetcher
+from lightning.pytorch.loops.loop import _Loop
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.resume.atomic import AtomicCheckpointIO
+from lightning_sparsegrad.resume.counters import counters, set_counters
+from lightning_sparsegrad.resume.metrics import metric_states, set_metric_states
+from lightning_sparsegrad.resume.order import TrackedLoader, can_be_read_again, set_source_states, source_states
+from lightning_sparsegrad.resume.randomness import random_states, set_random_states
+from lightning_sparsegrad.resume.waiting import WaitingCheckpoints
+
+EXACT_RESUME_KEY = "exact_resume"
+
+
+class ExactResume(WaitingCheckpoints):
+    """Resume a fit from any of its checkpoints as if it had never stopped, bit for bit.
+
+    ```python
+    trainer = Trainer(callbacks=[ExactResume(), ModelCheckpoint(every_n_train_steps=100)])
+    trainer.fit(module, datamodule=data, ckpt_path="last.ckpt")
+    ```
+
+    is all it takes; the command line has it by default (`--exact_resume=false` leaves it out). Weights, optimizer,
+    schedules, masks, logged metrics and the order of the data go on where they stopped, within an epoch too, on one
+    device and on several. For that it puts into each checkpoint, for each process, what Lightning does not:
+
+    - the random states of Python, NumPy, torch and the process's accelerator;
+    - where the training data stands: with which random states the pass over a loader began, and how many of its batches
+      were used. A resumed run begins the pass alike and passes over these batches, unloaded where a map-style dataset
+      is read in the main process. Loaders need not be special; one with a `state_dict` of its own is used through it;
+    - what the epoch has seen: the running means of `self.log(..., on_epoch=True)` and the states of torchmetrics.
+
+    **When checkpoints are written.** One that is asked for during the fit waits for the next border: the optimizer step
+    of the accumulation window is done, and what follows from it (all hooks, a validation, schedulers; at the end of an
+    epoch, its logs), and the next batch is not loaded yet. The file is named when it is asked for, and older ones are
+    removed after it is written. Where training stops in the middle of a window, by an exception or by a limit of time,
+    nothing is written and a warning says so; after SIGTERM, which Lightning handles between two batches, it is.
+
+    **How.** Beside its place, then moved there in one step, unless a `CheckpointIO` of your own is in use: see
+    `AtomicCheckpointIO`. All of it loads with `weights_only=True`.
+
+    **What may change on a resume.** The number of processes at the end of an epoch: random states then start anew, with
+    a warning. Within an epoch it is an error. A checkpoint written without this callback is gone on from as Lightning
+    does, with a warning. More epochs: what follows the length of the training follows the new one.
+
+    It cannot know what an iterable dataset draws from the global random state when it is read in the main process, what
+    workers that outlive an epoch (`persistent_workers`) drew in an earlier one, a state that a dataset keeps
+    without a `state_dict`, and accumulation under manual optimization without a transform of this library. A
+    `training_step` that takes `dataloader_iter` is refused.
+
+    Raises:
+        ConfigurationError: At the start of a fit, if the training loads its batches itself; on a resume within an
+            epoch, if the number of processes is another one or the position of a loader is not known.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> trainer = Trainer(accelerator="cpu", callbacks=[ExactResume()], logger=False, enable_checkpointing=False)
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._running = False
+        self._begins_epoch = False  # where the checkpoint was written
+        self._resumed: dict[str, Any] | None = None  # this process's part of the checkpoint that a fit goes on from
+        self._watched: Iterator[Any] | None = None
+
+    # ------------------------------------------------------------ when checkpoints are written
+    def must_wait(self, trainer: Trainer) -> bool:
+        return self._running or self.inside_window(trainer)
+
+    def _watch(self, trainer: Trainer, iterator: Iterator[Any]) -> Iterator[Any]:
+        """Yield the batches; before one is loaded, everything about the one before it is done."""
+        while True:
+            if self._resumed is not None:
+                self._set_states(trainer, self._resumed)
+                self._resumed = None
+            if not self.inside_window(trainer):
+                self.write()
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            yield batch
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
+        fetcher = _fit_loop(trainer)._data_fetcher
+        if fetcher.iterator is not self._watched:  # an epoch has begun
+            fetcher.iterator = self._watched = self._watch(trainer, fetcher.iterator)
+
+    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        pass  # a validation may follow, and the module's own hook
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        # else Lightning passes over a plateau's scheduler at the end of a resumed epoch, for want of its metric
+        _fit_loop(trainer)._restarting = False
+        if self._cut_short(trainer) and not self.inside_window(trainer):
+            self.write()  # as of the last batch, before hooks close an epoch that a resumed run goes on with
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        self._stop(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
+        if self._running:
+            self._stop(trainer, between_batches=isinstance(exception, SIGTERMException))
+
+    def _stop(self, trainer: Trainer, *, between_batches: bool = True) -> None:
+        self._running = not between_batches
+        self._end(trainer)
+
+    # ------------------------------------------------------------ the start of a fit
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+        self._running, self._begins_epoch, self._resumed, self._watched = False, False, None, None
+        if stage != "fit":
+            return
+        self.intercept(trainer)
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by its connector
+        # the first, so that what it writes or restores in a hook is of before or after that hook for all others
+        trainer.callbacks = [self, *(callback for callback in callbacks if callback is not self)]  # type: ignore[attr-defined]
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        self._running = True
+        self._track(trainer)
+        if self._begins_epoch:
+            _begin_epoch(_fit_loop(trainer))
+        elif self._resumed is not None:
+            self._go_on(trainer, self._resumed)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        self._track(trainer)
+        if self._resumed is not None:
+            self._go_on(trainer, self._resumed)
+            self._set_states(trainer, self._resumed)
+            self._resumed = None
+        if not self.inside_window(trainer):
+            self.write()  # of the epoch before
+
+    def _track(self, trainer: Trainer) -> None:
+        loop = _fit_loop(trainer)
+        if isinstance(loop._data_fetcher, _DataLoaderIterDataFetcher):
+            raise ConfigurationError(
+                "Parameter `batch` of `training_step` should be a batch for an exact resume. Found `dataloader_iter`."
+            )
+        loaders = [_tracked(loader) for loader in loop._combined_loader.flattened]
+        if loaders != loop._combined_loader.flattened:
+            loop._combined_loader.flattened = loaders
+            iter(loop._data_fetcher)
+
+    def _go_on(self, trainer: Trainer, state: dict[str, Any]) -> None:
+        loop = _fit_loop(trainer)
+        loaders = loop._combined_loader.flattened if state["loaders"] else []  # else from before there were any
+        if len(loaders) != (before := len(state["loaders"])):
+            raise ConfigurationError(
+                f"The training should read {before} loader{'s' * (before != 1)}, as the run it goes on from. "
+                f"Found {len(loaders)}."
+            )
+        for loader, position in zip(loaders, state["loaders"], strict=True):
+            _set_sampler_epoch(loader, loop.epoch_progress.current.processed)
+            if position is not None:
+                loader.load_state_dict(position)
+            elif state["within_epoch"]:
+                raise ConfigurationError(
+                    f"A training loader should be a DataLoader, have a length, or have a `state_dict` and a length, to "
+                    f"go on within an epoch. Found `{type(loader).__name__}`."
+                )
+        if trainer.current_epoch > 0 and not state["within_epoch"]:
+            loop._resuming_from_checkpoint = False  # Lightning begins the pass itself, after all hooks
+            return
+        iter(loop._data_fetcher)
+        if state["within_epoch"]:
+            loop._data_fetcher.iterator = self._watched = self._watch(trainer, loop._data_fetcher.iterator)
+
+    def _set_states(self, trainer: Trainer, state: dict[str, Any]) -> None:
+        set_counters(trainer, state["counters"])
+        set_metric_states(trainer, state["metrics"], within_epoch=state["within_epoch"])
+        for loader, sources in zip(_validation_loaders(trainer), state["validation"], strict=False):
+            set_source_states(loader, sources)
+        set_random_states(state["random"], trainer.strategy.root_device)
+
+    # ------------------------------------------------------------ checkpoints
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
+        loop, within_epoch = _fit_loop(trainer), self._within_epoch(trainer)
+        loaders = [] if loop._combined_loader is None else loop._combined_loader.flattened
+        mine = {
+            "within_epoch": within_epoch,
+            "random": random_states(trainer.strategy.root_device),
+            "metrics": metric_states(trainer),
+            "counters": counters(trainer),
+            "loaders": [self._position(trainer, loader) for loader in loaders],
+            "validation": [source_states(loader) for loader in _validation_loaders(trainer)],
+        }
+        checkpoint[EXACT_RESUME_KEY] = {"processes": _gathered(trainer, mine)}
+        progress = checkpoint["loops"]["fit_loop"]
+        if any(isinstance(loader, TrackedLoader) for loader in loaders):
+            progress["state_dict"].pop("combined_loader", None)  # of one process, and our loaders'
+        _rewind(progress, within_epoch=within_epoch)
+
+    def _position(self, trainer: Trainer, loader: Any) -> Any:
+        loop = _fit_loop(trainer)
+        if not self._within_epoch(trainer):
+            if isinstance(loader, TrackedLoader):
+                return loader.rest()
+            return loader.state_dict() if isinstance(loader, _Stateful) else None
+        # without a length, Lightning loads a batch ahead to know which is the last
+        ahead = loop._data_fetcher.fetched - loop.epoch_loop.batch_progress.current.ready
+        if isinstance(loader, TrackedLoader):
+            return loader.position(ahead=ahead)
+        return loader.state_dict() if isinstance(loader, _Stateful) and not ahead else None
+
+    def _within_epoch(self, trainer: Trainer) -> bool:
+        epoch = _fit_loop(trainer).epoch_progress.current
+        return epoch.processed < epoch.started or self._cut_short(trainer)
+
+    def _cut_short(self, trainer: Trainer) -> bool:
+        loop = _fit_loop(trainer).epoch_loop
+        return loop.batch_progress.current.ready > 0 and not loop._num_ready_batches_reached()
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        if EXACT_RESUME_KEY not in checkpoint:
+            rank_zero_warn(
+                f"`{trainer.ckpt_path}` was written without `ExactResume`: the resumed run has other random states "
+                f"than an uninterrupted one, and within an epoch other data."
+            )
+            return
+        processes = checkpoint[EXACT_RESUME_KEY]["processes"]
+        self._begins_epoch = not processes[0]["within_epoch"]
+        if len(processes) == trainer.world_size:
+            self._resumed = processes[trainer.global_rank]
+            checkpoint["loops"]["fit_loop"]["state_dict"].pop("combined_loader", None)  # of one process
+            return
+        if not self._begins_epoch:
+            raise ConfigurationError(
+                f"Parameter `devices` times `num_nodes` of the Trainer should be {len(processes)} to go on within an "
+                f"epoch: that many processes shared its data. Found {trainer.world_size}."
+            )
+        rank_zero_warn(
+            f"`{trainer.ckpt_path}` was written by {len(processes)} processes, and {trainer.world_size} go on: their "
+            f"random states start anew."
+        )
+
+
+def _fit_loop(trainer: Trainer) -> Any:
+    # Lightning keeps where a fit stands in its loops, and offers no public way to it
+    return trainer.fit_loop
+
+
+def _tracked(loader: Any) -> Any:
+    if isinstance(loader, _Stateful) or not can_be_read_again(loader):
+        return loader
+    return TrackedLoader(loader)
+
+
+def _validation_loaders(trainer: Trainer) -> list[Any]:
+    combined = trainer.fit_loop.epoch_loop.val_loop._combined_loader
+    return [] if combined is None else combined.flattened
+
+
+def _gathered(trainer: Trainer, mine: dict[str, Any]) -> list[Any]:
+    if trainer.world_size == 1:
+        return [mine]
+    processes: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(processes, mine)
+    return processes
+
+
+def _begin_epoch(loop: Any) -> None:
+    """Have a resumed fit begin an epoch: with `max_steps`, Lightning would end the one before a second time."""
+    for tracker in (loop.epoch_progress.total, loop.epoch_progress.current):
+        tracker.completed = tracker.processed
+    loop.reset_restart_stage()
+    loop.epoch_loop.reset_restart_stage()
+    _Loop.restarting.fset(loop, False)  # type: ignore[attr-defined]  # the fit loop's own keeps True with `max_steps`
+
+
+def _rewind(progress: dict[str, Any], *, within_epoch: bool) -> None:
+    """Have the saved progress say what Lightning's own moments for checkpoints say, and its resume can go on from.
+
+    Within an epoch that is `on_train_batch_end`, where the batch is not yet counted as completed; between epochs
+    `on_train_epoch_end`, where the epoch is not. What came after these hooks in fact is done, and not done again.
+    """
+    for tracker in ("total", "current"):
+        epoch = progress["epoch_progress"][tracker]
+        if within_epoch:
+            epoch["processed"] = epoch["completed"] = epoch["started"] - 1
+            progress["epoch_loop.batch_progress"][tracker]["completed"] -= 1
+        else:
+            epoch["ready"] = epoch["started"] = epoch["processed"]
+            epoch["completed"] = max(0, epoch["processed"] - 1)
+    if within_epoch:
+        progress["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1

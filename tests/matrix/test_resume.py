@@ -1,0 +1,56 @@
+"""Resume: a run that goes on from any optimizer step trains the weights of the run that never stopped."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from lightning_sparsegrad import ExactResume
+from tests.lightning.tasks import DOORS, assert_same_weights, through, trainer, weights
+from tests.transforms.golden import Golden
+from tests.transforms.small import TOTAL_STEPS
+
+from .task import ACCUMULATE, EPOCHS, SIZE, Adaptive, every_row, samples
+
+pytestmark = [pytest.mark.resume, pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")]
+
+
+class Dropping(Adaptive):
+    """Drops out words at random."""
+
+    def loss(self, tokens: Tensor) -> Tensor:
+        return super().loss(tokens.where(torch.rand(tokens.shape) > 0.3, 0))
+
+
+def fit(door: str, row: Golden, folder: Path, step: int | None = None) -> Trainer:
+    """Train on shuffled data, with a checkpoint of every step; from one of them, without."""
+    task, doors = through(door, row.transform, Dropping)
+    saving = [ModelCheckpoint(folder, every_n_train_steps=1, save_top_k=-1, filename="{step}")] if step is None else []
+    run = trainer(
+        callbacks=[*doors, *saving, ExactResume()],
+        enable_checkpointing=bool(saving),
+        max_epochs=EPOCHS,
+        accumulate_grad_batches=ACCUMULATE,
+    )
+    path = None if step is None else folder / f"step={step}.ckpt"
+    torch.manual_seed(0 if step is None else 99)
+    run.fit(task, DataLoader(samples(), batch_size=SIZE, shuffle=True), ckpt_path=path)  # type: ignore[arg-type]
+    return run
+
+
+@every_row
+@pytest.mark.parametrize("door", DOORS)
+def test_a_resumed_run_is_one_that_never_stopped(
+    row: Golden, door: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = fit(door, row, tmp_path)
+    assert whole.global_step == TOTAL_STEPS
+    monkeypatch.setenv("PL_GLOBAL_SEED", "99")
+    for step in range(1, TOTAL_STEPS):
+        resumed = fit(door, row, tmp_path, step)
+        assert resumed.global_step == TOTAL_STEPS
+        assert_same_weights(weights(resumed), weights(whole))

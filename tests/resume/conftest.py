@@ -1,0 +1,1 @@
+from tests.lightning.conftest import run_of_its_own  # noqa: F401

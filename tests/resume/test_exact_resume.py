@@ -1,0 +1,169 @@
+"""A run that is resumed from any checkpoint does bit for bit what the run that never stopped did.
+
+`RESUME_ALL=1 pytest -m resume` goes on from every checkpoint of every case; the default from a part of them.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.utilities.combined_loader import CombinedLoader
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, WeightedRandomSampler
+
+from lightning_sparsegrad import Identity
+from tests.lightning.tasks import DOORS, STRATEGIES, Resumable, dataset
+from tests.lightning.test_checkpoints import RESUMED
+from tests.resume.runs import BATCHES, THOROUGH, Outcome, Paired, assert_went_on, checkpoints, every_step, fit, shuffled
+
+MASK_AND_CLIP = STRATEGIES["mask and clip"]
+
+pytestmark = [pytest.mark.resume, pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")]
+
+
+def assert_resumes(
+    folder: Path, door: str, transform: Any, data: Callable[[], Any] = shuffled, every: int = 5, **arguments: Any
+) -> tuple[list[Path], Outcome]:
+    """Assert that a run can be resumed from its checkpoints; return them, and what the run came to."""
+    _, whole = fit(door, transform, callbacks=every_step(folder), data=data(), **arguments)
+    paths = list(checkpoints(folder))
+    for path in paths[:: 1 if THOROUGH else every]:
+        _, resumed = fit(door, transform, path=path, data=data(), **arguments)
+        assert_went_on(resumed, whole, path)
+    return paths, whole
+
+
+@pytest.mark.parametrize(("door", "accumulate"), [("module", 1), ("callback", 3)])
+def test_every_step(door: str, accumulate: int, tmp_path: Path):
+    paths, whole = assert_resumes(tmp_path, door, MASK_AND_CLIP, every=1, accumulate_grad_batches=accumulate)
+    assert len(paths) == whole.steps + 3 == (24 if accumulate == 1 else 12)
+
+
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("strategy", RESUMED)
+def test_every_strategy(door: str, strategy: str, tmp_path: Path):
+    assert_resumes(tmp_path, door, RESUMED[strategy], every=3, accumulate_grad_batches=3, max_epochs=2)
+
+
+class Noisy(Dataset[Any]):
+    """Changes a sample each time it is read."""
+
+    def __init__(self) -> None:
+        self.samples = dataset(BATCHES)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Any:
+        inputs, targets = self.samples[index]
+        return inputs + torch.rand(()), targets
+
+
+class Buffered(IterableDataset[Any]):
+    """Has no length, and shuffles by a generator of its own, which goes on from epoch to epoch."""
+
+    def __init__(self) -> None:
+        self.generator = torch.Generator().manual_seed(5)
+
+    def __iter__(self) -> Iterator[Any]:
+        samples = dataset(BATCHES)
+        for index in torch.randperm(len(samples), generator=self.generator).tolist():
+            yield samples[index]
+
+
+class Batches:
+    """What can be iterated over."""
+
+    def __len__(self) -> int:
+        return BATCHES
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(DataLoader(dataset(BATCHES), batch_size=2))
+
+
+def own_generator(**arguments: Any) -> DataLoader[Any]:
+    return shuffled(generator=torch.Generator().manual_seed(3), **arguments)
+
+
+def weighted() -> DataLoader[Any]:
+    samples = dataset(BATCHES)
+    generators = [torch.Generator().manual_seed(seed) for seed in (3, 4)]
+    sampler = WeightedRandomSampler(range(1, 15), 14, generator=generators[0])
+    return DataLoader(samples, batch_size=2, sampler=sampler, generator=generators[1])
+
+
+def by_epoch(**arguments: Any) -> DataLoader[Any]:
+    samples = dataset(BATCHES)
+    sampler: Any = DistributedSampler(samples, num_replicas=1, rank=0, seed=2)
+    return DataLoader(samples, batch_size=2, sampler=sampler, **arguments)
+
+
+LOADERS: dict[str, Callable[[], Any]] = {
+    "a generator of its own": own_generator,
+    "a sampler with a generator": weighted,
+    "a sampler that follows the epoch": by_epoch,
+    "samples that draw": lambda: DataLoader(Noisy(), batch_size=2, shuffle=True),
+    "no length": lambda: DataLoader(Buffered(), batch_size=2),
+    "no DataLoader": Batches,
+    "a state of its own": Resumable,
+}
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_every_loader(loader: str, tmp_path: Path):
+    assert_resumes(tmp_path, "module", MASK_AND_CLIP, LOADERS[loader], accumulate_grad_batches=2)
+
+
+def test_two_loaders(tmp_path: Path):
+    def data() -> CombinedLoader:
+        return CombinedLoader([shuffled(), DataLoader(dataset(3), batch_size=2, shuffle=True)], "max_size_cycle")
+
+    assert_resumes(tmp_path, "module", MASK_AND_CLIP, data, kind=Paired)
+
+
+WORKERS: dict[str, Callable[[], Any]] = {
+    "drawing": lambda: DataLoader(Noisy(), batch_size=2, shuffle=True, num_workers=2),
+    "following the epoch": lambda: by_epoch(num_workers=2),
+    "outliving the epoch": lambda: own_generator(num_workers=2, persistent_workers=True),
+}
+
+
+@pytest.mark.parametrize("loader", WORKERS)
+def test_workers(loader: str, tmp_path: Path):
+    assert_resumes(tmp_path, "callback", Identity(), WORKERS[loader], max_epochs=2)
+
+
+@pytest.mark.filterwarnings("ignore:ReduceLROnPlateau conditioned on metric val/loss which is not available")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"val_check_interval": 2, "accumulate_grad_batches": 3},
+        {"val_check_interval": 0.5},
+        {"limit_val_batches": 0},
+        {"check_val_every_n_epoch": 2},
+        {"check_val_every_n_epoch": None, "val_check_interval": 5},
+        {"limit_train_batches": 5},
+        {"reload_dataloaders_every_n_epochs": 1},
+        {"reload_dataloaders_every_n_epochs": 2, "max_epochs": 4},
+        {"num_sanity_val_steps": 2},
+        {"log_every_n_steps": 3},
+        {"max_epochs": -1, "max_steps": 18},
+        {"max_epochs": -1, "max_steps": 9, "accumulate_grad_batches": 3, "val_check_interval": 4},
+    ],
+    ids=str,
+)
+def test_every_way_to_validate_and_log(arguments: dict[str, Any], tmp_path: Path):
+    assert_resumes(tmp_path, "module", MASK_AND_CLIP, **arguments)
+
+
+@pytest.mark.parametrize("stop", range(1, 15, 1 if THOROUGH else 3))
+def test_a_run_that_was_to_stop_earlier_goes_on(stop: int, tmp_path: Path):
+    _, whole = fit("module", MASK_AND_CLIP, max_epochs=2)
+    _, first = fit("module", MASK_AND_CLIP, callbacks=every_step(tmp_path), max_epochs=2, max_steps=stop)
+    path = tmp_path / f"step={stop}.ckpt"
+    assert first.seen == whole.seen[:stop]
+    _, resumed = fit("module", MASK_AND_CLIP, path=path, max_epochs=2)
+    then = torch.load(path, weights_only=True)["until then"]
+    assert then["seen"] == stop
+    assert_went_on(resumed, whole, path)

@@ -1,0 +1,70 @@
+"""Two processes go on exactly, each with its own random states, data and metrics."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lightning_sparsegrad import ConfigurationError
+from tests.resume.runs import BATCHES, checkpoints, fit
+from tests.resume.two_processes import CASES, Drifting, noisy
+
+TRANSFORM = CASES["the module"]["transform"]
+ROOT = Path(__file__).parents[2]
+
+pytestmark = [
+    pytest.mark.resume,
+    pytest.mark.distributed,
+    pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run all cases in two processes, started once; return where they wrote."""
+    folder = tmp_path_factory.mktemp("ranks")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*launcher, "-m", "tests.resume.two_processes", str(folder)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-5000:]
+    return folder
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_each_goes_on_as_if_it_had_not_stopped(folder: Path, case: str):
+    results: list[dict[str, Any]] = [torch.load(folder / f"{case} {rank}.pt") for rank in range(2)]
+    written = len(list(checkpoints(folder / case)))
+    assert written >= 6
+    assert [(result["exact"], result["fault"]) for result in results] == [(written, "")] * 2
+    assert not torch.equal(results[0]["random"], results[1]["random"])
+    assert (results[0]["seen"] == results[1]["seen"]) == (case == "no length")
+
+
+def test_within_an_epoch_another_number_of_processes_is_refused(folder: Path):
+    with pytest.raises(ConfigurationError) as refused:
+        fit("module", TRANSFORM, data=noisy(), path=folder / "the module" / "step=3.ckpt")
+    assert str(refused.value) == (
+        "Parameter `devices` times `num_nodes` of the Trainer should be 2 to go on within an epoch: that many "
+        "processes shared its data. Found 1."
+    )
+
+
+def test_between_epochs_another_number_of_processes_goes_on_with_a_warning(folder: Path):
+    path = folder / "the module" / "epoch=0.ckpt"
+    with pytest.warns(UserWarning, match="was written by 2 processes, and 1 go on: their random states start anew"):
+        _, resumed = fit(
+            "module", CASES["the module"]["transform"], data=noisy(), path=path, kind=Drifting, max_epochs=2
+        )
+    assert len(resumed.seen) == 2 * BATCHES
+    assert resumed.steps == 3 * BATCHES

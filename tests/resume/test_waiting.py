@@ -1,0 +1,157 @@
+"""A checkpoint asked for at a moment that cannot be gone on from waits for one that can, or is refused with a line."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch import Tensor
+
+from lightning_sparsegrad import ExactResume
+from tests.lightning.tasks import DOORS, STRATEGIES, Batch
+from tests.resume.runs import Sensitive, assert_went_on, fit
+
+MASK_AND_CLIP = STRATEGIES["mask and clip"]
+HOOKS = ("on_train_batch_start", "on_before_backward", "on_after_backward", "on_train_batch_end")
+REFUSED = "is not written: training stopped at step 2 inside a window"
+
+pytestmark = [
+    pytest.mark.resume,
+    pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),
+    pytest.mark.filterwarnings("ignore:`?.fit.ckpt_path="),  # what an OnExceptionCheckpoint makes Lightning look for
+]
+
+
+class Ask(Callback):
+    """Asks for a checkpoint in a hook at a micro-batch of the first epoch, and notes whether it is there at once."""
+
+    def __init__(self, path: Path, hook: str, batch: int) -> None:
+        self.path, self.batch, self.at_once = path, batch, False
+        setattr(self, hook, self._ask)
+
+    def _ask(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.current_epoch == 0 and trainer.fit_loop.epoch_loop.batch_idx == self.batch:
+            trainer.save_checkpoint(self.path)
+            self.at_once = self.path.exists()
+
+
+class Broken(Sensitive):
+    """Fails at the second micro-batch of the third window."""
+
+    failure: BaseException = RuntimeError("broken")
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+        if batch_idx == 5:
+            raise self.failure
+        return super().training_step(batch, batch_idx)
+
+
+def step_of(path: Path) -> int:
+    return int(torch.load(path, weights_only=True)["global_step"])
+
+
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize(
+    "hook", ["on_train_batch_start", "on_before_zero_grad", "on_after_backward", "on_train_batch_end"]
+)
+@pytest.mark.parametrize("exact", [True, False])
+def test_inside_a_window_it_waits_for_the_step(exact: bool, hook: str, door: str, tmp_path: Path):
+    asking = Ask(tmp_path / "asked.ckpt", hook, batch=3)
+    _, whole = fit(
+        door, MASK_AND_CLIP, callbacks=[*([ExactResume()] if exact else []), asking], accumulate_grad_batches=3
+    )
+    assert not asking.at_once
+    assert step_of(asking.path) == 2
+    assert torch.load(asking.path, weights_only=True)["until then"]["seen"] == 6
+    if exact:
+        _, resumed = fit(door, MASK_AND_CLIP, path=asking.path, accumulate_grad_batches=3)
+        assert_went_on(resumed, whole, asking.path)
+
+
+def test_without_an_exact_resume_it_is_written_at_once_between_windows(tmp_path: Path):
+    asking = Ask(tmp_path / "asked.ckpt", "on_train_batch_end", batch=2)
+    fit("module", MASK_AND_CLIP, callbacks=[asking], accumulate_grad_batches=3)
+    assert asking.at_once
+    assert step_of(asking.path) == 1
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_the_best_and_the_last_of_validations_inside_windows_are_kept(exact: bool, tmp_path: Path):
+    keeping = ModelCheckpoint(tmp_path, monitor="val/loss", save_top_k=2, save_last=True, filename="{step}")
+    arguments: dict[str, Any] = {"accumulate_grad_batches": 3, "val_check_interval": 2}
+    _, whole = fit("module", MASK_AND_CLIP, callbacks=[keeping, *([ExactResume()] if exact else [])], **arguments)
+    found = {str(path) for path in tmp_path.iterdir()}
+    assert found == {*keeping.best_k_models, keeping.last_model_path}
+    assert keeping.best_model_path in found
+    stored = torch.load(keeping.last_model_path, weights_only=True)["callbacks"][keeping.state_key]
+    assert stored["last_model_path"] == keeping.last_model_path
+    assert stored["best_k_models"].keys() == keeping.best_k_models.keys()
+    if exact:
+        _, resumed = fit("module", MASK_AND_CLIP, path=Path(keeping.last_model_path), **arguments)
+        assert_went_on(resumed, whole, Path(keeping.last_model_path))
+
+
+def test_an_older_checkpoint_goes_when_the_newer_is_there(tmp_path: Path):
+    class Watching(Callback):
+        def on_train_batch_start(self, *_: Any) -> None:
+            seen.append(len(list(tmp_path.glob("*.ckpt"))))
+
+    seen: list[int] = []
+    newest = ModelCheckpoint(tmp_path, train_time_interval=timedelta(0), filename="{step}")
+    fit("module", MASK_AND_CLIP, callbacks=[newest, Watching(), ExactResume()], accumulate_grad_batches=3)
+    assert seen[:3] == [0, 0, 0]
+    assert set(seen[3:]) == {1}
+
+
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("error", [RuntimeError("broken"), KeyboardInterrupt()], ids=repr)
+def test_after_an_exception_inside_a_window_it_is_refused(error: BaseException, exact: bool, tmp_path: Path):
+    kind = type("Raising", (Broken,), {"failure": error})
+    asking = Ask(tmp_path / "asked.ckpt", "on_train_batch_end", batch=4)
+    callbacks = [asking, OnExceptionCheckpoint(tmp_path), *([ExactResume()] if exact else [])]
+    expected = SystemExit if isinstance(error, KeyboardInterrupt) else RuntimeError
+    with pytest.warns(UserWarning, match=REFUSED) as warned, pytest.raises(expected):
+        fit("module", MASK_AND_CLIP, callbacks=callbacks, kind=kind, accumulate_grad_batches=2)
+    refused = [str(warning.message) for warning in warned if "is not written" in str(warning.message)]
+    assert [name in message for name, message in zip(("asked.ckpt", "on_exception.ckpt"), refused, strict=True)]
+    assert not list(tmp_path.iterdir())
+
+
+def test_after_sigterm_between_batches_it_is_written(tmp_path: Path):
+    class Terminated(Callback):
+        def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+            trainer._signal_connector.received_sigterm = trainer.global_step == 2
+
+    _, whole = fit("module", MASK_AND_CLIP)
+    path = tmp_path / "on_exception.ckpt"
+    with pytest.raises(SIGTERMException):
+        fit("module", MASK_AND_CLIP, callbacks=[Terminated(), OnExceptionCheckpoint(tmp_path), ExactResume()])
+    _, resumed = fit("module", MASK_AND_CLIP, path=path)
+    assert_went_on(resumed, whole, path)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_at_the_end_of_training_inside_a_window_it_is_refused(exact: bool, tmp_path: Path):
+    class Stopping(Callback):
+        def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+            trainer.should_stop = trainer.fit_loop.epoch_loop.batch_idx == 4
+
+    callbacks = [Stopping(), ModelCheckpoint(tmp_path, save_last=True), *([ExactResume()] if exact else [])]
+    with pytest.warns(UserWarning, match=REFUSED):
+        run, _ = fit("module", MASK_AND_CLIP, callbacks=callbacks, accumulate_grad_batches=2)
+    assert not list(tmp_path.iterdir())
+    run.save_checkpoint(tmp_path / "weights.ckpt", weights_only=True)
+    assert step_of(tmp_path / "weights.ckpt") == 2
+
+
+def test_after_a_fit_it_is_written_at_once(tmp_path: Path):
+    run, whole = fit("module", MASK_AND_CLIP, max_epochs=2)
+    run.save_checkpoint(tmp_path / "end.ckpt")
+    _, longer = fit("module", MASK_AND_CLIP)
+    _, resumed = fit("module", MASK_AND_CLIP, path=tmp_path / "end.ckpt")
+    assert whole.seen + resumed.seen == longer.seen
+    assert resumed.rows == longer.rows[len(whole.rows) :]
