@@ -1,15 +1,12 @@
 """DDP: replicas stay the same bit for bit after every step, and train as one process with all their batches does."""
 
-import os
-import subprocess
-import sys
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from tests.launch import launch
 from tests.lightning.tasks import assert_same_weights
 from tests.transforms.golden import GOLDEN, Golden
 from tests.transforms.small import SEED, TOTAL_STEPS, assert_same_bits
@@ -17,7 +14,6 @@ from tests.transforms.small import SEED, TOTAL_STEPS, assert_same_bits
 from .ranks import CASES, COMPILED, COMPUTED, HALF, LAYERS, REFUSED, SEEDED, SKIPPED, Drifting, joint_plan
 from .task import Seen, assert_close, assert_follows_reference, every_row, in_plain_loop
 
-ROOT = Path(__file__).parents[2]
 EXPECTED_SEEDS = {"the same": SEED, "differs": SEED, "none": 100}
 
 Results = list[dict[str, Any]]  # what each rank wrote down, by case
@@ -31,17 +27,7 @@ each_way = pytest.mark.parametrize("way", ["", ", skipping"], ids=["as it is", "
 def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Results:
     """Train all cases in n processes, started once; return what each rank wrote down."""
     folder = tmp_path_factory.mktemp("ranks")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={request.param}"]
-    done = subprocess.run(
-        [*launcher, "-m", "tests.matrix.ranks", str(folder)],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-5000:]
+    launch("tests.matrix.ranks", request.param, folder)
     return [torch.load(folder / f"{rank}.pt") for rank in range(request.param)]
 
 

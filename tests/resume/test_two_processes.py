@@ -1,8 +1,5 @@
 """Two processes go on exactly, each with its own random states, data and metrics."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +7,11 @@ import pytest
 import torch
 
 from lightning_sparsegrad import ConfigurationError
+from tests.launch import launch
 from tests.resume.runs import BATCHES, checkpoints, fit
 from tests.resume.two_processes import CASES, Drifting, noisy
 
 TRANSFORM = CASES["the module"]["transform"]
-ROOT = Path(__file__).parents[2]
 
 pytestmark = [
     pytest.mark.resume,
@@ -27,17 +24,7 @@ pytestmark = [
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Run all cases in two processes, started once; return where they wrote."""
     folder = tmp_path_factory.mktemp("ranks")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [*launcher, "-m", "tests.resume.two_processes", str(folder)],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-5000:]
+    launch("tests.resume.two_processes", 2, folder)
     return folder
 
 
