@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_sparsegrad.errors import near_matches
+from lightning_sparsegrad.safe_yaml import load
 from lightning_sparsegrad.schedules import Schedule
 from lightning_sparsegrad.transforms.base import GradientTransform
 
@@ -133,8 +134,8 @@ class Fault:
         """What is allowed and what was found, if a value is of no type of a union, or not of the only one."""
         if self.above and self.above[0][0] == "Errors:" and self.text.startswith(("Expected", "Not a valid")):
             before = next(text for _, text in reversed(self.lines[: self.index]) if text.startswith("Subtypes: "))
-            after = next(text for _, text in self.lines[self.index :] if text.startswith("Given value: "))
-            return before.removeprefix("Subtypes: ")[1:-1], after.removeprefix("Given value: ")
+            after = next(text for _, text in self.lines[self.index :] if text.startswith("Given value:"))
+            return before.removeprefix("Subtypes: ")[1:-1], after.removeprefix("Given value:").strip() or "''"
         match = _WRONG_VALUE.match(self.text)
         return (match["expected"], match["value"]) if match else None
 
@@ -206,7 +207,7 @@ def _broken_yaml(message: str, given: Sequence[str]) -> str:
     """Name the file; jsonargparse has its text alone."""
     for path, text in _files(given):
         try:
-            yaml.safe_load(text)
+            load(text)
         except yaml.MarkedYAMLError as error:
             line = error.problem_mark.line + 1 if error.problem_mark else 1
             return f"{path} is no YAML: {error.problem}, line {line}."

@@ -1,5 +1,6 @@
 """The command line: `sparsegrad fit --config task.yaml --config strategy.yaml --model.gradient_transform.rate=0.4`."""
 
+import re
 import sys
 import warnings
 from collections.abc import Mapping
@@ -7,9 +8,9 @@ from copy import deepcopy
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from pickle import UnpicklingError
 from pydoc import locate
 from time import monotonic
+from traceback import walk_tb
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.trainer.connectors import checkpoint_connector
 from rich.console import Console
 from rich.table import Table
 
@@ -34,6 +36,11 @@ __all__ = ["SparseGradArgumentParser", "SparseGradCLI", "StoreConfigCallback", "
 _CONFIG_KEY = "lightning_sparsegrad_config"
 _HYPER_PARAMETERS = {"model": "hyper_parameters", "data": "datamodule_hyper_parameters"}
 _SHARES = {"kept": "share of entries kept", "clipped": "share of components clipped"}
+_UNSAFE = re.compile(r"GLOBAL (\S+) (?:was not an allowed|whose module)")
+_RESTORING = re.compile(r"restore|resume|select_ckpt|parse_ckpt")
+_LARGEST_INTEGER = 2**63
+_INTERRUPTED = 130  # as shells say it
+_MAX_REASON = 300  # characters
 _LOOKED_UP = {"best", "last", "hpc"}  # no file names: Lightning finds them
 # what a class raises about its arguments; any other error may be a bug, and keeps its traceback
 _ABOUT_ARGUMENTS = (ValueError, TypeError, FileNotFoundError, ImportError, MisconfigurationException)
@@ -68,6 +75,14 @@ class SparseGradCLI(LightningCLI):
     data, where both exist. With `--ckpt_path`, the classes and arguments of the run that wrote the checkpoint are the
     defaults: `test --ckpt_path last.ckpt` needs no config, and what files and flags say wins. After a fit, a table
     tells how it went. `ExactResume` is among the callbacks of a fit unless `--exact_resume=false` says otherwise.
+
+    Note:
+        **What a config or a checkpoint of a stranger can do.** YAML holds plain values: tags of Python objects are
+        refused. A checkpoint holds tensors and plain values: no option makes it build other objects. A class that is
+        named has to be of the kind its place asks for (a model, a callback, something that returns an optimizer), or
+        it is not called. Within that a config is like a script: it can name any class of any installed package, its
+        arguments can be paths to read or write, and the module that holds the class is imported, which runs that
+        module. So does a checkpoint, which names the classes of its run. Read both before you run them.
 
     Args:
         model_class: The only model, or with `subclass_mode_model` the base of those that may be named; by default any.
@@ -115,11 +130,18 @@ class SparseGradCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse the arguments, with those of the run that wrote the checkpoint they name as defaults."""
         subcommand, checkpoint = self._find_checkpoint(args)
-        if subcommand and checkpoint:
+        if subcommand and isinstance(checkpoint, str) and checkpoint:  # what is no name is the parser's to refuse
             self._set_stored_defaults(subcommand, checkpoint)
         # jsonargparse changes a given dict in place
         is_dict = isinstance(args, dict | Namespace)
-        self.config = parser.parse_object(deepcopy(args)) if is_dict else parser.parse_args(args)  # type: ignore[arg-type]
+        try:
+            self.config = parser.parse_object(deepcopy(args)) if is_dict else parser.parse_args(args)  # type: ignore[arg-type]
+        except UnicodeDecodeError as error:  # of a file that a file names
+            raise ConfigurationError(f"Config files should be text in UTF-8. Found: {error}.") from error
+        except (
+            ValueError
+        ) as error:  # jsonargparse lets a few through: a NUL where a path may stand, a name of no module
+            raise ConfigurationError(str(error)) from error
 
     def _parse_ckpt_path(self) -> None:
         # Lightning lets what a checkpoint stores override what the user says: Lightning#20801. When it does not, this
@@ -153,6 +175,29 @@ class SparseGradCLI(LightningCLI):
         if path.is_file():  # a sharded checkpoint is a folder
             parser.set_defaults(_stored_config(path))
 
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Return LightningCLI's, without `weights_only`: in a file it would let a checkpoint run code."""
+        return {name: {*left_out, "weights_only"} for name, left_out in LightningCLI.subcommands().items()}
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        # by default Lightning runs the code in a checkpoint that comes from http
+        return {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run; a `ConfigurationError` if the checkpoint cannot be read, or is of another model."""
+        try:
+            super()._run_subcommand(subcommand)
+        except Exception as error:
+            if isinstance(error, ConfigurationError):
+                raise
+            if _is_about_checkpoint(error):
+                named = self._get(self.config, "ckpt_path")
+                raise ConfigurationError(_about_checkpoint(named, error)) from error
+            if isinstance(error, _ABOUT_ARGUMENTS) and _is_raised_by_lightning(error):
+                raise ConfigurationError(str(error)) from error
+            raise
+
     def instantiate_classes(self) -> None:
         """Instantiate model, data and trainer; a `ConfigurationError` if one of them refuses its arguments."""
         try:
@@ -162,6 +207,7 @@ class SparseGradCLI(LightningCLI):
             if isinstance(error, ConfigurationError) or not isinstance(_root(error), _ABOUT_ARGUMENTS):
                 raise
             raise ConfigurationError(Fault.find(str(error)).text + self._about_num_labels()) from error
+        _check_trainer(self.trainer)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Instantiate the Trainer, with `ExactResume` unless it is switched off or given."""
@@ -196,6 +242,16 @@ class SparseGradCLI(LightningCLI):
         Console().print(table)
 
 
+def _check_trainer(trainer: Trainer) -> None:
+    """Check what Lightning stumbles over without a word."""
+    every = trainer.accumulate_grad_batches
+    if not 1 <= every < _LARGEST_INTEGER:
+        raise ConfigurationError(
+            f"Parameter `accumulate_grad_batches` of the Trainer should be positive. "
+            f"Found `accumulate_grad_batches = {every}`."
+        )
+
+
 def _outcome(trainer: Trainer) -> dict[str, str]:
     """Return the last metrics, what the last logged optimizer step kept and clipped, and the best checkpoint."""
     metrics, shares = {}, {}
@@ -214,9 +270,11 @@ def _stored_config(path: Path) -> dict[str, Any]:
     """Return the model and the data that a checkpoint says it is of."""
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError:  # objects that only their writer knows; then the user has to say which classes to use
-        return {}
-    config: dict[str, Any] = dict(checkpoint.get(_CONFIG_KEY) or {})
+        config = dict(checkpoint.get(_CONFIG_KEY) or {})
+    except Exception as error:  # torch has no one class for what is wrong with a file
+        if _UNSAFE.search(str(error)):  # a class that the user's own code may yet declare to be safe
+            return {}
+        raise ConfigurationError(_about_checkpoint(path, error)) from error
     for key, stored in _HYPER_PARAMETERS.items() if not config else ():  # written by another LightningCLI
         arguments: Mapping[str, Any] = checkpoint.get(stored) or {}
         if "_class_path" in arguments:
@@ -229,6 +287,31 @@ def _stored_config(path: Path) -> dict[str, Any]:
     return config
 
 
+def _is_raised_by_lightning(error: BaseException) -> bool:
+    """Whether Lightning itself raises an error, rather than what it calls."""
+    *_, (frame, _) = walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__")).startswith("lightning.")
+
+
+def _is_about_checkpoint(error: BaseException) -> bool:
+    """Whether an error comes from what Lightning does to find and restore a checkpoint."""
+    frames = (frame for frame, _ in walk_tb(error.__traceback__))
+    return any(
+        frame.f_globals.get("__name__") == checkpoint_connector.__name__ and _RESTORING.search(frame.f_code.co_name)
+        for frame in frames
+    )
+
+
+def _about_checkpoint(path: Any, error: BaseException) -> str:
+    unsafe = _UNSAFE.search(str(error))
+    found = f"an object of `{unsafe[1]}`, and to build it would run code" if unsafe else " ".join(str(error).split())
+    found = found if len(found) < _MAX_REASON else f"{found[:_MAX_REASON]}..."
+    return (
+        f"Parameter `ckpt_path` should name a checkpoint of this model that holds tensors and plain values. "
+        f"Found `ckpt_path = {path}`: {found or type(error).__name__}"
+    )
+
+
 def _root(error: BaseException) -> BaseException:
     """Return what first went wrong; what the library has already put into words stands for what lies behind it."""
     while error.__cause__ is not None and not isinstance(error, ConfigurationError):
@@ -237,15 +320,20 @@ def _root(error: BaseException) -> BaseException:
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run the command line; a `ConfigurationError` ends it with one line on stderr and status 2.
+    """Run the command line; what the user can mend ends it with one line on stderr and status 2.
+
+    That is a `ConfigurationError`, Lightning's `MisconfigurationException`, and an `OSError`: a file or a folder that
+    is not there, not to be written, or full. Any other error may be a bug, and keeps its traceback.
 
     Args:
         args: The arguments; by default those of the process.
     """
     try:
         SparseGradCLI(args=args)
-    except ConfigurationError as error:
+    except (ConfigurationError, MisconfigurationException, OSError) as error:
         if debugging():
             raise
         sys.stderr.write(f"error: {one_line(error)}\n")
         raise SystemExit(2) from error
+    except KeyboardInterrupt as error:
+        raise SystemExit(_INTERRUPTED) from error

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
+from itertools import pairwise
 from pydoc import locate
 from typing import Any, NoReturn, get_type_hints
 
@@ -12,6 +13,8 @@ from jsonargparse.typing import Path_fr
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lightning_sparsegrad.diagnosis import debugging, diagnose
+from lightning_sparsegrad.errors import ConfigurationError, near_matches
+from lightning_sparsegrad.safe_yaml import PARSER_MODE, load
 from lightning_sparsegrad.transforms.base import GradientTransform
 
 
@@ -45,7 +48,7 @@ class SparseGradArgumentParser(LightningArgumentParser):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+        super().__init__(*args, **{"allow_abbrev": False, "parser_mode": PARSER_MODE, **kwargs})
 
     # ------------------------------------------------------------ replacing instead of merging
     # jsonargparse merges in three places: what is read (files, dicts) into what was read before; a flag into the same;
@@ -70,6 +73,8 @@ class SparseGradArgumentParser(LightningArgumentParser):
             return super()._parse_known_args_internal(args, namespace, **kwargs)  # type: ignore[no-any-return]
         unknown: list[str] = []
         for flag in _flags(args or []):
+            if misnamed := _misnamed(namespace, flag):
+                self.error(misnamed)
             _discard_replaced(namespace, _as_mapping(flag))
             namespace, rest = super()._parse_known_args_internal(flag, namespace, **kwargs)
             unknown += rest
@@ -122,9 +127,25 @@ def _as_mapping(flag: Sequence[str]) -> dict[str, Any]:
     name, equals, value = flag[0][2:].partition("=")
     value = value if equals else "".join(flag[1:2])
     try:
-        return {name: yaml.safe_load(value)}
+        return {name: load(value)}
     except yaml.YAMLError:
         return {name: value}
+
+
+def _misnamed(before: Any, flag: Sequence[str]) -> str:
+    """Return a sentence if a flag is about an argument of a named transform that the chain read so far has not."""
+    name = flag[0].partition("=")[0].removeprefix("--") if flag else ""
+    parts = name.split(".")
+    for depth, (part, following) in enumerate(pairwise(parts)):
+        if not isinstance(before, Mapping | Namespace):
+            break
+        if isinstance(before, Namespace) and part not in before:
+            before = before.get("init_args") or {}
+        elif part not in before and following != "class_path" and _holds_transform(before):
+            at = ".".join(parts[:depth])
+            return f"`{part}` is no transform at `{at}`, in `{flag[0]}`.{near_matches(part, before)}"
+        before = before.get(part)
+    return ""
 
 
 def _discard_replaced(before: Any, new: Any, *, inside: bool = False) -> bool:
@@ -151,7 +172,9 @@ def _discard_replaced(before: Any, new: Any, *, inside: bool = False) -> bool:
         inside = inside or _is_transform(before["class_path"])
         if inside and (isinstance(new, str) or "class_path" in entries):
             return True
-        before = before.get("init_args") or {}
+        before = before.get("init_args")
+        if not isinstance(before, (Mapping, Namespace)):  # none, or what jsonargparse will refuse
+            return False
         entries |= _entries(entries.get("init_args"))
     for key, value in entries.items():
         if before.get(key) is not None:
@@ -173,6 +196,9 @@ def _keep_other_names(before: Namespace, new: Namespace) -> None:
     for key, named in _entries(new).items():
         chain = before.get(key)
         if isinstance(chain, dict) and isinstance(named, Mapping) and _holds_transform(chain):
+            for name, transform in named.items():
+                if name not in chain and isinstance(transform, Mapping) and "class_path" not in _entries(transform):
+                    raise ConfigurationError(f"`{name}` is no transform of the chain.{near_matches(str(name), chain)}")
             new[key] = {**chain, **named}
 
 
@@ -188,11 +214,17 @@ def _entries(value: Any) -> dict[str, Any]:
 
 
 def read_config(value: Any) -> Any:
-    """Return the content of the file that `value` names, if it names one."""
+    """Return the content of the file that `value` names, if it names one.
+
+    Raises:
+        ConfigurationError: If the file is no text.
+    """
     try:
-        return yaml.safe_load(Path_fr(value).read_text()) if isinstance(value, str) else value
+        return load(Path_fr(value).read_text()) if isinstance(value, str) and "\0" not in value else value
     except (TypeError, yaml.YAMLError):  # no file, or none that jsonargparse will accept
         return value
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"Config files should be text in UTF-8. Found `{value}`: {error}.") from error
 
 
 def _holds_transform(value: Any) -> bool:

@@ -51,6 +51,8 @@ class Constant(Schedule):
     needs_progress = False
 
     def __init__(self, value: float) -> None:
+        if not _is_number(value):
+            raise ConfigurationError(f"Parameter `value` should be a number. Found `value = {value!r}`.")
         self.value = float(value)
 
     def __call__(self, progress: float, height: float = 1.0) -> float:  # noqa: ARG002
@@ -67,7 +69,7 @@ class _Ramp(Schedule):
     """From `start` to `end` while progress goes from `begin` to `finish`; constant before and after."""
 
     def __init__(self, start: float, end: float, *, begin: float = 0.0, finish: float = 1.0) -> None:
-        if not 0 <= begin < finish <= 1:
+        if not (_is_number(begin) and _is_number(finish) and 0 <= begin < finish <= 1):
             raise ConfigurationError(
                 f"Parameters `begin` and `finish` should satisfy 0 <= begin < finish <= 1. "
                 f"Found `begin = {begin}`, `finish = {finish}`."
@@ -149,7 +151,7 @@ class TopDown(Schedule):
     needs_height = True
 
     def __init__(self, start: float = 1.0, end: float = 0.0, *, width: float = 0.5) -> None:
-        if not 0 < width <= 1:
+        if not (_is_number(width) and 0 < width <= 1):
             raise ConfigurationError(f"Parameter `width` should be in (0, 1]. Found `width = {width}`.")
         _require_finite(start=start, end=end)
         self.start, self.end, self.width = float(start), float(end), width
@@ -174,7 +176,7 @@ def _between(start: float, end: float, share: float) -> float:
 def _as_schedule(parameter: str, value: float | Schedule) -> Schedule:
     if isinstance(value, Schedule):
         return value
-    if isinstance(value, bool) or not isinstance(value, Real):
+    if not _is_number(value):
         raise ConfigurationError(f"Parameter `{parameter}` should be a number or a schedule. Found `{value!r}`.")
     return Constant(value)
 
@@ -197,7 +199,11 @@ def as_threshold(parameter: str, value: float | Schedule) -> Schedule:
     return schedule
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
 def _require_finite(**values: float) -> None:
     for name, value in values.items():
-        if not isfinite(value):
+        if not _is_number(value) or not isfinite(value):
             raise ConfigurationError(f"Parameter `{name}` should be finite. Found `{name} = {value}`.")

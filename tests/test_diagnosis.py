@@ -154,6 +154,7 @@ AT = "at `model.gradient_transform`"
         ),
         ("--trainer.callbacks+=Bokmark", "Found `callbacks = Bokmark`. Near matches: `Bookmark`"),
         ("--trainer.callbacks=Bookmark,--trainer.callbacks.evry=2", "`evry` is no"),
+        ("--trainer.logger=", "Found `logger = ''`."),
         ("--seed_everything=abc", "Parameter `seed_everything` should be bool or int"),
         ("--config=bsae.yaml", "bsae.yaml`. Near matches: `base.yaml`."),
         ("--data", "argument --data: expected one argument."),

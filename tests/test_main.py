@@ -248,6 +248,17 @@ def test_bug_in_training_keeps_its_traceback() -> None:
         main(["fit", *QUICK, READER, LABELLED, *DROP, "--model.fault=step"])
 
 
+class Interrupted(Plain):
+    def __init__(self) -> None:
+        raise KeyboardInterrupt
+
+
+def test_interruption_is_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        main(["fit", f"--model={__name__}.Interrupted", UNLABELLED, *QUICK])
+    assert exit_info.value.code == 130
+
+
 def test_printed_config_is_yaml(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_info:
         main(["fit", PLAIN, "--print_config"])

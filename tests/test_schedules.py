@@ -113,7 +113,7 @@ def test_repr(schedule, text):
 # ---------------------------------------------------------------- errors
 @pytest.mark.parametrize("ramp", RAMPS)
 @pytest.mark.parametrize(
-    ("begin", "finish"), [(-0.1, 1.0), (0.5, 0.5), (0.6, 0.4), (0.0, 1.5), (nan, 1.0), (0.0, nan)], ids=str
+    ("begin", "finish"), [(-0.1, 1.0), (0.5, 0.5), (0.6, 0.4), (0.0, 1.5), (nan, 1.0), (0.0, nan), (None, 1.0)], ids=str
 )
 def test_ramps_need_a_stretch_of_training(ramp, begin, finish):
     with pytest.raises(

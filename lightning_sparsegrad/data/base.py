@@ -67,15 +67,14 @@ class TokenizedDataModule(LightningDataModule, ABC):
     ) -> None:
         super().__init__()
         self.tokenizer_name = tokenizer
-        require_at_least(
-            1,
-            max_length=max_length,
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            pad_to_multiple_of=pad_to_multiple_of,
-            max_samples=max_samples,
-        )
-        require_at_least(0, num_workers=num_workers, seed=seed)
+        optional = {
+            "eval_batch_size": eval_batch_size,
+            "pad_to_multiple_of": pad_to_multiple_of,
+            "max_samples": max_samples,
+        }
+        given = {name: value for name, value in optional.items() if value is not None}
+        require_at_least(1, max_length=max_length, batch_size=batch_size, **given)
+        require_at_least(0, num_workers=num_workers, seed=0 if seed is None else seed)
         self.max_length = max_length
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size

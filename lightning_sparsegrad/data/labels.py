@@ -9,6 +9,7 @@ from datasets import ClassLabel, Dataset, Value
 
 from lightning_sparsegrad.errors import ConfigurationError, near_matches
 
+_LARGEST_TARGET = 1e18  # float32 holds its square, which is the loss
 _TEXT = ("string", "large_string")
 
 
@@ -81,8 +82,8 @@ class LabelSpace:
 
     def _check(self, values: list[Any], split: str) -> None:
         if not self.names:
-            wrong = [v for v in values if not isinstance(v, int | float) or not math.isfinite(v)]
-            allowed = "finite numbers"
+            wrong = [v for v in values if not isinstance(v, int | float) or not abs(v) <= _LARGEST_TARGET]
+            allowed = f"finite numbers between -{_LARGEST_TARGET:g} and {_LARGEST_TARGET:g}"
         elif self.by_name:
             wrong = [v for v in values if v not in self.names]
             allowed = f"among {_quoted(self.names)}"
@@ -102,7 +103,10 @@ class LabelSpace:
 
 
 def _distinct(rows: Dataset, column: str) -> list[Any]:
-    return list(dict.fromkeys(rows[column]))  # `rows.unique` would copy rows that were selected from a larger set
+    try:
+        return list(dict.fromkeys(rows[column]))  # `rows.unique` would copy rows that were selected from a larger set
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"Labels in column `{column}` should be text in UTF-8. Found: {error}.") from error
 
 
 def _names_of_text(rows: Dataset, column: str) -> list[str]:

@@ -1,5 +1,6 @@
 """Rows from a hub, a local folder or local files, all through `datasets`."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,6 +66,8 @@ def load_files(data_files: Mapping[str, Sequence[str]]) -> dict[str, Dataset]:
     for split, paths in data_files.items():
         builder, options = _BUILDERS[Path(paths[0]).suffix]
         try:
+            if builder == "json":
+                _refuse_null_rows(paths)
             reader = datasets.load_dataset_builder(builder, data_files={"train": list(paths)}, **options)
             reader.download_and_prepare()
             found = reader.info.splits["train"].num_examples  # a header alone makes a split that cannot be opened
@@ -75,6 +78,28 @@ def load_files(data_files: Mapping[str, Sequence[str]]) -> dict[str, Dataset]:
                 f"{_cause(error)}"
             ) from error
     return rows
+
+
+def _refuse_null_rows(paths: Sequence[str]) -> None:
+    """Raise a `ValueError` if a row is `null`: pyarrow 26 does not survive a first one. When it does, this goes."""
+    for path in paths:
+        with Path(path).open("rb") as lines:
+            start = next((line.lstrip() for line in lines if line.strip()), b"")
+            lines.seek(0)
+            rows = (
+                _array(lines.read()) if start.startswith(b"[") else (line.strip() != b"null" or None for line in lines)
+            )
+            for number, row in enumerate(rows, start=1):
+                if row is None:
+                    raise ValueError(f"{Path(path).name}: row {number} is null")
+
+
+def _array(text: bytes) -> list[Any]:
+    try:
+        rows = json.loads(text)
+    except (ValueError, RecursionError):  # `datasets` says what is wrong
+        return []
+    return rows if isinstance(rows, list) else []
 
 
 def load_dataset(name: str, config: str | None = None, revision: str | None = None) -> dict[str, Dataset]:

@@ -76,8 +76,9 @@ class SequenceDataModule(TokenizedDataModule, ABC):
             ConfigurationError: If the label column is missing, or its values are no labels.
         """
         splits = self.splits_of_source
-        rows = self.rows("train" if "train" in splits else next(iter(splits)))
-        require_columns(rows, {self.label_column: "label_column"})
+        split = "train" if "train" in splits else next(iter(splits))
+        rows = self.rows(split)
+        require_columns(rows, {self.label_column: "label_column"}, split)
         return LabelSpace.infer(rows, self.label_column, self._label_names)
 
     def encode(self, split: str, rows: Dataset) -> Dataset:
@@ -86,7 +87,7 @@ class SequenceDataModule(TokenizedDataModule, ABC):
         Raises:
             ConfigurationError: If a column is missing, a text is missing or no text, or a label is none of the labels.
         """
-        require_columns(rows, dict.fromkeys(self.text_columns, "text_columns"))
+        require_columns(rows, dict.fromkeys(self.text_columns, "text_columns"), split)
         _require_text(rows, self.text_columns, split)
         return self._with_labels(split, rows).map(
             self.tokenizer,
@@ -100,7 +101,7 @@ class SequenceDataModule(TokenizedDataModule, ABC):
     def _with_labels(self, split: str, rows: Dataset) -> Dataset:
         if split == "predict":
             return rows.select_columns(self.text_columns)
-        require_columns(rows, {self.label_column: "label_column"})
+        require_columns(rows, {self.label_column: "label_column"}, split)
         return self.label_space.encode(rows.select_columns([*self.text_columns, self.label_column]), split)
 
 
@@ -109,9 +110,15 @@ def _require_text(rows: Dataset, columns: Sequence[str], split: str) -> None:
         dtype = getattr(rows.features[column], "dtype", "list")
         if dtype not in ("string", "large_string"):
             raise ConfigurationError(f"Column `{column}` of split `{split}` should hold text. Found `{dtype}`.")
-        missing = rows.select_columns(column).with_format("arrow")[:].column(column).null_count
-        if missing:
+        texts = rows.select_columns(column).with_format("arrow")[:].column(column)
+        if texts.null_count:
             raise ConfigurationError(
                 f"Column `{column}` of split `{split}` should hold a text in every row, if an empty one. "
-                f"Found {missing} rows without."
+                f"Found {texts.null_count} rows without."
             )
+        try:
+            texts.validate(full=True)
+        except ValueError as error:  # json and parquet are read without a look at it
+            raise ConfigurationError(
+                f"Column `{column}` of split `{split}` should hold text in UTF-8. Found: {error}."
+            ) from error

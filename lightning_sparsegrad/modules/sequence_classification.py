@@ -1,12 +1,15 @@
 """Classify or score texts and pairs of texts with any pretrained transformer."""
 
+from collections.abc import Callable
 from copy import deepcopy
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torch.optim import Optimizer
 from torchmetrics import MeanSquaredError, MetricCollection, PearsonCorrCoef
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
@@ -107,10 +110,10 @@ class SequenceClassification(SparseGradModule):
         decayed = [parameter for parameter in parameters if parameter.ndim >= 2]
         others = [parameter for parameter in parameters if parameter.ndim < 2]
         groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
-        optimizer = self.optimizer(groups)
+        optimizer: Optimizer = _made("optimizer", self.optimizer, groups)
         if self.lr_scheduler is None:
             return optimizer
-        scheduler = self.lr_scheduler(optimizer)
+        scheduler = _made("lr_scheduler", self.lr_scheduler, optimizer)
         if isinstance(scheduler, LinearDecay) and scheduler.total_steps is None:
             scheduler.follow(self._count_steps())
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
@@ -135,13 +138,24 @@ class SequenceClassification(SparseGradModule):
         return logits.squeeze(-1).float() if self.num_labels == 1 else logits.argmax(-1)
 
 
+def _made(parameter: str, make: Callable[[Any], Any], of: Any) -> Any:
+    """Call what the user gave; a `ConfigurationError` if it refuses its arguments."""
+    try:
+        return make(of)
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(
+            f"Parameter `{parameter}` should be given arguments that it takes. Found: {error}"
+        ) from error
+
+
 def _load(name: str, num_labels: int) -> PreTrainedModel:
     path, problem = resolve_source(name), "regression" if num_labels == 1 else "single_label_classification"
     try:
         model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
             path, num_labels=num_labels, problem_type=problem
         )
-    except (OSError, ValueError, RuntimeError) as error:  # not found, not a text model, another number of labels
+    except (OSError, ValueError, RuntimeError, UnpicklingError) as error:
+        # not found, no text model, another number of labels, a pickle of more than tensors
         raise ConfigurationError(
             f"Parameter `model_name_or_path` should be a hub id that can be reached, a local folder, or "
             f"`package:<distribution>/<folder>`, of a text model without a head or with one for "

@@ -8,6 +8,7 @@ ROOT = Path(__file__).parents[2]
 QUICKSTART = f"--config={ROOT / 'configs' / 'quickstart.yaml'}"
 MASK, CLIP = "--model.gradient_transform.transforms.mask", "--model.gradient_transform.transforms.clip"
 TEXT = "--data=TextDataModule"
+MISNAMED = "model: {init_args: {gradient_transform: {init_args: {transforms: {maks: {init_args: {rate: 0.6}}}}}}}"
 
 
 @pytest.mark.parametrize(
@@ -23,6 +24,18 @@ TEXT = "--data=TextDataModule"
         ),
         (["--model.gradient_transform=GradDorp"], "`GradDorp` is no file and no class that fits"),
         ([f"{MASK}.rat=0.5"], "`rat` is no argument of `GradDrop`"),
+        (
+            ["--model.gradient_transform.transforms.maks.rate=0.6"],
+            "`maks` is no transform at `model.gradient_transform.transforms`, "
+            "in `--model.gradient_transform.transforms.maks.rate=0.6`. Near matches: `mask`.",
+        ),
+        (["--config=maks.yaml"], "`maks` is no transform of the chain. Near matches: `mask`"),
+        (["--model.optimizer.lr=-1"], "Parameter `optimizer` should be given arguments that it takes. Found: Invalid"),
+        (["--data.batch_size=null"], "Parameter `batch_size` should be at least 1. Found `batch_size = None`."),
+        (["--trainer.accumulate_grad_batches=0"], "Found `accumulate_grad_batches = 0`."),
+        (["--trainer.val_check_interval=1000"], "`val_check_interval` (1000) must be less than or equal"),
+        (["--ckpt_path=labels.csv"], "Found `ckpt_path = labels.csv`"),
+        (["--trainer.default_root_dir=good.csv", "--trainer.logger=true"], "Not a directory"),
         (["--trainer.gradient_clip_val=1.0"], "Parameter `gradient_clip_val` of the Trainer should be left out"),
         (["--model.model_name_or_path=package:not-there/model"], "run `pip install not-there`"),
         (["--model.model_name_or_path=empty"], "Parameter `model_name_or_path` should be a hub id that can be reached"),
@@ -45,6 +58,7 @@ def test_bad_input_is_answered_in_one_line(
     Path("empty").mkdir()
     Path("empty.csv").touch()
     Path("labels.csv").write_text("text,label\na,0\nb,7\n")
+    Path("maks.yaml").write_text(MISNAMED)
     Path("good.csv").write_text("text,label\na,0\nb,1\n")
     quiet = ["--trainer.accelerator=cpu", "--trainer.logger=false", "--trainer.max_steps=1"]
     with pytest.raises(SystemExit) as stopped:

@@ -124,11 +124,11 @@ def test_values_that_are_no_labels_are_refused(tmp_path, tokenizer, label, messa
         _ = data.num_labels
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), None])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), None, 1e300, -1e19])
 def test_regression_targets_should_be_finite(tmp_path, tokenizer, value):
     data = loaded(tmp_path, tokenizer, label=[0.5, value])
     assert data.num_labels == 1
-    with pytest.raises(ConfigurationError, match=f"of split `train` should be finite numbers. Found `{value}`."):
+    with pytest.raises(ConfigurationError, match=re.escape(f"Found `{value}`.")):
         data.setup("fit")
 
 

@@ -78,3 +78,14 @@ def test_a_hub_that_cannot_be_reached_fails_fast(monkeypatch):
     )
     assert "\n" not in str(caught.value)
     assert not datasets.config.HF_HUB_OFFLINE
+
+
+@pytest.mark.parametrize(
+    "text", ['[null, {"text": "a", "label": 1}]', '{"text": "a", "label": 1}\n null\n', "\nnull\n"]
+)
+def test_a_row_that_is_null_is_refused_before_pyarrow_crashes(tmp_path, text):
+    path = tmp_path / "rows.json"
+    path.write_text(text)
+    number = 1 if text.startswith("[") else 2
+    with pytest.raises(ConfigurationError, match=rf"should be readable as json.*: rows.json: row {number} is null\.$"):
+        _ = TextDataModule(data_files={"train": str(path)}).num_labels

@@ -161,3 +161,13 @@ def test_a_missing_text_is_refused(tmp_path, tokenizer):
         ConfigurationError, match=r"`text` of split `train` should hold a text .* Found 2 rows without\."
     ):
         data.setup("fit")
+
+
+@pytest.mark.parametrize("column", ["text", "label"])
+def test_bytes_that_are_no_utf_8_are_refused(tmp_path, tokenizer, column):
+    rows = b'{"text": "go\xf6d", "label": "g\xfct"}\n{"text": "bad", "label": "b"}\n'
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(rows.replace(b"\xfc" if column == "text" else b"\xf6", b"o"))
+    data = TextDataModule(data_files={"train": str(path)}, tokenizer=tokenizer)
+    with pytest.raises(ConfigurationError, match=rf"olumn `{column}` .*should (be|hold) text in UTF-8\. Found: "):
+        data.setup("fit")

@@ -1,0 +1,38 @@
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import datasets
+import pytest
+
+from tests.fuzz.cases import Case, Outcome, try_in
+from tests.fuzz.material import ROWS, save_model, task, to_yaml
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture(scope="package")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder for what all cases share; the cache of `datasets` is in it."""
+    folder = tmp_path_factory.mktemp("fuzz")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
+        yield folder
+
+
+@pytest.fixture(scope="package")
+def model(place: Path) -> str:
+    return save_model(place / "model")
+
+
+@pytest.fixture
+def run(model: str, tmp_path: Path) -> Run:
+    """Run a command line beside a good `task.yaml` and `train.csv`, and judge how it ends."""
+
+    def run(*arguments: str, **files: bytes) -> Outcome:
+        folder = tmp_path / "run"
+        folder.mkdir(exist_ok=True)
+        named = {f"{name}.yaml": content for name, content in files.items()}
+        common = {"task.yaml": to_yaml(task(model)), "train.csv": ROWS.encode()}
+        return try_in(folder, Case(" ".join(arguments), arguments, {**common, **named}))
+
+    return run

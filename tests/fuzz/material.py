@@ -1,0 +1,140 @@
+"""A good command line of each kind, to be spoilt: a tiny model, a few rows, every strategy."""
+
+import inspect
+from collections.abc import Iterator
+from functools import cache
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+import lightning_sparsegrad
+from lightning_sparsegrad import GradientTransform, Schedule
+from tests.data.helpers import LABELS, SENTENCES, save_tokenizer
+from tests.tiny import tiny_bert
+
+_DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+PLACE = "__PLACE__"  # where the text of a bad value goes
+ROWS = "text,label\n" + "".join(f"{text},{label}\n" for text, label in zip(SENTENCES, LABELS, strict=True))
+GOOD: dict[str, dict[str, Any]] = {
+    "GradDrop": {"rate": 0.5},
+    "LayerGradDrop": {"rate": 0.5},
+    "GradualUnfreezing": {"unfreeze_every": 1},
+    "HeadOnly": {},
+    "ComponentNormClip": {"max_norm": 1.0},
+    "GlobalNormClip": {"max_norm": 1.0},
+    "ValueClip": {"max_value": 1.0},
+    "Chain": {"transforms": {"mask": {"class_path": "GradDrop", "init_args": {"rate": 0.5}}}},
+    "Identity": {},
+    "Constant": {"value": 0.5},
+    "Linear": {"start": 0.0, "end": 1.0},
+    "Cosine": {"start": 0.0, "end": 1.0},
+    "TopDown": {},
+}
+
+
+def save_model(folder: Path) -> str:
+    """Save a tiny model with its tokenizer, and return where."""
+    tiny_bert().bert.save_pretrained(folder)  # type: ignore[operator,union-attr]  # without a head
+    return save_tokenizer(folder, {"pad_token": "[PAD]"})
+
+
+def checkpoints() -> dict[str, bytes]:
+    """Return files that are no checkpoints, half of one, or one of another model."""
+    whole = _saved(
+        {
+            "state_dict": {"x": torch.zeros(3)},
+            "pytorch-lightning_version": "2.6.6",
+            "epoch": 0,
+            "global_step": 0,
+            "loops": {},
+            "optimizer_states": [],
+            "lr_schedulers": [],
+        }
+    )
+    return {
+        "list.ckpt": _saved([1, 2]),
+        "number.ckpt": _saved(3),
+        "half.ckpt": whole[: len(whole) // 2],
+        "other.ckpt": whole,
+        "keys.ckpt": _saved({"state_dict": {}, "lightning_sparsegrad_config": 3, "hyper_parameters": [1]}),
+    }
+
+
+def _saved(value: Any) -> bytes:
+    buffer = BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+def task(model: str) -> dict[str, Any]:
+    """Return a config with an argument of every kind, which trains for two steps."""
+    transforms = {"mask": spec("GradDrop", rate=0.2), "clip": spec("ComponentNormClip", max_norm=0.05)}
+    return {
+        "seed_everything": 0,
+        "model": spec(
+            "SequenceClassification",
+            model_name_or_path=model,
+            gradient_transform=spec("Chain", transforms=transforms),
+            optimizer=spec("torch.optim.AdamW", lr=2e-4, weight_decay=0.01),
+            lr_scheduler=spec("lightning_sparsegrad.modules.LinearDecay", warmup=0.1),
+        ),
+        "data": spec(
+            "TextDataModule",
+            data_files={"train": "train.csv", "validation": "train.csv"},
+            text_columns="text",
+            label_column="label",
+            batch_size=4,
+            max_length=16,
+        ),
+        "trainer": {
+            "max_steps": 2,
+            "accelerator": "cpu",
+            "devices": 1,
+            "logger": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "enable_checkpointing": False,
+            "callbacks": [{"class_path": "ModelSummary", "init_args": {"max_depth": 1}}],
+        },
+    }
+
+
+def spec(class_path: str, **init_args: Any) -> dict[str, Any]:
+    return {"class_path": class_path, "init_args": init_args}
+
+
+def strategy(kind: str, **init_args: Any) -> dict[str, Any]:
+    """Return an overlay that names a strategy; a schedule as the rate of a `GradDrop`."""
+    named = spec(kind, **{**GOOD[kind], **init_args})
+    if issubclass(getattr(lightning_sparsegrad, kind), Schedule):
+        named = spec("GradDrop", rate=named)
+    return {"model": {"init_args": {"gradient_transform": named}}}
+
+
+@cache
+def arguments_of_strategies() -> tuple[tuple[str, str], ...]:
+    """Return every argument of every strategy and every schedule; a new strategy is here by itself."""
+    kinds = [
+        (name, kind)
+        for name in sorted(lightning_sparsegrad.__all__)
+        if isinstance(kind := getattr(lightning_sparsegrad, name), type)
+        and issubclass(kind, (GradientTransform, Schedule))
+        and not inspect.isabstract(kind)
+    ]
+    return tuple((name, parameter) for name, kind in kinds for parameter in inspect.signature(kind).parameters)
+
+
+def to_yaml(config: Any, value: str = "") -> bytes:
+    """Write a config, with the text of a value in its place."""
+    return yaml.dump(config, Dumper=_DUMPER, sort_keys=False).replace(PLACE, value).encode("utf-8", "surrogatepass")
+
+
+def places(config: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Return the path of every entry of a config, of the inner ones too."""
+    entries = config.items() if isinstance(config, dict) else enumerate(config) if isinstance(config, list) else ()
+    for key, value in entries:
+        yield (*path, key)
+        yield from places(value, (*path, key))

@@ -1,0 +1,188 @@
+"""What comes from a stranger runs no code: configs, checkpoints, models, data."""
+
+import json
+import os
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from jsonargparse import ArgumentParser, capture_parser
+from safetensors.torch import load_file
+
+from lightning_sparsegrad import SparseGradArgumentParser, SparseGradCLI
+from lightning_sparsegrad.safe_yaml import load
+from tests.fuzz import trap
+from tests.fuzz.cases import MARK
+from tests.fuzz.conftest import Run
+from tests.fuzz.material import strategy, to_yaml
+
+TAG = f"!!python/object/apply:os.system ['touch {MARK}']"
+
+
+class Code:
+    def __reduce__(self) -> Any:
+        return os.system, (f"touch {MARK}",)
+
+
+def with_code(**content: Any) -> bytes:
+    buffer = BytesIO()
+    torch.save({"state_dict": {}, "code": Code(), **content}, buffer)
+    return buffer.getvalue()
+
+
+# ------------------------------------------------------------ checkpoints
+@pytest.mark.parametrize("subcommand", ["fit", "validate", "test", "predict"])
+def test_a_checkpoint_runs_no_code(subcommand: str, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "evil.ckpt").write_bytes(with_code())
+    outcome = run(subcommand, "--config=task.yaml", f"--ckpt_path={tmp_path}/evil.ckpt")
+    assert outcome.verdict == "refused"
+    assert "an object of `posix.system`, and to build it would run code" in outcome.text
+
+
+@pytest.mark.parametrize("arguments", [["--weights_only=false"], ["--config=o.yaml"]])
+def test_no_option_lets_it_run(arguments: list[str], run: Run) -> None:
+    outcome = run("fit", "--config=task.yaml", *arguments, o=b"weights_only: false\n")
+    assert outcome.verdict == "refused"
+    assert "`weights_only` is no option" in outcome.text
+
+
+def test_nor_does_one_from_http(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning would by itself read it with the code in it."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "downloads"))
+    (tmp_path / "evil.ckpt").write_bytes(with_code())
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=tmp_path)) as server:
+        Thread(target=server.serve_forever).start()
+        outcome = run("fit", "--config=task.yaml", f"--ckpt_path=http://127.0.0.1:{server.server_port}/evil.ckpt")
+        server.shutdown()
+    assert outcome.verdict == "refused"
+    assert "an object of `posix.system`" in outcome.text
+
+
+# ------------------------------------------------------------ configs
+NAMES = [
+    "os.system", "subprocess.Popen", f"{trap.__name__}.function", f"{trap.__name__}.Thing",
+]  # fmt: skip
+PLACES = [
+    "model", "data", "model.gradient_transform", "model.gradient_transform.transforms.mask.rate", "model.optimizer",
+    "model.lr_scheduler", "trainer.callbacks", "trainer.plugins",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("where", PLACES)
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_config_may_not_name_is_not_called(name: str, where: str, run: Run) -> None:
+    trap.called.clear()
+    spec = json.dumps({"class_path": name, "init_args": {"command": f"touch {MARK}"}})
+    for value in (name, spec):
+        assert run("fit", "--config=task.yaml", f"--{where}={value}").verdict == "refused"
+    assert trap.called == []
+
+
+def test_the_trap_is_one() -> None:
+    trap.called.clear()
+    trap.Thing()
+    trap.function()
+    trap.CallableThing()()
+    assert trap.called == ["class", "function", "callable class", "call"]
+
+
+@pytest.mark.parametrize("loader", [load, yaml.unsafe_load])
+def test_a_tag_of_python_runs_no_code(loader: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    if loader is yaml.unsafe_load:  # it would
+        loader(TAG)
+    else:
+        with pytest.raises(yaml.YAMLError, match="could not determine a constructor"):
+            loader(TAG)
+    assert Path(MARK).exists() == (loader is yaml.unsafe_load)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--config=o.yaml"], ["--model.gradient_transform=o.yaml"], [f"--trainer.max_epochs={TAG}"], [f"--config={TAG}"]],
+)
+def test_no_door_takes_a_tag_of_python(arguments: list[str], run: Run) -> None:
+    assert run("fit", "--config=task.yaml", *arguments, o=TAG.encode()).verdict == "refused"
+
+
+def test_the_environment_takes_none_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PL_FIT__TRAINER__MAX_EPOCHS", TAG)
+    with pytest.raises(SystemExit):
+        SparseGradCLI(parser_kwargs={"default_env": True, "fit": {"default_env": True}}, args=["fit"])
+    assert not Path(MARK).exists()
+
+
+@pytest.fixture(scope="module")
+def parser() -> ArgumentParser:
+    return capture_parser(SparseGradCLI, args=[])
+
+
+def test_the_parser_reads_every_text_by_the_bounded_loader(parser: ArgumentParser) -> None:
+    assert isinstance(parser, SparseGradArgumentParser)
+    assert {part.parser_mode for part in (parser, *parser._subcommands_action.choices.values())} == {"sparsegrad_yaml"}  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("a: 1\nb: {c: 1, c: 2}\n", "the key `c` comes twice"),
+        ("[" * 101 + "]" * 101, "more than 100 levels"),
+        ("a: &a [*a]\n", "stands for what it is a part of"),
+        ("\n".join(f"k{i}: &a{i} [{', '.join([f'*a{i - 1}' if i else '1'] * 9)}]" for i in range(9)), "1000000 values"),
+    ],
+)
+def test_texts_that_are_too_much_are_refused(text: str, answer: str, run: Run) -> None:
+    with pytest.raises(yaml.YAMLError, match=answer):
+        load(text)
+    outcome = run("fit", "--config=task.yaml", "--config=o.yaml", o=text.encode())
+    assert outcome.verdict == "refused"
+    assert f"o.yaml is no YAML: {'' if '*' in text else answer}" in outcome.text
+
+
+def test_aliases_are_as_ever() -> None:
+    text = "a: &a {b: 1, c: [1, 2]}\nd: *a\ne: {<<: *a, f: 1}\n"
+    assert load(text) == yaml.safe_load(text)
+
+
+# ------------------------------------------------------------ models and data
+def test_a_model_runs_no_code(model: str, run: Run, tmp_path: Path) -> None:
+    """Neither that of a pickle nor that of a folder, which `trust_remote_code` would import."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for file in Path(model).iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(with_code(**load_file(Path(model) / "model.safetensors")))
+    flag = f"--model.model_name_or_path={folder}"
+    assert run("fit", "--config=task.yaml", flag).verdict == "refused"
+
+    config = json.loads((folder / "config.json").read_text())
+    own = {"AutoConfig": "code.Config", "AutoModelForSequenceClassification": "code.Model", "AutoTokenizer": "code.T"}
+    (folder / "code.py").write_text(f"open({MARK!r}, 'w')\n")
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "mine", "auto_map": own}))
+    outcome = run("fit", "--config=task.yaml", flag)
+    assert outcome.verdict == "refused"
+    assert "model_name_or_path" in outcome.text
+
+
+def test_a_folder_of_data_runs_no_code(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "words"
+    folder.mkdir()
+    (folder / "words.py").write_text(f"open({MARK!r}, 'w')\n")
+    overlay = to_yaml({"data": {"init_args": {"dataset": str(folder), "data_files": None}}})
+    outcome = run("fit", "--config=task.yaml", "--config=o.yaml", o=overlay)
+    assert outcome.verdict == "refused"
+    assert "`dataset" in outcome.text
+
+
+def test_every_strategy_named_twice_over_is_refused_by_its_line(run: Run) -> None:
+    text = to_yaml(strategy("GradDrop")) + to_yaml(strategy("HeadOnly"))
+    outcome = run("fit", "--config=task.yaml", "--config=o.yaml", o=text)
+    assert "o.yaml is no YAML: the key `model` comes twice, line 7" in outcome.text
