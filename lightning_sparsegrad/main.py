@@ -322,15 +322,16 @@ def _root(error: BaseException) -> BaseException:
 def main(args: list[str] | None = None) -> None:
     """Run the command line; what the user can mend ends it with one line on stderr and status 2.
 
-    That is a `ConfigurationError`, Lightning's `MisconfigurationException`, and an `OSError`: a file or a folder that
-    is not there, not to be written, or full. Any other error may be a bug, and keeps its traceback.
+    That is a `ConfigurationError`, Lightning's `MisconfigurationException`, an `OSError`: a file or a folder that is not
+    there, not to be written, or full; and a `FloatingPointError`, which `nonfinite="raise"` asks for. Any other error
+    may be a bug, and keeps its traceback.
 
     Args:
         args: The arguments; by default those of the process.
     """
     try:
         SparseGradCLI(args=args)
-    except (ConfigurationError, MisconfigurationException, OSError) as error:
+    except (ConfigurationError, MisconfigurationException, OSError, FloatingPointError) as error:
         if debugging():
             raise
         sys.stderr.write(f"error: {one_line(error)}\n")

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, WeightedRandomSampler
 
-from lightning_sparsegrad import Identity
+from lightning_sparsegrad import ExactResume, Identity
 from tests.lightning.tasks import DOORS, STRATEGIES, Resumable, dataset
 from tests.lightning.test_checkpoints import RESUMED
 from tests.resume.runs import BATCHES, THOROUGH, Outcome, Paired, assert_went_on, checkpoints, every_step, fit, shuffled
@@ -167,3 +168,28 @@ def test_a_run_that_was_to_stop_earlier_goes_on(stop: int, tmp_path: Path):
     then = torch.load(path, weights_only=True)["until then"]
     assert then["seen"] == stop
     assert_went_on(resumed, whole, path)
+
+
+class Counting(Callback):
+    """Counts and draws where an epoch starts, in front of whatever else does something there."""
+
+    epochs = 0
+
+    def on_train_epoch_start(self, *_: Any) -> None:
+        self.epochs += 1
+        torch.rand(())
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epochs": self.epochs}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.epochs = state_dict["epochs"]
+
+
+def test_callbacks_that_count_and_draw(tmp_path: Path):
+    _, whole = fit("module", MASK_AND_CLIP, callbacks=[Counting(), *every_step(tmp_path)])
+    for name in ("epoch=0", "step=7", "step=10"):
+        path, counting = tmp_path / f"{name}.ckpt", Counting()
+        _, resumed = fit("module", MASK_AND_CLIP, callbacks=[counting, ExactResume()], path=path)
+        assert_went_on(resumed, whole, path)
+        assert counting.epochs == 3

@@ -101,10 +101,20 @@ def test_an_older_checkpoint_goes_when_the_newer_is_there(tmp_path: Path):
             seen.append(len(list(tmp_path.glob("*.ckpt"))))
 
     seen: list[int] = []
-    newest = ModelCheckpoint(tmp_path, train_time_interval=timedelta(0), filename="{step}")
-    fit("module", MASK_AND_CLIP, callbacks=[newest, Watching(), ExactResume()], accumulate_grad_batches=3)
-    assert seen[:3] == [0, 0, 0]
-    assert set(seen[3:]) == {1}
+    newest = ModelCheckpoint(tmp_path, filename="{step}")
+    arguments: dict[str, Any] = {"accumulate_grad_batches": 3, "val_check_interval": 2}
+    fit("module", MASK_AND_CLIP, callbacks=[newest, Watching(), ExactResume()], **arguments)
+    assert seen[0] == 0
+    assert seen[seen.index(1) :] == [1] * (len(seen) - seen.index(1))
+    assert seen.count(1) > 14
+
+
+def test_asked_for_by_the_clock_it_waits_too(tmp_path: Path):
+    by_time = ModelCheckpoint(tmp_path, train_time_interval=timedelta(0), save_top_k=-1, filename="{step}")
+    _, whole = fit("module", MASK_AND_CLIP, callbacks=[by_time, ExactResume()], accumulate_grad_batches=3)
+    assert {step_of(path) for path in tmp_path.iterdir()} == set(range(1, 10))
+    _, resumed = fit("module", MASK_AND_CLIP, path=tmp_path / "step=5.ckpt", accumulate_grad_batches=3)
+    assert_went_on(resumed, whole, tmp_path / "step=5.ckpt")
 
 
 @pytest.mark.parametrize("exact", [True, False])
