@@ -18,7 +18,7 @@ class Reader(SparseGradModule):
     def __init__(
         self, num_labels: int, gradient_transform: GradientTransform, lr: float = 0.1, fault: str | None = None
     ) -> None:
-        super().__init__(gradient_transform=gradient_transform)
+        super().__init__(gradient_transform=gradient_transform, nonfinite="raise")
         if fault == "value":
             raise ValueError("Parameter `fault` should be `None`.\nFound `fault = value`.")
         if fault == "bug":
@@ -29,7 +29,7 @@ class Reader(SparseGradModule):
     def training_step(self, batch: Tensor) -> Tensor:
         if self.fault == "step":
             raise ValueError("a bug in the training step")
-        return self.layer(batch).square().mean()  # type: ignore[no-any-return]
+        return self.layer(batch).square().mean() * (torch.nan if self.fault == "nan" else 1)  # type: ignore[no-any-return]
 
     def validation_step(self, batch: Tensor) -> None:
         self.log("val/loss", self.layer(batch).square().mean())

@@ -253,6 +253,15 @@ class Interrupted(Plain):
         raise KeyboardInterrupt
 
 
+def test_gradients_that_are_not_finite_end_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["fit", READER, LABELLED, *DROP, "--model.fault=nan", *QUICK])
+    line = (
+        "Gradients should be finite with `nonfinite = 'raise'`. Found an infinite or undefined one, of `layer.weight`"
+    )
+    assert last_line(capsys).startswith(f"error: {line}, at step 0.")
+
+
 def test_interruption_is_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_info:
         main(["fit", f"--model={__name__}.Interrupted", UNLABELLED, *QUICK])
