@@ -1,9 +1,6 @@
 """The command line: `sparsegrad fit --config task.yaml --config strategy.yaml --model.gradient_transform.rate=0.4`."""
 
-import re
 import sys
-import warnings
-from collections.abc import Mapping
 from copy import deepcopy
 from functools import cached_property
 from itertools import pairwise
@@ -13,13 +10,11 @@ from time import monotonic
 from traceback import walk_tb
 from typing import Any
 
-import torch
 import yaml
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.trainer.connectors import checkpoint_connector
 from rich.console import Console
 from rich.table import Table
 
@@ -27,20 +22,22 @@ import lightning_sparsegrad.data
 import lightning_sparsegrad.modules
 import lightning_sparsegrad.transforms  # noqa: F401  # what is imported can be named without its module
 from lightning_sparsegrad.callbacks import ExactResume
+from lightning_sparsegrad.checkpoints import (
+    CONFIG_KEY,
+    HYPER_PARAMETERS,
+    about_checkpoint,
+    is_about_checkpoint,
+    stored_config,
+)
 from lightning_sparsegrad.diagnosis import Fault, debugging, one_line
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.parser import SparseGradArgumentParser, read_config
 
 __all__ = ["SparseGradArgumentParser", "SparseGradCLI", "StoreConfigCallback", "main"]
 
-_CONFIG_KEY = "lightning_sparsegrad_config"
-_HYPER_PARAMETERS = {"model": "hyper_parameters", "data": "datamodule_hyper_parameters"}
 _SHARES = {"kept": "share of entries kept", "clipped": "share of components clipped"}
-_UNSAFE = re.compile(r"GLOBAL (\S+) (?:was not an allowed|whose module)")
-_RESTORING = re.compile(r"restore|resume|select_ckpt|parse_ckpt")
 _LARGEST_INTEGER = 2**63
 _INTERRUPTED = 130  # as shells say it
-_MAX_REASON = 300  # characters
 _LOOKED_UP = {"best", "last", "hpc"}  # no file names: Lightning finds them
 # what a class raises about its arguments; any other error may be a bug, and keeps its traceback
 _ABOUT_ARGUMENTS = (ValueError, TypeError, FileNotFoundError, ImportError, MisconfigurationException)
@@ -62,10 +59,10 @@ class StoreConfigCallback(SaveConfigCallback):
     @cached_property
     def _stored(self) -> dict[str, Any]:
         config = yaml.safe_load(self.parser.dump(self.config, skip_unset=False, skip_validation=True))
-        return {key: config[key] for key in _HYPER_PARAMETERS if config.get(key)}
+        return {key: config[key] for key in HYPER_PARAMETERS if config.get(key)}
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
-        checkpoint[_CONFIG_KEY] = self._stored
+        checkpoint[CONFIG_KEY] = self._stored
 
 
 class SparseGradCLI(LightningCLI):
@@ -173,7 +170,7 @@ class SparseGradCLI(LightningCLI):
         if not path.exists():
             parser.error(f"File does not exist: '{checkpoint}'")
         if path.is_file():  # a sharded checkpoint is a folder
-            parser.set_defaults(_stored_config(path))
+            parser.set_defaults(stored_config(path))
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -191,9 +188,9 @@ class SparseGradCLI(LightningCLI):
         except Exception as error:
             if isinstance(error, ConfigurationError):
                 raise
-            if _is_about_checkpoint(error):
+            if is_about_checkpoint(error):
                 named = self._get(self.config, "ckpt_path")
-                raise ConfigurationError(_about_checkpoint(named, error)) from error
+                raise ConfigurationError(about_checkpoint(named, error)) from error
             if isinstance(error, _ABOUT_ARGUMENTS) and _is_raised_by_lightning(error):
                 raise ConfigurationError(str(error)) from error
             raise
@@ -266,50 +263,10 @@ def _outcome(trainer: Trainer) -> dict[str, str]:
     return {**metrics, **shares, **({"best checkpoint": best} if best else {})}
 
 
-def _stored_config(path: Path) -> dict[str, Any]:
-    """Return the model and the data that a checkpoint says it is of."""
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        config = dict(checkpoint.get(_CONFIG_KEY) or {})
-    except Exception as error:  # torch has no one class for what is wrong with a file
-        if _UNSAFE.search(str(error)):  # a class that the user's own code may yet declare to be safe
-            return {}
-        raise ConfigurationError(_about_checkpoint(path, error)) from error
-    for key, stored in _HYPER_PARAMETERS.items() if not config else ():  # written by another LightningCLI
-        arguments: Mapping[str, Any] = checkpoint.get(stored) or {}
-        if "_class_path" in arguments:
-            init_args = {name: value for name, value in arguments.items() if not name.startswith("_")}
-            config[key] = {"class_path": arguments["_class_path"], "init_args": init_args}
-    for key, value in list(config.items()):
-        if "class_path" in value and locate(value["class_path"]) is None:
-            warnings.warn(f"`{path}` is of `{value['class_path']}`, which is not found: give --{key}.", stacklevel=2)
-            del config[key]
-    return config
-
-
 def _is_raised_by_lightning(error: BaseException) -> bool:
     """Whether Lightning itself raises an error, rather than what it calls."""
     *_, (frame, _) = walk_tb(error.__traceback__)
     return str(frame.f_globals.get("__name__")).startswith("lightning.")
-
-
-def _is_about_checkpoint(error: BaseException) -> bool:
-    """Whether an error comes from what Lightning does to find and restore a checkpoint."""
-    frames = (frame for frame, _ in walk_tb(error.__traceback__))
-    return any(
-        frame.f_globals.get("__name__") == checkpoint_connector.__name__ and _RESTORING.search(frame.f_code.co_name)
-        for frame in frames
-    )
-
-
-def _about_checkpoint(path: Any, error: BaseException) -> str:
-    unsafe = _UNSAFE.search(str(error))
-    found = f"an object of `{unsafe[1]}`, and to build it would run code" if unsafe else " ".join(str(error).split())
-    found = found if len(found) < _MAX_REASON else f"{found[:_MAX_REASON]}..."
-    return (
-        f"Parameter `ckpt_path` should name a checkpoint of this model that holds tensors and plain values. "
-        f"Found `ckpt_path = {path}`: {found or type(error).__name__}"
-    )
 
 
 def _root(error: BaseException) -> BaseException:
@@ -322,9 +279,9 @@ def _root(error: BaseException) -> BaseException:
 def main(args: list[str] | None = None) -> None:
     """Run the command line; what the user can mend ends it with one line on stderr and status 2.
 
-    That is a `ConfigurationError`, Lightning's `MisconfigurationException`, an `OSError`: a file or a folder that is not
-    there, not to be written, or full; and a `FloatingPointError`, which `nonfinite="raise"` asks for. Any other error
-    may be a bug, and keeps its traceback.
+    That is a `ConfigurationError`, Lightning's `MisconfigurationException`, a `FloatingPointError`, which
+    `nonfinite="raise"` asks for, and an `OSError`: a file or a folder that is not there, not to be written, or full. Any
+    other error may be a bug, and keeps its traceback.
 
     Args:
         args: The arguments; by default those of the process.
