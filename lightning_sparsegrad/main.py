@@ -280,8 +280,8 @@ def main(args: list[str] | None = None) -> None:
     """Run the command line; what the user can mend ends it with one line on stderr and status 2.
 
     That is a `ConfigurationError`, Lightning's `MisconfigurationException`, a `FloatingPointError`, which
-    `nonfinite="raise"` asks for, and an `OSError`: a file or a folder that is not there, not to be written, or full. Any
-    other error may be a bug, and keeps its traceback.
+    `nonfinite="raise"` asks for, and an `OSError`: a file or a folder that is not there, not to be written, or full.
+    Any other error may be a bug, and keeps its traceback.
 
     Args:
         args: The arguments; by default those of the process.
