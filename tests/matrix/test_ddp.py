@@ -23,7 +23,7 @@ pytestmark = pytest.mark.distributed
 each_way = pytest.mark.parametrize("way", ["", ", skipping"], ids=["as it is", "skipping"])
 
 
-@pytest.fixture(scope="module", params=[2, 4], ids=lambda count: f"{count} processes")
+@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.long)], ids=["on_two", "on_four"])
 def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Results:
     """Train all cases in n processes, started once; return what each rank wrote down."""
     folder = tmp_path_factory.mktemp("ranks")

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.distributed
 every_row = pytest.mark.parametrize("row", GOLDEN, ids=str)
 
 
-@pytest.fixture(scope="module", params=[2, 4], ids=["on_two", "on_four"])
+@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.long)], ids=["on_two", "on_four"])
 def results(request: pytest.FixtureRequest) -> Results:
     return results_of(request.param)
 

@@ -13,7 +13,7 @@ from .results import Results, assert_alike, flat, results_of, sums_up
 pytestmark = pytest.mark.distributed
 
 
-@pytest.fixture(scope="module", params=[2, 4], ids=["on_two", "on_four"])
+@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.long)], ids=["on_two", "on_four"])
 def results(request: pytest.FixtureRequest) -> Results:
     return results_of(request.param)
 
