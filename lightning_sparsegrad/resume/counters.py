@@ -32,8 +32,9 @@ def set_counters(trainer: Trainer, counted: dict[str, Any]) -> None:
     validation.batch_progress.load_state_dict(counted["validation"])
     loop._last_train_dl_reload_epoch, validation._last_val_dl_reload_epoch = counted["loaders"]
     for callback in _model_checkpoints(trainer):
-        for name, value in counted["checkpoints"].get(callback.state_key, {}).items():
-            setattr(callback, name, value)
+        saved = counted["checkpoints"].get(callback.state_key)
+        for name in _OF_CHECKPOINTS if saved else ():
+            setattr(callback, name, saved[name])
 
 
 def _model_checkpoints(trainer: Trainer) -> list[ModelCheckpoint]:

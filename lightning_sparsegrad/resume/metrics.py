@@ -1,6 +1,5 @@
 """What an epoch has seen so far: the running means of `self.log`, and the states of metrics in the module."""
 
-import builtins
 from typing import Any
 
 import torch
@@ -15,6 +14,11 @@ _META = (
     *("fx", "name", "prog_bar", "logger", "on_step", "on_epoch"),
     *("enable_graph", "add_dataloader_idx", "dataloader_idx", "metric_attribute"),
 )
+# all that `self.log` takes; named in checkpoints, which may not name anything else
+_REDUCTIONS = {
+    **{f"torch.{each.__name__}": each for each in (torch.mean, torch.sum, torch.max, torch.min)},
+    **{each.__name__: each for each in (sum, max, min)},
+}
 _SEEN = ("_callback_metrics", "_logged_metrics", "_progress_bar_metrics")
 
 
@@ -57,8 +61,9 @@ def _kept(value: Any) -> Any:
 
 
 def _set_state(metric: Metric, state: dict[str, Any]) -> None:
-    for name, value in state["state"].items():
-        setattr(metric, name, move_data_to_device(value, metric.device))
+    for name in metric.metric_state:
+        if name in state["state"]:
+            setattr(metric, name, move_data_to_device(state["state"][name], metric.device))
     metric._update_count, metric._computed = state["count"], None
 
 
@@ -67,7 +72,7 @@ def _result_state(result: _ResultMetric) -> dict[str, Any]:
     return {
         "meta": {name: getattr(meta, name) for name in _META},
         "sync": {"_should": meta.sync.should, "rank_zero_only": meta.sync.rank_zero_only},
-        "reduce": [meta.reduce_fx.__name__, meta.reduce_fx is getattr(torch, meta.reduce_fx.__name__, None)],
+        "reduce": next(name for name, reduction in _REDUCTIONS.items() if reduction is meta.reduce_fx),
         "count": result.update_count,
         "metric": _state(result) if result.is_tensor else None,
         "cache": _kept(cache) if isinstance(cache, Tensor) else None,
@@ -76,8 +81,7 @@ def _result_state(result: _ResultMetric) -> dict[str, Any]:
 
 
 def _result(trainer: Trainer, state: dict[str, Any], metrics: dict[str, Metric]) -> _ResultMetric | None:
-    name, of_torch = state["reduce"]
-    meta = _Metadata(**state["meta"], reduce_fx=getattr(torch if of_torch else builtins, name))
+    meta = _Metadata(**state["meta"], reduce_fx=_REDUCTIONS[state["reduce"]])
     meta.sync = _Sync(fn=trainer.strategy.reduce, **state["sync"])
     result = _ResultMetric(meta, is_tensor=state["metric"] is not None)
     if state["metric"] is not None:
