@@ -15,9 +15,10 @@ from torch.optim import LBFGS, Optimizer
 
 from lightning_sparsegrad.engine import GradientEngine
 from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.functional.sharding import is_spread
 from lightning_sparsegrad.nonfinite import NonFinite, check_policy
 from lightning_sparsegrad.resume.waiting import WaitingCheckpoints
-from lightning_sparsegrad.transforms.base import GradientTransform
+from lightning_sparsegrad.transforms.base import GradientTransform, Window
 
 CHECKPOINT_KEY = "lightning_sparsegrad"
 _NORMS = {"norm_before", "norm_after"}  # of every component: too many to log
@@ -87,6 +88,7 @@ class TrainerDriver:
         )
         if not module.automatic_optimization:
             self._engine.compute_everything("under manual optimization, only you know which forward pass trains what")
+        self._warn_of_lost_states(module)
         _LeaveAsItWas.join(trainer, self._engine)
         WaitingCheckpoints.of(trainer).holds_gradient = lambda: self._pending
         self._hook_seen = self._pending = False
@@ -135,6 +137,12 @@ class TrainerDriver:
 
     def apply_(self, trainer: Trainer, module: LightningModule) -> None:
         """Apply the transform now, and log what it did when the loggers are due."""
+        if not module.automatic_optimization and not self._pending:
+            raise RuntimeError(
+                f"`{self._door}.apply_gradient_transform_()` should be called once after the last `manual_backward`, "
+                f"before the first `optimizer.step()` that uses it. Found no `manual_backward` since the last call, at "
+                f"step {trainer.global_step}."
+            )
         self.batch_start(trainer)
         self.engine.apply_(loss_scale=_loss_scale(trainer, module))
         self._pending = False
@@ -175,6 +183,14 @@ class TrainerDriver:
                 f"Parameter `gradient_clip_val` of the Trainer should be left out beside `{self.transform!r}`: the "
                 f"second clip would change what the first has bounded. "
                 f"Found `gradient_clip_val = {trainer.gradient_clip_val}`."
+            )
+
+    def _warn_of_lost_states(self, module: LightningModule) -> None:
+        sharded = any(is_spread(parameter) for parameter in module.parameters())
+        if sharded and self.engine.transform.skippable(Window(step=0, epoch=0, total_steps=1, seed=self.engine.seed)):
+            rank_zero_warn(
+                f"`{self.transform!r}` drops tensors whole, which have no optimizer state until they train; and torch "
+                f"restores a sharded optimizer only if all have one. A checkpoint from before may not be gone on from."
             )
 
     def _refuse_unsupported(self, trainer: Trainer) -> None:

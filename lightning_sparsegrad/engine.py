@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lightning_sparsegrad.components import NamedParameters
 from lightning_sparsegrad.errors import ConfigurationError
-from lightning_sparsegrad.functional.sharding import shard_of
+from lightning_sparsegrad.functional.sharding import is_spread, shard_of
 from lightning_sparsegrad.nonfinite import NonFinite, check_policy, first_nonfinite
 from lightning_sparsegrad.skipping import WorkSkipper
 from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, Window, refuse_equal_draws
@@ -53,8 +53,8 @@ class GradientEngine:
             leaves weights and momenta as they are, and the transform does not see the window. `"raise"`: a
             `FloatingPointError` names the first such tensor and the step, before anything is changed. Both look at
             every gradient, and read one number on the host per window; the statistic `nonfinite` counts such windows.
-            Under fp16 loss scaling an overflow is an ordinary event: with either, the gradients are left as they are
-            for the scaler, which skips the step and lowers the scale.
+            Under fp16 loss scaling an overflow is an ordinary event, for which the scaler skips the step and lowers the
+            scale: both then count it, and leave it to the scaler. After `unscale_`, use `"propagate"`.
 
     Attributes:
         transform: The engine's own, bound transform.
@@ -100,12 +100,12 @@ class GradientEngine:
         check_policy(nonfinite)
         self._set_seed(seed, transform)
         self._parameters = NamedParameters(model)
-        _refuse_hidden(self._parameters)
+        _refuse_hidden(self._parameters, transform)
         self.transform = deepcopy(transform)
         self.transform.bind(self._parameters, total_steps=total_steps)
         self._total_steps = total_steps
         self._skipper = WorkSkipper(model, self._parameters) if skip_dropped else None
-        self._policy, self._nonfinite_windows = nonfinite, 0
+        self._policy, self._nonfinite_windows, self._left_out = nonfinite, 0, False
         self._window: Window | None = None
         self._applied = False
 
@@ -191,11 +191,16 @@ class GradientEngine:
             self._parameters.tensors[name].grad = None
             found.pop(name, None)
         for name, gradient in found.items():
+            if is_spread(gradient):
+                _require_rows(name, gradient)
             if gradient.layout != torch.strided or gradient.is_complex():
                 kind = "complex" if gradient.is_complex() else "sparse"
                 raise ConfigurationError(f"Gradients should be dense and real. Found a {kind} gradient of `{name}`.")
         self._refuse_unknown()
-        if self._policy != "propagate" and self._is_lost(found, self._window, scaled=loss_scale is not None):
+        self._left_out = self._policy != "propagate" and self._is_lost(found, self._window, loss_scale)
+        if self._left_out:
+            for parameter in self._parameters.tensors.values():
+                parameter.grad = None
             self._applied = True
             return
         gradients = Gradients(found, loss_scale=loss_scale, skipped=skipped)
@@ -214,22 +219,20 @@ class GradientEngine:
                 f"Found all dropped at step {self._window.step}."
             )
 
-    def _is_lost(self, found: Mapping[str, Tensor], window: Window, *, scaled: bool) -> bool:
+    def _is_lost(self, found: Mapping[str, Tensor], window: Window, loss_scale: Tensor | None) -> bool:
         """Look for gradients that are not finite, and follow the policy; say whether the window is to be left out."""
         unread = self.transform.skippable(window)
         name = first_nonfinite({name: gradient for name, gradient in found.items() if name not in unread})
         if name is None:
             return False
         self._nonfinite_windows += 1
-        if scaled:
-            return True
+        if loss_scale is not None:
+            return False
         if self._policy == "raise":
             raise FloatingPointError(
                 f"Gradients should be finite with `nonfinite = 'raise'`. Found an infinite or undefined one, of "
                 f"`{name}`, at step {window.step}."
             )
-        for parameter in self._parameters.tensors.values():
-            parameter.grad = None
         return True
 
     def _refuse_unknown(self) -> None:
@@ -252,7 +255,7 @@ class GradientEngine:
         With a policy on them, `nonfinite` is the number of windows so far whose gradients were not finite.
         """
         counts = {} if self._policy == "propagate" else {"nonfinite": torch.tensor(float(self._nonfinite_windows))}
-        return {**self.transform.statistics, **counts}
+        return counts if self._left_out else {**self.transform.statistics, **counts}
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs, as plain numbers, names and tensors."""
@@ -292,15 +295,25 @@ def _check_index(parameter: str, value: int) -> None:
         )
 
 
-def _refuse_hidden(parameters: NamedParameters) -> None:
+def _refuse_hidden(parameters: NamedParameters, transform: GradientTransform) -> None:
     """Refuse models whose gradients are not where their parameters say, or are no rows of them."""
     for module in parameters.model.modules():
         kinds = {cls.__name__ for cls in type(module).__mro__}
         for kind, instead in _HIDDEN.items():
             if kind in kinds:
                 raise ConfigurationError(f"Parameter `model` should be sharded by {instead}. Found a `{kind}`.")
-    for name, parameter in parameters.tensors.items():
-        try:
-            shard_of(parameter)
-        except ConfigurationError as error:
-            raise ConfigurationError(f"{error} It is `{name}`.") from None
+    spread = {name: parameter for name, parameter in parameters.tensors.items() if is_spread(parameter)}
+    for name, parameter in spread.items():
+        _require_rows(name, parameter)
+    if spread and not transform.handles_shards:
+        raise ConfigurationError(
+            f"`{transform!r}` should say `handles_shards = True` if it does: of a sharded gradient, slices and numbers "
+            f"read on the host are this process's own. Found `{min(spread)}` sharded."
+        )
+
+
+def _require_rows(name: str, tensor: Tensor) -> None:
+    try:
+        shard_of(tensor)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{error} It is `{name}`.") from None

@@ -11,6 +11,7 @@ from lightning_sparsegrad.errors import ConfigurationError, near_matches
 from lightning_sparsegrad.functional import component_norms
 from lightning_sparsegrad.functional.sharding import shard_of
 
+_ELSEWHERE = "a parameter that another process holds whole"
 NonFinite = Literal["propagate", "skip", "raise"]
 
 
@@ -25,9 +26,9 @@ def check_policy(nonfinite: NonFinite) -> None:
 
 @torch.no_grad()
 def first_nonfinite(gradients: Mapping[str, Tensor]) -> str | None:
-    """Return the first name whose gradient has an entry that is infinite or undefined, the same on every process.
+    """Return the first name whose gradient is not finite everywhere; `None` on every process or on none.
 
-    It takes one pass over the gradients, one collective if they are sharded, and one 0-d read on the host.
+    It takes one pass over the gradients, two collectives if they are sharded, and one 0-d read on the host.
 
     Args:
         gradients: Name to gradient, whole or sharded by rows.
@@ -35,12 +36,13 @@ def first_nonfinite(gradients: Mapping[str, Tensor]) -> str | None:
     if not gradients:
         return None
     shards = [shard_of(gradient) for gradient in gradients.values()]
-    largest = component_norms(
-        [shard.local for shard in shards],
-        [1] * len(shards),
-        norm_type=inf,
-        groups=[shard.group for shard in shards],
-    )
-    if largest.isfinite().all():
+    groups = [shard.group for shard in shards]
+    largest = component_norms([shard.local for shard in shards], [1] * len(shards), norm_type=inf, groups=groups)
+    bad = ~largest.isfinite()
+    found = bad.any().float()
+    for group in dict.fromkeys(group for group in groups if group is not None):
+        # what is whole beside what is sharded may have been reduced by nobody
+        torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX, group=group)
+    if not found:
         return None
-    return next(name for name, size in zip(gradients, largest.tolist(), strict=True) if not size < inf)
+    return next((name for name, is_bad in zip(gradients, bad.tolist(), strict=True) if is_bad), _ELSEWHERE)

@@ -17,7 +17,8 @@ class GradientTransformCallback(Callback):
     """Put the gradients of any LightningModule through a transform, once per optimizer step.
 
     It does for a module of your own what `SparseGradModule` does for its subclasses. Under manual optimization call
-    `apply_gradient_transform_(trainer, module)` after the last `manual_backward` before each `optimizer.step()`.
+    `apply_gradient_transform_(trainer, module)` after the last `manual_backward`, before the first `optimizer.step()`
+    that uses it.
 
     Args:
         gradient_transform: The strategy.
@@ -60,7 +61,13 @@ class GradientTransformCallback(Callback):
         return self._driver.engine
 
     def apply_gradient_transform_(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Apply the transform now; for manual optimization, where only you know which step follows."""
+        """Apply the transform now, to all gradients: for manual optimization, where only you know which step follows.
+
+        Once after the last `manual_backward`, before the first `optimizer.step()` that uses it.
+
+        Raises:
+            RuntimeError: If no `manual_backward` has come since the last call.
+        """
         self._driver.apply_(trainer, pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -122,7 +122,7 @@ def plain_name(name: str) -> str:
     return name
 
 
-def class_name(module: nn.Module) -> str:
-    """Return the name of a module's class; of one that `fully_shard` made of it, the name it had before."""
+def plain_class(module: nn.Module) -> type:
+    """Return the class of a module; of one that `fully_shard` or `replicate` made of it, the one it had before."""
     bases = type(module).__bases__
-    return (bases[1] if bases[0].__name__ == "FSDPModule" else type(module)).__name__
+    return bases[1] if bases[0].__name__ in {"FSDPModule", "ReplicateModule"} else type(module)

@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
 
-from lightning_sparsegrad.components.parameters import NamedParameters, class_name
+from lightning_sparsegrad.components.parameters import NamedParameters, plain_class
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.functional.sharding import is_spread, shard_of
 
@@ -68,7 +68,8 @@ class Part:
         """Return the view of a tensor of the parameter's shape that this part stands for."""
         if self.length is None:
             return tensor
-        groups = tensor.view(*tensor.shape[: self.dim], self.groups, -1, *tensor.shape[self.dim + 1 :])
+        each = tensor.shape[self.dim] // self.groups  # said, for a view of nothing cannot find it out
+        groups = tensor.view(*tensor.shape[: self.dim], self.groups, each, *tensor.shape[self.dim + 1 :])
         return groups.narrow(self.dim + 1, self.start, self.length)
 
     def held(self, tensor: Tensor) -> list[Tensor]:
@@ -128,7 +129,7 @@ def _cut(name: str, parameters: NamedParameters, layout: FusedProjection) -> dic
 
 def _output_dim(name: str, parameters: NamedParameters) -> int:
     owner = parameters.model.get_submodule(parameters.owners[name])
-    return 1 if class_name(owner) == "Conv1D" and parameters[name].ndim == 2 else 0
+    return 1 if plain_class(owner).__name__ == "Conv1D" and parameters[name].ndim == 2 else 0
 
 
 # ---------------------------------------------------------------- recognition
@@ -166,7 +167,7 @@ def _recognised(parameters: NamedParameters) -> dict[str, FusedProjection]:
 
 
 def _layout(projection: str, attention: nn.Module, total: int, model: nn.Module) -> FusedProjection | None:
-    kind = class_name(attention)
+    kind = plain_class(attention).__name__
     if (projection, kind) == ("qkv_proj", "CodeGenAttention"):  # cut for four devices, values before keys
         return FusedProjection((total // 12,) * 3, groups=4, names=("query", "value", "key"))
     by_head = next((heads for leaf, owner, heads in _KNOWN if leaf == projection and fnmatchcase(kind, owner)), None)

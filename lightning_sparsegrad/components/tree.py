@@ -11,7 +11,7 @@ from itertools import takewhile
 
 from torch import nn
 
-from lightning_sparsegrad.components.parameters import class_name, plain_name
+from lightning_sparsegrad.components.parameters import plain_class, plain_name
 from lightning_sparsegrad.errors import ConfigurationError
 
 # (class of the module that holds it, its name there) of what runs behind the blocks, though registered before them
@@ -67,7 +67,7 @@ class _Tree:
             return head
         path, local = _parent(name), name.removeprefix(self.backbone).lower()
         owner, holder = self.modules[path], self.modules[_parent(path)]
-        is_norm = "norm" in class_name(owner).lower()
+        is_norm = "norm" in plain_class(owner).__name__.lower()
         if isinstance(owner, nn.Embedding) or "emb" in local or (is_norm and "pre" in local):
             return embeddings  # also DeBERTa's and BART's, which are registered behind the blocks
         if reached == 0 and (_is_late(holder, path) or (is_norm and ("final" in local or "post" in local))):
@@ -112,7 +112,7 @@ def _stacks(model: nn.Module) -> Iterator[list[str]]:
 def _is_stack(module: nn.Module) -> bool:
     """Say whether a module is a list of blocks; one that is also a pipeline has to repeat one class."""
     children = list(module.children())
-    repeats = len({type(child) for child in children}) == 1
+    repeats = len({plain_class(child) for child in children}) == 1
     listed = isinstance(module, nn.ModuleList) or (isinstance(module, nn.Sequential) and repeats)
     return listed and bool(children) and all(_is_block(child) for child in children)
 
@@ -123,12 +123,12 @@ def _is_block(module: nn.Module) -> bool:
 
 
 def _is_late(holder: nn.Module, path: str) -> bool:
-    kind, leaf = class_name(holder), path.rpartition(".")[2]
+    kind, leaf = plain_class(holder).__name__, path.rpartition(".")[2]
     return any(fnmatchcase(kind, late_kind) and leaf == late_leaf for late_kind, late_leaf in _LATE)
 
 
 def _embeds(module: nn.Module) -> bool:
-    named = "embed" in class_name(module).lower()
+    named = "embed" in plain_class(module).__name__.lower()
     return isinstance(module, nn.Embedding) or (named and any(True for _ in module.parameters()))
 
 

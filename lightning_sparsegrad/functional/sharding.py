@@ -50,7 +50,8 @@ def shard_of(tensor: Tensor) -> Shard:
             does, and repeated along the others.
 
     Raises:
-        ConfigurationError: If it is spread in another way, as the columns of tensor parallelism are.
+        ConfigurationError: If it is spread in another way, as the columns of tensor parallelism are, or cut into other
+            numbers of rows than `torch.chunk` cuts.
     """
     if not is_spread(tensor):
         return Shard(tensor)
@@ -59,15 +60,21 @@ def shard_of(tensor: Tensor) -> Shard:
     by_rows = all(type(placements[axis]).__name__ == "Shard" and placements[axis].dim == 0 for axis in axes)
     if len(axes) > 1 or not by_rows:
         raise ConfigurationError(
-            f"Parameters should be whole on each device, or sharded by rows over one dimension of the device mesh, as "
-            f"`fully_shard` does. Found placements {tuple(placements)} of a tensor of shape {tuple(tensor.shape)}; "
-            f"train it with FSDP2 or DDP in place of tensor parallelism."
+            f"Parameters and gradients should be whole on each device, or sharded by rows over one dimension of the "
+            f"device mesh, as `fully_shard` does. Found placements {tuple(placements)} of a tensor of "
+            f"shape {tuple(tensor.shape)}; train it with FSDP2 or DDP in place of tensor parallelism."
         )
     local: Tensor = tensor.to_local()  # type: ignore[attr-defined]
     if not axes:
         return Shard(local)
     each = -(-tensor.shape[0] // mesh.size(axes[0]))  # as `torch.chunk` cuts: the last ones may be short, or empty
-    return Shard(local, min(mesh.get_local_rank(axes[0]) * each, tensor.shape[0]), mesh.get_group(axes[0]))
+    first = min(mesh.get_local_rank(axes[0]) * each, tensor.shape[0])
+    if local.shape[0] != min(each, tensor.shape[0] - first):
+        raise ConfigurationError(
+            f"Sharded parameters should be cut into equal numbers of rows, the last ones fewer. Found {local.shape[0]} "
+            f"of {tensor.shape[0]} rows on rank {mesh.get_local_rank(axes[0])} of {mesh.size(axes[0])}."
+        )
+    return Shard(local, first, mesh.get_group(axes[0]))
 
 
 def group_of(tensor: Tensor) -> Group | None:
@@ -90,12 +97,18 @@ def norms_over(
     Returns:
         Tensor of shape (len(sizes),), the same on all processes.
     """
+    component = [index for index, size in enumerate(sizes) for _ in range(size)]
     parts = []
     for group in dict.fromkeys(groups):
-        members = torch.tensor([its is group for its in groups], device="cpu").to(norms.device, non_blocking=True)
-        held = torch.split(norms.double().where(members, 0.0), list(sizes))
+        members = [its is group for its in groups]
+        inside = torch.tensor(members, device="cpu").to(norms.device, non_blocking=True)
+        held = torch.split(norms.double().where(inside, 0.0), list(sizes))
         part = torch.stack(torch._foreach_norm(held, norm_type))
-        parts.append(part if group is None else _reduce(part, group, norm_type))
+        if group is not None:
+            # of components with a member alone: what others have found of theirs may differ from process to process
+            shared = sorted({index for index, member in zip(component, members, strict=True) if member})
+            part[shared] = _reduce(part[shared], group, norm_type)
+        parts.append(part)
     total: Tensor = torch.linalg.vector_norm(torch.stack(parts), norm_type, dim=0)
     return total.to(norms.dtype)
 

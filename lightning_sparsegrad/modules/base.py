@@ -16,7 +16,7 @@ class SparseGradModule(LightningModule):
 
     Subclass it like any LightningModule. The transform sees the whole gradient: after all micro-batches of an
     accumulation window, and after ranks have averaged theirs. Under manual optimization call
-    `apply_gradient_transform_()` after the last `manual_backward` before each `optimizer.step()`.
+    `apply_gradient_transform_()` after the last `manual_backward`, before the first `optimizer.step()` that uses it.
 
     A subclass may override the hooks below if it calls super(); it is refused when the class is defined otherwise.
 
@@ -64,7 +64,13 @@ class SparseGradModule(LightningModule):
         return self._driver.engine
 
     def apply_gradient_transform_(self) -> None:
-        """Apply the transform now; for manual optimization, where only you know which step follows."""
+        """Apply the transform now, to all gradients: for manual optimization, where only you know which step follows.
+
+        Once after the last `manual_backward`, before the first `optimizer.step()` that uses it.
+
+        Raises:
+            RuntimeError: If no `manual_backward` has come since the last call.
+        """
         self._driver.apply_(self.trainer, self)
 
     def on_fit_start(self) -> None:

@@ -84,14 +84,20 @@ class GradientTransform(ABC):
 
     Attributes:
         bounds: What it clips, of `"norm"` and `"value"`; a run clips each at most once.
+        handles_shards: Whether `apply_` is right for gradients that are sharded by rows, which it is given as
+            `DTensor`; see `functional.sharding`. A subclass with an `apply_` of its own has to say so anew.
     """
 
     bounds: frozenset[str] = frozenset()
+    handles_shards: bool = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if "apply_" in cls.__dict__ and "skippable" not in cls.__dict__:  # it may read what its base does not
-            cls.skippable = GradientTransform.skippable  # type: ignore[method-assign]
+        if "apply_" in cls.__dict__:  # it may read what its base does not
+            if "skippable" not in cls.__dict__:
+                cls.skippable = GradientTransform.skippable  # type: ignore[method-assign]
+            if "handles_shards" not in cls.__dict__:
+                cls.handles_shards = False
 
     @abstractmethod
     def bind(self, parameters: NamedParameters, *, total_steps: int | None) -> None:

@@ -49,6 +49,7 @@ class Chain(GradientTransform):
         self._refuse_fighting_clips()
         refuse_equal_draws(self.seeds)
         self.bounds = frozenset().union(*(transform.bounds for transform in self.transforms.values()))
+        self.handles_shards = all(transform.handles_shards for transform in self.transforms.values())
 
     @property
     def schedules(self) -> Sequence[Schedule]:

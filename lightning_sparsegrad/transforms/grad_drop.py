@@ -86,6 +86,8 @@ class GradDrop(GradientTransform):
         0.3
     """
 
+    handles_shards = True
+
     def __init__(
         self,
         rate: float | Schedule,

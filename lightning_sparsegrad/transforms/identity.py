@@ -13,6 +13,8 @@ class Identity(GradientTransform):
         >>> engine = GradientEngine(torch.nn.Linear(2, 1), Identity())
     """
 
+    handles_shards = True
+
     def bind(self, parameters: NamedParameters, *, total_steps: int | None) -> None:
         pass
 

@@ -19,6 +19,8 @@ class LayerMask(GradientTransform):
         head: Globs of the head, if it is not what is found: all that lies behind the last block and its norm.
     """
 
+    handles_shards = True
+
     def __init__(self, *, layers: list[str] | None = None, head: list[str] | str | None = None) -> None:
         if layers is not None and not layers:
             raise ConfigurationError(f"Parameter `layers` should hold a pattern per layer. Found `layers = {layers}`.")

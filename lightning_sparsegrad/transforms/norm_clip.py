@@ -24,6 +24,7 @@ class NormClip(GradientTransform):
     """
 
     bounds = frozenset({"norm"})
+    handles_shards = True
 
     def __init__(self, max_norm: float | Schedule, *, norm_type: float = 2.0) -> None:
         self.max_norm = as_threshold("max_norm", max_norm)

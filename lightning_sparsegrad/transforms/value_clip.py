@@ -34,6 +34,7 @@ class ValueClip(GradientTransform):
     """
 
     bounds = frozenset({"value"})
+    handles_shards = True
 
     def __init__(self, max_value: float | Schedule) -> None:
         self.max_value = as_threshold("max_value", max_value)

@@ -18,11 +18,13 @@ from lightning_sparsegrad import (
     ConfigurationError,
     GradDrop,
     GradientEngine,
+    GradientTransform,
     Identity,
     LayerGradDrop,
     ValueClip,
 )
 from lightning_sparsegrad.components import NamedParameters, find_layers, partition
+from lightning_sparsegrad.transforms.base import Gradients, Window
 from tests.tiny import tiny_gpt2_classifier, tiny_gpt_bigcode, tiny_opt
 from tests.transforms.small import Small, assert_same_bits, set_gradients, snapshot
 
@@ -182,6 +184,46 @@ def test_a_complex_gradient_is_refused() -> None:
 def test_what_is_no_module_is_refused() -> None:
     with pytest.raises(ConfigurationError, match=r"Parameter `model` should be a module\. Found `list`"):
         GradientEngine([1], Identity())  # type: ignore[arg-type]
+
+
+class Own(GradientTransform):
+    """A clip as people write it, which on shards would clip each by its own norm."""
+
+    def bind(self, parameters: NamedParameters, *, total_steps: int | None) -> None:
+        pass
+
+    def apply_(self, gradients: Gradients, window: Window) -> None:
+        for gradient in gradients.values():
+            gradient.mul_(0.1 / float(gradient.norm()))
+
+
+class OnShards(Own):
+    handles_shards = True
+
+
+@pytest.mark.usefixtures("process_group")
+@pytest.mark.parametrize(
+    "within", [Own, lambda: Chain([GradDrop(0.5), Own()]), type("Derived", (OnShards,), {"apply_": Own.apply_})]
+)
+def test_a_transform_has_to_say_that_it_handles_shards(within: Callable[[], GradientTransform]):
+    model, mesh = nn.Linear(4, 4), init_device_mesh("cpu", (1,))
+    GradientEngine(model, within())
+    fully_shard(model, mesh=mesh)
+    GradientEngine(model, Chain([GradDrop(0.5), OnShards()]))
+    with pytest.raises(
+        ConfigurationError, match=r"should say `handles_shards = True` if it does.* Found `bias` sharded"
+    ):
+        GradientEngine(model, within())
+
+
+@pytest.mark.usefixtures("process_group")
+def test_layers_are_found_where_some_of_the_blocks_are_sharded():
+    model = nn.Sequential(
+        nn.Embedding(3, 4), nn.Sequential(*(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)) for _ in range(4)))
+    )
+    layers = find_layers(NamedParameters(model))
+    fully_shard(model[1][2], mesh=init_device_mesh("cpu", (1,)))  # type: ignore[index]
+    assert find_layers(NamedParameters(model)) == layers
 
 
 @pytest.mark.usefixtures("process_group")

@@ -137,14 +137,51 @@ def test_it_counts_where_a_clip_reads_it_first() -> None:
 
 @pytest.mark.parametrize("policy", ["skip", "raise"])
 def test_an_overflow_under_a_loss_scale_is_left_to_the_scaler(policy: NonFinite) -> None:
+    found, policies = [], (policy, "propagate")
+    for each in policies:
+        model = Small()
+        engine = engine_of(model, CHAIN, each)  # type: ignore[arg-type]
+        set_gradients(model, 0)
+        spoil(model, "head.bias", float("inf"))
+        apply(engine, 0, loss_scale=torch.tensor(1024.0))
+        found.append(snapshot(model))
+        if each == policy:
+            assert engine.statistics["nonfinite"] == 1
+    for name, gradient in found[0].items():
+        other = found[1][name]
+        assert gradient is not None
+        assert other is not None
+        assert torch.equal(gradient.nan_to_num(7), other.nan_to_num(7))
+    spoiled = found[0]["head.bias"]
+    assert spoiled is not None
+    assert not spoiled.isfinite().all()
+
+
+def test_a_window_that_is_left_out_has_no_statistics_of_the_one_before() -> None:
     model = Small()
-    engine = engine_of(model, CHAIN, policy)
-    set_gradients(model, 0)
-    spoil(model, "head.bias", float("inf"))
-    before = snapshot(model)
-    apply(engine, 0, loss_scale=torch.tensor(1024.0))
-    assert_same_bits(snapshot(model), before)
-    assert engine.statistics["nonfinite"] == 1
+    engine = engine_of(model, CHAIN, "skip")
+    for step, value in enumerate((1.0, float("nan"))):
+        set_gradients(model, step)
+        spoil(model, "head.bias", value)
+        apply(engine, step)
+        assert set(engine.statistics) >= {"nonfinite"}
+        assert ("kept" in engine.statistics) == (step == 0)
+
+
+@pytest.mark.parametrize("policy", ["propagate", "skip", "raise"])
+def test_what_the_scaler_does_not_see_is_clipped_all_the_same(policy: NonFinite) -> None:
+    """A scaler looks at the parameters of one optimizer; the overflow is in none of them."""
+    model = Small()
+    engine = engine_of(model, ComponentNormClip(0.01), policy)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    optimizer = torch.optim.SGD([model.head.weight], lr=1.0)
+    scaler.scale(torch.zeros(()))  # makes the scale
+    set_gradients(model, 0, scale=4.0)
+    spoil(model, "embeddings.weight", float("inf"))
+    apply(engine, 0, loss_scale=torch.tensor(4.0))
+    before = model.head.weight.detach().clone()
+    scaler.step(optimizer)
+    assert float((model.head.weight.detach() - before).norm()) == pytest.approx(0.01, rel=1e-3)
 
 
 def test_the_count_goes_on_after_a_resume() -> None:

@@ -9,11 +9,13 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers.pytorch_utils import Conv1D
 
 from lightning_sparsegrad import ConfigurationError, FusedProjection, GradientEngine, GradientTransform
 from tests.lightning.tasks import Regression
 from tests.transforms.small import Snapshot, by_formula
 
+COLUMNS = FusedProjection([5, 5, 5])
 HEADS = FusedProjection([3, 2, 2], groups=4)  # a group per head, whose parts cross the borders of shards
 
 
@@ -26,6 +28,7 @@ class Wide(nn.Module):
         self.wide = nn.Linear(301, 203)
         self.heads = nn.Linear(3, 28)
         self.small = nn.Linear(2, 3)
+        self.columns = Conv1D(15, 5)  # type: ignore[no-untyped-call]  # cut along its columns; on four processes, one holds no row of it
 
 
 def gradient_of(name: str, parameter: Tensor, step: int) -> Tensor:

@@ -16,11 +16,19 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
-from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 from torch.distributed.tensor.parallel import RowwiseParallel, parallelize_module
 from torch.utils.data import DataLoader, Subset
 
-from lightning_sparsegrad import Chain, ComponentNormClip, GradDrop, GradientEngine, GradientTransform, Identity
+from lightning_sparsegrad import (
+    Chain,
+    ComponentNormClip,
+    ConfigurationError,
+    GradDrop,
+    GradientEngine,
+    GradientTransform,
+    Identity,
+)
 from lightning_sparsegrad.nonfinite import NonFinite
 from tests.engine.helpers import backward, loss_on, tokens_at
 from tests.lightning.tasks import SEED, STRATEGIES, dataset, door_of, through, trainer
@@ -61,13 +69,14 @@ def wide(mesh: DeviceMesh, _: Path) -> Any:
     return {name: transformed(models.shard(models.Wide(), mesh), transform) for name, transform in WIDE.items()}
 
 
+FUSED = {"heads.*": models.HEADS, "columns.*": models.COLUMNS}
 WIDE: dict[str, GradientTransform] = {
     "entries": GradDrop(0.4),
     "rescaled": GradDrop(0.4, rescale=True),
     "fused": GradDrop(0.4, fused=True),
     "rows": GradDrop(0.4, granularity="row"),
-    "heads": ComponentNormClip(0.5, fused={"heads.*": models.HEADS}),
-    "heads by their largest entry": ComponentNormClip(0.5, fused={"heads.*": models.HEADS}, norm_type=float("inf")),
+    "heads": ComponentNormClip(0.5, fused=FUSED),
+    "heads by their largest entry": ComponentNormClip(0.5, fused=FUSED, norm_type=float("inf")),
     "a component each": ComponentNormClip(2.0, components="module"),
 }
 
@@ -119,15 +128,53 @@ def nonfinite(mesh: DeviceMesh, _: Path) -> Any:
 
 
 @case
+def lopsided(mesh: DeviceMesh, _: Path) -> Any:
+    """Let one rank alone have a gradient of what is not sharded; then let it be undefined there alone."""
+    model = models.shard(Small(), mesh)
+    engine = GradientEngine(model, ComponentNormClip(0.5), nonfinite="skip")
+    left = []
+    for step in range(2):
+        models.set_gradients(model, step)
+        temperature = model.get_parameter("temperature")
+        if step == 0 and mesh.get_rank() > 0:
+            temperature.grad = None
+        if step == 1 and mesh.get_rank() == 0:
+            temperature.grad = torch.tensor(float("nan"))
+        apply(engine, step)
+        temperature.grad = None
+        left.append(models.gathered(model))
+    return left
+
+
+@case
 def refused(mesh: DeviceMesh, _: Path) -> Any:
     columns = nn.Linear(8, 8)
     fully_shard(columns, mesh=mesh, shard_placement_fn=lambda parameter: Shard(parameter.ndim - 1))
     parallel = parallelize_module(nn.Sequential(nn.Linear(8, 8)), mesh, {"0": RowwiseParallel()})
     flat = FullyShardedDataParallel(nn.Linear(8, 8), device_id=torch.device("cpu"))
+    uneven, rows = nn.Linear(1, 1, bias=False), 2 - (mesh.get_rank() == 0)
+    uneven.weight = nn.Parameter(
+        DTensor.from_local(
+            torch.zeros(rows, 1), mesh, [Shard(0)], shape=torch.Size([2 * mesh.size() - 1, 1]), stride=(1, 1)
+        )
+    )
     return {
         name: models.refusal(model, Identity())
-        for name, model in {"columns": columns, "tensor parallel": parallel, "FSDP1": flat}.items()
-    }
+        for name, model in {"columns": columns, "tensor parallel": parallel, "FSDP1": flat, "uneven": uneven}.items()
+    } | {"partial": partial_gradient(mesh)}
+
+
+def partial_gradient(mesh: DeviceMesh) -> str:
+    """Return what an engine says about a gradient that is still to be summed."""
+    model = nn.Linear(4, 4, bias=False)
+    model.weight = nn.Parameter(DTensor.from_local(model.weight.detach(), mesh, [Replicate()]))
+    model.weight.grad = DTensor.from_local(torch.ones(4, 4), mesh, [Partial()])
+    engine = GradientEngine(model, Identity())
+    try:
+        apply(engine, 0)
+    except ConfigurationError as error:
+        return str(error)
+    return ""
 
 
 # ---------------------------------------------------------------- under a Trainer

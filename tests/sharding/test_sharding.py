@@ -3,12 +3,13 @@
 import pytest
 import torch
 
+from lightning_sparsegrad import ComponentNormClip
 from tests.lightning.tasks import SEED, STRATEGIES, Regression, loader, plain_loop, windows
 from tests.transforms.small import Small
 
 from . import models
 from .processes import CASES, RUNS, WIDE, transformed
-from .results import Results, assert_alike, flat, results_of, sums_up
+from .results import Results, assert_alike, assert_gradients_alike, flat, results_of, sums_up
 
 pytestmark = pytest.mark.distributed
 
@@ -69,12 +70,23 @@ def test_what_one_rank_alone_finds_undefined_is_left_out_by_all(results: Results
     )
 
 
+def test_what_one_rank_alone_has_beside_shards_keeps_the_ranks_together(results: Results) -> None:
+    clipped, left_out = results["lopsided"][0]
+    expected, _ = transformed(Small(), ComponentNormClip(0.5))
+    del expected[0]["temperature"], clipped["temperature"]
+    assert_gradients_alike(clipped, expected[0], to_the_bit=False)
+    assert not any(gradient is not None for gradient in left_out.values())
+
+
 def test_what_is_not_sharded_by_rows_is_refused(results: Results) -> None:
     refused = results["refused"][0]
     for kind in ("columns", "tensor parallel"):
         assert "sharded by rows over one dimension of the device mesh, as `fully_shard` does" in refused[kind]
         assert "Found placements (Shard(dim=1),) of a tensor of shape (8, 8)" in refused[kind]
         assert refused[kind].endswith("weight`.")
+    assert "Found 1 of" in refused["uneven"]
+    assert "Found placements (Partial(sum),) of a tensor of shape (4, 4)" in refused["partial"]
+    assert refused["partial"].endswith("It is `weight`.")
     assert refused["FSDP1"] == (
         "Parameter `model` should be sharded by FSDP2, `torch.distributed.fsdp.fully_shard`, in place of FSDP1. "
         "Found a `FullyShardedDataParallel`."
