@@ -9,6 +9,9 @@ The way of one gradient, and where each step lives:
 - `transforms`: the strategies, bound to the `components` of a model, with rates and thresholds from `schedules`;
 - `functional`: the kernels, on lists of tensors.
 
+Beside it: `skipping` leaves out work on what will be dropped, `nonfinite` finds gradients that are not finite, `resume`
+is what `ExactResume` in `callbacks` keeps in a checkpoint, and `parser` and `diagnosis` read the command line.
+
 Imports point that way only. Everything up to the engine needs torch alone: names that need lightning or transformers
 load them when they are first asked for.
 """

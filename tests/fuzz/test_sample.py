@@ -52,7 +52,7 @@ def test_bad_configs_and_flags_end_in_one_line(configs: Configs, tmp_path: Path)
 
 
 def test_bad_data_files_end_in_one_line(data: DataFiles, tmp_path: Path) -> None:
-    assert failures(sample(data.systematic(), 20), tmp_path) == []
+    assert failures(sample(data.systematic(), 12), tmp_path) == []
     assert failures(islice(data.at_random(), 8), tmp_path) == []
 
 

@@ -100,7 +100,10 @@ FORMS: dict[str, tuple[type[LightningModule], Form, str]] = {
     "block.compile()": (Transposed, blocks_in_place, "callback"),
 }
 
-each_form = pytest.mark.parametrize("form", FORMS)
+COMMON = {"torch.compile(model)", "torch.compile(module)"}
+each_form = pytest.mark.parametrize(
+    "form", [form if form in COMMON else pytest.param(form, marks=pytest.mark.long) for form in FORMS]
+)
 
 
 def fit(transform: GradientTransform, form: str, backend: str | None) -> tuple[Weights, set[str]]:
