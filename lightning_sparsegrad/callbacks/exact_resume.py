@@ -9,7 +9,6 @@ from lightning.fabric.utilities.data import _set_sampler_epoch
 from lightning.fabric.utilities.types import _Stateful
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loops.fetchers import _DataLoaderIterDataFetcher
-from lightning.pytorch.loops.loop import _Loop
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -18,8 +17,11 @@ from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.resume.atomic import AtomicCheckpointIO
 from lightning_sparsegrad.resume.counters import counters, set_counters
 from lightning_sparsegrad.resume.metrics import metric_states, set_metric_states
-from lightning_sparsegrad.resume.order import TrackedLoader, can_be_read_again, set_source_states, source_states
+from lightning_sparsegrad.resume.order import TrackedLoader, can_be_read_again
+from lightning_sparsegrad.resume.progress import begin_epoch, rewind
 from lightning_sparsegrad.resume.randomness import random_states, set_random_states
+from lightning_sparsegrad.resume.sources import set_source_states, source_states
+from lightning_sparsegrad.resume.switches import set_switches, switches
 from lightning_sparsegrad.resume.waiting import WaitingCheckpoints
 
 EXACT_RESUME_KEY = "exact_resume"
@@ -41,7 +43,9 @@ class ExactResume(WaitingCheckpoints):
     - where the training data stands: with which random states the pass over a loader began, and how many of its batches
       were used. A resumed run begins the pass alike and passes over these batches, unloaded where a map-style dataset
       is read in the main process. Loaders need not be special; one with a `state_dict` of its own is used through it;
-    - what the epoch has seen: the running means of `self.log(..., on_epoch=True)` and the states of torchmetrics.
+    - what the epoch has seen: the running means of `self.log(..., on_epoch=True)` and the states of torchmetrics;
+    - what hooks switch where an epoch starts: `accumulate_grad_batches`, which parameters are frozen, which modules
+      evaluate.
 
     **When checkpoints are written.** One that is asked for during the fit waits for the next border: the optimizer step
     of the accumulation window is done, and what follows from it (all hooks, a validation, schedulers; at the end of an
@@ -54,16 +58,33 @@ class ExactResume(WaitingCheckpoints):
 
     **What may change on a resume.** The number of processes at the end of an epoch: random states then start anew, with
     a warning. Within an epoch it is an error. A checkpoint written without this callback is gone on from as Lightning
-    does, with a warning. More epochs: what follows the length of the training follows the new one.
+    does, with a warning. More epochs: what follows the length of the training follows the new one. The amount of data
+    and the size of its batches at the end of an epoch, within one they are an error; so are, anywhere, other generators
+    of the training data. What is frozen is as it was saved. A run that was stopped early trains on, as in Lightning.
 
-    It cannot know what an iterable dataset draws from the global random state when it is read in the main process, what
-    workers that outlive an epoch (`persistent_workers`) drew in an earlier one, a state that a dataset keeps
-    without a `state_dict`, and accumulation under manual optimization without a transform of this library. A
-    `training_step` that takes `dataloader_iter` is refused.
+    **It cannot know**
+
+    - what an iterable dataset, or a sampler while it is read, draws from the global random state in the main process,
+      and what workers that outlive an epoch (`persistent_workers`) drew in an earlier one;
+    - a state that a dataset or a sampler keeps beside generators, as a counter of epochs: give it a `state_dict` and a
+      `load_state_dict`; and numbers that a metric keeps beside its state;
+    - what else hooks at the start of an epoch set, within that epoch: the learning rates of a
+      `StochasticWeightAveraging` until they are annealed among it;
+    - where a `CombinedLoader` of loaders without a length stands in the modes `max_size` and `max_size_cycle`;
+    - accumulation under manual optimization without a transform of this library.
+
+    A `training_step` that takes `dataloader_iter` is refused. SIGTERM within a window saves nothing. SLURM's automatic
+    requeue comes before the waiting checkpoint is written: have one every n steps, or
+    `plugins=[SLURMEnvironment(auto_requeue=False)]`. Loggers are told of a checkpoint when it is asked for. The folder
+    of a sharded checkpoint (`ModelParallelStrategy`) is written in place, by Lightning;
+    `save_distributed_checkpoint=False` writes one file. Under FSDP2, torch cannot restore an optimizer in which some
+    parameters have no state yet, so strategies that drop whole tensors (`HeadOnly`, `GradualUnfreezing`,
+    `LayerGradDrop`) may not be resumable there.
 
     Raises:
-        ConfigurationError: At the start of a fit, if the training loads its batches itself; on a resume within an
-            epoch, if the number of processes is another one or the position of a loader is not known.
+        ConfigurationError: At the start of a fit, if the training loads its batches itself; on a resume, if its data
+            has other loaders or generators; within an epoch, if the number of processes or the amount of data is
+            another one or the position of a loader is not known.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -76,6 +97,7 @@ class ExactResume(WaitingCheckpoints):
         self._begins_epoch = False  # where the checkpoint was written
         self._resumed: dict[str, Any] | None = None  # this process's part of the checkpoint that a fit goes on from
         self._watched: Iterator[Any] | None = None
+        self._accumulate = 1  # as the Trainer was made; callbacks change it in an epoch
 
     # ------------------------------------------------------------ when checkpoints are written
     def must_wait(self, trainer: Trainer) -> bool:
@@ -125,6 +147,7 @@ class ExactResume(WaitingCheckpoints):
         self._running, self._begins_epoch, self._resumed, self._watched = False, False, None, None
         if stage != "fit":
             return
+        self._accumulate = trainer.accumulate_grad_batches
         self.intercept(trainer)
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by its connector
         # the first, so that what it writes or restores in a hook is of before or after that hook for all others
@@ -136,7 +159,7 @@ class ExactResume(WaitingCheckpoints):
         self._running = True
         self._track(trainer)
         if self._begins_epoch:
-            _begin_epoch(_fit_loop(trainer))
+            begin_epoch(_fit_loop(trainer))
         elif self._resumed is not None:
             self._go_on(trainer, self._resumed)
 
@@ -185,10 +208,16 @@ class ExactResume(WaitingCheckpoints):
             loop._data_fetcher.iterator = self._watched = self._watch(trainer, loop._data_fetcher.iterator)
 
     def _set_states(self, trainer: Trainer, state: dict[str, Any]) -> None:
+        if state["validation"]:
+            trainer.fit_loop.epoch_loop.val_loop.setup_data()  # else the first validation would do it, and begin anew
         set_counters(trainer, state["counters"])
+        set_switches(trainer, state["switches"], within_epoch=state["within_epoch"], configured=self._accumulate)
         set_metric_states(trainer, state["metrics"], within_epoch=state["within_epoch"])
         for loader, sources in zip(_validation_loaders(trainer), state["validation"], strict=False):
-            set_source_states(loader, sources)
+            try:
+                set_source_states(loader, sources)
+            except ConfigurationError as changed:  # a validation may change
+                rank_zero_warn(f"The validation's data begins anew. {changed}")
         set_random_states(state["random"], trainer.strategy.root_device)
 
     # ------------------------------------------------------------ checkpoints
@@ -200,6 +229,7 @@ class ExactResume(WaitingCheckpoints):
             "random": random_states(trainer.strategy.root_device),
             "metrics": metric_states(trainer),
             "counters": counters(trainer),
+            "switches": switches(trainer, configured=self._accumulate),
             "loaders": [self._position(trainer, loader) for loader in loaders],
             "validation": [source_states(loader) for loader in _validation_loaders(trainer)],
         }
@@ -207,7 +237,7 @@ class ExactResume(WaitingCheckpoints):
         progress = checkpoint["loops"]["fit_loop"]
         if any(isinstance(loader, TrackedLoader) for loader in loaders):
             progress["state_dict"].pop("combined_loader", None)  # of one process, and our loaders'
-        _rewind(progress, within_epoch=within_epoch)
+        rewind(progress, within_epoch=within_epoch)
 
     def _position(self, trainer: Trainer, loader: Any) -> Any:
         loop = _fit_loop(trainer)
@@ -277,30 +307,3 @@ def _gathered(trainer: Trainer, mine: dict[str, Any]) -> list[Any]:
     processes: list[Any] = [None] * trainer.world_size
     torch.distributed.all_gather_object(processes, mine)
     return processes
-
-
-def _begin_epoch(loop: Any) -> None:
-    """Have a resumed fit begin an epoch: with `max_steps`, Lightning would end the one before a second time."""
-    for tracker in (loop.epoch_progress.total, loop.epoch_progress.current):
-        tracker.completed = tracker.processed
-    loop.reset_restart_stage()
-    loop.epoch_loop.reset_restart_stage()
-    _Loop.restarting.fset(loop, False)  # type: ignore[attr-defined]  # the fit loop's own keeps True with `max_steps`
-
-
-def _rewind(progress: dict[str, Any], *, within_epoch: bool) -> None:
-    """Have the saved progress say what Lightning's own moments for checkpoints say, and its resume can go on from.
-
-    Within an epoch that is `on_train_batch_end`, where the batch is not yet counted as completed; between epochs
-    `on_train_epoch_end`, where the epoch is not. What came after these hooks in fact is done, and not done again.
-    """
-    for tracker in ("total", "current"):
-        epoch = progress["epoch_progress"][tracker]
-        if within_epoch:
-            epoch["processed"] = epoch["completed"] = epoch["started"] - 1
-            progress["epoch_loop.batch_progress"][tracker]["completed"] -= 1
-        else:
-            epoch["ready"] = epoch["started"] = epoch["processed"]
-            epoch["completed"] = max(0, epoch["processed"] - 1)
-    if within_epoch:
-        progress["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1

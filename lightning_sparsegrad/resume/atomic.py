@@ -25,11 +25,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             return
         part = _part(path)
         part.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        try:
+            with part.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
         if os.name == "posix":  # elsewhere a folder cannot be opened
             folder = os.open(part.parent, os.O_RDONLY)
             try:

@@ -26,8 +26,6 @@ def counters(trainer: Trainer) -> dict[str, Any]:
 def set_counters(trainer: Trainer, counted: dict[str, Any]) -> None:
     """Restore what `counters` returned."""
     loop, validation = trainer.fit_loop, trainer.fit_loop.epoch_loop.val_loop
-    if counted["batches"]:
-        validation.setup_data()  # else that would begin to count
     validation._seen_batches_per_dataloader.update(counted["batches"])
     validation.batch_progress.load_state_dict(counted["validation"])
     loop._last_train_dl_reload_epoch, validation._last_val_dl_reload_epoch = counted["loaders"]

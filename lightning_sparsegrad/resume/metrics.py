@@ -53,7 +53,17 @@ def _metrics(module: LightningModule) -> dict[str, Metric]:
 
 
 def _state(metric: Metric) -> dict[str, Any]:
-    return {"count": metric.update_count, "state": {name: _kept(value) for name, value in metric.metric_state.items()}}
+    return {
+        "count": metric.update_count,
+        "state": {name: _kept(value) for name, value in metric.metric_state.items()},
+        "beside": {name: _kept(getattr(metric, name)) for name in _beside(metric)},
+    }
+
+
+def _beside(metric: Metric) -> list[str]:
+    """Return what a metric keeps in tensors without saying so, as the extremes of a MinMaxMetric."""
+    own = {name for name, value in vars(metric).items() if isinstance(value, Tensor) and not name.startswith("_")}
+    return sorted(own - set(metric.metric_state))
 
 
 def _kept(value: Any) -> Any:
@@ -61,9 +71,10 @@ def _kept(value: Any) -> Any:
 
 
 def _set_state(metric: Metric, state: dict[str, Any]) -> None:
-    for name in metric.metric_state:
-        if name in state["state"]:
-            setattr(metric, name, move_data_to_device(state["state"][name], metric.device))
+    for names, values in ((metric.metric_state, state["state"]), (_beside(metric), state["beside"])):
+        for name in names:
+            if name in values:
+                setattr(metric, name, move_data_to_device(values[name], metric.device))
     metric._update_count, metric._computed = state["count"], None
 
 

@@ -4,10 +4,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.data import sized_len
 from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _DatasetKind, _SingleProcessDataLoaderIter
 
+from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.resume.randomness import random_states, set_random_states
+from lightning_sparsegrad.resume.sources import draws_while_loading, set_source_states, source_states
 
 _CPU = torch.device("cpu")  # where loaders draw
 
@@ -17,8 +20,9 @@ class TrackedLoader:
 
     That is its state: a new loader is given these random states, begins its pass, and passes over as many batches. So
     it need not be of a special class, and whatever decides on the order at the start of a pass is covered: a generator
-    of the loader, its sampler or its dataset, a `state_dict` of the last two, an epoch set by `set_epoch`, and the
-    global random states. Of a map-style dataset in the main process, batches are passed over without being loaded.
+    (of torch, NumPy or Python) of the loader, its sampler or its dataset, a `state_dict` of the last two, an epoch set
+    by `set_epoch`, and the global random states. Of a map-style dataset in the main process that has neither, batches
+    are passed over without being loaded.
 
     Args:
         loader: A DataLoader, or any iterable that can be read again.
@@ -31,6 +35,8 @@ class TrackedLoader:
         self._goes_on_from: dict[str, Any] | None = None
 
     def __getattr__(self, name: str) -> Any:
+        if name == "loader" or name.startswith("__"):  # asked for before there is one, as by `copy`
+            raise AttributeError(name)
         return getattr(self.loader, name)
 
     @property
@@ -51,13 +57,15 @@ class TrackedLoader:
         if state is None or state["random"] is None:
             return self._pass(None)
         set_random_states(state["random"], _CPU)
-        self._start = {"random": state["random"], "sources": state["sources"]}
+        self._start = {name: value for name, value in state.items() if name != "batches"}
         self._batches = state["batches"]
-        return self._pass(_passed_over(iter(self.loader), self._batches))
+        iterator = iter(self.loader)
+        _pass_over(iterator, self._batches, loading=draws_while_loading(self.loader))
+        return self._pass(iterator)
 
     def _pass(self, iterator: Iterator[Any] | None) -> Iterator[Any]:
         if iterator is None:
-            self._start = {"random": random_states(_CPU), "sources": source_states(self.loader)}
+            self._start = {"random": random_states(_CPU), "sources": source_states(self.loader), **self._shape()}
             iterator = iter(self.loader)
         for batch in iterator:
             self._batches += 1
@@ -73,52 +81,40 @@ class TrackedLoader:
         """Return the state between two passes."""
         return {"random": None, "sources": source_states(self.loader), "batches": 0}
 
+    def _shape(self) -> dict[str, int | None]:
+        size = getattr(getattr(self.loader, "batch_sampler", self.loader), "batch_size", None)
+        return {"length": sized_len(self.loader), "batch_size": size if isinstance(size, int) else None}
+
     # by these two names Lightning knows that a loader can go on
     def state_dict(self) -> dict[str, Any]:
         return self.position(ahead=0)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Have the next pass go on from a state."""
+        """Have the next pass go on from a state.
+
+        Raises:
+            ConfigurationError: Within a pass, if the loader is of another length or has batches of another size.
+        """
+        for name, now in self._shape().items() if state["random"] is not None else ():
+            if now != state[name]:
+                raise ConfigurationError(
+                    f"Parameter `{name}` of a training loader should be {state[name]} to go on within an epoch, as in "
+                    f"the run it goes on from. Found `{name} = {now}`."
+                )
         set_source_states(self.loader, state["sources"])
         self._goes_on_from = state
 
 
-def source_states(loader: Any) -> list[Any]:
-    """Return the states of a loader's generators, and of its samplers and dataset where they have a `state_dict`."""
-    states: list[Any] = []
-    for part in _parts(loader):
-        states += [generator.get_state() for generator in _generators(part)]
-        if part is not loader and hasattr(part, "state_dict"):
-            states.append(part.state_dict())
-    return states
-
-
-def set_source_states(loader: Any, states: list[Any]) -> None:
-    """Restore what `source_states` returned."""
-    remaining = iter(states)
-    for part in _parts(loader):
-        for generator in _generators(part):
-            generator.set_state(next(remaining))
-        if part is not loader and hasattr(part, "load_state_dict"):
-            part.load_state_dict(next(remaining))
-
-
-def _parts(loader: Any) -> list[Any]:
-    batch_sampler = getattr(loader, "batch_sampler", None)
-    named = [getattr(loader, name, None) for name in ("sampler", "dataset")]
-    parts = [loader, *named, batch_sampler, getattr(batch_sampler, "sampler", None)]
-    return list({id(part): part for part in parts if part is not None}.values())
-
-
-def _generators(part: Any) -> list[torch.Generator]:
-    return [value for value in getattr(part, "__dict__", {}).values() if isinstance(value, torch.Generator)]
-
-
-def _passed_over(iterator: Iterator[Any], batches: int) -> Iterator[Any]:
-    unloaded = isinstance(iterator, _SingleProcessDataLoaderIter) and iterator._dataset_kind == _DatasetKind.Map
-    for _ in range(batches):
-        iterator._next_index() if unloaded else next(iterator)  # type: ignore[attr-defined]
-    return iterator
+def _pass_over(iterator: Iterator[Any], batches: int, *, loading: bool) -> None:
+    of_a_map = isinstance(iterator, _SingleProcessDataLoaderIter) and iterator._dataset_kind == _DatasetKind.Map
+    for passed in range(batches):
+        try:
+            iterator._next_index() if of_a_map and not loading else next(iterator)  # type: ignore[attr-defined]
+        except StopIteration:
+            # Lightning would take it for the end of the training
+            raise ConfigurationError(
+                f"The training data should have the {batches} batches that its epoch has already used. Found {passed}."
+            ) from None
 
 
 def can_be_read_again(loader: Any) -> bool:

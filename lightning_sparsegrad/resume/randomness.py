@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import torch
 
+GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+
 
 def random_states(device: torch.device) -> dict[str, Any]:
     """Return the global random states: of Python, NumPy, torch on the CPU, and torch on `device` if it is another."""
-    version, words, gauss = random.getstate()
     kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     states: dict[str, Any] = {
-        "python": {"version": version, "words": torch.tensor(words), "gauss": gauss},
+        "python": _python_state(random.getstate()),
         "numpy": {
             "kind": str(kind),
             "keys": torch.from_numpy(np.asarray(keys).astype(np.int64)),
@@ -28,12 +29,50 @@ def random_states(device: torch.device) -> dict[str, Any]:
 
 def set_random_states(states: dict[str, Any], device: torch.device) -> None:
     """Restore what `random_states` returned; on another kind of device, what is for the CPU."""
-    python, numpy = states["python"], states["numpy"]
-    random.setstate((python["version"], tuple(python["words"].tolist()), python["gauss"]))
+    numpy = states["numpy"]
+    random.setstate(_from_python_state(states["python"]))
     np.random.set_state((numpy["kind"], numpy["keys"].numpy().astype(np.uint32), *numpy["numbers"]))
     torch.set_rng_state(states["torch"])
     if (accelerator := _accelerator(device)) is not None and device.type in states:
         accelerator.set_rng_state(states[device.type], *_place(device))
+
+
+def generator_state(generator: Any) -> Any:
+    """Return the state of one of `GENERATORS`."""
+    if isinstance(generator, torch.Generator):
+        return generator.get_state()
+    if isinstance(generator, random.Random):
+        return _python_state(generator.getstate())
+    if isinstance(generator, np.random.Generator):
+        return _plain(generator.bit_generator.state)
+    return _plain(generator.get_state(legacy=False))
+
+
+def set_generator_state(generator: Any, state: Any) -> None:
+    """Restore what `generator_state` returned."""
+    if isinstance(generator, torch.Generator):
+        generator.set_state(state)
+    elif isinstance(generator, random.Random):
+        generator.setstate(_from_python_state(state))
+    elif isinstance(generator, np.random.Generator):
+        generator.bit_generator.state = state
+    else:
+        generator.set_state(state)
+
+
+def _python_state(state: Any) -> dict[str, Any]:
+    version, words, gauss = state
+    return {"version": version, "words": torch.tensor(words), "gauss": gauss}
+
+
+def _from_python_state(state: dict[str, Any]) -> tuple[Any, ...]:
+    return state["version"], tuple(state["words"].tolist()), state["gauss"]
+
+
+def _plain(state: Any) -> Any:
+    if isinstance(state, dict):
+        return {name: _plain(value) for name, value in state.items()}
+    return state.tolist() if isinstance(state, np.ndarray | np.generic) else state
 
 
 def _accelerator(device: torch.device) -> ModuleType | None:

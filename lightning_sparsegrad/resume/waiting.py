@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_warn
 
 
@@ -13,9 +14,9 @@ class WaitingCheckpoints(Callback):
 
     Inside a window the gradients of earlier micro-batches belong to the state of the training, and no checkpoint holds
     them. So what `Trainer.save_checkpoint` is asked for there, by a ModelCheckpoint or by anybody, is written after the
-    optimizer step; the removal of an older checkpoint waits with it. Where there is no such moment any more, after an
-    exception or the end of the training inside a window, nothing is written, and a warning says so. Checkpoints of
-    weights alone (`weights_only=True`) hold nothing to go on from, and do not wait.
+    optimizer step; the removal of an older checkpoint and a link to the new one wait with it. Where there is no such
+    moment any more, after an exception or the end of the training inside a window, nothing is written, and a warning
+    says so. Checkpoints of weights alone (`weights_only=True`) hold nothing to go on from, and do not wait.
 
     Attributes:
         holds_gradient: Whether a gradient waits for an optimizer step that only its owner knows of, as under manual
@@ -25,7 +26,7 @@ class WaitingCheckpoints(Callback):
     def __init__(self) -> None:
         self.holds_gradient: Callable[[], bool] | None = None
         self._requests: dict[str, Callable[[], None]] = {}
-        self._removals: list[Callable[[], None]] = []
+        self._followers: list[Callable[[], None]] = []
         self._broken_off = False
 
     @classmethod
@@ -41,11 +42,15 @@ class WaitingCheckpoints(Callback):
 
     def intercept(self, trainer: Trainer) -> None:
         """Have a Trainer bring its requests here; a second time changes nothing."""
-        self._requests, self._removals, self._broken_off = {}, [], False
+        self._requests, self._followers, self._broken_off = {}, [], False
         if "save_checkpoint" not in vars(trainer):
             # there is no hook between a request and the collection of the state: Trainer.save_checkpoint does both
             trainer.save_checkpoint = partial(self._save, trainer, trainer.save_checkpoint)  # type: ignore[method-assign]
-            trainer.strategy.remove_checkpoint = partial(self._remove, trainer.strategy.remove_checkpoint)  # type: ignore[method-assign]
+            trainer.strategy.remove_checkpoint = partial(self._follow, trainer.strategy.remove_checkpoint)  # type: ignore[method-assign]
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, ModelCheckpoint):  # of the class, as another Trainer may have had it before
+                link = type(callback)._link_checkpoint
+                callback._link_checkpoint = partial(self._follow, link)  # type: ignore[method-assign]
 
     def inside_window(self, trainer: Trainer) -> bool:
         """Return whether a batch is being worked on, or gradients wait for the optimizer step of their window."""
@@ -63,10 +68,10 @@ class WaitingCheckpoints(Callback):
         return self.inside_window(trainer)
 
     def write(self) -> None:
-        """Write what waits, then remove what was to be removed for it."""
+        """Write what waits, then remove or link what was to follow it."""
         requests, self._requests = self._requests, {}
-        removals, self._removals = self._removals, []
-        for action in (*requests.values(), *removals):
+        followers, self._followers = self._followers, []
+        for action in (*requests.values(), *followers):
             action()
 
     def refuse(self, trainer: Trainer) -> None:
@@ -77,7 +82,7 @@ class WaitingCheckpoints(Callback):
                 f"or before all that follows a step was done, and no checkpoint holds half of that. Go on from an "
                 f"earlier one; `Trainer.save_checkpoint(path, weights_only=True)` keeps the weights alone."
             )
-        self._requests, self._removals = {}, []
+        self._requests, self._followers = {}, []
 
     # ------------------------------------------------------------ what a Trainer is asked for
     def _save(
@@ -96,15 +101,15 @@ class WaitingCheckpoints(Callback):
         if self._broken_off:
             self.refuse(trainer)
 
-    def _remove(self, remove: Callable[[Any], None], filepath: Any) -> None:
-        if self._requests:  # what takes its place is not there yet
-            self._removals.append(partial(remove, filepath))
+    def _follow(self, act: Callable[..., None], *args: Any) -> None:
+        if self._requests:  # what takes its place, or it leads to, is not there yet
+            self._followers.append(partial(act, *args))
         elif not self._broken_off:
-            remove(filepath)
+            act(*args)
 
     # ------------------------------------------------------------ hooks
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        self._requests, self._removals, self._broken_off = {}, [], False
+        self._requests, self._followers, self._broken_off = {}, [], False
 
     def on_train_batch_end(
         self,

@@ -1,20 +1,22 @@
 """What may change on a resume does what the documentation says, or is refused."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import deepcopy
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch.callbacks import LearningRateFinder
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
 from lightning_sparsegrad import Chain, ConfigurationError, ExactResume, GradDrop, HeadOnly, LayerGradDrop
 from lightning_sparsegrad.modules import LinearDecay
-from tests.lightning.tasks import DOORS, STRATEGIES, Recording, Regression, dataset, door_of
+from tests.lightning.tasks import DOORS, STRATEGIES, Recording, Regression, Stream, dataset, door_of, through, trainer
 from tests.lightning.test_checkpoints import Shrinking
-from tests.resume.runs import BATCHES, Sensitive, assert_went_on, every_step, fit
+from tests.resume.runs import BATCHES, Sensitive, assert_went_on, every_step, fit, shuffled
+from tests.resume.test_exact_resume import own_generator
 
 pytestmark = [pytest.mark.resume, pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")]
 
@@ -86,6 +88,54 @@ def test_another_number_of_loaders_is_refused(tmp_path: Path):
     two = [DataLoader(dataset(BATCHES), batch_size=2) for _ in range(2)]
     with pytest.raises(ConfigurationError, match="The training should read 1 loader, as the run it goes on"):
         fit("module", GradDrop(0.5), data=two, path=tmp_path / "step=3.ckpt")
+
+
+@pytest.mark.parametrize(("name", "door"), [("step=3", "module"), ("step=10", "callback"), ("epoch=0", "module")])
+@pytest.mark.parametrize(("before", "now"), [(shuffled, own_generator), (own_generator, shuffled)])
+def test_other_generators_of_the_training_data_are_refused(
+    before: Callable[[], Any], now: Callable[[], Any], name: str, door: str, tmp_path: Path
+):
+    fit(door, GradDrop(0.5), data=before(), callbacks=every_step(tmp_path), max_epochs=2)
+    given = "`generator`, `sampler.generator`"
+    listed = f"{'none' if before is shuffled else given}. Found {'none' if now is shuffled else given}."
+    with pytest.raises(ConfigurationError, match=f"the generators and states that it had in the run .*: {listed}"):
+        fit(door, GradDrop(0.5), data=now(), path=tmp_path / f"{name}.ckpt", max_epochs=2)
+
+
+def test_other_generators_of_the_validation_data_begin_anew(tmp_path: Path):
+    class Validated(Sensitive):
+        def val_dataloader(self) -> Any:
+            return DataLoader(dataset(2), batch_size=2, generator=torch.Generator())
+
+    fit("module", GradDrop(0.5), callbacks=every_step(tmp_path), max_epochs=2)
+    task, _ = through("module", GradDrop(0.5), Validated)
+    run = trainer(callbacks=[ExactResume()], max_epochs=2)
+    with pytest.warns(UserWarning, match=r"The validation's data begins anew. .* Found `generator`"):
+        run.fit(task, shuffled(), ckpt_path=tmp_path / "step=10.ckpt")
+    assert run.global_step == 2 * BATCHES
+
+
+@pytest.mark.parametrize(
+    ("samples", "size", "found"), [(12, 2, "length = 6"), (14, 4, "length = 4"), (7, 1, "batch_size = 1")]
+)
+def test_another_amount_of_data_is_refused_within_an_epoch(samples: int, size: int, found: str, tmp_path: Path):
+    def other() -> Any:
+        return DataLoader(Subset(dataset(BATCHES), range(samples)), batch_size=size, shuffle=True)
+
+    fit("module", GradDrop(0.5), callbacks=every_step(tmp_path), max_epochs=2)
+    with pytest.raises(ConfigurationError, match=f"to go on within an epoch, as in the run .* Found `{found}`"):
+        fit("module", GradDrop(0.5), data=other(), path=tmp_path / "step=3.ckpt", max_epochs=2)
+    _, resumed = fit("module", GradDrop(0.5), data=other(), path=tmp_path / "epoch=0.ckpt", max_epochs=2)
+    assert len(resumed.seen) == len(other())
+
+
+def test_data_without_a_length_that_became_less_is_refused(tmp_path: Path):
+    fit("module", GradDrop(0.5), data=DataLoader(Stream(), batch_size=2), callbacks=every_step(tmp_path), max_epochs=1)
+    short = type("Short", (Stream,), {"__iter__": lambda self: islice(Stream.__iter__(self), 2)})
+    with pytest.raises(ConfigurationError, match=r"the 3 batches that its epoch has already used. Found 1"):
+        fit(
+            "module", GradDrop(0.5), data=DataLoader(short(), batch_size=2), path=tmp_path / "step=3.ckpt", max_epochs=1
+        )
 
 
 @pytest.mark.filterwarnings("ignore:.*`dataloader_iter`")

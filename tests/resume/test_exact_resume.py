@@ -3,20 +3,32 @@
 `RESUME_ALL=1 pytest -m resume` goes on from every checkpoint of every case; the default from a part of them.
 """
 
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, WeightedRandomSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, Subset, WeightedRandomSampler
 
 from lightning_sparsegrad import ExactResume, Identity
 from tests.lightning.tasks import DOORS, STRATEGIES, Resumable, dataset
 from tests.lightning.test_checkpoints import RESUMED
-from tests.resume.runs import BATCHES, THOROUGH, Outcome, Paired, assert_went_on, checkpoints, every_step, fit, shuffled
+from tests.resume.runs import (
+    BATCHES,
+    THOROUGH,
+    Outcome,
+    Paired,
+    assert_went_on,
+    checkpoints,
+    every_step,
+    fit,
+    shuffled,
+)
 
 MASK_AND_CLIP = STRATEGIES["mask and clip"]
 
@@ -73,6 +85,53 @@ class Buffered(IterableDataset[Any]):
             yield samples[index]
 
 
+class Drawing(Noisy):
+    """Draws from a generator of its own."""
+
+    def __init__(self, generator: Any) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def __getitem__(self, index: int) -> Any:
+        inputs, targets = self.samples[index]
+        if isinstance(self.generator, torch.Generator):
+            return inputs + torch.rand((), generator=self.generator), targets
+        return inputs + float(self.generator.random()), targets
+
+
+class CountingReads(Noisy):
+    """Has a state that each sample read changes."""
+
+    count = 0
+
+    def __getitem__(self, index: int) -> Any:
+        self.count += 1
+        inputs, targets = self.samples[index]
+        return inputs + self.count / 100, targets
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"count": self.count}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.count = state_dict["count"]
+
+
+class Permuted:
+    """A sampler of batches that draws from NumPy's or Python's generators."""
+
+    def __init__(self) -> None:
+        self.numpy, self.python = np.random.Generator(np.random.Philox(0)), random.Random(0)  # noqa: S311
+
+    def __len__(self) -> int:
+        return BATCHES
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = self.numpy.permutation(2 * BATCHES).tolist()
+        self.python.shuffle(order)
+        for start in range(0, len(order), 2):
+            yield order[start : start + 2]
+
+
 class Batches:
     """What can be iterated over."""
 
@@ -105,6 +164,12 @@ LOADERS: dict[str, Callable[[], Any]] = {
     "a sampler with a generator": weighted,
     "a sampler that follows the epoch": by_epoch,
     "samples that draw": lambda: DataLoader(Noisy(), batch_size=2, shuffle=True),
+    "samples that draw from a generator": lambda: DataLoader(Drawing(torch.Generator().manual_seed(4)), batch_size=2),
+    "a part of samples that draw": lambda: DataLoader(
+        Subset(Drawing(np.random.default_rng(4)), range(14)), batch_size=2
+    ),
+    "samples that count": lambda: DataLoader(CountingReads(), batch_size=2, shuffle=True),
+    "generators of NumPy and Python": lambda: DataLoader(dataset(BATCHES), batch_sampler=Permuted()),
     "no length": lambda: DataLoader(Buffered(), batch_size=2),
     "no DataLoader": Batches,
     "a state of its own": Resumable,

@@ -1,6 +1,7 @@
 """The parts: files that are whole or not there, random states, and the switch of the command line."""
 
 import random
+from copy import copy, deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ from torch import Tensor
 
 from lightning_sparsegrad import ExactResume, SparseGradCLI
 from lightning_sparsegrad.resume.atomic import AtomicCheckpointIO
+from lightning_sparsegrad.resume.order import TrackedLoader
 from lightning_sparsegrad.resume.randomness import random_states, set_random_states
 from tests.command_line import DROP, LABELLED, QUICK, READER, SAVE
 from tests.lightning.tasks import STRATEGIES
 from tests.lightning.test_checkpoints import contents
-from tests.resume.runs import every_step, fit
+from tests.resume.runs import every_step, fit, shuffled
 
 CPU = torch.device("cpu")
 
@@ -37,7 +39,7 @@ def test_a_write_that_fails_leaves_the_checkpoint_that_was_there(tmp_path: Path)
     with pytest.raises(OSError, match="no space left"):
         writing.save_checkpoint({"value": torch.zeros(300_000), "failing": Failing()}, path)
     assert torch.equal(torch.load(path, weights_only=True)["value"], torch.ones(3))
-    assert sorted(file.name for file in tmp_path.iterdir()) == [".last.ckpt.part", "last.ckpt"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["last.ckpt"]
     writing.save_checkpoint({"value": torch.zeros(3)}, path)
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
     assert torch.equal(torch.load(path, weights_only=True)["value"], torch.zeros(3))
@@ -56,6 +58,13 @@ def test_a_link_is_replaced_and_not_what_it_leads_to(tmp_path: Path):
     (tmp_path / "last.ckpt").symlink_to("step=1.ckpt")
     AtomicCheckpointIO().save_checkpoint({"step": 2}, tmp_path / "last.ckpt")
     assert [torch.load(tmp_path / name)["step"] for name in ("step=1.ckpt", "last.ckpt")] == [1, 2]
+
+
+def test_a_loader_that_is_tracked_can_be_copied():
+    tracked = TrackedLoader(shuffled())
+    assert copy(tracked).loader is tracked.loader
+    assert len(deepcopy(tracked)) == len(tracked)
+    assert tracked.batch_size == 2
 
 
 def test_lightnings_own_writing_is_replaced_and_no_other(tmp_path: Path):

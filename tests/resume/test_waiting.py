@@ -109,6 +109,29 @@ def test_an_older_checkpoint_goes_when_the_newer_is_there(tmp_path: Path):
     assert seen.count(1) > 14
 
 
+@pytest.mark.filterwarnings("ignore:Checkpoint .* is not written")
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_link_waits_for_what_it_leads_to(exact: bool, tmp_path: Path):
+    class Watching(Callback):
+        def on_validation_end(self, *_: Any) -> None:
+            found.append(last.exists() or not last.is_symlink())
+
+    class Failing(Sensitive):
+        def validation_step(self, batch: Batch, batch_idx: int) -> None:
+            if self.trainer.global_step == 4:
+                raise RuntimeError("broken")
+            super().validation_step(batch, batch_idx)
+
+    found: list[bool] = []
+    last = tmp_path / "last.ckpt"
+    linking = ModelCheckpoint(tmp_path, save_last="link", every_n_train_steps=1, filename="{step}")
+    callbacks = [linking, Watching(), *([ExactResume()] if exact else [])]
+    with pytest.raises(RuntimeError, match="broken"):
+        fit("module", MASK_AND_CLIP, callbacks=callbacks, kind=Failing, val_check_interval=2)
+    assert found == [True]
+    assert step_of(last) == (3 if exact else 4)
+
+
 def test_asked_for_by_the_clock_it_waits_too(tmp_path: Path):
     by_time = ModelCheckpoint(tmp_path, train_time_interval=timedelta(0), save_top_k=-1, filename="{step}")
     _, whole = fit("module", MASK_AND_CLIP, callbacks=[by_time, ExactResume()], accumulate_grad_batches=3)

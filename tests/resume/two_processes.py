@@ -17,12 +17,13 @@ from torch.utils.data import DataLoader
 from tests.lightning.tasks import STRATEGIES, Batch
 from tests.lightning.test_checkpoints import RESUMED
 from tests.resume.runs import Sensitive, assert_went_on, checkpoints, every_step, fit
-from tests.resume.test_exact_resume import LOADERS, Noisy
+from tests.resume.test_exact_resume import LOADERS, Noisy, weighted
 
 CASES: dict[str, dict[str, Any]] = {
     "the module": {"door": "module", "transform": STRATEGIES["mask and clip"]},
     "the callback": {"door": "callback", "transform": RESUMED["state"], "accumulate_grad_batches": 3},
     "validation within the epoch": {"door": "module", "transform": RESUMED["unfreezing"], "val_check_interval": 2},
+    "a sampler with a generator": {"door": "callback", "transform": STRATEGIES["layers"], "data": weighted},
     "no length": {"door": "module", "transform": STRATEGIES["layers"], "data": LOADERS["no length"]},
 }
 

@@ -1,0 +1,32 @@
+"""Where Lightning's loops stand: put right for a fit that goes on, and for a checkpoint that is written."""
+
+from typing import Any
+
+from lightning.pytorch.loops.loop import _Loop
+
+
+def begin_epoch(loop: Any) -> None:
+    """Have a resumed fit begin an epoch: with `max_steps`, Lightning would end the one before a second time."""
+    for tracker in (loop.epoch_progress.total, loop.epoch_progress.current):
+        tracker.completed = tracker.processed
+    loop.reset_restart_stage()
+    loop.epoch_loop.reset_restart_stage()
+    _Loop.restarting.fset(loop, False)  # type: ignore[attr-defined]  # the fit loop's own keeps True with `max_steps`
+
+
+def rewind(progress: dict[str, Any], *, within_epoch: bool) -> None:
+    """Have the saved progress say what Lightning's own moments for checkpoints say, and its resume can go on from.
+
+    Within an epoch that is `on_train_batch_end`, where the batch is not yet counted as completed; between epochs
+    `on_train_epoch_end`, where the epoch is not. What came after these hooks in fact is done, and not done again.
+    """
+    for tracker in ("total", "current"):
+        epoch = progress["epoch_progress"][tracker]
+        if within_epoch:
+            epoch["processed"] = epoch["completed"] = epoch["started"] - 1
+            progress["epoch_loop.batch_progress"][tracker]["completed"] -= 1
+        else:
+            epoch["ready"] = epoch["started"] = epoch["processed"]
+            epoch["completed"] = max(0, epoch["processed"] - 1)
+    if within_epoch:
+        progress["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
