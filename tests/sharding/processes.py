@@ -7,6 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -180,8 +181,7 @@ def partial_gradient(mesh: DeviceMesh) -> str:
 # ---------------------------------------------------------------- under a Trainer
 RUNS = {
     f"{name}, {door}, {accumulate}": (name, door, accumulate)
-    for name in STRATEGIES
-    for door, accumulate in (("module", 1), ("callback", 3))
+    for name, (door, accumulate) in zip(STRATEGIES, cycle([("module", 3), ("callback", 1)]), strict=False)
 }
 
 
