@@ -139,3 +139,9 @@ def test_a_metric_that_keeps_tensors_beside_its_state(tmp_path: Path):
     for path in list(checkpoints(tmp_path))[::5]:
         _, resumed = fit("module", MASK_AND_CLIP, kind=Extremes, path=path)
         assert_went_on(resumed, whole, path)
+
+
+def test_a_trainer_made_with_another_accumulation_keeps_its_own(tmp_path: Path):
+    fit("module", MASK_AND_CLIP, callbacks=every_step(tmp_path))
+    run, _ = fit("module", MASK_AND_CLIP, path=tmp_path / "step=10.ckpt", accumulate_grad_batches=2)
+    assert run.accumulate_grad_batches == 2
