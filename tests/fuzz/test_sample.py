@@ -84,8 +84,8 @@ def test_a_mended_file_is_read_although_a_bad_one_had_its_name(spoil: str, data:
     ("arguments", "answer"),
     [
         (["fit", "--config=overlay.yaml"], b"overlay.yaml line 3"),
-        (["fit", "--config=not_there.yaml"], b"not_there.yaml"),
-        (["test", "--ckpt_path=half.ckpt"], b"half.ckpt"),
+        pytest.param(["fit", "--config=not_there.yaml"], b"not_there.yaml", marks=pytest.mark.long),
+        pytest.param(["test", "--ckpt_path=half.ckpt"], b"half.ckpt", marks=pytest.mark.long),
     ],
 )
 def test_a_process_of_its_own_ends_alike(arguments: list[str], answer: bytes, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from torch.optim import LBFGS
 from torch.utils.data import DataLoader
 
 from lightning_sparsegrad import ConfigurationError
-from tests.lightning.tasks import DOORS, assert_same_weights, weights
+from tests.lightning.tasks import assert_same_weights, weights
 from tests.transforms.golden import GOLDEN, Golden
 
 from .task import (
@@ -23,6 +23,7 @@ from .task import (
     assert_close,
     assert_follows_reference,
     by_reference,
+    each_door,
     every_row,
     fit,
     in_plain_loop,
@@ -31,8 +32,6 @@ from .task import (
 )
 
 LENGTH_NEEDED = [row for row in GOLDEN if row.transform.needs_total_steps]
-
-each_door = pytest.mark.parametrize("door", DOORS)
 
 
 # ---------------------------------------------------------------- one big batch

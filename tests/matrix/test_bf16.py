@@ -5,15 +5,24 @@ from functools import partial
 import pytest
 import torch
 
-from tests.lightning.tasks import DOORS, assert_same_weights, weights
+from tests.lightning.tasks import assert_same_weights, weights
 from tests.transforms.golden import Golden
 
-from .task import Adaptive, Fused, Task, Witness, assert_follows_reference, every_row, fit, in_plain_loop, plan
+from .task import (
+    Adaptive,
+    Fused,
+    Task,
+    Witness,
+    assert_follows_reference,
+    each_door,
+    every_row,
+    fit,
+    in_plain_loop,
+    plan,
+)
 
 BRAIN = partial(torch.autocast, "cpu", torch.bfloat16, cache_enabled=False)
 TRUE = {"bf16-true": torch.bfloat16, "16-true": torch.float16}
-
-each_door = pytest.mark.parametrize("door", DOORS)
 
 
 @every_row

@@ -14,7 +14,7 @@ from torch.amp import GradScaler
 from lightning_sparsegrad import Chain, GradientTransform
 from lightning_sparsegrad.components import NamedParameters
 from lightning_sparsegrad.transforms.base import Gradients, Window
-from tests.lightning.tasks import DOORS, Weights, assert_same_weights, door_of, weights
+from tests.lightning.tasks import Weights, assert_same_weights, door_of, weights
 from tests.transforms.golden import GOLDEN, Golden
 from tests.transforms.small import TOTAL_STEPS, Small, layout_of, set_gradients, values_of, window_of
 
@@ -24,6 +24,7 @@ from .task import (
     Task,
     Witness,
     assert_follows_reference,
+    each_door,
     every_row,
     fit,
     fit_task,
@@ -34,7 +35,6 @@ from .task import (
 HALF = partial(torch.autocast, "cpu", torch.float16, cache_enabled=False)
 OPTIMIZERS = {"foreach": Adaptive, "fused": Fused}
 
-each_door = pytest.mark.parametrize("door", DOORS)
 each_optimizer = pytest.mark.parametrize("kind", OPTIMIZERS.values(), ids=OPTIMIZERS)
 
 

@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_sparsegrad import ExactResume
-from tests.lightning.tasks import DOORS, assert_same_weights, through, trainer, weights
+from tests.lightning.tasks import assert_same_weights, through, trainer, weights
 from tests.transforms.golden import Golden
 from tests.transforms.small import TOTAL_STEPS
 
-from .task import ACCUMULATE, EPOCHS, SIZE, Adaptive, every_row, samples
+from .task import ACCUMULATE, EPOCHS, SIZE, Adaptive, each_door, every_row, samples
 
 pytestmark = [pytest.mark.resume, pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")]
 
@@ -43,7 +43,7 @@ def fit(door: str, row: Golden, folder: Path, step: int | None = None) -> Traine
 
 
 @every_row
-@pytest.mark.parametrize("door", DOORS)
+@each_door
 def test_a_resumed_run_is_one_that_never_stopped(
     row: Golden, door: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

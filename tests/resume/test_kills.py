@@ -17,7 +17,7 @@ from tests.resume.kills import STEPS
 from tests.resume.runs import THOROUGH, assert_same_bits
 
 ROOT = Path(__file__).parents[2]
-KILLS = int(os.environ.get("RESUME_KILLS", "40" if THOROUGH else "5"))
+KILLS = int(os.environ.get("RESUME_KILLS", "40" if THOROUGH else "3"))
 OF_THE_RUN = {"callbacks", "lightning_sparsegrad_config", "until then"}  # where its files are, when it began
 
 pytestmark = [pytest.mark.resume, pytest.mark.timeout(120 + 15 * KILLS)]
