@@ -1,6 +1,6 @@
 """The one error every check of the library raises, and near matches for its sentences."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -16,3 +16,12 @@ def near_matches(name: str, allowed: Iterable[str]) -> str:
     """Return a sentence that lists the names in `allowed` closest to `name`, or an empty string."""
     close = get_close_matches(name, list(allowed), n=3, cutoff=0.5)
     return f" Near matches: {', '.join(f'`{match}`' for match in close)}." if close else ""
+
+
+def require_one_of(parameter: str, value: object, allowed: Sequence[str]) -> None:
+    """Raise a `ConfigurationError`, with near matches, unless a value is one of those allowed."""
+    if value not in allowed:
+        raise ConfigurationError(
+            f"Parameter `{parameter}` should be one of {', '.join(map(repr, allowed))}. "
+            f"Found `{parameter} = {value!r}`.{near_matches(str(value), allowed)}"
+        )

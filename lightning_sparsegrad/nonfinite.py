@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from lightning_sparsegrad.errors import ConfigurationError, near_matches
+from lightning_sparsegrad.errors import require_one_of
 from lightning_sparsegrad.functional import component_norms
 from lightning_sparsegrad.functional.sharding import shard_of
 
@@ -17,11 +17,7 @@ NonFinite = Literal["propagate", "skip", "raise"]
 
 def check_policy(nonfinite: NonFinite) -> None:
     """Raise a `ConfigurationError` unless `nonfinite` is one of the policies."""
-    if nonfinite not in get_args(NonFinite):
-        raise ConfigurationError(
-            f"Parameter `nonfinite` should be one of {', '.join(map(repr, get_args(NonFinite)))}. "
-            f"Found `nonfinite = {nonfinite!r}`.{near_matches(str(nonfinite), get_args(NonFinite))}"
-        )
+    require_one_of("nonfinite", nonfinite, get_args(NonFinite))
 
 
 @torch.no_grad()

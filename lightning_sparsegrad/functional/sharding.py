@@ -107,7 +107,8 @@ def norms_over(
         if group is not None:
             # of components with a member alone: what others have found of theirs may differ from process to process
             shared = sorted({index for index, member in zip(component, members, strict=True) if member})
-            part[shared] = _reduce(part[shared], group, norm_type)
+            places = torch.tensor(shared, device="cpu").to(norms.device, non_blocking=True)
+            part[places] = _reduce(part[places], group, norm_type)
         parts.append(part)
     total: Tensor = torch.linalg.vector_norm(torch.stack(parts), norm_type, dim=0)
     return total.to(norms.dtype)

@@ -15,7 +15,7 @@ from lightning_sparsegrad.components import (
     find_layers,
     partition,
 )
-from lightning_sparsegrad.errors import ConfigurationError, near_matches
+from lightning_sparsegrad.errors import ConfigurationError, require_one_of
 from lightning_sparsegrad.functional import count_kept, derive_key, keep_threshold, mask_entries_, mask_rows_
 from lightning_sparsegrad.schedules import Schedule, as_rate
 from lightning_sparsegrad.transforms.base import (
@@ -104,11 +104,7 @@ class GradDrop(GradientTransform):
         self.rate = as_rate("rate", rate)
         check_every("resample_every", resample_every)
         check_seed(seed)
-        if granularity not in get_args(Granularity):
-            raise ConfigurationError(
-                f"Parameter `granularity` should be one of {', '.join(map(repr, get_args(Granularity)))}. "
-                f"Found `granularity = {granularity!r}`.{near_matches(str(granularity), get_args(Granularity))}"
-            )
+        require_one_of("granularity", granularity, get_args(Granularity))
         if components is not None:
             check_components(components)
             if granularity != "component":
