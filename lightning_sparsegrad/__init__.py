@@ -10,7 +10,8 @@ The way of one gradient, and where each step lives:
 - `functional`: the kernels, on lists of tensors.
 
 Beside it: `skipping` leaves out work on what will be dropped, `nonfinite` finds gradients that are not finite, `resume`
-is what `ExactResume` in `callbacks` keeps in a checkpoint, and `parser` and `diagnosis` read the command line.
+is what `ExactResume` in `callbacks` keeps in a checkpoint, `parser` and `diagnosis` read the command line, and
+`results` and `outcome` make the tables it prints.
 
 Imports point that way only. Everything up to the engine needs torch alone: names that need lightning or transformers
 load them when they are first asked for.
@@ -27,7 +28,7 @@ from lightning_sparsegrad.transforms import *  # noqa: F403  # a new strategy is
 from lightning_sparsegrad.transforms import __all__ as _transforms
 
 if TYPE_CHECKING:
-    from lightning_sparsegrad.callbacks import ExactResume, GradientTransformCallback
+    from lightning_sparsegrad.callbacks import ExactResume, GradientTransformCallback, ResultsTable
     from lightning_sparsegrad.data import TextDataModule, ValenceDataModule
     from lightning_sparsegrad.main import SparseGradArgumentParser, SparseGradCLI
     from lightning_sparsegrad.modules import SequenceClassification, SparseGradModule
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 _LAZY = {
     "ExactResume": "callbacks",
     "GradientTransformCallback": "callbacks",
+    "ResultsTable": "callbacks",
     "SequenceClassification": "modules",
     "SparseGradArgumentParser": "main",
     "SparseGradCLI": "main",
@@ -52,6 +54,7 @@ __all__ = [
     "GradientEngine",
     "GradientTransformCallback",
     "Linear",
+    "ResultsTable",
     "Schedule",
     "SequenceClassification",
     "SparseGradArgumentParser",

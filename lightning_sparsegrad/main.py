@@ -15,13 +15,11 @@ from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
-from rich.console import Console
-from rich.table import Table
 
 import lightning_sparsegrad.data
 import lightning_sparsegrad.modules
 import lightning_sparsegrad.transforms  # noqa: F401  # what is imported can be named without its module
-from lightning_sparsegrad.callbacks import ExactResume
+from lightning_sparsegrad.callbacks import ExactResume, ResultsTable
 from lightning_sparsegrad.checkpoints import (
     CONFIG_KEY,
     HYPER_PARAMETERS,
@@ -31,11 +29,11 @@ from lightning_sparsegrad.checkpoints import (
 )
 from lightning_sparsegrad.diagnosis import Fault, debugging, one_line
 from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.outcome import print_outcome
 from lightning_sparsegrad.parser import SparseGradArgumentParser, read_config
 
 __all__ = ["SparseGradArgumentParser", "SparseGradCLI", "StoreConfigCallback", "main"]
 
-_SHARES = {"kept": "share of entries kept", "clipped": "share of components clipped"}
 _LARGEST_INTEGER = 2**63
 _INTERRUPTED = 130  # as shells say it
 _LOOKED_UP = {"best", "last", "hpc"}  # no file names: Lightning finds them
@@ -71,7 +69,9 @@ class SparseGradCLI(LightningCLI):
     `fit`, `validate`, `test` and `predict` run what `--model` and `--data` name. A model's `num_labels` is that of the
     data, where both exist. With `--ckpt_path`, the classes and arguments of the run that wrote the checkpoint are the
     defaults: `test --ckpt_path last.ckpt` needs no config, and what files and flags say wins. After a fit, a table
-    tells how it went. `ExactResume` is among the callbacks of a fit unless `--exact_resume=false` says otherwise.
+    tells how it went. `ExactResume` is among the callbacks of a fit unless `--exact_resume=false` says otherwise, and
+    `ResultsTable` among those of every run: it shows and writes what `validate` and `test` found, where `--verbose` (of
+    Lightning, a row for every number) is off by default.
 
     Note:
         **What a config or a checkpoint of a stranger can do.** YAML holds plain values: tags of Python objects are
@@ -112,6 +112,13 @@ class SparseGradCLI(LightningCLI):
             "auto_configure_optimizers": False,
         }
         super().__init__(model_class, datamodule_class, **{**defaults, **kwargs})
+
+    def setup_parser(
+        self, add_subcommands: bool, main_kwargs: dict[str, Any], subparser_kwargs: dict[str, Any]
+    ) -> None:
+        super().setup_parser(add_subcommands, main_kwargs, subparser_kwargs)
+        for name in {"validate", "test"} & self._subcommand_parsers.keys():
+            self._subcommand_parsers[name].set_defaults({"verbose": False})  # `ResultsTable` shows the same
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_default_arguments_to_parser(parser)
@@ -207,12 +214,13 @@ class SparseGradCLI(LightningCLI):
         _check_trainer(self.trainer)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Instantiate the Trainer, with `ExactResume` unless it is switched off or given."""
+        """Instantiate the Trainer, with `ResultsTable` and, unless it is switched off, `ExactResume`, if not given."""
         trainer = super().instantiate_trainer(**kwargs)
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by its connector
-        given = any(isinstance(callback, ExactResume) for callback in callbacks)
-        if self._get(self.config_init, "exact_resume") and not given:
-            callbacks.insert(0, ExactResume())
+        wanted = [ResultsTable, *([ExactResume] if self._get(self.config_init, "exact_resume") else [])]
+        for kind in wanted:
+            if not any(isinstance(callback, kind) for callback in callbacks):
+                callbacks.insert(0, kind())
         return trainer
 
     def _about_num_labels(self) -> str:
@@ -229,14 +237,8 @@ class SparseGradCLI(LightningCLI):
         """Fit, and tell how it went; LightningCLI calls it in place of the Trainer's."""
         start = monotonic()
         self.trainer.fit(**kwargs)
-        if not self.trainer.is_global_zero:
-            return
-        table = Table("")
-        table.add_column("at the end of the fit", overflow="fold")  # a path is to be copied
-        for name, value in _outcome(self.trainer).items():
-            table.add_row(name, value)
-        table.add_row("wall time", f"{monotonic() - start:.1f} s")
-        Console().print(table)
+        if self.trainer.is_global_zero:
+            print_outcome(self.trainer, seconds=monotonic() - start)
 
 
 def _check_trainer(trainer: Trainer) -> None:
@@ -247,20 +249,6 @@ def _check_trainer(trainer: Trainer) -> None:
             f"Parameter `accumulate_grad_batches` of the Trainer should be positive. "
             f"Found `accumulate_grad_batches = {every}`."
         )
-
-
-def _outcome(trainer: Trainer) -> dict[str, str]:
-    """Return the last metrics, what the last logged optimizer step kept and clipped, and the best checkpoint."""
-    metrics, shares = {}, {}
-    for name, value in trainer.callback_metrics.items():
-        if name.startswith("gradient/"):
-            transform, _, share = name.removeprefix("gradient/").rpartition("/")
-            if share in _SHARES:
-                shares[_SHARES[share] + (f", {transform}" if transform else "")] = f"{value:.1%}"
-        elif not name.endswith("_step"):  # the mean over the epoch stands beside it
-            metrics[name] = f"{value:.4g}"
-    best: str = getattr(trainer.checkpoint_callback, "best_model_path", "")
-    return {**metrics, **shares, **({"best checkpoint": best} if best else {})}
 
 
 def _is_raised_by_lightning(error: BaseException) -> bool:
