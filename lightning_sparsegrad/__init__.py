@@ -28,21 +28,44 @@ from lightning_sparsegrad.transforms import *  # noqa: F403  # a new strategy is
 from lightning_sparsegrad.transforms import __all__ as _transforms
 
 if TYPE_CHECKING:
-    from lightning_sparsegrad.callbacks import ExactResume, GradientTransformCallback, ResultsTable
-    from lightning_sparsegrad.data import TextDataModule, ValenceDataModule
+    from lightning_sparsegrad.callbacks import ExactResume, GradientTransformCallback, PredictionWriter, ResultsTable
+    from lightning_sparsegrad.data import (
+        GlueDataModule,
+        QuestionsDataModule,
+        RankingsDataModule,
+        TextDataModule,
+        ValenceDataModule,
+        WordsDataModule,
+        XglueDataModule,
+    )
     from lightning_sparsegrad.main import SparseGradArgumentParser, SparseGradCLI
-    from lightning_sparsegrad.modules import SequenceClassification, SparseGradModule
+    from lightning_sparsegrad.modules import (
+        ExtractiveQuestionAnswering,
+        PointwiseRanking,
+        SequenceClassification,
+        SparseGradModule,
+        TokenClassification,
+    )
 
 _LAZY = {
     "ExactResume": "callbacks",
+    "ExtractiveQuestionAnswering": "modules",
+    "GlueDataModule": "data",
     "GradientTransformCallback": "callbacks",
+    "PointwiseRanking": "modules",
+    "PredictionWriter": "callbacks",
+    "QuestionsDataModule": "data",
+    "RankingsDataModule": "data",
     "ResultsTable": "callbacks",
     "SequenceClassification": "modules",
     "SparseGradArgumentParser": "main",
     "SparseGradCLI": "main",
     "SparseGradModule": "modules",
     "TextDataModule": "data",
+    "TokenClassification": "modules",
     "ValenceDataModule": "data",
+    "WordsDataModule": "data",
+    "XglueDataModule": "data",
 }
 
 __all__ = [
@@ -50,10 +73,16 @@ __all__ = [
     "Constant",
     "Cosine",
     "ExactResume",
+    "ExtractiveQuestionAnswering",
     "FusedProjection",
+    "GlueDataModule",
     "GradientEngine",
     "GradientTransformCallback",
     "Linear",
+    "PointwiseRanking",
+    "PredictionWriter",
+    "QuestionsDataModule",
+    "RankingsDataModule",
     "ResultsTable",
     "Schedule",
     "SequenceClassification",
@@ -61,8 +90,11 @@ __all__ = [
     "SparseGradCLI",
     "SparseGradModule",
     "TextDataModule",
+    "TokenClassification",
     "TopDown",
     "ValenceDataModule",
+    "WordsDataModule",
+    "XglueDataModule",
 ]
 __all__ += _transforms
 

@@ -19,7 +19,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 import lightning_sparsegrad.data
 import lightning_sparsegrad.modules
 import lightning_sparsegrad.transforms  # noqa: F401  # what is imported can be named without its module
-from lightning_sparsegrad.callbacks import ExactResume, ResultsTable
+from lightning_sparsegrad.callbacks import ExactResume, PredictionWriter, ResultsTable
 from lightning_sparsegrad.checkpoints import (
     CONFIG_KEY,
     HYPER_PARAMETERS,
@@ -27,6 +27,7 @@ from lightning_sparsegrad.checkpoints import (
     is_about_checkpoint,
     stored_config,
 )
+from lightning_sparsegrad.data import TokenizedDataModule
 from lightning_sparsegrad.diagnosis import Fault, debugging, one_line
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.outcome import print_outcome
@@ -69,9 +70,9 @@ class SparseGradCLI(LightningCLI):
     `fit`, `validate`, `test` and `predict` run what `--model` and `--data` name. A model's `num_labels` is that of the
     data, where both exist. With `--ckpt_path`, the classes and arguments of the run that wrote the checkpoint are the
     defaults: `test --ckpt_path last.ckpt` needs no config, and what files and flags say wins. After a fit, a table
-    tells how it went. `ExactResume` is among the callbacks of a fit unless `--exact_resume=false` says otherwise, and
-    `ResultsTable` among those of every run: it shows and writes what `validate` and `test` found, where `--verbose` (of
-    Lightning, a row for every number) is off by default.
+    tells how it went. `ExactResume` is among the callbacks of a fit unless `--exact_resume=false` says otherwise,
+    `ResultsTable` shows and writes what `validate` and `test` found, where `--verbose` (of Lightning, a row for every
+    number) is off by default, and `PredictionWriter` writes what `predict` finds in data of this library.
 
     Note:
         **What a config or a checkpoint of a stranger can do.** YAML holds plain values: tags of Python objects are
@@ -128,8 +129,9 @@ class SparseGradCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         if self.subclass_mode_model and self.subclass_mode_data:
-            # jsonargparse passes over the link if the data has no such attribute or the model no such argument
-            parser.link_arguments("data.num_labels", "model.init_args.num_labels", apply_on="instantiate")
+            # jsonargparse passes over a link if the data has no such attribute or the model no such argument
+            for name in ("num_labels", "label_names"):
+                parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse the arguments, with those of the run that wrote the checkpoint they name as defaults."""
@@ -185,8 +187,11 @@ class SparseGradCLI(LightningCLI):
         return {name: {*left_out, "weights_only"} for name, left_out in LightningCLI.subcommands().items()}
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
-        # by default Lightning runs the code in a checkpoint that comes from http
-        return {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
+        # by default Lightning runs the code in a checkpoint that comes from http, and keeps all predictions to return
+        given = {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
+        if given.get("return_predictions", True) is None:
+            given["return_predictions"] = not isinstance(self.datamodule, TokenizedDataModule)
+        return given
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run; a `ConfigurationError` if the checkpoint cannot be read, or is of another model."""
@@ -214,12 +219,16 @@ class SparseGradCLI(LightningCLI):
         _check_trainer(self.trainer)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Instantiate the Trainer, with `ResultsTable` and, unless it is switched off, `ExactResume`, if not given."""
+        """Instantiate the Trainer, with `ResultsTable`, `ExactResume` and `PredictionWriter` where they make sense."""
         trainer = super().instantiate_trainer(**kwargs)
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by its connector
-        wanted = [ResultsTable, *([ExactResume] if self._get(self.config_init, "exact_resume") else [])]
-        for kind in wanted:
-            if not any(isinstance(callback, kind) for callback in callbacks):
+        wanted: dict[type[Callback], bool] = {
+            ResultsTable: True,
+            ExactResume: self._get(self.config_init, "exact_resume"),
+            PredictionWriter: isinstance(self._get(self.config_init, "data"), TokenizedDataModule),
+        }
+        for kind, makes_sense in wanted.items():
+            if makes_sense and not any(isinstance(callback, kind) for callback in callbacks):
                 callbacks.insert(0, kind())
         return trainer
 

@@ -15,6 +15,7 @@ from lightning_sparsegrad.components.partition import (
     without_split,
 )
 from lightning_sparsegrad.components.projections import FusedProjection, Part
+from lightning_sparsegrad.components.tree import find_blocks
 
 __all__ = [
     "Component",
@@ -24,6 +25,7 @@ __all__ = [
     "NamedParameters",
     "Part",
     "check_components",
+    "find_blocks",
     "find_layers",
     "partition",
     "without_split",

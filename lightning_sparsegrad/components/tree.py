@@ -43,6 +43,12 @@ def depths_in_tree(model: nn.Module) -> tuple[dict[str, int], tuple[str, ...]]:
     return depth_of, names
 
 
+def find_blocks(model: nn.Module) -> list[nn.Module]:
+    """Return the blocks of a transformer, bottom first; none where they cannot be found."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    return [modules[block] for stack in _stacks(model) for block in stack]
+
+
 class _Tree:
     """Where the blocks of a model are, and what is around them.
 

@@ -2,20 +2,26 @@
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Sequence
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities.types import EVAL_DATALOADERS
-from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
-from transformers import AutoTokenizer, DataCollatorWithPadding, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from lightning_sparsegrad.data.checks import listed, require_at_least
+from lightning_sparsegrad.data.encodings import Encoding, Tokens, kind_of
+from lightning_sparsegrad.data.encodings.base import Batch
+from lightning_sparsegrad.data.labels import LabelSpace
+from lightning_sparsegrad.data.order import LengthGroupedSampler, lengths_of
+from lightning_sparsegrad.data.predictions import write_table
 from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.metrics import MetricName
 from lightning_sparsegrad.sources import resolve_source
 
 SPLITS = ("train", "validation", "test", "predict")
@@ -25,27 +31,32 @@ _SPLITS_OF_STAGE = {
     "test": ("test",),
     "predict": ("predict",),
 }
-Batch = dict[str, Tensor]
 
 
 class TokenizedDataModule(LightningDataModule, ABC):
     """Abstract data module: rows are tokenised once, cached by `datasets`, and padded batch by batch.
 
-    A subclass says where rows come from (`load_splits`) and how a row becomes token ids and labels (`encode`).
-    `prepare_data` tokenises on one process, `setup` finds the result in the cache on all of them. The cache's key is
-    made of the rows, the tokenizer and its settings, so a second run does not tokenise again.
+    A subclass says where rows come from (`load_splits`), and by its `encoding` what a row becomes. `prepare_data`
+    tokenises on one process, `setup` finds the result in the cache on all of them. The cache's key is made of the rows,
+    the tokenizer and its settings, so a second run does not tokenise again.
+
+    The splits to evaluate and predict may have parts, one for each language for example, called `validation.de`,
+    `validation.fr` and so on. Their loaders then are a dict by part, and what a task measures has the part in its name.
 
     The order of the train split is a function of the seed and the epoch, and not of how many epochs this process has
     seen, so that a resumed run reads epoch 3 as the uninterrupted one did. No loader touches the global generator.
 
     Args:
+        encoding: What a row becomes.
         tokenizer: The tokenizer's hub id, local folder or `package:` source; by default the `model_name_or_path` of the
             LightningModule that the trainer runs.
-        max_length: The tokens a row is truncated to, special ones included; a pair loses tokens of its longer text.
+        max_length: The tokens a row is truncated to, special ones included.
         batch_size: The rows per batch and device when training.
         eval_batch_size: The same for validation, test and prediction; `batch_size` by default.
         num_workers: The processes that load batches, beside the main one.
         pad_to_multiple_of: Round the length of a batch up to a multiple of this, in tokens.
+        group_by_length: Make batches of rows of similar length, which takes less padding: in random order for training
+            (`LengthGroupedSampler`), longest first for validation and test.
         max_samples: Keep at most this many rows of each split, for quick trials: a draw that is the same in every run.
         seed: The seed of the order of the train split; by default the global seed (`seed_everything`), else 0.
 
@@ -53,19 +64,28 @@ class TokenizedDataModule(LightningDataModule, ABC):
         ConfigurationError: If a number is out of range.
     """
 
+    metrics: Sequence[MetricName] | None = None
+    """What predictions of classes or numbers are usually scored by, see `SequenceClassification`."""
+
+    train_language: str | None = None
+    """The part that is of the language of the train split, if the parts are languages."""
+
     def __init__(
         self,
         *,
+        encoding: Encoding,
         tokenizer: str | None = None,
         max_length: int = 128,
         batch_size: int = 16,
         eval_batch_size: int | None = None,
         num_workers: int = 0,
         pad_to_multiple_of: int | None = None,
+        group_by_length: bool = False,
         max_samples: int | None = None,
         seed: int | None = None,
     ) -> None:
         super().__init__()
+        self.encoding = encoding
         self.tokenizer_name = tokenizer
         optional = {
             "eval_batch_size": eval_batch_size,
@@ -80,26 +100,30 @@ class TokenizedDataModule(LightningDataModule, ABC):
         self.eval_batch_size = eval_batch_size
         self.num_workers = num_workers
         self.pad_to_multiple_of = pad_to_multiple_of
+        self.group_by_length = group_by_length
         self.max_samples = max_samples
         self.seed = seed
         self._encoded: dict[str, Dataset] = {}
 
     @abstractmethod
     def load_splits(self) -> dict[str, Dataset]:
-        """Return the rows of each split; those of `SPLITS` have a loader of that name."""
-
-    @abstractmethod
-    def encode(self, split: str, rows: Dataset) -> Dataset:
-        """Return the token ids of the rows, and their labels unless the split is to be predicted."""
-
-    def collator(self) -> Callable[[list[dict[str, Any]]], Any]:
-        """Return what makes a batch of a list of encoded rows: here, padding to the longest of them."""
-        return DataCollatorWithPadding(self.tokenizer, pad_to_multiple_of=self.pad_to_multiple_of)
+        """Return the rows of each split, named as `SPLITS` or `<one of them>.<part>`."""
 
     @cached_property
     def splits_of_source(self) -> dict[str, Dataset]:
         """The rows as they were loaded, by split; loaded when first asked for."""
         return self.load_splits()
+
+    def parts(self, kind: str) -> dict[str, str]:
+        """Return the names of the splits of a kind by part: `{"de": "validation.de"}`, `{"": "test"}` without parts.
+
+        Raises:
+            ConfigurationError: If there are both splits with parts and one without.
+        """
+        found = {name.partition(".")[2]: name for name in self.splits_of_source if kind_of(name) == kind}
+        if "" in found and len(found) > 1:
+            raise ConfigurationError(f"Split `{kind}` should be one, or have parts. Found {listed(found.values())}.")
+        return found
 
     def rows(self, split: str) -> Dataset:
         """Return the rows of a split as they were loaded.
@@ -119,9 +143,51 @@ class TokenizedDataModule(LightningDataModule, ABC):
         if split not in self._encoded:
             rows = self.rows(split)
             if self.max_samples is not None and self.max_samples < len(rows):
-                rows = rows.shuffle(seed=0).select(range(self.max_samples))
-            self._encoded[split] = self.encode(split, rows)
+                rows = self.encoding.sample(rows, self.max_samples)
+            labels = None if kind_of(split) == "predict" else self.label_space
+            self._encoded[split] = self.encoding.encode(rows, split, self.tokens, labels)
         return self._encoded[split]
+
+    @property
+    def num_labels(self) -> int:
+        """The number of outputs a model needs: the number of classes, or 1 for regression.
+
+        It is there before `setup`, so that a model can be built with it; the data is loaded when it is first asked for.
+        """
+        return self.label_space.num_labels
+
+    @property
+    def label_names(self) -> list[str]:
+        """The names of the classes in the order of their ids; empty for regression."""
+        return list(self.label_space.names)
+
+    @cached_property
+    def label_space(self) -> LabelSpace:
+        """What the labels may be, read from the train split, or from the first split where there is none to train on.
+
+        Raises:
+            ConfigurationError: If the label column is missing, or its values are no labels.
+        """
+        splits = self.splits_of_source
+        split = "train" if "train" in splits else next(iter(splits))
+        return self.encoding.label_space(self.rows(split), split)
+
+    def decode(self, output: dict[str, Any], batch: Batch) -> list[Any]:
+        """Return what a task predicts for each row of a batch in words: a name, a number, or a list of names."""
+        return self.encoding.decode(output, batch, self.label_space)
+
+    def write_predictions(self, folder: Path, part: str, predictions: list[Any]) -> None:
+        """Write what `decode` returned for the rows of a part, `""` where there are none, into a file of its own.
+
+        It is `<part>.tsv`, tab-separated, with the columns `index` and `prediction`; the labels of a sentence's words
+        have blanks between them.
+        """
+        write_table(folder / f"{part or 'predictions'}.tsv", predictions)
+
+    @property
+    def tokens(self) -> Tokens:
+        """How texts become tokens."""
+        return Tokens(self.tokenizer, self.max_length)
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -168,8 +234,8 @@ class TokenizedDataModule(LightningDataModule, ABC):
 
     def setup(self, stage: str) -> None:
         """Encode the splits of a stage, from the cache where `prepare_data` has filled it."""
-        for split in _SPLITS_OF_STAGE[stage]:
-            if split in self.splits_of_source:
+        for kind in _SPLITS_OF_STAGE[stage]:
+            for split in self.parts(kind).values():
                 self.dataset(split)
 
     def train_dataloader(self) -> DataLoader[Batch]:
@@ -177,40 +243,58 @@ class TokenizedDataModule(LightningDataModule, ABC):
         seed = self.seed if self.seed is not None else int(os.environ.get("PL_GLOBAL_SEED", "0"))
         replicas = (self.trainer and self.trainer.distributed_sampler_kwargs) or {"num_replicas": 1, "rank": 0}
         # the sampler adds the epoch to its seed: far apart, so that neighbouring seeds do not share their orders
-        sampler: DistributedSampler[Any] = DistributedSampler(
-            self.dataset("train"), shuffle=True, seed=seed * 1_000_003, **replicas
-        )
-        return self._loader("train", self.batch_size, sampler)
+        order: dict[str, Any] = {"seed": seed * 1_000_003, **replicas}
+        rows = self.dataset("train")
+        if self.group_by_length:
+            sampler: DistributedSampler[Any] = LengthGroupedSampler(rows, lengths_of(rows), self.batch_size, **order)
+        else:
+            sampler = DistributedSampler(rows, shuffle=True, **order)
+        return self._loader(rows, self.batch_size, sampler)
 
     def val_dataloader(self) -> EVAL_DATALOADERS:
-        """Return the batches of the validation split; none when fitting on data without one."""
-        if self.trainer is not None and self.trainer.state.fn == "fit" and "validation" not in self.splits_of_source:
+        """Return the batches of the validation split, by part; none when fitting on data without one."""
+        if self.trainer is not None and self.trainer.state.fn == "fit" and not self.parts("validation"):
             return []
-        return self.eval_loader("validation")
+        return self.eval_loaders("validation")
 
     def test_dataloader(self) -> EVAL_DATALOADERS:
-        """Return the batches of the test split."""
-        return self.eval_loader("test")
+        """Return the batches of the test split, by part."""
+        return self.eval_loaders("test")
 
     def predict_dataloader(self) -> EVAL_DATALOADERS:
-        """Return the batches of the split to predict, without labels."""
-        return self.eval_loader("predict")
+        """Return the batches of the split to predict, without labels, by part."""
+        return self.eval_loaders("predict")
 
-    def eval_loader(self, split: str) -> DataLoader[Batch]:
-        """Return the batches of a split in its own order."""
-        return self._loader(split, self.eval_batch_size or self.batch_size)
+    def eval_loaders(self, kind: str) -> EVAL_DATALOADERS:
+        """Return the batches of a split: a loader, or a dict of them by part.
 
-    def _loader(self, split: str, batch_size: int, sampler: DistributedSampler[Any] | None = None) -> DataLoader[Batch]:
+        Raises:
+            ConfigurationError: If there is no such split, or it is empty.
+        """
+        parts = self.parts(kind) or {"": kind}
+        loaders = {part: self._eval_loader(split) for part, split in parts.items()}
+        return loaders.get("", loaders)
+
+    def _eval_loader(self, split: str) -> DataLoader[Batch]:
+        rows = self.dataset(split)
+        if self.group_by_length and kind_of(split) != "predict":
+            lengths = lengths_of(rows)
+            rows = rows.select(sorted(range(len(rows)), key=lengths.__getitem__, reverse=True))
+        return self._loader(rows, self.eval_batch_size or self.batch_size)
+
+    def _loader(
+        self, rows: Dataset, batch_size: int, sampler: DistributedSampler[Any] | None = None
+    ) -> DataLoader[Batch]:
         return DataLoader(
-            self.dataset(split),
+            rows,
             batch_size=batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
-            collate_fn=partial(_collate, self.collator()),
+            collate_fn=partial(_collate, self.encoding, self.tokens, self.pad_to_multiple_of),
             generator=torch.Generator().manual_seed(0),  # workers' seeds would be drawn from the global generator
         )
 
 
-def _collate(collator: Callable[[list[dict[str, Any]]], Any], rows: list[dict[str, Any]]) -> Batch:
-    return dict(collator(rows))
+def _collate(encoding: Encoding, tokens: Tokens, pad_to_multiple_of: int | None, rows: list[dict[str, Any]]) -> Batch:
+    return encoding.collate(tokens, rows, pad_to_multiple_of)

@@ -49,6 +49,7 @@ class LabelSpace:
         feature = rows.features[column]
         dtype = feature.dtype if isinstance(feature, (ClassLabel, Value)) else str(feature)
         if isinstance(feature, ClassLabel):
+            _check_order(column, feature.names, names)
             space = cls(column, tuple(names or feature.names))
         elif dtype in _TEXT:
             space = cls(column, tuple(names or _names_of_text(rows, column)), by_name=True)
@@ -76,11 +77,16 @@ class LabelSpace:
             rows = rows.cast_column(self.column, Value("string"))
         elif feature.dtype == "bool":
             rows = rows.cast_column(self.column, Value("int64"))
-        self._check(_distinct(rows, self.column), split)
+        self.check(_distinct(rows, self.column), split)
         rows = rows.cast_column(self.column, ClassLabel(names=list(self.names)) if self.names else Value("float32"))
         return rows if self.column == "labels" else rows.rename_column(self.column, "labels")
 
-    def _check(self, values: list[Any], split: str) -> None:
+    def check(self, values: list[Any], split: str) -> None:
+        """Check the different labels of a split.
+
+        Raises:
+            ConfigurationError: If a label is missing, unknown, out of range, or not finite.
+        """
         if not self.names:
             wrong = [v for v in values if not isinstance(v, int | float) or not abs(v) <= _LARGEST_TARGET]
             allowed = f"finite numbers between -{_LARGEST_TARGET:g} and {_LARGEST_TARGET:g}"
@@ -119,6 +125,15 @@ def _names_of_text(rows: Dataset, column: str) -> list[str]:
             f"classes. Found {_quoted(odd)} among numbers."
         )
     return sorted(value for value in values if value)  # a row without a label is reported when it is encoded
+
+
+def _check_order(column: str, found: Sequence[str], wanted: Sequence[str] | None) -> None:
+    """Check that names which are all known are in the order of the ids."""
+    if wanted and list(wanted) != list(found) and set(wanted) == set(found):
+        raise ConfigurationError(
+            f"Labels in column `{column}` should be, in the order of their ids, {_quoted(list(wanted))}. "
+            f"Found {_quoted(found)}."
+        )
 
 
 def _is_finite(text: str | None) -> bool:

@@ -1,6 +1,8 @@
 """Rows from a hub, a local folder or local files, all through `datasets`."""
 
 import json
+import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +13,7 @@ from datasets import Dataset
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
+from lightning_sparsegrad.data.conll import SHARED_TASKS, UNIVERSAL_DEPENDENCIES, load_conll
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.sources import PACKAGE_PREFIX, resolve_source
 
@@ -22,6 +25,10 @@ _BUILDERS: dict[str, tuple[str, dict[str, Any]]] = {
     ".jsonl": ("json", {}),
     ".parquet": ("parquet", {}),
 }
+_CONLL = (SHARED_TASKS, UNIVERSAL_DEPENDENCIES)
+_EXTENSIONS = (*_BUILDERS, *_CONLL)
+# `validation.de.jsonl`, `train-00000-of-00002.parquet`, `validation_matched-00000-of-00001.parquet`
+_FILE_OF_SPLIT = re.compile(r"(?P<split>(?:train|validation|test|predict)(?:[._][\w-]+?)?)(?:-\d+-of-\d+)?\.\w+")
 _HUB_TIMEOUT = 10.0  # seconds
 
 
@@ -42,8 +49,8 @@ def resolve_files(data_files: Mapping[str, str | Sequence[str]]) -> dict[str, li
             raise ConfigurationError(f"Parameter `data_files` should name a file for split `{split}`. Found none.")
         for path in paths:
             found = f"Found `data_files.{split} = {str(path)!r}`"
-            if path.suffix not in _BUILDERS:
-                raise ConfigurationError(f"Data files should end in {', '.join(_BUILDERS)}. {found}.")
+            if path.suffix not in _EXTENSIONS:
+                raise ConfigurationError(f"Data files should end in {', '.join(_EXTENSIONS)}. {found}.")
             if path.suffix != paths[0].suffix:
                 raise ConfigurationError(f"Data files of one split should end alike. {found} after `{paths[0].name}`.")
             if not path.is_file():
@@ -64,8 +71,12 @@ def load_files(data_files: Mapping[str, Sequence[str]]) -> dict[str, Dataset]:
     """
     rows = {}
     for split, paths in data_files.items():
-        builder, options = _BUILDERS[Path(paths[0]).suffix]
+        suffix = Path(paths[0]).suffix
+        builder, options = _BUILDERS.get(suffix, (suffix, {}))
         try:
+            if suffix in _CONLL:
+                rows[split] = load_conll(paths)
+                continue
             if builder == "json":
                 _refuse_null_rows(paths)
             reader = datasets.load_dataset_builder(builder, data_files={"train": list(paths)}, **options)
@@ -106,13 +117,16 @@ def load_dataset(name: str, config: str | None = None, revision: str | None = No
     """Return the rows of each split of a hub data set, or of a local folder of data files.
 
     Args:
-        name: A hub id, a local folder, or `package:<distribution>/<folder>`.
-        config: The configuration of the data set, if it has several.
+        name: A hub id, or a local folder: of files called after their splits, `train.csv`, `validation.de.csv`,
+            `test-00000-of-00002.parquet`, or of anything else that `datasets` loads.
+        config: The configuration of the data set, if it has several; of a local folder, the folder inside it.
         revision: The branch, tag or commit on the hub.
 
     Raises:
         ConfigurationError: If the data set does not exist, or the hub cannot be reached and it is not cached.
     """
+    if Path(name).is_dir() and (found := _files_of_splits(Path(name, config or ""))):
+        return load_files(resolve_files(found))
     try:
         if Path(name).is_dir():
             return dict(datasets.load_dataset(name, config))
@@ -122,8 +136,20 @@ def load_dataset(name: str, config: str | None = None, revision: str | None = No
         raise ConfigurationError(
             f"Parameter `dataset` should be a local folder of data files or the id of a data set on a hub that can be "
             f"reached. Found `dataset = {name!r}`, `dataset_config = {config!r}`: {_cause(error)} Without a network "
-            f"pass a local folder as `dataset`, or local files as `data_files`."
+            f"pass a folder: `hf download --repo-type dataset --local-dir FOLDER {name}` makes one where there is one."
         ) from error
+
+
+def _files_of_splits(folder: Path) -> dict[str, list[str]]:
+    """Return the files of a folder by the split that their names tell; none if a data file has no such name."""
+    found = defaultdict(list)
+    for path in sorted(folder.glob("*")):
+        if path.suffix not in _EXTENSIONS:
+            continue
+        if (match := _FILE_OF_SPLIT.fullmatch(path.name)) is None:
+            return {}
+        found[match["split"]].append(str(path))
+    return dict(found)
 
 
 def resolve_folder(name: str, revision: str | None = None) -> str:

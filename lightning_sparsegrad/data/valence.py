@@ -7,8 +7,9 @@ from typing import Any, Literal, get_args
 import datasets
 from datasets import Dataset
 
+from lightning_sparsegrad.data.base import TokenizedDataModule
 from lightning_sparsegrad.data.checks import listed
-from lightning_sparsegrad.data.sequence import SequenceDataModule
+from lightning_sparsegrad.data.encodings import SequenceEncoding
 from lightning_sparsegrad.errors import ConfigurationError, near_matches
 from lightning_sparsegrad.sources import resolve_source
 
@@ -33,7 +34,7 @@ def split_of_word(word: str) -> str:
     return _SPLIT_OF_TENTH[int.from_bytes(sha256(stem.encode()).digest()[:8], "big") % 10]
 
 
-class ValenceDataModule(SequenceDataModule):
+class ValenceDataModule(TokenizedDataModule):
     """7,520 English words and emoticons with the mean of ten people's ratings, from -4 (negative) to 4 (positive).
 
     The ratings are those of the VADER lexicon, read from the installed `vaderSentiment` distribution; no hub is needed.
@@ -45,7 +46,7 @@ class ValenceDataModule(SequenceDataModule):
         target: What to learn of an entry: its `"polarity"`, the classes `negative` and `positive` by the sign of the
             mean, or its `"valence"`, the mean itself, a regression target.
         **kwargs: What `TokenizedDataModule` takes: `tokenizer`, `max_length`, `batch_size`, `eval_batch_size`,
-            `num_workers`, `pad_to_multiple_of`, `max_samples` and `seed`.
+            `num_workers`, `pad_to_multiple_of`, `group_by_length`, `max_samples` and `seed`.
 
     Raises:
         ConfigurationError: If `target` is none of the two, `vaderSentiment` is not installed, or a number is out of
@@ -66,7 +67,7 @@ class ValenceDataModule(SequenceDataModule):
                 f"Parameter `target` should be one of {listed(get_args(Target))}. Found `target = {target!r}`."
                 f"{near_matches(target, get_args(Target))}"
             )
-        super().__init__(text_columns="word", label_column=target, **kwargs)
+        super().__init__(encoding=SequenceEncoding("word", target), **kwargs)
         self._lexicon = resolve_source(LEXICON)
 
     def load_splits(self) -> dict[str, Dataset]:

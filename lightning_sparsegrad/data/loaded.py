@@ -1,0 +1,127 @@
+"""Rows of any origin: a hub, a local folder, or local files."""
+
+from abc import ABC
+from collections.abc import Mapping
+from typing import Any
+
+from datasets import Dataset
+
+from lightning_sparsegrad.data.base import SPLITS, TokenizedDataModule
+from lightning_sparsegrad.data.checks import listed
+from lightning_sparsegrad.data.encodings import Encoding, kind_of
+from lightning_sparsegrad.data.loading import load_dataset, load_files, resolve_files, resolve_folder
+from lightning_sparsegrad.errors import ConfigurationError, near_matches
+
+
+class LoadedDataModule(TokenizedDataModule, ABC):
+    """Abstract data module of rows from a hub, a local folder or local files.
+
+    Args:
+        dataset: The hub id, or the local folder, of a data set; or give `data_files`. A folder may hold csv, tsv, json,
+            jsonl, parquet, conll or conllu files called after their splits: `train.jsonl`, `validation.de.jsonl`,
+            `validation.fr.jsonl`, `test.de.jsonl`. What is between the dots is a part, such as a language.
+        encoding: What a row becomes.
+        dataset_config: The configuration of the data set, if it has several (`"cola"` of `"nyu-mll/glue"`).
+        revision: The branch, tag or commit on the hub.
+        data_files: Local files by split: `{"train": "a.csv", "validation": "b.csv"}`; `"validation.de"` is a part of a
+            split. Several files of a split are read one after the other. `package:<distribution>/<path>` names a file
+            inside an installed distribution.
+        splits: The name that each of `train`, `validation`, `test` and `predict` (or a part of one) has in the data. By
+            default those that are called so, and `test` is the split to predict where no other is.
+        validation_fraction: Set this fraction of the train split aside for validation, strictly between 0 and 1, where
+            the data has no validation split. The rows are drawn with `split_seed`, and not with `seed`: runs with
+            different seeds are compared on the same rows, and a resumed run never validates on rows it was trained on.
+        split_seed: The seed of that draw.
+        train_language: The part that is of the language of the train split: `val/<metric>/mean_unseen` leaves it out.
+        **kwargs: What `TokenizedDataModule` takes.
+
+    Raises:
+        ConfigurationError: If an argument cannot work as far as can be seen without loading anything; what the data
+            shows is reported when it is loaded.
+    """
+
+    def __init__(
+        self,
+        dataset: str | None = None,
+        *,
+        encoding: Encoding,
+        dataset_config: str | None = None,
+        revision: str | None = None,
+        data_files: Mapping[str, str | list[str]] | None = None,
+        splits: Mapping[str, str] | None = None,
+        validation_fraction: float | None = None,
+        split_seed: int = 0,
+        train_language: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(encoding=encoding, **kwargs)
+        if bool(dataset) == bool(data_files):
+            raise ConfigurationError(
+                f"One of the parameters `dataset` and `data_files` should be given. "
+                f"Found `dataset = {dataset!r}`, `data_files = {data_files!r}`."
+            )
+        if data_files and (dataset_config or revision):
+            raise ConfigurationError(
+                f"Parameters `dataset_config` and `revision` should be left out beside `data_files`. "
+                f"Found `dataset_config = {dataset_config!r}`, `revision = {revision!r}`."
+            )
+        if validation_fraction is not None and not 0 < validation_fraction < 1:
+            raise ConfigurationError(
+                f"Parameter `validation_fraction` should be strictly between 0 and 1. "
+                f"Found `validation_fraction = {validation_fraction}`."
+            )
+        for name in splits or {}:
+            if kind_of(name) not in SPLITS:
+                raise ConfigurationError(
+                    f"The keys of `splits` should be among {listed(SPLITS)}. Found `{name}`."
+                    f"{near_matches(name, SPLITS)}"
+                )
+        self._dataset = resolve_folder(dataset, revision) if dataset else None
+        self._dataset_config = dataset_config
+        self._revision = revision
+        self._data_files = resolve_files(data_files or {})
+        self._splits = splits
+        self._validation_fraction = validation_fraction
+        self._split_seed = split_seed
+        self.train_language = train_language
+
+    def load_splits(self) -> dict[str, Dataset]:
+        """Return the rows by split, under the names of `SPLITS`.
+
+        Raises:
+            ConfigurationError: If the data cannot be loaded, or a split is not in it.
+        """
+        if self._dataset is not None:
+            found = load_dataset(self._dataset, self._dataset_config, self._revision)
+        else:
+            found = load_files(self._data_files)
+        rows = {split: found[name] for split, name in self._names_of_splits(found).items()}
+        if self._validation_fraction is None:
+            return rows
+        if any(kind_of(name) == "validation" for name in rows) or "train" not in rows:
+            raise ConfigurationError(
+                f"Parameter `validation_fraction` should be left out unless the data is a train split without a "
+                f"validation split. Found splits {listed(rows)}; map those to use by `splits`."
+            )
+        try:
+            parts = rows["train"].train_test_split(self._validation_fraction, seed=self._split_seed)
+        except ValueError as error:
+            raise ConfigurationError(
+                f"Parameter `validation_fraction` should leave rows on both sides. Found `validation_fraction = "
+                f"{self._validation_fraction}` of {len(rows['train'])} rows."
+            ) from error
+        return {**rows, "train": parts["train"], "validation": parts["test"]}
+
+    def _names_of_splits(self, found: dict[str, Dataset]) -> Mapping[str, str]:
+        if self._splits is None:
+            names = {split: split for split in found if kind_of(split) in SPLITS}
+            tests = {name: name for name in names if kind_of(name) == "test"}
+            predicted = {name.replace("test", "predict", 1): name for name in tests}
+            return {**({} if any(kind_of(name) == "predict" for name in names) else predicted), **names}
+        for split, name in self._splits.items():
+            if name not in found:
+                raise ConfigurationError(
+                    f"Parameter `splits` should name splits of the data. Found `splits.{split} = {name!r}`, while the "
+                    f"splits are {listed(found)}.{near_matches(name, found)}"
+                )
+        return self._splits

@@ -1,0 +1,16 @@
+"""Files of predictions."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+def write_table(path: Path, predictions: Sequence[Any]) -> None:
+    """Write predictions as a table between tabs, with the columns `index` and `prediction`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
+        writer.writerow(["index", "prediction"])
+        words = (" ".join(value) if isinstance(value, list) else value for value in predictions)
+        writer.writerows(enumerate(words))

@@ -1,0 +1,48 @@
+"""Queries and graded answers, of any origin."""
+
+from typing import Any
+
+from lightning_sparsegrad.data.encodings import RankingEncoding
+from lightning_sparsegrad.data.loaded import LoadedDataModule
+
+
+class RankingsDataModule(LoadedDataModule):
+    """Queries and answers with a grade, from a hub, a local folder or local files; for `PointwiseRanking`.
+
+    The answers to one query are consecutive rows. Batches are those of `RankingEncoding`.
+
+    Args:
+        dataset: The hub id, or the local folder, of a data set; or give `data_files`.
+        query_column: The column of the query.
+        text_columns: The two columns of the pair that is read; the query and the answer.
+        label_column: The column of the grades, integers from 0 or floats. The split to predict needs none.
+        label_names: The names of the grades in the order of their ids; read from the train split by default.
+        **kwargs: What `LoadedDataModule` and `TokenizedDataModule` take: `dataset_config`, `revision`, `data_files`,
+            `splits`, `validation_fraction`, `split_seed` and `train_language`; `tokenizer`, `max_length`, `batch_size`,
+            `eval_batch_size`, `num_workers`, `pad_to_multiple_of`, `group_by_length`, `max_samples` and `seed`.
+
+    Raises:
+        ConfigurationError: If an argument cannot work as far as can be seen without loading anything; what the data
+            shows is reported when it is loaded.
+
+    Example:
+        >>> RankingsDataModule("searches", text_columns=["query", "title"]).encoding.query_column
+        'query'
+    """
+
+    encoding: RankingEncoding
+
+    def __init__(
+        self,
+        dataset: str | None = None,
+        *,
+        query_column: str = "query",
+        text_columns: str | list[str],
+        label_column: str = "label",
+        label_names: list[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        encoding = RankingEncoding(
+            query_column, text_columns=text_columns, label_column=label_column, label_names=label_names
+        )
+        super().__init__(dataset, encoding=encoding, **kwargs)

@@ -1,0 +1,46 @@
+"""Sentences with a label for each word, of any origin."""
+
+from typing import Any
+
+from lightning_sparsegrad.data.encodings import TokenEncoding
+from lightning_sparsegrad.data.loaded import LoadedDataModule
+
+
+class WordsDataModule(LoadedDataModule):
+    """Sentences with a label for each word, from a hub, a local folder or local files; for `TokenClassification`.
+
+    Files that end in `.conllu` are UniversalDependencies': their columns are `words`, `lemmas`, `upos` and `xpos`.
+    Those that end in `.conll` hold a word at the beginning of a line and its label at the end: columns `words` and
+    `tags`. Batches are those of `TokenEncoding`.
+
+    Args:
+        dataset: The hub id, or the local folder, of a data set; or give `data_files`.
+        words_column: The column of the words, a list of texts.
+        tags_column: The column of their labels, a list as long. The split to predict needs none.
+        label_names: The names of the labels in the order of their ids; read from the train split by default.
+        **kwargs: What `LoadedDataModule` and `TokenizedDataModule` take: `dataset_config`, `revision`, `data_files`,
+            `splits`, `validation_fraction`, `split_seed` and `train_language`; `tokenizer`, `max_length`, `batch_size`,
+            `eval_batch_size`, `num_workers`, `pad_to_multiple_of`, `group_by_length`, `max_samples` and `seed`.
+
+    Raises:
+        ConfigurationError: If an argument cannot work as far as can be seen without loading anything; what the data
+            shows is reported when it is loaded.
+
+    Example:
+        >>> data = WordsDataModule("treebanks", tags_column="upos", label_names=["NOUN", "VERB"])
+        >>> data.encoding.tags_column
+        'upos'
+    """
+
+    encoding: TokenEncoding
+
+    def __init__(
+        self,
+        dataset: str | None = None,
+        *,
+        words_column: str = "words",
+        tags_column: str = "tags",
+        label_names: list[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(dataset, encoding=TokenEncoding(words_column, tags_column, label_names), **kwargs)

@@ -1,0 +1,46 @@
+"""Matthews correlation that is zero where it is undefined."""
+
+import torch
+from torch import Tensor
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+
+class MatthewsCorrelation(MulticlassConfusionMatrix):
+    r"""Matthews correlation coefficient of two classes or more, CoLA's metric.
+
+    .. math:: R = \frac{c\,s - \sum_k p_k t_k}{\sqrt{(s^2 - \sum_k p_k^2)(s^2 - \sum_k t_k^2)}}
+
+    for :math:`s` rows of which :math:`c` are right, :math:`p_k` are predicted to be of class :math:`k` and :math:`t_k`
+    are. `update` takes classes, int64 of shape (batch,).
+
+    Args:
+        num_classes: The number of classes, two or more.
+
+    Note:
+        Where all rows are predicted alike, or are alike, it is 0, as GLUE's evaluation and scikit-learn have it.
+        `torchmetrics.MatthewsCorrCoef` is not: for a model that always answers the larger class of 7 and 3 it is 0.28,
+        so that a run that failed would not look like one.
+
+    References:
+        Jan Gorodkin. Comparing two K-category assignments by a K-category correlation coefficient. 2004, equation 8.
+        https://doi.org/10.1016/j.compbiolchem.2004.09.006
+
+    Example:
+        >>> metric = MatthewsCorrelation(2)
+        >>> metric.update(torch.tensor([1, 1, 1, 1]), torch.tensor([1, 1, 1, 0]))
+        >>> metric.compute()
+        tensor(0.)
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+
+    def compute(self) -> Tensor:
+        """Return the coefficient, in [-1, 1]: a float32 scalar."""
+        counts = super().compute().double()
+        rows, right = counts.sum(), counts.trace()
+        predicted, actual = counts.sum(0), counts.sum(1)
+        spread = (rows**2 - predicted.square().sum()) * (rows**2 - actual.square().sum())
+        found = (right * rows - (predicted * actual).sum()) / spread.sqrt()
+        return torch.where(spread > 0, found, 0.0).float()

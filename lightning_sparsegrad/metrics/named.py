@@ -1,0 +1,59 @@
+"""The metrics of classes and numbers, by the names that configs use."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Literal, get_args
+
+from torchmetrics import MeanSquaredError, Metric, MetricCollection, PearsonCorrCoef, SpearmanCorrCoef
+from torchmetrics.classification import BinaryF1Score, MulticlassAccuracy, MulticlassF1Score
+
+from lightning_sparsegrad.errors import ConfigurationError, require_one_of
+from lightning_sparsegrad.metrics.matthews import MatthewsCorrelation
+
+
+def _spearman() -> Metric:
+    with warnings.catch_warnings():  # that it keeps all predictions, of which GLUE has 1,500
+        warnings.filterwarnings("ignore", message="Metric `SpearmanCorrcoef` will save")
+        return SpearmanCorrCoef()
+
+
+MetricName = Literal["accuracy", "f1", "binary_f1", "matthews", "pearson", "spearman", "mse"]
+
+_OF_CLASSES: dict[str, Callable[[int], Metric]] = {
+    "accuracy": lambda classes: MulticlassAccuracy(classes, average="micro"),
+    "f1": lambda classes: MulticlassF1Score(classes, average="macro"),
+    "binary_f1": lambda _: BinaryF1Score(),
+    "matthews": MatthewsCorrelation,
+}
+_OF_NUMBERS: dict[str, Callable[[], Metric]] = {
+    "pearson": PearsonCorrCoef,
+    "spearman": _spearman,
+    "mse": MeanSquaredError,
+}
+
+
+def named_metrics(names: Sequence[str] | None, num_labels: int) -> MetricCollection:
+    """Return new metrics by name: `update` takes predictions and labels, both of shape (batch,).
+
+    Args:
+        names: Of classes, `"accuracy"`, `"f1"` (the unweighted mean over the classes), `"binary_f1"` (of class 1 of
+            two) and `"matthews"`; of numbers, `"pearson"`, `"spearman"` and `"mse"`. `None` for accuracy and F1, or
+            Pearson correlation and mean squared error.
+        num_labels: The number of classes; 1 for numbers.
+
+    Raises:
+        ConfigurationError: If a name is unknown, or of the other kind.
+    """
+    if names is None:
+        names = ["pearson", "mse"] if num_labels == 1 else ["accuracy", "f1"]
+    if not names:
+        raise ConfigurationError("Parameter `metrics` should name one metric or more. Found `metrics = []`.")
+    found: dict[str, Metric] = {}
+    for name in names:
+        require_one_of("metrics", name, get_args(MetricName))
+        if (name in _OF_NUMBERS) != (num_labels == 1) or (name == "binary_f1" and num_labels != 2):
+            raise ConfigurationError(
+                f"Parameter `metrics` should suit the labels. Found `{name}` for `num_labels = {num_labels}`."
+            )
+        found[name] = _OF_NUMBERS[name]() if num_labels == 1 else _OF_CLASSES[name](num_labels)
+    return MetricCollection(found)  # type: ignore[arg-type]

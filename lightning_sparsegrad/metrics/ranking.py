@@ -1,0 +1,51 @@
+"""How well the answers to each query are ranked."""
+
+import torch
+from torch import Tensor
+from torchmetrics.retrieval import RetrievalNormalizedDCG
+from torchmetrics.utilities.data import dim_zero_cat
+
+_LEAST = 2  # answers
+
+
+class GroupedNDCG(RetrievalNormalizedDCG):
+    r"""Normalised discounted cumulative gain, the mean over the queries with two answers or more.
+
+    .. math:: \mathrm{nDCG} = \frac{\sum_r g_r / \log_2(r + 1)}{\sum_r g^*_r / \log_2(r + 1)}
+
+    for the grade :math:`g_r` of the answer at rank :math:`r` by score, and :math:`g^*_r` in the best order. Answers of
+    the same score share the mean gain of their ranks; a query whose answers all have grade 0 counts as 0. It is
+    scikit-learn's `ndcg_score`, by which XGLUE evaluates web page ranking.
+
+    `update` takes `preds`, the scores, `target`, the grades from 0 on, and `indexes`, the query of each, int64, all of
+    shape (batch,).
+
+    References:
+        Kalervo Järvelin, Jaana Kekäläinen. Cumulated gain-based evaluation of IR techniques. 2002.
+        https://doi.org/10.1145/582415.582418
+        Yaobo Liang et al. XGLUE. EMNLP 2020. https://arxiv.org/abs/2004.01401, and its `xglue_evaluate.py`.
+
+    Example:
+        >>> metric = GroupedNDCG()
+        >>> scores, grades = torch.tensor([0.9, 0.1, 0.5]), torch.tensor([0, 1, 3])
+        >>> metric.update(scores, grades, indexes=torch.tensor([0, 0, 1]))
+        >>> metric.compute()
+        tensor(0.6309)
+    """
+
+    def __init__(self) -> None:
+        super().__init__(empty_target_action="neg")
+
+    def compute(self) -> Tensor:
+        """Return the mean, in [0, 1], a float32 scalar; 0 if no query has two answers."""
+        indexes, preds, target = (dim_zero_cat(state) for state in (self.indexes, self.preds, self.target))
+        if not len(indexes):
+            return torch.tensor(0.0)
+        _, query, counts = torch.unique(indexes, return_inverse=True, return_counts=True)
+        kept = counts[query] >= _LEAST
+        if not kept.any():
+            return torch.zeros((), device=indexes.device)
+        order = query[kept].argsort(stable=True)
+        sizes = counts[counts >= _LEAST].tolist()
+        groups = zip(preds[kept][order].split(sizes), target[kept][order].split(sizes), strict=True)  # type: ignore[no-untyped-call]
+        return torch.stack([self._metric(scores, grades) for scores, grades in groups]).mean()

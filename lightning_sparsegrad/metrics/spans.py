@@ -1,0 +1,156 @@
+"""Scores of spans of labels: named entities, and runs of a part of speech."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+IGNORED = -100
+_OUTSIDE = ("O", "O")
+_SINGLE, _LAST, _BEGINS, _OTHER = "S", "E", "BSO", "O."
+
+Label = tuple[str, str]  # what its first letter says, and of what type it is
+
+
+def read_label(name: str) -> Label:
+    """Return the first letter of a label and its type, what stands behind the hyphen: `("B", "PER")` of `B-PER`.
+
+    A label without a hyphen, such as a part of speech, is its own type.
+
+    Example:
+        >>> read_label("I-LOC"), read_label("NOUN")
+        (('I', 'LOC'), ('N', 'NOUN'))
+    """
+    return name[:1], name.rpartition("-")[2]
+
+
+def spans_of(labels: Sequence[Label]) -> Iterator[tuple[str, int, int]]:
+    """Yield the type, the first and the last place of each span of a sentence, by the rules of conlleval.
+
+    A span ends behind an E or S, before a B, S or O, and where the type changes; one begins at a B or S, behind an O, E
+    or S, and where the type changes. So an I without a B begins a span, and neighbours of one type without a first
+    letter of these are one.
+
+    Args:
+        labels: The labels of a sentence as `read_label` returns them.
+
+    Example:
+        >>> list(spans_of([read_label(name) for name in ("B-PER", "I-PER", "O", "I-LOC")]))
+        [('PER', 0, 1), ('LOC', 3, 3)]
+    """
+    first = 0
+    for place, (before, label) in enumerate(pairwise([_OUTSIDE, *labels, _OUTSIDE])):
+        if _ends(before, label):
+            yield before[1], first, place - 1
+        if _begins(before, label):
+            first = place
+
+
+def _ends(before: Label, label: Label) -> bool:
+    (last, last_type), (letter, kind) = before, label
+    if last in _OTHER:
+        return False
+    return last in (_LAST, _SINGLE) or (last in "BI" and letter in _BEGINS) or last_type != kind
+
+
+def _begins(before: Label, label: Label) -> bool:
+    (last, last_type), (letter, kind) = before, label
+    if letter in _OTHER:
+        return False
+    return letter in ("B", _SINGLE) or (last in "ESO" and letter in "EI") or last_type != kind
+
+
+class _SpanScore(Metric, ABC):
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+
+    right: Tensor
+    predicted: Tensor
+    actual: Tensor
+
+    def __init__(self, label_names: Sequence[str]) -> None:
+        super().__init__()
+        self._labels = [read_label(name) for name in label_names]
+        for name in ("right", "predicted", "actual"):
+            self.add_state(name, torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        """Count the spans of a batch.
+
+        Args:
+            preds: Classes, int64 of shape (batch, tokens).
+            target: Classes, or -100 for what is no word, int64 of the same shape.
+        """
+        right = predicted = actual = 0
+        for told, wanted in zip(preds.tolist(), target.tolist(), strict=True):
+            words = [(ours, theirs) for ours, theirs in zip(told, wanted, strict=True) if theirs != IGNORED]
+            found = set(spans_of([self._labels[ours] for ours, _ in words]))
+            gold = set(spans_of([self._labels[theirs] for _, theirs in words]))
+            right += len(found & gold)
+            predicted += len(found)
+            actual += len(gold)
+        self.right += right
+        self.predicted += predicted
+        self.actual += actual
+
+    @abstractmethod
+    def compute(self) -> Tensor:
+        """Return the score, in [0, 1], a float32 scalar; 0 where it is undefined."""
+
+
+class SpanPrecision(_SpanScore):
+    """The share of predicted spans that are right in type, beginning and end, over all types together.
+
+    Args:
+        label_names: The names of the labels in the order of their ids: `O`, `B-PER`, `I-PER` and so on, or names
+            without a hyphen.
+
+    Note:
+        Over names without a hyphen it is what XGLUE reports for parts of speech: neighbouring words of one label are
+        one span, but S of `SCONJ` and `SYM` begins and ends one by itself, and an I of `INTJ` follows the rules of I.
+        The type is the whole name, as in the seqeval of XGLUE's time; later ones cut off its first letter, so that they
+        take a predicted `CCONJ` for a `SCONJ`.
+
+    References:
+        Erik F. Tjong Kim Sang, Fien De Meulder. Introduction to the CoNLL-2003 Shared Task. 2003.
+        https://aclanthology.org/W03-0419
+
+    Example:
+        >>> metric = SpanPrecision(["O", "B-PER", "I-PER"])
+        >>> metric.update(torch.tensor([[1, 2, 0, 1]]), torch.tensor([[1, 2, 0, -100]]))
+        >>> metric.compute()
+        tensor(1.)
+    """
+
+    def compute(self) -> Tensor:
+        return _share(self.right, self.predicted)
+
+
+class SpanRecall(_SpanScore):
+    """The share of actual spans that are found in type, beginning and end; see `SpanPrecision`.
+
+    Args:
+        label_names: The names of the labels in the order of their ids.
+    """
+
+    def compute(self) -> Tensor:
+        return _share(self.right, self.actual)
+
+
+class SpanF1(_SpanScore):
+    """The harmonic mean of `SpanPrecision` and `SpanRecall`: the metric of named entities.
+
+    Args:
+        label_names: The names of the labels in the order of their ids.
+    """
+
+    def compute(self) -> Tensor:
+        return _share(2 * self.right, self.predicted + self.actual)
+
+
+def _share(part: Tensor, whole: Tensor) -> Tensor:
+    return torch.where(whole > 0, part / whole.clamp(min=1), 0.0).float()

@@ -1,0 +1,99 @@
+"""Answer questions by a span of a text."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import MetricCollection
+from transformers import AutoModelForQuestionAnswering
+
+from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.metrics import AnswerExactMatch, AnswerF1
+from lightning_sparsegrad.modules.transformer import Batch, TransformerTask
+from lightning_sparsegrad.transforms.base import GradientTransform
+
+_NO_SCORE = -torch.inf
+
+
+class ExtractiveQuestionAnswering(TransformerTask):
+    """Fine-tune any `AutoModelForQuestionAnswering` to find the answer to a question in a text.
+
+    A long text is read in windows that overlap, each with the question in front. A batch is a dict of `input_ids` and
+    `attention_mask`, int64 of shape (windows, tokens), whatever else the model takes, and `start_positions` and
+    `end_positions`, int64 of shape (windows,): the first and last token of the answer, or the first token of all where
+    the window does not hold it. To evaluate and predict it also holds all windows of its rows: `window_row`, the place
+    in the batch of the row that a window is of, int64 of shape (windows,); `offsets`, where in the text each token
+    begins and ends, in characters, int64 of shape (windows, tokens, 2), (-1, -1) for what is no token of the text;
+    `contexts`, the texts, and `answers`, all right answers to each question.
+
+    The answer to a question is the span of the highest sum of start and end logits over all of its windows. Measures
+    `answer_f1` and `answer_exact_match` as MLQA does, in the language that the part of the data is called after.
+
+    Args:
+        model_name_or_path: Hub id, local folder, or `package:<distribution>/<folder inside it>`.
+        gradient_transform: The strategy; `Identity()` for plain fine-tuning.
+        language: The language of data without parts.
+        max_answer_length: The longest answer, in tokens.
+        **kwargs: What `TransformerTask` takes: `optimizer`, `lr_scheduler`, `skip_dropped` and `nonfinite`.
+
+    Raises:
+        ConfigurationError: If `max_answer_length` is not positive, there is no such model, or its head is another.
+
+    References:
+        Patrick Lewis, Barlas Oguz, Ruty Rinott, Sebastian Riedel, Holger Schwenk. MLQA: Evaluating Cross-lingual
+        Extractive Question Answering. ACL 2020. https://arxiv.org/abs/1910.07475
+    """
+
+    auto_model = AutoModelForQuestionAnswering
+    beside = ("window_row", "offsets", "contexts", "answers")
+    targets = ("start_positions", "end_positions")
+
+    def __init__(
+        self,
+        model_name_or_path: str,
+        gradient_transform: GradientTransform,
+        *,
+        language: str = "en",
+        max_answer_length: int = 30,
+        **kwargs: Any,
+    ) -> None:
+        if max_answer_length < 1:
+            raise ConfigurationError(
+                f"Parameter `max_answer_length` should be positive. Found `max_answer_length = {max_answer_length}`."
+            )
+        super().__init__(model_name_or_path, gradient_transform, config={}, **kwargs)
+        self.language, self.max_answer_length = language, max_answer_length
+
+    def metrics(self, part: str | None) -> MetricCollection:
+        language = part or self.language
+        return MetricCollection(
+            {"answer_f1": AnswerF1(language), "answer_exact_match": AnswerExactMatch(language)}, compute_groups=False
+        )
+
+    def measure(self, metrics: MetricCollection, output: Any, batch: Batch) -> None:
+        metrics.update(self._answers(output, batch), batch["answers"])
+
+    def predict(self, output: Any, batch: Batch) -> dict[str, Any]:
+        """Return `predictions`, a list of texts with one for each row."""
+        return {"predictions": self._answers(output, batch)}
+
+    def _answers(self, output: Any, batch: Batch) -> list[str]:
+        starts, ends, scores = self._spans(output.start_logits.float(), output.end_logits.float(), batch["offsets"])
+        rows, texts = batch["window_row"], batch["contexts"]
+        best: list[tuple[float, int, int]] = [(_NO_SCORE, 0, 0)] * len(texts)
+        for row, *found in torch.stack([rows.double(), scores.double(), starts, ends], dim=1).tolist():
+            best[int(row)] = max(best[int(row)], (found[0], int(found[1]), int(found[2])), key=lambda each: each[0])
+        return [text[start:end] for text, (_, start, end) in zip(texts, best, strict=True)]
+
+    def _spans(self, start_logits: Tensor, end_logits: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return where the best span of each window begins and ends, in characters, and its score."""
+        length = start_logits.shape[1]
+        inside = offsets[..., 1] >= 0
+        allowed = torch.ones(length, length, dtype=torch.bool, device=inside.device)
+        allowed = allowed.triu().tril(self.max_answer_length - 1)
+        allowed = allowed & inside[:, :, None] & inside[:, None, :]
+        sums = (start_logits[:, :, None] + end_logits[:, None, :]).masked_fill(~allowed, _NO_SCORE)
+        scores, places = sums.flatten(1).max(dim=1)
+        windows = torch.arange(len(offsets), device=offsets.device)
+        starts, ends = offsets[windows, places // length, 0], offsets[windows, places % length, 1]
+        return starts, ends, scores

@@ -1,0 +1,69 @@
+"""Rank the answers to a query by a score for each of them alone."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import MetricCollection
+from transformers import AutoModelForSequenceClassification
+
+from lightning_sparsegrad.metrics import GroupedNDCG, named_metrics
+from lightning_sparsegrad.modules.sequence_classification import head_of, labels_of
+from lightning_sparsegrad.modules.transformer import Batch, TransformerTask
+from lightning_sparsegrad.transforms.base import GradientTransform
+
+
+class PointwiseRanking(TransformerTask):
+    r"""Fine-tune any `AutoModelForSequenceClassification` to grade pairs of a query and an answer, and rank by grade.
+
+    It learns the grades as classes, or with `num_labels=1` as numbers, and ranks by the expected grade
+
+    .. math:: \sum_{k=0}^{n-1} k \, p(k)
+
+    A batch is a dict of `input_ids` and `attention_mask`, int64 of shape (batch, tokens), whatever else the model
+    takes, `labels`, the grades, int64 in [0, num_labels) or float32, and `group`, int64, which is the same for the
+    answers to one query, both of shape (batch,).
+
+    Measures `ndcg`, the mean over the queries with two answers or more, and how well single grades are hit: `accuracy`
+    and `f1`, or `pearson` and `mse`.
+
+    Args:
+        model_name_or_path: Hub id, local folder, or `package:<distribution>/<folder inside it>`.
+        num_labels: Number of grades; 1 to learn them as numbers.
+        gradient_transform: The strategy; `Identity()` for plain fine-tuning.
+        **kwargs: What `TransformerTask` takes: `optimizer`, `lr_scheduler`, `skip_dropped` and `nonfinite`.
+
+    Raises:
+        ConfigurationError: If `num_labels` is not positive, there is no such model, or its head has other labels.
+    """
+
+    auto_model = AutoModelForSequenceClassification
+    beside = ("group",)
+
+    def __init__(
+        self, model_name_or_path: str, num_labels: int, gradient_transform: GradientTransform, **kwargs: Any
+    ) -> None:
+        super().__init__(model_name_or_path, gradient_transform, config=head_of(num_labels), **kwargs)
+        self.num_labels = num_labels
+
+    def metrics(self, part: str | None) -> MetricCollection:  # noqa: ARG002
+        metrics = named_metrics(None, self.num_labels)
+        metrics.add_metrics({"ndcg": GroupedNDCG()})
+        return metrics
+
+    def measure(self, metrics: MetricCollection, output: Any, batch: Batch) -> None:
+        grades, labels = labels_of(output.logits), batch["labels"]
+        for name, metric in metrics.items():
+            if name == "ndcg":
+                metric.update(self._scores(output.logits), labels, indexes=batch["group"])
+            else:
+                metric.update(grades, labels)
+
+    def predict(self, output: Any, batch: Batch) -> dict[str, Any]:  # noqa: ARG002
+        """Return `logits` of shape (batch, num_labels) and `predictions`, the scores to rank by, of shape (batch,)."""
+        return {"logits": output.logits, "predictions": self._scores(output.logits)}
+
+    def _scores(self, logits: Tensor) -> Tensor:
+        if self.num_labels == 1:
+            return logits.squeeze(-1).float()
+        return logits.float().softmax(-1) @ torch.arange(self.num_labels, dtype=torch.float32, device=logits.device)

@@ -1,0 +1,63 @@
+"""Label the words of sentences: named entities, parts of speech."""
+
+from typing import Any
+
+from torch import Tensor
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
+from transformers import AutoModelForTokenClassification
+
+from lightning_sparsegrad.metrics import SpanF1, SpanPrecision, SpanRecall
+from lightning_sparsegrad.modules.transformer import Batch, TransformerTask
+from lightning_sparsegrad.transforms.base import GradientTransform
+
+IGNORED = -100
+
+
+class TokenClassification(TransformerTask):
+    """Fine-tune any `AutoModelForTokenClassification` on a label for each word.
+
+    A batch is a dict of `input_ids` and `attention_mask`, int64 of shape (batch, tokens), whatever else the model
+    takes, and `labels`, int64 of the same shape: a class in [0, num_labels) at the first piece of each word, and -100
+    at its other pieces, at special tokens and at padding, where nothing is learnt or measured.
+
+    Measures `accuracy` over words, and `span_f1`, `span_precision` and `span_recall` over the spans of labels that
+    begin with B- and I- (or are equal, for labels without), as seqeval does.
+
+    Args:
+        model_name_or_path: Hub id, local folder, or `package:<distribution>/<folder inside it>`.
+        label_names: The names of the classes in the order of their ids.
+        gradient_transform: The strategy; `Identity()` for plain fine-tuning.
+        **kwargs: What `TransformerTask` takes: `optimizer`, `lr_scheduler`, `skip_dropped` and `nonfinite`.
+
+    Raises:
+        ConfigurationError: If there is no such model, or its head has other labels.
+    """
+
+    auto_model = AutoModelForTokenClassification
+    beside = ("word_index", "word_count")
+
+    def __init__(
+        self, model_name_or_path: str, label_names: list[str], gradient_transform: GradientTransform, **kwargs: Any
+    ) -> None:
+        config = {"num_labels": len(label_names)}
+        super().__init__(model_name_or_path, gradient_transform, config=config, **kwargs)
+        self.label_names = list(label_names)
+
+    def metrics(self, part: str | None) -> MetricCollection:  # noqa: ARG002
+        accuracy = MulticlassAccuracy(len(self.label_names), average="micro", ignore_index=IGNORED)
+        names = self.label_names
+        spans = {"span_f1": SpanF1(names), "span_precision": SpanPrecision(names), "span_recall": SpanRecall(names)}
+        return MetricCollection({"accuracy": accuracy, **spans})
+
+    def measure(self, metrics: MetricCollection, output: Any, batch: Batch) -> None:
+        metrics.update(output.logits.argmax(-1), batch["labels"])
+
+    def weight(self, batch: Batch) -> Tensor:
+        """Return the number of words with a label."""
+        labels: Tensor = batch["labels"]
+        return (labels != IGNORED).sum()
+
+    def predict(self, output: Any, batch: Batch) -> dict[str, Any]:  # noqa: ARG002
+        """Return `logits` of shape (batch, tokens, num_labels) and `predictions`, classes of shape (batch, tokens)."""
+        return {"logits": output.logits, "predictions": output.logits.argmax(-1)}

@@ -1,0 +1,107 @@
+from itertools import chain
+from typing import Any
+
+import pytest
+import torch
+
+from lightning_sparsegrad.data import QuestionsDataModule
+from lightning_sparsegrad.errors import ConfigurationError
+from tests.data.helpers import MINILM, write
+
+TEXTS = ["The capital of France is Paris. " + "It rains a lot there. " * 12 + "The river is the Seine.", "Rome is old."]
+QUESTIONS = ["  Which river flows there?", "How old is Rome?"]
+ANSWERS = ["the Seine", "Rome"]
+
+
+def answers() -> list[Any]:
+    return [
+        {"text": [answer], "answer_start": [text.index(answer)]} for text, answer in zip(TEXTS, ANSWERS, strict=True)
+    ]
+
+
+@pytest.fixture
+def path(tmp_path):
+    return write(tmp_path / "rows.jsonl", question=QUESTIONS, context=TEXTS, answers=answers())
+
+
+def module(path: str, **arguments: Any) -> QuestionsDataModule:
+    given = {"max_length": 40, "stride": 8, "max_question_length": 10, "tokenizer": MINILM, **arguments}
+    return QuestionsDataModule(data_files={"train": path, "test": path, "predict": path}, **given)
+
+
+def test_positions_point_at_the_answer_in_each_window_that_holds_it(path):
+    data = module(path)
+    batches = list(data.train_dataloader())
+    assert sorted(batches[0]) == ["attention_mask", "end_positions", "input_ids", "start_positions", "token_type_ids"]
+    assert all(batch["input_ids"].shape[1] <= 40 for batch in batches)
+    rows = [
+        row
+        for batch in batches
+        for row in zip(*(batch[n] for n in ("input_ids", "start_positions", "end_positions")), strict=True)
+    ]
+    found = [data.tokenizer.decode(ids[start : end + 1]) for ids, start, end in rows]
+    for (ids, *_), answer in zip(rows, found, strict=True):
+        text = data.tokenizer.decode(ids)
+        holds = "the seine" in text or "rome is" in text
+        assert (answer in ("the seine", "rome")) == holds
+        assert holds or answer == "[CLS]"
+    assert len(found) > 4
+    assert {"the seine", "rome", "[CLS]"} <= set(found)
+
+
+def test_all_windows_of_a_question_are_in_one_batch(path):
+    (batch,) = module(path).test_dataloader()
+    rows = batch["window_row"].tolist()
+    assert rows == sorted(rows)
+    assert set(rows) == {0, 1}
+    assert batch["contexts"] == TEXTS
+    assert batch["answers"] == [[answer] for answer in ANSWERS]
+    assert batch["offsets"].shape == (*batch["input_ids"].shape, 2)
+    covered = {
+        place
+        for row, spans in zip(rows, batch["offsets"].tolist(), strict=True)
+        if row == 0
+        for place in chain(*(range(*s) for s in spans))
+    }
+    blanks = {place for place, character in enumerate(TEXTS[0]) if character == " "}
+    assert covered | blanks >= set(range(len(TEXTS[0])))
+    outside = (batch["offsets"] == -1).all(-1)
+    special = (batch["token_type_ids"] == 0) | (batch["input_ids"] == 102)  # question and [SEP]
+    assert torch.equal(outside, special)
+
+
+def test_a_question_to_predict_needs_no_answer(tmp_path, path):
+    new = write(tmp_path / "new.jsonl", question=QUESTIONS, context=TEXTS)
+    data = QuestionsDataModule(data_files={"train": path, "predict": new}, tokenizer=MINILM, max_length=384)
+    (batch,) = data.predict_dataloader()
+    assert "answers" not in batch
+    assert "start_positions" not in batch
+
+
+def test_answers_may_be_a_list_and_stand_a_little_off(tmp_path, path):
+    listed = [[{"text": a["text"][0], "answer_start": a["answer_start"][0] + 2}] for a in answers()]
+    other = write(tmp_path / "other.jsonl", question=QUESTIONS, context=TEXTS, answers=listed)
+    expected, found = (
+        [batch["start_positions"].tolist() for batch in module(p, seed=0).train_dataloader()] for p in (path, other)
+    )
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([{"text": ["Berlin"], "answer_start": [0]}, answers()[1]], r"answers that their texts hold\. Found 'Berlin'"),
+        ([{"text": [], "answer_start": []}, answers()[1]], r"should hold an answer in every row\. Found none\."),
+    ],
+)  # fmt: skip
+def test_answers_that_are_not_there_are_reported(tmp_path, given, message):
+    path = write(tmp_path / "rows.jsonl", question=QUESTIONS, context=TEXTS, answers=given)
+    with pytest.raises(ConfigurationError, match=message):
+        module(path).test_dataloader()
+
+
+def test_windows_need_room(path):
+    with pytest.raises(
+        ConfigurationError, match=r"`max_length` should leave more than `stride` tokens .* Found `max_length = 20`"
+    ):
+        module(path, max_length=20).test_dataloader()

@@ -1,0 +1,144 @@
+"""Answers against the definition, written anew here, against torchmetrics in English, and by hand."""
+
+import random
+import re
+import string
+import unicodedata
+from collections import Counter
+from typing import Any
+
+import pytest
+from torchmetrics.text import SQuAD
+
+from lightning_sparsegrad.metrics import AnswerExactMatch, AnswerF1, normalize_answer
+
+ALPHABETS = {
+    "en": "the a an seine paris  ,.!? river-bed it's",
+    "es": "el la los un una río sena ¿dónde? ¡sí!",
+    "de": "der die das ein eine fluss straße, „heißt“ «ja»",
+    "hi": "नदी पेरिस। में, है सीन १९",
+    "vi": "của là cái chiếc những sông ở paris.",
+    "ar": "النهر في باريس، هل؟ ال سين",
+    "zh": "塞纳河，在巴黎。Paris 的「河」 12 、",  # noqa: RUF001
+}
+
+
+def reference(text: str, language: str) -> list[str]:
+    """The steps of MLQA's evaluation one after the other, character by character."""
+    characters = [
+        c for c in text.lower() if not unicodedata.category(c).startswith("P") and c not in string.punctuation
+    ]
+    kept = "".join(characters)
+    articles = {
+        "en": "a an the",
+        "es": "un una unos unas el la los las",
+        "vi": "của là cái chiếc những",
+        "de": "ein eine einen einem eines einer der die das den dem des",
+    }
+    if language in articles:
+        for article in articles[language].split():
+            kept = re.sub(rf"(?<!\w){article}(?!\w)", " ", kept)
+    if language == "ar":
+        kept = kept.replace("ال", " ")
+    if language != "zh":
+        return kept.split()
+    words, word = [], ""
+    for character in f"{kept} ":
+        han = "\u4e00" <= character <= "\u9fa5"
+        if han or character.isspace():
+            words += [word] if word else []
+            words += [character] if han else []
+            word = ""
+        else:
+            word += character
+    return words
+
+
+def draw(language: str, generator: random.Random) -> str:
+    words = ALPHABETS[language].split(" ") if language != "zh" else list(ALPHABETS[language])
+    return ("" if language == "zh" else " ").join(generator.choices(words, k=generator.randrange(0, 6)))
+
+
+@pytest.mark.parametrize("language", ALPHABETS)
+def test_random_answers_are_scored_by_the_definition(language: str) -> None:
+    generator = random.Random(0)  # noqa: S311
+    for _ in range(200):
+        answer, right = draw(language, generator), [draw(language, generator) for _ in range(2)]
+        words, gold = reference(answer, language), [reference(text, language) for text in right]
+        assert normalize_answer(answer, language) == words, answer
+        f1, match = AnswerF1(language), AnswerExactMatch(language)
+        f1.update([answer], [right])
+        match.update([answer], [right])
+        scores = []
+        for each in gold:
+            shared = sum((Counter(words) & Counter(each)).values())
+            precision, recall = (shared / len(side) if side else 0 for side in (words, each))
+            scores.append(2 * precision * recall / (precision + recall) if shared else 0)
+        assert float(f1.compute()) == pytest.approx(max(scores))
+        assert float(match.compute()) == any(words == each for each in gold)
+
+
+def test_english_is_that_of_squad() -> None:
+    generator = random.Random(1)  # noqa: S311
+    told: list[Any] = []
+    wanted: list[Any] = []
+    ours, theirs = (AnswerF1(), AnswerExactMatch()), SQuAD()
+    for row in range(100):
+        # where nothing is left of an answer, torchmetrics follows SQuAD 2.0, which has unanswerable questions
+        answer, right = (f"{draw('en', generator)} Seine", [f"Paris {draw('en', generator)}" for _ in range(3)])
+        told.append({"prediction_text": answer, "id": str(row)})
+        wanted.append({"answers": {"text": right, "answer_start": [0] * 3}, "id": str(row)})
+        for metric in ours:
+            metric.update([answer], [right])
+    theirs.update(told, wanted)
+    expected = theirs.compute()
+    assert 100 * float(ours[0].compute()) == pytest.approx(float(expected["f1"]), rel=1e-5)
+    assert 100 * float(ours[1].compute()) == pytest.approx(float(expected["exact_match"]), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("language", "answer", "right", "f1", "match"),
+    [
+        ("ar", "النهر، في باريس؟", "نهر في باريس", 1, 1),
+        ("ar", "في باريس", "في النهر", 0.5, 0),
+        ("hi", "सीन नदी।", "सीन नदी", 1, 1),
+        ("hi", "पेरिस की सीन नदी", "सीन नदी", 2 / 3, 0),
+        ("vi", "cái sông Seine", "sông Seine.", 1, 1),
+        ("vi", "sông của Paris", "sông Seine", 0.5, 0),
+        ("zh", "塞纳河。", "「塞纳河」", 1, 1),
+        ("zh", "塞纳河", "纳河", 0.8, 0),
+        ("zh", "1889年 Eiffel", "1889 年Eiffel", 1, 1),
+        ("de", "die Straße", "Straße", 1, 1),
+        ("es", "¿El río?", "un río", 1, 1),
+        ("en", "el río", "río", 2 / 3, 0),
+        ("sw", "the mto", "mto", 2 / 3, 0),
+        ("en", "", "the", 0, 1),  # nothing is left of either
+    ],
+)
+def test_by_hand(language: str, answer: str, right: str, f1: float, match: float) -> None:
+    ours, exact = AnswerF1(language), AnswerExactMatch(language)
+    ours.update([answer], [[right, "?"]] if match == 0 else [[right]])
+    exact.update([answer], [[right]])
+    assert float(ours.compute()) == pytest.approx(f1)
+    assert float(exact.compute()) == match
+
+
+def test_the_best_right_answer_counts_and_questions_are_averaged() -> None:
+    metric = AnswerF1()
+    metric.update(["Paris", "Rome"], [["London", "paris!"], ["Berlin"]])
+    other = AnswerF1()
+    other.update(["Oslo"], [["Oslo"]])
+    assert float(other.compute()) == 1
+    metric.merge_state(other)
+    assert float(metric.compute()) == pytest.approx(2 / 3)
+    metric.reset()
+    metric.update(["Rome"], [["Berlin"]])
+    assert float(metric.compute()) == 0
+
+
+@pytest.mark.parametrize(
+    ("target", "message"), [([["a"]], "Found 2 for 1"), ([["a"], []], "should have a right answer")]
+)
+def test_questions_without_answers(target: list[list[str]], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        AnswerF1().update(["a", "b"], target)

@@ -1,0 +1,106 @@
+"""The metrics of classes, numbers and rankings against scikit-learn and scipy."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import pearsonr, spearmanr
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef, mean_squared_error, ndcg_score
+
+from lightning_sparsegrad.metrics import GroupedNDCG, MatthewsCorrelation, named_metrics
+
+OF_CLASSES: dict[str, Callable[..., Any]] = {
+    "accuracy": accuracy_score,
+    "f1": lambda target, preds: f1_score(target, preds, average="macro", zero_division=0),
+    "matthews": matthews_corrcoef,
+}
+OF_NUMBERS: dict[str, Callable[..., Any]] = {
+    "pearson": lambda target, preds: pearsonr(target, preds)[0],
+    "spearman": lambda target, preds: spearmanr(target, preds)[0],
+    "mse": mean_squared_error,
+}
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5])
+@pytest.mark.parametrize("name", [*OF_CLASSES, "binary_f1"])
+def test_metrics_of_classes(name: str, classes: int) -> None:
+    if name == "binary_f1" and classes != 2:
+        return
+    reference: Callable[..., Any] = OF_CLASSES.get(name, lambda target, preds: f1_score(target, preds, zero_division=0))
+    generator = torch.Generator().manual_seed(classes)
+    for size in (60, 200):
+        preds, target = torch.randint(0, classes, (2, size), generator=generator)
+        preds[::3] = target[::3]
+        metrics = named_metrics([name], classes)
+        for half in (slice(0, 25), slice(25, None)):
+            metrics.update(preds[half], target[half])
+        expected: Any = reference(target.numpy(), preds.numpy())
+        assert float(metrics.compute()[name]) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("preds", "target"),
+    [([1] * 10, [1] * 7 + [0] * 3), ([0] * 10, [1] * 7 + [0] * 3), ([1] * 4, [1] * 4), ([1, 0], [1, 1]), ([2], [0])],
+)
+def test_a_constant_has_no_correlation(preds: list[int], target: list[int]) -> None:
+    metric = MatthewsCorrelation(3)
+    metric.update(torch.tensor(preds), torch.tensor(target))
+    assert float(metric.compute()) == 0
+    if len(set(preds + target)) > 1:
+        assert matthews_corrcoef(target, preds) == 0
+
+
+def test_a_correlation_of_many_rows_does_not_overflow() -> None:
+    metric = MatthewsCorrelation(2)
+    metric.update(torch.tensor([0]), torch.tensor([0]))
+    metric.confmat += torch.tensor([[3_000_000_000, 5], [7, 2_000_000_000]])
+    assert float(metric.compute()) == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", OF_NUMBERS)
+def test_metrics_of_numbers(name: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    preds, noise = torch.randn(2, 100, generator=generator)
+    target = (preds + noise).round(decimals=0)  # with ties
+    metrics = named_metrics([name], 1)
+    metrics.update(preds[:40], target[:40])
+    metrics.update(preds[40:], target[40:])
+    expected = OF_NUMBERS[name](target.numpy(), preds.numpy())
+    assert float(metrics.compute()[name]) == pytest.approx(float(expected), rel=1e-4)
+
+
+# ---------------------------------------------------------------- rankings
+def grouped(preds: np.ndarray, target: np.ndarray, indexes: np.ndarray) -> float:
+    """XGLUE's evaluation, one query after the other."""
+    scores = [
+        ndcg_score(target[None, indexes == query], preds[None, indexes == query])
+        for query in np.unique(indexes)
+        if (indexes == query).sum() >= 2
+    ]
+    return float(np.mean(scores))
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("kind", [torch.int64, torch.float32])
+def test_rankings(kind: torch.dtype, ties: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        indexes = torch.randint(0, 12, (40,), generator=generator)
+        target = torch.randint(0, 5, (40,), generator=generator) * (indexes != 3)  # a query without a good answer
+        preds = torch.rand(40, generator=generator)
+        preds = (preds * 4).round() if ties else preds
+        metric, order = GroupedNDCG(), torch.randperm(40, generator=generator)
+        for rows in order.split(7):  # type: ignore[no-untyped-call]
+            metric.update(preds[rows], target[rows].to(kind), indexes=indexes[rows])
+        expected = grouped(preds.double().numpy(), target.double().numpy(), indexes.numpy())
+        assert float(metric.compute()) == pytest.approx(expected, rel=1e-5)
+
+
+def test_queries_with_one_answer_do_not_count() -> None:
+    metric = GroupedNDCG()
+    metric.update(torch.tensor([0.1, 0.2]), torch.tensor([0, 4]), indexes=torch.tensor([0, 1]))
+    assert float(metric.compute()) == 0
+    metric.update(torch.tensor([0.3, 0.2]), torch.tensor([2, 0]), indexes=torch.tensor([7, 7]))
+    assert float(metric.compute()) == 1
