@@ -30,6 +30,7 @@ from lightning_sparsegrad.transforms import __all__ as _transforms
 if TYPE_CHECKING:
     from lightning_sparsegrad.callbacks import ExactResume, GradientTransformCallback, PredictionWriter, ResultsTable
     from lightning_sparsegrad.data import (
+        EmojiTopicsDataModule,
         GlueDataModule,
         QuestionsDataModule,
         RankingsDataModule,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     )
 
 _LAZY = {
+    "EmojiTopicsDataModule": "data",
     "ExactResume": "callbacks",
     "ExtractiveQuestionAnswering": "modules",
     "GlueDataModule": "data",
@@ -72,6 +74,7 @@ __all__ = [
     "ConfigurationError",
     "Constant",
     "Cosine",
+    "EmojiTopicsDataModule",
     "ExactResume",
     "ExtractiveQuestionAnswering",
     "FusedProjection",

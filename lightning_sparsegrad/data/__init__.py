@@ -1,6 +1,7 @@
 """Data modules: rows of text, tokenised once, cached, and padded batch by batch."""
 
 from lightning_sparsegrad.data.base import TokenizedDataModule
+from lightning_sparsegrad.data.emoji_topics import EmojiTopicsDataModule
 from lightning_sparsegrad.data.glue import GlueDataModule
 from lightning_sparsegrad.data.questions import QuestionsDataModule
 from lightning_sparsegrad.data.rankings import RankingsDataModule
@@ -10,6 +11,7 @@ from lightning_sparsegrad.data.words import WordsDataModule
 from lightning_sparsegrad.data.xglue import XglueDataModule
 
 __all__ = [
+    "EmojiTopicsDataModule",
     "GlueDataModule",
     "QuestionsDataModule",
     "RankingsDataModule",

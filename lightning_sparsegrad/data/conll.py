@@ -33,12 +33,12 @@ def load_conll(paths: Sequence[str]) -> Dataset:
         Joakim Nivre et al. Universal Dependencies v2. LREC 2020. https://universaldependencies.org/format.html
     """
     columns = _COLUMNS[Path(paths[0]).suffix]
-    contents = [sha256(Path(path).read_bytes()).hexdigest() for path in paths]  # so that a changed file is read again
+    contents = tuple(sha256(Path(path).read_bytes()).hexdigest() for path in paths)  # a changed file is read again
     features = Features(dict.fromkeys(columns, List(Value("string"))))
-    return Dataset.from_generator(_sentences, features, gen_kwargs={"paths": list(paths), "contents": contents})
+    return Dataset.from_generator(_sentences, features, gen_kwargs={"paths": tuple(paths), "contents": contents})
 
 
-def _sentences(paths: list[str], contents: list[str]) -> Iterator[dict[str, list[str]]]:  # noqa: ARG001
+def _sentences(paths: Sequence[str], contents: Sequence[str]) -> Iterator[dict[str, list[str]]]:  # noqa: ARG001
     for path in paths:
         columns = _COLUMNS[Path(path).suffix]
         for is_blank, lines in groupby(_lines(path), key=lambda line: not line):

@@ -1,0 +1,138 @@
+"""What is an emoji about? Names by the translators of Unicode, in over a hundred languages."""
+
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, Features, Value
+
+from lightning_sparsegrad.data.base import TokenizedDataModule
+from lightning_sparsegrad.data.checks import listed, require_at_least
+from lightning_sparsegrad.data.encodings import SequenceEncoding
+from lightning_sparsegrad.data.unicode_names import TRAIN_LANGUAGE, read_groups, topic_rows
+from lightning_sparsegrad.errors import ConfigurationError, require_one_of
+
+GROUPS = (
+    *("Smileys & Emotion", "People & Body", "Animals & Nature", "Food & Drink", "Travel & Places"),
+    *("Activities", "Objects", "Symbols", "Flags"),
+)
+_NAMES, _GROUPS = Path("cldr/common/annotations"), Path("emoji/emoji-test.txt")
+_COLUMNS = ("split", "text", "label", "emoji")
+
+
+class EmojiTopicsDataModule(TokenizedDataModule):
+    """Names of emoji in over a hundred languages, and the group that Unicode puts each in; for zero-shot transfer.
+
+    Trained in English, on names and keywords, validated and tested on names in every language, under-resourced ones
+    included; a hash of the emoji decides the split (`fold_of`), so that no emoji of one is in another, in any language.
+    The names are those of the CLDR, written by native translators, the groups those of UTS #51.
+
+    With version 41 of the CLDR that is 2,043 English texts to train on, and about 165 names to validate on and 420 to
+    test on in each of 108 languages; always answering the largest group is right for 0.19 of the first and 0.21 of the
+    English names of the last. `Flags` has but a handful of names.
+
+    Nothing is downloaded: the files are those of the Debian packages `unicode-cldr-core` and `unicode-data`
+    (`apt-get install unicode-cldr-core unicode-data`), or of the archives that Unicode publishes, under its licence.
+
+    Args:
+        root: The folder that holds `cldr/common/annotations` and `emoji/emoji-test.txt`.
+        languages: Those to validate, test and predict in, called as CLDR's files are: `de`, `sw`, `zh_Hant`. By default
+            all with at least `min_names` names to test on.
+        min_names: The names that a language needs to be among the default ones: regional variants list but a few.
+        **kwargs: What `TokenizedDataModule` takes: `tokenizer`, `max_length`, `batch_size`, `eval_batch_size`,
+            `num_workers`, `pad_to_multiple_of`, `group_by_length`, `max_samples` and `seed`.
+
+    Raises:
+        ConfigurationError: If the files are not there, there is no such language, or a number is out of range.
+
+    Example:
+        >>> GROUPS[0], len(GROUPS)
+        ('Smileys & Emotion', 9)
+
+    References:
+        Unicode Common Locale Data Repository. https://cldr.unicode.org
+        Mark Davis, Ned Holbrook. Unicode Emoji. UTS #51. https://www.unicode.org/reports/tr51
+    """
+
+    train_language = TRAIN_LANGUAGE
+    metrics = ("accuracy", "f1")
+
+    def __init__(
+        self,
+        root: str = "/usr/share/unicode",
+        *,
+        languages: list[str] | None = None,
+        min_names: int = 250,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(encoding=SequenceEncoding("text", "label", list(GROUPS)), **kwargs)
+        require_at_least(1, min_names=min_names)
+        self._names, self._groups = Path(root).expanduser() / _NAMES, Path(root).expanduser() / _GROUPS
+        if not (self._names / f"{TRAIN_LANGUAGE}.xml").is_file() or not self._groups.is_file():
+            raise ConfigurationError(
+                f"Parameter `root` should be a folder with `{_NAMES}` and `{_GROUPS}`: run `apt-get install "
+                f"unicode-cldr-core unicode-data`. Found `root = {root!r}`."
+            )
+        known = sorted(path.stem for path in self._names.glob("*.xml") if path.stem != "root")
+        for language in languages or ():
+            require_one_of("languages", language, known)
+        if languages is not None and not languages:
+            raise ConfigurationError("Parameter `languages` should name one language or more. Found `languages = []`.")
+        self._is_asked, self._languages = languages is not None, languages or known
+        self._least = 1 if languages else min_names
+
+    @property
+    def num_labels(self) -> int:
+        """The number of groups; no data is loaded for it."""
+        return len(GROUPS)
+
+    def load_splits(self) -> dict[str, Dataset]:
+        """Return the rows to train on, and those of each language to validate on, to test on and to predict.
+
+        Raises:
+            ConfigurationError: If a language that was asked for has no names.
+        """
+        files = [self._groups, *(self._names / f"{name}.xml" for name in {TRAIN_LANGUAGE, *self._languages})]
+        versions = tuple(sorted(f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files))
+        rows = Dataset.from_generator(
+            _rows,
+            Features(dict.fromkeys(_COLUMNS, Value("string"))),
+            gen_kwargs={
+                "names": str(self._names),
+                "groups": str(self._groups),
+                "languages": tuple(self._languages),
+                "versions": versions,  # so that changed files are read again
+            },
+        )
+        found: dict[str, Dataset] = {}
+        start = 0
+        for split, same in groupby(rows["split"][:]):
+            count = sum(1 for _ in same)
+            found[split] = rows.select(range(start, start + count)).remove_columns("split")
+            start += count
+        kept = [
+            language
+            for language in self._languages
+            if f"validation.{language}" in found and len(found.get(f"test.{language}", ())) >= self._least
+        ]
+        missing = [language for language in self._languages if language not in kept]
+        if missing and self._is_asked:
+            raise ConfigurationError(
+                f"Parameter `languages` should name languages with names of emoji to validate and to test on. "
+                f"Found {listed(missing)} without."
+            )
+        splits = {"train": found["train"]}
+        for kind, source in (("validation", "validation"), ("test", "test"), ("predict", "test")):
+            splits |= {f"{kind}.{language}": found[f"{source}.{language}"] for language in kept}
+        return splits
+
+
+def _rows(
+    names: str,
+    groups: str,
+    languages: tuple[str, ...],
+    versions: tuple[str, ...],  # noqa: ARG001
+) -> Iterator[dict[str, str]]:
+    known = {emoji: group for emoji, group in read_groups(Path(groups)).items() if group in GROUPS}
+    yield from topic_rows(known, Path(names), languages)

@@ -1,0 +1,149 @@
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+
+from lightning_sparsegrad.data import EmojiTopicsDataModule
+from lightning_sparsegrad.data.unicode_names import fold_of, read_groups, read_names
+from lightning_sparsegrad.errors import ConfigurationError
+from tests.data.helpers import MINILM
+
+INSTALLED = Path("/usr/share/unicode")
+GROUPS = {
+    "Smileys & Emotion": "😀😁😂🤣😃😄😅😆😉😊😋😎😍😘😗",
+    "Animals & Nature": "🐵🐒🦍🦧🐶🐕🦮🐩🐺🦊🦝🐱🐈🦁🐯",
+    "Component": "🏻🦰",
+}
+EXTRA = ("☺️", "👋🏽")  # with a selector of the picture, with a skin tone
+HEAD = '<?xml version="1.0" encoding="UTF-8" ?>\n<ldml><identity/><annotations>\n'
+
+
+def points(emoji: str) -> str:
+    return " ".join(f"{ord(character):04X}" for character in emoji)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write a small tree as the packages have it."""
+    root = tmp_path_factory.mktemp("unicode")
+    (root / "emoji").mkdir()
+    lines = ["# emoji-test.txt", "# subgroup: face"]
+    for group, emoji in GROUPS.items():
+        lines.append(f"# group: {group}")
+        lines += [f"{points(each):<20}; fully-qualified     # {each} E1.0 name" for each in emoji]
+        lines += [f"{points(each):<20}; fully-qualified # x" for each in EXTRA if group == "Smileys & Emotion"]
+        lines.append("263A                ; unqualified   # ☺ E0.6")
+    (root / "emoji" / "emoji-test.txt").write_text("\n".join(lines), encoding="utf-8")
+    folder = root / "cldr" / "common" / "annotations"
+    folder.mkdir(parents=True)
+    everything = [*GROUPS["Smileys & Emotion"], *GROUPS["Animals & Nature"], "☺", "🏻"]
+    for language, word in {"en": "name", "he": "שם", "zh_Hant": "名字"}.items():
+        rows = []
+        for emoji in everything:
+            kind = "face" if emoji in GROUPS["Smileys & Emotion"] else "animal"
+            rows.append(f'<annotation cp="{emoji}">{kind} | shared |word of {emoji} | word of {emoji}</annotation>')
+            rows.append(f'<annotation cp="{emoji}" type="tts">{word} {emoji}</annotation>')
+        (folder / f"{language}.xml").write_text(f"{HEAD}{''.join(rows)}</annotations></ldml>", encoding="utf-8")
+    inherited = '<annotation cp="😀" type="tts">↑↑↑</annotation>'
+    (folder / "en_GB.xml").write_text(f"{HEAD}{inherited}</annotations></ldml>", encoding="utf-8")
+    (folder / "root.xml").write_text(f"{HEAD}</annotations></ldml>", encoding="utf-8")
+    return root
+
+
+def emoji_of(data: EmojiTopicsDataModule, split: str) -> set[str]:
+    return set(data.rows(split)["emoji"][:])
+
+
+def test_groups_have_no_skin_tones_and_names_no_selector(root: Path) -> None:
+    groups = read_groups(root / "emoji" / "emoji-test.txt")
+    assert groups["☺"] == "Smileys & Emotion"
+    assert not any("🏽" in emoji for emoji in groups)
+    names, keywords = read_names(root / "cldr" / "common" / "annotations" / "he.xml")
+    assert names["😀"] == "שם 😀"
+    assert keywords["🐵"] == ["animal", "shared", "word of 🐵", "word of 🐵"]
+
+
+def test_rows_by_language(root: Path) -> None:
+    data = EmojiTopicsDataModule(str(root), languages=["en", "he", "zh_Hant"])
+    splits = data.splits_of_source
+    assert list(splits) == [
+        "train",
+        *(f"{k}.{n}" for k in ("validation", "test", "predict") for n in ("en", "he", "zh_Hant")),
+    ]
+    for name, rows in splits.items():
+        kind = {"predict": "test"}.get(name.split(".")[0], name.split(".")[0])
+        assert {fold_of(emoji) for emoji in rows["emoji"][:]} == {kind}
+    assert all(text.startswith("שם") for text in data.rows("test.he")["text"][:])
+    assert emoji_of(data, "test.he") == emoji_of(data, "test.en") == emoji_of(data, "predict.zh_Hant")
+    assert "🏻" not in emoji_of(data, "train") | emoji_of(data, "validation.en") | emoji_of(data, "test.en")
+
+
+def test_english_is_trained_on_names_and_keywords_of_one_group(root: Path) -> None:
+    rows = EmojiTopicsDataModule(str(root), languages=["he"]).rows("train")
+    texts, emoji = rows["text"][:], set(rows["emoji"][:])
+    assert len(texts) == len(set(texts))
+    assert {f"name {each}" for each in emoji} | {f"word of {each}" for each in emoji} | {"face", "animal"} == set(texts)
+    labels = dict(zip(texts, rows["label"][:], strict=True))
+    assert labels["face"] == "Smileys & Emotion"
+    assert labels["animal"] == "Animals & Nature"
+
+
+def test_a_text_that_names_an_emoji_of_another_fold_is_not_trained_on(root: Path, tmp_path: Path) -> None:
+    for path in root.rglob("*.*"):
+        target = tmp_path / path.relative_to(root)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        text = path.read_text(encoding="utf-8")
+        held = next(emoji for emoji in GROUPS["Smileys & Emotion"] if fold_of(emoji) == "test")
+        target.write_text(text.replace(f">name {held}<", ">Face<"), encoding="utf-8")
+    texts = EmojiTopicsDataModule(str(tmp_path), languages=["en"]).rows("train")["text"][:]
+    assert "face" not in texts
+    assert "animal" in texts
+
+
+def test_languages_with_few_names_are_left_out_unless_asked_for(root: Path) -> None:
+    parts = EmojiTopicsDataModule(str(root), min_names=3).parts("test")
+    assert list(parts) == ["en", "he", "zh_Hant"]
+    assert not EmojiTopicsDataModule(str(root)).parts("test")
+    with pytest.raises(ConfigurationError, match=r"names of emoji to validate and to test on\. Found `en_GB` without"):
+        EmojiTopicsDataModule(str(root), languages=["en", "en_GB"]).parts("test")
+
+
+def test_rows_are_tokenised_once(root: Path, cache: Path) -> None:
+    def files() -> dict[Path, int]:
+        data = EmojiTopicsDataModule(str(root), languages=["he"], tokenizer=MINILM)
+        data.setup("fit")
+        assert data.num_labels == 9
+        assert data.train_language == "en"
+        return {path: path.stat().st_mtime_ns for path in cache.rglob("*.arrow")}
+
+    assert files() == files()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"languages": ["hee"]}, r"`languages` should be one of .* Found `languages = 'hee'`\. Near matches: `he`"),
+        ({"languages": []}, r"should name one language or more"),
+        ({"min_names": 0}, r"`min_names` should be at least 1"),
+    ],
+)  # fmt: skip
+def test_arguments_that_do_not_work(root: Path, arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        EmojiTopicsDataModule(str(root), **arguments)  # type: ignore[arg-type]
+
+
+def test_missing_packages_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="run `apt-get install unicode-cldr-core unicode-data`"):
+        EmojiTopicsDataModule(str(tmp_path))
+
+
+@pytest.mark.skipif(not (INSTALLED / "cldr").is_dir(), reason="needs the packages unicode-cldr-core and unicode-data")
+def test_the_installed_data() -> None:
+    data = EmojiTopicsDataModule()
+    assert len(data.parts("test")) >= 100
+    assert len(set(data.rows("train")["label"][:])) == 9
+    seen = {"train": emoji_of(data, "train")}
+    for kind in ("validation", "test"):
+        seen[kind] = set().union(*(emoji_of(data, split) for split in data.parts(kind).values()))
+    assert all(not one & other for one, other in combinations(seen.values(), 2))
+    assert all(len(emoji) > 100 for emoji in seen.values())
