@@ -133,7 +133,7 @@ def xglue_features(task: str) -> Features:
 
 
 def tiny_encoder(folder: Path, words: Sequence[str] = WORDS, *, kind: str = "bert", layers: int = 2) -> str:
-    """Save an encoder without a head, 32 wide, with 128 positions, and a tokenizer that spells longer words out.
+    """Save an encoder without a head, 32 wide, with 512 positions, and a tokenizer that spells longer words out.
 
     Words of at most seven letters are one token, others as many as they have letters, and so is what it never saw
     if the letters are known. A Chinese character is a token.
@@ -147,13 +147,13 @@ def tiny_encoder(folder: Path, words: Sequence[str] = WORDS, *, kind: str = "ber
         vocab=vocabulary,
         do_lower_case=False,
         strip_accents=False,  # vowels of Hindi are marks
-        model_max_length=128,
+        model_max_length=512,
         model_input_names=["input_ids", "attention_mask", *segments],
     )
     tokenizer.save_pretrained(folder)
     changes = {"vocab_size": len(vocabulary), "num_hidden_layers": layers, "initializer_range": 0.2}
     changes |= {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
-    positions = 128 if kind == "bert" else 129  # XLM-R's begin after the padding's
+    positions = 512 if kind == "bert" else 513  # XLM-R's begin after the padding's
     config = AutoConfig.for_model(kind, **{**SIZE, **changes, "max_position_embeddings": positions})
     build(AutoModel.from_config, config).to(torch.float32).save_pretrained(folder)  # type: ignore[operator]
     return str(folder)

@@ -39,7 +39,7 @@ def read_groups(path: Path) -> dict[str, str]:
 
 
 def read_names(path: Path) -> tuple[dict[str, str], dict[str, list[str]]]:
-    """Return the name and the keywords of each emoji in one file of annotations (UTS #35); inherited ones are not in it."""
+    """Return the name and the keywords of each emoji in a file of annotations (UTS #35), without inherited ones."""
     names: dict[str, str] = {}
     keywords: dict[str, list[str]] = {}
     for annotation in ElementTree.parse(path).getroot().iter("annotation"):  # noqa: S314  # a file of the system

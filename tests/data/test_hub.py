@@ -189,11 +189,11 @@ def test_the_encoder_reads_pairs_of_any_language_to_its_last_position(kind: str,
     assert offsets[1:4] == [(0, 1), (1, 2), (3, 8)]
     assert ("token_type_ids" in batch) == (kind == "bert")
     long: Any = tokenizer(["alpha"], ["beta " * 200], truncation=True, return_tensors="pt")
-    assert long["input_ids"].shape == (1, 128)
+    assert long["input_ids"].shape == (1, 512)
     for head, shape in [
         (AutoModelForSequenceClassification, (1, 2)),
-        (AutoModelForTokenClassification, (1, 128, 2)),
-        (AutoModelForQuestionAnswering, (1, 128)),
+        (AutoModelForTokenClassification, (1, 512, 2)),
+        (AutoModelForQuestionAnswering, (1, 512)),
     ]:
         model = head.from_pretrained(path, num_labels=2)
         output = model(**long)
