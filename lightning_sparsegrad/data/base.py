@@ -64,6 +64,9 @@ class TokenizedDataModule(LightningDataModule, ABC):
         ConfigurationError: If a number is out of range.
     """
 
+    labels: Sequence[str] | None = None
+    """The names of the classes, where they are known without the data; empty for regression."""
+
     metrics: Sequence[MetricName] | None = None
     """What predictions of classes or numbers are usually scored by, see `SequenceClassification`."""
 
@@ -152,14 +155,15 @@ class TokenizedDataModule(LightningDataModule, ABC):
     def num_labels(self) -> int:
         """The number of outputs a model needs: the number of classes, or 1 for regression.
 
-        It is there before `setup`, so that a model can be built with it; the data is loaded when it is first asked for.
+        It is there before `setup`, so that a model can be built with it; where `labels` are not known, the data is
+        loaded when it is first asked for.
         """
-        return self.label_space.num_labels
+        return len(self.label_names) or 1
 
     @property
     def label_names(self) -> list[str]:
         """The names of the classes in the order of their ids; empty for regression."""
-        return list(self.label_space.names)
+        return list(self.label_space.names if self.labels is None else self.labels)
 
     @cached_property
     def label_space(self) -> LabelSpace:

@@ -56,6 +56,7 @@ class EmojiTopicsDataModule(TokenizedDataModule):
     """
 
     train_language = TRAIN_LANGUAGE
+    labels = GROUPS
     metrics = ("accuracy", "f1")
 
     def __init__(
@@ -81,11 +82,6 @@ class EmojiTopicsDataModule(TokenizedDataModule):
             raise ConfigurationError("Parameter `languages` should name one language or more. Found `languages = []`.")
         self._is_asked, self._languages = languages is not None, languages or known
         self._least = 1 if languages else min_names
-
-    @property
-    def num_labels(self) -> int:
-        """The number of groups; no data is loaded for it."""
-        return len(GROUPS)
 
     def load_splits(self) -> dict[str, Dataset]:
         """Return the rows to train on, and those of each language to validate on, to test on and to predict.

@@ -100,13 +100,8 @@ class GlueDataModule(TokenizedDataModule):
         self._facts = GLUE[task]
         encoding = SequenceEncoding(list(self._facts.text_columns), "label", list(self._facts.labels) or None)
         super().__init__(encoding=encoding, **kwargs)
-        self.task, self.metrics = task, self._facts.metrics
+        self.task, self.labels, self.metrics = task, self._facts.labels, self._facts.metrics
         self._dataset, self._revision = resolve_folder(dataset, revision), revision
-
-    @property
-    def num_labels(self) -> int:
-        """The number of classes, or 1 for regression; no data is loaded for it."""
-        return len(self._facts.labels) or 1
 
     def load_splits(self) -> dict[str, Dataset]:
         """Return the rows to train on, to validate on, and to predict.

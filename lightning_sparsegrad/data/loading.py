@@ -4,7 +4,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +79,9 @@ def load_files(data_files: Mapping[str, Sequence[str]]) -> dict[str, Dataset]:
                 continue
             if builder == "json":
                 _refuse_null_rows(paths)
-            reader = datasets.load_dataset_builder(builder, data_files={"train": list(paths)}, **options)
-            reader.download_and_prepare()
+            with without_network():
+                reader = datasets.load_dataset_builder(builder, data_files={"train": list(paths)}, **options)
+                reader.download_and_prepare()
             found = reader.info.splits["train"].num_examples  # a header alone makes a split that cannot be opened
             rows[split] = reader.as_dataset("train") if found else Dataset.from_dict({})
         except Exception as error:
@@ -129,7 +130,8 @@ def load_dataset(name: str, config: str | None = None, revision: str | None = No
         return load_files(resolve_files(found))
     try:
         if Path(name).is_dir():
-            return dict(datasets.load_dataset(name, config))
+            with without_network():
+                return dict(datasets.load_dataset(name, config))
         with _cache_only_if_unreachable(name):
             return dict(datasets.load_dataset(name, config, revision=revision))
     except Exception as error:
@@ -176,19 +178,25 @@ def resolve_folder(name: str, revision: str | None = None) -> str:
 
 
 @contextmanager
-def _cache_only_if_unreachable(name: str) -> Iterator[None]:
-    """Look in the local cache only if the hub does not answer: its client would retry for half a minute."""
+def without_network() -> Iterator[None]:
+    """Keep `datasets` from the network: it reports each local file it reads, and waits up to 3 s for an answer."""
     offline = datasets.config.HF_HUB_OFFLINE
+    datasets.config.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        datasets.config.HF_HUB_OFFLINE = offline
+
+
+def _cache_only_if_unreachable(name: str) -> AbstractContextManager[None]:
+    """Look in the local cache only if the hub does not answer: its client would retry for half a minute."""
     try:
         HfApi().dataset_info(name, timeout=_HUB_TIMEOUT)
     except (HfHubHTTPError, HFValidationError):
         pass  # answered, or never asked: `load_dataset` says what is wrong
     except Exception:  # the HTTP client's errors, whose classes differ between versions of the hub's library
-        datasets.config.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        datasets.config.HF_HUB_OFFLINE = offline
+        return without_network()
+    return nullcontext()
 
 
 def _cause(error: BaseException) -> str:

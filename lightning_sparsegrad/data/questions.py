@@ -34,6 +34,7 @@ class QuestionsDataModule(LoadedDataModule):
     """
 
     encoding: AnswerEncoding
+    labels = AnswerEncoding.labels
 
     def __init__(
         self,

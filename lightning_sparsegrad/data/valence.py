@@ -10,6 +10,7 @@ from datasets import Dataset
 from lightning_sparsegrad.data.base import TokenizedDataModule
 from lightning_sparsegrad.data.checks import listed
 from lightning_sparsegrad.data.encodings import SequenceEncoding
+from lightning_sparsegrad.data.loading import without_network
 from lightning_sparsegrad.errors import ConfigurationError, near_matches
 from lightning_sparsegrad.sources import resolve_source
 
@@ -72,15 +73,16 @@ class ValenceDataModule(TokenizedDataModule):
 
     def load_splits(self) -> dict[str, Dataset]:
         """Return the entries of each split, with their `word`, `valence` and `polarity`."""
-        entries = datasets.load_dataset(
-            "csv",
-            data_files={"train": self._lexicon},
-            split="train",
-            sep="\t",
-            names=["word", "valence", "deviation", "ratings"],
-            quoting=csv.QUOTE_NONE,
-            keep_default_na=False,
-        )
+        with without_network():
+            entries = datasets.load_dataset(
+                "csv",
+                data_files={"train": self._lexicon},
+                split="train",
+                sep="\t",
+                names=["word", "valence", "deviation", "ratings"],
+                quoting=csv.QUOTE_NONE,
+                keep_default_na=False,
+            )
         polarity = ["positive" if mean > 0 else "negative" for mean in entries["valence"]]
         entries = entries.add_column("polarity", polarity)
         splits = [split_of_word(word) for word in entries["word"]]

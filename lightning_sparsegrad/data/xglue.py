@@ -42,7 +42,7 @@ class XglueTask:
 
     languages: str
     encode: Callable[[list[str]], Encoding]
-    labels: tuple[str, ...] = ()
+    labels: tuple[str, ...]
     metrics: tuple[MetricName, ...] | None = None
     joined: dict[str, tuple[str, str]] = field(default_factory=dict)
     writes_ids: bool = False
@@ -98,7 +98,7 @@ XGLUE: dict[str, XglueTask] = {
         ),
         ("accuracy",),
     ),
-    "mlqa": XglueTask("en de ar es hi vi zh", lambda _: AnswerEncoding()),
+    "mlqa": XglueTask("en de ar es hi vi zh", lambda _: AnswerEncoding(), AnswerEncoding.labels),
     "xnli": XglueTask(
         "en ar bg de el es fr hi ru sw th tr ur vi zh",
         _classes("premise", "hypothesis"),
@@ -189,19 +189,10 @@ class XglueDataModule(TokenizedDataModule):
             require_one_of("languages", language, known)
         if languages is not None and not languages:
             raise ConfigurationError("Parameter `languages` should name one language or more. Found `languages = []`.")
-        self.task, self.metrics, self.languages = task, self._facts.metrics, languages or known
+        self.task, self.labels, self.metrics = task, self._facts.labels, self._facts.metrics
+        self.languages = languages or known
         self._dataset = resolve_folder(dataset or _HUB_ID, revision)
         self._revision = revision or (_REVISION if dataset is None else None)
-
-    @property
-    def num_labels(self) -> int:
-        """The number of labels; no data is loaded for it."""
-        return len(self._facts.labels) or super().num_labels
-
-    @property
-    def label_names(self) -> list[str]:
-        """The names of the labels in the order of their ids; no data is loaded for them."""
-        return list(self._facts.labels)
 
     def load_splits(self) -> dict[str, Dataset]:
         """Return the rows to train on, and those of each language to validate on, to test on and to predict.

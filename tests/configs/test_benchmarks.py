@@ -63,12 +63,13 @@ class Runs:
 def fitted(request: pytest.FixtureRequest, tmp_path: Path, encoder: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Fit two steps of a task, and check what a fit promises."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    runs = Runs(*request.param, tmp_path, encoder)
+    benchmark, task = request.param
+    runs = Runs(benchmark, task, tmp_path, encoder)
     fit = runs("fit", "--trainer.max_steps=2", "--data.batch_size=5", "--model.optimizer.lr=0.01")
     assert fit.global_step == 2
     checkpoint = fit.checkpoint_callback
-    assert float(fit.callback_metrics[checkpoint.monitor]) == float(checkpoint.best_model_score)  # type: ignore[union-attr, arg-type, attr-defined]
-    path = checkpoint.best_model_path  # type: ignore[union-attr, attr-defined]
+    assert float(fit.callback_metrics[checkpoint.monitor]) == float(checkpoint.best_model_score)  # type: ignore[union-attr]
+    path = checkpoint.best_model_path  # type: ignore[union-attr]
     validated = runs("validate", f"--ckpt_path={path}").callback_metrics
     logged = {name: float(value) for name, value in fit.callback_metrics.items() if name.startswith("val/")}
     assert {name: float(value) for name, value in validated.items()} == pytest.approx(logged, rel=1e-4, nan_ok=True)

@@ -188,7 +188,7 @@ def test_the_encoder_reads_pairs_of_any_language_to_its_last_position(kind: str,
     ]
     assert offsets[1:4] == [(0, 1), (1, 2), (3, 8)]
     assert ("token_type_ids" in batch) == (kind == "bert")
-    long: Any = tokenizer(["alpha"], ["beta " * 200], truncation=True, return_tensors="pt")
+    long: Any = tokenizer(["alpha"], ["beta " * 600], truncation=True, return_tensors="pt")
     assert long["input_ids"].shape == (1, 512)
     for head, shape in [
         (AutoModelForSequenceClassification, (1, 2)),

@@ -4,7 +4,8 @@ import time
 import datasets
 import pytest
 
-from lightning_sparsegrad.data import TextDataModule
+from lightning_sparsegrad.data import TextDataModule, ValenceDataModule
+from lightning_sparsegrad.data.loading import load_files, resolve_files
 from lightning_sparsegrad.errors import ConfigurationError
 from tests.data.helpers import write
 
@@ -88,3 +89,13 @@ def test_a_row_that_is_null_is_refused_before_pyarrow_crashes(tmp_path, text):
     number = 1 if text.startswith("[") else 2
     with pytest.raises(ConfigurationError, match=rf"should be readable as json.*: rows.json: row {number} is null\.$"):
         _ = TextDataModule(data_files={"train": str(path)}).num_labels
+
+
+def test_local_files_are_read_without_a_network(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("socket.getaddrinfo", lambda *arguments, **_: asked.append(arguments))
+    path = write(tmp_path / "rows.csv", text=["a", "b"], label=[0, 1])
+    assert len(load_files(resolve_files({"train": path}))["train"]) == 2
+    assert len(ValenceDataModule().rows("test")) == 719
+    assert not asked
+    assert not datasets.config.HF_HUB_OFFLINE

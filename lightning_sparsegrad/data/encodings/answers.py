@@ -1,7 +1,7 @@
 """Questions about texts that hold the answers."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from datasets import Dataset
@@ -37,6 +37,9 @@ class AnswerEncoding(Encoding):
         ConfigurationError: If a number is out of range.
     """
 
+    labels: ClassVar[tuple[str, ...]] = ("start", "end")
+    """What a model tells of each token: is it the first of the answer, is it the last."""
+
     padding = {"offsets": _NO_TEXT}  # noqa: RUF012  # read only
 
     def __init__(
@@ -55,8 +58,8 @@ class AnswerEncoding(Encoding):
         self.stride, self.max_question_length = stride, max_question_length
 
     def label_space(self, rows: Dataset, split: str) -> LabelSpace:  # noqa: ARG002
-        """Return what is told of each token: is it the first of the answer, is it the last."""
-        return LabelSpace(self.answers_column, ("start", "end"))
+        """Return what is told of each token."""
+        return LabelSpace(self.answers_column, self.labels)
 
     def encode(self, rows: Dataset, split: str, tokens: Tokens, labels: LabelSpace | None) -> Dataset:
         """Return the windows, one to a row for training, else all windows of a row together.
