@@ -67,9 +67,10 @@ class PredictionWriter(BasePredictionWriter):
         if trainer.world_size > 1:
             gathered *= trainer.world_size
             dist.all_gather_object(gathered, dict(self._found))
+        logs = trainer.log_dir or trainer.default_root_dir  # on every process: they agree on it
         if not trainer.is_global_zero:
             return
-        folder = Path(self._folder or Path(trainer.log_dir or trainer.default_root_dir, "predictions"))
+        folder = Path(self._folder or Path(logs, "predictions"))
         for place, part in enumerate(parts_of(trainer.predict_dataloaders)):
             rows = dict(pair for found in gathered for pair in found.get(place, ()))
             _data(trainer).write_predictions(folder, part or "", [rows[index] for index in sorted(rows)])
