@@ -66,6 +66,7 @@ def test_shards_train_as_replicas_do(root: Path) -> None:
         "--data.batch_size=3",
         "--model.optimizer=torch.optim.SGD",
         "--model.optimizer.lr=0.1",
+        "--model.optimizer.fused=false",
     )
     replicas, shards = (weights(run(root, "fit", "ner", name, overlay(name), *steps)) for name in ("ddp", "fsdp2"))
     assert replicas.keys() == shards.keys()
