@@ -21,6 +21,7 @@ from lightning_sparsegrad.data.labels import LabelSpace
 from lightning_sparsegrad.data.order import LengthGroupedSampler, lengths_of
 from lightning_sparsegrad.data.predictions import write_table
 from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.hub import how_without, is_unreachable
 from lightning_sparsegrad.metrics import MetricName
 from lightning_sparsegrad.sources import resolve_source
 
@@ -203,11 +204,14 @@ class TokenizedDataModule(LightningDataModule, ABC):
         name = self.tokenizer_name or self._model_name()
         source = resolve_source(name)
         try:
-            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source)
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+                source, local_files_only=is_unreachable(source, "model")
+            )
         except (OSError, ValueError) as error:
             reason = repr(error) if not str(error) else str(error).splitlines()[0]
+            help_offline = how_without(source, "model")
             raise ConfigurationError(
-                f"Tokenizer `{name}` should be a hub id or a local folder. Found: {reason}"
+                f"Tokenizer `{name}` should be a hub id or a local folder. Found: {reason}{help_offline}"
             ) from error
         if self.max_length > tokenizer.model_max_length:
             raise ConfigurationError(

@@ -3,18 +3,17 @@
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import datasets
 from datasets import Dataset
-from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from lightning_sparsegrad.data.conll import SHARED_TASKS, UNIVERSAL_DEPENDENCIES, load_conll
 from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.hub import how_without, is_unreachable, without_network
 from lightning_sparsegrad.sources import PACKAGE_PREFIX, resolve_source
 
 # `keep_default_na`: the words "null", "nan" and "None" are texts, not missing ones
@@ -29,7 +28,6 @@ _CONLL = (SHARED_TASKS, UNIVERSAL_DEPENDENCIES)
 _EXTENSIONS = (*_BUILDERS, *_CONLL)
 # `validation.de.jsonl`, `train-00000-of-00002.parquet`, `validation_matched-00000-of-00001.parquet`
 _FILE_OF_SPLIT = re.compile(r"(?P<split>(?:train|validation|test|predict)(?:[._][\w-]+?)?)(?:-\d+-of-\d+)?\.\w+")
-_HUB_TIMEOUT = 10.0  # seconds
 
 
 def resolve_files(data_files: Mapping[str, str | Sequence[str]]) -> dict[str, list[str]]:
@@ -132,13 +130,13 @@ def load_dataset(name: str, config: str | None = None, revision: str | None = No
         if Path(name).is_dir():
             with without_network():
                 return dict(datasets.load_dataset(name, config))
-        with _cache_only_if_unreachable(name):
+        with without_network() if is_unreachable(name, "dataset") else nullcontext():
             return dict(datasets.load_dataset(name, config, revision=revision))
     except Exception as error:
         raise ConfigurationError(
             f"Parameter `dataset` should be a local folder of data files or the id of a data set on a hub that can be "
-            f"reached. Found `dataset = {name!r}`, `dataset_config = {config!r}`: {_cause(error)} Without a network "
-            f"pass a folder: `hf download --repo-type dataset --local-dir FOLDER {name}` makes one where there is one."
+            f"reached. Found `dataset = {name!r}`, `dataset_config = {config!r}`: {_cause(error)}"
+            f"{how_without(name, 'dataset')}"
         ) from error
 
 
@@ -175,28 +173,6 @@ def resolve_folder(name: str, revision: str | None = None) -> str:
     if name.startswith((".", "/", "~", PACKAGE_PREFIX)):
         raise ConfigurationError(f"Parameter `dataset` should be a folder that exists. Found `dataset = {name!r}`.")
     return name
-
-
-@contextmanager
-def without_network() -> Iterator[None]:
-    """Keep `datasets` from the network: it reports each local file it reads, and waits up to 3 s for an answer."""
-    offline = datasets.config.HF_HUB_OFFLINE
-    datasets.config.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        datasets.config.HF_HUB_OFFLINE = offline
-
-
-def _cache_only_if_unreachable(name: str) -> AbstractContextManager[None]:
-    """Look in the local cache only if the hub does not answer: its client would retry for half a minute."""
-    try:
-        HfApi().dataset_info(name, timeout=_HUB_TIMEOUT)
-    except (HfHubHTTPError, HFValidationError):
-        pass  # answered, or never asked: `load_dataset` says what is wrong
-    except Exception:  # the HTTP client's errors, whose classes differ between versions of the hub's library
-        return without_network()
-    return nullcontext()
 
 
 def _cause(error: BaseException) -> str:

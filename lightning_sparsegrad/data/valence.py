@@ -10,8 +10,8 @@ from datasets import Dataset
 from lightning_sparsegrad.data.base import TokenizedDataModule
 from lightning_sparsegrad.data.checks import listed
 from lightning_sparsegrad.data.encodings import SequenceEncoding
-from lightning_sparsegrad.data.loading import without_network
 from lightning_sparsegrad.errors import ConfigurationError, near_matches
+from lightning_sparsegrad.hub import without_network
 from lightning_sparsegrad.sources import resolve_source
 
 LEXICON = "package:vaderSentiment/vaderSentiment/vader_lexicon.txt"

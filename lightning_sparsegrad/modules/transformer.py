@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from lightning_sparsegrad.components import find_blocks
 from lightning_sparsegrad.driver import count_steps
 from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.hub import how_without, is_unreachable
 from lightning_sparsegrad.modules.base import SparseGradModule
 from lightning_sparsegrad.modules.evaluation import Evaluation
 from lightning_sparsegrad.modules.linear_decay import LinearDecay
@@ -198,14 +199,16 @@ def _made(parameter: str, make: Callable[[Any], Any], of: Any) -> Any:
 def _load(auto_model: Any, name: str, config: Mapping[str, Any]) -> PreTrainedModel:
     path = resolve_source(name)
     try:
-        model: PreTrainedModel = auto_model.from_pretrained(path, **config)
+        model: PreTrainedModel = auto_model.from_pretrained(
+            path, local_files_only=is_unreachable(path, "model"), **config
+        )
     except (OSError, ValueError, RuntimeError, UnpicklingError) as error:
         # not found, no text model, another number of labels, a pickle of more than tensors
         labels = f" for `num_labels = {config['num_labels']}`" if "num_labels" in config else ""
         raise ConfigurationError(
             f"Parameter `model_name_or_path` should be a hub id that can be reached, a local folder, or "
             f"`package:<distribution>/<folder>`, of a text model without a head or with one{labels}. "
-            f"Found `{name}`: {str(error).splitlines()[0]}"
+            f"Found `{name}`: {str(error).splitlines()[0]}{how_without(path, 'model')}"
         ) from error
     if model.config.pad_token_id is None:  # GPT-2: its data is padded with the end token
         model.config.pad_token_id = model.config.eos_token_id

@@ -1,0 +1,55 @@
+"""What happens where no hub can be reached."""
+
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from lightning_sparsegrad import ConfigurationError, Identity, SequenceClassification, TextDataModule
+from lightning_sparsegrad.hub import how_without, is_unreachable
+
+MODEL = "nobody/no-such-model"
+
+
+def refuse(*_: Any, **__: Any) -> None:
+    raise socket.gaierror("Name or service not known")
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("socket.getaddrinfo", refuse)
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize(
+    "load",
+    [
+        lambda: SequenceClassification(MODEL, 2, Identity()),
+        lambda: TextDataModule(data_files={}, dataset="nobody/data", tokenizer=MODEL).tokenizer,
+        lambda: TextDataModule("nobody/no-such-data").num_labels,
+    ],
+    ids=["model", "tokenizer", "data"],
+)
+def test_a_line_comes_fast_and_says_what_to_do(load: Callable[[], Any]) -> None:
+    start = time.monotonic()
+    with pytest.raises(ConfigurationError) as caught:
+        load()
+    assert time.monotonic() - start < 5
+    text = str(caught.value)
+    assert "Without a network pass a folder: `hf download " in text
+    assert "--local-dir FOLDER nobody/no-such-" in text
+    assert "\n" not in text
+
+
+@pytest.mark.usefixtures("no_network")
+def test_a_folder_needs_no_hub(tmp_path: Any) -> None:
+    assert is_unreachable(MODEL, "model")
+    assert is_unreachable(MODEL, "dataset")
+    assert not is_unreachable(str(tmp_path), "model")
+
+
+@pytest.mark.parametrize("name", ["./models", "/tmp/x", "~/x", "package:a/b"])  # noqa: S108
+def test_what_is_no_name_on_a_hub_gets_no_advice_to_download_it(name: str) -> None:
+    assert how_without(name, "model") == ""
