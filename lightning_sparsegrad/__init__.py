@@ -10,8 +10,9 @@ The way of one gradient, and where each step lives:
 - `functional`: the kernels, on lists of tensors.
 
 Beside it: `skipping` leaves out work on what will be dropped, `nonfinite` finds gradients that are not finite, `resume`
-is what `ExactResume` in `callbacks` keeps in a checkpoint, `parser` and `diagnosis` read the command line, and
-`results` and `outcome` make the tables it prints.
+is what `ExactResume` in `callbacks` keeps in a checkpoint, `metrics` has what torchmetrics has not, `hub` helps where
+no model or data can be fetched, `parser` and `diagnosis` read the command line, and `results` and `outcome` make the
+tables it prints.
 
 Imports point that way only. Everything up to the engine needs torch alone: names that need lightning or transformers
 load them when they are first asked for.

@@ -2,6 +2,7 @@
 
 from lightning_sparsegrad.metrics.answers import AnswerExactMatch, AnswerF1, normalize_answer
 from lightning_sparsegrad.metrics.matthews import MatthewsCorrelation
+from lightning_sparsegrad.metrics.mean import WeightedMean
 from lightning_sparsegrad.metrics.named import MetricName, named_metrics
 from lightning_sparsegrad.metrics.ranking import GroupedNDCG
 from lightning_sparsegrad.metrics.spans import SpanF1, SpanPrecision, SpanRecall
@@ -15,6 +16,7 @@ __all__ = [
     "SpanF1",
     "SpanPrecision",
     "SpanRecall",
+    "WeightedMean",
     "named_metrics",
     "normalize_answer",
 ]

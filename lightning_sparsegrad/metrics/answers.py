@@ -71,7 +71,7 @@ class _AnswerScore(Metric, ABC):
     def __init__(self, language: str = "en") -> None:
         super().__init__()
         self.language = language
-        self.add_state("total", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
         self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, preds: Sequence[str], target: Sequence[Sequence[str]]) -> None:
@@ -86,12 +86,14 @@ class _AnswerScore(Metric, ABC):
         """
         if len(preds) != len(target):
             raise ValueError(f"There should be an answer for each question. Found {len(preds)} for {len(target)}.")
-        for answer, right in zip(preds, target, strict=True):
-            if not right:
-                raise ValueError("Each question should have a right answer. Found none.")
-            words = normalize_answer(answer, self.language)
-            self.total += max(self.score(words, normalize_answer(each, self.language)) for each in right)
-            self.count += 1
+        if not all(target):
+            raise ValueError("Each question should have a right answer. Found none.")
+        self.total += sum(self._best(answer, right) for answer, right in zip(preds, target, strict=True))
+        self.count += len(preds)
+
+    def _best(self, answer: str, right: Sequence[str]) -> float:
+        words = normalize_answer(answer, self.language)
+        return max(self.score(words, normalize_answer(each, self.language)) for each in right)
 
     @staticmethod
     @abstractmethod
@@ -100,7 +102,7 @@ class _AnswerScore(Metric, ABC):
 
     def compute(self) -> Tensor:
         """Return the mean over the questions, in [0, 1], a float32 scalar; 0 without any."""
-        return (self.total / self.count.clamp(min=1)).float()
+        return self.total / self.count.clamp(min=1)
 
 
 class AnswerExactMatch(_AnswerScore):

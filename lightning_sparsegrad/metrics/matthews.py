@@ -8,10 +8,10 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 class MatthewsCorrelation(MulticlassConfusionMatrix):
     r"""Matthews correlation coefficient of two classes or more, CoLA's metric.
 
-    .. math:: R = \frac{c\,s - \sum_k p_k t_k}{\sqrt{(s^2 - \sum_k p_k^2)(s^2 - \sum_k t_k^2)}}
+    .. math:: R = \frac{c - \sum_k p_k t_k}{\sqrt{(1 - \sum_k p_k^2)(1 - \sum_k t_k^2)}}
 
-    for :math:`s` rows of which :math:`c` are right, :math:`p_k` are predicted to be of class :math:`k` and :math:`t_k`
-    are. `update` takes classes, int64 of shape (batch,).
+    for the shares :math:`c` of rows that are right, :math:`p_k` that are predicted to be of class :math:`k` and
+    :math:`t_k` that are. `update` takes classes, int64 of shape (batch,).
 
     Args:
         num_classes: The number of classes, two or more.
@@ -38,9 +38,9 @@ class MatthewsCorrelation(MulticlassConfusionMatrix):
 
     def compute(self) -> Tensor:
         """Return the coefficient, in [-1, 1]: a float32 scalar."""
-        counts = super().compute().double()
-        rows, right = counts.sum(), counts.trace()
-        predicted, actual = counts.sum(0), counts.sum(1)
-        spread = (rows**2 - predicted.square().sum()) * (rows**2 - actual.square().sum())
-        found = (right * rows - (predicted * actual).sum()) / spread.sqrt()
-        return torch.where(spread > 0, found, 0.0).float()
+        counts = super().compute()
+        shares = counts / counts.sum()
+        predicted, actual = shares.sum(0), shares.sum(1)
+        spread = (1 - predicted.square().sum()) * (1 - actual.square().sum())
+        found = (shares.trace() - (predicted * actual).sum()) / spread.sqrt()
+        return torch.where(spread > 0, found, 0.0)

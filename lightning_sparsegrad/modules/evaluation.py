@@ -5,7 +5,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics import MetricCollection
+
+from lightning_sparsegrad.metrics import WeightedMean
 
 
 class Evaluation:
@@ -32,7 +34,7 @@ class Evaluation:
     ) -> None:
         self._seen = seen
         self._parts = parts_of(loaders)
-        self._losses = [MeanMetric().to(device) for _ in self._parts]
+        self._losses = [WeightedMean().to(device) for _ in self._parts]
         self._metrics = [metrics(part).to(device) for part in self._parts]
 
     def update(self, index: int, loss: Tensor, weight: int | Tensor) -> MetricCollection:

@@ -81,7 +81,7 @@ class ExtractiveQuestionAnswering(TransformerTask):
         starts, ends, scores = self._spans(output.start_logits.float(), output.end_logits.float(), batch["offsets"])
         rows, texts = batch["window_row"], batch["contexts"]
         best: list[tuple[float, int, int]] = [(_NO_SCORE, 0, 0)] * len(texts)
-        for row, *found in torch.stack([rows.double(), scores.double(), starts, ends], dim=1).tolist():
+        for row, *found in torch.stack([rows.float(), scores, starts.float(), ends.float()], dim=1).tolist():
             best[int(row)] = max(best[int(row)], (found[0], int(found[1]), int(found[2])), key=lambda each: each[0])
         return [text[start:end] for text, (_, start, end) in zip(texts, best, strict=True)]
 

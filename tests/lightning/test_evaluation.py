@@ -159,3 +159,16 @@ def test_a_trainer_without_data_module_measures_the_default(folder: Path) -> Non
     task = SequenceClassification(str(folder / "classes"), CLASSES, Identity())
     run.validate(task, Languages().val_dataloader(), verbose=False)
     assert {"val/accuracy/sw", "val/f1/sw"} <= set(run.callback_metrics)
+
+
+def test_a_loss_that_is_no_number_is_told(folder: Path) -> None:
+    class Diverged(SequenceClassification):
+        def forward(self, batch: Any) -> Any:
+            output = super().forward(batch)
+            output.loss = output.loss * float("nan")
+            return output
+
+    run = trainer()
+    run.validate(Diverged(str(folder / "classes"), CLASSES, Identity()), Languages(), verbose=False)
+    assert run.callback_metrics["val/loss/en"].isnan()
+    assert run.callback_metrics["val/loss/mean"].isnan()

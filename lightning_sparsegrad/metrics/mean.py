@@ -1,0 +1,40 @@
+"""A mean that leaves nothing out."""
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+
+class WeightedMean(Metric):
+    r"""The mean of numbers, each with a weight, such as the losses of batches: :math:`\sum_i w_i x_i / \sum_i w_i`.
+
+    A number that is not finite makes a mean that is not finite: the loss of a run that diverged. `MeanMetric` of
+    torchmetrics 1.9 leaves such numbers out, or, told not to, forgets the weights.
+
+    Example:
+        >>> mean = WeightedMean()
+        >>> mean.update(torch.tensor(1.0), 3)
+        >>> mean.update(torch.tensor(5.0), 1)
+        >>> mean.compute()
+        tensor(2.)
+    """
+
+    is_differentiable = False
+    full_state_update = False
+
+    total: Tensor
+    weight: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("total", "weight"):
+            self.add_state(name, torch.tensor(0.0), dist_reduce_fx="sum")
+
+    def update(self, value: Tensor, weight: float | Tensor) -> None:
+        """Add a number, a scalar tensor, with its weight."""
+        self.total += value.float() * weight
+        self.weight += weight
+
+    def compute(self) -> Tensor:
+        """Return the mean, a float32 scalar; not a number where there is none."""
+        return self.total / self.weight
