@@ -11,6 +11,7 @@ from typing import Any
 import datasets
 from datasets import Dataset
 
+from lightning_sparsegrad.data.checks import listed
 from lightning_sparsegrad.data.conll import SHARED_TASKS, UNIVERSAL_DEPENDENCIES, load_conll
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.hub import how_without, is_unreachable, without_network
@@ -27,7 +28,7 @@ _BUILDERS: dict[str, tuple[str, dict[str, Any]]] = {
 _CONLL = (SHARED_TASKS, UNIVERSAL_DEPENDENCIES)
 _EXTENSIONS = (*_BUILDERS, *_CONLL)
 # `validation.de.jsonl`, `train-00000-of-00002.parquet`, `validation_matched-00000-of-00001.parquet`
-_FILE_OF_SPLIT = re.compile(r"(?P<split>(?:train|validation|test|predict)(?:[._][\w-]+?)?)(?:-\d+-of-\d+)?\.\w+")
+_FILE_OF_SPLIT = re.compile(r"(?P<split>train|(?:validation|test|predict)(?:[._][\w-]+?)?)(?:-\d+-of-\d+)?\.\w+")
 
 
 def resolve_files(data_files: Mapping[str, str | Sequence[str]]) -> dict[str, list[str]]:
@@ -141,15 +142,26 @@ def load_dataset(name: str, config: str | None = None, revision: str | None = No
 
 
 def _files_of_splits(folder: Path) -> dict[str, list[str]]:
-    """Return the files of a folder by the split that their names tell; none if a data file has no such name."""
-    found = defaultdict(list)
+    """Return the files of a folder by the split that their names tell; none where `datasets` has to find out.
+
+    Raises:
+        ConfigurationError: If a file beside them has a name with a part that is of no split: `datasets` would put the
+            parts together.
+    """
+    found: dict[str, list[str]] = defaultdict(list)
+    others: list[str] = []
     for path in sorted(folder.glob("*")):
-        if path.suffix not in _EXTENSIONS:
-            continue
-        if (match := _FILE_OF_SPLIT.fullmatch(path.name)) is None:
-            return {}
-        found[match["split"]].append(str(path))
-    return dict(found)
+        if path.suffix in _EXTENSIONS:
+            match = _FILE_OF_SPLIT.fullmatch(path.name)
+            (found[match["split"]] if match else others).append(str(path))
+    odd = [Path(name).name for name in others if "." in Path(name).stem]
+    if found and odd:
+        raise ConfigurationError(
+            f"Files of a folder should be called after their splits: `train.csv`, `validation.de.csv`, `test.de.csv`, "
+            f"`predict.de.csv`. Found {listed(odd)} in `{folder}`."
+        )
+    has_parts = any("." in split for split in found)
+    return dict(found) if has_parts or not others else {}
 
 
 def resolve_folder(name: str, revision: str | None = None) -> str:

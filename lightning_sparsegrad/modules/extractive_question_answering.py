@@ -79,11 +79,11 @@ class ExtractiveQuestionAnswering(TransformerTask):
 
     def _answers(self, output: Any, batch: Batch) -> list[str]:
         starts, ends, scores = self._spans(output.start_logits.float(), output.end_logits.float(), batch["offsets"])
-        rows, texts = batch["window_row"], batch["contexts"]
+        rows, texts = batch["window_row"], batch["contexts"]  # some tokens begin with a blank
         best: list[tuple[float, int, int]] = [(_NO_SCORE, 0, 0)] * len(texts)
         for row, *found in torch.stack([rows.float(), scores, starts.float(), ends.float()], dim=1).tolist():
             best[int(row)] = max(best[int(row)], (found[0], int(found[1]), int(found[2])), key=lambda each: each[0])
-        return [text[start:end] for text, (_, start, end) in zip(texts, best, strict=True)]
+        return [text[start:end].strip() for text, (_, start, end) in zip(texts, best, strict=True)]
 
     def _spans(self, start_logits: Tensor, end_logits: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return where the best span of each window begins and ends, in characters, and its score."""

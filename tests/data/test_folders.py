@@ -1,0 +1,63 @@
+"""Folders of files called after their splits, and their parts."""
+
+from pathlib import Path
+
+import pytest
+
+from lightning_sparsegrad.data import TextDataModule
+from lightning_sparsegrad.errors import ConfigurationError
+from tests.data.helpers import write
+
+
+def folder(root: Path, *names: str) -> TextDataModule:
+    for number, name in enumerate(names):
+        write(root / name, text=[f"{'good ' * number}rain", "bad"], label=[1, 0])
+    return TextDataModule(str(root), train_language="en")
+
+
+def test_parts_are_kept_apart_whatever_their_format(tmp_path: Path, tokenizer: str) -> None:
+    names = ("train.jsonl", "validation.de.jsonl", "validation.zh-Hant.csv", "test.pt_BR.parquet", "labels.json")
+    data = folder(tmp_path, *names)
+    data.tokenizer_name = tokenizer
+    assert list(data.splits_of_source) == [
+        "predict.pt_BR",
+        "test.pt_BR",
+        "train",
+        "validation.de",
+        "validation.zh-Hant",
+    ]
+    assert list(data.val_dataloader()) == ["de", "zh-Hant"]
+    texts = [data.rows(f"validation.{part}")["text"][0] for part in ("de", "zh-Hant")]
+    assert texts == ["good rain", "good good rain"]
+    assert data.train_language == "en"
+
+
+def test_shards_are_put_together(tmp_path: Path) -> None:
+    shards = [f"{split}-0000{n}-of-00002.parquet" for split in ("train", "validation.de") for n in (0, 1)]
+    data = folder(tmp_path, *shards)
+    assert {name: len(rows) for name, rows in data.splits_of_source.items()} == {"train": 4, "validation.de": 4}
+
+
+@pytest.mark.parametrize("name", ["dev.de.csv", "train.en.csv", "validation.de.old.csv"])
+def test_a_part_of_no_split_is_refused(tmp_path: Path, name: str) -> None:
+    data = folder(tmp_path, "train.csv", "validation.fr.csv", name)
+    with pytest.raises(ConfigurationError, match=rf"should be called after their splits.* Found `{name}` in"):
+        data.parts("validation")
+
+
+def test_a_split_with_and_without_parts_is_refused(tmp_path: Path) -> None:
+    data = folder(tmp_path, "train.csv", "validation.csv", "validation.de.csv")
+    with pytest.raises(ConfigurationError, match=r"should be one, or have parts\. Found `validation`, `validation.de`"):
+        data.parts("validation")
+
+
+def test_plain_names_are_still_found_out_by_datasets(tmp_path: Path) -> None:
+    assert set(folder(tmp_path, "train.csv", "dev.csv").splits_of_source) == {"train", "validation"}
+
+
+def test_data_files_may_be_parts(tmp_path: Path, tokenizer: str) -> None:
+    path = write(tmp_path / "rows.csv", text=["rain", "bad"], label=[1, 0])
+    data = TextDataModule(data_files={"train": path, "validation.de": path}, tokenizer=tokenizer)
+    assert list(data.val_dataloader()) == ["de"]
+    with pytest.raises(ConfigurationError, match=r"keys of `data_files` should be .* Found `valid.de`\. Near matches"):
+        TextDataModule(data_files={"train": path, "valid.de": path})
