@@ -44,7 +44,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
             rows.append(f'<annotation cp="{emoji}">{kind} | shared |word of {emoji} | word of {emoji}</annotation>')
             rows.append(f'<annotation cp="{emoji}" type="tts">{word} {emoji}</annotation>')
         (folder / f"{language}.xml").write_text(f"{HEAD}{''.join(rows)}</annotations></ldml>", encoding="utf-8")
-    inherited = '<annotation cp="😀" type="tts">↑↑↑</annotation>'
+    inherited = "".join(f'<annotation cp="{emoji}" type="tts">↑↑↑</annotation>' for emoji in everything)
     (folder / "en_GB.xml").write_text(f"{HEAD}{inherited}</annotations></ldml>", encoding="utf-8")
     (folder / "root.xml").write_text(f"{HEAD}</annotations></ldml>", encoding="utf-8")
     return root

@@ -105,3 +105,35 @@ def test_windows_need_room(path):
         ConfigurationError, match=r"`max_length` should leave more than `stride` tokens .* Found `max_length = 20`"
     ):
         module(path, max_length=20).test_dataloader()
+
+
+def test_an_answer_that_a_window_cuts_is_not_in_it(tmp_path):
+    text = " ".join(f"word{number}" for number in range(40))
+    start, end = text.index("word9 "), text.index("word16")
+    rows = {
+        "question": ["q"],
+        "context": [text],
+        "answers": [{"text": [text[start:end].strip()], "answer_start": [start]}],
+    }
+    data = module(write(tmp_path / "rows.jsonl", **rows), stride=4)
+    (batch,) = data.test_dataloader()
+    seen = []
+    for offsets, first, last in zip(batch["offsets"], batch["start_positions"], batch["end_positions"], strict=True):
+        inside = offsets[offsets[:, 1] >= 0]
+        holds = int(inside[0, 0]) <= start and int(inside[-1, 1]) >= start + len(rows["answers"][0]["text"][0])
+        seen.append(holds)
+        assert (int(first) > 0) == holds
+        assert not holds or int(offsets[first, 0]) == start
+        assert holds or int(first) == int(last) == 0
+    assert not all(seen)
+
+
+def test_left_padding_pads_what_is_as_long_as_the_tokens_on_the_left(path):
+    data = module(path)
+    data.tokenizer.padding_side = "left"
+    (batch,) = data.test_dataloader()
+    padded = batch["attention_mask"] == 0
+    assert padded[:, 0].any()
+    assert (batch["offsets"][padded] == -1).all()
+    first = data.tokenizer("Rome is old", return_offsets_mapping=True)["offset_mapping"][-2]
+    assert batch["offsets"][-1].tolist()[-3] == list(first)  # before the full stop and [SEP]

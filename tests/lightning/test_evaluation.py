@@ -103,6 +103,15 @@ def test_without_a_part_of_the_training_language_none_is_seen(folder: Path, lang
     assert not any("unseen" in name for name in run.callback_metrics)
 
 
+@pytest.mark.filterwarnings("ignore:Total length of `DataLoader` across ranks is zero")
+def test_a_part_without_rows_is_left_out(folder: Path) -> None:
+    data, run = Languages(), trainer()
+    data.parts["de"] = []
+    run.validate(SequenceClassification(str(folder / "classes"), CLASSES, Identity()), data, verbose=False)
+    assert "val/accuracy/de" not in run.callback_metrics
+    assert run.callback_metrics["val/accuracy/mean_unseen"] == run.callback_metrics["val/accuracy/sw"]
+
+
 def test_loaders_without_names_are_counted(folder: Path) -> None:
     run = trainer()
     task = SequenceClassification(str(folder / "classes"), CLASSES, Identity(), metrics=["accuracy"])

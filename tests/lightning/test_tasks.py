@@ -106,6 +106,14 @@ def test_an_answer_is_the_best_span_of_all_windows(folder: Path) -> None:
             assert found[row] == texts[row][start:end]
 
 
+def test_an_answer_has_no_blanks_around_it(folder: Path) -> None:
+    task = ExtractiveQuestionAnswering(str(folder / "answers"), Identity())
+    logits, offsets = torch.tensor([[0.0, 9.0]]), torch.tensor([[[-1, -1], [3, 8]]])
+    batch = {"window_row": torch.tensor([0]), "offsets": offsets, "contexts": ["the cat sat"]}
+    found = task.predict(SimpleNamespace(start_logits=logits, end_logits=logits), batch)
+    assert found["predictions"] == ["cat"]
+
+
 def test_answers_are_scored_in_the_language_of_the_part(folder: Path) -> None:
     class Told(ExtractiveQuestionAnswering):
         def forward(self, batch: Any) -> Any:
