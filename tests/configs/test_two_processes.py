@@ -1,5 +1,6 @@
 """The overlays for several devices, by the command line, on two processes."""
 
+import csv
 import subprocess
 import sys
 from pathlib import Path
@@ -72,6 +73,17 @@ def test_shards_train_as_replicas_do(root: Path) -> None:
     assert replicas.keys() == shards.keys()
     for name, weight in replicas.items():
         torch.testing.assert_close(shards[name], weight, rtol=1e-4, atol=1e-6)
+
+
+def test_scores_of_two_processes_are_those_of_one(root: Path) -> None:
+    even = "--data.max_samples=12"  # of an odd number of rows, one would count twice
+    one = run(root, "test", "ner", "scored alone", even, devices=1)
+    two = run(root, "test", "ner", "scored together", even, overlay("ddp"))
+    tables = [list(csv.reader((folder / "test.csv").read_text().splitlines())) for folder in (one, two)]
+    assert [row[0] for row in tables[0]] == ["metric", "loss", "accuracy", "span_f1", "span_precision", "span_recall"]
+    assert tables[0][0] == tables[1][0]
+    for alone, together in zip(*(table[1:] for table in tables), strict=True):
+        assert list(map(float, together[1:])) == pytest.approx(list(map(float, alone[1:])), rel=1e-4)
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -30,6 +30,8 @@ def test_a_task_is_what_the_benchmark_says(task: str, folder: str) -> None:
     assert unloaded.num_labels == len(LABELS[task])
     assert unloaded.languages == languages
     assert unloaded.train_language == "en"
+    is_classification = task in ("nc", "xnli", "paws-x", "qadsm", "qam")
+    assert unloaded.metrics == (("accuracy",) if is_classification else None)
     assert "splits_of_source" not in vars(unloaded)
     data = XglueDataModule(task, dataset=folder)  # type: ignore[arg-type]
     assert list(data.parts("train")) == [""]
