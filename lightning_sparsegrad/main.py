@@ -30,6 +30,7 @@ from lightning_sparsegrad.checkpoints import (
 from lightning_sparsegrad.data import TokenizedDataModule
 from lightning_sparsegrad.diagnosis import Fault, debugging, one_line
 from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.modules import TransformerTask
 from lightning_sparsegrad.outcome import print_outcome
 from lightning_sparsegrad.parser import SparseGradArgumentParser, read_config
 
@@ -190,7 +191,7 @@ class SparseGradCLI(LightningCLI):
         # by default Lightning runs the code in a checkpoint that comes from http, and keeps all predictions to return
         given = {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
         if given.get("return_predictions", True) is None:
-            given["return_predictions"] = not isinstance(self.datamodule, TokenizedDataModule)
+            given["return_predictions"] = not self._is_of_this_library
         return given
 
     def _run_subcommand(self, subcommand: str) -> None:
@@ -225,12 +226,17 @@ class SparseGradCLI(LightningCLI):
         wanted: dict[type[Callback], bool] = {
             ResultsTable: True,
             ExactResume: self._get(self.config_init, "exact_resume"),
-            PredictionWriter: isinstance(self._get(self.config_init, "data"), TokenizedDataModule),
+            PredictionWriter: self._is_of_this_library,
         }
         for kind, makes_sense in wanted.items():
             if makes_sense and not any(isinstance(callback, kind) for callback in callbacks):
                 callbacks.insert(0, kind())
         return trainer
+
+    @property
+    def _is_of_this_library(self) -> bool:
+        """Whether model and data are, so that it is known what a prediction means."""
+        return isinstance(self.model, TransformerTask) and isinstance(self.datamodule, TokenizedDataModule)
 
     def _about_num_labels(self) -> str:
         """Say so if the model may lack `num_labels`: where it is linked, jsonargparse does not require it."""

@@ -1,7 +1,7 @@
 """Write what `predict` finds into files."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ class PredictionWriter(BasePredictionWriter):
 
     Raises:
         ConfigurationError: At the start of `predict`, if its data are not of a data module of this library, which knows
-            what a prediction means.
+            what a prediction means; if a `predict_step` returns no `predictions`.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -50,7 +50,7 @@ class PredictionWriter(BasePredictionWriter):
     def write_on_batch_end(
         self,
         trainer: Trainer,
-        pl_module: LightningModule,  # noqa: ARG002
+        pl_module: LightningModule,
         prediction: Any,
         batch_indices: Sequence[int] | None,
         batch: Any,
@@ -58,6 +58,11 @@ class PredictionWriter(BasePredictionWriter):
         dataloader_idx: int,
     ) -> None:
         """Keep the predictions of a batch in words."""
+        if not isinstance(prediction, Mapping) or "predictions" not in prediction:
+            raise ConfigurationError(
+                f"PredictionWriter should be given a dict with `predictions` by the `predict_step` of "
+                f"`{type(pl_module).__name__}`. Found `{type(prediction).__name__}`."
+            )
         values = _data(trainer).decode(prediction, batch)
         self._found[dataloader_idx] += zip(batch_indices or (), values, strict=True)
 

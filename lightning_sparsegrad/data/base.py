@@ -2,7 +2,7 @@
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -177,7 +177,7 @@ class TokenizedDataModule(LightningDataModule, ABC):
         split = "train" if "train" in splits else next(iter(splits))
         return self.encoding.label_space(self.rows(split), split)
 
-    def decode(self, output: dict[str, Any], batch: Batch) -> list[Any]:
+    def decode(self, output: Mapping[str, Any], batch: Batch) -> list[Any]:
         """Return what a task predicts for each row of a batch in words: a name, a number, or a list of names."""
         return self.encoding.decode(output, batch, self.label_space)
 

@@ -1,5 +1,6 @@
 """The GLUE benchmark."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -126,7 +127,7 @@ class GlueDataModule(TokenizedDataModule):
             )
         return super().rows(split)
 
-    def decode(self, output: dict[str, Any], batch: Batch) -> list[Any]:
+    def decode(self, output: Mapping[str, Any], batch: Batch) -> list[Any]:
         """Return the predictions as GLUE wants them: names of classes, their ids, or numbers from 0 to 5."""
         if not self._facts.labels:
             least, most = _SIMILARITY

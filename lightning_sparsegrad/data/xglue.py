@@ -1,7 +1,7 @@
 """The understanding tasks of the XGLUE benchmark."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -212,7 +212,7 @@ class XglueDataModule(TokenizedDataModule):
         wanted = {"train": "train", **wanted} if "train" in found else wanted
         return {split: self._joined(found[name], name) for split, name in wanted.items()}
 
-    def decode(self, output: dict[str, Any], batch: Batch) -> list[Any]:
+    def decode(self, output: Mapping[str, Any], batch: Batch) -> list[Any]:
         """Return the predictions as XGLUE wants them: names of labels, their ids, scores, or answers."""
         return output["predictions"].tolist() if self._facts.writes_ids else super().decode(output, batch)
 

@@ -7,6 +7,7 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 from transformers import AutoModelForTokenClassification
 
+from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.metrics import SpanF1, SpanPrecision, SpanRecall
 from lightning_sparsegrad.modules.transformer import Batch, TransformerTask
 from lightning_sparsegrad.transforms.base import GradientTransform
@@ -31,7 +32,8 @@ class TokenClassification(TransformerTask):
         **kwargs: What `TransformerTask` takes: `optimizer`, `lr_scheduler`, `skip_dropped` and `nonfinite`.
 
     Raises:
-        ConfigurationError: If there is no such model, or its head has other labels.
+        ConfigurationError: If there are not two or more different names, there is no such model, or its head has other
+            labels.
     """
 
     auto_model = AutoModelForTokenClassification
@@ -40,7 +42,11 @@ class TokenClassification(TransformerTask):
     def __init__(
         self, model_name_or_path: str, label_names: list[str], gradient_transform: GradientTransform, **kwargs: Any
     ) -> None:
-        config = {"num_labels": len(label_names)}
+        if not 2 <= len(set(label_names)) == len(label_names):
+            raise ConfigurationError(
+                f"Parameter `label_names` should be two or more different names. Found `label_names = {label_names}`."
+            )
+        config = {"num_labels": len(label_names), "id2label": dict(enumerate(label_names))}
         super().__init__(model_name_or_path, gradient_transform, config=config, **kwargs)
         self.label_names = list(label_names)
 

@@ -69,6 +69,17 @@ def test_words_are_learnt_and_measured_at_their_first_piece(folder: Path) -> Non
     assert {"val/span_f1", "val/span_precision", "val/span_recall"} <= set(found)
 
 
+@pytest.mark.parametrize("names", [[], ["O"], ["O", "O"]])
+def test_labels_that_are_not_two_are_refused(folder: Path, names: list[str]) -> None:
+    with pytest.raises(ConfigurationError, match="`label_names` should be two or more different names"):
+        TokenClassification(str(folder / "tokens"), names, Identity())
+
+
+def test_the_model_knows_the_names(folder: Path) -> None:
+    task = TokenClassification(str(folder / "tokens"), NAMES, Identity())
+    assert task.model.config.id2label == dict(enumerate(NAMES))
+
+
 def test_spans_are_measured_whole(folder: Path) -> None:
     class Told(TokenClassification):
         def forward(self, batch: Any) -> Any:
