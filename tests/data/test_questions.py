@@ -118,7 +118,7 @@ def test_an_answer_that_every_window_cuts_is_in_none(tmp_path):
     assert batch["start_positions"].tolist() == batch["end_positions"].tolist() == [0] * len(cut)
 
 
-def test_left_padding_pads_what_is_as_long_as_the_tokens_on_the_left(path):
+def test_left_padding_moves_what_is_as_long_as_the_tokens_and_points_at_them(path):
     data = module(path)
     data.tokenizer.padding_side = "left"
     (batch,) = data.test_dataloader()
@@ -127,3 +127,12 @@ def test_left_padding_pads_what_is_as_long_as_the_tokens_on_the_left(path):
     assert (batch["offsets"][padded] == -1).all()
     first = data.tokenizer("Rome is old", return_offsets_mapping=True)["offset_mapping"][-2]
     assert batch["offsets"][-1].tolist()[-3] == list(first)  # before the full stop and [SEP]
+    start, end = (batch[name][-1] for name in ("start_positions", "end_positions"))
+    assert data.tokenizer.decode(batch["input_ids"][-1][start : end + 1]) == "rome"
+
+
+def test_a_tokenizer_that_does_not_tell_places_is_refused(path, monkeypatch):
+    data = module(path)
+    monkeypatch.setattr(type(data.tokenizer), "is_fast", False)
+    with pytest.raises(ConfigurationError, match=r"one that tells where its tokens are \(a fast one\)"):
+        data.train_dataloader()

@@ -65,9 +65,10 @@ class AnswerEncoding(Encoding):
         """Return the windows, one to a row for training, else all windows of a row together.
 
         Raises:
-            ConfigurationError: If a column is missing, a text is missing or no text, an answer is not where it is said
-                to be, or there is no room for windows.
+            ConfigurationError: If a column is missing, a text is missing or no text, a text does not hold its answer,
+                there is no room for windows, or the tokenizer is no fast one.
         """
+        tokens.require_places()
         require_columns(rows, dict(zip(self.columns, ("question_column", "context_column"), strict=True)), split)
         require_text(rows, self.columns, split)
         self._require_room(tokens)
@@ -99,14 +100,20 @@ class AnswerEncoding(Encoding):
 
     def collate(self, tokens: Tokens, rows: list[dict[str, Any]], pad_to_multiple_of: int | None) -> Batch:
         if "windows" not in rows[0]:
-            return super().collate(tokens, rows, pad_to_multiple_of)
-        windows = [window for row in rows for window in row["windows"]]
-        batch = super().collate(tokens, windows, pad_to_multiple_of)
+            return self._collated(tokens, rows, pad_to_multiple_of)
+        batch = self._collated(tokens, [window for row in rows for window in row["windows"]], pad_to_multiple_of)
         counts = torch.tensor([len(row["windows"]) for row in rows])
         batch["window_row"] = torch.repeat_interleave(torch.arange(len(rows)), counts)
         for name in ("contexts", "answers"):
             if name in rows[0]:
                 batch[name] = [row[name] for row in rows]
+        return batch
+
+    def _collated(self, tokens: Tokens, windows: list[dict[str, Any]], pad_to_multiple_of: int | None) -> Batch:
+        batch = super().collate(tokens, windows, pad_to_multiple_of)
+        if tokens.tokenizer.padding_side == "left":
+            for name in {"start_positions", "end_positions"} & batch.keys():
+                batch[name] += (batch["attention_mask"] == 0).sum(1)
         return batch
 
     def _require_room(self, tokens: Tokens) -> None:

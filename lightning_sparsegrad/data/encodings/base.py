@@ -33,6 +33,18 @@ class Tokens:
     tokenizer: PreTrainedTokenizerBase
     max_length: int
 
+    def require_places(self) -> None:
+        """Check that the tokenizer tells where in a text its tokens are.
+
+        Raises:
+            ConfigurationError: If it does not.
+        """
+        if not self.tokenizer.is_fast:
+            raise ConfigurationError(
+                f"Parameter `tokenizer` should name one that tells where its tokens are (a fast one). "
+                f"Found `{type(self.tokenizer).__name__}`."
+            )
+
 
 class Encoding(ABC):
     """Abstract: which columns of a row are read, and what they become."""

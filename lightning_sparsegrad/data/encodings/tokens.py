@@ -60,6 +60,7 @@ class TokenEncoding(Encoding):
             ConfigurationError: If a column is missing or holds no lists, a label is none of the labels, or there are
                 not as many labels as words.
         """
+        tokens.require_places()
         require_columns(rows, {self.words_column: "words_column"}, split)
         words = _flat(rows, self.words_column, split)
         if words.features[self.words_column].dtype not in ("string", "large_string"):
