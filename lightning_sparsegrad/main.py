@@ -36,6 +36,7 @@ from lightning_sparsegrad.parser import SparseGradArgumentParser, read_config
 
 __all__ = ["SparseGradArgumentParser", "SparseGradCLI", "StoreConfigCallback", "main"]
 
+_LINKED = ("num_labels", "label_names")  # arguments of a model that its data know
 _LARGEST_INTEGER = 2**63
 _INTERRUPTED = 130  # as shells say it
 _LOOKED_UP = {"best", "last", "hpc"}  # no file names: Lightning finds them
@@ -131,7 +132,7 @@ class SparseGradCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         if self.subclass_mode_model and self.subclass_mode_data:
             # jsonargparse passes over a link if the data has no such attribute or the model no such argument
-            for name in ("num_labels", "label_names"):
+            for name in _LINKED:
                 parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
@@ -216,7 +217,7 @@ class SparseGradCLI(LightningCLI):
             # jsonargparse wraps whatever a constructor raises: the cause tells whether it was about the arguments
             if isinstance(error, ConfigurationError) or not isinstance(_root(error), _ABOUT_ARGUMENTS):
                 raise
-            raise ConfigurationError(Fault.find(str(error)).text + self._about_num_labels()) from error
+            raise ConfigurationError(Fault.find(str(error)).text + self._about_labels()) from error
         _check_trainer(self.trainer)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -238,15 +239,14 @@ class SparseGradCLI(LightningCLI):
         """Whether model and data are, so that it is known what a prediction means."""
         return isinstance(self.model, TransformerTask) and isinstance(self.datamodule, TokenizedDataModule)
 
-    def _about_num_labels(self) -> str:
-        """Say so if the model may lack `num_labels`: where it is linked, jsonargparse does not require it."""
+    def _about_labels(self) -> str:
+        """Say so if the model may lack what is linked to the data: jsonargparse does not require it then."""
         model, data = (self._get(self.config, key) or Namespace() for key in ("model", "data"))  # type: ignore[no-untyped-call]
-        if model.get("init_args.num_labels", 0) is not None:
-            return ""
         data_class = locate(data.get("class_path", ""))
-        return (
-            "" if hasattr(data_class, "num_labels") else " Neither `--model.num_labels` nor the data says `num_labels`."
-        )
+        for name in _LINKED:
+            if model.get(f"init_args.{name}", name) is None and not hasattr(data_class, name):
+                return f" Neither `--model.{name}` nor the data says `{name}`."
+        return ""
 
     def fit(self, **kwargs: Any) -> None:
         """Fit, and tell how it went; LightningCLI calls it in place of the Trainer's."""

@@ -209,6 +209,9 @@ def test_missing_checkpoint(subcommand: str, checkpoint: str, capsys: pytest.Cap
 
 
 # ------------------------------------------------------------ errors
+WORDS = ["--model=TokenClassification", "--model.model_name_or_path=nowhere", "--model.gradient_transform=Identity"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "answer"),
     [
@@ -216,6 +219,7 @@ def test_missing_checkpoint(subcommand: str, checkpoint: str, capsys: pytest.Cap
         ([READER, LABELLED, *DROP, "--model.fault=value"], "Parameter `fault` should be `None`."),
         ([PLAIN, UNLABELLED, "--data.size=0"], "Parameter `size` should be positive. Found `size = 0`."),
         ([PLAIN, UNLABELLED, "--trainer.accelerator=cpuu"], "You selected an invalid accelerator name"),
+        ([*WORDS, UNLABELLED], "Neither `--model.label_names` nor the data says `label_names`."),
         ([READER, UNLABELLED, *DROP], "Neither `--model.num_labels` nor the data says `num_labels`."),
         ([HOOK, UNLABELLED], "Parameter `hook` cannot be set up."),
     ],

@@ -235,10 +235,24 @@ class TokenizedDataModule(LightningDataModule, ABC):
         return name
 
     def prepare_data(self) -> None:
-        """Download and tokenise what the trainer is about to use, or everything, on one process."""
+        """Download and tokenise what the trainer is about to use, or everything, on one process.
+
+        Raises:
+            ConfigurationError: If the trainer runs a task of this library that takes other batches.
+        """
+        self._require_module()
         running = self.trainer.state.fn if self.trainer is not None else None
         for stage in _SPLITS_OF_STAGE if running is None else (running.value,):
             self.setup(stage)
+
+    def _require_module(self) -> None:
+        module = self.trainer.lightning_module if self.trainer is not None else None
+        names = [kind.__name__ for kind in type(module).__mro__]
+        if "TransformerTask" in names and self.encoding.module not in names:
+            raise ConfigurationError(
+                f"Data of `{type(self).__name__}` should be given to a `{self.encoding.module}`. "
+                f"Found `{type(module).__name__}`."
+            )
 
     def setup(self, stage: str) -> None:
         """Encode the splits of a stage, from the cache where `prepare_data` has filled it."""

@@ -42,7 +42,7 @@ class TokenClassification(TransformerTask):
     def __init__(
         self, model_name_or_path: str, label_names: list[str], gradient_transform: GradientTransform, **kwargs: Any
     ) -> None:
-        if not 2 <= len(set(label_names)) == len(label_names):
+        if not label_names or not 2 <= len(set(label_names)) == len(label_names):
             raise ConfigurationError(
                 f"Parameter `label_names` should be two or more different names. Found `label_names = {label_names}`."
             )

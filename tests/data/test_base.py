@@ -9,8 +9,10 @@ import torch
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from torch.utils.data import DistributedSampler
 
-from lightning_sparsegrad.data import TextDataModule
+from lightning_sparsegrad import Identity, SequenceClassification
+from lightning_sparsegrad.data import TextDataModule, XglueDataModule
 from lightning_sparsegrad.errors import ConfigurationError
+from tests import hub
 from tests.data.helpers import order
 
 
@@ -157,3 +159,15 @@ def test_a_trainer_runs_it_with_the_tokenizer_of_its_module(tmp_path, tokenizer,
 def test_a_module_without_a_model_name_needs_a_tokenizer(tmp_path, files):
     with pytest.raises(ConfigurationError, match=r"Found `tokenizer = None` and `Reader`\."):
         trainer(tmp_path, max_epochs=1).fit(Reader(None), datamodule=TextDataModule(data_files=files))
+
+
+@pytest.mark.parametrize("stage", ["fit", "predict"])
+def test_data_of_another_task_is_refused(tmp_path, stage):
+    encoder = hub.tiny_encoder(tmp_path / "encoder", layers=1)
+    folder = hub.write_xglue(tmp_path / "data", "ner", rows=4)
+    data = XglueDataModule("ner", dataset=folder, languages=["en"])
+    run = getattr(trainer(tmp_path, max_epochs=1), stage)
+    with pytest.raises(
+        ConfigurationError, match=r"should be given to a `TokenClassification`\. Found `SequenceClassification`"
+    ):
+        run(SequenceClassification(encoder, 9, Identity()), data)

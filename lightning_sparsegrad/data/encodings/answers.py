@@ -37,6 +37,7 @@ class AnswerEncoding(Encoding):
         ConfigurationError: If a number is out of range.
     """
 
+    module = "ExtractiveQuestionAnswering"
     labels: ClassVar[tuple[str, ...]] = ("start", "end")
     """What a model tells of each token: is it the first of the answer, is it the last."""
 

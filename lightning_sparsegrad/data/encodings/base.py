@@ -49,6 +49,9 @@ class Tokens:
 class Encoding(ABC):
     """Abstract: which columns of a row are read, and what they become."""
 
+    module: ClassVar[str]
+    """The class of `modules` that its batches are for."""
+
     padding: ClassVar[Mapping[str, Any]] = {}
     """What else is as long as the tokens, with the value that fills it up."""
 

@@ -26,6 +26,8 @@ class RankingEncoding(SequenceEncoding):
         ConfigurationError: As `SequenceEncoding` does.
     """
 
+    module = "PointwiseRanking"
+
     def __init__(self, query_column: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.query_column = query_column

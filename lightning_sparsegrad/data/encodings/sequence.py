@@ -28,6 +28,8 @@ class SequenceEncoding(Encoding):
             two or more different names.
     """
 
+    module = "SequenceClassification"
+
     def __init__(
         self,
         text_columns: str | list[str] = "text",

@@ -33,6 +33,7 @@ class TokenEncoding(Encoding):
         ConfigurationError: If there are not two or more different names.
     """
 
+    module = "TokenClassification"
     padding = {"labels": IGNORED, "word_index": IGNORED}  # noqa: RUF012  # read only
 
     def __init__(
