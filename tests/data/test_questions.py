@@ -91,6 +91,9 @@ def test_answers_may_be_a_list_and_stand_a_little_off(tmp_path, path):
     ("given", "message"),
     [
         ([{"text": ["Berlin"], "answer_start": [0]}, answers()[1]], r"answers that their texts hold\. Found 'Berlin'"),
+        (["the Seine", "Rome"], r"should hold answers as {'text': .* Found 'the Seine'\."),
+        ([{"text": ["the Seine"]}, {"text": ["Rome"]}], r"should hold answers as .* Found {'text': \['the Seine'\]}\."),
+        ([None, answers()[1]], r"should hold answers as .* Found None\."),
         ([{"text": [], "answer_start": []}, answers()[1]], r"should hold an answer in every row\. Found none\."),
     ],
 )  # fmt: skip

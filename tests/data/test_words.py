@@ -94,6 +94,10 @@ def test_a_folder_of_conll_files_by_language(tmp_path):
             {"words": [[1, 2]], "tags": [["O", "X"]]},
             r"Column `words` of split `test` should hold lists of words\. Found .*int",
         ),
+        (
+            {"words": [["a", None]], "tags": [["O", "X"]]},
+            r"`words` of split `test` should hold lists without gaps\. Found 1",
+        ),
         ({"words": WORDS, "tag": TAGS}, r"`tags_column` should name a column .* Near matches: `tag`"),
     ],
 )

@@ -183,10 +183,8 @@ def _truncated(questions: list[str], tokenizer: PreTrainedTokenizerBase, length:
 
 def _spans(answers: Any, context: str) -> list[tuple[int, int, str]]:
     """Return where each answer begins and ends, in characters and without blanks around it, and its text."""
-    if isinstance(answers, list):
-        answers = {name: [answer[name] for answer in answers] for name in ("text", "answer_start")}
     found = []
-    for text, said in zip(answers["text"], answers["answer_start"], strict=True):
+    for text, said in _listed(answers):
         start = min(_occurrences(text, context), key=lambda place: abs(place - said), default=None)
         if start is None:
             raise _AnswerError(f"hold answers that their texts hold. Found {text!r} in none of {context[:80]!r} ...")
@@ -195,6 +193,19 @@ def _spans(answers: Any, context: str) -> list[tuple[int, int, str]]:
     if not found:
         raise _AnswerError("hold an answer in every row. Found none.")
     return found
+
+
+def _listed(answers: Any) -> list[tuple[str, int]]:
+    """Return the text of each answer and where it is said to begin, however they are written."""
+    try:
+        if isinstance(answers, list):
+            return [(answer["text"], int(answer["answer_start"])) for answer in answers]
+        return [(text, int(start)) for text, start in zip(answers["text"], answers["answer_start"], strict=True)]
+    except (TypeError, KeyError, ValueError) as error:
+        raise _AnswerError(
+            f"hold answers as {{'text': [...], 'answer_start': [...]}}, or a list of such with one answer each. "
+            f"Found {answers!r}."
+        ) from error
 
 
 def _occurrences(text: str, context: str) -> Iterator[int]:

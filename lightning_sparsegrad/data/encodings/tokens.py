@@ -135,7 +135,12 @@ def _flat(rows: Dataset, column: str, split: str) -> Dataset:
             f"Column `{column}` of split `{split}` should hold a list in every row, if an empty one. "
             f"Found {values.null_count} rows without."
         )
-    return Dataset.from_dict({column: values.flatten()}, features=Features({column: kind.feature}))
+    entries = values.flatten()
+    if entries.null_count:
+        raise ConfigurationError(
+            f"Column `{column}` of split `{split}` should hold lists without gaps. Found {entries.null_count} missing."
+        )
+    return Dataset.from_dict({column: entries}, features=Features({column: kind.feature}))
 
 
 def _lists(rows: Dataset, column: str) -> Any:
