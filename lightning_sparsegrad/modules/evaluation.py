@@ -14,14 +14,14 @@ class Evaluation:
     """The loss and the metrics of each part of an evaluation, and their means over the parts.
 
     One loader has no parts: `loss`, `accuracy`. A dict of loaders has a part for each of its names, a list one for each
-    place in it: `accuracy/de` and so on, then `accuracy/mean`, the unweighted mean over all parts, and, where one of
-    them is the language that was trained on, `accuracy/mean_unseen`, the mean over the others.
+    place in it: `accuracy/de` and so on, then `accuracy/mean`, the unweighted mean over all parts, and, where the
+    language that was trained on is known, `accuracy/mean_unseen`, the mean over the others.
 
     Args:
         loaders: What the Trainer evaluates.
         metrics: Makes the metrics of a part, given its name.
         device: Where predictions are.
-        seen: The part that is of the language trained on.
+        seen: The language trained on, whether it is a part or not; `None` where the parts are no languages.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class Evaluation:
         device: torch.device,
         seen: str | None = None,
     ) -> None:
-        self._seen = seen
+        self._seen = seen if isinstance(loaders, Mapping) else None  # places in a list are no languages
         self._parts = parts_of(loaders)
         self._losses = [WeightedMean().to(device) for _ in self._parts]
         self._metrics = [metrics(part).to(device) for part in self._parts]
@@ -59,7 +59,7 @@ class Evaluation:
             yield f"{metric}/{part}", value
         yield f"{metric}/mean", torch.stack(list(values.values())).mean()
         unseen = [value for part, value in values.items() if part != self._seen]
-        if unseen and len(unseen) < len(values):
+        if unseen and self._seen is not None:
             yield f"{metric}/mean_unseen", torch.stack(unseen).mean()
 
 

@@ -38,7 +38,7 @@ class TransformerTask(SparseGradModule, ABC):
 
     Logs `train/loss`; and for validation and test `loss` and the metrics, as `val/accuracy` and so on. Where the data
     has several parts, a dict of loaders, each has its own: `val/accuracy/de`; then `val/accuracy/mean`, the unweighted
-    mean over the parts, and, where the data names its `train_language`, `val/accuracy/mean_unseen` over the others.
+    mean over the parts, and, where the data names its `train_language`, `val/accuracy/mean_unseen` over all but that.
 
     Under `ModelParallelStrategy` each block of the transformer is sharded, then what is left (FSDP2).
 

@@ -94,13 +94,22 @@ def test_each_part_is_measured_and_so_are_the_means(folder: Path, stage: str) ->
 
 
 @pytest.mark.parametrize("language", [None, "fr"])
-def test_without_a_part_of_the_training_language_none_is_seen(folder: Path, language: str | None) -> None:
+def test_what_is_unseen_depends_on_the_training_language(folder: Path, language: str | None) -> None:
     run = trainer()
-    run.validate(
-        SequenceClassification(str(folder / "classes"), CLASSES, Identity()), Languages(language), verbose=False
-    )
+    task = SequenceClassification(str(folder / "classes"), CLASSES, Identity())
+    run.validate(task, Languages(language), verbose=False)
     assert "val/accuracy/mean" in run.callback_metrics
-    assert not any("unseen" in name for name in run.callback_metrics)
+    unseen = run.callback_metrics.get("val/accuracy/mean_unseen")
+    assert unseen == (None if language is None else run.callback_metrics["val/accuracy/mean"])
+
+
+def test_nothing_is_unseen_of_the_training_language_alone(folder: Path) -> None:
+    data, run = Languages(), trainer()
+    data.parts = {"en": data.parts["en"]}
+    run.validate(SequenceClassification(str(folder / "classes"), CLASSES, Identity()), data, verbose=False)
+    assert set(run.callback_metrics) == {
+        f"val/{name}/{part}" for name in ("loss", "accuracy", "f1") for part in ("en", "mean")
+    }
 
 
 @pytest.mark.filterwarnings("ignore:Total length of `DataLoader` across ranks is zero")
