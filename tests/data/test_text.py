@@ -171,3 +171,9 @@ def test_bytes_that_are_no_utf_8_are_refused(tmp_path, tokenizer, column):
     data = TextDataModule(data_files={"train": str(path)}, tokenizer=tokenizer)
     with pytest.raises(ConfigurationError, match=rf"olumn `{column}` .*should (be|hold) text in UTF-8\. Found: "):
         data.setup("fit")
+
+
+def test_labels_are_read_from_a_split_that_has_them(tmp_path, tokenizer, files):
+    new = write(tmp_path / "new.jsonl", text=["a good day"])
+    data = TextDataModule(data_files={"predict": new, "validation": files["validation"]}, tokenizer=tokenizer)
+    assert data.num_labels == 2
