@@ -206,7 +206,7 @@ class TokenizedDataModule(LightningDataModule, ABC):
         source = resolve_source(name)
         try:
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-                source, local_files_only=is_unreachable(source, "model")
+                source, local_files_only=is_unreachable(source, "model"), **self.encoding.tokenizer_options
             )
         except (OSError, ValueError) as error:
             reason = repr(error) if not str(error) else str(error).splitlines()[0]

@@ -3,6 +3,7 @@ from typing import Any
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, List, Value
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from lightning_sparsegrad.data import WordsDataModule
 from lightning_sparsegrad.errors import ConfigurationError
@@ -114,3 +115,27 @@ def test_an_unknown_label_is_named(tmp_path, path):
         ConfigurationError, match=r"of split `validation` should be among .* Found `'B-LOK'`\. Near .*B-LOC"
     ):
         data.val_dataloader()
+
+
+def test_bytes_are_told_apart_by_the_blank_before_a_word(tmp_path, path):
+    """RoBERTa and GPT-2 have another token for a word in a sentence than for one at its beginning."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    backend.train_from_iterator(["Angela Merkel visited Wolfsburg"] * 3, trainer)
+    folder = tmp_path / "roberta"
+    folder.mkdir()
+    backend.model.save(str(folder))
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "RobertaTokenizer", "model_max_length": 64}')
+    (folder / "config.json").write_text('{"model_type": "roberta"}')
+    data = WordsDataModule(data_files={"train": path, "test": path}, tokenizer=str(folder), max_length=64)
+    batch = only(data.test_dataloader())
+    pieces = data.tokenizer.convert_ids_to_tokens(batch["input_ids"][0])
+    assert "ĠMerkel" in pieces
+    labels = batch["labels"][0].tolist()
+    assert NAMES[labels[pieces.index("ĠMerkel")]] == "I-PER"
+    assert sum(label != -100 for label in labels) == 5

@@ -52,6 +52,9 @@ class Encoding(ABC):
     module: ClassVar[str]
     """The class of `modules` that its batches are for."""
 
+    tokenizer_options: ClassVar[Mapping[str, Any]] = {}
+    """What the tokenizer is loaded with."""
+
     padding: ClassVar[Mapping[str, Any]] = {}
     """What else is as long as the tokens, with the value that fills it up."""
 

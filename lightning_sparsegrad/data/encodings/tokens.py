@@ -34,6 +34,8 @@ class TokenEncoding(Encoding):
     """
 
     module = "TokenClassification"
+    # RoBERTa's and GPT-2's tell words within a sentence by the blank before them
+    tokenizer_options = {"add_prefix_space": True}  # noqa: RUF012  # read only
     padding = {"labels": IGNORED, "word_index": IGNORED}  # noqa: RUF012  # read only
 
     def __init__(
