@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-IGNORED = -100
+IGNORED = -100  # as torch's cross entropy has it
 _OUTSIDE = ("O", "O")
 _SINGLE, _LAST, _BEGINS, _OTHER = "S", "E", "BSO", "O."
 

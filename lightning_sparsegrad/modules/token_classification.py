@@ -9,10 +9,9 @@ from transformers import AutoModelForTokenClassification
 
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.metrics import SpanF1, SpanPrecision, SpanRecall
+from lightning_sparsegrad.metrics.spans import IGNORED
 from lightning_sparsegrad.modules.transformer import Batch, TransformerTask
 from lightning_sparsegrad.transforms.base import GradientTransform
-
-IGNORED = -100
 
 
 class TokenClassification(TransformerTask):

@@ -11,8 +11,7 @@ from lightning_sparsegrad.data.encodings.base import Batch, Encoding, Tokens
 from lightning_sparsegrad.data.encodings.sequence import require_names
 from lightning_sparsegrad.data.labels import LabelSpace
 from lightning_sparsegrad.errors import ConfigurationError
-
-IGNORED = -100
+from lightning_sparsegrad.metrics.spans import IGNORED
 
 
 class TokenEncoding(Encoding):
