@@ -96,7 +96,7 @@ def try_in(folder: Path, case: Case) -> Outcome:
 def _judge(case: Case, status: Any, text: str, table: str, written: Mapping[str, Path]) -> Outcome:
     lines = [line.split("\r")[-1] for line in text.splitlines()]
     own = [line for line in lines if line.startswith("error: ") or not _OTHERS.match(line)]
-    if any(MARK in name for name in written):
+    if any(Path(name).name == MARK for name in written):  # a folder may be called after a value, with the command in it
         return Outcome("it ran code", text)
     if isinstance(status, str):
         return Outcome(status, text)
