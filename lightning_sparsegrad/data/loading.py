@@ -28,7 +28,9 @@ _BUILDERS: dict[str, tuple[str, dict[str, Any]]] = {
 _CONLL = (SHARED_TASKS, UNIVERSAL_DEPENDENCIES)
 _EXTENSIONS = (*_BUILDERS, *_CONLL)
 # `validation.de.jsonl`, `train-00000-of-00002.parquet`, `validation_matched-00000-of-00001.parquet`
-_FILE_OF_SPLIT = re.compile(r"(?P<split>train|(?:validation|test|predict)(?:[._][\w-]+?)?)(?:-\d+-of-\d+)?\.\w+")
+_FILE_OF_SPLIT = re.compile(
+    r"(?P<split>train|(?:validation|test|predict)(?:\.[\w-]+?|_(?:mis)?matched)?)(?:-\d+-of-\d+)?\.\w+"
+)
 
 
 def resolve_files(data_files: Mapping[str, str | Sequence[str]]) -> dict[str, list[str]]:

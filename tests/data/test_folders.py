@@ -51,8 +51,9 @@ def test_a_split_with_and_without_parts_is_refused(tmp_path: Path) -> None:
         data.parts("validation")
 
 
-def test_plain_names_are_still_found_out_by_datasets(tmp_path: Path) -> None:
-    assert set(folder(tmp_path, "train.csv", "dev.csv").splits_of_source) == {"train", "validation"}
+@pytest.mark.parametrize("name", ["dev.csv", "validation_small.csv"])
+def test_other_names_are_still_found_out_by_datasets(tmp_path: Path, name: str) -> None:
+    assert set(folder(tmp_path, "train.csv", name).splits_of_source) == {"train", "validation"}
 
 
 def test_data_files_may_be_parts(tmp_path: Path, tokenizer: str) -> None:
