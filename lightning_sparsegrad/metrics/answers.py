@@ -71,7 +71,7 @@ class _AnswerScore(Metric, ABC):
     def __init__(self, language: str = "en") -> None:
         super().__init__()
         self.language = language
-        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("total", torch.tensor(0.0, dtype=torch.float32), dist_reduce_fx="sum")
         self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, preds: Sequence[str], target: Sequence[Sequence[str]]) -> None:

@@ -8,6 +8,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
+import torch
 from torchmetrics.text import SQuAD
 
 from lightning_sparsegrad.metrics import AnswerExactMatch, AnswerF1, normalize_answer
@@ -134,6 +135,17 @@ def test_the_best_right_answer_counts_and_questions_are_averaged() -> None:
     metric.reset()
     metric.update(["Rome"], [["Berlin"]])
     assert float(metric.compute()) == 0
+
+
+def test_many_answers_add_up_where_models_are_of_half_precision() -> None:
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        metric = AnswerExactMatch()
+        for _ in range(300):  # bfloat16 cannot count beyond 256
+            metric.update(["Paris"], [["Paris"]])
+        assert float(metric.compute()) == 1
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 @pytest.mark.parametrize(

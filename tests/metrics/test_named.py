@@ -98,6 +98,21 @@ def test_rankings(kind: torch.dtype, ties: bool) -> None:
         assert float(metric.compute()) == pytest.approx(expected, rel=1e-5)
 
 
+def test_processes_add_up_and_queries_may_be_spread_over_them() -> None:
+    generator = torch.Generator().manual_seed(1)
+    preds, target = torch.rand(30, generator=generator), torch.randint(0, 5, (30,), generator=generator)
+    indexes = torch.randint(0, 6, (30,), generator=generator)
+    parts = [GroupedNDCG(), GroupedNDCG()]
+    for part, rows in zip(parts, (slice(0, 13), slice(13, 30)), strict=True):
+        part.update(preds[rows], target[rows], indexes=indexes[rows])
+    parts[0].merge_state(parts[1])
+    expected = grouped(preds.double().numpy(), target.double().numpy(), indexes.numpy())
+    assert float(parts[0].compute()) == pytest.approx(expected, rel=1e-5)
+    parts[0].reset()
+    parts[0].update(torch.tensor([0.3, 0.2]), torch.tensor([2, 0]), indexes=torch.tensor([0, 0]))
+    assert float(parts[0].compute()) == 1
+
+
 def test_queries_with_one_answer_do_not_count() -> None:
     metric = GroupedNDCG()
     metric.update(torch.tensor([0.1, 0.2]), torch.tensor([0, 4]), indexes=torch.tensor([0, 1]))

@@ -14,6 +14,7 @@ from lightning_sparsegrad.metrics.spans import read_label, spans_of
 
 ENTITIES = ["O", *(f"{letter}-{kind}" for kind in ("PER", "LOC", "ORG") for letter in "BI")]
 ODD = [*ENTITIES, "E-PER", "S-PER", "E-LOC", "S-LOC"]
+FINE = ["O", *(f"{letter}-{kind}" for kind in ("art-other", "place-other", "place-city") for letter in "BI")]
 SPEECH = ["ADJ", "ADP", "ADV", "AUX", "DET", "INTJ", "NOUN", "NUM", "PART", "PRON", "PROPN", "PUNCT", "SCONJ", "SYM"]
 METRICS: dict[str, Any] = {"f1": (SpanF1, f1_score), "precision": (SpanPrecision, precision_score)}
 METRICS["recall"] = (SpanRecall, recall_score)
@@ -32,7 +33,9 @@ def padded(rows: list[list[str]], names: list[str], filler: int) -> torch.Tensor
 
 
 @pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("names", [ENTITIES, ODD, SPEECH, [*SPEECH, "O"]], ids=["BIO", "BIOES", "speech", "padded"])
+@pytest.mark.parametrize(
+    "names", [ENTITIES, ODD, FINE, SPEECH, [*SPEECH, "O"]], ids=["BIO", "BIOES", "hyphens", "speech", "padded"]
+)
 def test_random_sentences_are_scored_as_seqeval_does(names: list[str], metric: str) -> None:
     make, reference = METRICS[metric]
     with warnings.catch_warnings():
@@ -59,7 +62,7 @@ def test_a_coordinating_conjunction_is_no_subordinating_one() -> None:
         ("NOUN NOUN VERB", [("NOUN", 0, 1), ("VERB", 2, 2)]),
         ("SYM SYM", [("SYM", 0, 0), ("SYM", 1, 1)]),
         ("INTJ INTJ", [("INTJ", 0, 1)]),
-        ("B-X-Y I-X-Y", [("Y", 0, 1)]),
+        ("B-X-Y I-X-Y I-Z-Y", [("X-Y", 0, 1), ("Z-Y", 2, 2)]),
         ("", []),
     ],
 )
@@ -95,3 +98,16 @@ def test_processes_add_up_and_a_collection_counts_once() -> None:
     parts[0].merge_state(parts[1])
     assert float(parts[0].compute()) == float(whole.compute()["f1"])
     assert len(whole.compute_groups) == 1
+    whole.reset()
+    whole.update(torch.tensor([[1]]), torch.tensor([[1]]))
+    assert float(whole.compute()["f1"]) == 1
+
+
+def test_scores_are_exact_where_models_are_of_half_precision() -> None:
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        metric = SpanPrecision(ENTITIES)
+        metric.update(torch.tensor([[1, 1, 1]]), torch.tensor([[1, 0, 1]]))
+        assert float(metric.compute()) == pytest.approx(2 / 3)
+    finally:
+        torch.set_default_dtype(torch.float32)
