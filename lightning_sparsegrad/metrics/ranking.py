@@ -34,7 +34,7 @@ class GroupedNDCG(RetrievalNormalizedDCG):
     """
 
     def __init__(self) -> None:
-        super().__init__(empty_target_action="neg")
+        super().__init__()
 
     def compute(self) -> Tensor:
         """Return the mean, in [0, 1], a float32 scalar; 0 if no query has two answers."""

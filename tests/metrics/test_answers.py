@@ -24,20 +24,22 @@ ALPHABETS = {
 }
 
 
+ARTICLES = {
+    "en": "a an the",
+    "es": "un una unos unas el la los las",
+    "vi": "của là cái chiếc những",
+    "de": "ein eine einen einem eines einer der die das den dem des",
+}
+
+
 def reference(text: str, language: str) -> list[str]:
     """The steps of MLQA's evaluation one after the other, character by character."""
     characters = [
         c for c in text.lower() if not unicodedata.category(c).startswith("P") and c not in string.punctuation
     ]
     kept = "".join(characters)
-    articles = {
-        "en": "a an the",
-        "es": "un una unos unas el la los las",
-        "vi": "của là cái chiếc những",
-        "de": "ein eine einen einem eines einer der die das den dem des",
-    }
-    if language in articles:
-        for article in articles[language].split():
+    if language in ARTICLES:
+        for article in ARTICLES[language].split():
             kept = re.sub(rf"(?<!\w){article}(?!\w)", " ", kept)
     if language == "ar":
         kept = kept.replace("ال", " ")
@@ -77,6 +79,17 @@ def test_random_answers_are_scored_by_the_definition(language: str) -> None:
             scores.append(2 * precision * recall / (precision + recall) if shared else 0)
         assert float(f1.compute()) == pytest.approx(max(scores))
         assert float(match.compute()) == any(words == each for each in gold)
+
+
+@pytest.mark.parametrize("language", ALPHABETS)
+def test_articles_of_the_language_and_symbols_do_not_count(language: str) -> None:
+    for article in " ".join(ARTICLES.values()).split():
+        own = article in ARTICLES.get(language, "").split()
+        expected = ["x"] if own else ["x", article]
+        assert normalize_answer(f"X {article.upper()}", language) == expected, article
+        assert normalize_answer(f"{article}x", language) == [f"{article}x"]
+    for symbol in f"{string.punctuation}،؟।。「」":
+        assert normalize_answer(f"x{symbol}y", language) == ["xy"], symbol
 
 
 def test_english_is_that_of_squad() -> None:
