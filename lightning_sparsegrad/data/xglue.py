@@ -111,7 +111,7 @@ class XglueDataModule(TokenizedDataModule):
     task      module                                       measures                       languages
     ========  ===========================================  =============================  ====================
     ner       `TokenClassification`                        `span_f1`                      en de es nl
-    pos       `TokenClassification`                        `accuracy`, `span_precision`   18
+    pos       `TokenClassification`                        `accuracy`, `span_precision`   17
     nc        `SequenceClassification`                     `accuracy`                     en de es fr ru
     mlqa      `ExtractiveQuestionAnswering`                `answer_f1`,                   en de ar es hi vi zh
                                                            `answer_exact_match`

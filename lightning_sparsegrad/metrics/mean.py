@@ -28,7 +28,7 @@ class WeightedMean(Metric):
     def __init__(self) -> None:
         super().__init__()
         for name in ("total", "weight"):
-            self.add_state(name, torch.tensor(0.0), dist_reduce_fx="sum")
+            self.add_state(name, torch.tensor(0.0, dtype=torch.float32), dist_reduce_fx="sum")
 
     def update(self, value: Tensor, weight: float | Tensor) -> None:
         """Add a number, a scalar tensor, with its weight."""
