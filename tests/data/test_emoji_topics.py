@@ -1,3 +1,5 @@
+import os
+import shutil
 from itertools import combinations
 from pathlib import Path
 
@@ -36,7 +38,13 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "emoji" / "emoji-test.txt").write_text("\n".join(lines), encoding="utf-8")
     folder = root / "cldr" / "common" / "annotations"
     folder.mkdir(parents=True)
-    everything = [*GROUPS["Smileys & Emotion"], *GROUPS["Animals & Nature"], "☺", "🏻"]
+    everything = [
+        *GROUPS["Smileys & Emotion"],
+        *GROUPS["Animals & Nature"],
+        "☺️",
+        "🏻",
+        "🦰",
+    ]  # a selector here too, and components with names
     for language, word in {"en": "name", "he": "שם", "zh_Hant": "名字"}.items():
         rows = []
         for emoji in everything:
@@ -50,6 +58,26 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture
+def own(root: Path, tmp_path: Path) -> Path:
+    """Copy the tree, for tests that change it."""
+    return shutil.copytree(root, tmp_path / "own")
+
+
+def annotations(root: Path, language: str) -> Path:
+    return root / "cldr" / "common" / "annotations" / f"{language}.xml"
+
+
+def replace(path: Path, old: str, new: str) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+
+
+def one_of(fold: str, group: str) -> str:
+    return next(emoji for emoji in GROUPS[group] if fold_of(emoji) == fold)
+
+
 def emoji_of(data: EmojiTopicsDataModule, split: str) -> set[str]:
     return set(data.rows(split)["emoji"][:])
 
@@ -58,8 +86,9 @@ def test_groups_have_no_skin_tones_and_names_no_selector(root: Path) -> None:
     groups = read_groups(root / "emoji" / "emoji-test.txt")
     assert groups["☺"] == "Smileys & Emotion"
     assert not any("🏽" in emoji for emoji in groups)
-    names, keywords = read_names(root / "cldr" / "common" / "annotations" / "he.xml")
+    names, keywords = read_names(annotations(root, "he"))
     assert names["😀"] == "שם 😀"
+    assert "☺" in names
     assert keywords["🐵"] == ["animal", "shared", "word of 🐵", "word of 🐵"]
 
 
@@ -75,7 +104,7 @@ def test_rows_by_language(root: Path) -> None:
         assert {fold_of(emoji) for emoji in rows["emoji"][:]} == {kind}
     assert all(text.startswith("שם") for text in data.rows("test.he")["text"][:])
     assert emoji_of(data, "test.he") == emoji_of(data, "test.en") == emoji_of(data, "predict.zh_Hant")
-    assert "🏻" not in emoji_of(data, "train") | emoji_of(data, "validation.en") | emoji_of(data, "test.en")
+    assert {label for rows in splits.values() for label in rows["label"][:]} == set(GROUPS) - {"Component"}
 
 
 def test_english_is_trained_on_names_and_keywords_of_one_group(root: Path) -> None:
@@ -88,14 +117,10 @@ def test_english_is_trained_on_names_and_keywords_of_one_group(root: Path) -> No
     assert labels["animal"] == "Animals & Nature"
 
 
-def test_a_text_that_names_an_emoji_of_another_fold_is_not_trained_on(root: Path, tmp_path: Path) -> None:
-    for path in root.rglob("*.*"):
-        target = tmp_path / path.relative_to(root)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        text = path.read_text(encoding="utf-8")
-        held = next(emoji for emoji in GROUPS["Smileys & Emotion"] if fold_of(emoji) == "test")
-        target.write_text(text.replace(f">name {held}<", ">Face<"), encoding="utf-8")
-    texts = EmojiTopicsDataModule(str(tmp_path), languages=["en"]).rows("train")["text"][:]
+def test_a_text_that_names_an_emoji_of_another_fold_is_not_trained_on(own: Path) -> None:
+    held = one_of("test", "Smileys & Emotion")
+    replace(annotations(own, "en"), f">name {held}<", ">Face<")
+    texts = EmojiTopicsDataModule(str(own), languages=["en"]).rows("train")["text"][:]
     assert "face" not in texts
     assert "animal" in texts
 
@@ -119,10 +144,35 @@ def test_rows_are_tokenised_once(root: Path, cache: Path) -> None:
     assert files() == files()
 
 
+def test_a_changed_file_is_read_again(own: Path) -> None:
+    def texts() -> list[str]:
+        return list(EmojiTopicsDataModule(str(own), languages=["he"]).rows("test.he")["text"][:])
+
+    before, path = texts(), annotations(own, "he")
+    then = path.stat()
+    replace(path, "שם ", "מה ")  # as long as before
+    os.utime(path, ns=(then.st_atime_ns, then.st_mtime_ns + 1_000_000_000))
+    assert texts() == [text.replace("שם", "מה") for text in before]
+
+
+def test_only_the_languages_asked_for_are_read(own: Path) -> None:
+    annotations(own, "zh_Hant").write_text("no annotations", encoding="utf-8")
+    assert list(EmojiTopicsDataModule(str(own), languages=["he"]).parts("test")) == ["he"]
+
+
+def test_a_language_without_names_to_validate_on_is_refused(own: Path) -> None:
+    for emoji in filter(lambda emoji: fold_of(emoji) == "validation", "☺" + "".join(GROUPS.values())):
+        text = annotations(own, "he").read_text(encoding="utf-8")
+        annotations(own, "he").write_text(text.replace(f">שם {emoji}<", ">↑↑↑<"), encoding="utf-8")
+    with pytest.raises(ConfigurationError, match=r"to validate and to test on\. Found `he` without"):
+        EmojiTopicsDataModule(str(own), languages=["en", "he"]).parts("test")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"languages": ["hee"]}, r"`languages` should be one of .* Found `languages = 'hee'`\. Near matches: `he`"),
+        ({"languages": ["root"]}, r"`languages` should be one of 'en', .* Found `languages = 'root'`"),
         ({"languages": []}, r"should name one language or more"),
         ({"min_names": 0}, r"`min_names` should be at least 1"),
     ],
@@ -132,9 +182,11 @@ def test_arguments_that_do_not_work(root: Path, arguments: dict[str, object], me
         EmojiTopicsDataModule(str(root), **arguments)  # type: ignore[arg-type]
 
 
-def test_missing_packages_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="run `apt-get install unicode-cldr-core unicode-data`"):
-        EmojiTopicsDataModule(str(tmp_path))
+@pytest.mark.parametrize("missing", ["emoji", "cldr"])
+def test_missing_packages_are_named(own: Path, missing: str) -> None:
+    shutil.rmtree(own / missing)
+    with pytest.raises(ConfigurationError, match=r"`root` .* run `apt-get install unicode-cldr-core unicode-data`"):
+        EmojiTopicsDataModule(str(own))
 
 
 @pytest.mark.skipif(not (INSTALLED / "cldr").is_dir(), reason="needs the packages unicode-cldr-core and unicode-data")
