@@ -73,7 +73,7 @@ class EmojiTopicsDataModule(TokenizedDataModule):
         if not (self._names / f"{TRAIN_LANGUAGE}.xml").is_file() or not self._groups.is_file():
             raise ConfigurationError(
                 f"Parameter `root` should be a folder with `{_NAMES}` and `{_GROUPS}`: run `apt-get install "
-                f"unicode-cldr-core unicode-data`. Found `root = {root!r}`."
+                f"unicode-cldr-core unicode-data`, or pass the folder that has them. Found `root = {root!r}`."
             )
         known = sorted(path.stem for path in self._names.glob("*.xml") if path.stem != "root")
         for language in languages or ():

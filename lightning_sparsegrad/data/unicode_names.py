@@ -61,14 +61,16 @@ def topic_rows(groups: dict[str, str], folder: Path, languages: Sequence[str]) -
     """
     english, keywords = read_names(folder / f"{TRAIN_LANGUAGE}.xml")
     held_out = {name.casefold() for emoji, name in english.items() if fold_of(emoji) != "train"}
-    owners: dict[str, list[str]] = {}  # the emoji of a text
+    owners: dict[str, list[str]] = {}  # the emoji of a text, in whatever case
+    spellings: dict[str, str] = {}  # the first of each
     for emoji in groups:
         if fold_of(emoji) == "train":
             for text in (*((english[emoji],) if emoji in english else ()), *keywords.get(emoji, ())):
                 owners.setdefault(text.casefold(), []).append(emoji)
+                spellings.setdefault(text.casefold(), text)
     for text, shared in owners.items():
         if text not in held_out and len({groups[emoji] for emoji in shared}) == 1:
-            yield {"split": "train", "text": text, "label": groups[shared[0]], "emoji": shared[0]}
+            yield {"split": "train", "text": spellings[text], "label": groups[shared[0]], "emoji": shared[0]}
     for language in languages:
         names, _ = read_names(folder / f"{language}.xml")
         for fold in ("validation", "test"):
