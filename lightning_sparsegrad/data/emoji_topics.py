@@ -7,6 +7,7 @@ from typing import Any
 
 from datasets import Dataset, Features, Value
 
+from lightning_sparsegrad.data import unicode_names
 from lightning_sparsegrad.data.base import TokenizedDataModule
 from lightning_sparsegrad.data.checks import listed, require_at_least
 from lightning_sparsegrad.data.encodings import SequenceEncoding
@@ -18,6 +19,7 @@ GROUPS = (
     *("Activities", "Objects", "Symbols", "Flags"),
 )
 _NAMES, _GROUPS = Path("cldr/common/annotations"), Path("emoji/emoji-test.txt")
+_CODE = (Path(__file__), Path(unicode_names.__file__))
 _COLUMNS = ("split", "text", "label", "emoji")
 
 
@@ -89,7 +91,7 @@ class EmojiTopicsDataModule(TokenizedDataModule):
         Raises:
             ConfigurationError: If a language that was asked for has no names.
         """
-        files = [self._groups, *(self._names / f"{name}.xml" for name in {TRAIN_LANGUAGE, *self._languages})]
+        files = [*_CODE, self._groups, *(self._names / f"{name}.xml" for name in {TRAIN_LANGUAGE, *self._languages})]
         versions = tuple(sorted(f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files))
         rows = Dataset.from_generator(
             _rows,
@@ -98,7 +100,7 @@ class EmojiTopicsDataModule(TokenizedDataModule):
                 "names": str(self._names),
                 "groups": str(self._groups),
                 "languages": tuple(self._languages),
-                "versions": versions,  # so that changed files are read again
+                "versions": versions,  # so that changed files are read again, and all by changed code
             },
         )
         found: dict[str, Dataset] = {}

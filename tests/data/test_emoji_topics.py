@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from lightning_sparsegrad.data import EmojiTopicsDataModule
-from lightning_sparsegrad.data.unicode_names import fold_of, read_groups, read_names
+from lightning_sparsegrad.data import EmojiTopicsDataModule, emoji_topics
+from lightning_sparsegrad.data.unicode_names import fold_of, read_groups, read_names, topic_rows
 from lightning_sparsegrad.errors import ConfigurationError
 from tests.data.helpers import MINILM
 
 INSTALLED = Path("/usr/share/unicode")
-GROUPS = {
-    "Smileys & Emotion": "😀😁😂🤣😃😄😅😆😉😊😋😎😍😘😗",
-    "Animals & Nature": "🐵🐒🦍🦧🐶🐕🦮🐩🐺🦊🦝🐱🐈🦁🐯",
+GROUPS = {  # the first of a group is one to test on
+    "Smileys & Emotion": "😃😀😁😂🤣😄😅😆😉😊😋😎😍😘😗",
+    "Animals & Nature": "🐶🐵🐒🦍🦧🐕🦮🐩🐺🦊🦝🐱🐈🦁🐯",
     "Component": "🏻🦰",
 }
 EXTRA = ("☺️", "👋🏽")  # with a selector of the picture, with a skin tone
@@ -48,7 +48,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for language, word in {"en": "Name", "he": "שם", "zh_Hant": "名字"}.items():
         rows = []
         for emoji in everything:
-            kind = "face" if emoji in GROUPS["Smileys & Emotion"] else "animal"
+            kind = "face" if emoji[0] in GROUPS["Smileys & Emotion"] + "☺" else "animal"
             rows.append(f'<annotation cp="{emoji}">{kind} | shared |word of {emoji} | Word of {emoji}</annotation>')
             rows.append(f'<annotation cp="{emoji}" type="tts">{word} {emoji}</annotation>')
         (folder / f"{language}.xml").write_text(f"{HEAD}{''.join(rows)}</annotations></ldml>", encoding="utf-8")
@@ -153,6 +153,23 @@ def test_a_changed_file_is_read_again(own: Path) -> None:
     replace(path, "שם ", "מה ")  # as long as before
     os.utime(path, ns=(then.st_atime_ns, then.st_mtime_ns + 1_000_000_000))
     assert texts() == [text.replace("שם", "מה") for text in before]
+
+
+def test_changed_code_reads_again(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = tmp_path / "code.py"
+    code.write_text("old", encoding="utf-8")
+    monkeypatch.setattr(emoji_topics, "_CODE", (code,))
+
+    def texts() -> list[str]:
+        return list(EmojiTopicsDataModule(str(root), languages=["he"]).rows("test.he")["text"][:])
+
+    before = texts()
+    read = topic_rows
+    monkeypatch.setattr(
+        emoji_topics, "topic_rows", lambda *given: ({**row, "text": row["text"] + "!"} for row in read(*given))
+    )
+    code.write_text("changed", encoding="utf-8")
+    assert texts() == [f"{text}!" for text in before]
 
 
 def test_only_the_languages_asked_for_are_read(own: Path) -> None:
