@@ -29,7 +29,14 @@ from lightning_sparsegrad.transforms import *  # noqa: F403  # a new strategy is
 from lightning_sparsegrad.transforms import __all__ as _transforms
 
 if TYPE_CHECKING:
-    from lightning_sparsegrad.callbacks import ExactResume, GradientTransformCallback, PredictionWriter, ResultsTable
+    from lightning_sparsegrad.callbacks import (
+        ExactResume,
+        GradientMonitor,
+        GradientTransformCallback,
+        PredictionWriter,
+        PretrainedDistance,
+        ResultsTable,
+    )
     from lightning_sparsegrad.data import (
         EmojiTopicsDataModule,
         GlueDataModule,
@@ -54,9 +61,11 @@ _LAZY = {
     "ExactResume": "callbacks",
     "ExtractiveQuestionAnswering": "modules",
     "GlueDataModule": "data",
+    "GradientMonitor": "callbacks",
     "GradientTransformCallback": "callbacks",
     "PointwiseRanking": "modules",
     "PredictionWriter": "callbacks",
+    "PretrainedDistance": "callbacks",
     "QuestionsDataModule": "data",
     "RankingsDataModule": "data",
     "ResultsTable": "callbacks",
@@ -81,10 +90,12 @@ __all__ = [
     "FusedProjection",
     "GlueDataModule",
     "GradientEngine",
+    "GradientMonitor",
     "GradientTransformCallback",
     "Linear",
     "PointwiseRanking",
     "PredictionWriter",
+    "PretrainedDistance",
     "QuestionsDataModule",
     "RankingsDataModule",
     "ResultsTable",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lightning_sparsegrad.components import NamedParameters
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.functional.sharding import is_spread, shard_of
+from lightning_sparsegrad.meter import GradientMeter
 from lightning_sparsegrad.nonfinite import NonFinite, check_policy, first_nonfinite
 from lightning_sparsegrad.skipping import WorkSkipper
 from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, Window, refuse_equal_draws
@@ -59,6 +60,8 @@ class GradientEngine:
     Attributes:
         transform: The engine's own, bound transform.
         seed: Seed of the run.
+        parameters: The parameters of the model, by name.
+        meter: Measures what the transform does to each component, if there is one: see `GradientMeter`.
 
     Raises:
         ConfigurationError: If the transform cannot work on this model, `total_steps` is missing or not positive, or
@@ -99,15 +102,16 @@ class GradientEngine:
             raise ConfigurationError(f"Parameter `model` should be a module. Found `{type(model).__name__}`.")
         check_policy(nonfinite)
         self._set_seed(seed, transform)
-        self._parameters = NamedParameters(model)
-        _refuse_hidden(self._parameters, transform)
+        self.parameters = NamedParameters(model)
+        _refuse_hidden(self.parameters, transform)
         self.transform = deepcopy(transform)
-        self.transform.bind(self._parameters, total_steps=total_steps)
+        self.transform.bind(self.parameters, total_steps=total_steps)
         self._total_steps = total_steps
-        self._skipper = WorkSkipper(model, self._parameters) if skip_dropped else None
+        self._skipper = WorkSkipper(model, self.parameters) if skip_dropped else None
         self._policy, self._nonfinite_windows, self._left_out = nonfinite, 0, False
         self._window: Window | None = None
         self._applied = False
+        self.meter: GradientMeter | None = None
 
     @contextmanager
     def window(self, step: int, *, epoch: int | None = None) -> Iterator[Window]:
@@ -185,10 +189,10 @@ class GradientEngine:
             raise RuntimeError(
                 f"GradientEngine.apply_() should be called once. Found two calls at step {self._window.step}."
             )
-        found = {name: p.grad for name, p in self._parameters.tensors.items() if p.grad is not None}
+        found = {name: p.grad for name, p in self.parameters.tensors.items() if p.grad is not None}
         skipped = self._skipper.finish(found, self._window.step) if self._skipper is not None else {}
         for name in skipped:  # what it has is left from before the window: zeros, by `zero_grad`
-            self._parameters.tensors[name].grad = None
+            self.parameters.tensors[name].grad = None
             found.pop(name, None)
         for name, gradient in found.items():
             if is_spread(gradient):
@@ -199,19 +203,24 @@ class GradientEngine:
         self._refuse_unknown()
         self._left_out = self._policy != "propagate" and self._is_lost(found, self._window, loss_scale)
         if self._left_out:
-            for parameter in self._parameters.tensors.values():
+            for parameter in self.parameters.tensors.values():
                 parameter.grad = None
             self._applied = True
             return
         gradients = Gradients(found, loss_scale=loss_scale, skipped=skipped)
+        meter = self.meter if self.meter is not None and self.meter.is_due(self._window) else None
+        if meter is not None:
+            meter.before(gradients, self._window)
         self.transform.apply_(gradients, self._window)
+        if meter is not None:
+            meter.after(gradients)
         if gradients.skipped:
             raise RuntimeError(
                 f"`{self.transform!r}` should drop what it said before the forward pass that it would. Found "
                 f"`{min(gradients.skipped)}` at step {self._window.step}, which was not computed and is not dropped."
             )
         for name in gradients.dropped:
-            self._parameters.tensors[name].grad = None
+            self.parameters.tensors[name].grad = None
         self._applied = True
         if found and not gradients and loss_scale is not None:
             raise ConfigurationError(
@@ -237,7 +246,7 @@ class GradientEngine:
 
     def _refuse_unknown(self) -> None:
         """Refuse a gradient of a parameter that was put into the model after the engine was made."""
-        for name, parameter in self._parameters.newcomers():
+        for name, parameter in self.parameters.newcomers():
             if parameter.grad is not None:
                 raise ConfigurationError(
                     f"Parameters should be in the model before its engine is made. Found `{name}`, which is new."

@@ -3,6 +3,7 @@
 import sys
 from copy import deepcopy
 from functools import cached_property
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 from pydoc import locate
@@ -289,8 +290,12 @@ def main(args: list[str] | None = None) -> None:
     Args:
         args: The arguments; by default those of the process.
     """
+    arguments = sys.argv[1:] if args is None else args
     try:
-        SparseGradCLI(args=args)
+        if arguments[:1] == ["study"]:
+            import_module("lightning_sparsegrad.studies.command").main(arguments[1:])  # it starts this one, run by run
+        else:
+            SparseGradCLI(args=args)
     except (ConfigurationError, MisconfigurationException, OSError, FloatingPointError) as error:
         if debugging():
             raise

@@ -72,13 +72,7 @@ class Results:
 
     def to_markdown(self) -> str:
         """Return the table as GitHub's markdown, aligned, with four significant digits."""
-        lines = [[cell.replace("|", r"\|") for cell in line] for line in self._lines(_short, self.columns)]
-        metrics, *values = zip(*lines, strict=True)
-        columns = [
-            _aligned(metrics, str.ljust, rule="-"),
-            *(_aligned(column, str.rjust, rule=":") for column in values),
-        ]
-        return "".join(f"| {' | '.join(line)} |\n" for line in zip(*columns, strict=True))
+        return to_markdown(self._lines(_short, self.columns))
 
     def show(self, console: Console, *, heading: str) -> None:
         """Print the table with four significant digits, in stacked blocks of columns no wider than the console.
@@ -146,6 +140,13 @@ def results_of(metrics: Mapping[str, float | Tensor], *, prefix: str) -> Results
             found[part] = None
     order = (_WHOLE, *filter(is_part, found), *MEANS)
     return Results([column for column in order if column in found], rows)
+
+
+def to_markdown(lines: Sequence[Sequence[str]]) -> str:
+    """Return lines of cells, the heading first, as a table of GitHub's markdown; its first column is of names."""
+    names, *values = zip(*([cell.replace("|", r"\|") for cell in line] for line in lines), strict=True)
+    columns = [_aligned(names, str.ljust, rule="-"), *(_aligned(column, str.rjust, rule=":") for column in values)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in zip(*columns, strict=True))
 
 
 def _short(value: float) -> str:

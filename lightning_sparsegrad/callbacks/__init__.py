@@ -1,8 +1,17 @@
-"""Callbacks: the engine for any LightningModule, an exact resume for any fit, and a table of results."""
+"""Callbacks: the engine for any LightningModule, an exact resume of any fit, tables, and what a fit did to a model."""
 
 from lightning_sparsegrad.callbacks.exact_resume import ExactResume
+from lightning_sparsegrad.callbacks.gradient_monitor import GradientMonitor
 from lightning_sparsegrad.callbacks.gradient_transform import GradientTransformCallback
 from lightning_sparsegrad.callbacks.prediction_writer import PredictionWriter
+from lightning_sparsegrad.callbacks.pretrained_distance import PretrainedDistance
 from lightning_sparsegrad.callbacks.results_table import ResultsTable
 
-__all__ = ["ExactResume", "GradientTransformCallback", "PredictionWriter", "ResultsTable"]
+__all__ = [
+    "ExactResume",
+    "GradientMonitor",
+    "GradientTransformCallback",
+    "PredictionWriter",
+    "PretrainedDistance",
+    "ResultsTable",
+]

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -131,6 +131,10 @@ class GradientTransform(ABC):
             later: The tensors that transforms behind this one do not need.
         """
         return frozenset()
+
+    def flattened(self) -> Iterator["GradientTransform"]:
+        """Yield the transforms that this one is made of, in their order; by default itself."""
+        yield self
 
     @property
     def schedules(self) -> Sequence[Schedule]:

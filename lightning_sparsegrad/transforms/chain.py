@@ -1,7 +1,7 @@
 """Strategies one after the other."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -50,6 +50,9 @@ class Chain(GradientTransform):
         refuse_equal_draws(self.seeds)
         self.bounds = frozenset().union(*(transform.bounds for transform in self.transforms.values()))
         self.handles_shards = all(transform.handles_shards for transform in self.transforms.values())
+
+    def flattened(self) -> Iterator[GradientTransform]:
+        return chain.from_iterable(transform.flattened() for transform in self.transforms.values())
 
     @property
     def schedules(self) -> Sequence[Schedule]:

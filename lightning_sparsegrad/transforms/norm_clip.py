@@ -80,6 +80,16 @@ class NormClip(GradientTransform):
             )
 
     @property
+    def clipped_components(self) -> list[Component]:
+        """What is clipped by itself; empty before the transform is bound."""
+        return [component for component, _ in self._resolved]
+
+    @property
+    def factors(self) -> dict[str, Tensor]:
+        """What the last window multiplied the gradient of each component by, 0-d tensors by name."""
+        return dict(zip(self._names, self._factors.unbind(), strict=True)) if self._names else {}
+
+    @property
     def statistics(self) -> dict[str, Tensor]:
         """`clipped`: share of components over their threshold; of each, `norm_before/NAME` and `norm_after/NAME`."""
         if not self._names:

@@ -27,9 +27,13 @@ from lightning_sparsegrad import (
     ConfigurationError,
     GradDrop,
     GradientEngine,
+    GradientMonitor,
     GradientTransform,
     Identity,
+    PretrainedDistance,
 )
+from lightning_sparsegrad.callbacks.history import read_history
+from lightning_sparsegrad.meter import GradientMeter
 from lightning_sparsegrad.nonfinite import NonFinite
 from tests.engine.helpers import backward, loss_on, tokens_at
 from tests.lightning.tasks import SEED, STRATEGIES, dataset, door_of, through, trainer
@@ -102,6 +106,23 @@ def trained(mesh: DeviceMesh, _: Path) -> Any:
             optimizer.step()
         done.append(models.gathered_weights(model))
     return done
+
+
+def measured(model: nn.Module, transform: GradientTransform) -> list[Any]:
+    """Return what a meter sees in each window."""
+    engine, seen = engine_for(model, transform), []
+    meter = engine.meter = GradientMeter(engine.parameters, engine.transform, every=1)
+    for step in WINDOWS:
+        models.set_gradients(model, step)
+        apply(engine, step)
+        assert meter.last is not None
+        seen.append(meter.last.values)
+    return seen
+
+
+@case
+def metered(mesh: DeviceMesh, _: Path) -> Any:
+    return [measured(models.shard(Small(), mesh), row.transform) for row in GOLDEN]
 
 
 @case
@@ -224,6 +245,19 @@ def resumed(mesh: DeviceMesh, folder: Path) -> Any:
     warnings.simplefilter("ignore")
     again = fit(mesh, "mask and clip", "callback", 3, ckpt_path=folder / "checkpoints" / "epoch=0.ckpt")
     return [models.gathered_weights(run.lightning_module) for run in (whole, again)]
+
+
+@case
+def recorded(mesh: DeviceMesh, folder: Path) -> Any:
+    """Return what the callbacks wrote, and the weights at the end."""
+    callbacks = [
+        GradientMonitor(1, path=str(folder / "gradients.csv")),
+        PretrainedDistance(1, path=str(folder / "distances.csv"), components="tensor"),
+    ]
+    fitted = fit(mesh, "mask and clip", "module", 1, callbacks=callbacks)
+    torch.distributed.barrier()  # the first process writes
+    tables = [read_history(folder / name).select_dtypes("number") for name in ("gradients.csv", "distances.csv")]
+    return [torch.tensor(table.to_numpy(float)) for table in tables], models.gathered_weights(fitted.lightning_module)
 
 
 def main(folder: Path) -> None:

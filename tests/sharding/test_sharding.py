@@ -5,10 +5,11 @@ import torch
 
 from lightning_sparsegrad import ComponentNormClip
 from tests.lightning.tasks import SEED, STRATEGIES, Regression, loader, plain_loop, windows
+from tests.transforms.golden import GOLDEN
 from tests.transforms.small import Small
 
 from . import models
-from .processes import CASES, RUNS, WIDE, transformed
+from .processes import CASES, RUNS, WIDE, measured, transformed
 from .results import Results, assert_alike, assert_gradients_alike, flat, results_of, sums_up
 
 pytestmark = pytest.mark.distributed
@@ -91,3 +92,23 @@ def test_what_is_not_sharded_by_rows_is_refused(results: Results) -> None:
         "Parameter `model` should be sharded by FSDP2, `torch.distributed.fsdp.fully_shard`, in place of FSDP1. "
         "Found a `FullyShardedDataParallel`."
     )
+
+
+@pytest.mark.parametrize("place", range(len(GOLDEN)), ids=lambda place: str(GOLDEN[place]))
+def test_a_meter_sees_what_it_sees_of_one_process(results: Results, place: int) -> None:
+    expected = measured(Small(), GOLDEN[place].transform)
+    for seen, alone in zip(results["metered"][0][place], expected, strict=True):
+        skipped = seen[0].isnan() | alone[0].isnan()  # not computed by one of the two, for it is dropped whole
+        assert not seen[1:, skipped].any()
+        torch.testing.assert_close(seen[:, ~skipped], alone[:, ~skipped], rtol=1e-5, atol=1e-6)
+
+
+def test_what_callbacks_record_is_of_whole_tensors(results: Results) -> None:
+    (gradients, distances), weights = results["recorded"][0]
+    start, names = dict(Regression().named_parameters()), list(weights)
+    assert gradients[:, -1].max() == 1
+    assert 0.4 < gradients[:, -1].mean() < 0.8
+    for (*_, rms, cosine), name in zip(distances[-len(names) :].tolist(), names, strict=True):
+        now, before = weights[name].double().flatten(), start[name].detach().double().flatten()
+        assert rms == pytest.approx(float((now - before).square().mean().sqrt()), rel=1e-4)
+        assert cosine == pytest.approx(float(torch.nn.functional.cosine_similarity(now, before, dim=0)), rel=1e-5)

@@ -1,0 +1,32 @@
+"""Run a shipped study, with what it needs: `python -m benchmarks.studies stability --quick --jobs=2`.
+
+What follows the name of the study goes to `sparsegrad study`.
+"""
+
+import sys
+from pathlib import Path
+
+from benchmarks.studies.encoder import make_encoder
+from benchmarks.studies.reviews import make_reviews
+from lightning_sparsegrad import EmojiTopicsDataModule
+from lightning_sparsegrad.main import main
+
+MATERIAL = Path("benchmarks/studies/material")
+STUDIES = ("stability", "transfer")
+
+
+def prepare(study: str) -> None:
+    """Make what a study reads, unless it is there."""
+    if study == "stability" and not (MATERIAL / "reviews" / "test.csv").exists():
+        make_reviews(MATERIAL / "reviews")
+    if study == "transfer" and not (MATERIAL / "encoder" / "tokenizer_config.json").exists():
+        splits = EmojiTopicsDataModule().load_splits()
+        make_encoder(MATERIAL / "encoder", [text for rows in splits.values() for text in rows["text"]])
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] not in [[study] for study in STUDIES]:
+        sys.exit(f"usage: python -m benchmarks.studies {{{','.join(STUDIES)}}} [what `sparsegrad study` takes]")
+    prepare(sys.argv[1])
+    name = sys.argv[1]
+    main(["study", "--config", f"configs/studies/{name}.yaml", f"--folder=studies/{name}", *sys.argv[2:]])

@@ -1,0 +1,114 @@
+"""What happened to the gradient of each component, over a fit."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lightning_sparsegrad.callbacks.gradient_transform import GradientTransformCallback
+from lightning_sparsegrad.callbacks.history import History
+from lightning_sparsegrad.components import ComponentSpec
+from lightning_sparsegrad.engine import GradientEngine
+from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.meter import GradientMeter, Measurement, check_meter
+from lightning_sparsegrad.modules.base import SparseGradModule
+
+_COLUMNS = ("norm_before", "norm_after", "clipped", "kept")
+
+
+class GradientMonitor(Callback):
+    """Record every few optimizer steps what the strategy did to the gradient of each component.
+
+    The file has a row for each component and step it looked at, with the columns `step` (optimizer steps done before),
+    `epoch`, `component`, `layer`, `norm_before` and `norm_after` (of the strategy, in true gradient units), `clipped`
+    (whether a norm clip scaled it) and `kept` (the share of its entries that were not zero and are not; 0 for what was
+    dropped whole, whose `norm_before` is undefined if it was not computed). Nothing is read on the host before an epoch
+    or the fit ends or a checkpoint is saved. A resumed fit goes on with the file.
+
+    Loggers get the totals of the last look with the other metrics of a step: `monitor/norm_before` and
+    `monitor/norm_after` of all components together, the means `monitor/clipped` and `monitor/kept` over them.
+
+    It needs the engine of a `SparseGradModule` or a `GradientTransformCallback`; `Identity()` watches plain training.
+
+    Args:
+        every_n_steps: Look at every so many optimizer steps.
+        components: What is measured by itself, see `ComponentNormClip`.
+        path: The file, `.parquet` or `.csv`; by default `gradients.parquet` beside the logs.
+
+    Raises:
+        ConfigurationError: If `every_n_steps` is not positive or the file is of another kind; at the start of a fit,
+            if no strategy of this library is there.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> monitor = GradientMonitor(every_n_steps=10, path="gradients.csv")
+        >>> trainer = Trainer(accelerator="cpu", callbacks=[monitor], logger=False, enable_checkpointing=False)
+    """
+
+    def __init__(
+        self, every_n_steps: int = 20, *, components: ComponentSpec = "projection", path: str | None = None
+    ) -> None:
+        super().__init__()
+        check_meter(every_n_steps, components, parameter="every_n_steps")
+        self._every, self._components = every_n_steps, components
+        self._history = History("gradients", _COLUMNS, path)
+        self._meter: GradientMeter | None = None
+        self._seen: Measurement | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        engine = _engine(trainer, pl_module)
+        self._meter = GradientMeter(engine.parameters, engine.transform, every=self._every, components=self._components)
+        engine.meter, self._seen = self._meter, None
+        self._history.start(trainer, engine.parameters, self._meter.components)
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:  # noqa: ARG002
+        last = self._meter.last if self._meter else None
+        if last is None:
+            return
+        if last is not self._seen:
+            self._history.add(last.step, trainer.current_epoch, last.values)
+            self._seen = last
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by the logger connector
+        if every and (trainer.global_step + 1) % every == 0:
+            pl_module.log_dict({f"monitor/{name}": value for name, value in _totals(last.values).items()})
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        self._history.write(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        self._history.write(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
+        self._history.write(trainer)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
+        self._history.write(trainer)
+
+    @property
+    def path(self) -> Path | None:
+        """The file; `None` before a fit."""
+        return self._history.path
+
+
+def _totals(values: Tensor) -> dict[str, Tensor]:
+    before, after, clipped, kept = values
+    norms = {
+        name: torch.linalg.vector_norm(norm.nan_to_num(0.0, torch.inf))
+        for name, norm in zip(_COLUMNS, (before, after), strict=False)
+    }
+    return {**norms, "clipped": clipped.mean(), "kept": kept.mean()}
+
+
+def _engine(trainer: Trainer, module: LightningModule) -> GradientEngine:
+    if isinstance(module, SparseGradModule):
+        return module.gradient_engine
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set by its connector
+        if isinstance(callback, GradientTransformCallback):
+            return callback.gradient_engine
+    raise ConfigurationError(
+        f"GradientMonitor should be used with a `SparseGradModule` or beside a `GradientTransformCallback`, of "
+        f"`Identity()` to watch plain training. Found neither with `{type(module).__name__}`."
+    )

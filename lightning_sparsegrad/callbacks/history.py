@@ -1,0 +1,104 @@
+"""A growing table of measurements, which a fit writes now and then."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor
+
+from lightning_sparsegrad.components import Component, NamedParameters, find_layers
+from lightning_sparsegrad.errors import ConfigurationError
+
+SUFFIXES = (".parquet", ".csv")
+
+
+class History:
+    """Rows of a step, an epoch, a component, the layer it lies in, and what was measured of it.
+
+    What is added stays on its device until it is written. Rank 0 writes; a file is replaced by a whole one.
+
+    Args:
+        name: Name of the file without its suffix, unless `path` is given.
+        columns: What is measured.
+        path: The file, `.parquet` or `.csv`; by default `<name>.parquet` in the `log_dir` of the Trainer, or its
+            `default_root_dir`.
+
+    Attributes:
+        path: The file; `None` before a fit unless it was given.
+
+    Raises:
+        ConfigurationError: If the file is of another kind.
+    """
+
+    def __init__(self, name: str, columns: Sequence[str], path: str | None) -> None:
+        if path is not None and Path(path).suffix not in SUFFIXES:
+            raise ConfigurationError(
+                f"Parameter `path` should end with {' or '.join(SUFFIXES)}. Found `path = {path!r}`."
+            )
+        self._name, self._columns, self._given = name, tuple(columns), path
+        self.path: Path | None = Path(path) if path else None
+        self._components: list[str] = []
+        self._layers: list[str] = []
+        self._rows = pd.DataFrame()
+        self._new: list[tuple[int, int, Tensor]] = []
+
+    def start(self, trainer: Trainer, parameters: NamedParameters, components: Sequence[Component]) -> None:
+        """Begin with an empty table, or in a resumed fit with the rows of the steps before it."""
+        folder = trainer.log_dir or trainer.default_root_dir  # on every rank: they agree on it
+        self.path = Path(self._given or Path(folder, f"{self._name}.parquet"))
+        self._new, self._rows = [], pd.DataFrame()
+        self._components, self._layers = [component.name for component in components], layers_of(parameters, components)
+        if trainer.ckpt_path and trainer.is_global_zero and self.path.is_file():
+            rows = read_history(self.path)
+            self._rows = rows[rows["step"] < trainer.global_step]
+
+    def add(self, step: int, epoch: int, values: Tensor) -> None:
+        """Add what was measured of each component: a tensor of shape (columns, components)."""
+        self._new.append((step, epoch, values))
+
+    def write(self, trainer: Trainer) -> None:
+        """Read what was added since the last time, all at once, and write the table if there is anything new."""
+        if not self._new or self.path is None:
+            return
+        new, self._new = self._new, []
+        if not trainer.is_global_zero:
+            return
+        values = torch.stack([values for _, _, values in new]).cpu()  # (times, columns, components)
+        count = len(self._components)
+        rows = pd.DataFrame(
+            {
+                "step": [step for step, _, _ in new for _ in range(count)],
+                "epoch": [epoch for _, epoch, _ in new for _ in range(count)],
+                "component": self._components * len(new),
+                "layer": self._layers * len(new),
+                **{name: values[:, place].flatten().numpy() for place, name in enumerate(self._columns)},
+            }
+        )
+        self._rows = pd.concat([self._rows, rows], ignore_index=True) if len(self._rows) else rows
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by its connector
+            _write(self._rows, self.path)
+
+
+def layers_of(parameters: NamedParameters, components: Sequence[Component]) -> list[str]:
+    """Return the name of the layer that each component begins in; empty where the model's layers cannot be found."""
+    try:
+        layers = find_layers(parameters)
+    except ConfigurationError:
+        return [""] * len(components)
+    return [layers.names[layers.top_depth(component.parts[0].parameter)] for component in components]
+
+
+def read_history(path: str | Path) -> pd.DataFrame:
+    """Return the table that a `GradientMonitor` or a `PretrainedDistance` wrote."""
+    return pd.read_parquet(path) if Path(path).suffix == ".parquet" else pd.read_csv(path)
+
+
+def _write(rows: pd.DataFrame, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    write: Any = rows.to_parquet if path.suffix == ".parquet" else rows.to_csv
+    write(part, index=False)
+    part.replace(path)

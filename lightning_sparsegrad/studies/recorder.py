@@ -1,0 +1,74 @@
+"""What a run of a study leaves behind of itself."""
+
+import json
+import os
+from math import isfinite
+from pathlib import Path
+from threading import Thread
+from time import monotonic, sleep
+from typing import Any
+
+from filelock import FileLock
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from lightning_sparsegrad.studies.majority import majority_scores
+from lightning_sparsegrad.studies.runs import RESULT
+
+PARENT = "SPARSEGRAD_STUDY_PROCESS"  # set for a run that should not outlive the study that started it
+_SECONDS_TO_GO = 60  # that a run whose study was killed may take to end
+
+
+class RunRecorder(Callback):
+    """Write `result.json` when a fit ends: its last metrics, what always answering one class would get, its time.
+
+    An error ends up there, too. Together with a `CSVLogger`, that is all that a study reads of a run. While it runs it
+    holds a lock on its folder.
+
+    Args:
+        folder: Where to.
+    """
+
+    def __init__(self, folder: str) -> None:
+        super().__init__()
+        self._folder = Path(folder)
+        self._lock = FileLock(self._folder / ".lock", timeout=_SECONDS_TO_GO)
+        self._start = monotonic()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+        if trainer.is_global_zero:
+            self._lock.acquire()
+        if parent := os.environ.get(PARENT):
+            Thread(target=_end_with, args=(int(parent),), daemon=True).start()
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        self._start = monotonic()
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        self._write(trainer, {"metrics": metrics, "majority": majority_scores(trainer, pl_module)})
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
+        if isinstance(exception, Exception):  # else it was stopped, and is to be run again
+            self._write(trainer, {"error": f"{type(exception).__name__}: {exception}"})
+
+    def _write(self, trainer: Trainer, result: dict[str, Any]) -> None:
+        if trainer.is_global_zero:
+            seconds = monotonic() - self._start
+            write_result(self._folder, {**result, "seconds": seconds, "steps": trainer.global_step})
+            self._lock.release()
+
+
+def write_result(folder: Path, result: dict[str, Any]) -> None:
+    """Write how a run went, whole or not at all; numbers that are not finite as `null`."""
+    for name in ("metrics", "majority"):
+        scores = result.get(name) or {}
+        result[name] = {key: value if isfinite(value) else None for key, value in scores.items()}
+    part = folder / f".{RESULT}.part"
+    part.write_text(json.dumps(result, indent=1))
+    part.replace(folder / RESULT)
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        sleep(0.2)
+    os._exit(1)

@@ -1,0 +1,89 @@
+"""The report of a study: `report.md`, its tables as CSV, and its pictures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from lightning_sparsegrad.studies import pictures, tables
+from lightning_sparsegrad.studies.comparison import Difference, Summary, compare, summarise
+from lightning_sparsegrad.studies.outcomes import Outcome
+from lightning_sparsegrad.studies.study import Study
+
+REPORT = "report.md"
+
+
+def write_report(study: Study, outcomes: Sequence[Outcome], folder: Path, *, missing: int = 0) -> str:
+    """Write the report of the runs that have ended, and return its text. The same runs make the same report.
+
+    Args:
+        study: The study.
+        outcomes: Its runs that have ended.
+        folder: Where to.
+        missing: How many runs have not.
+    """
+    outcomes = sorted(outcomes, key=lambda run: (list(study.arms).index(run.arm), run.setting, run.seed))
+    summaries = summarise(study, outcomes)
+    differences = compare(study, summaries)
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = tables.parts_table(summaries)
+    for name, table in {
+        "runs": tables.runs_table(outcomes),
+        "arms": tables.arms_table(summaries),
+        "differences": tables.differences_table(differences),
+        "parts": parts,
+    }.items():
+        if not table.empty:
+            table.to_csv(folder / f"{name}.csv", index=False)
+    drawn = pictures.draw_all(study, summaries, folder)
+    text = _text(study, summaries, differences, parts, drawn, missing)
+    (folder / REPORT).write_text(text, encoding="utf-8")
+    return text
+
+
+def _text(
+    study: Study,
+    summaries: Sequence[Summary],
+    differences: Sequence[Difference],
+    parts: pd.DataFrame,
+    drawn: dict[str, str],
+    missing: int,
+) -> str:
+    runs = sum(len(summary.outcomes) for summary in summaries)
+    lines = [
+        f"# {study.metric}: {len(study.arms)} arms, {len(study.all_seeds)} seeds",
+        "",
+        f"{runs} runs{f', {missing} more are missing' if missing else ''}. {_HOW.format(baseline=study.reference)}",
+    ]
+    for setting, _ in study.settings():
+        within = [summary for summary in summaries if summary.setting == setting]
+        against = [difference for difference in differences if difference.setting == setting]
+        if not within:
+            continue
+        lines += ["", f"## {setting or 'All runs'}", "", _bar(within), "", tables.arms_markdown(within)]
+        if against:
+            lines += [f"Against `{study.reference}`:", "", tables.differences_markdown(against)]
+        if study.groups and any(run.parts for summary in within for run in summary.outcomes.values()):
+            lines += ["Means over groups of parts:", "", tables.groups_markdown(study, within)]
+        if not parts.empty and (of_setting := parts[parts["setting"] == setting]).size:
+            lines += ["Means of parts:", "", tables.parts_markdown(of_setting)]
+    errors = [run for summary in summaries for run in summary.outcomes.values() if run.error]
+    if errors:
+        lines += ["", "## Runs that ended with an error", ""]
+        lines += [f"- {run.folder.name}: {run.error}" for run in errors]
+    for path, caption in drawn.items():
+        lines += ["", f"![{caption}]({path})", "", caption]
+    return "\n".join(lines).replace("\n\n\n", "\n\n").strip() + "\n"
+
+
+def _bar(summaries: Sequence[Summary]) -> str:
+    bars = [run.bar for summary in summaries for run in summary.outcomes.values() if run.bar == run.bar]
+    return f"A run has failed that is no better than {bars[0]:.3f}." if bars else "No bar tells which runs have failed."
+
+
+_HOW = (
+    "Intervals are of 95%, by bootstrap-t. Differences to `{baseline}` are taken seed by seed; their p is that of a "
+    "paired permutation test, that of standard deviations of the Brown-Forsythe test, that of failed runs of McNemar's "
+    "exact test, each by Holm's correction over the arms of a setting. What is shown has p < 0.05, and for means an "
+    "interval without zero."
+)

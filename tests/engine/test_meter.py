@@ -1,0 +1,173 @@
+"""What the meter measures, against norms and counts taken tensor by tensor before and after."""
+
+from math import isnan
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lightning_sparsegrad import (
+    Chain,
+    ComponentNormClip,
+    ConfigurationError,
+    GlobalNormClip,
+    GradDrop,
+    GradientTransform,
+    HeadOnly,
+    LayerGradDrop,
+)
+from lightning_sparsegrad.components import ComponentSpec
+from lightning_sparsegrad.meter import GradientMeter
+from tests.engine.helpers import backward, loss_on, tokens_at
+from tests.transforms.golden import GOLDEN
+from tests.transforms.small import WINDOWS, Small, Snapshot, apply, bits, engine_for, set_gradients, snapshot
+
+BEFORE, AFTER, CLIPPED, KEPT = range(4)
+
+
+def metered(
+    transform: GradientTransform, *, step: int, components: ComponentSpec = "tensor", scale: float | None = None
+) -> tuple[dict[str, Tensor], Snapshot, Snapshot]:
+    """Return what is measured by component, and the gradients before and after."""
+    model = Small()
+    engine = engine_for(model, transform)
+    meter = engine.meter = GradientMeter(engine.parameters, engine.transform, every=1, components=components)
+    set_gradients(model, step, scale=scale or 1.0)
+    before = snapshot(model)
+    apply(engine, step, loss_scale=scale)
+    assert meter.last is not None
+    assert meter.last.step == step
+    values = meter.last.values.unbind(1)
+    return dict(zip([c.name for c in meter.components], values, strict=True)), before, snapshot(model)
+
+
+@pytest.mark.parametrize("row", GOLDEN, ids=str)
+def test_norms_and_shares_are_those_of_each_tensor(row: object) -> None:
+    transform: GradientTransform = row.transform  # type: ignore[attr-defined]
+    for step in WINDOWS:
+        measured, before, after = metered(transform, step=step)
+        assert measured.keys() == before.keys()
+        for name, values in measured.items():
+            was, left = before[name], after[name]
+            assert was is not None
+            torch.testing.assert_close(values[BEFORE], was.norm())
+            torch.testing.assert_close(values[AFTER], torch.zeros(()) if left is None else left.norm())
+            count = int(was.count_nonzero())
+            kept = 0.0 if left is None else int(left.count_nonzero()) / count if count else 1.0
+            assert values[KEPT].item() == pytest.approx(kept, rel=1e-6), name
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        ComponentNormClip(1.0, components="tensor"),
+        ComponentNormClip(1.0, components="block"),
+        ComponentNormClip(1.0, overrides={"*.bias": float("inf")}),
+        GlobalNormClip(3.0),
+        Chain([GradDrop(0.5), ComponentNormClip(0.8)]),
+        Chain([LayerGradDrop(0.5), Chain([ComponentNormClip(0.8, components="module")])]),
+    ],
+    ids=repr,
+)
+def test_clipped_is_what_a_clip_scaled(transform: GradientTransform) -> None:
+    seen = set()
+    for step in WINDOWS:
+        measured, before, after = metered(transform, step=step)
+        for name, values in measured.items():
+            was, left = before[name], after[name]
+            assert was is not None
+            if left is not None and left.numel():
+                kept = left != 0
+                scaled = bool((left[kept].abs() < was[kept].abs() * (1 - 1e-6)).any())
+                assert bool(values[CLIPPED]) == scaled, name
+                seen.add(scaled)
+            elif left is None:
+                assert not values[CLIPPED]
+    assert True in seen
+
+
+def test_parts_of_fused_projections_are_measured_and_clipped_by_themselves() -> None:
+    clip = ComponentNormClip(2.4, overrides={"*.query": 100.0})
+    measured, before, after = metered(clip, step=0, components="projection")
+    fused = before["blocks.0.attention.in_proj_weight"]
+    left = after["blocks.0.attention.in_proj_weight"]
+    assert fused is not None
+    assert left is not None
+    clipped = set()
+    for place, part in enumerate(("query", "key", "value")):
+        values = measured[f"blocks.0.attention.in_proj_weight.{part}"]
+        torch.testing.assert_close(values[BEFORE], fused[4 * place : 4 * place + 4].norm())
+        torch.testing.assert_close(values[AFTER], left[4 * place : 4 * place + 4].norm())
+        assert bool(values[CLIPPED]) == (part != "query")
+        clipped.add(bool(values[CLIPPED]))
+    assert clipped == {True, False}
+
+
+def test_components_of_several_tensors_have_the_norm_of_all() -> None:
+    measured, before, _ = metered(GradDrop(0.5), step=0, components="block")
+    assert list(measured) == ["embeddings", "head", "block 0", "block 1"]
+    head = [before[name] for name in ("temperature", "head.weight", "head.bias")]
+    whole = torch.cat([tensor.flatten() for tensor in head if tensor is not None])
+    torch.testing.assert_close(measured["head"][BEFORE], whole.norm())
+
+
+def test_norms_are_in_true_units_under_loss_scaling() -> None:
+    plain, *_ = metered(ComponentNormClip(1.0), step=0)
+    scaled, *_ = metered(ComponentNormClip(1.0), step=0, scale=64.0)
+    for name, values in plain.items():
+        torch.testing.assert_close(scaled[name], values)
+
+
+def test_what_is_not_computed_has_no_norm_before() -> None:
+    model = Small()
+    engine = engine_for(model, HeadOnly())
+    meter = engine.meter = GradientMeter(engine.parameters, engine.transform, every=2, components="block")
+    for step in range(4):
+        with engine.window(step):
+            backward(loss_on(model, tokens_at(step)))
+            engine.apply_()
+        model.zero_grad()
+        assert (meter.last.step if meter.last else None) == (None, 1, 1, 3)[step]
+    assert meter.last is not None
+    values = dict(zip([c.name for c in meter.components], meter.last.values.T.tolist(), strict=True))
+    assert isnan(values["block 0"][BEFORE])
+    assert values["block 0"][1:] == [0, 0, 0]
+    assert values["head"][BEFORE] > 0
+    assert values["head"][KEPT] == 1
+
+
+def test_an_overflow_is_measured_as_it_is() -> None:
+    model = Small()
+    engine = engine_for(model, ComponentNormClip(1.0))
+    meter = engine.meter = GradientMeter(engine.parameters, engine.transform, every=1, components="tensor")
+    set_gradients(model, 0)
+    assert model.head.bias.grad is not None
+    model.head.bias.grad[0] = torch.inf
+    apply(engine, 0)
+    assert meter.last is not None
+    values = dict(zip([c.name for c in meter.components], meter.last.values.T.tolist(), strict=True))
+    assert values["head.bias"][BEFORE] == torch.inf
+    assert isnan(values["head.bias"][AFTER])
+    assert values["head.bias"][CLIPPED] == 1
+
+
+@pytest.mark.parametrize("row", GOLDEN, ids=str)
+def test_measuring_changes_nothing(row: object) -> None:
+    transform: GradientTransform = row.transform  # type: ignore[attr-defined]
+    for step in WINDOWS:
+        _, _, after = metered(transform, step=step)
+        model: nn.Module = Small()
+        engine = engine_for(model, transform)
+        set_gradients(model, step)
+        apply(engine, step)
+        for name, left in snapshot(model).items():
+            other = after[name]
+            assert (left is None) == (other is None)
+            assert left is None or other is None or torch.equal(bits(left), bits(other))
+
+
+@pytest.mark.parametrize("every", [0, -1, 1.5, True])
+def test_a_number_of_windows_is_positive(every: int) -> None:
+    engine = engine_for(Small(), GradDrop(0.5))
+    with pytest.raises(ConfigurationError, match=r"Parameter `every` should be a positive integer\. Found `every = "):
+        GradientMeter(engine.parameters, engine.transform, every=every)
