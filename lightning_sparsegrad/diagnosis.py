@@ -21,7 +21,7 @@ from lightning_sparsegrad.schedules import Schedule
 from lightning_sparsegrad.transforms.base import GradientTransform
 
 DEBUG_VARIABLE = "SPARSEGRAD_DEBUG"
-_HINT = f"({DEBUG_VARIABLE}=1 shows the full text.)"
+HINT = f"({DEBUG_VARIABLE}=1 shows the full text.)"
 _CONFIG_SUFFIXES = {".yaml", ".yml", ".json"}
 _NAMEABLE = (
     GradientTransform,
@@ -68,12 +68,12 @@ def diagnose(message: str, parser: ArgumentParser) -> str:
         parser: The parser that was at work; it knows the options and the arguments it was given.
     """
     given: Sequence[str] = vars(parser).get("args") or ()
-    return " ".join(f"{_sentence(message, parser, given)} {_HINT}".split())
+    return " ".join(f"{_sentence(message, parser, given)} {HINT}".split())
 
 
 def one_line(error: BaseException) -> str:
     """Return the message of an error in one line; of one that lists why each type of a union failed, the reason."""
-    return " ".join(f"{Fault.find(str(error) or repr(error)).text} {_HINT}".split())
+    return " ".join(f"{Fault.find(str(error) or repr(error)).text} {HINT}".split())
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ def near_matches(name: str, allowed: Iterable[str]) -> str:
     return f" Near matches: {', '.join(f'`{match}`' for match in close)}." if close else ""
 
 
-def require_one_of(parameter: str, value: object, allowed: Sequence[str]) -> None:
+def require_one_of(parameter: str, value: object, allowed: Sequence[object]) -> None:
     """Raise a `ConfigurationError`, with near matches, unless a value is one of those allowed."""
     if value not in allowed:
         raise ConfigurationError(
             f"Parameter `{parameter}` should be one of {', '.join(map(repr, allowed))}. "
-            f"Found `{parameter} = {value!r}`.{near_matches(str(value), allowed)}"
+            f"Found `{parameter} = {value!r}`.{near_matches(str(value), map(str, allowed))}"
         )

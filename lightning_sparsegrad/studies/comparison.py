@@ -12,9 +12,9 @@ from lightning_sparsegrad.studies.statistics import (
     corrected,
     deviation_interval,
     mean_interval,
-    test_of_failures,
-    test_of_means,
-    test_of_variances,
+    p_of_failures,
+    p_of_means,
+    p_of_variances,
 )
 from lightning_sparsegrad.studies.study import Study
 
@@ -99,15 +99,15 @@ class Difference:
 
 def summarise(study: Study, outcomes: Sequence[Outcome]) -> list[Summary]:
     """Return every arm in every setting that has a run, in the order of the study."""
-    summaries = []
+    summaries, by_seed = [], sorted(outcomes, key=lambda run: run.seed)
     for setting, _ in study.settings():
         for arm in study.arms:
-            found = {run.seed: run for run in outcomes if (run.arm, run.setting) == (arm, setting)}
+            found = {run.seed: run for run in by_seed if (run.arm, run.setting) == (arm, setting)}
             values = [run.value for run in found.values() if not isnan(run.value)]
             if found:
                 mean = mean_interval(values) if values else Interval(nan)
                 deviation = deviation_interval(values) if values else Interval(nan)
-                summaries.append(Summary(setting, arm, dict(sorted(found.items())), mean, deviation))
+                summaries.append(Summary(setting, arm, found, mean, deviation))
     return summaries
 
 
@@ -142,10 +142,10 @@ def _difference(summary: Summary, baseline: Summary, sign: int) -> Difference:
         arm=summary.arm,
         pairs=len(differences),
         mean=mean_interval(differences) if differences else Interval(nan),
-        p_mean=test_of_means(differences),
+        p_mean=p_of_means(differences),
         ratio=ratio,
-        p_variance=test_of_variances(summary.values, baseline.values),
-        p_failures=test_of_failures(failed, others),
+        p_variance=p_of_variances(summary.values, baseline.values),
+        p_failures=p_of_failures(failed, others),
         failures=sum(failed) - sum(others),
         sign=sign,
     )

@@ -38,13 +38,13 @@ def draw(study: Study, summaries: Sequence[Summary]) -> dict[str, tuple[Figure |
         ),
         "distances.png": (
             _draw_distances(summaries, distances),
-            "How far each layer is from its pretrained weights, over training: root mean square over its components' "
-            "entries, median over the runs.",
+            "How far each layer is from its pretrained weights, over training: root mean square over its components, "
+            "median over the runs.",
         ),
         "directions.png": (
             _draw_directions(summaries, distances),
             "How far each layer has turned from its pretrained weights at the end: one less the cosine, mean over its "
-            "components, median over the runs.",
+            "components, median over the runs; white where it has not.",
         ),
     }
 
@@ -163,7 +163,7 @@ def _show_map(figure: Figure, panels: Sequence[Axes], histories: Sequence[pd.Dat
         panel.set_xlabel("optimizer steps")
     names = [str(name).removeprefix("model.") for name in grids[0].index]
     places = np.unique(np.linspace(0, len(names) - 1, _TICKS).astype(int))
-    panels[0].set_yticks(places, [names[place][-44:] for place in places], fontsize=7)
+    panels[0].set_yticks(places, [names[place] for place in places], fontsize=7)
     figure.colorbar(image, ax=list(panels), label="gradient norm before")
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import torch
 
+from lightning_sparsegrad.diagnosis import HINT
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.studies.recorder import PARENT, write_result
 from lightning_sparsegrad.studies.runs import LOG, RESULT, Run
@@ -139,4 +140,4 @@ def _threads(jobs: int) -> int:
 def _reason(log: Path) -> str:
     """Return the last line of a log, which tells what went wrong."""
     lines = log.read_text(errors="replace")[-_TAIL:].strip().splitlines()
-    return lines[-1] if lines else ""
+    return lines[-1].removeprefix("error: ").replace(HINT, "").strip() if lines else ""

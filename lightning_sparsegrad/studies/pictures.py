@@ -109,7 +109,7 @@ def _band(summary: Summary) -> pd.DataFrame:
     for step in steps:
         interval = mean_interval([curve[step] for curve in curves])
         rows.append({"step": step, "mean": interval.value, "low": interval.low, "high": interval.high})
-    return pd.DataFrame(rows, columns=["step", "mean", "low", "high"]).clip(-1e300, 1e300)
+    return pd.DataFrame(rows, columns=["step", "mean", "low", "high"]).replace([np.inf, -np.inf], np.nan)
 
 
 def panels_of(

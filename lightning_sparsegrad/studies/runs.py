@@ -42,11 +42,15 @@ class Run:
     root: Path
 
     @cached_property
+    def digest(self) -> str:
+        """What its config comes to: another for a changed one."""
+        return sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest()[:10]
+
+    @property
     def name(self) -> str:
-        """What it is called: words for people, and a digest of its config, so that a changed one is another run."""
-        digest = sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest()[:10]
-        words = "-".join(filter(None, (_plain(self.arm), _plain(self.setting), f"seed{self.seed}")))
-        return f"{words}-{digest}"
+        """What it is called: words for people, and the digest of its config."""
+        words = filter(None, (_plain(self.arm), _plain(self.setting), f"seed{self.seed}", self.digest))
+        return "-".join(words)
 
     @property
     def folder(self) -> Path:
@@ -98,13 +102,13 @@ def make_runs(study: Study, root: Path) -> list[Run]:
         for seed in study.all_seeds
         for arm, setting, config in resolved
     ]
-    names: dict[str, Run] = {}
+    known: dict[str, Run] = {}
     for run in runs:
-        same = names.setdefault(run.name, run)
+        same = known.setdefault(run.digest, run)
         if same is not run:
             raise ConfigurationError(
                 f"Parameter `arms` should hold different configs under different names. Found `{same.arm}` and "
-                f"`{run.arm}`, which are the same."
+                f"`{run.arm}`, which are the same in `{run.setting}`."
             )
     return runs
 

@@ -1,17 +1,20 @@
 """Intervals and tests of a study; the tests are scipy's."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import inf, isnan, nan
+from math import isnan, nan
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
 Array = npt.NDArray[np.float64]
+Statistic = Callable[..., Any]
 LEVEL = 0.95
 ALPHA = 0.05
-_RESAMPLES = 9_999
+_LEAST_TAIL = 1e-9  # which no number of resamples tells from nothing
+_RESAMPLES = 9_999  # drawn by the same generator every time: a report is a function of its runs
 
 
 @dataclass(frozen=True)
@@ -35,83 +38,90 @@ class Interval:
 
 
 def mean_interval(values: Sequence[float], *, level: float = LEVEL) -> Interval:
-    r"""Return the mean with a bootstrap-t interval.
-
-    Each resample's mean is studentised by its own standard error, which holds the stated rate where the percentiles of
-    the mean itself are too narrow: for a few runs.
+    """Return the mean with its bootstrap interval, see `bootstrap_interval`.
 
     Args:
         values: One or more.
         level: How often the interval should hold the mean of what the values are drawn from.
-
-    References:
-        Bradley Efron, Robert J. Tibshirani. An Introduction to the Bootstrap. 1993. Section 12.5.
     """
-    array = np.asarray(values, dtype=float)
-    mean = float(array.mean())
-    if len(array) < 2:
-        return Interval(mean)
-    if np.ptp(array) == 0:
-        return Interval(mean, mean, mean)
-    draws = _resamples(array)
-    errors = draws.std(axis=1, ddof=1) / np.sqrt(len(array))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        studentised = (draws.mean(axis=1) - mean) / errors
-    # a resample of one value alone says that the error is large, not that it is nothing
-    studentised = np.where(errors > 0, studentised, np.sign(draws.mean(axis=1) - mean) * inf)
-    low, high = np.quantile(studentised, [(1 + level) / 2, (1 - level) / 2], method="nearest")
-    error = array.std(ddof=1) / np.sqrt(len(array))
-    return Interval(mean, mean - low * error, mean - high * error)
+    return bootstrap_interval(values, np.mean, level=level)
 
 
 def deviation_interval(values: Sequence[float], *, level: float = LEVEL) -> Interval:
-    r"""Return the standard deviation (of n - 1) with a bootstrap-t interval on its logarithm.
+    """Return the standard deviation (of n - 1) with its bootstrap interval, whose ends take three values or more.
 
-    The standard error of :math:`\log s` is :math:`\frac{1}{2} \sqrt{k / n - (n - 3) / (n (n - 1))}` with the sample's
-    kurtosis :math:`k`. Of a few values a standard deviation is poorly known, and of a mixture of runs that failed and
-    runs that did not, worse: the measured rates are in the tests.
+    Of a few values a standard deviation is poorly known: of 20 normal ones the interval of 95% holds it 9 times in 10.
 
     Args:
         values: One or more.
         level: How often the interval should hold the standard deviation of what the values are drawn from.
     """
+    if len(values) < 3:
+        return Interval(float(np.std(values, ddof=1)) if len(values) > 1 else nan)
+    return bootstrap_interval(values, _deviation, level=level)
+
+
+def bootstrap_interval(values: Sequence[float], statistic: Statistic, *, level: float = LEVEL) -> Interval:
+    r"""Return a statistic with its bootstrap interval, bias-corrected, accelerated, and widened for small samples.
+
+    A bootstrap of :math:`n` values has too little variance by :math:`(n - 1) / n`, and its tails are those of a normal
+    distribution; so tails of :math:`\Phi(-\sqrt{n / (n - 1)}\, t_{n - 1})` are cut off in place of 2.5%, where
+    :math:`t` is the quantile of Student's distribution. Of means that gives the stated rate from about eight values on.
+
+    Args:
+        values: One or more; of one, the ends are undefined.
+        statistic: A function of an array along an axis.
+        level: The level.
+
+    References:
+        Bradley Efron. Better Bootstrap Confidence Intervals. JASA, 1987. Tim C. Hesterberg. What Teachers Should Know
+        About the Bootstrap. The American Statistician, 2015. https://arxiv.org/abs/1411.5279, section 5.3 (the
+        expanded percentile interval).
+    """
     array = np.asarray(values, dtype=float)
-    if len(array) < 2:
-        return Interval(nan)
-    deviation = float(array.std(ddof=1))
+    value, count = float(statistic(array, axis=-1)), len(array)
+    if count < 2:
+        return Interval(value)
     if np.ptp(array) == 0:
-        return Interval(deviation, deviation, deviation)
-    log, error = _log_deviation(array)
-    logs, errors = _log_deviation(_resamples(array))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        studentised = np.where(np.isneginf(logs), -inf, (logs - log) / errors)
-    low, high = np.quantile(studentised, [(1 + level) / 2, (1 - level) / 2], method="nearest")
-    return Interval(deviation, float(np.exp(log - low * error)), float(np.exp(log - high * error)))
+        return Interval(value, value, value)
+    tail = stats.norm.cdf(-np.sqrt(count / (count - 1)) * stats.t.ppf((1 + level) / 2, count - 1))
+    tail = max(tail, _LEAST_TAIL)
+    found = stats.bootstrap(
+        (array,),
+        statistic,
+        confidence_level=1 - 2 * tail,
+        n_resamples=_RESAMPLES,
+        method="BCa",
+        vectorized=True,
+        rng=np.random.default_rng(0),
+    )
+    low, high = found.confidence_interval
+    return Interval(value, float(low), float(high))
 
 
-def _log_deviation(values: Array) -> tuple[Array, Array]:
-    """Return the logarithm of the standard deviation along the last axis, and its standard error."""
-    count = values.shape[-1]
-    kurtosis = np.nan_to_num(stats.kurtosis(values, axis=-1, fisher=False), nan=1.0)
-    with np.errstate(divide="ignore"):
-        log: Array = np.log(values.std(axis=-1, ddof=1))
-    error: Array = 0.5 * np.sqrt(np.maximum(kurtosis / count - (count - 3) / (count * (count - 1)), 1e-12))
-    return log, error
+def _deviation(values: Array, axis: int = -1) -> Array:
+    deviation: Array = values.std(axis=axis, ddof=1)
+    return deviation
 
 
-def test_of_means(differences: Sequence[float]) -> float:
+def p_of_means(differences: Sequence[float]) -> float:
     """Return the two-sided p of the paired permutation test: each difference could as well have the other sign."""
     array = np.asarray(differences, dtype=float)
     if len(array) < 2 or not array.any():
         return nan if len(array) < 2 else 1.0
     return float(
         stats.permutation_test(
-            (array,), np.mean, permutation_type="samples", vectorized=True, n_resamples=_RESAMPLES, rng=_generator()
+            (array,),
+            np.mean,
+            permutation_type="samples",
+            vectorized=True,
+            n_resamples=_RESAMPLES,
+            rng=np.random.default_rng(0),
         ).pvalue
     )
 
 
-def test_of_variances(values: Sequence[float], others: Sequence[float]) -> float:
+def p_of_variances(values: Sequence[float], others: Sequence[float]) -> float:
     """Return the p of the Brown-Forsythe test: Levene's, about the medians."""
     if min(len(values), len(others)) < 3:
         return nan
@@ -120,7 +130,7 @@ def test_of_variances(values: Sequence[float], others: Sequence[float]) -> float
     return float(stats.levene(values, others, center="median").pvalue)
 
 
-def test_of_failures(failed: Sequence[bool], others: Sequence[bool]) -> float:
+def p_of_failures(failed: Sequence[bool], others: Sequence[bool]) -> float:
     """Return the two-sided p of McNemar's exact test: of the pairs that differ, half should fail on either side."""
     pairs = list(zip(failed, others, strict=True))
     if not pairs:
@@ -145,13 +155,3 @@ def corrected(ps: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(order) - rank) * ps[place]))
         result[place] = largest
     return result
-
-
-def _resamples(array: Array) -> Array:
-    draws: Array = array[_generator().integers(len(array), size=(_RESAMPLES, len(array)))]
-    return draws
-
-
-def _generator() -> np.random.Generator:
-    """Return the same generator every time: a report is a function of the runs."""
-    return np.random.default_rng(0)

@@ -1,6 +1,5 @@
 """What `GradientMonitor` writes and logs, against the gradients that steps found and left."""
 
-from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -59,17 +58,13 @@ def monitored(folder: Path, transform: GradientTransform = BOTH, **arguments: An
     return read_history(monitor.path), kept
 
 
-def rows_of(history: pd.DataFrame) -> Iterator[Any]:
-    return history.itertuples()
-
-
 def test_the_file_has_a_row_for_each_component_and_step(tmp_path: Path) -> None:
     history, kept = monitored(tmp_path)
     names = [name for name, _ in Regression().named_parameters()]
     steps = list(range(1, len(kept.seen), 2))
     assert list(history["step"].unique()) == steps
     assert list(history["component"]) == names * len(steps)
-    for row in rows_of(history):
+    for row in history.itertuples():
         before, after = (gradients[row.component] for gradients in kept.seen[row.step])
         assert row.norm_before == pytest.approx(float(before.norm()), rel=1e-5)
         assert row.norm_after == pytest.approx(float(after.norm()), rel=1e-5)
@@ -81,7 +76,7 @@ def test_the_file_has_a_row_for_each_component_and_step(tmp_path: Path) -> None:
 
 def test_a_window_of_several_batches_is_one_step(tmp_path: Path) -> None:
     history, kept = monitored(tmp_path, accumulate_grad_batches=2)
-    for row in rows_of(history):
+    for row in history.itertuples():
         before, _ = (gradients[row.component] for gradients in kept.seen[row.step])
         assert row.norm_before == pytest.approx(float(before.norm()), rel=1e-5)
 

@@ -1,0 +1,190 @@
+"""`sparsegrad study` from the command line: what it runs, keeps, goes on with and tells."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+
+import pandas as pd
+import pytest
+import yaml
+
+from lightning_sparsegrad.main import main
+from tests.studies.tasks import BASE, DROP, write
+
+ROOT = Path(__file__).parents[2]
+REPORT = ("report.md", "arms.csv", "differences.csv")  # but for times
+
+
+def study(folder: Path, *arguments: str, jobs: int = 2, **changes: object) -> None:
+    config = write(folder, **changes)
+    main(["study", "--config", config, f"--folder={folder}", f"--jobs={jobs}", *arguments])
+
+
+def results(folder: Path) -> dict[str, dict[str, object]]:
+    return {path.parent.name: json.loads(path.read_text()) for path in folder.glob("runs/*/result.json")}
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study that has ended: two arms and one that is broken, with two seeds."""
+    folder = tmp_path_factory.mktemp("study")
+    study(folder)
+    return folder
+
+
+def test_every_run_keeps_how_it_went(done: Path) -> None:
+    assert len(results(done)) == 6
+    for name, result in results(done).items():
+        kept = {path.name for path in (done / "runs" / name).iterdir()}
+        assert {"run.yaml", "config.yaml", "log.txt"} <= kept
+        if name.startswith("broken"):
+            assert result["error"] == "ValueError: a bug in the training step"
+        else:
+            assert {"metrics.csv", "gradients.parquet"} <= kept
+            assert "error" not in result
+            assert result["steps"] == 8
+
+
+def test_a_run_is_what_its_command_does(done: Path, tmp_path: Path) -> None:
+    (folder,) = done.glob("runs/drop-seed1-*")
+    before = json.loads((folder / "result.json").read_text())["metrics"]
+    config = yaml.safe_load((folder / "run.yaml").read_text())
+    for callback in config["trainer"]["callbacks"]:
+        callback.get("init_args", {}).pop("folder", None)
+    config["trainer"]["callbacks"] = [c for c in config["trainer"]["callbacks"] if "Recorder" not in c["class_path"]]
+    config["trainer"] |= {"default_root_dir": str(tmp_path), "logger": False}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))
+    from lightning_sparsegrad import SparseGradCLI
+
+    trainer = SparseGradCLI(args=["fit", "--config", str(tmp_path / "run.yaml")]).trainer
+    assert before["val/loss"] == float(trainer.callback_metrics["val/loss"])
+
+
+def test_the_seed_is_that_of_model_and_masks(done: Path) -> None:
+    losses = {name: result["metrics"].get("val/loss") for name, result in results(done).items()}  # type: ignore[attr-defined]
+    values = [value for value in losses.values() if value is not None]
+    assert len(set(values)) == 4
+    monitored = [pd.read_parquet(path) for path in sorted(done.glob("runs/drop-*/gradients.parquet"))]
+    assert monitored[0]["kept"].mean() < 1
+    assert not monitored[0]["kept"].equals(monitored[1]["kept"])
+
+
+def test_the_report_tells_of_them(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (done / "report.md").read_text()
+    assert text.count("ValueError: a bug in the training step") == 2
+    arms = pd.read_csv(done / "arms.csv").set_index("arm")
+    assert list(arms["failed"]) == [0, 0, 2]
+    assert arms.loc["plain", "runs"] == 2
+
+
+def test_what_has_ended_is_not_run_again(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in done.glob("runs/*/*")}
+    report = (done / "report.md").read_text()
+    study(done)
+    assert {path: path.stat().st_mtime_ns for path in done.glob("runs/*/*")} == before
+    assert (done / "report.md").read_text() == report
+    assert "2 arms" not in capsys.readouterr().out
+    study(done, "--report_only", arms={"plain": [], "drop": [DROP]})
+    assert "2 arms" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore:Experiment logs directory .* exists", "ignore:The number of training batches")
+def test_commands_are_printed_and_nothing_is_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study(tmp_path, "--print_commands", seeds=3)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 9
+    assert not results(tmp_path)
+    command, subcommand, flag, path = lines[0].split()
+    assert (command, subcommand, flag) == ("sparsegrad", "fit", "--config")
+    main([subcommand, flag, path])
+    assert len(results(tmp_path)) == 1
+    study(tmp_path, "--print_commands", seeds=3)
+    assert len(capsys.readouterr().out.splitlines()[-8:]) == 8
+
+
+def test_a_process_that_cannot_begin_is_recorded(tmp_path: Path) -> None:
+    missing = {**BASE, "data.size": 0}
+    study(tmp_path, base=[missing], arms={"plain": []}, seeds=1)
+    (result,) = results(tmp_path).values()
+    assert result["error"] == "Parameter `size` should be positive. Found `size = 0`."
+    study(tmp_path, "--retry", base=[missing], arms={"plain": []}, seeds=1)
+    assert len(results(tmp_path)) == 1
+
+
+def test_a_metric_that_is_not_logged_is_told(tmp_path: Path, done: Path) -> None:
+    study(done, "--report_only", metric="val/lost")
+    text = (done / "report.md").read_text()
+    assert "`val/lost` was not logged. Near matches: `val/loss`" in text
+    study(done, "--report_only")
+
+
+@pytest.mark.long
+def test_ray_runs_the_same(done: Path, tmp_path: Path) -> None:
+    study(tmp_path, "--launcher=ray", arms={"drop": [DROP], "broken": [{"model.fault": "step"}]}, seeds=[1])
+    expected = results(done)
+    assert len(results(tmp_path)) == 2
+    for name, result in results(tmp_path).items():
+        assert result["metrics"] == expected[name]["metrics"]
+        assert result.get("error") == expected[name].get("error")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--jobs=0"], "Parameter `jobs` should be positive. Found `jobs = 0`."),
+        (["--launcher=slurm"], "Parameter `launcher` should be"),
+        (["--seed=3"], "`seed` is no option, in `--seed=3`. Near matches: `seeds`"),
+        (["--report_only"], "A report should have a run that has ended. Found none"),
+    ],
+)
+def test_mistakes_are_answered_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: Sequence[str], message: str
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["study", "--config", write(tmp_path), f"--folder={tmp_path}", *arguments])
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+
+
+def test_two_studies_do_not_share_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from filelock import FileLock
+
+    with FileLock(tmp_path / ".lock"), pytest.raises(SystemExit):
+        study(tmp_path)
+    assert "which another process works in" in capsys.readouterr().err
+
+
+@pytest.mark.resume
+@pytest.mark.parametrize("seed", range(2))
+def test_a_study_killed_at_random_ends_with_the_same_report(tmp_path: Path, done: Path, seed: int) -> None:
+    random, config = Random(seed), write(tmp_path)  # noqa: S311  # of moments to kill
+    command = [sys.executable, "-m", "lightning_sparsegrad", "study", "--config", config, f"--folder={tmp_path}"]
+    kills = 0
+    while True:
+        process = subprocess.Popen([*command, "--jobs=2"], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        try:
+            _, error = process.communicate(timeout=random.uniform(6, 24))
+            assert process.returncode == 0, error
+            break
+        except subprocess.TimeoutExpired:
+            kills += 1
+            process.send_signal(random.choice([signal.SIGKILL, signal.SIGINT, signal.SIGTERM]))
+            process.communicate()
+            time.sleep(random.uniform(0, 1))
+    assert kills
+    assert results(tmp_path).keys() == results(done).keys()
+    for name in REPORT:
+        first, second = ((folder / name).read_text() for folder in (done, tmp_path))
+        assert _without_times(second) == _without_times(first)
+
+
+def _without_times(text: str) -> list[list[str]]:
+    """Return the cells of a table, or of a report's tables, but the last column of arms: seconds."""
+    lines = [line.replace("|", ",").split(",") for line in text.splitlines()]
+    return [cells[:-2] if cells[0] == "" else cells[:-1] for cells in lines if len(cells) > 1]

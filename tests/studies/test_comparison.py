@@ -1,0 +1,114 @@
+"""What a study says of arms whose effects are known."""
+
+from dataclasses import replace
+from math import isnan
+
+import numpy as np
+import pytest
+
+from lightning_sparsegrad.studies.comparison import NOTHING_SHOWN, Difference, compare, summarise
+from lightning_sparsegrad.studies.outcomes import Outcome
+from tests.studies.simulated import BAR, broken, outcomes, study_of
+
+
+def differences(*runs: list[Outcome], mode: str = "max") -> dict[str, Difference]:
+    study = study_of(*dict.fromkeys(run.arm for of_arm in runs for run in of_arm), mode=mode)
+    found = compare(study, summarise(study, [run for of_arm in runs for run in of_arm]))
+    return {difference.arm: difference for difference in found}
+
+
+def test_arms_of_the_same_kind_are_not_told_apart() -> None:
+    found = differences(outcomes("a"), outcomes("b"), outcomes("c"), outcomes("d"))
+    assert {difference.verdict for difference in found.values()} == {NOTHING_SHOWN}
+
+
+def test_a_better_mean_is_shown() -> None:
+    found = differences(outcomes("a"), outcomes("b", mean=0.85), outcomes("c", mean=0.75))
+    assert found["b"].verdict == "better mean"
+    assert found["b"].mean.low > 0
+    assert found["c"].verdict == "worse mean"
+
+
+def test_less_is_better_where_the_study_says_so() -> None:
+    found = differences(outcomes("a", sign=-1), outcomes("b", mean=0.85, sign=-1), mode="min")
+    assert found["b"].verdict == "worse mean"
+
+
+def test_less_variance_is_shown() -> None:
+    found = differences(outcomes("a", deviation=0.06), outcomes("b", deviation=0.005))
+    assert found["b"].verdict == "varies less"
+    assert found["b"].ratio < 0.3
+    assert differences(outcomes("b", deviation=0.005), outcomes("a", deviation=0.06))["a"].verdict == "varies more"
+
+
+def test_fewer_failures_are_shown() -> None:
+    found = differences(outcomes("a", failing=0.7), outcomes("b"))
+    assert "fails less" in found["b"].verdict
+    assert "fails more" in differences(outcomes("b"), outcomes("a", failing=0.7))["a"].verdict
+
+
+def test_nothing_is_better_where_the_interval_has_zero() -> None:
+    """A permutation test can say so where a bootstrap does not, and the other way round: both have to."""
+    found = differences(outcomes("a"), outcomes("b", mean=0.85))["b"]
+    across = replace(found, mean=replace(found.mean, low=-0.01))
+    assert across.p_mean < 0.05
+    assert across.verdict == NOTHING_SHOWN
+    assert replace(found, p_mean=0.06).verdict == NOTHING_SHOWN
+
+
+def test_runs_are_paired_by_seed() -> None:
+    first, second = outcomes("a", deviation=0.2), outcomes("b")
+    shifted = [Outcome(**{**vars(run), "arm": "b", "value": run.value + 0.01}) for run in first]
+    found = differences(first, shifted)["b"]
+    assert found.mean.value == pytest.approx(0.01)
+    assert found.mean.high - found.mean.low < 1e-9
+    assert found.pairs == len(second)
+
+
+def test_runs_without_a_value_have_failed_and_have_no_pair() -> None:
+    runs = [*outcomes("a", seeds=5), *outcomes("b", seeds=4), broken("b", 4)]
+    study = study_of("a", "b", seeds=5)
+    first, second = summarise(study, runs)
+    (found,) = compare(study, [first, second])
+    assert (first.failed, second.failed) == (0, 1)
+    assert len(second.values) == 4
+    assert (found.pairs, found.failures) == (4, 1)
+
+
+def test_a_run_at_the_bar_has_failed() -> None:
+    at, above = (Outcome("a", "", 0, value, BAR, 1) for value in (BAR, BAR + 1e-6))
+    assert at.failed
+    assert not above.failed
+    less = Outcome("a", "", 0, BAR - 0.1, BAR, -1)
+    assert not less.failed
+    assert not Outcome("a", "", 0, 0.1, float("nan"), 1).failed
+
+
+def test_settings_are_kept_apart() -> None:
+    study = study_of("a", "b", grid={"lr": [0.1, 0.2]})
+    runs = [
+        *outcomes("a", setting="lr=0.1"),
+        *outcomes("b", setting="lr=0.1", mean=0.9),
+        *outcomes("a", setting="lr=0.2"),
+        *outcomes("b", setting="lr=0.2"),
+    ]
+    found = compare(study, summarise(study, runs))
+    assert [(difference.setting, difference.verdict) for difference in found] == [
+        ("lr=0.1", "better mean"),
+        ("lr=0.2", NOTHING_SHOWN),
+    ]
+
+
+def test_one_seed_shows_nothing() -> None:
+    found = differences(outcomes("a", seeds=1), outcomes("b", mean=0.95, seeds=1))["b"]
+    assert isnan(found.p_mean)
+    assert found.verdict == NOTHING_SHOWN
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_order_of_runs_does_not_matter(seed: int) -> None:
+    runs = [*outcomes("a"), *outcomes("b", mean=0.85)]
+    study = study_of("a", "b")
+    expected = compare(study, summarise(study, runs))
+    order = np.random.default_rng(seed).permutation(len(runs))
+    assert compare(study, summarise(study, [runs[place] for place in order])) == expected

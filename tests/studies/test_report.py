@@ -1,0 +1,138 @@
+"""The report: its tables, its text, its pictures."""
+
+from math import isnan
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.image import imread
+
+from lightning_sparsegrad.studies.histories import draw_gradients
+from lightning_sparsegrad.studies.outcomes import Outcome
+from lightning_sparsegrad.studies.report import write_report
+from lightning_sparsegrad.studies.study import Study
+from tests.studies.simulated import broken, outcomes, study_of
+
+GAINS = {"en": 0.1, "de": 0.0, "sw": -0.1}
+
+
+def recorded(runs: list[Outcome]) -> list[Outcome]:
+    """Write what a monitor and the distances would have, and return the runs."""
+    generator = np.random.default_rng(0)
+    names = [f"{layer}.{kind}" for layer in ("embeddings", "block 0", "head") for kind in ("weight", "bias")]
+    layers = [name.partition(".")[0] for name in names]
+    for run in runs:
+        run.folder.mkdir(parents=True)
+        index = pd.DataFrame(
+            {"step": np.repeat([0, 10, 20], 6), "epoch": 0, "component": names * 3, "layer": layers * 3}
+        )
+        clips = {"clipped": generator.integers(2, size=18) * ("clip" in run.arm), "kept": 1.0}
+        norms = {"norm_before": generator.random(18) + (5 if run.failed else 0.1), "norm_after": 0.1}
+        index.assign(**norms, **clips).to_parquet(run.folder / "gradients.parquet")
+        moved = {"rms": index["step"] * generator.random(18), "cosine": 1 - 0.1 * generator.random(18)}
+        index.assign(**moved).to_parquet(run.folder / "distances.parquet")
+    return runs
+
+
+def example(folder: Path) -> tuple[Study, list[Outcome]]:
+    study = study_of("plain", "clip", "mask", grid={"lr": [0.1, 0.2]}, seeds=8, groups={"held out": ["de", "sw"]})
+    runs = [
+        *outcomes("plain", setting="lr=0.1", failing=0.9, seeds=8, parts=GAINS, folder=folder / "runs"),
+        *outcomes("clip", setting="lr=0.1", mean=0.9, seeds=8, parts=GAINS, folder=folder / "runs"),
+        *outcomes("plain", setting="lr=0.2", seeds=8, parts=GAINS, folder=folder / "runs"),
+        *outcomes("mask", setting="lr=0.2", seeds=8, parts={"en": 0.1, "sw": 0.2}, folder=folder / "runs"),
+    ]
+    return study, recorded(runs)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, list[Outcome]]:
+    folder = tmp_path_factory.mktemp("study")
+    study, runs = example(folder)
+    text = write_report(study, [*runs, broken("mask", 9, "lr=0.2")], folder, missing=3)
+    return folder, text, runs
+
+
+def test_tables_hold_what_the_runs_say(written: tuple[Path, str, list[Outcome]]) -> None:
+    folder, _, runs = written
+    table = pd.read_csv(folder / "runs.csv")
+    assert len(table) == len(runs) + 1
+    for arm, setting in {(run.arm, run.setting) for run in runs}:
+        own = [run for run in runs if (run.arm, run.setting) == (arm, setting)]
+        arms = pd.read_csv(folder / "arms.csv").query(f"arm == '{arm}' and setting == '{setting}'").iloc[0]
+        values = [run.value for run in own]
+        assert arms["mean"] == pytest.approx(np.mean(values))
+        assert arms["deviation"] == pytest.approx(np.std(values, ddof=1))
+        assert (arms["min"], arms["max"]) == pytest.approx((min(values), max(values)))
+        assert arms["failed"] == sum(run.failed for run in own) + (arm == "mask")
+        assert arms["mean_low"] < arms["mean"] < arms["mean_high"]
+        assert arms["seconds"] == pytest.approx(np.median([run.seconds for run in own]))
+        parts = pd.read_csv(folder / "parts.csv").query(f"arm == '{arm}' and setting == '{setting}'").iloc[0]
+        assert parts["sw"] == pytest.approx(np.mean([run.parts["sw"] for run in own]))
+
+
+def test_the_text_tells_it(written: tuple[Path, str, list[Outcome]]) -> None:
+    folder, text, _ = written
+    assert (folder / "report.md").read_text() == text
+    first, second = text.split("## lr=0.2")
+    assert "33 runs, 3 more are missing" in first
+    assert "A run has failed that is no better than 0.500." in first
+    (line,) = [line for line in first.splitlines() if line.startswith("| clip") and "mean" in line]
+    assert "better mean" in line
+    assert "fails less" in line
+    assert "- : RuntimeError: a bug" in second
+    groups = pd.read_csv(folder / "parts.csv")[["de", "sw"]].mean(axis=1)
+    assert f"{groups[0]:.3f} [" in first
+    assert "held out [95%]" in first
+
+
+def test_pictures_are_drawn_and_shown(written: tuple[Path, str, list[Outcome]]) -> None:
+    folder, text, _ = written
+    pictures = sorted(path.name for path in folder.glob("*.png"))
+    assert pictures == sorted(
+        f"{name}.png"
+        for name in ("clip_rate", "curves", "directions", "distances", "distributions", "heatmap", "norms", "parts")
+    )
+    for name in pictures:
+        assert f"({name})" in text
+        pixels = imread(folder / name)
+        assert min(pixels.shape[:2]) > 150
+        assert pixels[..., :3].std() > 0.05
+
+
+def test_the_same_runs_make_the_same_report(written: tuple[Path, str, list[Outcome]], tmp_path: Path) -> None:
+    folder, text, runs = written
+    study = study_of("plain", "clip", "mask", grid={"lr": [0.1, 0.2]}, seeds=8, groups={"held out": ["de", "sw"]})
+    again = write_report(study, [broken("mask", 9, "lr=0.2"), *reversed(runs)], tmp_path, missing=3)
+    assert again == text
+    for path in folder.glob("*.*"):
+        if path.is_file():
+            assert path.read_bytes() == (tmp_path / path.name).read_bytes(), path.name
+
+
+def test_arms_without_a_difference_are_never_called_better(tmp_path: Path) -> None:
+    runs = [run for arm in ("a", "b", "c") for run in outcomes(arm, seeds=6)]
+    text = write_report(study_of("a", "b", "c", seeds=6), runs, tmp_path)
+    assert "better" not in text.replace("no better than", "")
+    assert text.count("no difference shown") == 2
+    assert not (tmp_path / "clip_rate.png").exists()
+
+
+def test_one_run_makes_a_report(tmp_path: Path) -> None:
+    text = write_report(study_of("a", "b", seeds=1), outcomes("a", seeds=1), tmp_path)
+    assert "| a " in text
+    assert isnan(pd.read_csv(tmp_path / "arms.csv")["mean_low"][0])
+
+
+def test_only_errors_make_a_report(tmp_path: Path) -> None:
+    text = write_report(study_of("a", "b", seeds=1), [broken("a", 0), broken("b", 0)], tmp_path)
+    assert text.count("RuntimeError: a bug") == 2
+
+
+def test_one_run_can_be_drawn(tmp_path: Path) -> None:
+    (run,) = recorded(outcomes("clip", seeds=1, folder=tmp_path))
+    figure = draw_gradients(pd.read_parquet(run.folder / "gradients.parquet"))
+    figure.savefig(tmp_path / "gradients.png")
+    assert len(figure.axes) == 4
+    assert imread(tmp_path / "gradients.png").std() > 0.05
