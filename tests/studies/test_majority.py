@@ -1,0 +1,47 @@
+"""What always giving the same answer scores, against scikit-learn."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from sklearn.dummy import DummyClassifier
+from sklearn.metrics import accuracy_score, f1_score
+
+from lightning_sparsegrad import Identity, SequenceClassification
+from lightning_sparsegrad.studies.majority import majority_scores
+from tests.lightning.tasks import Regression, loader, trainer
+from tests.lightning.test_evaluation import Languages
+from tests.tiny import tiny_bert
+
+
+def scores(folder: Path, data: Any, *, labels: int = 2) -> tuple[dict[str, float], dict[str, Any]]:
+    """Return the scores of one answer, and the names that a fit logged."""
+    tiny_bert(num_labels=labels, num_hidden_layers=1).save_pretrained(folder)  # type: ignore[operator]
+    task = SequenceClassification(str(folder), labels, Identity())
+    run = trainer(max_epochs=1)
+    run.fit(task, datamodule=data)
+    return majority_scores(run, task), run.callback_metrics
+
+
+def test_scores_of_parts_are_those_of_scikit_learns_dummy(tmp_path: Path) -> None:
+    data = Languages()
+    found, logged = scores(tmp_path, data)
+    parts = {name: torch.cat([batch["labels"] for batch in batches]) for name, batches in data.parts.items()}
+    every = torch.cat(list(parts.values()))
+    dummy = DummyClassifier(strategy="most_frequent").fit(every[:, None], every)
+    for name, labels in parts.items():
+        answers = dummy.predict(labels[:, None])
+        assert found[f"val/accuracy/{name}"] == pytest.approx(accuracy_score(labels, answers))
+        assert found[f"val/f1/{name}"] == pytest.approx(f1_score(labels, answers, average="macro"), abs=1e-6)
+    means = [found[f"val/accuracy/{name}"] for name in parts]
+    assert found["val/accuracy/mean"] == pytest.approx(sum(means) / 3)
+    assert found["val/accuracy/mean_unseen"] == pytest.approx((sum(means) - found["val/accuracy/en"]) / 2)
+    assert found.keys() == {name for name in logged if name.startswith("val/") and "loss" not in name}
+
+
+def test_numbers_and_other_tasks_have_none(tmp_path: Path) -> None:
+    assert scores(tmp_path, Languages(numbers=True), labels=1)[0] == {}
+    run = trainer()
+    run.fit(Regression(), loader(), loader(2))
+    assert majority_scores(run, run.lightning_module) == {}
