@@ -2,10 +2,16 @@
 
 from collections.abc import Sequence
 
-from benchmarks import growth, kernels, memory, step
+from benchmarks import growth, kernels, memory, monitor, step
 from benchmarks.options import make_options, make_parser
 
-BENCHMARKS = {"step": step.run, "kernels": kernels.run, "growth": growth.run, "memory": memory.run}
+BENCHMARKS = {
+    "step": step.run,
+    "kernels": kernels.run,
+    "growth": growth.run,
+    "memory": memory.run,
+    "monitor": monitor.run,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

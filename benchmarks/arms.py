@@ -14,6 +14,7 @@ from benchmarks.models import Batch, Thresholds, gradients_of, run_backward
 from benchmarks.peers import find_peers
 from benchmarks.strategies import LAYERS, RATE, TENSORS, UNFREEZING, make_strategies
 from lightning_sparsegrad import ComponentNormClip, GradientEngine, GradientTransform
+from lightning_sparsegrad.meter import GradientMeter
 
 STEP = "step"
 CHANGE = "change"
@@ -75,6 +76,7 @@ def engine_arm(
     period: int | None = None,
     skip_dropped: bool = True,
     statistics: bool = False,
+    metered: bool = False,
 ) -> Arm:
     """Return the arm of a strategy under the engine; its steps are counted from 0, so that draws differ.
 
@@ -86,8 +88,11 @@ def engine_arm(
         period: Steps of the whole training, after which they are counted from 0 again.
         skip_dropped: Whether the engine leaves out the work that the strategy would drop.
         statistics: Whether the statistics are read, every step, as the authors' loop reads its own.
+        metered: Whether a meter looks at every component, every step.
     """
     engine = GradientEngine(task.model, transform, total_steps=period, skip_dropped=skip_dropped)
+    if metered:
+        engine.meter = GradientMeter(engine.parameters, engine.transform, every=1)
     steps = count()
 
     def run(clock: Clock) -> None:

@@ -7,7 +7,8 @@ import torch
 import yaml
 
 import lightning_sparsegrad
-from lightning_sparsegrad import SparseGradCLI
+from lightning_sparsegrad.studies.runs import ConfigReader, make_runs
+from lightning_sparsegrad.studies.study import Study
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -31,18 +32,15 @@ def test_the_python_blocks_run_one_after_the_other_and_train(tmp_path: Path, mon
 
 
 def test_the_yaml_blocks_are_configs_of_the_command_line() -> None:
-    (config,) = map(yaml.safe_load, blocks("yaml"))
-    assert config["model"]["init_args"]["gradient_transform"] == {"class_path": "GradDrop", "init_args": {"rate": 0.2}}
+    task, study = map(yaml.safe_load, blocks("yaml"))
+    assert task["model"]["init_args"]["gradient_transform"] == {"class_path": "GradDrop", "init_args": {"rate": 0.2}}
+    assert set(study) < set(Study.__dataclass_fields__)
 
 
-class Parsed(SparseGradCLI):
-    """Stops after parsing."""
-
-    def instantiate_classes(self) -> None:
-        pass
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        pass
+def test_the_study_makes_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    runs = make_runs(Study(**yaml.safe_load(blocks("yaml")[1])), tmp_path)
+    assert len(runs) == 3 * 2 * 20
 
 
 COMMANDS = [line for block in blocks("bash") for line in block.splitlines() if "python cli.py fit" in line]
@@ -52,8 +50,7 @@ COMMANDS = [line for block in blocks("bash") for line in block.splitlines() if "
 def test_the_commands_are_understood(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     _, *arguments = shlex.split(command.split("python ")[-1])
-    cli = Parsed(args=arguments)
-    assert cli.config["fit"]["model"]["class_path"].endswith("SequenceClassification")
+    assert ConfigReader(args=arguments).resolved["model"]["class_path"].endswith("SequenceClassification")
 
 
 def test_every_file_and_class_the_readme_names_exists() -> None:

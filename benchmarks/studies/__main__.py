@@ -12,7 +12,11 @@ from lightning_sparsegrad import EmojiTopicsDataModule
 from lightning_sparsegrad.main import main
 
 MATERIAL = Path("benchmarks/studies/material")
-STUDIES = ("stability", "transfer")
+CONFIGS = {
+    "stability": ("stability_words", "stability_reviews"),
+    "transfer": ("transfer",),
+    "convergence": ("convergence",),
+}
 
 
 def prepare(study: str) -> None:
@@ -25,8 +29,8 @@ def prepare(study: str) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] not in [[study] for study in STUDIES]:
-        sys.exit(f"usage: python -m benchmarks.studies {{{','.join(STUDIES)}}} [what `sparsegrad study` takes]")
+    if sys.argv[1:2] not in [[study] for study in CONFIGS]:
+        sys.exit(f"usage: python -m benchmarks.studies {{{','.join(CONFIGS)}}} [what `sparsegrad study` takes]")
     prepare(sys.argv[1])
-    name = sys.argv[1]
-    main(["study", "--config", f"configs/studies/{name}.yaml", f"--folder=studies/{name}", *sys.argv[2:]])
+    for config in CONFIGS[sys.argv[1]]:
+        main(["study", "--config", f"configs/studies/{config}.yaml", *sys.argv[2:]])

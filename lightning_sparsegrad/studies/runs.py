@@ -118,7 +118,7 @@ def _resolve(overlays: Sequence[Overlay], study: Study, *, where: str) -> dict[s
     said = StringIO()
     try:
         with redirect_stderr(said):
-            reader = _Reader(args=["fit", *_arguments(overlays)])
+            reader = ConfigReader(args=["fit", *_arguments(overlays)])
     except (ConfigurationError, SystemExit) as error:
         reason = said.getvalue().strip().removeprefix("error: ") or str(error)
         raise ConfigurationError(f"In arm `{where}`: {reason}") from error
@@ -148,7 +148,7 @@ def _arguments(overlays: Sequence[Overlay]) -> Iterator[str]:
                 yield f"--{name}={text}"
 
 
-class _Reader(SparseGradCLI):
+class ConfigReader(SparseGradCLI):
     """The command line, which reads its arguments and stops.
 
     Attributes:

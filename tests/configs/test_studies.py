@@ -1,0 +1,61 @@
+"""The shipped studies: every arm of each is a config, and the material they read is made as they say."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from benchmarks.studies.__main__ import CONFIGS
+from benchmarks.studies.reviews import SIZES, make_reviews
+from lightning_sparsegrad.studies.runs import Run, make_runs
+from lightning_sparsegrad.studies.study import Study, Trial
+
+ROOT = Path(__file__).parents[2]
+STUDIES = sorted((ROOT / "configs" / "studies").glob("*.yaml"))
+
+
+def runs_of(path: Path, *, quick: bool = False) -> list[Run]:
+    told: dict[str, Any] = yaml.safe_load(path.read_text())
+    study = Study(**{**told, "trial": Trial(**told.get("trial", {}))})
+    return make_runs(study.quickened() if quick else study, Path("runs"))
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_every_arm_is_a_config(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    told = yaml.safe_load(path.read_text())
+    runs = runs_of(path)
+    settings = 2 if told.get("grid") else 1
+    assert len(runs) == len(told["arms"]) * settings * told["seeds"]
+    strategies = {run.arm: run.config["model"]["init_args"]["gradient_transform"] for run in runs}
+    assert len({yaml.safe_dump(strategy) for strategy in strategies.values()}) == len(told["arms"])
+    for arm, strategy in strategies.items():  # what an arm is called by is what it does
+        numbers = [word for word in arm.replace(",", "").split() if word.replace(".", "").isdecimal()]
+        said = yaml.safe_dump(strategy)
+        assert all(f": {float(number)}\n" in said for number in numbers), arm
+    assert 0 < len(runs_of(path, quick=True)) <= 12
+
+
+def test_every_study_has_a_command() -> None:
+    assert {path.stem for path in STUDIES} == {name for names in CONFIGS.values() for name in names}
+
+
+@pytest.mark.long
+def test_reviews_are_apart(tmp_path: Path) -> None:
+    make_reviews(tmp_path)
+    rows = {
+        path.stem: list(csv.reader(path.read_text(encoding="utf-8").splitlines()))[1:]
+        for path in tmp_path.glob("*.csv")
+    }
+    assert {name: len(found) for name, found in rows.items()} == {
+        "validation": 1000,
+        "test": 1000,
+        **{f"train_{size}": size for size in SIZES},
+    }
+    sentences = {name: {sentence for sentence, _ in found} for name, found in rows.items()}
+    assert sentences["train_500"] < sentences["train_1000"] < sentences["train_2500"]
+    assert not sentences["train_2500"] & sentences["test"]
+    assert not sentences["validation"] & (sentences["test"] | sentences["train_2500"])
+    assert {polarity for found in rows.values() for _, polarity in found} == {"positive", "negative"}
