@@ -292,6 +292,17 @@ def _root(error: BaseException) -> BaseException:
     return error
 
 
+def _study(arguments: list[str]) -> None:
+    try:
+        command = import_module("lightning_sparsegrad.studies.command")  # it starts this one, run by run
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"`study` should find what it reports with: `pip install lightning-sparsegrad[studies]`. "
+            f"Found no `{error.name}`."
+        ) from error
+    command.main(arguments)
+
+
 def main(args: list[str] | None = None) -> None:
     """Run the command line; what the user can mend ends it with one line on stderr and status 2.
 
@@ -305,9 +316,9 @@ def main(args: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if args is None else args
     try:
         if arguments[:1] == ["study"]:
-            import_module("lightning_sparsegrad.studies.command").main(arguments[1:])  # it starts this one, run by run
+            _study(arguments[1:])
         else:
-            SparseGradCLI(args=args)
+            SparseGradCLI(args=args, parser_kwargs={"epilog": "`study` compares strategies over many runs of `fit`."})
     except (ConfigurationError, MisconfigurationException, OSError, FloatingPointError) as error:
         if debugging():
             raise

@@ -110,8 +110,9 @@ def execute(run: Run, *, threads: int, device: int | None = None) -> None:
         rmtree(run.folder)
     run.write()
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), PARENT: str(os.getpid())}
-    if device is not None and torch.cuda.device_count() > 1:
-        environment["CUDA_VISIBLE_DEVICES"] = str(device % torch.cuda.device_count())
+    if device is not None and (count := torch.cuda.device_count()) > 1:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
+        environment["CUDA_VISIBLE_DEVICES"] = visible.split(",")[device % count]
     log = run.folder / LOG
     with log.open("w") as file:
         command = [sys.executable, "-m", "lightning_sparsegrad", *run.command]

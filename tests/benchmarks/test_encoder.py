@@ -44,8 +44,8 @@ def image() -> tuple[bytes, dict[str, Tensor]]:
     values: dict[str, Tensor] = {}
     for name, shape in matrices.items():
         stored[name], values[name] = quantised(*shape, generator)
-    for name, shape in floats.items():
-        array = generator.random(shape, dtype=np.float32)
+    for name, size in floats.items():
+        array = generator.random(size, dtype=np.float32)
         stored[name], values[name] = array.astype("<f4").tobytes(), torch.from_numpy(array)
     text = "".join(PIECES).encode()
     bounds = np.cumsum([0, *(len(piece.encode()) for piece in PIECES)]).astype("<u4")

@@ -188,3 +188,22 @@ def _without_times(text: str) -> list[list[str]]:
     """Return the cells of a table, or of a report's tables, but the last column of arms: seconds."""
     lines = [line.replace("|", ",").split(",") for line in text.splitlines()]
     return [cells[:-2] if cells[0] == "" else cells[:-1] for cells in lines if len(cells) > 1]
+
+
+def test_help_tells_of_studies(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "`study` compares strategies over many runs" in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(SystemExit):
+        main(["study", "--help"])
+    text = capsys.readouterr().out
+    assert all(name in text for name in ("--arms", "--seeds", "--metric", "--jobs", "--print_commands"))
+
+
+def test_what_a_report_takes_is_asked_for(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in [name for name in sys.modules if name.startswith("lightning_sparsegrad.studies")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    with pytest.raises(SystemExit):
+        main(["study"])
+    assert "pip install lightning-sparsegrad[studies]`. Found no `scipy`." in capsys.readouterr().err

@@ -1,0 +1,79 @@
+"""How a run went, read from what it left."""
+
+import json
+from math import isnan
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from lightning_sparsegrad.studies.outcomes import Outcome, outcome_of
+from lightning_sparsegrad.studies.recorder import write_result
+from lightning_sparsegrad.studies.runs import Run
+from lightning_sparsegrad.studies.study import Study
+from tests.studies.simulated import study_of
+
+METRIC = "val/accuracy/mean"
+HISTORY = {
+    "step": [9, 9, 19, 29],
+    "train/loss": [0.5, None, None, None],
+    METRIC: [None, 0.6, 0.9, 0.8],
+    "val/accuracy/de": [None, 0.5, 0.7, 0.6],
+    "val/f1/de": [None, 0.1, 0.2, 0.3],
+}
+LAST = {METRIC: 0.8, "val/accuracy/de": 0.6, "val/accuracy/sw": 0.4, "val/f1/de": 0.3, "train/loss": 0.1}
+
+
+def outcome(folder: Path, *, history: dict[str, Any] | None = None, **changes: Any) -> Outcome:
+    result = {"metrics": LAST, "majority": {METRIC: 0.3}, "seconds": 12.5, **changes.pop("result", {})}
+    run = Run("a", "lr=1", 3, {}, folder)
+    run.folder.mkdir(parents=True)
+    write_result(run.folder, result)
+    if history is not None:
+        pd.DataFrame(history).to_csv(run.folder / "metrics.csv", index=False)
+    return outcome_of(run, Study(**{**vars(study_of("a")), "metric": METRIC, **changes}))
+
+
+def test_the_last_validation_counts(tmp_path: Path) -> None:
+    found = outcome(tmp_path, history=HISTORY)
+    assert (found.arm, found.setting, found.seed) == ("a", "lr=1", 3)
+    assert (found.value, found.bar, found.seconds) == (0.8, 0.3, 12.5)
+    assert found.parts == {"de": 0.6, "sw": 0.4}
+    assert found.curve == {10: 0.6, 20: 0.9, 30: 0.8}
+    assert not found.failed
+
+
+def test_or_the_best_with_what_it_had_then(tmp_path: Path) -> None:
+    found = outcome(tmp_path, history=HISTORY, select="best")
+    assert found.value == 0.9
+    assert found.parts["de"] == 0.7
+    least = outcome(tmp_path / "less", history=HISTORY, select="best", mode="min")
+    assert least.value == 0.6
+
+
+def test_a_bar_of_the_study_goes_before_that_of_the_data(tmp_path: Path) -> None:
+    assert outcome(tmp_path, failed_at=0.8).failed
+    assert not outcome(tmp_path / "other", failed_at=0.79).failed
+    assert isnan(outcome(tmp_path / "none", result={"majority": {}}).bar)
+
+
+@pytest.mark.parametrize(
+    ("result", "error"),
+    [
+        ({"error": "RuntimeError: a bug", "metrics": {}}, "RuntimeError: a bug"),
+        ({"metrics": {METRIC: float("nan")}}, f"`{METRIC}` is not finite."),
+        ({"metrics": {METRIC: float("inf")}}, f"`{METRIC}` is not finite."),
+        ({"metrics": {"val/accuracy": 0.5}}, f"`{METRIC}` was not logged. Near matches: `val/accuracy`."),
+    ],
+)
+def test_a_run_without_a_value_has_failed_for_a_reason(tmp_path: Path, result: dict[str, Any], error: str) -> None:
+    found = outcome(tmp_path, result=result)
+    assert found.error == error
+    assert isnan(found.value)
+    assert found.failed
+
+
+def test_results_are_plain_json(tmp_path: Path) -> None:
+    write_result(tmp_path, {"metrics": {"a": float("nan"), "b": 1.0}})
+    assert json.loads((tmp_path / "result.json").read_text(), parse_constant=str)["metrics"] == {"a": None, "b": 1.0}
