@@ -154,6 +154,8 @@ def _sentence(message: str, parser: ArgumentParser, given: Sequence[str]) -> str
     at = f" at `{key}`" if key else ""
     if match := _UNKNOWN_ARGUMENT.match(text):
         name = match["name"].partition(".")[0]
+        if not fault.owner and not key:
+            return _unknown_option(name, parser, given)
         allowed = {*_parameters(fault.owner), "class_path", "init_args"}
         owner = fault.owner.rpartition(".")[2] if fault.owner else "this class"
         return f"`{name}` is no argument of `{owner}`{at}{_written(given, name)}.{near_matches(name, allowed)}"
