@@ -219,7 +219,6 @@ class SparseGradCLI(LightningCLI):
             if isinstance(error, ConfigurationError) or not isinstance(_root(error), _ABOUT_ARGUMENTS):
                 raise
             raise ConfigurationError(Fault.find(str(error)).text + self._about_labels()) from error
-        self._check_labels()
         _check_trainer(self.trainer)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -249,17 +248,6 @@ class SparseGradCLI(LightningCLI):
             if model.get(f"init_args.{name}", name) is None and not hasattr(data_class, name):
                 return f" Neither `--model.{name}` nor the data says `{name}`."
         return ""
-
-    def _check_labels(self) -> None:
-        """Check that labels that the user gave the model are those of the data, which are put in their place."""
-        model = self._get(self.config, "model") or Namespace()  # type: ignore[no-untyped-call]
-        for name in _LINKED:
-            given, known = model.get(f"init_args.{name}"), getattr(self.datamodule, name, None)
-            if given is not None and known is not None and given != known:
-                raise ConfigurationError(
-                    f"Parameter `{name}` of the model should be that of the data, `{known}`, or be left out. "
-                    f"Found `{name} = {given}`."
-                )
 
     def fit(self, **kwargs: Any) -> None:
         """Fit, and tell how it went; LightningCLI calls it in place of the Trainer's."""

@@ -1,7 +1,6 @@
 """What every data module of the library shares: tokenizer, cache, padding and loaders."""
 
 import os
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
@@ -21,13 +20,11 @@ from lightning_sparsegrad.data.encodings.base import Batch
 from lightning_sparsegrad.data.labels import LabelSpace
 from lightning_sparsegrad.data.order import LengthGroupedSampler, lengths_of
 from lightning_sparsegrad.data.predictions import write_table
-from lightning_sparsegrad.errors import ConfigurationError, require_one_of
+from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.hub import how_without, is_unreachable
 from lightning_sparsegrad.metrics import MetricName
-from lightning_sparsegrad.results import MEANS
 from lightning_sparsegrad.sources import resolve_source
 
-_PART = re.compile(r"\w[\w.-]*")  # names of files are made of it
 SPLITS = ("train", "validation", "test", "predict")
 _SPLITS_OF_STAGE = {
     "fit": ("train", "validation"),
@@ -125,16 +122,9 @@ class TokenizedDataModule(LightningDataModule, ABC):
         """Return the names of the splits of a kind by part: `{"de": "validation.de"}`, `{"": "test"}` without parts.
 
         Raises:
-            ConfigurationError: If there are both splits with parts and one without, or a part has a name that files or
-                means cannot have.
+            ConfigurationError: If there are both splits with parts and one without.
         """
         found = {name.partition(".")[2]: name for name in self.splits_of_source if kind_of(name) == kind}
-        for part in found:
-            if part and (part in MEANS or not _PART.fullmatch(part)):
-                raise ConfigurationError(
-                    f"Parts of a split should be called by letters, digits, hyphens, underscores and dots, and not "
-                    f"{listed(MEANS)}. Found `{found[part]}`."
-                )
         if "" in found and len(found) > 1:
             raise ConfigurationError(f"Split `{kind}` should be one, or have parts. Found {listed(found.values())}.")
         return found
@@ -267,7 +257,6 @@ class TokenizedDataModule(LightningDataModule, ABC):
 
     def setup(self, stage: str) -> None:
         """Encode the splits of a stage, from the cache where `prepare_data` has filled it."""
-        require_one_of("stage", stage, list(_SPLITS_OF_STAGE))
         for kind in _SPLITS_OF_STAGE[stage]:
             for split in self.parts(kind).values():
                 self.dataset(split)

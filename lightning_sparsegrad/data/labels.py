@@ -21,13 +21,11 @@ class LabelSpace:
         column: The column that holds the labels.
         names: A name for each class, in the order of the ids; empty for regression.
         by_name: Whether the column holds the names themselves, and not the ids.
-        stored: The names that the column itself stores for the ids; empty if it stores none.
     """
 
     column: str
     names: tuple[str, ...] = ()
     by_name: bool = False
-    stored: tuple[str, ...] = ()
 
     @property
     def num_labels(self) -> int:
@@ -51,7 +49,8 @@ class LabelSpace:
         feature = rows.features[column]
         dtype = feature.dtype if isinstance(feature, (ClassLabel, Value)) else str(feature)
         if isinstance(feature, ClassLabel):
-            space = cls(column, tuple(names or feature.names), stored=tuple(feature.names))
+            _check_order(column, feature.names, names)
+            space = cls(column, tuple(names or feature.names))
         elif dtype in _TEXT:
             space = cls(column, tuple(names or _names_of_text(rows, column)), by_name=True)
         elif dtype.startswith(("int", "uint", "bool")):
@@ -61,14 +60,6 @@ class LabelSpace:
         else:
             allowed = "integers or text, as `label_names` says," if names else "integers, text or floats"
             raise ConfigurationError(f"Labels in column `{column}` should be {allowed}. Found `{dtype}`.")
-        moved = [
-            name for place, name in enumerate(space.stored) if name in space.names[:place] + space.names[place + 1 :]
-        ]
-        if moved or len(space.stored) > len(space.names):
-            raise ConfigurationError(
-                f"Labels in column `{column}` should be, in the order of their ids, {_quoted(space.names)}. "
-                f"Found {_quoted(space.stored)}."
-            )
         if space.num_labels < 2:
             raise ConfigurationError(
                 f"Labels in column `{column}` should be of two classes or more. Found {_quoted(space.names)}."
@@ -82,7 +73,6 @@ class LabelSpace:
             ConfigurationError: If a label is missing, unknown, out of range, or not finite.
         """
         feature = rows.features[self.column]
-        self.check_stored(feature, split)
         if self.by_name and feature.dtype not in _TEXT:  # names that look like numbers, in a file of such names only
             rows = rows.cast_column(self.column, Value("string"))
         elif feature.dtype == "bool":
@@ -90,19 +80,6 @@ class LabelSpace:
         self.check(_distinct(rows, self.column), split)
         rows = rows.cast_column(self.column, ClassLabel(names=list(self.names)) if self.names else Value("float32"))
         return rows if self.column == "labels" else rows.rename_column(self.column, "labels")
-
-    def check_stored(self, feature: Any, split: str) -> None:
-        """Check that a split whose column stores names for the ids stores those of the split the classes are from.
-
-        Raises:
-            ConfigurationError: If not: its ids mean something else.
-        """
-        known = self.stored or (self.names if self.by_name else ())
-        if isinstance(feature, ClassLabel) and known and (self.by_name or tuple(feature.names) != known):
-            raise ConfigurationError(
-                f"Labels in column `{self.column}` of split `{split}` should be {'' if self.by_name else 'ids of '}"
-                f"{_quoted(known)}, as in the split that the classes are from. Found ids of {_quoted(feature.names)}."
-            )
 
     def check(self, values: list[Any], split: str) -> None:
         """Check the different labels of a split.
@@ -148,6 +125,15 @@ def _names_of_text(rows: Dataset, column: str) -> list[str]:
             f"classes. Found {_quoted(odd)} among numbers."
         )
     return sorted(value for value in values if value)  # a row without a label is reported when it is encoded
+
+
+def _check_order(column: str, found: Sequence[str], wanted: Sequence[str] | None) -> None:
+    """Check that names which are all known are in the order of the ids."""
+    if wanted and list(wanted) != list(found) and set(wanted) == set(found):
+        raise ConfigurationError(
+            f"Labels in column `{column}` should be, in the order of their ids, {_quoted(list(wanted))}. "
+            f"Found {_quoted(found)}."
+        )
 
 
 def _is_finite(text: str | None) -> bool:

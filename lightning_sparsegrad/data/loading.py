@@ -1,6 +1,5 @@
 """Rows from a hub, a local folder or local files, all through `datasets`."""
 
-import csv
 import json
 import re
 from collections import defaultdict
@@ -21,7 +20,7 @@ from lightning_sparsegrad.sources import PACKAGE_PREFIX, resolve_source
 # `keep_default_na`: the words "null", "nan" and "None" are texts, not missing ones
 _BUILDERS: dict[str, tuple[str, dict[str, Any]]] = {
     ".csv": ("csv", {"keep_default_na": False}),
-    ".tsv": ("csv", {"keep_default_na": False, "sep": "\t", "quoting": csv.QUOTE_NONE}),
+    ".tsv": ("csv", {"keep_default_na": False, "sep": "\t"}),
     ".json": ("json", {}),
     ".jsonl": ("json", {}),
     ".parquet": ("parquet", {}),

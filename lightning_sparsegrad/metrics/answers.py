@@ -82,12 +82,10 @@ class _AnswerScore(Metric, ABC):
             target: All right answers to each question; the one that scores best counts.
 
         Raises:
-            ValueError: If there are not as many questions in both, or one has no right answer, or a string for a list.
+            ValueError: If there are not as many questions in both, or one has no right answer.
         """
         if len(preds) != len(target):
             raise ValueError(f"There should be an answer for each question. Found {len(preds)} for {len(target)}.")
-        if any(isinstance(right, str) for right in target):
-            raise ValueError("The right answers to each question should be a list. Found a string.")
         if not all(target):
             raise ValueError("Each question should have a right answer. Found none.")
         self.total += sum(self._best(answer, right) for answer, right in zip(preds, target, strict=True))

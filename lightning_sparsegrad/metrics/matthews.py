@@ -1,7 +1,5 @@
 """Matthews correlation that is zero where it is undefined."""
 
-from math import sqrt
-
 import torch
 from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
@@ -41,8 +39,8 @@ class MatthewsCorrelation(MulticlassConfusionMatrix):
     def compute(self) -> Tensor:
         """Return the coefficient, in [-1, 1]: a float32 scalar."""
         counts = super().compute()
-        exact = counts.cpu().long()  # of shares, little is left where nearly all rows are alike
-        rows, predicted, actual = int(exact.sum()), exact.sum(0).tolist(), exact.sum(1).tolist()
-        covariance = rows * int(exact.trace()) - sum(p * t for p, t in zip(predicted, actual, strict=True))
-        spread = (rows**2 - sum(p**2 for p in predicted)) * (rows**2 - sum(t**2 for t in actual))
-        return torch.tensor(covariance / sqrt(spread) if spread else 0.0, dtype=torch.float32, device=counts.device)
+        shares = counts / counts.sum()
+        predicted, actual = shares.sum(0), shares.sum(1)
+        spread = (1 - predicted.square().sum()) * (1 - actual.square().sum())
+        found = (shares.trace() - (predicted * actual).sum()) / spread.sqrt()
+        return torch.where(spread > 0, found, 0.0)

@@ -8,8 +8,8 @@ from torchmetrics import Metric
 class WeightedMean(Metric):
     r"""The mean of numbers, each with a weight, such as the losses of batches: :math:`\sum_i w_i x_i / \sum_i w_i`.
 
-    A number that is not finite makes a mean that is not finite, unless its weight is 0: that of a run that diverged.
-    `MeanMetric` of torchmetrics 1.9 leaves such numbers out, or, told not to, forgets the weights.
+    A number that is not finite makes a mean that is not finite: the loss of a run that diverged. `MeanMetric` of
+    torchmetrics 1.9 leaves such numbers out, or, told not to, forgets the weights.
 
     Example:
         >>> mean = WeightedMean()
@@ -32,7 +32,7 @@ class WeightedMean(Metric):
 
     def update(self, value: Tensor, weight: float | Tensor) -> None:
         """Add a number, a scalar tensor, with its weight."""
-        self.total += torch.where(torch.as_tensor(weight, device=value.device) > 0, value.float() * weight, 0.0)
+        self.total += value.float() * weight
         self.weight += weight
 
     def compute(self) -> Tensor:

@@ -1,14 +1,21 @@
 """The metrics of classes and numbers, by the names that configs use."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
-from torchmetrics import MeanSquaredError, Metric, MetricCollection, PearsonCorrCoef
+from torchmetrics import MeanSquaredError, Metric, MetricCollection, PearsonCorrCoef, SpearmanCorrCoef
 from torchmetrics.classification import BinaryF1Score, MulticlassAccuracy, MulticlassF1Score
 
 from lightning_sparsegrad.errors import ConfigurationError, require_one_of
 from lightning_sparsegrad.metrics.matthews import MatthewsCorrelation
-from lightning_sparsegrad.metrics.spearman import SpearmanCorrelation
+
+
+def _spearman() -> Metric:
+    with warnings.catch_warnings():  # that it keeps all predictions, of which GLUE has 1,500
+        warnings.filterwarnings("ignore", message="Metric `SpearmanCorrcoef` will save")
+        return SpearmanCorrCoef()
+
 
 MetricName = Literal["accuracy", "f1", "binary_f1", "matthews", "pearson", "spearman", "mse"]
 
@@ -20,7 +27,7 @@ _OF_CLASSES: dict[str, Callable[[int], Metric]] = {
 }
 _OF_NUMBERS: dict[str, Callable[[], Metric]] = {
     "pearson": PearsonCorrCoef,
-    "spearman": SpearmanCorrelation,
+    "spearman": _spearman,
     "mse": MeanSquaredError,
 }
 

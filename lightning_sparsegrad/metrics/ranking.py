@@ -37,12 +37,10 @@ class GroupedNDCG(RetrievalNormalizedDCG):
         super().__init__()
 
     def compute(self) -> Tensor:
-        """Return the mean, in [0, 1], a float32 scalar; 0 if no query has two answers, undefined if a score is."""
+        """Return the mean, in [0, 1], a float32 scalar; 0 if no query has two answers."""
         indexes, preds, target = (dim_zero_cat(state) for state in (self.indexes, self.preds, self.target))
         if not len(indexes):
             return torch.tensor(0.0)
-        if preds.isnan().any():
-            return torch.full((), torch.nan, device=indexes.device)
         _, query, counts = torch.unique(indexes, return_inverse=True, return_counts=True)
         kept = counts[query] >= _LEAST
         if not kept.any():

@@ -18,15 +18,13 @@ Label = tuple[str, str]  # what its first letter says, and of what type it is
 def read_label(name: str) -> Label:
     """Return the first letter of a label and its type, what follows the first hyphen: `("B", "PER")` of `B-PER`.
 
-    A label without a hyphen, such as a part of speech, is its own type. One that begins with an O is not outside of all
-    spans by that (`ORG`).
+    A label without a hyphen, such as a part of speech, is its own type.
 
     Example:
         >>> read_label("I-LOC"), read_label("NOUN")
         (('I', 'LOC'), ('N', 'NOUN'))
     """
-    letter, is_outside = name[:1], name == "O" or name.startswith("O-")
-    return "X" if letter == "O" and not is_outside else letter, name.split("-", 1)[-1]
+    return name[:1], name.split("-", 1)[-1]
 
 
 def spans_of(labels: Sequence[Label]) -> Iterator[tuple[str, int, int]]:

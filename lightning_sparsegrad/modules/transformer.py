@@ -3,7 +3,6 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from inspect import signature
 from pickle import UnpicklingError
 from typing import Any, ClassVar
 
@@ -18,7 +17,6 @@ from torchmetrics import MetricCollection
 from transformers import PreTrainedModel
 
 from lightning_sparsegrad.components import find_blocks
-from lightning_sparsegrad.data.checks import listed
 from lightning_sparsegrad.driver import count_steps
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.hub import how_without, is_unreachable
@@ -30,7 +28,6 @@ from lightning_sparsegrad.sources import resolve_source
 from lightning_sparsegrad.transforms.base import GradientTransform
 
 Batch = dict[str, Any]
-_LABELS = "lightning_sparsegrad_labels"  # where a checkpoint holds their names
 
 
 class TransformerTask(SparseGradModule, ABC):
@@ -87,8 +84,6 @@ class TransformerTask(SparseGradModule, ABC):
             # the command line stores what they were parsed from; objects would keep `weights_only` from loading
             if isinstance(self.hparams[name], GradientTransform) or callable(self.hparams[name]):
                 self.hparams.pop(name)
-        for name in self.hparams.keys() - _arguments(type(self)):  # what the command line links to the data of any task
-            self.hparams.pop(name)
         self._hparams_initial = deepcopy(self.hparams)  # these are what loggers write
         self.model_name_or_path = model_name_or_path
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
@@ -141,27 +136,6 @@ class TransformerTask(SparseGradModule, ABC):
         """Return what `predict` returns, whatever the labels."""
         return self.predict(self({name: value for name, value in batch.items() if name not in self.targets}), batch)
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_save_checkpoint(checkpoint)
-        if (names := self._names_of_labels()) is not None:
-            checkpoint[_LABELS] = names
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse weights that were trained on other labels than those of the data."""
-        super().on_load_checkpoint(checkpoint)
-        trained, names = checkpoint.get(_LABELS), self._names_of_labels()
-        if trained is not None and names is not None and names != trained:
-            raise ConfigurationError(
-                f"Labels of the data should be those that the checkpoint was trained on, in the order of their ids, "
-                f"{listed(trained)}. Found {listed(names)}."
-            )
-
-    def _names_of_labels(self) -> list[str] | None:
-        """Return the names of the labels of the data at hand; `None` if there is none, or it does not tell."""
-        data = None if self._trainer is None else self._trainer.datamodule  # type: ignore[attr-defined]  # set by its connector
-        names: list[str] | None = getattr(data, "label_names", None)
-        return names
-
     def configure_model(self) -> None:
         """Shard the model if the strategy has a mesh for it: each block of the transformer, then the rest."""
         mesh = self.device_mesh
@@ -210,13 +184,6 @@ class TransformerTask(SparseGradModule, ABC):
     def _log_evaluation(self, stage: str) -> None:
         values = {f"{stage}/{name}": value for name, value in self._evaluation.compute().items()}
         self.log_dict(values, sync_dist=True, reduce_fx="max")  # the metrics are those of all processes already
-
-
-def _arguments(kind: type) -> set[str]:
-    """Return what the constructors of a class and its bases take, and what Lightning writes beside it."""
-    constructors = [base.__dict__["__init__"] for base in kind.__mro__ if "__init__" in base.__dict__]
-    names = {name for constructor in constructors for name in signature(constructor).parameters}
-    return names | {"_class_path", "_instantiator"}
 
 
 def _made(parameter: str, make: Callable[[Any], Any], of: Any) -> Any:

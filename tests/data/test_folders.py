@@ -62,18 +62,3 @@ def test_data_files_may_be_parts(tmp_path: Path, tokenizer: str) -> None:
     assert list(data.val_dataloader()) == ["de"]
     with pytest.raises(ConfigurationError, match=r"keys of `data_files` should be .* Found `valid.de`\. Near matches"):
         TextDataModule(data_files={"train": path, "valid.de": path})
-
-
-@pytest.mark.parametrize("part", ["mean", "mean_unseen", "../../escaped", "a/b", "a b"])
-def test_a_part_that_names_no_file_or_a_mean_is_refused(tmp_path: Path, part: str) -> None:
-    path = write(tmp_path / "rows.csv", text=["rain", "bad"], label=[1, 0])
-    data = TextDataModule(data_files={"train": path, f"validation.{part}": path})
-    with pytest.raises(ConfigurationError, match=rf"Parts of a split should be called .* Found `validation\.{part}`"):
-        data.parts("validation")
-
-
-def test_an_unknown_stage_is_named(tmp_path: Path) -> None:
-    with pytest.raises(
-        ConfigurationError, match=r"Parameter `stage` should be one of 'fit', .* Found `stage = 'train'`"
-    ):
-        folder(tmp_path, "train.csv").setup("train")

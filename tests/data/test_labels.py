@@ -1,6 +1,5 @@
 import json
 import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -150,51 +149,3 @@ def test_floats_are_refused_where_names_are_given(tmp_path):
         ConfigurationError, match=r"should be integers or text, as `label_names` says,.*Found `float64`"
     ):
         _ = data.num_labels
-
-
-def class_labels(path: Path, names: list[str], ids: tuple[int, ...] = (0, 1)) -> str:
-    """Write a file whose labels are ids, with the names that it stores for them."""
-    features = Features({"text": Value("string"), "label": ClassLabel(names=list(names))})
-    Dataset.from_dict({"text": ["a", "of"], "label": list(ids)}, features=features).to_parquet(path)
-    return str(path)
-
-
-def test_ids_that_stand_for_something_else_in_another_split_are_refused(tmp_path, tokenizer):
-    files = {
-        "train": class_labels(tmp_path / "a.parquet", ["neg", "pos"]),
-        "validation": class_labels(tmp_path / "b.parquet", ["pos", "neg"]),
-        "test": class_labels(tmp_path / "c.parquet", ["neg", "pos"]),
-    }
-    data = TextDataModule(data_files=files, tokenizer=tokenizer)
-    assert data.dataset("test")["labels"][:] == [0, 1]
-    message = r"of split `validation` should be ids of `'neg'`, `'pos'`, .* Found ids of `'pos'`, `'neg'`\."
-    with pytest.raises(ConfigurationError, match=message):
-        data.dataset("validation")
-    renamed = TextDataModule(data_files=files, tokenizer=tokenizer, label_names=["bad", "good"])
-    assert renamed.label_names == ["bad", "good"]
-    with pytest.raises(ConfigurationError, match=message):
-        renamed.dataset("validation")
-
-
-def test_ids_are_refused_where_the_classes_are_text(tmp_path, tokenizer):
-    files = {
-        "train": write(tmp_path / "a.csv", text=["a", "of"], label=["neg", "pos"]),
-        "validation": class_labels(tmp_path / "b.parquet", ["pos", "neg"]),
-    }
-    data = TextDataModule(data_files=files, tokenizer=tokenizer)
-    with pytest.raises(ConfigurationError, match=r"should be `'neg'`, `'pos'`, .* Found ids of `'pos'`, `'neg'`\."):
-        data.dataset("validation")
-
-
-@pytest.mark.parametrize("names", [["pos", "neg"], ["pos", "neg", "neutral"], ["neutral", "neg", "pos"]])
-def test_names_in_another_order_than_those_stored_are_refused(tmp_path, tokenizer, names):
-    path = class_labels(tmp_path / "a.parquet", ["neg", "pos"])
-    data = TextDataModule(data_files={"train": path}, tokenizer=tokenizer, label_names=names)
-    with pytest.raises(ConfigurationError, match=r"should be, in the order of their ids, .* Found `'neg'`, `'pos'`\."):
-        data.num_labels  # noqa: B018
-
-
-def test_more_names_than_those_stored_may_follow(tmp_path, tokenizer):
-    path = class_labels(tmp_path / "a.parquet", ["neg", "pos"])
-    names = ["neg", "pos", "neutral"]
-    assert TextDataModule(data_files={"train": path}, tokenizer=tokenizer, label_names=names).num_labels == 3

@@ -99,9 +99,3 @@ def test_local_files_are_read_without_a_network(tmp_path, monkeypatch):
     assert len(ValenceDataModule().rows("test")) == 719
     assert not asked
     assert not datasets.config.HF_HUB_OFFLINE
-
-
-def test_quotes_are_text_between_tabs(tmp_path):
-    (tmp_path / "a.tsv").write_text('text\tlabel\n"rain\t0\nday"\t1\n', encoding="utf-8")
-    rows = load_files(resolve_files({"train": str(tmp_path / "a.tsv")}))["train"]
-    assert rows["text"][:] == ['"rain', 'day"']

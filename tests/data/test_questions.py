@@ -93,8 +93,6 @@ def test_answers_may_be_a_list_and_stand_a_little_off(tmp_path, path):
         ([{"text": ["Berlin"], "answer_start": [0]}, answers()[1]], r"answers that their texts hold\. Found 'Berlin'"),
         (["the Seine", "Rome"], r"should hold answers as {'text': .* Found 'the Seine'\."),
         ([{"text": ["the Seine"]}, {"text": ["Rome"]}], r"should hold answers as .* Found {'text': \['the Seine'\]}\."),
-        ([{"text": [1], "answer_start": [0]}, {"text": [2], "answer_start": [0]}], r"should hold answers as .*\[1\]"),
-        ([{"text": [None], "answer_start": [0]}, answers()[1]], r"should hold answers as .*\[None\]"),
         ([None, answers()[1]], r"should hold answers as .* Found None\."),
         ([{"text": [], "answer_start": []}, answers()[1]], r"should hold an answer in every row\. Found none\."),
     ],

@@ -21,12 +21,3 @@ def test_a_sample_does_not_tear_groups_apart(tmp_path, tokenizer):
         data_files={"train": path}, text_columns=["query", "title"], tokenizer=tokenizer, max_samples=3
     )
     assert data.dataset("train")["group"][:] == [0, 0, 0]
-
-
-def test_a_sample_leaves_out_a_query_that_does_not_fit(tmp_path, tokenizer):
-    path = write(tmp_path / "r.csv", query=["rain"] * 3 + ["day"] * 3, title=["bad"] * 6, label=[0, 1, 2, 2, 1, 0])
-    for count, rows in ((5, 3), (3, 3), (2, 2)):
-        data = RankingsDataModule(
-            data_files={"train": path}, text_columns=["query", "title"], tokenizer=tokenizer, max_samples=count
-        )
-        assert len(data.dataset("train")) == rows

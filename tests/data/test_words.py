@@ -139,14 +139,3 @@ def test_bytes_are_told_apart_by_the_blank_before_a_word(tmp_path, path):
     labels = batch["labels"][0].tolist()
     assert NAMES[labels[pieces.index("ĠMerkel")]] == "I-PER"
     assert sum(label != -100 for label in labels) == 5
-
-
-def test_labels_that_stand_for_something_else_in_another_split_are_refused(tmp_path):
-    files = {}
-    for split, names in {"train": ["O", "B-X"], "validation": ["B-X", "O"]}.items():
-        features = Features({"words": List(Value("string")), "tags": List(ClassLabel(names=names))})
-        files[split] = str(tmp_path / f"{split}.parquet")
-        Dataset.from_dict({"words": [["a", "b"]], "tags": [[0, 1]]}, features=features).to_parquet(files[split])
-    data = WordsDataModule(data_files=files, tokenizer=MINILM)
-    with pytest.raises(ConfigurationError, match=r"of split `validation` should be ids of `'O'`, `'B-X'`"):
-        data.dataset("validation")

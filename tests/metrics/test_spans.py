@@ -111,11 +111,3 @@ def test_scores_are_exact_where_models_are_of_half_precision() -> None:
         assert float(metric.compute()) == pytest.approx(2 / 3)
     finally:
         torch.set_default_dtype(torch.float32)
-
-
-def test_a_type_that_begins_with_an_o_is_not_outside() -> None:
-    names = ["O", "ORG", "PER"]
-    metrics = MetricCollection({"f1": SpanF1(names)})
-    metrics.update(torch.tensor([[0, 1, 1, 0]]), torch.tensor([[0, 1, 1, 2]]))
-    assert float(metrics.compute()["f1"]) == pytest.approx(2 / 3)
-    assert list(spans_of([read_label(name) for name in ("O", "ORG", "ORG", "PER")])) == [("ORG", 1, 2), ("PER", 3, 3)]

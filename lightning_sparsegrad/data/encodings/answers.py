@@ -198,23 +198,14 @@ def _spans(answers: Any, context: str) -> list[tuple[int, int, str]]:
 def _listed(answers: Any) -> list[tuple[str, int]]:
     """Return the text of each answer and where it is said to begin, however they are written."""
     try:
-        pairs = (
-            [(answer["text"], answer["answer_start"]) for answer in answers]
-            if isinstance(answers, list)
-            else zip(answers["text"], answers["answer_start"], strict=True)
-        )
-        return [(_text(text), int(start)) for text, start in pairs]
+        if isinstance(answers, list):
+            return [(answer["text"], int(answer["answer_start"])) for answer in answers]
+        return [(text, int(start)) for text, start in zip(answers["text"], answers["answer_start"], strict=True)]
     except (TypeError, KeyError, ValueError) as error:
         raise _AnswerError(
             f"hold answers as {{'text': [...], 'answer_start': [...]}}, or a list of such with one answer each. "
             f"Found {answers!r}."
         ) from error
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"An answer should be text. Found `{value!r}`.")
-    return value
 
 
 def _occurrences(text: str, context: str) -> Iterator[int]:
