@@ -14,7 +14,14 @@ import yaml
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import (
+    ArgsType,
+    LightningArgumentParser,
+    LightningCLI,
+    SaveConfigCallback,
+    _get_module_type,
+    _InstantiatorFn,
+)
 
 import lightning_sparsegrad.data
 import lightning_sparsegrad.modules
@@ -64,6 +71,20 @@ class StoreConfigCallback(SaveConfigCallback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
         checkpoint[CONFIG_KEY] = self._stored
+
+
+class _ModelInstantiator(_InstantiatorFn):
+    """Lightning's, which would store among the hyperparameters of a model also what is linked to arguments it lacks.
+
+    `load_from_checkpoint` would pass them on. When Lightning leaves them out, this goes.
+    """
+
+    def __call__(
+        self, class_type: type[Any], *args: Any, applied_instantiation_links: dict[str, Any], **kwargs: Any
+    ) -> Any:
+        lacking = {f"{self.key}.init_args.{name}" for name in _LINKED if name not in kwargs}
+        links = {target: value for target, value in applied_instantiation_links.items() if target not in lacking}
+        return super().__call__(class_type, *args, applied_instantiation_links=links, **kwargs)
 
 
 class SparseGradCLI(LightningCLI):
@@ -134,6 +155,12 @@ class SparseGradCLI(LightningCLI):
             # jsonargparse passes over a link if the data has no such attribute or the model no such argument
             for name in _LINKED:
                 parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+
+    def _add_instantiators(self) -> None:
+        super()._add_instantiators()
+        self.parser.add_instantiator(
+            _ModelInstantiator(self, "model"), _get_module_type(self._model_class), subclasses=self.subclass_mode_model
+        )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse the arguments, with those of the run that wrote the checkpoint they name as defaults."""
