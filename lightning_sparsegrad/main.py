@@ -3,6 +3,7 @@
 import sys
 from copy import deepcopy
 from functools import cached_property
+from inspect import Parameter, signature
 from itertools import pairwise
 from pathlib import Path
 from pydoc import locate
@@ -76,14 +77,23 @@ class StoreConfigCallback(SaveConfigCallback):
 class _ModelInstantiator(_InstantiatorFn):
     """Lightning's, which would store among the hyperparameters of a model also what is linked to arguments it lacks.
 
-    `load_from_checkpoint` would pass them on. When Lightning leaves them out, this goes.
+    `load_from_checkpoint` would pass them on. Nor would it say a word where the data override what the user gave.
     """
 
     def __call__(
         self, class_type: type[Any], *args: Any, applied_instantiation_links: dict[str, Any], **kwargs: Any
     ) -> Any:
-        lacking = {f"{self.key}.init_args.{name}" for name in _LINKED if name not in kwargs}
-        links = {target: value for target, value in applied_instantiation_links.items() if target not in lacking}
+        links = dict(applied_instantiation_links)
+        given = self.cli._get(self.cli.config, "model") or Namespace()  # type: ignore[no-untyped-call]
+        for name in _LINKED:
+            value = links.get(target := f"{self.key}.init_args.{name}")
+            if name not in kwargs:
+                links.pop(target, None)
+            elif target in links and given.get(f"init_args.{name}") not in (None, value, _default(class_type, name)):
+                raise ConfigurationError(
+                    f"Parameter `--model.{name}` should be left out, or be what the data say: {value}. "
+                    f"Found `--model.{name} = {given[f'init_args.{name}']}`."
+                )
         return super().__call__(class_type, *args, applied_instantiation_links=links, **kwargs)
 
 
@@ -281,6 +291,14 @@ class SparseGradCLI(LightningCLI):
         self.trainer.fit(**kwargs)
         if self.trainer.is_global_zero:
             print_outcome(self.trainer, seconds=monotonic() - start)
+
+
+def _default(class_type: type[Any], name: str) -> Any:
+    """Return the default of a parameter, which may be that of a base; `None` without one."""
+    inits = (vars(base)["__init__"] for base in class_type.__mro__ if "__init__" in vars(base))
+    found = (signature(init).parameters.get(name) for init in inits)
+    default = next((parameter.default for parameter in found if parameter), Parameter.empty)
+    return None if default is Parameter.empty else default
 
 
 def _check_trainer(trainer: Trainer) -> None:
