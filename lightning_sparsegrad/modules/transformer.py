@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from lightning_sparsegrad.components import find_blocks
 from lightning_sparsegrad.data.checks import listed
+from lightning_sparsegrad.data.labels import are_ids
 from lightning_sparsegrad.driver import count_steps
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.hub import how_without, is_unreachable
@@ -210,7 +211,7 @@ class TransformerTask(SparseGradModule, ABC):
 
     def _require_label_names(self) -> None:
         known, found = self._label_names, self._names_of_data()
-        if known and found and known != found and not (_are_ids(known) or _are_ids(found)):
+        if known and found and known != found and not (are_ids(known) or are_ids(found)):
             raise ConfigurationError(
                 f"Data should have the labels that the model was trained on, in the same order: {listed(known)}. "
                 f"Found {listed(found)}."
@@ -230,11 +231,6 @@ class TransformerTask(SparseGradModule, ABC):
     def _log_evaluation(self, stage: str) -> None:
         values = {f"{stage}/{name}": value for name, value in self._evaluation.compute().items()}
         self.log_dict(values, sync_dist=True, reduce_fx="max")  # the metrics are those of all processes already
-
-
-def _are_ids(names: list[str]) -> bool:
-    """Return whether names are those that data without names give their classes."""
-    return names == [str(place) for place in range(len(names))]
 
 
 def _made(parameter: str, make: Callable[[Any], Any], of: Any) -> Any:
