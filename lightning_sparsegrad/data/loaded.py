@@ -19,7 +19,8 @@ class LoadedDataModule(TokenizedDataModule, ABC):
     Args:
         dataset: The hub id, or the local folder, of a data set; or give `data_files`. A folder may hold csv, tsv, json,
             jsonl, parquet, conll or conllu files called after their splits: `train.jsonl`, `validation.de.jsonl`,
-            `validation.fr.jsonl`, `test.de.jsonl`. What is between the dots is a part, such as a language.
+            `validation.fr.jsonl`, `test.de.jsonl`. What is between the dots is a part, such as a language. Quotation
+            marks enclose fields of a csv file, and are part of them in a tsv file.
         encoding: What a row becomes.
         dataset_config: The configuration of the data set, if it has several (`"cola"` of `"nyu-mll/glue"`).
         revision: The branch, tag or commit on the hub.

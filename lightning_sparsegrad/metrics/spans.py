@@ -10,7 +10,7 @@ from torchmetrics import Metric
 
 IGNORED = -100  # as torch's cross entropy has it
 _OUTSIDE = ("O", "O")
-_SINGLE, _LAST, _BEGINS, _OTHER = "S", "E", "BSO", "O."
+_SINGLE, _LAST, _BEGINS, _OTHER = "S", "E", "BSO", "O"
 
 Label = tuple[str, str]  # what its first letter says, and of what type it is
 
@@ -18,13 +18,15 @@ Label = tuple[str, str]  # what its first letter says, and of what type it is
 def read_label(name: str) -> Label:
     """Return the first letter of a label and its type, what follows the first hyphen: `("B", "PER")` of `B-PER`.
 
-    A label without a hyphen, such as a part of speech, is its own type.
+    A label without a hyphen, such as a part of speech, is its own type. None but `O` is outside of all spans: the first
+    letter of `ORG` does not count.
 
     Example:
-        >>> read_label("I-LOC"), read_label("NOUN")
-        (('I', 'LOC'), ('N', 'NOUN'))
+        >>> read_label("I-LOC"), read_label("NOUN"), read_label("ORG")
+        (('I', 'LOC'), ('N', 'NOUN'), ('o', 'ORG'))
     """
-    return name[:1], name.split("-", 1)[-1]
+    is_word = "-" not in name and name != _OTHER and name.startswith(_OTHER)
+    return name[:1].lower() if is_word else name[:1], name.split("-", 1)[-1]
 
 
 def spans_of(labels: Sequence[Label]) -> Iterator[tuple[str, int, int]]:
@@ -51,14 +53,14 @@ def spans_of(labels: Sequence[Label]) -> Iterator[tuple[str, int, int]]:
 
 def _ends(before: Label, label: Label) -> bool:
     (last, last_type), (letter, kind) = before, label
-    if last in _OTHER:
+    if last == _OTHER:
         return False
     return last in (_LAST, _SINGLE) or (last in "BI" and letter in _BEGINS) or last_type != kind
 
 
 def _begins(before: Label, label: Label) -> bool:
     (last, last_type), (letter, kind) = before, label
-    if letter in _OTHER:
+    if letter == _OTHER:
         return False
     return letter in ("B", _SINGLE) or (last in "ESO" and letter in "EI") or last_type != kind
 
