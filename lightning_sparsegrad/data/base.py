@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.types import EVAL_DATALOADERS
 from torch.utils.data import DataLoader, DistributedSampler
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from lightning_sparsegrad.data.checks import listed, require_at_least
+from lightning_sparsegrad.data.checks import listed, require_at_least, require_file_names, require_no_mean
 from lightning_sparsegrad.data.encodings import Encoding, Tokens, kind_of
 from lightning_sparsegrad.data.encodings.base import Batch
 from lightning_sparsegrad.data.labels import LabelSpace
@@ -122,11 +122,15 @@ class TokenizedDataModule(LightningDataModule, ABC):
         """Return the names of the splits of a kind by part: `{"de": "validation.de"}`, `{"": "test"}` without parts.
 
         Raises:
-            ConfigurationError: If there are both splits with parts and one without.
+            ConfigurationError: If there are both splits with parts and one without, or a part has a name that is taken
+                or no name of a file.
         """
         found = {name.partition(".")[2]: name for name in self.splits_of_source if kind_of(name) == kind}
         if "" in found and len(found) > 1:
             raise ConfigurationError(f"Split `{kind}` should be one, or have parts. Found {listed(found.values())}.")
+        require_file_names(found)
+        if kind != "predict":
+            require_no_mean(found)
         return found
 
     def rows(self, split: str) -> Dataset:

@@ -62,3 +62,19 @@ def test_data_files_may_be_parts(tmp_path: Path, tokenizer: str) -> None:
     assert list(data.val_dataloader()) == ["de"]
     with pytest.raises(ConfigurationError, match=r"keys of `data_files` should be .* Found `valid.de`\. Near matches"):
         TextDataModule(data_files={"train": path, "valid.de": path})
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("validation.mean", r"should not be called `mean`, `mean_unseen`: .* Found `mean`\."),
+        ("validation.a/b", r"should have names without slashes: .* Found `a/b`\."),
+        ("validation.a\\b", r"should have names without slashes"),
+    ],
+)
+def test_names_of_parts_that_cannot_be_are_refused(tmp_path: Path, tokenizer: str, name: str, message: str) -> None:
+    path = write(tmp_path / "a.csv", text=["a", "of"], label=[0, 1])
+    data = TextDataModule(data_files={"train": path, name: path, "predict.mean": path}, tokenizer=tokenizer)
+    with pytest.raises(ConfigurationError, match=message):
+        data.setup("fit")
+    assert len(list(data.predict_dataloader()["mean"])) == 1  # of which there are no means
