@@ -20,7 +20,7 @@ from lightning_sparsegrad.data.encodings.base import Batch
 from lightning_sparsegrad.data.labels import LabelSpace
 from lightning_sparsegrad.data.order import LengthGroupedSampler, lengths_of
 from lightning_sparsegrad.data.predictions import write_table
-from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.errors import ConfigurationError, require_one_of
 from lightning_sparsegrad.hub import how_without, is_unreachable
 from lightning_sparsegrad.metrics import MetricName
 from lightning_sparsegrad.sources import resolve_source
@@ -260,7 +260,12 @@ class TokenizedDataModule(LightningDataModule, ABC):
             )
 
     def setup(self, stage: str) -> None:
-        """Encode the splits of a stage, from the cache where `prepare_data` has filled it."""
+        """Encode the splits of a stage, from the cache where `prepare_data` has filled it.
+
+        Raises:
+            ConfigurationError: If the stage is not `fit`, `validate`, `test` or `predict`.
+        """
+        require_one_of("stage", stage, list(_SPLITS_OF_STAGE))
         for kind in _SPLITS_OF_STAGE[stage]:
             for split in self.parts(kind).values():
                 self.dataset(split)
