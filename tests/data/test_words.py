@@ -92,7 +92,7 @@ def test_a_folder_of_conll_files_by_language(tmp_path):
         "validation.hi.conll": "अच्छा O\nदिन B-X\n",
     }.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
-    data = WordsDataModule(str(tmp_path), tokenizer=MINILM, train_language="en")
+    data = WordsDataModule(str(tmp_path), tokenizer=MINILM, train_language="de")
     assert list(data.val_dataloader()) == ["de", "hi"]
     assert only(data.val_dataloader()["hi"])["labels"].tolist()[0][1] == data.label_names.index("O")
 
