@@ -4,6 +4,7 @@ import sys
 from copy import deepcopy
 from functools import cached_property
 from importlib import import_module
+from inspect import Parameter, signature
 from itertools import pairwise
 from pathlib import Path
 from pydoc import locate
@@ -15,7 +16,14 @@ import yaml
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import (
+    ArgsType,
+    LightningArgumentParser,
+    LightningCLI,
+    SaveConfigCallback,
+    _get_module_type,
+    _InstantiatorFn,
+)
 
 import lightning_sparsegrad.data
 import lightning_sparsegrad.modules
@@ -65,6 +73,29 @@ class StoreConfigCallback(SaveConfigCallback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
         checkpoint[CONFIG_KEY] = self._stored
+
+
+class _ModelInstantiator(_InstantiatorFn):
+    """Lightning's, which would store among the hyperparameters of a model also what is linked to arguments it lacks.
+
+    `load_from_checkpoint` would pass them on. Nor would it say a word where the data override what the user gave.
+    """
+
+    def __call__(
+        self, class_type: type[Any], *args: Any, applied_instantiation_links: dict[str, Any], **kwargs: Any
+    ) -> Any:
+        links = dict(applied_instantiation_links)
+        given = self.cli._get(self.cli.config, "model") or Namespace()  # type: ignore[no-untyped-call]
+        for name in _LINKED:
+            value = links.get(target := f"{self.key}.init_args.{name}")
+            if name not in kwargs:
+                links.pop(target, None)
+            elif target in links and given.get(f"init_args.{name}") not in (None, value, _default(class_type, name)):
+                raise ConfigurationError(
+                    f"Parameter `--model.{name}` should be left out, or be what the data say: {value}. "
+                    f"Found `--model.{name} = {given[f'init_args.{name}']}`."
+                )
+        return super().__call__(class_type, *args, applied_instantiation_links=links, **kwargs)
 
 
 class SparseGradCLI(LightningCLI):
@@ -135,6 +166,12 @@ class SparseGradCLI(LightningCLI):
             # jsonargparse passes over a link if the data has no such attribute or the model no such argument
             for name in _LINKED:
                 parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+
+    def _add_instantiators(self) -> None:
+        super()._add_instantiators()
+        self.parser.add_instantiator(
+            _ModelInstantiator(self, "model"), _get_module_type(self._model_class), subclasses=self.subclass_mode_model
+        )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse the arguments, with those of the run that wrote the checkpoint they name as defaults."""
@@ -255,6 +292,14 @@ class SparseGradCLI(LightningCLI):
         self.trainer.fit(**kwargs)
         if self.trainer.is_global_zero:
             print_outcome(self.trainer, seconds=monotonic() - start)
+
+
+def _default(class_type: type[Any], name: str) -> Any:
+    """Return the default of a parameter, which may be that of a base; `None` without one."""
+    inits = (vars(base)["__init__"] for base in class_type.__mro__ if "__init__" in vars(base))
+    found = (signature(init).parameters.get(name) for init in inits)
+    default = next((parameter.default for parameter in found if parameter), Parameter.empty)
+    return None if default is Parameter.empty else default
 
 
 def _check_trainer(trainer: Trainer) -> None:

@@ -221,6 +221,11 @@ WORDS = ["--model=TokenClassification", "--model.model_name_or_path=nowhere", "-
         ([PLAIN, UNLABELLED, "--trainer.accelerator=cpuu"], "You selected an invalid accelerator name"),
         ([*WORDS, UNLABELLED], "Neither `--model.label_names` nor the data says `label_names`."),
         ([READER, UNLABELLED, *DROP], "Neither `--model.num_labels` nor the data says `num_labels`."),
+        (
+            [READER, LABELLED, *DROP, "--model.num_labels=5"],
+            "Parameter `--model.num_labels` should be left out, or be what the data say: 3. "
+            "Found `--model.num_labels = 5`.",
+        ),
         ([HOOK, UNLABELLED], "Parameter `hook` cannot be set up."),
     ],
 )
@@ -231,6 +236,19 @@ def test_configuration_error_is_one_line(arguments: list[str], answer: str, caps
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith(("error:", "Traceback"))]
     assert len(errors) == 1
     assert answer in errors[0]
+
+
+class Two(Reader):
+    """Has a default, which the user does not say."""
+
+    def __init__(self, gradient_transform: GradientTransform, num_labels: int = 2) -> None:
+        super().__init__(num_labels, gradient_transform)
+
+
+@pytest.mark.parametrize("model", [[READER, "--model.num_labels=3"], [f"--model={__name__}.Two"]])
+def test_what_the_data_say_of_labels_holds(model: list[str]) -> None:
+    main(["fit", *QUICK, *model, LABELLED, *DROP])
+    assert [made["num_labels"] for made in Reader.made] == [3]
 
 
 def test_configuration_error_keeps_its_traceback_on_request(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_sparsegrad.data import TokenizedDataModule
+from lightning_sparsegrad.data.checks import require_file_names
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.modules.evaluation import parts_of
 
@@ -26,7 +27,7 @@ class PredictionWriter(BasePredictionWriter):
 
     Raises:
         ConfigurationError: At the start of `predict`, if its data are not of a data module of this library, which knows
-            what a prediction means; if a `predict_step` returns no `predictions`.
+            what a prediction means, or a part has no name for a file; if a `predict_step` returns no `predictions`.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -45,6 +46,7 @@ class PredictionWriter(BasePredictionWriter):
             _data(trainer)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        require_file_names(parts_of(trainer.predict_dataloaders))
         self._found.clear()
 
     def write_on_batch_end(

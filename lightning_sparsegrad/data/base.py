@@ -14,13 +14,13 @@ from lightning.pytorch.utilities.types import EVAL_DATALOADERS
 from torch.utils.data import DataLoader, DistributedSampler
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from lightning_sparsegrad.data.checks import listed, require_at_least
+from lightning_sparsegrad.data.checks import listed, require_at_least, require_file_names, require_no_mean
 from lightning_sparsegrad.data.encodings import Encoding, Tokens, kind_of
 from lightning_sparsegrad.data.encodings.base import Batch
 from lightning_sparsegrad.data.labels import LabelSpace
 from lightning_sparsegrad.data.order import LengthGroupedSampler, lengths_of
 from lightning_sparsegrad.data.predictions import write_table
-from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.errors import ConfigurationError, require_one_of
 from lightning_sparsegrad.hub import how_without, is_unreachable
 from lightning_sparsegrad.metrics import MetricName
 from lightning_sparsegrad.sources import resolve_source
@@ -122,11 +122,15 @@ class TokenizedDataModule(LightningDataModule, ABC):
         """Return the names of the splits of a kind by part: `{"de": "validation.de"}`, `{"": "test"}` without parts.
 
         Raises:
-            ConfigurationError: If there are both splits with parts and one without.
+            ConfigurationError: If there are both splits with parts and one without, or a part has a name that is taken
+                or no name of a file.
         """
         found = {name.partition(".")[2]: name for name in self.splits_of_source if kind_of(name) == kind}
         if "" in found and len(found) > 1:
             raise ConfigurationError(f"Split `{kind}` should be one, or have parts. Found {listed(found.values())}.")
+        require_file_names(found)
+        if kind != "predict":
+            require_no_mean(found)
         return found
 
     def rows(self, split: str) -> Dataset:
@@ -256,7 +260,12 @@ class TokenizedDataModule(LightningDataModule, ABC):
             )
 
     def setup(self, stage: str) -> None:
-        """Encode the splits of a stage, from the cache where `prepare_data` has filled it."""
+        """Encode the splits of a stage, from the cache where `prepare_data` has filled it.
+
+        Raises:
+            ConfigurationError: If the stage is not `fit`, `validate`, `test` or `predict`.
+        """
+        require_one_of("stage", stage, list(_SPLITS_OF_STAGE))
         for kind in _SPLITS_OF_STAGE[stage]:
             for split in self.parts(kind).values():
                 self.dataset(split)

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from datasets import Dataset
 
 from lightning_sparsegrad.errors import ConfigurationError, near_matches
+from lightning_sparsegrad.results import MEANS
 
 _SHOWN = 20  # columns
 
@@ -38,6 +39,33 @@ def require_columns(rows: Dataset, columns: dict[str, str], split: str) -> None:
             raise ConfigurationError(
                 f"Parameter `{parameter}` should name a column of the data. Found `{column}`, while the columns of "
                 f"split `{split}` are {listed(shown)}{more}.{near_matches(column, rows.column_names)}"
+            )
+
+
+def require_no_mean(parts: Iterable[str | None]) -> None:
+    """Check that no part of the data is called as the means over the parts are.
+
+    Raises:
+        ConfigurationError: If one is.
+    """
+    for part in parts:
+        if part in MEANS:
+            raise ConfigurationError(
+                f"Parts of the data should not be called {listed(MEANS)}: these are the means over them. "
+                f"Found `{part}`."
+            )
+
+
+def require_file_names(parts: Iterable[str | None]) -> None:
+    """Check that files can be called after the parts of the data.
+
+    Raises:
+        ConfigurationError: If a name would lead to another folder.
+    """
+    for part in parts:
+        if any(character in (part or "") for character in "/\\\0"):
+            raise ConfigurationError(
+                f"Parts of the data should have names without slashes: files are called after them. Found `{part}`."
             )
 
 

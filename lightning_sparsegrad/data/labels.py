@@ -17,6 +17,9 @@ _TEXT = ("string", "large_string")
 class LabelSpace:
     """What the labels of a data set may be: the classes 0 to n-1, or real numbers.
 
+    A `ClassLabel` column is read by its names where they stand in another order than these, so that a class is the
+    same in each split; where one of both has no names but ids, by id.
+
     Args:
         column: The column that holds the labels.
         names: A name for each class, in the order of the ids; empty for regression.
@@ -44,12 +47,13 @@ class LabelSpace:
             names: The names of all classes if they are known, in the order of the ids.
 
         Raises:
-            ConfigurationError: If there are fewer than two classes, integers are not 0 to n-1, or floats meet `names`.
+            ConfigurationError: If there are fewer than two classes, integers are not 0 to n-1, floats meet `names`, or
+                those of a `ClassLabel` are others or in another order.
         """
         feature = rows.features[column]
         dtype = feature.dtype if isinstance(feature, (ClassLabel, Value)) else str(feature)
         if isinstance(feature, ClassLabel):
-            _check_order(column, feature.names, names)
+            _check_names(column, feature.names, names)
             space = cls(column, tuple(names or feature.names))
         elif dtype in _TEXT:
             space = cls(column, tuple(names or _names_of_text(rows, column)), by_name=True)
@@ -73,24 +77,43 @@ class LabelSpace:
             ConfigurationError: If a label is missing, unknown, out of range, or not finite.
         """
         feature = rows.features[self.column]
+        if self._is_read_by_name(feature):
+            ids = self.ids(feature, _distinct(rows, self.column), split)
+            found, classes = [ids[value] for value in rows[self.column][:]], ClassLabel(names=list(self.names))
+            return rows.remove_columns(self.column).add_column("labels", found, feature=classes)
         if self.by_name and feature.dtype not in _TEXT:  # names that look like numbers, in a file of such names only
             rows = rows.cast_column(self.column, Value("string"))
         elif feature.dtype == "bool":
             rows = rows.cast_column(self.column, Value("int64"))
-        self.check(_distinct(rows, self.column), split)
+        self._check(_distinct(rows, self.column), split, by_name=self.by_name)
         rows = rows.cast_column(self.column, ClassLabel(names=list(self.names)) if self.names else Value("float32"))
         return rows if self.column == "labels" else rows.rename_column(self.column, "labels")
 
-    def check(self, values: list[Any], split: str) -> None:
-        """Check the different labels of a split.
+    def ids(self, feature: ClassLabel | Value, values: list[Any], split: str) -> dict[Any, int]:
+        """Check the different labels of a split and return the id of each.
 
         Raises:
-            ConfigurationError: If a label is missing, unknown, out of range, or not finite.
+            ConfigurationError: If a label is missing, unknown or out of range.
         """
+        names = {value: value for value in values}
+        if self._is_read_by_name(feature):
+            names |= {place: name for place, name in enumerate(feature.names) if place in names}
+        by_name = self.by_name or self._is_read_by_name(feature)
+        self._check(list(names.values()), split, by_name=by_name)
+        return {value: self.names.index(name) if by_name else name for value, name in names.items()}
+
+    def _is_read_by_name(self, feature: Any) -> bool:
+        """Return whether the ids of a column mean other classes than they do here."""
+        if not isinstance(feature, ClassLabel):
+            return False
+        has_other = tuple(feature.names) != self.names and not (are_ids(feature.names) or are_ids(self.names))
+        return self.by_name or has_other
+
+    def _check(self, values: list[Any], split: str, *, by_name: bool) -> None:
         if not self.names:
             wrong = [v for v in values if not isinstance(v, int | float) or not abs(v) <= _LARGEST_TARGET]
             allowed = f"finite numbers between -{_LARGEST_TARGET:g} and {_LARGEST_TARGET:g}"
-        elif self.by_name:
+        elif by_name:
             wrong = [v for v in values if v not in self.names]
             allowed = f"among {_quoted(self.names)}"
         else:
@@ -101,7 +124,7 @@ class LabelSpace:
         hint = ""
         if wrong == [-1]:
             hint = " -1 marks labels that were not published: use this split as `predict`."
-        elif self.by_name and wrong[0]:
+        elif by_name and wrong[0]:
             hint = near_matches(str(wrong[0]), self.names)
         raise ConfigurationError(
             f"Labels in column `{self.column}` of split `{split}` should be {allowed}. Found {_quoted(wrong)}.{hint}"
@@ -127,9 +150,16 @@ def _names_of_text(rows: Dataset, column: str) -> list[str]:
     return sorted(value for value in values if value)  # a row without a label is reported when it is encoded
 
 
-def _check_order(column: str, found: Sequence[str], wanted: Sequence[str] | None) -> None:
-    """Check that names which are all known are in the order of the ids."""
-    if wanted and list(wanted) != list(found) and set(wanted) == set(found):
+def are_ids(names: Sequence[str]) -> bool:
+    """Return whether names are those of classes that have no names: 0 to n-1."""
+    return list(names) == [str(place) for place in range(len(names))]
+
+
+def _check_names(column: str, found: Sequence[str], wanted: Sequence[str] | None) -> None:
+    """Check that the names of a `ClassLabel` are known, and, if all of the known ones, in the order of the ids."""
+    if not wanted or list(wanted) == list(found) or are_ids(found):
+        return
+    if set(wanted) == set(found) or not set(found) <= set(wanted):
         raise ConfigurationError(
             f"Labels in column `{column}` should be, in the order of their ids, {_quoted(list(wanted))}. "
             f"Found {_quoted(found)}."

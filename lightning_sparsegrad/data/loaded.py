@@ -1,10 +1,11 @@
 """Rows of any origin: a hub, a local folder, or local files."""
 
 from abc import ABC
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from datasets import Dataset
+from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_sparsegrad.data.base import SPLITS, TokenizedDataModule
 from lightning_sparsegrad.data.checks import listed
@@ -19,7 +20,8 @@ class LoadedDataModule(TokenizedDataModule, ABC):
     Args:
         dataset: The hub id, or the local folder, of a data set; or give `data_files`. A folder may hold csv, tsv, json,
             jsonl, parquet, conll or conllu files called after their splits: `train.jsonl`, `validation.de.jsonl`,
-            `validation.fr.jsonl`, `test.de.jsonl`. What is between the dots is a part, such as a language.
+            `validation.fr.jsonl`, `test.de.jsonl`. What is between the dots is a part, such as a language. Quotation
+            marks enclose fields of a csv file, and are part of them in a tsv file.
         encoding: What a row becomes.
         dataset_config: The configuration of the data set, if it has several (`"cola"` of `"nyu-mll/glue"`).
         revision: The branch, tag or commit on the hub.
@@ -33,6 +35,7 @@ class LoadedDataModule(TokenizedDataModule, ABC):
             different seeds are compared on the same rows, and a resumed run never validates on rows it was trained on.
         split_seed: The seed of that draw.
         train_language: The part that is of the language of the train split: `val/<metric>/mean_unseen` leaves it out.
+            A warning says so if there is no such part.
         **kwargs: What `TokenizedDataModule` takes.
 
     Raises:
@@ -97,6 +100,7 @@ class LoadedDataModule(TokenizedDataModule, ABC):
         else:
             found = load_files(self._data_files)
         rows = {split: found[name] for split, name in self._names_of_splits(found).items()}
+        self._look_for_train_language(rows)
         if self._validation_fraction is None:
             return rows
         if any(kind_of(name) == "validation" for name in rows) or "train" not in rows:
@@ -112,6 +116,17 @@ class LoadedDataModule(TokenizedDataModule, ABC):
                 f"{self._validation_fraction}` of {len(rows['train'])} rows."
             ) from error
         return {**rows, "train": parts["train"], "validation": parts["test"]}
+
+    def _look_for_train_language(self, splits: Iterable[str]) -> None:
+        """Warn if no part is of the language: it may be misspelt, or there may be none to evaluate on."""
+        evaluated = [split for split in splits if kind_of(split) in ("validation", "test")]
+        parts = sorted({part for split in evaluated if (part := split.partition(".")[2])})
+        if self.train_language and parts and self.train_language not in parts:
+            rank_zero_warn(
+                f"No part of the data is called after `train_language = {self.train_language!r}`, so that "
+                f"`mean_unseen` is the mean over all of them: {listed(parts)}."
+                f"{near_matches(self.train_language, parts)}"
+            )
 
     def _names_of_splits(self, found: dict[str, Dataset]) -> Mapping[str, str]:
         if self._splits is None:

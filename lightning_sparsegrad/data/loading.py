@@ -1,5 +1,6 @@
 """Rows from a hub, a local folder or local files, all through `datasets`."""
 
+import csv
 import json
 import re
 from collections import defaultdict
@@ -17,10 +18,11 @@ from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.hub import how_without, is_unreachable, without_network
 from lightning_sparsegrad.sources import PACKAGE_PREFIX, resolve_source
 
-# `keep_default_na`: the words "null", "nan" and "None" are texts, not missing ones
+# `keep_default_na`: the words "null", "nan" and "None" are texts, not missing ones; `quoting`: between tabs a quotation
+# mark is part of a text, as in GLUE's own files
 _BUILDERS: dict[str, tuple[str, dict[str, Any]]] = {
     ".csv": ("csv", {"keep_default_na": False}),
-    ".tsv": ("csv", {"keep_default_na": False, "sep": "\t"}),
+    ".tsv": ("csv", {"keep_default_na": False, "sep": "\t", "quoting": csv.QUOTE_NONE}),
     ".json": ("json", {}),
     ".jsonl": ("json", {}),
     ".parquet": ("parquet", {}),

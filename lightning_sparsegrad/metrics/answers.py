@@ -82,10 +82,12 @@ class _AnswerScore(Metric, ABC):
             target: All right answers to each question; the one that scores best counts.
 
         Raises:
-            ValueError: If there are not as many questions in both, or one has no right answer.
+            ValueError: If there are not as many questions in both, or one has no list of right answers.
         """
         if len(preds) != len(target):
             raise ValueError(f"There should be an answer for each question. Found {len(preds)} for {len(target)}.")
+        if alone := [right for right in target if isinstance(right, str)]:  # a list of letters
+            raise ValueError(f"Each question should have a list of right answers. Found {alone[0]!r}.")
         if not all(target):
             raise ValueError("Each question should have a right answer. Found none.")
         self.total += sum(self._best(answer, right) for answer, right in zip(preds, target, strict=True))

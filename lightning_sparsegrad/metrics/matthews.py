@@ -1,5 +1,8 @@
 """Matthews correlation that is zero where it is undefined."""
 
+from math import sqrt
+from operator import mul
+
 import torch
 from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
@@ -38,9 +41,11 @@ class MatthewsCorrelation(MulticlassConfusionMatrix):
 
     def compute(self) -> Tensor:
         """Return the coefficient, in [-1, 1]: a float32 scalar."""
-        counts = super().compute()
-        shares = counts / counts.sum()
-        predicted, actual = shares.sum(0), shares.sum(1)
-        spread = (1 - predicted.square().sum()) * (1 - actual.square().sum())
-        found = (shares.trace() - (predicted * actual).sum()) / spread.sqrt()
-        return torch.where(spread > 0, found, 0.0)
+        counts: list[list[int]] = super().compute().tolist()  # integers of Python are exact, and of any size
+        rows = sum(map(sum, counts))
+        predicted, actual = [sum(column) for column in zip(*counts, strict=True)], [sum(row) for row in counts]
+        right = sum(row[place] for place, row in enumerate(counts))
+        by_chance = sum(map(mul, predicted, actual))
+        spread = (rows**2 - sum(map(mul, predicted, predicted))) * (rows**2 - sum(map(mul, actual, actual)))
+        found = (right * rows - by_chance) / sqrt(spread) if spread else 0.0
+        return torch.tensor(found, dtype=torch.float32, device=self.confmat.device)

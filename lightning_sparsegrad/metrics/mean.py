@@ -8,7 +8,8 @@ from torchmetrics import Metric
 class WeightedMean(Metric):
     r"""The mean of numbers, each with a weight, such as the losses of batches: :math:`\sum_i w_i x_i / \sum_i w_i`.
 
-    A number that is not finite makes a mean that is not finite: the loss of a run that diverged. `MeanMetric` of
+    A number of weight 0, such as the loss of a batch without a label, does not count, whatever it is. Any other
+    number that is not finite makes a mean that is not finite: the loss of a run that diverged. `MeanMetric` of
     torchmetrics 1.9 leaves such numbers out, or, told not to, forgets the weights.
 
     Example:
@@ -32,7 +33,8 @@ class WeightedMean(Metric):
 
     def update(self, value: Tensor, weight: float | Tensor) -> None:
         """Add a number, a scalar tensor, with its weight."""
-        self.total += value.float() * weight
+        has_none = torch.as_tensor(weight == 0, device=value.device)
+        self.total += (value.float() * weight).masked_fill(has_none, 0.0)  # NaN times 0 is NaN
         self.weight += weight
 
     def compute(self) -> Tensor:

@@ -4,17 +4,27 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
+import torch
+from torch import Tensor
 from torchmetrics import MeanSquaredError, Metric, MetricCollection, PearsonCorrCoef, SpearmanCorrCoef
 from torchmetrics.classification import BinaryF1Score, MulticlassAccuracy, MulticlassF1Score
+from torchmetrics.utilities.data import dim_zero_cat
 
 from lightning_sparsegrad.errors import ConfigurationError, require_one_of
 from lightning_sparsegrad.metrics.matthews import MatthewsCorrelation
 
 
-def _spearman() -> Metric:
-    with warnings.catch_warnings():  # that it keeps all predictions, of which GLUE has 1,500
-        warnings.filterwarnings("ignore", message="Metric `SpearmanCorrcoef` will save")
-        return SpearmanCorrCoef()
+class _SpearmanCorrelation(SpearmanCorrCoef):
+    """That of torchmetrics, but not a number where a prediction is none, which would have a rank."""
+
+    def __init__(self) -> None:
+        with warnings.catch_warnings():  # that it keeps all predictions, of which GLUE has 1,500
+            warnings.filterwarnings("ignore", message="Metric `SpearmanCorrcoef` will save")
+            super().__init__()
+
+    def compute(self) -> Tensor:
+        found: Tensor = super().compute()
+        return found.masked_fill(dim_zero_cat(self.preds).isnan().any(), torch.nan)
 
 
 MetricName = Literal["accuracy", "f1", "binary_f1", "matthews", "pearson", "spearman", "mse"]
@@ -27,7 +37,7 @@ _OF_CLASSES: dict[str, Callable[[int], Metric]] = {
 }
 _OF_NUMBERS: dict[str, Callable[[], Metric]] = {
     "pearson": PearsonCorrCoef,
-    "spearman": _spearman,
+    "spearman": _SpearmanCorrelation,
     "mse": MeanSquaredError,
 }
 

@@ -15,7 +15,7 @@ class GroupedNDCG(RetrievalNormalizedDCG):
 
     for the grade :math:`g_r` of the answer at rank :math:`r` by score, and :math:`g^*_r` in the best order. Answers of
     the same score share the mean gain of their ranks; a query whose answers all have grade 0 counts as 0. It is
-    scikit-learn's `ndcg_score`, by which XGLUE evaluates web page ranking.
+    scikit-learn's `ndcg_score`, by which XGLUE evaluates web page ranking. Where a score is not a number, nor is it.
 
     `update` takes `preds`, the scores, `target`, the grades from 0 on, and `indexes`, the query of each, int64, all of
     shape (batch,).
@@ -37,7 +37,7 @@ class GroupedNDCG(RetrievalNormalizedDCG):
         super().__init__()
 
     def compute(self) -> Tensor:
-        """Return the mean, in [0, 1], a float32 scalar; 0 if no query has two answers."""
+        """Return the mean, in [0, 1], a float32 scalar; NaN if a score is, 0 if no query has two answers."""
         indexes, preds, target = (dim_zero_cat(state) for state in (self.indexes, self.preds, self.target))
         if not len(indexes):
             return torch.tensor(0.0)
@@ -48,4 +48,5 @@ class GroupedNDCG(RetrievalNormalizedDCG):
         order = query[kept].argsort(stable=True)
         sizes = counts[counts >= _LEAST].tolist()
         groups = zip(preds[kept][order].split(sizes), target[kept][order].split(sizes), strict=True)  # type: ignore[no-untyped-call]
-        return torch.stack([self._metric(scores, grades) for scores, grades in groups]).mean()
+        found = torch.stack([self._metric(scores, grades) for scores, grades in groups]).mean()
+        return found.masked_fill(preds.isnan().any(), torch.nan)

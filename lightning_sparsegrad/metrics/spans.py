@@ -18,13 +18,15 @@ Label = tuple[str, str]  # what its first letter says, and of what type it is
 def read_label(name: str) -> Label:
     """Return the first letter of a label and its type, what follows the first hyphen: `("B", "PER")` of `B-PER`.
 
-    A label without a hyphen, such as a part of speech, is its own type.
+    A label without a hyphen, such as a part of speech, is its own type. None but `O` is outside of all spans: the first
+    letter of `ORG` does not count.
 
     Example:
-        >>> read_label("I-LOC"), read_label("NOUN")
-        (('I', 'LOC'), ('N', 'NOUN'))
+        >>> read_label("I-LOC"), read_label("NOUN"), read_label("ORG")
+        (('I', 'LOC'), ('N', 'NOUN'), ('o', 'ORG'))
     """
-    return name[:1], name.split("-", 1)[-1]
+    is_word = "-" not in name and name != "O" and name.startswith("O")
+    return name[:1].lower() if is_word else name[:1], name.split("-", 1)[-1]
 
 
 def spans_of(labels: Sequence[Label]) -> Iterator[tuple[str, int, int]]:

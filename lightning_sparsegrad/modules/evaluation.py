@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torchmetrics import MetricCollection
 
+from lightning_sparsegrad.data.checks import require_no_mean
 from lightning_sparsegrad.metrics import WeightedMean
 
 
@@ -22,6 +23,9 @@ class Evaluation:
         metrics: Makes the metrics of a part, given its name.
         device: Where predictions are.
         seen: The language trained on, whether it is a part or not; `None` where the parts are no languages.
+
+    Raises:
+        ConfigurationError: If a part is called as a mean is.
     """
 
     def __init__(
@@ -34,6 +38,7 @@ class Evaluation:
     ) -> None:
         self._seen = seen if isinstance(loaders, Mapping) else None  # places in a list are no languages
         self._parts = parts_of(loaders)
+        require_no_mean(self._parts)
         self._losses = [WeightedMean().to(device) for _ in self._parts]
         self._metrics = [metrics(part).to(device) for part in self._parts]
 

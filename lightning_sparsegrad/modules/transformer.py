@@ -17,6 +17,8 @@ from torchmetrics import MetricCollection
 from transformers import PreTrainedModel
 
 from lightning_sparsegrad.components import find_blocks
+from lightning_sparsegrad.data.checks import listed
+from lightning_sparsegrad.data.labels import are_ids
 from lightning_sparsegrad.driver import count_steps
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.hub import how_without, is_unreachable
@@ -29,6 +31,8 @@ from lightning_sparsegrad.transforms.base import GradientTransform
 
 Batch = dict[str, Any]
 
+_LABEL_NAMES = "lightning_sparsegrad_label_names"  # in checkpoints
+
 
 class TransformerTask(SparseGradModule, ABC):
     """Abstract task: fine-tune a pretrained transformer with a head.
@@ -39,6 +43,9 @@ class TransformerTask(SparseGradModule, ABC):
     Logs `train/loss`; and for validation and test `loss` and the metrics, as `val/accuracy` and so on. Where the data
     has several parts, a dict of loaders, each has its own: `val/accuracy/de`; then `val/accuracy/mean`, the unweighted
     mean over the parts, and, where the data names its `train_language`, `val/accuracy/mean_unseen` over all but that.
+
+    A checkpoint holds the `label_names` of the data it was trained on, and is refused for data with others: its classes
+    would be taken for one another.
 
     Under `ModelParallelStrategy` each block of the transformer is sharded, then what is left (FSDP2).
 
@@ -55,7 +62,8 @@ class TransformerTask(SparseGradModule, ABC):
             `GradientEngine`.
 
     Raises:
-        ConfigurationError: If there is no such model, or its head has other labels.
+        ConfigurationError: If there is no such model, or its head has other labels; if a checkpoint was trained on
+            other labels than the data's.
     """
 
     auto_model: ClassVar[Any]
@@ -88,6 +96,7 @@ class TransformerTask(SparseGradModule, ABC):
         self.model_name_or_path = model_name_or_path
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.model = _load(self.auto_model, model_name_or_path, config)
+        self._label_names: list[str] | None = None  # of the data it was trained on
 
     @abstractmethod
     def metrics(self, part: str | None) -> MetricCollection:
@@ -108,6 +117,26 @@ class TransformerTask(SparseGradModule, ABC):
     def forward(self, batch: Batch) -> Any:
         """Return what the model makes of a batch: logits, and the loss if the batch has labels."""
         return self.model(**{name: value for name, value in batch.items() if name not in self.beside})
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        self._label_names = self._names_of_data()
+
+    def on_predict_start(self) -> None:
+        super().on_predict_start()
+        self._require_label_names()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        if self._label_names:
+            checkpoint[_LABEL_NAMES] = self._label_names
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        stored = checkpoint.get("hyper_parameters") or {}  # of a task that takes names
+        self._label_names = checkpoint.get(_LABEL_NAMES) or stored.get("label_names")
+        if self._trainer is not None:
+            self._require_label_names()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
         loss: Tensor = self(batch).loss
@@ -172,7 +201,25 @@ class TransformerTask(SparseGradModule, ABC):
             )
         return steps
 
+    def _names_of_data(self) -> list[str] | None:
+        """Return the names of the classes of the data, `None` where they are not known."""
+        try:
+            names = getattr(self.trainer.datamodule, "label_names", None)  # type: ignore[attr-defined]  # set by its connector
+        except ConfigurationError:  # rows to predict need no labels
+            return None
+        return [str(name) for name in names] if names else None
+
+    def _require_label_names(self) -> None:
+        known, found = self._label_names, self._names_of_data()
+        if known and found and known != found and not (are_ids(known) or are_ids(found)):
+            raise ConfigurationError(
+                f"Data should have the labels that the model was trained on, in the same order: {listed(known)}. "
+                f"Found {listed(found)}."
+            )
+
     def _start_evaluation(self, loaders: Any) -> None:
+        if self.trainer.state.fn != "fit":
+            self._require_label_names()
         data = self.trainer.datamodule  # type: ignore[attr-defined]  # set by its connector
         seen = getattr(data, "train_language", None)
         self._evaluation = Evaluation(loaders, self.metrics, device=self.device, seen=seen)

@@ -171,3 +171,8 @@ def test_data_of_another_task_is_refused(tmp_path, stage):
         ConfigurationError, match=r"should be given to a `TokenClassification`\. Found `SequenceClassification`"
     ):
         run(SequenceClassification(encoder, 9, Identity()), data)
+
+
+def test_a_stage_that_there_is_not_is_refused(tokenizer, files):
+    with pytest.raises(ConfigurationError, match=r"`stage` should be one of 'fit', .* Found `stage = 'train'`\."):
+        TextDataModule(data_files=files, tokenizer=tokenizer).setup("train")

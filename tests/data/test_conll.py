@@ -56,6 +56,25 @@ def test_names_of_the_shared_tasks(tmp_path: Path, newline: str, mark: str) -> N
     ]
 
 
+@pytest.mark.parametrize(
+    ("text", "words", "tags"),
+    [
+        ("Hà Nội\tB-LOC\nlà\tO\n", [["Hà Nội", "là"]], [["B-LOC", "O"]]),  # a word may hold blanks between tabs
+        ("New York \t NNP\tB-LOC\t\n", [["New York"]], [["B-LOC"]]),
+        ("10\u00a0000  CD O\n\u00a0 X O\n\u3000 X O\n", [["10\u00a0000", "\u00a0", "\u3000"]], [["O"] * 3]),
+        ("# id 7f\train=en\nsun _ _ O\n\n# id 8\nday _ _ O\n", [["sun"], ["day"]], [["O"], ["O"]]),
+        ("# id 7f domain=en\n# text\n#\nsun _ _ O\n", [["sun"]], [["O"]]),  # as many columns as a word
+        ("# O\n1 O\n\nis O\n# O\n", [["#", "1"], ["is", "#"]], [["O", "O"], ["O", "O"]]),  # words
+        ("# id 1\nis O\n# SYM\n\n# SYM\n", [["is", "#"], ["#"]], [["O", "SYM"], ["SYM"]]),
+        ("#\tSYM\n1\tNUM\n", [["#", "1"]], [["SYM", "NUM"]]),
+        ("#tag O\n#2 O\n", [["#tag", "#2"]], [["O", "O"]]),
+    ],
+)
+def test_columns_and_comments(tmp_path: Path, text: str, words: list[list[str]], tags: list[list[str]]) -> None:
+    rows = load(tmp_path / "a.conll", text)
+    assert ([row["words"] for row in rows], [row["tags"] for row in rows]) == (words, tags)
+
+
 def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
     before = load(tmp_path / "a.conll", "rain O\n")
     after = load(tmp_path / "a.conll", "Rain O\n")
@@ -76,6 +95,7 @@ def test_a_line_that_cannot_be_read_is_named(tmp_path: Path, name: str, text: st
         load_files(resolve_files({"train": str(tmp_path / name)}))
 
 
-def test_a_file_without_words_is_reported(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"readable as \.conll\. Found `data_files.train = .*no data"):
-        load(tmp_path / "a.conll", "\n\n")
+@pytest.mark.parametrize("text", ["\n\n", " \t\n", "# id 1\n"])
+def test_a_file_without_words_is_reported(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"readable as \.conll\. .*: a\.conll: no line holds a word\."):
+        load(tmp_path / "a.conll", text)

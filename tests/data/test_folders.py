@@ -1,5 +1,6 @@
 """Folders of files called after their splits, and their parts."""
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from tests.data.helpers import write
 def folder(root: Path, *names: str) -> TextDataModule:
     for number, name in enumerate(names):
         write(root / name, text=[f"{'good ' * number}rain", "bad"], label=[1, 0])
-    return TextDataModule(str(root), train_language="en")
+    return TextDataModule(str(root), train_language="de")
 
 
 def test_parts_are_kept_apart_whatever_their_format(tmp_path: Path, tokenizer: str) -> None:
@@ -29,7 +30,7 @@ def test_parts_are_kept_apart_whatever_their_format(tmp_path: Path, tokenizer: s
     assert list(data.val_dataloader()) == ["de", "zh-Hant"]
     texts = [data.rows(f"validation.{part}")["text"][0] for part in ("de", "zh-Hant")]
     assert texts == ["good rain", "good good rain"]
-    assert data.train_language == "en"
+    assert data.train_language == "de"
 
 
 def test_shards_are_put_together(tmp_path: Path) -> None:
@@ -62,3 +63,37 @@ def test_data_files_may_be_parts(tmp_path: Path, tokenizer: str) -> None:
     assert list(data.val_dataloader()) == ["de"]
     with pytest.raises(ConfigurationError, match=r"keys of `data_files` should be .* Found `valid.de`\. Near matches"):
         TextDataModule(data_files={"train": path, "valid.de": path})
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("validation.mean", r"should not be called `mean`, `mean_unseen`: .* Found `mean`\."),
+        ("validation.a/b", r"should have names without slashes: .* Found `a/b`\."),
+        ("validation.a\\b", r"should have names without slashes"),
+    ],
+)
+def test_names_of_parts_that_cannot_be_are_refused(tmp_path: Path, tokenizer: str, name: str, message: str) -> None:
+    path = write(tmp_path / "a.csv", text=["a", "of"], label=[0, 1])
+    data = TextDataModule(data_files={"train": path, name: path, "predict.mean": path}, tokenizer=tokenizer)
+    with pytest.raises(ConfigurationError, match=message):
+        data.setup("fit")
+    assert len(list(data.predict_dataloader()["mean"])) == 1  # of which there are no means
+
+
+@pytest.mark.parametrize(
+    ("language", "near"),
+    [("eng", " Near matches: `en`."), ("EN", ""), ("sw", ""), ("en", None), ("de", None), (None, None)],
+)
+def test_a_training_language_that_is_no_part_is_noticed(tmp_path: Path, language: str | None, near: str | None) -> None:
+    path = write(tmp_path / "a.csv", text=["a", "of"], label=[0, 1])
+    files = {"train": path, "validation.en": path, "test.de": path}
+    data = TextDataModule(data_files=files, train_language=language)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        assert set(data.splits_of_source) == {*files, "predict.de"}
+    texts = [str(each.message) for each in found if "train_language" in str(each.message)]
+    assert len(texts) == (near is not None)
+    if near is not None:
+        said = f"`train_language = '{language}'`, so that `mean_unseen` is the mean over all of them: `de`, `en`."
+        assert said + near in texts[0]

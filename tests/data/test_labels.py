@@ -1,5 +1,7 @@
 import json
 import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -149,3 +151,55 @@ def test_floats_are_refused_where_names_are_given(tmp_path):
         ConfigurationError, match=r"should be integers or text, as `label_names` says,.*Found `float64`"
     ):
         _ = data.num_labels
+
+
+# ---------------------------------------------------------------- splits that name the classes differently
+def classes(path: Path, names: list[str], ids: list[int]) -> str:
+    features = Features({"text": Value("string"), "label": ClassLabel(names=names)})
+    Dataset.from_dict({"text": SENTENCES[: len(ids)], "label": ids}, features=features).to_parquet(path)
+    return str(path)
+
+
+def train_and_test(tmp_path: Path, tokenizer: str, train: Any, test: Any, **kwargs: Any) -> TextDataModule:
+    """Each split is the names of a `ClassLabel` with its ids, or a list of labels."""
+    files = {}
+    for split, given in (("train", train), ("test", test)):
+        path = tmp_path / f"{split}.parquet"
+        plain = {"text": SENTENCES[: len(given)], "label": given}
+        files[split] = classes(path, *given) if isinstance(given, tuple) else write(path, **plain)
+    return TextDataModule(data_files=files, tokenizer=tokenizer, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "names", "ids"),
+    [
+        ((["bad", "good"], [0, 1]), (["good", "bad"], [0, 1, 1]), None, [1, 0, 0]),
+        ((["bad", "fair", "good"], [0, 1, 2]), (["good", "bad", "odd"], [0, 1]), None, [2, 0]),
+        (["good", "bad"], (["good", "bad"], [0, 1, 0]), None, [1, 0, 1]),
+        (["good", "bad"], (["good", "bad"], [0, 1, 0]), ["good", "fair", "bad"], [0, 2, 0]),
+        ((["good", "bad"], [0, 1]), (["good", "bad"], [0, 1, 0]), ["bad", "fair", "good"], [2, 0, 2]),
+        ([0, 1], (["good", "bad"], [0, 1, 0]), ["bad", "good"], [1, 0, 1]),
+        ([0, 1], (["good", "bad"], [0, 1, 0]), None, [0, 1, 0]),  # here, and below, one side has no names
+        ((["0", "1"], [0, 1]), (["good", "bad"], [0, 1, 0]), ["bad", "good"], [1, 0, 1]),
+        ((["bad", "good"], [0, 1]), (["0", "1"], [0, 1, 0]), None, [0, 1, 0]),
+    ],
+)
+def test_a_class_is_the_same_in_each_split(tmp_path, tokenizer, train, test, names, ids):
+    data = train_and_test(tmp_path, tokenizer, train, test, label_names=names)
+    assert next(iter(data.test_dataloader()))["labels"].tolist() == ids
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "names", "message"),
+    [
+        ((["bad", "good"], [0, 1]), (["bad", "odd"], [0, 1]), None, "split `test` should be among .* Found `'odd'`"),
+        ((["bad", "good"], [0, 1]), (["good", "bad"], [-1, -1]), None, "Found `-1`. -1 marks labels that were not"),
+        (["bad", "good"], (["0", "1"], [0, 1]), None, "split `test` should be among .* Found `'0'`, `'1'`"),
+        ((["bad", "good"], [0, 1]), (["bad", "good"], [0, 1]), ["no", "yes"], "should be, in the order of their ids, "),
+        ((["bad", "good"], [0, 1]), (["bad", "good"], [0, 1]), ["good", "bad"], "should be, in the order of their ids"),
+    ],
+)
+def test_names_that_cannot_be_told_are_refused(tmp_path, tokenizer, train, test, names, message):
+    data = train_and_test(tmp_path, tokenizer, train, test, label_names=names)
+    with pytest.raises(ConfigurationError, match=message):
+        data.setup("test")

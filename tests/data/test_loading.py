@@ -57,6 +57,20 @@ def test_an_empty_file_and_mixed_formats_are_refused(tmp_path, files):
         TextDataModule(data_files={"train": [files["train"], other]})
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("a.tsv", 'text\tlabel\n"So\t0\nhe said "yes"\t1\n"quoted"\t0\n', ['"So', 'he said "yes"', '"quoted"']),
+        ("a.csv", 'text,label\n"a, b",0\n"two\nlines",1\n"a ""b""",0\n', ["a, b", "two\nlines", 'a "b"']),
+    ],
+)
+def test_quotation_marks_enclose_fields_between_commas_only(tmp_path, name, text, expected):
+    (tmp_path / name).write_text(text)
+    rows = load_files(resolve_files({"train": str(tmp_path / name)}))["train"]
+    assert rows["text"][:] == expected
+    assert rows["label"][:] == [0, 1, 0]
+
+
 def test_a_file_that_cannot_be_parsed_is_named(tmp_path):
     path = tmp_path / "bad.parquet"
     path.write_text("{")

@@ -94,7 +94,11 @@ def test_answers_may_be_a_list_and_stand_a_little_off(tmp_path, path):
         (["the Seine", "Rome"], r"should hold answers as {'text': .* Found 'the Seine'\."),
         ([{"text": ["the Seine"]}, {"text": ["Rome"]}], r"should hold answers as .* Found {'text': \['the Seine'\]}\."),
         ([None, answers()[1]], r"should hold answers as .* Found None\."),
-        ([{"text": [], "answer_start": []}, answers()[1]], r"should hold an answer in every row\. Found none\."),
+        ([{"text": [], "answer_start": []}, answers()[1]], r"an answer in every row\. Found none\. This is row 0\."),
+        ([answers()[0], {"text": [None], "answer_start": [0]}], r"hold answers as .*{'text': \[None\],.* row 1\."),
+        ([{"text": [7], "answer_start": [0]}] * 2, r"of split `test` should .* {'text': \[7\],.* row 0\."),
+        ([answers()[0], {"text": ["Rome"], "answer_start": [None]}], r"hold answers as .* row 1\."),
+        ([[{"text": 1.5, "answer_start": 0}]] * 2, r"should hold answers as .* Found \[{'text': 1\.5,"),
     ],
 )  # fmt: skip
 def test_answers_that_are_not_there_are_reported(tmp_path, given, message):

@@ -1,3 +1,5 @@
+import pytest
+
 from lightning_sparsegrad.data import RankingsDataModule
 from tests.data.helpers import write
 
@@ -15,9 +17,13 @@ def test_answers_to_one_query_stand_in_one_group(tmp_path, tokenizer):
     assert data.num_labels == 3
 
 
-def test_a_sample_does_not_tear_groups_apart(tmp_path, tokenizer):
-    path = write(tmp_path / "r.csv", query=["rain"] * 3 + ["day"] * 3, title=["bad"] * 6, label=[0, 1, 2, 2, 1, 0])
+@pytest.mark.parametrize(
+    ("most", "groups"), [(2, [0, 0]), (3, [0, 0, 0]), (4, [0, 0, 0]), (6, [0, 0, 0, 1, 1]), (7, [0, 0, 0, 1, 1, 2, 2])]
+)
+def test_a_sample_does_not_tear_groups_apart(tmp_path, tokenizer, most, groups):
+    queries = ["rain"] * 3 + ["day"] * 2 + ["rain"] * 2
+    path = write(tmp_path / "r.csv", query=queries, title=["bad"] * 7, label=[0, 1, 2, 2, 1, 0, 1])
     data = RankingsDataModule(
-        data_files={"train": path}, text_columns=["query", "title"], tokenizer=tokenizer, max_samples=3
+        data_files={"train": path}, text_columns=["query", "title"], tokenizer=tokenizer, max_samples=most
     )
-    assert data.dataset("train")["group"][:] == [0, 0, 0]
+    assert data.dataset("train")["group"][:] == groups

@@ -52,6 +52,21 @@ def test_labels_may_be_ids_of_a_known_order(tmp_path):
     assert torch.equal(only(with_names.test_dataloader())["labels"], by_name["labels"])
 
 
+@pytest.mark.parametrize("train", ["names", "ids"])
+def test_a_label_is_the_same_in_each_split(tmp_path, path, train):
+    def ids_of(names: list[str], split: str) -> str:
+        features = Features({"words": List(Value("string")), "tags": List(ClassLabel(names=names))})
+        ids = [[names.index(tag) for tag in row] for row in TAGS]
+        Dataset.from_dict({"words": WORDS, "tags": ids}, features=features).to_parquet(tmp_path / f"{split}.parquet")
+        return str(tmp_path / f"{split}.parquet")
+
+    files = {"train": path if train == "names" else ids_of(NAMES, "train"), "test": ids_of(NAMES[::-1], "test")}
+    data = WordsDataModule(data_files=files, tokenizer=MINILM)
+    expected = WordsDataModule(data_files={"train": path, "test": path}, tokenizer=MINILM)
+    assert data.label_names == NAMES
+    assert torch.equal(only(data.test_dataloader())["labels"], only(expected.test_dataloader())["labels"])
+
+
 def test_predictions_are_read_back_word_by_word(tmp_path, path):
     new = write(tmp_path / "new.parquet", words=WORDS)
     files = {"train": path, "predict": new}
@@ -77,7 +92,7 @@ def test_a_folder_of_conll_files_by_language(tmp_path):
         "validation.hi.conll": "अच्छा O\nदिन B-X\n",
     }.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
-    data = WordsDataModule(str(tmp_path), tokenizer=MINILM, train_language="en")
+    data = WordsDataModule(str(tmp_path), tokenizer=MINILM, train_language="de")
     assert list(data.val_dataloader()) == ["de", "hi"]
     assert only(data.val_dataloader()["hi"])["labels"].tolist()[0][1] == data.label_names.index("O")
 

@@ -121,6 +121,15 @@ def test_a_part_without_rows_is_left_out(folder: Path) -> None:
     assert run.callback_metrics["val/accuracy/mean_unseen"] == run.callback_metrics["val/accuracy/sw"]
 
 
+@pytest.mark.parametrize("name", ["mean", "mean_unseen"])
+def test_a_part_that_is_called_as_a_mean_is_refused(folder: Path, name: str) -> None:
+    data = Languages()
+    data.parts[name] = data.parts["de"]
+    task = SequenceClassification(str(folder / "classes"), CLASSES, Identity())
+    with pytest.raises(ConfigurationError, match=rf"should not be called `mean`, `mean_unseen`: .* Found `{name}`\."):
+        trainer().validate(task, data, verbose=False)
+
+
 def test_loaders_without_names_are_counted(folder: Path) -> None:
     run = trainer()
     task = SequenceClassification(str(folder / "classes"), CLASSES, Identity(), metrics=["accuracy"])

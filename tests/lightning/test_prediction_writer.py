@@ -59,6 +59,26 @@ def test_where_fewer_batches_are_predicted_fewer_rows_are_written(
     assert len(read(tmp_path / "out" / "fr.tsv")) == 1 + 4
 
 
+class Renamed(TextDataModule):
+    def predict_dataloader(self) -> Any:
+        loaders = super().predict_dataloader()
+        return {"../../de": loaders["de"]}
+
+
+def test_a_part_does_not_lead_out_of_the_folder(data: TextDataModule, encoder: str, tmp_path: Path) -> None:
+    path = str(tmp_path / "train.csv")
+    others = [
+        TextDataModule(data_files={"train": path, "predict.../../de": path}, tokenizer=encoder),
+        Renamed(data_files={"train": path, "predict.de": path}, tokenizer=encoder),
+    ]
+    before = sorted(tmp_path.glob("*"))
+    for other in others:
+        run = trainer(callbacks=[PredictionWriter(str(tmp_path / "out" / "in"))])
+        with pytest.raises(ConfigurationError, match=r"should have names without slashes: .* Found `\.\./\.\./de`"):
+            run.predict(SequenceClassification(encoder, 3, Identity()), other)
+    assert {path.name for path in {*tmp_path.glob("*")} - {*before}} <= {"cache"}
+
+
 class Bare(LightningModule):
     def __init__(self, output: Any) -> None:
         super().__init__()

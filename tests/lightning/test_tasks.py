@@ -69,6 +69,14 @@ def test_words_are_learnt_and_measured_at_their_first_piece(folder: Path) -> Non
     assert {"val/span_f1", "val/span_precision", "val/span_recall"} <= set(found)
 
 
+def test_a_batch_without_a_labelled_word_does_not_count(folder: Path) -> None:
+    task = TokenClassification(str(folder / "tokens"), NAMES, Identity())
+    labelled = {**inputs(2, 5), "labels": torch.tensor([[-100, 1, 2, -100, 0], [-100, 1, -100, -100, -100]])}
+    without = {**inputs(1, 5), "labels": torch.full((1, 5), -100)}
+    expected = measured(task, [labelled])
+    assert measured(task, [without, labelled, without]) == pytest.approx(expected)
+
+
 @pytest.mark.parametrize("names", [[], ["O"], ["O", "O"]])
 def test_labels_that_are_not_two_are_refused(folder: Path, names: list[str]) -> None:
     with pytest.raises(ConfigurationError, match="`label_names` should be two or more different names"):

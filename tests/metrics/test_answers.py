@@ -162,7 +162,12 @@ def test_many_answers_add_up_where_models_are_of_half_precision() -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "message"), [([["a"]], "Found 2 for 1"), ([["a"], []], "should have a right answer")]
+    ("target", "message"),
+    [
+        ([["a"]], "Found 2 for 1"),
+        ([["a"], []], "should have a right answer"),
+        ([["a"], "bc"], r"should have a list of right answers\. Found 'bc'\."),
+    ],
 )
 def test_questions_without_answers(target: list[list[str]], message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -52,6 +52,32 @@ def test_a_constant_has_no_correlation(preds: list[int], target: list[int]) -> N
         assert matthews_corrcoef(target, preds) == 0
 
 
+@pytest.mark.parametrize("classes", [2, 3, 5])
+@pytest.mark.parametrize("rows", [3, 10, 1000, 16_777_217])
+def test_a_constant_among_many_rows_has_exactly_none(classes: int, rows: int) -> None:
+    told_alike = torch.zeros(classes, classes, dtype=torch.int64)
+    told_alike[:, 1] = rows // torch.arange(1, classes + 1)
+    for counts in (told_alike, told_alike.T):
+        metric = MatthewsCorrelation(classes)
+        metric.update(torch.tensor([1]), torch.tensor([1]))
+        metric.confmat += counts
+        assert float(metric.compute()) == 0
+
+
+@pytest.mark.parametrize(
+    "counts", [[[10_000_000, 3], [1, 2]], [[4_000_000, 1, 2], [3, 5, 0], [1, 0, 2]], [[1, 99_999], [0, 10_000_000]]]
+)
+def test_a_rare_class_counts_in_full(counts: list[list[int]]) -> None:
+    metric = MatthewsCorrelation(len(counts))
+    metric.update(torch.tensor([0]), torch.tensor([0]))
+    metric.confmat += torch.tensor(counts) - metric.confmat
+    pairs = [(actual, told) for actual in range(len(counts)) for told in range(len(counts))]
+    actual, told = np.array(pairs).T
+    weights = np.array([counts[row][column] for row, column in pairs])
+    expected = matthews_corrcoef(actual, told, sample_weight=weights)
+    assert float(metric.compute()) == pytest.approx(expected, rel=1e-6)
+
+
 def test_a_correlation_of_many_rows_does_not_overflow() -> None:
     metric = MatthewsCorrelation(2)
     metric.update(torch.tensor([0]), torch.tensor([0]))
@@ -69,6 +95,16 @@ def test_metrics_of_numbers(name: str) -> None:
     metrics.update(preds[40:], target[40:])
     expected = OF_NUMBERS[name](target.numpy(), preds.numpy())
     assert float(metrics.compute()[name]) == pytest.approx(float(expected), rel=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:The variance of predictions")  # Pearson's, of a NaN
+@pytest.mark.parametrize("name", OF_NUMBERS)
+def test_a_prediction_that_is_no_number_has_no_score(name: str) -> None:
+    metrics = named_metrics([name], 1)
+    metrics.update(torch.arange(6.0), torch.arange(6.0))
+    assert metrics.compute()[name].isfinite()
+    metrics.update(torch.tensor([torch.nan]), torch.tensor([6.0]))
+    assert metrics.compute()[name].isnan()
 
 
 # ---------------------------------------------------------------- rankings
@@ -119,3 +155,11 @@ def test_queries_with_one_answer_do_not_count() -> None:
     assert float(metric.compute()) == 0
     metric.update(torch.tensor([0.3, 0.2]), torch.tensor([2, 0]), indexes=torch.tensor([7, 7]))
     assert float(metric.compute()) == 1
+
+
+@pytest.mark.parametrize("query", [0, 7])
+def test_a_score_that_is_no_number_has_no_ranking(query: int) -> None:
+    metric = GroupedNDCG()
+    metric.update(torch.tensor([0.3, 0.2]), torch.tensor([2, 0]), indexes=torch.tensor([0, 0]))
+    metric.update(torch.tensor([torch.nan]), torch.tensor([1]), indexes=torch.tensor([query]))
+    assert metric.compute().isnan()

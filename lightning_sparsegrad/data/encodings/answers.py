@@ -93,7 +93,11 @@ class AnswerEncoding(Encoding):
                 desc=f"Tokenizing {split}",
             )
         except _AnswerError as error:
-            raise ConfigurationError(f"Column `{self.answers_column}` of split `{split}` should {error}") from error
+            found = zip(rows[self.answers_column], rows[self.columns[1]], strict=True)
+            row = next(place for place, (given, context) in enumerate(found) if _is_wrong(given, context))
+            raise ConfigurationError(
+                f"Column `{self.answers_column}` of split `{split}` should {error} This is row {row}."
+            ) from error
 
     def decode(self, output: Mapping[str, Any], batch: Batch, labels: LabelSpace) -> list[Any]:  # noqa: ARG002
         """Return the answer to each row's question."""
@@ -195,17 +199,31 @@ def _spans(answers: Any, context: str) -> list[tuple[int, int, str]]:
     return found
 
 
+def _is_wrong(answers: Any, context: str) -> bool:
+    try:
+        _spans(answers, context)
+    except _AnswerError:
+        return True
+    return False
+
+
 def _listed(answers: Any) -> list[tuple[str, int]]:
     """Return the text of each answer and where it is said to begin, however they are written."""
     try:
         if isinstance(answers, list):
-            return [(answer["text"], int(answer["answer_start"])) for answer in answers]
-        return [(text, int(start)) for text, start in zip(answers["text"], answers["answer_start"], strict=True)]
+            return [(_text(answer["text"]), int(answer["answer_start"])) for answer in answers]
+        return [(_text(text), int(start)) for text, start in zip(answers["text"], answers["answer_start"], strict=True)]
     except (TypeError, KeyError, ValueError) as error:
         raise _AnswerError(
             f"hold answers as {{'text': [...], 'answer_start': [...]}}, or a list of such with one answer each. "
             f"Found {answers!r}."
         ) from error
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
 
 
 def _occurrences(text: str, context: str) -> Iterator[int]:

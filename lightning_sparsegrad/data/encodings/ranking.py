@@ -44,5 +44,9 @@ class RankingEncoding(SequenceEncoding):
         return found
 
     def sample(self, rows: Dataset, count: int) -> Dataset:
-        """Return the first rows: a draw of single ones would tear the answers to a query apart."""
+        """Return the first rows, without a query that would be torn apart unless there is no other."""
+        if self.query_column in rows.column_names:  # `encode` reports it
+            queries = rows[self.query_column][: count + 1]
+            starts = [row for row in range(1, count + 1) if queries[row - 1] != queries[row]]
+            count = starts[-1] if starts else count
         return rows.select(range(count))

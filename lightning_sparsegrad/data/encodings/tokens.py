@@ -74,9 +74,9 @@ class TokenEncoding(Encoding):
         if labels is not None:
             require_columns(rows, {self.tags_column: "tags_column"}, split)
             columns.append(self.tags_column)
-            found = list(dict.fromkeys(_flat(rows, self.tags_column, split)[self.tags_column]))
-            labels.check(found, split)
-            ids = {name: index for index, name in enumerate(labels.names)} if labels.by_name else {i: i for i in found}
+            tags = _flat(rows, self.tags_column, split)
+            found = list(dict.fromkeys(tags[self.tags_column]))
+            ids = labels.ids(tags.features[self.tags_column], found, split)
             _require_same_lengths(rows, self.words_column, self.tags_column, split)
         return rows.select_columns(columns).map(
             _encode_words,

@@ -1,0 +1,132 @@
+"""What data tell a model about labels: what checkpoints keep of it, and what is refused where two sources differ."""
+
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+
+from lightning_sparsegrad import (
+    ConfigurationError,
+    ExtractiveQuestionAnswering,
+    Identity,
+    PointwiseRanking,
+    SequenceClassification,
+    SparseGradCLI,
+    TokenClassification,
+)
+from lightning_sparsegrad.data import TextDataModule, WordsDataModule
+from lightning_sparsegrad.modules import TransformerTask
+from tests import hub
+
+from .tasks import trainer
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "xglue"
+TASKS: dict[str, type[TransformerTask]] = {
+    "xnli": SequenceClassification,
+    "ner": TokenClassification,
+    "mlqa": ExtractiveQuestionAnswering,
+    "wpr": PointwiseRanking,
+}
+QUICK = [
+    *("--trainer.accelerator=cpu", "--trainer.logger=false", "--trainer.enable_progress_bar=false"),
+    *(
+        "--trainer.enable_model_summary=false",
+        "--data.batch_size=3",
+        "--data.languages=[en,de]",
+        "--trainer.callbacks=null",
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return hub.tiny_encoder(tmp_path_factory.mktemp("encoder"), layers=1)
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def fitted(task: str, encoder: str, *more: str) -> tuple[SparseGradCLI, str]:
+    """Fit a task for a step, and return the run and its checkpoint."""
+    data = hub.write_xglue(Path("data").absolute(), task, rows=6)
+    given = [f"--config={CONFIGS / task}.yaml", f"--data.dataset={data}", f"--model.model_name_or_path={encoder}"]
+    cli = SparseGradCLI(args=["fit", *given, *QUICK, "--trainer.max_steps=1", *more])
+    (path,) = Path("checkpoints").iterdir()
+    return cli, str(path)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_checkpoint_of_the_command_line_loads_and_evaluates(task: str, encoder: str) -> None:
+    cli, path = fitted(task, encoder)
+    loaded = TASKS[task].load_from_checkpoint(path)
+    weights = cli.model.state_dict()
+    assert all(torch.equal(weight, weights[name]) for name, weight in loaded.state_dict().items())
+    assert repr(loaded.gradient_transform) == repr(cli.model.gradient_transform)
+    tested = SparseGradCLI(args=["test", "--ckpt_path", path, *QUICK])
+    assert {"test/loss/en", "test/loss/de"} <= set(tested.trainer.callback_metrics)
+
+
+def write(path: str, labels: list[str]) -> str:
+    rows = "".join(f"{word},{label}\n" for word, label in zip(cycle(["sun", "rain"]), labels, strict=False))
+    Path(path).write_text(f"text,label\n{rows}")
+    return path
+
+
+def data_of(labels: list[str], encoder: str, **kwargs: Any) -> TextDataModule:
+    path = write(f"{'-'.join(labels)}.csv", labels)
+    return TextDataModule(data_files=dict.fromkeys(("train", "validation", "test"), path), tokenizer=encoder, **kwargs)
+
+
+@pytest.mark.parametrize("way", ["ckpt_path", "load_from_checkpoint"])
+@pytest.mark.parametrize("run", ["validate", "test", "predict"])
+def test_a_checkpoint_is_refused_for_data_with_other_labels(run: str, way: str, encoder: str) -> None:
+    fit = trainer(max_steps=1)
+    fit.fit(SequenceClassification(encoder, 2, Identity()), datamodule=data_of(["bad", "good"], encoder))
+    fit.save_checkpoint("a.ckpt")
+
+    def evaluated(data: TextDataModule) -> Trainer:
+        again, path = trainer(), None
+        task = SequenceClassification(encoder, 2, Identity())
+        if way == "ckpt_path":
+            path = "a.ckpt"
+        else:
+            task = SequenceClassification.load_from_checkpoint("a.ckpt", gradient_transform=Identity())
+        getattr(again, run)(task, datamodule=data, ckpt_path=path)
+        return again
+
+    message = r"labels that the model was trained on, in the same order: `bad`, `good`\. Found `good`, `bad`\."
+    with pytest.raises(ConfigurationError, match=message):
+        evaluated(data_of(["bad", "good"], encoder, label_names=["good", "bad"]))
+    assert evaluated(data_of(["good", "bad"], encoder)).state.finished
+    assert evaluated(data_of(["1", "0"], encoder)).state.finished  # the data have no names
+
+
+def test_a_fit_on_other_labels_makes_them_its_own(encoder: str) -> None:
+    task = SequenceClassification(encoder, 2, Identity())
+    for labels in (["bad", "good"], ["no", "yes"]):
+        run = trainer(max_steps=1)
+        run.fit(task, datamodule=data_of(labels, encoder))
+        run.save_checkpoint(f"{labels[0]}.ckpt")
+        trainer().validate(task, datamodule=data_of(labels, encoder), verbose=False)
+    assert torch.load("no.ckpt", weights_only=True)["lightning_sparsegrad_label_names"] == ["no", "yes"]
+    with pytest.raises(ConfigurationError, match=r"`bad`, `good`\. Found `no`, `yes`"):
+        trainer(max_steps=2).fit(task, datamodule=data_of(["no", "yes"], encoder), ckpt_path="bad.ckpt")
+
+
+def test_names_that_a_task_was_given_are_kept_without_a_fit_on_data(encoder: str) -> None:
+    task = TokenClassification(encoder, ["O", "B-X"], Identity())
+    run = trainer()
+    run.strategy.connect(task)
+    run.save_checkpoint("a.ckpt")
+    path = Path("a.jsonl")
+    path.write_text('{"words": ["sun"], "tags": ["B-X"]}\n')
+    names = ["B-X", "O"]
+    data = WordsDataModule(data_files={"test": str(path)}, tokenizer=encoder, label_names=names)
+    with pytest.raises(ConfigurationError, match=r"`O`, `B-X`\. Found `B-X`, `O`\."):
+        trainer().test(TokenClassification(encoder, names, Identity()), datamodule=data, ckpt_path="a.ckpt")
