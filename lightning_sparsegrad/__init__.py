@@ -9,10 +9,10 @@ The way of one gradient, and where each step lives:
 - `transforms`: the strategies, bound to the `components` of a model, with rates and thresholds from `schedules`;
 - `functional`: the kernels, on lists of tensors.
 
-Beside it: `skipping` leaves out work on what will be dropped, `nonfinite` finds gradients that are not finite, `resume`
-is what `ExactResume` in `callbacks` keeps in a checkpoint, `metrics` has what torchmetrics has not, `hub` helps where
-no model or data can be fetched, `parser` and `diagnosis` read the command line, and `results` and `outcome` make the
-tables it prints.
+Beside it: `skipping` leaves out work on what will be dropped, `nonfinite` finds gradients that are not finite, `meter`
+measures what a transform does to each component, `resume` is what `ExactResume` in `callbacks` keeps in a checkpoint,
+`metrics` has what torchmetrics has not, `hub` helps where no model or data can be fetched, `parser`, `linked` and
+`diagnosis` read the command line, `results` and `outcome` make the tables it prints, and `studies` runs it many times.
 
 Imports point that way only. Everything up to the engine needs torch alone: names that need lightning or transformers
 load them when they are first asked for.

@@ -4,10 +4,8 @@ import sys
 from copy import deepcopy
 from functools import cached_property
 from importlib import import_module
-from inspect import Parameter, signature
 from itertools import pairwise
 from pathlib import Path
-from pydoc import locate
 from time import monotonic
 from traceback import walk_tb
 from typing import Any
@@ -22,7 +20,6 @@ from lightning.pytorch.cli import (
     LightningCLI,
     SaveConfigCallback,
     _get_module_type,
-    _InstantiatorFn,
 )
 
 import lightning_sparsegrad.data
@@ -39,13 +36,13 @@ from lightning_sparsegrad.checkpoints import (
 from lightning_sparsegrad.data import TokenizedDataModule
 from lightning_sparsegrad.diagnosis import Fault, debugging, one_line
 from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.linked import LINKED, ModelInstantiator, about_missing
 from lightning_sparsegrad.modules import TransformerTask
 from lightning_sparsegrad.outcome import print_outcome
 from lightning_sparsegrad.parser import SparseGradArgumentParser, read_config
 
 __all__ = ["SparseGradArgumentParser", "SparseGradCLI", "StoreConfigCallback", "main"]
 
-_LINKED = ("num_labels", "label_names")  # arguments of a model that its data know
 _LARGEST_INTEGER = 2**63
 _INTERRUPTED = 130  # as shells say it
 _LOOKED_UP = {"best", "last", "hpc"}  # no file names: Lightning finds them
@@ -73,29 +70,6 @@ class StoreConfigCallback(SaveConfigCallback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
         checkpoint[CONFIG_KEY] = self._stored
-
-
-class _ModelInstantiator(_InstantiatorFn):
-    """Lightning's, which would store among the hyperparameters of a model also what is linked to arguments it lacks.
-
-    `load_from_checkpoint` would pass them on. Nor would it say a word where the data override what the user gave.
-    """
-
-    def __call__(
-        self, class_type: type[Any], *args: Any, applied_instantiation_links: dict[str, Any], **kwargs: Any
-    ) -> Any:
-        links = dict(applied_instantiation_links)
-        given = self.cli._get(self.cli.config, "model") or Namespace()  # type: ignore[no-untyped-call]
-        for name in _LINKED:
-            value = links.get(target := f"{self.key}.init_args.{name}")
-            if name not in kwargs:
-                links.pop(target, None)
-            elif target in links and given.get(f"init_args.{name}") not in (None, value, _default(class_type, name)):
-                raise ConfigurationError(
-                    f"Parameter `--model.{name}` should be left out, or be what the data say: {value}. "
-                    f"Found `--model.{name} = {given[f'init_args.{name}']}`."
-                )
-        return super().__call__(class_type, *args, applied_instantiation_links=links, **kwargs)
 
 
 class SparseGradCLI(LightningCLI):
@@ -164,13 +138,13 @@ class SparseGradCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         if self.subclass_mode_model and self.subclass_mode_data:
             # jsonargparse passes over a link if the data has no such attribute or the model no such argument
-            for name in _LINKED:
+            for name in LINKED:
                 parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
 
     def _add_instantiators(self) -> None:
         super()._add_instantiators()
         self.parser.add_instantiator(
-            _ModelInstantiator(self, "model"), _get_module_type(self._model_class), subclasses=self.subclass_mode_model
+            ModelInstantiator(self, "model"), _get_module_type(self._model_class), subclasses=self.subclass_mode_model
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
@@ -255,7 +229,7 @@ class SparseGradCLI(LightningCLI):
             # jsonargparse wraps whatever a constructor raises: the cause tells whether it was about the arguments
             if isinstance(error, ConfigurationError) or not isinstance(_root(error), _ABOUT_ARGUMENTS):
                 raise
-            raise ConfigurationError(Fault.find(str(error)).text + self._about_labels()) from error
+            raise ConfigurationError(Fault.find(str(error)).text + about_missing(self)) from error
         _check_trainer(self.trainer)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -277,29 +251,12 @@ class SparseGradCLI(LightningCLI):
         """Whether model and data are, so that it is known what a prediction means."""
         return isinstance(self.model, TransformerTask) and isinstance(self.datamodule, TokenizedDataModule)
 
-    def _about_labels(self) -> str:
-        """Say so if the model may lack what is linked to the data: jsonargparse does not require it then."""
-        model, data = (self._get(self.config, key) or Namespace() for key in ("model", "data"))  # type: ignore[no-untyped-call]
-        data_class = locate(data.get("class_path", ""))
-        for name in _LINKED:
-            if model.get(f"init_args.{name}", name) is None and not hasattr(data_class, name):
-                return f" Neither `--model.{name}` nor the data says `{name}`."
-        return ""
-
     def fit(self, **kwargs: Any) -> None:
         """Fit, and tell how it went; LightningCLI calls it in place of the Trainer's."""
         start = monotonic()
         self.trainer.fit(**kwargs)
         if self.trainer.is_global_zero:
             print_outcome(self.trainer, seconds=monotonic() - start)
-
-
-def _default(class_type: type[Any], name: str) -> Any:
-    """Return the default of a parameter, which may be that of a base; `None` without one."""
-    inits = (vars(base)["__init__"] for base in class_type.__mro__ if "__init__" in vars(base))
-    found = (signature(init).parameters.get(name) for init in inits)
-    default = next((parameter.default for parameter in found if parameter), Parameter.empty)
-    return None if default is Parameter.empty else default
 
 
 def _check_trainer(trainer: Trainer) -> None:

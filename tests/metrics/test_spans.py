@@ -63,7 +63,7 @@ def test_a_coordinating_conjunction_is_no_subordinating_one() -> None:
         ("SYM SYM", [("SYM", 0, 0), ("SYM", 1, 1)]),
         ("INTJ INTJ", [("INTJ", 0, 1)]),
         ("B-X-Y I-X-Y I-Z-Y", [("X-Y", 0, 1), ("Z-Y", 2, 2)]),
-        ("O ORG ORG PER O OTHER .", [("ORG", 1, 2), ("PER", 3, 3), ("OTHER", 5, 5), (".", 6, 6)]),
+        ("O ORG ORG PER O OTHER .", [("ORG", 1, 2), ("PER", 3, 3), ("OTHER", 5, 5)]),  # "." as seqeval has it
         ("", []),
     ],
 )

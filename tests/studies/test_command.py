@@ -1,6 +1,7 @@
 """`sparsegrad study` from the command line: what it runs, keeps, goes on with and tells."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -161,7 +162,8 @@ def test_two_studies_do_not_share_a_folder(tmp_path: Path, capsys: pytest.Captur
 
 
 @pytest.mark.resume
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(3 if os.environ.get("RESUME_ALL") else 1))
 def test_a_study_killed_at_random_ends_with_the_same_report(tmp_path: Path, done: Path, seed: int) -> None:
     random, config = Random(seed), write(tmp_path)  # noqa: S311  # of moments to kill
     command = [sys.executable, "-m", "lightning_sparsegrad", "study", "--config", config, f"--folder={tmp_path}"]

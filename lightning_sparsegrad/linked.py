@@ -1,0 +1,53 @@
+"""What of a model its data know: arguments that the command line links to them."""
+
+from inspect import Parameter, signature
+from pydoc import locate
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning.pytorch.cli import LightningCLI, _InstantiatorFn
+
+from lightning_sparsegrad.errors import ConfigurationError
+
+LINKED = ("num_labels", "label_names")
+
+
+class ModelInstantiator(_InstantiatorFn):
+    """Lightning's, which would store among the hyperparameters of a model also what is linked to arguments it lacks.
+
+    `load_from_checkpoint` would pass them on. Nor would it say a word where the data override what the user gave.
+    """
+
+    def __call__(
+        self, class_type: type[Any], *args: Any, applied_instantiation_links: dict[str, Any], **kwargs: Any
+    ) -> Any:
+        links = dict(applied_instantiation_links)
+        given = self.cli._get(self.cli.config, "model") or Namespace()  # type: ignore[no-untyped-call]
+        for name in LINKED:
+            value = links.get(target := f"{self.key}.init_args.{name}")
+            if name not in kwargs:
+                links.pop(target, None)
+            elif target in links and given.get(f"init_args.{name}") not in (None, value, _default(class_type, name)):
+                raise ConfigurationError(
+                    f"Parameter `--model.{name}` should be left out, or be what the data say: {value}. "
+                    f"Found `--model.{name} = {given[f'init_args.{name}']}`."
+                )
+        return super().__call__(class_type, *args, applied_instantiation_links=links, **kwargs)
+
+
+def about_missing(cli: LightningCLI) -> str:
+    """Say so if the model may lack what is linked to the data: jsonargparse does not require it then."""
+    model, data = (cli._get(cli.config, key) or Namespace() for key in ("model", "data"))  # type: ignore[no-untyped-call]
+    data_class = locate(data.get("class_path", ""))
+    for name in LINKED:
+        if model.get(f"init_args.{name}", name) is None and not hasattr(data_class, name):
+            return f" Neither `--model.{name}` nor the data says `{name}`."
+    return ""
+
+
+def _default(class_type: type[Any], name: str) -> Any:
+    """Return the default of a parameter, which may be that of a base; `None` without one."""
+    inits = (vars(base)["__init__"] for base in class_type.__mro__ if "__init__" in vars(base))
+    found = (signature(init).parameters.get(name) for init in inits)
+    default = next((parameter.default for parameter in found if parameter), Parameter.empty)
+    return None if default is Parameter.empty else default
