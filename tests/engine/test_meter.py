@@ -14,6 +14,7 @@ from lightning_sparsegrad import (
     GradDrop,
     GradientTransform,
     HeadOnly,
+    Identity,
     LayerGradDrop,
 )
 from lightning_sparsegrad.components import ComponentSpec
@@ -171,3 +172,22 @@ def test_a_number_of_windows_is_positive(every: int) -> None:
     engine = engine_for(Small(), GradDrop(0.5))
     with pytest.raises(ConfigurationError, match=r"Parameter `every` should be a positive integer\. Found `every = "):
         GradientMeter(engine.parameters, engine.transform, every=every)
+
+
+@pytest.mark.parametrize(
+    "transform", [ComponentNormClip(1.0), Chain([GradDrop(0.5, fused=False), GlobalNormClip(1.0)])]
+)
+def test_nothing_is_read_on_the_host(transform: GradientTransform) -> None:
+    """Tensors without data, as those on an accelerator, cannot be read: to try is an error."""
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+    engine = engine_for(model, transform)
+    meter = engine.meter = GradientMeter(engine.parameters, engine.transform, every=1, components="module")
+    for parameter in model.parameters():
+        parameter.grad = torch.empty_like(parameter)
+    apply(engine, 0)
+    assert meter.last is not None
+    assert meter.last.values.shape == (4, 2)
+    assert meter.last.values.is_meta
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        meter.last.values.sum().item()
