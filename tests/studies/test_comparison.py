@@ -8,6 +8,7 @@ import pytest
 
 from lightning_sparsegrad.studies.comparison import NOTHING_SHOWN, Difference, compare, summarise
 from lightning_sparsegrad.studies.outcomes import Outcome
+from lightning_sparsegrad.studies.statistics import corrected
 from tests.studies.simulated import BAR, broken, outcomes, study_of
 
 
@@ -82,6 +83,16 @@ def test_a_run_at_the_bar_has_failed() -> None:
     less = Outcome("a", "", 0, BAR - 0.1, BAR, -1)
     assert not less.failed
     assert not Outcome("a", "", 0, 0.1, float("nan"), 1).failed
+
+
+def test_tests_are_corrected_for_the_number_of_arms() -> None:
+    arms = [outcomes(arm, mean=mean) for arm, mean in (("a", 0.8), ("b", 0.812), ("c", 0.814), ("d", 0.8))]
+    alone = [differences(arms[0], other)[other[0].arm] for other in arms[1:]]
+    together = differences(*arms)
+    for name in ("p_mean", "p_variance", "p_failures"):
+        found = [getattr(together[difference.arm], name) for difference in alone]
+        assert found == corrected([getattr(difference, name) for difference in alone])
+    assert together["b"].p_mean > alone[0].p_mean
 
 
 def test_settings_are_kept_apart() -> None:
