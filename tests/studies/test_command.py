@@ -6,15 +6,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pandas as pd
 import pytest
 import yaml
+from filelock import FileLock, Timeout
 
 from lightning_sparsegrad.main import main
+from lightning_sparsegrad.studies.runs import make_runs
+from lightning_sparsegrad.studies.study import Study
 from tests.studies.tasks import BASE, DROP, write
 
 ROOT = Path(__file__).parents[2]
@@ -154,11 +158,51 @@ def test_mistakes_are_answered_in_one_line(
 
 
 def test_two_studies_do_not_share_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from filelock import FileLock
-
     with FileLock(tmp_path / ".lock"), pytest.raises(SystemExit):
         study(tmp_path)
     assert "which another process works in" in capsys.readouterr().err
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("stop", "sign"),
+    [
+        (signal.SIGINT, "log.txt"),  # of a process that is about to begin
+        *((stop, "gradients.parquet") for stop in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)),
+    ],
+)
+def test_runs_that_a_stopped_study_has_begun_end_and_have_not_failed(
+    tmp_path: Path, stop: signal.Signals, sign: str
+) -> None:
+    config = write(tmp_path, base=[{**BASE, "trainer.max_epochs": -1}], arms={"plain": []})  # it never ends
+    command = [sys.executable, "-m", "lightning_sparsegrad", "study", "--config", config, f"--folder={tmp_path}"]
+    process = subprocess.Popen([*command, "--jobs=2"], cwd=ROOT, stdout=subprocess.DEVNULL)
+    begun = [tmp_path / "runs" / run.name / sign for run in make_runs(Study(**_told(config)), tmp_path)]
+    _wait_until(lambda: all(path.is_file() for path in begun))
+    process.send_signal(stop)
+    process.wait(timeout=60)
+    _wait_until(lambda: all(_is_free(path.parent / ".lock") for path in begun))
+    assert not results(tmp_path)
+
+
+def _told(config: str) -> dict[str, Any]:
+    told: dict[str, Any] = yaml.safe_load(Path(config).read_text())
+    return told
+
+
+def _wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 100
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def _is_free(lock: Path) -> bool:
+    try:
+        with FileLock(lock, timeout=0):
+            return True
+    except Timeout:
+        return False
 
 
 @pytest.mark.resume

@@ -73,7 +73,7 @@ def test_tables_hold_what_the_runs_say(written: tuple[Path, str, list[Outcome]])
 
 
 def test_the_text_tells_it(written: tuple[Path, str, list[Outcome]]) -> None:
-    folder, text, _ = written
+    folder, text, runs = written
     assert (folder / "report.md").read_text() == text
     first, second = text.split("## lr=0.2")
     assert "33 runs, 3 more are missing" in first
@@ -85,6 +85,15 @@ def test_the_text_tells_it(written: tuple[Path, str, list[Outcome]]) -> None:
     groups = pd.read_csv(folder / "parts.csv")[["de", "sw"]].mean(axis=1)
     assert f"{groups[0]:.3f} [" in first
     assert "held out [95%]" in first
+    values = {
+        arm: [np.mean([run.parts["de"], run.parts["sw"]]) for run in runs if (run.arm, run.setting) == (arm, "lr=0.1")]
+        for arm in ("plain", "clip")
+    }
+    gain = np.mean(np.subtract(values["clip"], values["plain"]))
+    (line,) = [
+        line for line in first.splitlines() if line.startswith("| clip") and line.count(" [") == 2 and " +" in line
+    ]
+    assert f" {gain:+.3f} [" in line
 
 
 def test_pictures_are_drawn_and_shown(written: tuple[Path, str, list[Outcome]]) -> None:
