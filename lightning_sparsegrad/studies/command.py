@@ -46,6 +46,8 @@ def main(args: list[str]) -> None:
             if given.print_commands:
                 _print_commands(missing)
                 return
+            if study.warning:
+                get_console().print(study.warning, markup=False, highlight=False)
             if not given.report_only:
                 _run(missing, done=len(runs) - len(missing), launcher=given.launcher, jobs=given.jobs)
             _report(study, runs, folder)

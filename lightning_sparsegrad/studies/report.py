@@ -54,6 +54,7 @@ def _text(
         f"# {study.metric}: {len(study.arms)} arms, {len(study.all_seeds)} seeds",
         "",
         f"{runs} runs{f', {missing} more are missing' if missing else ''}. {_HOW.format(baseline=study.reference)}",
+        *(["", study.warning] if study.warning else []),
     ]
     for setting, _ in study.settings():
         within = [summary for summary in summaries if summary.setting == setting]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import isnan, nan
+from math import ceil, isnan, log2, nan
 from typing import Any
 
 import numpy as np
@@ -102,6 +102,14 @@ def bootstrap_interval(values: Sequence[float], statistic: Statistic, *, level: 
 def _deviation(values: Array, axis: int = -1) -> Array:
     deviation: Array = values.std(axis=axis, ddof=1)
     return deviation
+
+
+def pairs_needed(tests: int) -> int:
+    r"""Return how many pairs the permutation test takes to find anything at all, corrected for a number of tests.
+
+    Of :math:`n` pairs its least p is :math:`2^{1 - n}`, whatever the differences are.
+    """
+    return ceil(log2(2 * tests / ALPHA))
 
 
 def p_of_means(differences: Sequence[float]) -> float:

@@ -6,6 +6,7 @@ from itertools import product
 from typing import Any, Literal, get_args
 
 from lightning_sparsegrad.errors import ConfigurationError, require_one_of
+from lightning_sparsegrad.studies.statistics import pairs_needed
 
 Overlay = str | dict[str, Any]
 Mode = Literal["max", "min"]
@@ -114,6 +115,17 @@ class Study:
     def sign(self) -> int:
         """What makes more better: 1, or -1 where less of the metric is better."""
         return 1 if self.mode == "max" else -1
+
+    @property
+    def warning(self) -> str:
+        """A sentence if the seeds are too few to show that a mean differs; else empty."""
+        needed = pairs_needed(len(self.arms) - 1) if len(self.arms) > 1 else 1
+        if len(self.all_seeds) >= needed:
+            return ""
+        return (
+            f"With {len(self.arms)} arms it takes {needed} seeds to show that the mean of one differs from that of "
+            f"`{self.reference}`, however much it does. There are {len(self.all_seeds)}."
+        )
 
     def settings(self) -> Iterator[tuple[str, list[Overlay]]]:
         """Yield the name and the overlays of each setting; one without a name where there is no grid."""

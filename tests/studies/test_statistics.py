@@ -17,6 +17,7 @@ from lightning_sparsegrad.studies.statistics import (
     p_of_failures,
     p_of_means,
     p_of_variances,
+    pairs_needed,
 )
 
 Draw = Callable[[np.random.Generator, int], np.ndarray]
@@ -96,6 +97,15 @@ def test_the_permutation_test_is_exact_for_a_few() -> None:
     assert p_of_means([-d for d in differences]) == pytest.approx(expected)
     assert p_of_means([0.0, 0.0, 0.0]) == 1
     assert isnan(p_of_means([0.2]))
+
+
+@pytest.mark.parametrize("tests", [1, 2, 7, 10, 40])
+def test_so_many_pairs_are_just_enough_to_find_anything(tests: int) -> None:
+    def least(count: int) -> float:
+        return corrected([p_of_means([1.0] * count)] * tests)[0]
+
+    needed = pairs_needed(tests)
+    assert least(needed) < statistics.ALPHA <= least(needed - 1)
 
 
 def test_the_p_of_variances_is_scipys() -> None:

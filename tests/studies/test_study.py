@@ -114,6 +114,15 @@ def test_an_arm_that_makes_no_config_is_named(tmp_path: Path) -> None:
         runs_of(tmp_path, arms={"plain": ["missing.yaml"]})
 
 
+@pytest.mark.parametrize(
+    ("arms", "seeds", "needed"), [(11, 9, None), (11, 8, 9), (2, 6, None), (2, 5, 6), (1, 1, None)]
+)
+def test_seeds_that_are_too_few_to_show_anything_are_told(arms: int, seeds: int, needed: int | None) -> None:
+    warning = Study(base=[], arms={str(number): [] for number in range(arms)}, seeds=seeds, metric="loss").warning
+    assert warning.startswith(f"With {arms} arms it takes {needed} seeds" if needed else "")
+    assert bool(warning) is bool(needed)
+
+
 def test_two_names_for_the_same_runs_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"Found `drop` and `again`, which are the same in ``"):
         runs_of(tmp_path, arms={"drop": [DROP], "again": [DROP]})
