@@ -185,7 +185,7 @@ def _draw_distances(
     for panel in panels[len(shown) :]:
         panel.set_visible(False)
     figure.supxlabel("optimizer steps", fontsize=10)
-    figure.supylabel("distance from the pretrained weights", fontsize=10)
+    figure.supylabel("root mean square distance from the pretrained weights", fontsize=10)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=9)
     return figure
 

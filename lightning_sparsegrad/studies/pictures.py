@@ -18,6 +18,7 @@ from lightning_sparsegrad.studies.tables import part_gain
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#777777"
 _DOTS = 110  # per inch
 _ACROSS = 4  # panels
+_FULL_COLOUR = 0.8  # of the gains are lighter than the darkest colour: one bad arm should not pale the others
 
 
 def draw_all(study: Study, summaries: Sequence[Summary], folder: Path) -> dict[str, str]:
@@ -25,7 +26,7 @@ def draw_all(study: Study, summaries: Sequence[Summary], folder: Path) -> dict[s
     figures: dict[str, tuple[Figure | None, str]] = {
         "distributions.png": (
             draw_distributions(study, summaries),
-            "Every run a point, the mean with its 95% interval beside it; crosses have failed.",
+            "Every run a point, the mean and 95% interval below; crosses have failed, at the dashed line or worse.",
         ),
         "curves.png": (
             draw_curves(study, summaries),
@@ -55,10 +56,9 @@ def draw_distributions(study: Study, summaries: Sequence[Summary]) -> Figure | N
         for summary in summaries:
             if summary.setting == setting:
                 _draw_arm(panel, summary, arms.index(summary.arm))
-        bars = {run.bar for summary in summaries if summary.setting == setting for run in summary.outcomes.values()}
-        for bar in bars:
-            if not isnan(bar):
-                panel.axvline(bar, color=GREY, linestyle="--", linewidth=1)
+        runs = [run for summary in summaries if summary.setting == setting for run in summary.outcomes.values()]
+        for bar in {run.bar for run in runs if run.failed and not isnan(run.bar)}:
+            panel.axvline(bar, color=GREY, linestyle="--", linewidth=1)
         panel.set_title(setting, fontsize=10)
         panel.set_xlabel(study.metric)
         panel.grid(axis="x", color="#dddddd", linewidth=0.6)
@@ -147,7 +147,7 @@ def draw_gains(study: Study, summaries: Sequence[Summary]) -> Figure | None:
         for setting in settings
     }
     values = np.array([gain.value for of_setting in gains.values() for row in of_setting for gain in row])
-    limit = float(np.nanmax(np.abs(values))) or 1.0
+    limit = float(np.nanquantile(np.abs(values), _FULL_COLOUR)) or 1.0
     height = sum(len(of_setting) for of_setting in rows.values())
     figure = Figure(figsize=(3.0 + 0.34 * len(parts), 1.4 + 0.36 * height + 0.5 * len(settings)), layout="constrained")
     panels = figure.subplots(
@@ -159,9 +159,10 @@ def draw_gains(study: Study, summaries: Sequence[Summary]) -> Figure | None:
         for place, row in enumerate(gains[setting]):
             for column, gain in enumerate(row):
                 if gain.excludes_zero:
-                    panel.plot(column, place, marker="o", markersize=3, color="black")
+                    panel.plot(column, place, marker="o", markersize=4, color="black", markeredgecolor="white")
         panel.set_yticks(range(len(rows[setting])), [summary.arm for summary in rows[setting]], fontsize=9)
         panel.set_title(setting, fontsize=10)
     panels[-1].set_xticks(range(len(parts)), parts, fontsize=9, rotation=90 if max(map(len, parts)) > 3 else 0)
-    figure.colorbar(image, ax=list(panels), label=f"gain in {study.metric.split('/')[1]}", shrink=0.8)
+    label = f"gain in {study.metric.split('/')[1]}"
+    figure.colorbar(image, ax=list(panels), label=label, shrink=0.8, extend="both")
     return figure
