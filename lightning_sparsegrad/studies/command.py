@@ -70,7 +70,10 @@ def _parser() -> SparseGradArgumentParser:
     parser.add_argument("--quick", action="store_true", help="Run its quick version, in a folder of its own.")
     parser.add_argument("--retry", action="store_true", help="Run those again that ended with an error.")
     parser.add_argument(
-        "--print_commands", action="store_true", help="Write the configs of what is missing, and print its commands."
+        "--print_commands",
+        "--print-commands",
+        action="store_true",
+        help="Write the configs of what is missing, and print its commands.",
     )
     parser.add_argument("--report_only", action="store_true", help="Report what there is, and run nothing.")
     return parser

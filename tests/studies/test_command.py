@@ -108,7 +108,7 @@ def test_commands_are_printed_and_nothing_is_run(tmp_path: Path, capsys: pytest.
     assert (command, subcommand, flag) == ("sparsegrad", "fit", "--config")
     main([subcommand, flag, path])
     assert len(results(tmp_path)) == 1
-    study(tmp_path, "--print_commands", seeds=3)
+    study(tmp_path, "--print-commands", seeds=3)
     assert len(capsys.readouterr().out.splitlines()[-8:]) == 8
 
 
