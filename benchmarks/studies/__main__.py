@@ -13,7 +13,7 @@ from lightning_sparsegrad.main import main
 
 MATERIAL = Path("benchmarks/studies/material")
 CONFIGS = {
-    "stability": ("stability_words", "stability_reviews"),
+    "stability": ("stability_words", "stability_confirmation", "stability_reviews"),
     "transfer": ("transfer",),
     "convergence": ("convergence",),
 }

@@ -29,7 +29,8 @@ def test_every_arm_is_a_config(path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     told = yaml.safe_load(path.read_text())
     runs = runs_of(path)
     settings = prod(map(len, told.get("grid", {}).values()))
-    assert len(runs) == len(told["arms"]) * settings * told["seeds"]
+    seeds = told["seeds"] if isinstance(told["seeds"], int) else len(told["seeds"])
+    assert len(runs) == len(told["arms"]) * settings * seeds
     strategies = {run.arm: run.config["model"]["init_args"]["gradient_transform"] for run in runs}
     assert len({yaml.safe_dump(strategy) for strategy in strategies.values()}) == len(told["arms"])
     for arm, strategy in strategies.items():  # what an arm is called by is what it does
