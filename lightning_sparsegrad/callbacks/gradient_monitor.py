@@ -1,15 +1,12 @@
 """What happened to the gradient of each component, over a fit."""
 
-from pathlib import Path
-from typing import Any
-
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_sparsegrad.callbacks.gradient_transform import GradientTransformCallback
-from lightning_sparsegrad.callbacks.history import History
+from lightning_sparsegrad.callbacks.history import HistoryCallback
 from lightning_sparsegrad.components import ComponentSpec
 from lightning_sparsegrad.engine import GradientEngine
 from lightning_sparsegrad.errors import ConfigurationError
@@ -19,7 +16,7 @@ from lightning_sparsegrad.modules.base import SparseGradModule
 _COLUMNS = ("norm_before", "norm_after", "clipped", "kept")
 
 
-class GradientMonitor(Callback):
+class GradientMonitor(HistoryCallback):
     """Record every few optimizer steps what the strategy did to the gradient of each component.
 
     The file has a row for each component and step it looked at, with the columns `step` (optimizer steps done before),
@@ -51,10 +48,9 @@ class GradientMonitor(Callback):
     def __init__(
         self, every_n_steps: int = 20, *, components: ComponentSpec = "projection", path: str | None = None
     ) -> None:
-        super().__init__()
+        super().__init__("gradients", _COLUMNS, path)
         check_meter(every_n_steps, components, parameter="every_n_steps")
         self._every, self._components = every_n_steps, components
-        self._history = History("gradients", _COLUMNS, path)
         self._meter: GradientMeter | None = None
         self._seen: Measurement | None = None
 
@@ -74,23 +70,6 @@ class GradientMonitor(Callback):
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by the logger connector
         if every and (trainer.global_step + 1) % every == 0:
             pl_module.log_dict({f"monitor/{name}": value for name, value in _totals(last.values).items()})
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        self._history.write(trainer)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        self._history.write(trainer)
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
-        self._history.write(trainer)
-
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
-        self._history.write(trainer)
-
-    @property
-    def path(self) -> Path | None:
-        """The file; `None` before a fit."""
-        return self._history.path
 
 
 def _totals(values: Tensor) -> dict[str, Tensor]:

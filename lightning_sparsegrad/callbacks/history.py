@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lightning_sparsegrad.components import Component, NamedParameters, find_layers
@@ -80,6 +80,37 @@ class History:
         self._rows = pd.concat([self._rows, rows], ignore_index=True) if len(self._rows) else rows
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by its connector
             _write(self._rows, self.path)
+
+
+class HistoryCallback(Callback):
+    """Keeps a `History`: writes it when an epoch or the fit ends, however it ends, and when a checkpoint is saved.
+
+    Args:
+        name: As in `History`, like the others.
+        columns: What is measured.
+        path: The file.
+    """
+
+    def __init__(self, name: str, columns: Sequence[str], path: str | None) -> None:
+        super().__init__()
+        self._history = History(name, columns, path)
+
+    @property
+    def path(self) -> Path | None:
+        """The file; `None` before a fit."""
+        return self._history.path
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        self._history.write(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        self._history.write(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
+        self._history.write(trainer)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
+        self._history.write(trainer)
 
 
 def layers_of(parameters: NamedParameters, components: Sequence[Component]) -> list[str]:

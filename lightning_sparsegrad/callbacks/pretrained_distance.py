@@ -1,14 +1,13 @@
 """How far fine-tuning moves each component from the pretrained weights."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from lightning_sparsegrad.callbacks.history import History
+from lightning_sparsegrad.callbacks.history import HistoryCallback
 from lightning_sparsegrad.components import Component, ComponentSpec, NamedParameters, partition
 from lightning_sparsegrad.functional.sharding import Group, group_of, norms_over
 from lightning_sparsegrad.meter import check_meter
@@ -16,7 +15,7 @@ from lightning_sparsegrad.meter import check_meter
 _COLUMNS = ("rms", "cosine")
 
 
-class PretrainedDistance(Callback):
+class PretrainedDistance(HistoryCallback):
     r"""Record every few optimizer steps how far each component is from the weights it started with.
 
     The file has a row for each component and step it looked at, with the columns `step` (optimizer steps done),
@@ -47,10 +46,9 @@ class PretrainedDistance(Callback):
     def __init__(
         self, every_n_steps: int = 100, *, components: ComponentSpec = "projection", path: str | None = None
     ) -> None:
-        super().__init__()
+        super().__init__("distances", _COLUMNS, path)
         check_meter(every_n_steps, components, parameter="every_n_steps")
         self._every, self._spec = every_n_steps, components
-        self._history = History("distances", _COLUMNS, path)
         self._pretrained: dict[str, Tensor] = {}
         self._parameters: NamedParameters | None = None
         self._components: list[Component] = []
@@ -87,24 +85,10 @@ class PretrainedDistance(Callback):
         if trainer.global_step % self._every == 0:
             self._look(trainer)
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        self._history.write(trainer)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._look(trainer)
-        self._history.write(trainer)
+        super().on_train_end(trainer, pl_module)
         self._pretrained = {}
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
-        self._history.write(trainer)
-
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
-        self._history.write(trainer)
-
-    @property
-    def path(self) -> Path | None:
-        """The file; `None` before a fit."""
-        return self._history.path
 
     @torch.no_grad()
     def _look(self, trainer: Trainer) -> None:
