@@ -77,11 +77,9 @@ def _draw_arm(panel: Axes, summary: Summary, row: int) -> None:
         panel.scatter(values, row + offsets[places], s=16, marker=marker, color=colour, alpha=0.7, linewidths=1)
     mean = summary.mean
     if not isnan(mean.value):
-        whiskers = [[max(0.0, mean.value - mean.low)], [max(0.0, mean.high - mean.value)]]
-        finite = bool(np.isfinite(whiskers).all())
-        panel.errorbar(
-            mean.value, row + 0.28, xerr=whiskers if finite else None, fmt="D", color="black", markersize=4, capsize=2
-        )
+        whiskers = np.maximum([[mean.value - mean.low], [mean.high - mean.value]], 0.0)
+        finite = whiskers if np.isfinite(whiskers).all() else None
+        panel.errorbar(mean.value, row + 0.28, xerr=finite, fmt="D", color="black", markersize=4, capsize=2)
 
 
 def draw_curves(study: Study, summaries: Sequence[Summary]) -> Figure | None:

@@ -13,13 +13,14 @@ Array = npt.NDArray[np.float64]
 Statistic = Callable[..., Any]
 LEVEL = 0.95
 ALPHA = 0.05
+_LEAST_COUNT = 6  # five values lie all on one side of the median of what they are drawn from more often than in 5%
 _LEAST_TAIL = 1e-9  # which no number of resamples tells from nothing
 _RESAMPLES = 9_999  # drawn by the same generator every time: a report is a function of its runs
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its interval, whose ends are undefined for fewer than two values.
+    """An estimate with its interval, whose ends are undefined for fewer than six values.
 
     Args:
         value: The estimate.
@@ -48,7 +49,7 @@ def mean_interval(values: Sequence[float], *, level: float = LEVEL) -> Interval:
 
 
 def deviation_interval(values: Sequence[float], *, level: float = LEVEL) -> Interval:
-    """Return the standard deviation (of n - 1) with its bootstrap interval, whose ends take three values or more.
+    """Return the standard deviation (of n - 1) with its bootstrap interval, see `bootstrap_interval`.
 
     Of a few values a standard deviation is poorly known: of 20 normal ones the interval of 95% holds it 9 times in 10.
 
@@ -56,9 +57,7 @@ def deviation_interval(values: Sequence[float], *, level: float = LEVEL) -> Inte
         values: One or more.
         level: How often the interval should hold the standard deviation of what the values are drawn from.
     """
-    if len(values) < 3:
-        return Interval(float(np.std(values, ddof=1)) if len(values) > 1 else nan)
-    return bootstrap_interval(values, _deviation, level=level)
+    return Interval(nan) if len(values) < 2 else bootstrap_interval(values, _deviation, level=level)
 
 
 def bootstrap_interval(values: Sequence[float], statistic: Statistic, *, level: float = LEVEL) -> Interval:
@@ -69,7 +68,7 @@ def bootstrap_interval(values: Sequence[float], statistic: Statistic, *, level: 
     :math:`t` is the quantile of Student's distribution. Of means that gives the stated rate from about eight values on.
 
     Args:
-        values: One or more; of one, the ends are undefined.
+        values: One or more; of fewer than six, the ends are undefined.
         statistic: A function of an array along an axis.
         level: The level.
 
@@ -80,7 +79,7 @@ def bootstrap_interval(values: Sequence[float], statistic: Statistic, *, level: 
     """
     array = np.asarray(values, dtype=float)
     value, count = float(statistic(array, axis=-1)), len(array)
-    if count < 2:
+    if count < _LEAST_COUNT:
         return Interval(value)
     if np.ptp(array) == 0:
         return Interval(value, value, value)

@@ -33,7 +33,8 @@ def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("few_resamples")
 @pytest.mark.parametrize(
-    ("draw", "count", "least"), [(NORMAL, 8, 0.91), (NORMAL, 20, 0.925), (SKEWED, 8, 0.87), (SKEWED, 20, 0.915)]
+    ("draw", "count", "least"),
+    [(NORMAL, 6, 0.9), (NORMAL, 8, 0.91), (NORMAL, 20, 0.925), (SKEWED, 8, 0.87), (SKEWED, 20, 0.915)],
 )
 def test_intervals_of_means_cover_at_the_stated_rate(draw: Draw, count: int, least: float) -> None:
     generator = np.random.default_rng(5)
@@ -73,18 +74,19 @@ def test_intervals_of_runs_of_which_some_failed_stay_within_them() -> None:
 
 
 def test_intervals_of_little() -> None:
-    assert mean_interval([0.5]).value == 0.5
-    assert isnan(mean_interval([0.5]).low)
-    assert not mean_interval([0.5]).excludes_zero
-    assert mean_interval([0.5] * 4) == Interval(0.5, 0.5, 0.5)
-    assert mean_interval([0.5] * 4).excludes_zero
-    assert not mean_interval([0.0] * 4).excludes_zero
-    assert deviation_interval([0.5] * 4) == Interval(0.0, 0.0, 0.0)
+    for few in ([0.5], [0.5, 0.7], [0.2, 0.5, 0.3], [0.5] * 5):
+        assert mean_interval(few).value == pytest.approx(np.mean(few))
+        assert isnan(mean_interval(few).low)
+        assert isnan(mean_interval(few).high)
+        assert not mean_interval(few).excludes_zero
+        assert isnan(deviation_interval(few).low)
     assert isnan(deviation_interval([0.5]).value)
-    assert isnan(deviation_interval([0.5, 0.7]).low)
     assert deviation_interval([0.5, 0.7]).value == pytest.approx(0.1 * 2**0.5)
-    assert mean_interval([0.0, 1.0]) == Interval(0.5, 0.0, 1.0)
-    assert mean_interval([0.2, 0.5, 0.3]).excludes_zero
+    assert mean_interval([0.5] * 6) == Interval(0.5, 0.5, 0.5)
+    assert mean_interval([0.5] * 6).excludes_zero
+    assert not mean_interval([0.0] * 6).excludes_zero
+    assert deviation_interval([0.5] * 6) == Interval(0.0, 0.0, 0.0)
+    assert mean_interval([0.2, 0.5, 0.3, 0.4, 0.6, 0.5]).excludes_zero
 
 
 def test_the_permutation_test_is_exact_for_a_few() -> None:
