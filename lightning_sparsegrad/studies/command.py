@@ -14,7 +14,7 @@ from lightning_sparsegrad.studies.launchers import Launcher, launch
 from lightning_sparsegrad.studies.outcomes import outcome_of
 from lightning_sparsegrad.studies.report import write_report
 from lightning_sparsegrad.studies.runs import Run, make_runs
-from lightning_sparsegrad.studies.study import Study
+from lightning_sparsegrad.studies.study import Study, Trial
 
 _RUNS, _QUICK = "runs", "quick"
 
@@ -31,7 +31,8 @@ def main(args: list[str]) -> None:
     parser = _parser()
     given = parser.parse_args(args)
     own = {"config", "folder", "jobs", "launcher", "quick", "retry", "print_commands", "report_only"}
-    study = Study(**{name: value for name, value in parser.instantiate(given).items() if name not in own})
+    told = {name: value for name, value in given.as_dict().items() if name not in own}  # classes in it stay names
+    study = Study(**{**told, "trial": Trial(**told["trial"])})
     if given.jobs < 1:
         raise ConfigurationError(f"Parameter `jobs` should be positive. Found `jobs = {given.jobs}`.")
     name = Path(str(given.config[-1])).stem if given.config else "study"

@@ -3,6 +3,7 @@
 import json
 import os
 from math import isfinite
+from multiprocessing import parent_process
 from pathlib import Path
 from threading import Thread
 from time import monotonic, sleep
@@ -37,8 +38,10 @@ class RunRecorder(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
         if trainer.is_global_zero:
             self._lock.acquire()
-        if parent := os.environ.get(PARENT):
-            Thread(target=_end_with, args=(int(parent),), daemon=True).start()
+        if study := os.environ.get(PARENT):
+            is_of_study = trainer.is_global_zero and parent_process() is None  # other ranks are children of their first
+            parent = int(study) if is_of_study else os.getppid()
+            Thread(target=_end_with, args=(parent,), daemon=True).start()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         self._start = monotonic()

@@ -112,6 +112,22 @@ def test_commands_are_printed_and_nothing_is_run(tmp_path: Path, capsys: pytest.
     assert len(capsys.readouterr().out.splitlines()[-8:]) == 8
 
 
+def test_an_overlay_may_name_a_class_with_its_arguments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stop = {"class_path": "lightning.pytorch.callbacks.Timer", "init_args": {"duration": "00:00:01:00"}}
+    study(tmp_path, "--print_commands", arms={"plain": [{"trainer.callbacks": [stop]}]}, seeds=1)
+    config = yaml.safe_load(Path(capsys.readouterr().out.split()[-1]).read_text())
+    assert config["trainer"]["callbacks"][0]["init_args"]["duration"] == "00:00:01:00"
+
+
+@pytest.mark.distributed
+def test_a_run_may_take_several_processes(tmp_path: Path) -> None:
+    base = {**BASE, "trainer.devices": 2, "trainer.strategy": "ddp"}
+    study(tmp_path, base=[base], arms={"plain": []}, seeds=1)
+    (result,) = results(tmp_path).values()
+    assert "error" not in result
+    assert result["steps"] == 4
+
+
 def test_a_process_that_cannot_begin_is_recorded(tmp_path: Path) -> None:
     missing = {**BASE, "data.size": 0}
     study(tmp_path, base=[missing], arms={"plain": []}, seeds=1)
