@@ -1,6 +1,7 @@
 """Start runs: as processes here, or on a Ray cluster."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -122,8 +123,8 @@ def execute(run: Run, *, threads: int, device: int | None = None) -> None:
             code = process.wait()
         finally:
             _RUNNING.discard(process)
-    if code and not (run.folder / RESULT).exists() and not _was_stopped(code):
-        write_result(run.folder, {"error": _reason(log) or f"The process ended with status {code}."})
+    if not (run.folder / RESULT).exists() and not _was_stopped(code):
+        write_result(run.folder, {"error": _reason(code, log)})
 
 
 _RUNNING: set[subprocess.Popen[bytes]] = set()
@@ -138,7 +139,10 @@ def _threads(jobs: int) -> int:
     return max(1, (os.cpu_count() or 1) // jobs)
 
 
-def _reason(log: Path) -> str:
-    """Return the last line of a log, which tells what went wrong."""
+def _reason(code: int, log: Path) -> str:
+    """Return why a process ended: what killed it, or the last line of its log, which tells what went wrong."""
+    if code < 0:
+        return f"The process was ended by signal {-code} ({signal.strsignal(-code)})."
     lines = log.read_text(errors="replace")[-_TAIL:].strip().splitlines()
-    return lines[-1].removeprefix("error: ").replace(HINT, "").strip() if lines else ""
+    last = lines[-1].removeprefix("error: ").replace(HINT, "").strip() if lines else ""
+    return last if code and last else f"The process ended with status {code}, and no result."

@@ -52,7 +52,8 @@ class RunRecorder(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
         if isinstance(exception, Exception):  # else it was stopped, and is to be run again
-            self._write(trainer, {"error": f"{type(exception).__name__}: {exception}"})
+            reason = " ".join(str(exception).split())
+            self._write(trainer, {"error": f"{type(exception).__name__}: {reason}" if reason else repr(exception)})
 
     def _write(self, trainer: Trainer, result: dict[str, Any]) -> None:
         if trainer.is_global_zero:

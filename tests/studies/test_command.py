@@ -137,6 +137,15 @@ def test_a_process_that_cannot_begin_is_recorded(tmp_path: Path) -> None:
     assert len(results(tmp_path)) == 1
 
 
+def test_the_reason_is_what_ended_a_run_in_one_line(tmp_path: Path) -> None:
+    study(tmp_path, arms={fault: [{"model.fault": fault}] for fault in ("lines", "killed", "gone")}, seeds=1)
+    assert {name.partition("-")[0]: result["error"] for name, result in results(tmp_path).items()} == {
+        "lines": "ValueError: a bug, - told | in lines",
+        "killed": "The process was ended by signal 9 (Killed).",
+        "gone": "The process ended with status 0, and no result.",
+    }
+
+
 def test_a_metric_that_is_not_logged_is_told(tmp_path: Path, done: Path) -> None:
     study(done, "--report_only", metric="val/lost")
     text = (done / "report.md").read_text()
