@@ -17,6 +17,7 @@ from lightning_sparsegrad.studies.runs import Run, make_runs
 from lightning_sparsegrad.studies.study import Study, Trial
 
 _RUNS, _QUICK = "runs", "quick"
+_OPTIONAL = {"grid", "groups", "trial"}  # which a file may name and leave empty
 
 
 def main(args: list[str]) -> None:
@@ -32,7 +33,8 @@ def main(args: list[str]) -> None:
     given = parser.parse_args(args)
     own = {"config", "folder", "jobs", "launcher", "quick", "retry", "print_commands", "report_only"}
     told = {name: value for name, value in given.as_dict().items() if name not in own}  # classes in it stay names
-    study = Study(**{**told, "trial": Trial(**told["trial"])})
+    told = {name: value for name, value in told.items() if value is not None or name not in _OPTIONAL}
+    study = Study(**{**told, "trial": Trial(**told.get("trial", {}))})
     if given.jobs < 1:
         raise ConfigurationError(f"Parameter `jobs` should be positive. Found `jobs = {given.jobs}`.")
     name = Path(str(given.config[-1])).stem if given.config else "study"

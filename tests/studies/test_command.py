@@ -114,7 +114,7 @@ def test_commands_are_printed_and_nothing_is_run(tmp_path: Path, capsys: pytest.
 
 def test_an_overlay_may_name_a_class_with_its_arguments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stop = {"class_path": "lightning.pytorch.callbacks.Timer", "init_args": {"duration": "00:00:01:00"}}
-    study(tmp_path, "--print_commands", arms={"plain": [{"trainer.callbacks": [stop]}]}, seeds=1)
+    study(tmp_path, "--print_commands", arms={"plain": [{"trainer.callbacks": [stop]}]}, seeds=1, grid=None, trial=None)
     config = yaml.safe_load(Path(capsys.readouterr().out.split()[-1]).read_text())
     assert config["trainer"]["callbacks"][0]["init_args"]["duration"] == "00:00:01:00"
 
