@@ -106,8 +106,11 @@ def _run(runs: Sequence[Run], *, done: int, launcher: Launcher, jobs: int) -> No
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("runs", total=done + len(runs), completed=done)
         for run in launch(runs, launcher, jobs=jobs):
-            result = run.result or {}
-            if "error" in result:
+            result = run.result
+            if result is None:
+                reason = f"{run.name} has not ended: it was stopped, or another process is at it."
+                console.print(reason, markup=False, highlight=False, soft_wrap=True)
+            elif "error" in result:
                 console.print(f"{run.name} failed: {result['error']}", markup=False, highlight=False, soft_wrap=True)
             progress.update(task, advance=1, refresh=True)
 

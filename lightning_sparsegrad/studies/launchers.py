@@ -14,11 +14,12 @@ from shutil import rmtree
 from typing import Any, Literal
 
 import torch
+from filelock import FileLock, Timeout
 
 from lightning_sparsegrad.diagnosis import HINT
 from lightning_sparsegrad.errors import ConfigurationError
-from lightning_sparsegrad.studies.recorder import PARENT, write_result
-from lightning_sparsegrad.studies.runs import LOG, RESULT, Run
+from lightning_sparsegrad.studies.recorder import PARENT, SECONDS_TO_GO, write_result
+from lightning_sparsegrad.studies.runs import LOCK, LOG, RESULT, Run
 
 Launcher = Literal["local", "ray"]
 _TAIL = 2_000  # characters of a log that a reason is looked for in
@@ -103,12 +104,16 @@ def execute(run: Run, *, threads: int, device: int | None = None) -> None:
     """Run one in a process of its own; how it went is in its folder then.
 
     Args:
-        run: The run. What an earlier try has left in its folder goes.
+        run: The run. What an earlier try has left in its folder goes; where another process is at it, nothing is done.
         threads: The threads it may use.
         device: The number of the accelerator it may use, by their count; all by default.
     """
     if run.folder.exists():
-        rmtree(run.folder)
+        try:
+            with FileLock(run.folder / LOCK, timeout=SECONDS_TO_GO):
+                rmtree(run.folder)
+        except Timeout:
+            return
     run.write()
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), PARENT: str(os.getpid())}
     if device is not None and (count := torch.cuda.device_count()) > 1:

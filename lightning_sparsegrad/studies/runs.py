@@ -19,7 +19,7 @@ from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.main import SparseGradCLI
 from lightning_sparsegrad.studies.study import Overlay, Study
 
-CONFIG, RESULT, LOG = "run.yaml", "result.json", "log.txt"
+CONFIG, RESULT, LOG, LOCK = "run.yaml", "result.json", "log.txt", ".lock"
 _RECORDER = "lightning_sparsegrad.studies.recorder.RunRecorder"
 _CHECKPOINT = "ModelCheckpoint"
 _LONGEST = 100  # bytes of a file's name, of 255, for an arm and for a setting

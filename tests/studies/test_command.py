@@ -182,6 +182,26 @@ def test_mistakes_are_answered_in_one_line(
     assert len(error.splitlines()) == 1
 
 
+@pytest.mark.filterwarnings("ignore:Experiment logs directory .* exists", "ignore:The number of training batches")
+def test_a_run_that_another_process_is_at_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("lightning_sparsegrad.studies.launchers.SECONDS_TO_GO", 0.1)
+    monkeypatch.setattr("lightning_sparsegrad.studies.recorder.SECONDS_TO_GO", 0.1)
+    study(tmp_path, "--print_commands", arms={"plain": []}, seeds=1)
+    command = capsys.readouterr().out.split()
+    folder = Path(command[-1]).parent
+    (folder / "metrics.csv").touch()
+    with FileLock(folder / ".lock"):
+        with pytest.raises(SystemExit):
+            study(tmp_path, arms={"plain": []}, seeds=1)
+        assert (folder / "metrics.csv").is_file()
+        with pytest.raises(SystemExit):
+            main(command[1:])
+    assert not results(tmp_path)
+    assert "has not ended: it was stopped, or another process is at it." in capsys.readouterr().out
+
+
 def test_two_studies_do_not_share_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with FileLock(tmp_path / ".lock"), pytest.raises(SystemExit):
         study(tmp_path)
