@@ -1,5 +1,7 @@
 """Models and data for the command line, and the arguments that name them."""
 
+import os
+import signal
 from typing import Any
 
 import torch
@@ -29,6 +31,12 @@ class Reader(SparseGradModule):
     def training_step(self, batch: Tensor) -> Tensor:
         if self.fault == "step":
             raise ValueError("a bug in the training step")
+        if self.fault == "lines":
+            raise ValueError("a bug,\n\n- told | in lines")
+        if self.fault == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.fault == "gone":
+            os._exit(0)
         return self.layer(batch).square().mean() * (torch.nan if self.fault == "nan" else 1)  # type: ignore[no-any-return]
 
     def validation_step(self, batch: Tensor) -> None:

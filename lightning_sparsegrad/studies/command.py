@@ -14,9 +14,10 @@ from lightning_sparsegrad.studies.launchers import Launcher, launch
 from lightning_sparsegrad.studies.outcomes import outcome_of
 from lightning_sparsegrad.studies.report import write_report
 from lightning_sparsegrad.studies.runs import Run, make_runs
-from lightning_sparsegrad.studies.study import Study
+from lightning_sparsegrad.studies.study import Study, Trial
 
 _RUNS, _QUICK = "runs", "quick"
+_OPTIONAL = {"grid", "groups", "trial"}  # which a file may name and leave empty
 
 
 def main(args: list[str]) -> None:
@@ -31,7 +32,9 @@ def main(args: list[str]) -> None:
     parser = _parser()
     given = parser.parse_args(args)
     own = {"config", "folder", "jobs", "launcher", "quick", "retry", "print_commands", "report_only"}
-    study = Study(**{name: value for name, value in parser.instantiate(given).items() if name not in own})
+    told = {name: value for name, value in given.as_dict().items() if name not in own}  # classes in it stay names
+    told = {name: value for name, value in told.items() if value is not None or name not in _OPTIONAL}
+    study = Study(**{**told, "trial": Trial(**told.get("trial", {}))})
     if given.jobs < 1:
         raise ConfigurationError(f"Parameter `jobs` should be positive. Found `jobs = {given.jobs}`.")
     name = Path(str(given.config[-1])).stem if given.config else "study"
@@ -103,8 +106,11 @@ def _run(runs: Sequence[Run], *, done: int, launcher: Launcher, jobs: int) -> No
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("runs", total=done + len(runs), completed=done)
         for run in launch(runs, launcher, jobs=jobs):
-            result = run.result or {}
-            if "error" in result:
+            result = run.result
+            if result is None:
+                reason = f"{run.name} has not ended: it was stopped, or another process is at it."
+                console.print(reason, markup=False, highlight=False, soft_wrap=True)
+            elif "error" in result:
                 console.print(f"{run.name} failed: {result['error']}", markup=False, highlight=False, soft_wrap=True)
             progress.update(task, advance=1, refresh=True)
 

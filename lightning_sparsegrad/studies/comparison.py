@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import isnan, nan
+from math import inf, isnan, nan
 from statistics import median
 
 from lightning_sparsegrad.studies.outcomes import Outcome
@@ -15,6 +15,7 @@ from lightning_sparsegrad.studies.statistics import (
     p_of_failures,
     p_of_means,
     p_of_variances,
+    spread,
 )
 from lightning_sparsegrad.studies.study import Study
 
@@ -67,10 +68,12 @@ class Difference:
         mean: The mean of the differences, arm less baseline.
         p_mean: Of the paired permutation test, corrected for the number of arms.
         ratio: The standard deviation of the arm's values by that of the baseline's.
+        wider: Their mean distance from their median, less that of the baseline's: what the Brown-Forsythe test tests.
         p_variance: Of the Brown-Forsythe test, corrected.
         p_failures: Of McNemar's exact test, corrected.
         failures: Failed runs of the arm less those of the baseline, on the seeds of both.
         sign: 1 if more is better, else -1.
+        lost: On how many seeds a run has ended without a value.
     """
 
     setting: str
@@ -79,19 +82,22 @@ class Difference:
     mean: Interval
     p_mean: float
     ratio: float
+    wider: float
     p_variance: float
     p_failures: float
     failures: int
     sign: int
+    lost: int
 
     @property
     def verdict(self) -> str:
-        """What is shown, in words: only what both the corrected test and, for means, the interval say."""
+        """What is shown, in words: only what both the corrected test and the interval or the ratio say."""
         found = []
+        among = " among runs with a value" if self.lost else ""
         if self.p_mean < ALPHA and self.mean.excludes_zero:
-            found.append("better mean" if self.mean.value * self.sign > 0 else "worse mean")
-        if self.p_variance < ALPHA and self.ratio != 1:
-            found.append("varies less" if self.ratio < 1 else "varies more")
+            found.append(("better mean" if self.mean.value * self.sign > 0 else "worse mean") + among)
+        if self.p_variance < ALPHA and (self.ratio - 1) * self.wider > 0:
+            found.append(("varies less" if self.ratio < 1 else "varies more") + among)
         if self.p_failures < ALPHA:
             found.append("fails less" if self.failures < 0 else "fails more")
         return ", ".join(found) or NOTHING_SHOWN
@@ -136,18 +142,20 @@ def _difference(summary: Summary, baseline: Summary, sign: int) -> Difference:
     pairs = [(summary.outcomes[seed], baseline.outcomes[seed]) for seed in shared]
     differences = paired(pairs)
     failed, others = [a.failed for a, _ in pairs], [b.failed for _, b in pairs]
-    ratio = summary.deviation.value / baseline.deviation.value if baseline.deviation.value else nan
+    deviation, other = summary.deviation.value, baseline.deviation.value
     return Difference(
         setting=summary.setting,
         arm=summary.arm,
         pairs=len(differences),
         mean=mean_interval(differences) if differences else Interval(nan),
         p_mean=p_of_means(differences),
-        ratio=ratio,
+        ratio=deviation / other if other else inf if deviation else nan,
+        wider=spread(summary.values) - spread(baseline.values),
         p_variance=p_of_variances(summary.values, baseline.values),
         p_failures=p_of_failures(failed, others),
         failures=sum(failed) - sum(others),
         sign=sign,
+        lost=len(pairs) - len(differences),
     )
 
 

@@ -1,6 +1,7 @@
 """Start runs: as processes here, or on a Ray cluster."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -13,11 +14,12 @@ from shutil import rmtree
 from typing import Any, Literal
 
 import torch
+from filelock import FileLock, Timeout
 
 from lightning_sparsegrad.diagnosis import HINT
 from lightning_sparsegrad.errors import ConfigurationError
-from lightning_sparsegrad.studies.recorder import PARENT, write_result
-from lightning_sparsegrad.studies.runs import LOG, RESULT, Run
+from lightning_sparsegrad.studies.recorder import PARENT, SECONDS_TO_GO, write_result
+from lightning_sparsegrad.studies.runs import LOCK, LOG, RESULT, Run
 
 Launcher = Literal["local", "ray"]
 _TAIL = 2_000  # characters of a log that a reason is looked for in
@@ -102,12 +104,16 @@ def execute(run: Run, *, threads: int, device: int | None = None) -> None:
     """Run one in a process of its own; how it went is in its folder then.
 
     Args:
-        run: The run. What an earlier try has left in its folder goes.
+        run: The run. What an earlier try has left in its folder goes; where another process is at it, nothing is done.
         threads: The threads it may use.
         device: The number of the accelerator it may use, by their count; all by default.
     """
     if run.folder.exists():
-        rmtree(run.folder)
+        try:
+            with FileLock(run.folder / LOCK, timeout=SECONDS_TO_GO):
+                rmtree(run.folder)
+        except Timeout:
+            return
     run.write()
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), PARENT: str(os.getpid())}
     if device is not None and (count := torch.cuda.device_count()) > 1:
@@ -122,8 +128,8 @@ def execute(run: Run, *, threads: int, device: int | None = None) -> None:
             code = process.wait()
         finally:
             _RUNNING.discard(process)
-    if code and not (run.folder / RESULT).exists() and not _was_stopped(code):
-        write_result(run.folder, {"error": _reason(log) or f"The process ended with status {code}."})
+    if not (run.folder / RESULT).exists() and not _was_stopped(code):
+        write_result(run.folder, {"error": _reason(code, log)})
 
 
 _RUNNING: set[subprocess.Popen[bytes]] = set()
@@ -138,7 +144,10 @@ def _threads(jobs: int) -> int:
     return max(1, (os.cpu_count() or 1) // jobs)
 
 
-def _reason(log: Path) -> str:
-    """Return the last line of a log, which tells what went wrong."""
+def _reason(code: int, log: Path) -> str:
+    """Return why a process ended: what killed it, or the last line of its log, which tells what went wrong."""
+    if code < 0:
+        return f"The process was ended by signal {-code} ({signal.strsignal(-code)})."
     lines = log.read_text(errors="replace")[-_TAIL:].strip().splitlines()
-    return lines[-1].removeprefix("error: ").replace(HINT, "").strip() if lines else ""
+    last = lines[-1].removeprefix("error: ").replace(HINT, "").strip() if lines else ""
+    return last if code and last else f"The process ended with status {code}, and no result."

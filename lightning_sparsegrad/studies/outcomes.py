@@ -1,7 +1,7 @@
 """How a run went, as a study sees it."""
 
 from dataclasses import dataclass, field
-from math import nan
+from math import inf, nan
 from pathlib import Path
 from typing import Any
 
@@ -79,10 +79,10 @@ def outcome_of(run: Run, study: Study) -> Outcome:
 
 
 def _history(path: Path, metric: str) -> pd.DataFrame:
-    """Return what was logged with the metric, a row for each time."""
-    if not path.is_file():
+    """Return what was logged with the metric where that is finite, a row for each time."""
+    if not path.is_file() or not path.stat().st_size:
         return pd.DataFrame()
-    rows = pd.read_csv(path)
+    rows = pd.read_csv(path).replace([inf, -inf], nan)
     return rows.dropna(subset=[metric]).dropna(axis=1) if metric in rows else pd.DataFrame()
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from lightning_sparsegrad.studies import histories
 from lightning_sparsegrad.studies.comparison import Summary
@@ -40,10 +41,20 @@ def draw_all(study: Study, summaries: Sequence[Summary], folder: Path) -> dict[s
     }
     drawn = {}
     for name, (figure, caption) in figures.items():
-        if figure is not None:
+        if figure is None:
+            (folder / name).unlink(missing_ok=True)  # an earlier report's
+        else:
+            _show_dollars(figure)
             figure.savefig(folder / name, dpi=_DOTS, metadata={"Software": None})
             drawn[name] = caption
     return drawn
+
+
+def _show_dollars(figure: Figure) -> None:
+    """Let names have dollars; what stands between two is mathematics to matplotlib, which its own labels need."""
+    for text in figure.findobj(Text):
+        if isinstance(text, Text) and "\\math" not in text.get_text() and "$" in text.get_text():
+            text.set_parse_math(False)
 
 
 def draw_distributions(study: Study, summaries: Sequence[Summary]) -> Figure | None:
@@ -145,6 +156,8 @@ def draw_gains(study: Study, summaries: Sequence[Summary]) -> Figure | None:
         for setting in settings
     }
     values = np.array([gain.value for of_setting in gains.values() for row in of_setting for gain in row])
+    if np.isnan(values).all():
+        return None
     limit = float(np.nanquantile(np.abs(values), _FULL_COLOUR)) or 1.0
     height = sum(len(of_setting) for of_setting in rows.values())
     figure = Figure(figsize=(3.0 + 0.34 * len(parts), 1.4 + 0.36 * height + 0.5 * len(settings)), layout="constrained")

@@ -3,19 +3,20 @@
 import json
 import os
 from math import isfinite
+from multiprocessing import parent_process
 from pathlib import Path
 from threading import Thread
 from time import monotonic, sleep
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_sparsegrad.studies.majority import majority_scores
-from lightning_sparsegrad.studies.runs import RESULT
+from lightning_sparsegrad.studies.runs import LOCK, RESULT
 
 PARENT = "SPARSEGRAD_STUDY_PROCESS"  # set for a run that should not outlive the study that started it
-_SECONDS_TO_GO = 60  # that a run whose study was killed may take to end
+SECONDS_TO_GO = 60  # that a run whose study was killed may take to end
 
 
 class RunRecorder(Callback):
@@ -31,14 +32,16 @@ class RunRecorder(Callback):
     def __init__(self, folder: str) -> None:
         super().__init__()
         self._folder = Path(folder)
-        self._lock = FileLock(self._folder / ".lock", timeout=_SECONDS_TO_GO)
+        self._lock = FileLock(self._folder / LOCK, timeout=SECONDS_TO_GO)
         self._start = monotonic()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
         if trainer.is_global_zero:
             self._lock.acquire()
-        if parent := os.environ.get(PARENT):
-            Thread(target=_end_with, args=(int(parent),), daemon=True).start()
+        if study := os.environ.get(PARENT):
+            is_of_study = trainer.is_global_zero and parent_process() is None  # other ranks are children of their first
+            parent = int(study) if is_of_study else os.getppid()
+            Thread(target=_end_with, args=(parent,), daemon=True).start()
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         self._start = monotonic()
@@ -48,8 +51,10 @@ class RunRecorder(Callback):
         self._write(trainer, {"metrics": metrics, "majority": majority_scores(trainer, pl_module)})
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
-        if isinstance(exception, Exception):  # else it was stopped, and is to be run again
-            self._write(trainer, {"error": f"{type(exception).__name__}: {exception}"})
+        # else it was stopped and is to be run again, or another process is at it
+        if isinstance(exception, Exception) and not isinstance(exception, Timeout):
+            reason = " ".join(str(exception).split())
+            self._write(trainer, {"error": f"{type(exception).__name__}: {reason}" if reason else repr(exception)})
 
     def _write(self, trainer: Trainer, result: dict[str, Any]) -> None:
         if trainer.is_global_zero:

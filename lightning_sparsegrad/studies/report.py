@@ -33,7 +33,9 @@ def write_report(study: Study, outcomes: Sequence[Outcome], folder: Path, *, mis
         "differences": tables.differences_table(differences),
         "parts": parts,
     }.items():
-        if not table.empty:
+        if table.empty:
+            (folder / f"{name}.csv").unlink(missing_ok=True)  # an earlier report's
+        else:
             table.to_csv(folder / f"{name}.csv", index=False)
     drawn = pictures.draw_all(study, summaries, folder)
     text = _text(study, summaries, differences, parts, drawn, missing)
@@ -65,7 +67,7 @@ def _text(
         if against:
             lines += [f"Against `{study.reference}`:", "", tables.differences_markdown(against)]
         if study.groups and any(run.parts for summary in within for run in summary.outcomes.values()):
-            lines += ["Means over groups of parts:", "", tables.groups_markdown(study, within)]
+            lines += [_groups(study, within), "", tables.groups_markdown(study, within)]
         if not parts.empty and (of_setting := parts[parts["setting"] == setting]).size:
             lines += ["Means of parts:", "", tables.parts_markdown(of_setting)]
     errors = [run for summary in summaries for run in summary.outcomes.values() if run.error]
@@ -79,7 +81,16 @@ def _text(
 
 def _bar(summaries: Sequence[Summary]) -> str:
     bars = [run.bar for summary in summaries for run in summary.outcomes.values() if run.bar == run.bar]
-    return f"A run has failed that is no better than {bars[0]:.3f}." if bars else "No bar tells which runs have failed."
+    if not bars:
+        return "No bar tells which runs have failed."
+    low, high = f"{min(bars):.3f}", f"{max(bars):.3f}"
+    return f"A run has failed that is no better than {low if low == high else f'its bar, from {low} to {high}'}."
+
+
+def _groups(study: Study, summaries: Sequence[Summary]) -> str:
+    known = {part for summary in summaries for run in summary.outcomes.values() for part in run.parts}
+    unknown = ", ".join(f"`{part}`" for parts in study.groups.values() for part in parts if part not in known)
+    return f"Means over groups of parts{unknown and f'; no run has {unknown}'}:"
 
 
 _HOW = (

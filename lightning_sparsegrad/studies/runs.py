@@ -14,13 +14,15 @@ from typing import Any
 
 import yaml
 
+from lightning_sparsegrad.diagnosis import HINT
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.main import SparseGradCLI
 from lightning_sparsegrad.studies.study import Overlay, Study
 
-CONFIG, RESULT, LOG = "run.yaml", "result.json", "log.txt"
+CONFIG, RESULT, LOG, LOCK = "run.yaml", "result.json", "log.txt", ".lock"
 _RECORDER = "lightning_sparsegrad.studies.recorder.RunRecorder"
 _CHECKPOINT = "ModelCheckpoint"
+_LONGEST = 100  # bytes of a file's name, of 255, for an arm and for a setting
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,11 @@ class Run:
     def digest(self) -> str:
         """What its config comes to: another for a changed one."""
         return sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest()[:10]
+
+    @property
+    def label(self) -> str:
+        """Its arm and its setting, for a sentence."""
+        return f"`{self.arm}`" + (f" in `{self.setting}`" if self.setting else "")
 
     @property
     def name(self) -> str:
@@ -107,8 +114,8 @@ def make_runs(study: Study, root: Path) -> list[Run]:
         same = known.setdefault(run.digest, run)
         if same is not run:
             raise ConfigurationError(
-                f"Parameter `arms` should hold different configs under different names. Found `{same.arm}` and "
-                f"`{run.arm}`, which are the same in `{run.setting}`."
+                f"Parameters `arms` and `grid` should make different configs under different names. Found {same.label} "
+                f"and {run.label}, which are the same."
             )
     return runs
 
@@ -120,7 +127,7 @@ def _resolve(overlays: Sequence[Overlay], study: Study, *, where: str) -> dict[s
         with redirect_stderr(said):
             reader = ConfigReader(args=["fit", *_arguments(overlays)])
     except (ConfigurationError, SystemExit) as error:
-        reason = said.getvalue().strip().removeprefix("error: ") or str(error)
+        reason = said.getvalue().strip().removeprefix("error: ").removesuffix(HINT).strip() or str(error)
         raise ConfigurationError(f"In arm `{where}`: {reason}") from error
     config = reader.resolved
     trainer = config["trainer"]
@@ -168,5 +175,6 @@ class ConfigReader(SparseGradCLI):
 
 
 def _plain(words: str) -> str:
-    """Return words as a part of a file's name."""
-    return re.sub(r"[^\w.+-]+", "_", words).strip("_")
+    """Return words as a part of a file's name, cut where they are long."""
+    plain = re.sub(r"[^\w.+-]+", "_", words).strip("_")
+    return plain.encode()[:_LONGEST].decode(errors="ignore")

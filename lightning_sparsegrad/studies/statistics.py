@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil, isnan, log2, nan
 from typing import Any
+from warnings import catch_warnings, simplefilter
 
 import numpy as np
 import numpy.typing as npt
@@ -68,7 +69,7 @@ def bootstrap_interval(values: Sequence[float], statistic: Statistic, *, level: 
     :math:`t` is the quantile of Student's distribution. Of means that gives the stated rate from about eight values on.
 
     Args:
-        values: One or more; of fewer than six, the ends are undefined.
+        values: One or more; of fewer than six, the ends are undefined, as they are where every one counts the same.
         statistic: A function of an array along an axis.
         level: The level.
 
@@ -85,15 +86,17 @@ def bootstrap_interval(values: Sequence[float], statistic: Statistic, *, level: 
         return Interval(value, value, value)
     tail = stats.norm.cdf(-np.sqrt(count / (count - 1)) * stats.t.ppf((1 + level) / 2, count - 1))
     tail = max(tail, _LEAST_TAIL)
-    found = stats.bootstrap(
-        (array,),
-        statistic,
-        confidence_level=1 - 2 * tail,
-        n_resamples=_RESAMPLES,
-        method="BCa",
-        vectorized=True,
-        rng=np.random.default_rng(0),
-    )
+    with catch_warnings():
+        simplefilter("ignore")  # where leaving out any one value gives the same statistic, its ends are undefined
+        found = stats.bootstrap(
+            (array,),
+            statistic,
+            confidence_level=1 - 2 * tail,
+            n_resamples=_RESAMPLES,
+            method="BCa",
+            vectorized=True,
+            rng=np.random.default_rng(0),
+        )
     low, high = found.confidence_interval
     return Interval(value, float(low), float(high))
 
@@ -134,7 +137,13 @@ def p_of_variances(values: Sequence[float], others: Sequence[float]) -> float:
         return nan
     if np.ptp(values) == 0 and np.ptp(others) == 0:
         return 1.0
-    return float(stats.levene(values, others, center="median").pvalue)
+    with np.errstate(divide="ignore", invalid="ignore"):  # where the distances from the median do not vary
+        return float(stats.levene(values, others, center="median").pvalue)
+
+
+def spread(values: Sequence[float]) -> float:
+    """Return the mean distance from the median; undefined of nothing."""
+    return float(np.abs(np.subtract(values, np.median(values))).mean()) if values else nan
 
 
 def p_of_failures(failed: Sequence[bool], others: Sequence[bool]) -> float:

@@ -46,7 +46,7 @@ class Study:
         mode: Whether more of the metric is better, or less.
         select: Whether a run counts by its last validation or by its best.
         grid: Settings: an argument with its values, or a name of your own with overlays by label. Every combination is
-            a setting; arms are compared within it.
+            a setting; arms are compared within it, and come over it.
         failed_at: A run whose metric is no better than this has failed. By default what always answering the most
             frequent class of the validation split would get, where the task is to classify texts.
         groups: Name to parts of the data, for tables of means over them: `{under-resourced: [sw, am, yo]}`.
@@ -79,6 +79,12 @@ class Study:
     def __post_init__(self) -> None:
         if not self.arms:
             raise ConfigurationError("Parameter `arms` should hold an arm. Found `arms = {}`.")
+        self._check_names()
+        self._check_grid()
+        for name in ("gradients_every", "distances_every"):
+            every = getattr(self, name)
+            if every is not None and every < 1:
+                raise ConfigurationError(f"Parameter `{name}` should be positive or null. Found `{name} = {every}`.")
         if not self.all_seeds:
             raise ConfigurationError(f"Parameter `seeds` should hold a seed. Found `seeds = {self.seeds}`.")
         if len(set(self.all_seeds)) < len(self.all_seeds) or min(self.all_seeds) < 0:
@@ -88,18 +94,36 @@ class Study:
         require_one_of("baseline", self.reference, list(self.arms))
         require_one_of("mode", self.mode, list(get_args(Mode)))
         require_one_of("select", self.select, list(get_args(Select)))
-        for axis, values in self.grid.items():
-            if not isinstance(values, Mapping | Sequence) or isinstance(values, str) or not values:
-                raise ConfigurationError(
-                    f"Parameter `grid` should give `{axis}` a list of values, or overlays by label. "
-                    f"Found `{axis} = {values!r}`."
-                )
         for axis, kept in self.trial.settings.items():
             require_one_of("trial.settings", axis, list(self.grid))
             for value in kept:
                 require_one_of(f"trial.settings.{axis}", value, list(self.grid[axis]))
         for arm in self.trial.arms or ():
             require_one_of("trial.arms", arm, list(self.arms))
+
+    def _check_names(self) -> None:
+        labels = {axis: values for axis, values in self.grid.items() if isinstance(values, Mapping)}
+        for where, names in {"arms": self.arms, **{f"grid.{axis}": values for axis, values in labels.items()}}.items():
+            for name in names:
+                if not isinstance(name, str):
+                    raise ConfigurationError(
+                        f"Parameter `{where}` should give names that are text, in quotes where YAML reads them "
+                        f"otherwise. Found `{name!r}`."
+                    )
+
+    def _check_grid(self) -> None:
+        for axis, values in self.grid.items():
+            if not isinstance(values, Mapping | Sequence) or isinstance(values, str) or not values:
+                raise ConfigurationError(
+                    f"Parameter `grid` should give `{axis}` a list of values, or overlays by label. "
+                    f"Found `{axis} = {values!r}`."
+                )
+            for label, overlays in values.items() if isinstance(values, Mapping) else ():
+                if not isinstance(overlays, list) or not all(isinstance(overlay, str | dict) for overlay in overlays):
+                    raise ConfigurationError(
+                        f"Parameter `grid.{axis}` should give `{label}` a list of files and arguments by name. "
+                        f"Found `{label} = {overlays!r}`."
+                    )
 
     @property
     def all_seeds(self) -> list[int]:

@@ -112,6 +112,22 @@ def test_commands_are_printed_and_nothing_is_run(tmp_path: Path, capsys: pytest.
     assert len(capsys.readouterr().out.splitlines()[-8:]) == 8
 
 
+def test_an_overlay_may_name_a_class_with_its_arguments(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stop = {"class_path": "lightning.pytorch.callbacks.Timer", "init_args": {"duration": "00:00:01:00"}}
+    study(tmp_path, "--print_commands", arms={"plain": [{"trainer.callbacks": [stop]}]}, seeds=1, grid=None, trial=None)
+    config = yaml.safe_load(Path(capsys.readouterr().out.split()[-1]).read_text())
+    assert config["trainer"]["callbacks"][0]["init_args"]["duration"] == "00:00:01:00"
+
+
+@pytest.mark.distributed
+def test_a_run_may_take_several_processes(tmp_path: Path) -> None:
+    base = {**BASE, "trainer.devices": 2, "trainer.strategy": "ddp"}
+    study(tmp_path, base=[base], arms={"plain": []}, seeds=1)
+    (result,) = results(tmp_path).values()
+    assert "error" not in result
+    assert result["steps"] == 4
+
+
 def test_a_process_that_cannot_begin_is_recorded(tmp_path: Path) -> None:
     missing = {**BASE, "data.size": 0}
     study(tmp_path, base=[missing], arms={"plain": []}, seeds=1)
@@ -119,6 +135,15 @@ def test_a_process_that_cannot_begin_is_recorded(tmp_path: Path) -> None:
     assert result["error"] == "Parameter `size` should be positive. Found `size = 0`."
     study(tmp_path, "--retry", base=[missing], arms={"plain": []}, seeds=1)
     assert len(results(tmp_path)) == 1
+
+
+def test_the_reason_is_what_ended_a_run_in_one_line(tmp_path: Path) -> None:
+    study(tmp_path, arms={fault: [{"model.fault": fault}] for fault in ("lines", "killed", "gone")}, seeds=1)
+    assert {name.partition("-")[0]: result["error"] for name, result in results(tmp_path).items()} == {
+        "lines": "ValueError: a bug, - told | in lines",
+        "killed": "The process was ended by signal 9 (Killed).",
+        "gone": "The process ended with status 0, and no result.",
+    }
 
 
 def test_a_metric_that_is_not_logged_is_told(tmp_path: Path, done: Path) -> None:
@@ -155,6 +180,26 @@ def test_mistakes_are_answered_in_one_line(
     error = capsys.readouterr().err
     assert message in error
     assert len(error.splitlines()) == 1
+
+
+@pytest.mark.filterwarnings("ignore:Experiment logs directory .* exists", "ignore:The number of training batches")
+def test_a_run_that_another_process_is_at_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("lightning_sparsegrad.studies.launchers.SECONDS_TO_GO", 0.1)
+    monkeypatch.setattr("lightning_sparsegrad.studies.recorder.SECONDS_TO_GO", 0.1)
+    study(tmp_path, "--print_commands", arms={"plain": []}, seeds=1)
+    command = capsys.readouterr().out.split()
+    folder = Path(command[-1]).parent
+    (folder / "metrics.csv").touch()
+    with FileLock(folder / ".lock"):
+        with pytest.raises(SystemExit):
+            study(tmp_path, arms={"plain": []}, seeds=1)
+        assert (folder / "metrics.csv").is_file()
+        with pytest.raises(SystemExit):
+            main(command[1:])
+    assert not results(tmp_path)
+    assert "has not ended: it was stopped, or another process is at it." in capsys.readouterr().out
 
 
 def test_two_studies_do_not_share_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

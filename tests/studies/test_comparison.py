@@ -1,7 +1,7 @@
 """What a study says of arms whose effects are known."""
 
 from dataclasses import replace
-from math import isnan
+from math import inf, isnan, nan
 
 import numpy as np
 import pytest
@@ -40,6 +40,27 @@ def test_less_variance_is_shown() -> None:
     assert found["b"].verdict == "varies less"
     assert found["b"].ratio < 0.3
     assert differences(outcomes("b", deviation=0.005), outcomes("a", deviation=0.06))["a"].verdict == "varies more"
+
+
+def of_values(arm: str, values: list[float]) -> list[Outcome]:
+    return [Outcome(arm, "", seed, value, nan, 1) for seed, value in enumerate(values)]
+
+
+def test_variance_is_told_where_test_and_ratio_agree() -> None:
+    """The one is about distances from the median, the other about their squares."""
+    apart = differences(of_values("a", [1.0, -1.0] * 10), of_values("b", [0.0] * 18 + [3.6, -3.6]))["b"]
+    assert apart.p_variance < 0.05
+    assert apart.ratio > 1
+    assert apart.verdict == NOTHING_SHOWN
+    constant = differences(of_values("a", [0.0] * 20), of_values("b", [1.0, -1.0] * 10))["b"]
+    assert (constant.ratio, constant.verdict) == (inf, "varies more")
+
+
+def test_what_is_shown_of_a_part_of_the_runs_is_told_as_such() -> None:
+    half = [*outcomes("b", mean=0.9, seeds=10), *(broken("b", seed) for seed in range(10, 20))]
+    found = differences(outcomes("a"), half)["b"]
+    assert found.verdict == "better mean among runs with a value, fails more"
+    assert differences(outcomes("a"), half[:10])["b"].verdict == "better mean"
 
 
 def test_fewer_failures_are_shown() -> None:

@@ -52,6 +52,19 @@ def test_or_the_best_with_what_it_had_then(tmp_path: Path) -> None:
     assert least.value == 0.6
 
 
+def test_the_best_is_finite(tmp_path: Path) -> None:
+    history = {**HISTORY, METRIC: [None, 0.6, float("inf"), float("nan")]}
+    assert outcome(tmp_path, history=history, select="best").value == 0.6
+    assert outcome(tmp_path / "other", history=history).curve == {10: 0.6}
+
+
+def test_a_run_that_ended_before_it_logged_has_no_curve(tmp_path: Path) -> None:
+    outcome(tmp_path, result={"error": "OSError: no space left"})
+    run = Run("a", "lr=1", 3, {}, tmp_path)
+    (run.folder / "metrics.csv").touch()
+    assert outcome_of(run, study_of("a")).curve == {}
+
+
 def test_a_bar_of_the_study_goes_before_that_of_the_data(tmp_path: Path) -> None:
     assert outcome(tmp_path, failed_at=0.8).failed
     assert not outcome(tmp_path / "other", failed_at=0.79).failed

@@ -128,6 +128,41 @@ def test_arms_without_a_difference_are_never_called_better(tmp_path: Path) -> No
     assert not (tmp_path / "clip_rate.png").exists()
 
 
+def test_what_an_earlier_report_drew_goes(tmp_path: Path) -> None:
+    study, runs = example(tmp_path)
+    write_report(study, runs, tmp_path)
+    write_report(study_of("a", seeds=1), outcomes("a", seeds=1), tmp_path)
+    assert {path.name for path in tmp_path.glob("*.*")} == {
+        "report.md",
+        "runs.csv",
+        "arms.csv",
+        "distributions.png",
+        "curves.png",
+    }
+
+
+def test_the_range_of_different_bars_is_told(tmp_path: Path) -> None:
+    runs = [Outcome("a", "", seed, 0.8, bar, 1) for seed, bar in enumerate((0.5, 0.4))]
+    assert "no better than its bar, from 0.400 to 0.500." in write_report(study_of("a", seeds=2), runs, tmp_path)
+
+
+def test_parts_that_no_run_has_are_told(tmp_path: Path) -> None:
+    study = study_of("a", "b", groups={"held out": ["de", "xx"]})
+    runs = [run for arm in ("a", "b") for run in outcomes(arm, seeds=2, parts=GAINS)]
+    assert "groups of parts; no run has `xx`:" in write_report(study, runs, tmp_path)
+
+
+def test_a_baseline_without_a_value_has_no_gains(tmp_path: Path) -> None:
+    text = write_report(study_of("a", "b", seeds=1), [broken("a", 0), *outcomes("b", seeds=1, parts=GAINS)], tmp_path)
+    assert "parts.png" not in text
+
+
+def test_names_may_have_dollars(tmp_path: Path) -> None:
+    names = "5$ rate", r"$\frac{b$"
+    write_report(study_of(*names), [run for name in names for run in outcomes(name, parts=GAINS)], tmp_path)
+    assert (tmp_path / "parts.png").is_file()
+
+
 def test_one_run_makes_a_report(tmp_path: Path) -> None:
     text = write_report(study_of("a", "b", seeds=1), outcomes("a", seeds=1), tmp_path)
     assert "| a " in text

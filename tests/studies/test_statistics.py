@@ -87,6 +87,7 @@ def test_intervals_of_little() -> None:
     assert not mean_interval([0.0] * 6).excludes_zero
     assert deviation_interval([0.5] * 6) == Interval(0.0, 0.0, 0.0)
     assert mean_interval([0.2, 0.5, 0.3, 0.4, 0.6, 0.5]).excludes_zero
+    assert isnan(deviation_interval([0.5] * 4 + [0.6] * 4).low)
 
 
 def test_the_permutation_test_is_exact_for_a_few() -> None:

@@ -93,6 +93,12 @@ def test_the_quick_version_is_smaller(tmp_path: Path) -> None:
         ({"select": "first"}, r"Parameter `select` should be one of 'last', 'best'"),
         ({"grid": {"model.lr": 0.1}}, r"Parameter `grid` should give `model.lr` a list of values"),
         ({"grid": {"model.lr": []}}, r"Parameter `grid` should give `model.lr` a list of values"),
+        ({"grid": {"d": {"few": "few.yaml"}}}, r"`grid\.d` should give `few` a list of files .* `few = 'few.yaml'`"),
+        ({"grid": {"d": {"few": {"data.size": 2}}}}, r"Parameter `grid\.d` should give `few` a list"),
+        ({"grid": {"d": {"few": None}}}, r"Parameter `grid\.d` should give `few` a list"),
+        ({"grid": {"d": {2: []}}}, r"Parameter `grid\.d` should give names that are text.* Found `2`"),
+        ({"arms": {False: []}}, r"Parameter `arms` should give names that are text.* Found `False`"),
+        ({"gradients_every": 0}, r"Parameter `gradients_every` should be positive or null\. Found"),
         ({"trial": Trial(arms=["dorp"])}, r"Parameter `trial.arms` should be one of .* Near matches: `drop`"),
         ({"trial": Trial(settings={"lr": [1]})}, r"Parameter `trial.settings` should be one of "),
         (
@@ -108,7 +114,7 @@ def test_what_a_study_cannot_say(changes: dict[str, Any], message: str) -> None:
 
 def test_an_arm_that_makes_no_config_is_named(tmp_path: Path) -> None:
     wrong = [{"model.gradient_transform": "GradDrop", "model.gradient_transform.rat": 0.5}]
-    with pytest.raises(ConfigurationError, match=r"In arm `wrong`: `rat` is no argument of `GradDrop`.*`rate`"):
+    with pytest.raises(ConfigurationError, match=r"In arm `wrong`: `rat` is no argument of `GradDrop`.*`rate`\.$"):
         runs_of(tmp_path, arms={"plain": [], "wrong": wrong})
     with pytest.raises(ConfigurationError, match=r"In arm `plain`: .*missing\.yaml"):
         runs_of(tmp_path, arms={"plain": ["missing.yaml"]})
@@ -124,5 +130,17 @@ def test_seeds_that_are_too_few_to_show_anything_are_told(arms: int, seeds: int,
 
 
 def test_two_names_for_the_same_runs_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"Found `drop` and `again`, which are the same in ``"):
+    with pytest.raises(ConfigurationError, match=r"Found `drop` and `again`, which are the same\."):
         runs_of(tmp_path, arms={"drop": [DROP], "again": [DROP]})
+    grid = {"model.gradient_transform": ["Identity", "HeadOnly"]}  # an arm comes over its setting
+    with pytest.raises(
+        ConfigurationError, match=r"Found `drop` in `gradient_transform=Identity` and `drop` in `gradient_tr.*"
+    ):
+        runs_of(tmp_path, arms={"drop": [DROP]}, grid=grid)
+
+
+def test_long_names_make_folders(tmp_path: Path) -> None:
+    (run,) = runs_of(tmp_path, arms={"面" * 300: []}, grid={"x" * 300: {"y" * 300: []}}, seeds=1)
+    run.write()
+    assert run.folder.is_dir()
+    assert run.name.endswith(f"-seed0-{run.digest}")
