@@ -109,7 +109,7 @@ def head_only(run: Recorder) -> None:
 def clips_each_tensor(run: Recorder) -> None:
     for gradients in run.gradients:
         norms = [float(gradient.norm()) for gradient in gradients.values() if gradient is not None]
-        assert max(norms) <= 0.05 * (1 + 1e-5)
+        assert max(norms) <= 0.01 * (1 + 1e-5)
     assert any(float(statistics["clipped"]) > 0 for statistics in run.statistics)
 
 
