@@ -22,6 +22,8 @@ from lightning_sparsegrad.studies.study import Overlay, Study
 CONFIG, RESULT, LOG, LOCK = "run.yaml", "result.json", "log.txt", ".lock"
 _RECORDER = "lightning_sparsegrad.studies.recorder.RunRecorder"
 _CHECKPOINT = "ModelCheckpoint"
+_STRING_OR_NOT_FINITE = re.compile(r'"(?:[^"\\]|\\.)*"|-?Infinity|NaN')
+_NOT_FINITE = {"Infinity": ".inf", "-Infinity": "-.inf", "NaN": ".nan"}
 _LONGEST = 100  # bytes of a file's name, of 255, for an arm and for a setting
 
 
@@ -151,8 +153,12 @@ def _arguments(overlays: Sequence[Overlay]) -> Iterator[str]:
             yield from ("--config", overlay)
         else:
             for name, value in overlay.items():
-                text = value if isinstance(value, str) else json.dumps(value)
-                yield f"--{name}={text}"
+                yield f"--{name}={value if isinstance(value, str) else _as_yaml(value)}"
+
+
+def _as_yaml(value: Any) -> str:
+    """Return a value in one line; JSON is YAML, but for numbers that are not finite."""
+    return _STRING_OR_NOT_FINITE.sub(lambda found: _NOT_FINITE.get(found[0], found[0]), json.dumps(value))
 
 
 class ConfigReader(SparseGradCLI):

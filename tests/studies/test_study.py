@@ -1,5 +1,6 @@
 """What a study may say, and the runs it makes."""
 
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,17 @@ def test_files_and_arguments_mean_what_they_mean_on_the_command_line(tmp_path: P
     transforms = run.config["model"]["init_args"]["gradient_transform"]["init_args"]["transforms"]
     assert transforms["mask"]["init_args"]["rate"] == 0.7
     assert transforms["clip"]["init_args"]["max_norm"] == 0.1
+
+
+def test_a_number_may_be_infinite(tmp_path: Path) -> None:
+    clip = {"class_path": "ComponentNormClip", "init_args": {"max_norm": inf}}
+    by_name = {"model.gradient_transform": "ComponentNormClip", "model.gradient_transform.max_norm": inf}
+    for arm in ({"model.gradient_transform": clip, "model.fault": 'an "Infinity"'}, by_name):
+        (run,) = runs_of(tmp_path, arms={"clip": [arm]}, seeds=1)
+        assert run.config["model"]["init_args"]["gradient_transform"]["init_args"]["max_norm"] == inf
+        assert run.config["model"]["init_args"]["fault"] == arm.get("model.fault")
+        run.write()
+        assert "max_norm: .inf" in (run.folder / "run.yaml").read_text()
 
 
 def test_a_name_is_of_the_content_of_its_config(tmp_path: Path) -> None:
