@@ -68,6 +68,7 @@ def test_a_name_is_of_the_content_of_its_config(tmp_path: Path) -> None:
 
 
 def test_a_run_is_an_ordinary_config(tmp_path: Path) -> None:
+    keeping = {"class_path": "OnExceptionCheckpoint", "init_args": {"dirpath": str(tmp_path)}}
     base = {**BASE, "trainer.callbacks": [{"class_path": "ModelCheckpoint"}, {"class_path": "DeviceStatsMonitor"}]}
     run, *_ = runs_of(tmp_path, base=[base], distances_every=3)
     run.write()
@@ -77,6 +78,8 @@ def test_a_run_is_an_ordinary_config(tmp_path: Path) -> None:
     assert config["trainer"]["enable_checkpointing"] is False
     assert config["trainer"]["default_root_dir"] == str(run.folder)
     assert run.command == ["fit", "--config", str(run.folder / "run.yaml")]
+    none, *_ = runs_of(tmp_path, base=[{**BASE, "trainer.callbacks": [keeping]}], gradients_every=None)
+    assert none.config["trainer"]["callbacks"] == []
     kept, *_ = runs_of(tmp_path, base=[base], checkpoints=True, gradients_every=None)
     callbacks = [callback["class_path"].rpartition(".")[2] for callback in kept.config["trainer"]["callbacks"]]
     assert callbacks == ["ModelCheckpoint", "DeviceStatsMonitor"]
