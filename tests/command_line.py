@@ -35,8 +35,6 @@ class Reader(SparseGradModule):
             raise ValueError("a bug,\n\n- told | in lines")
         if self.fault == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
-        if self.fault == "gone":
-            os._exit(0)
         return self.layer(batch).square().mean() * (torch.nan if self.fault == "nan" else 1)  # type: ignore[no-any-return]
 
     def validation_step(self, batch: Tensor) -> None:

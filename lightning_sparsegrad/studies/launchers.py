@@ -128,7 +128,7 @@ def execute(run: Run, *, threads: int, device: int | None = None) -> None:
             code = process.wait()
         finally:
             _RUNNING.discard(process)
-    if not (run.folder / RESULT).exists() and not _was_stopped(code):
+    if code and not (run.folder / RESULT).exists() and not _was_stopped(code):
         write_result(run.folder, {"error": _reason(code, log)})
 
 
@@ -150,4 +150,4 @@ def _reason(code: int, log: Path) -> str:
         return f"The process was ended by signal {-code} ({signal.strsignal(-code)})."
     lines = log.read_text(errors="replace")[-_TAIL:].strip().splitlines()
     last = lines[-1].removeprefix("error: ").replace(HINT, "").strip() if lines else ""
-    return last if code and last else f"The process ended with status {code}, and no result."
+    return last or f"The process ended with status {code}."

@@ -97,5 +97,6 @@ _HOW = (
     "Intervals are of 95%, by the bootstrap (bias-corrected, accelerated, widened for small samples), and take six "
     "values. Differences to `{baseline}` are taken seed by seed; their p is that of a paired permutation test, that of "
     "standard deviations of the Brown-Forsythe test, that of failed runs of McNemar's exact test, each by Holm's "
-    "correction over the arms of a setting. What is shown has p < 0.05, and for means an interval without zero."
+    "correction over the arms of a setting. What is shown has p < 0.05, for means an interval without zero, and for "
+    "standard deviations a ratio that agrees."
 )

@@ -10,9 +10,11 @@ from functools import cached_property
 from hashlib import sha256
 from io import StringIO
 from pathlib import Path
+from pydoc import locate
 from typing import Any
 
 import yaml
+from lightning.pytorch.callbacks import Checkpoint
 
 from lightning_sparsegrad.diagnosis import HINT
 from lightning_sparsegrad.errors import ConfigurationError
@@ -21,7 +23,8 @@ from lightning_sparsegrad.studies.study import Overlay, Study
 
 CONFIG, RESULT, LOG, LOCK = "run.yaml", "result.json", "log.txt", ".lock"
 _RECORDER = "lightning_sparsegrad.studies.recorder.RunRecorder"
-_CHECKPOINT = "ModelCheckpoint"
+_STRING_OR_NOT_FINITE = re.compile(r'"(?:[^"\\]|\\.)*"|-?Infinity|NaN')
+_NOT_FINITE = {"Infinity": ".inf", "-Infinity": "-.inf", "NaN": ".nan"}
 _LONGEST = 100  # bytes of a file's name, of 255, for an arm and for a setting
 
 
@@ -134,7 +137,7 @@ def _resolve(overlays: Sequence[Overlay], study: Study, *, where: str) -> dict[s
     callbacks = trainer["callbacks"] if isinstance(trainer["callbacks"], list) else [trainer["callbacks"]]
     callbacks = [callback for callback in callbacks if callback]
     if not study.checkpoints:
-        callbacks = [callback for callback in callbacks if not callback["class_path"].endswith(_CHECKPOINT)]
+        callbacks = [callback for callback in callbacks if not _keeps_checkpoints(callback["class_path"])]
         trainer["enable_checkpointing"] = False
     if study.gradients_every:
         callbacks.append({"class_path": "GradientMonitor", "init_args": {"every_n_steps": study.gradients_every}})
@@ -151,8 +154,12 @@ def _arguments(overlays: Sequence[Overlay]) -> Iterator[str]:
             yield from ("--config", overlay)
         else:
             for name, value in overlay.items():
-                text = value if isinstance(value, str) else json.dumps(value)
-                yield f"--{name}={text}"
+                yield f"--{name}={value if isinstance(value, str) else _as_yaml(value)}"
+
+
+def _as_yaml(value: Any) -> str:
+    """Return a value in one line; JSON is YAML, but for numbers that are not finite."""
+    return _STRING_OR_NOT_FINITE.sub(lambda found: _NOT_FINITE.get(found[0], found[0]), json.dumps(value))
 
 
 class ConfigReader(SparseGradCLI):
@@ -172,6 +179,11 @@ class ConfigReader(SparseGradCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         pass
+
+
+def _keeps_checkpoints(class_path: str) -> bool:
+    found = locate(class_path)
+    return isinstance(found, type) and issubclass(found, Checkpoint)
 
 
 def _plain(words: str) -> str:

@@ -138,11 +138,10 @@ def test_a_process_that_cannot_begin_is_recorded(tmp_path: Path) -> None:
 
 
 def test_the_reason_is_what_ended_a_run_in_one_line(tmp_path: Path) -> None:
-    study(tmp_path, arms={fault: [{"model.fault": fault}] for fault in ("lines", "killed", "gone")}, seeds=1)
+    study(tmp_path, arms={fault: [{"model.fault": fault}] for fault in ("lines", "killed")}, seeds=1)
     assert {name.partition("-")[0]: result["error"] for name, result in results(tmp_path).items()} == {
         "lines": "ValueError: a bug, - told | in lines",
         "killed": "The process was ended by signal 9 (Killed).",
-        "gone": "The process ended with status 0, and no result.",
     }
 
 

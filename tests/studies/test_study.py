@@ -1,5 +1,6 @@
 """What a study may say, and the runs it makes."""
 
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,17 @@ def test_files_and_arguments_mean_what_they_mean_on_the_command_line(tmp_path: P
     assert transforms["clip"]["init_args"]["max_norm"] == 0.1
 
 
+def test_a_number_may_be_infinite(tmp_path: Path) -> None:
+    clip = {"class_path": "ComponentNormClip", "init_args": {"max_norm": inf}}
+    by_name = {"model.gradient_transform": "ComponentNormClip", "model.gradient_transform.max_norm": inf}
+    for arm in ({"model.gradient_transform": clip, "model.fault": 'an "Infinity"'}, by_name):
+        (run,) = runs_of(tmp_path, arms={"clip": [arm]}, seeds=1)
+        assert run.config["model"]["init_args"]["gradient_transform"]["init_args"]["max_norm"] == inf
+        assert run.config["model"]["init_args"]["fault"] == arm.get("model.fault")
+        run.write()
+        assert "max_norm: .inf" in (run.folder / "run.yaml").read_text()
+
+
 def test_a_name_is_of_the_content_of_its_config(tmp_path: Path) -> None:
     names = {run.name for run in runs_of(tmp_path)}
     assert names == {run.name for run in runs_of(tmp_path / "elsewhere")}
@@ -56,6 +68,7 @@ def test_a_name_is_of_the_content_of_its_config(tmp_path: Path) -> None:
 
 
 def test_a_run_is_an_ordinary_config(tmp_path: Path) -> None:
+    keeping = {"class_path": "OnExceptionCheckpoint", "init_args": {"dirpath": str(tmp_path)}}
     base = {**BASE, "trainer.callbacks": [{"class_path": "ModelCheckpoint"}, {"class_path": "DeviceStatsMonitor"}]}
     run, *_ = runs_of(tmp_path, base=[base], distances_every=3)
     run.write()
@@ -65,6 +78,8 @@ def test_a_run_is_an_ordinary_config(tmp_path: Path) -> None:
     assert config["trainer"]["enable_checkpointing"] is False
     assert config["trainer"]["default_root_dir"] == str(run.folder)
     assert run.command == ["fit", "--config", str(run.folder / "run.yaml")]
+    none, *_ = runs_of(tmp_path, base=[{**BASE, "trainer.callbacks": [keeping]}], gradients_every=None)
+    assert none.config["trainer"]["callbacks"] == []
     kept, *_ = runs_of(tmp_path, base=[base], checkpoints=True, gradients_every=None)
     callbacks = [callback["class_path"].rpartition(".")[2] for callback in kept.config["trainer"]["callbacks"]]
     assert callbacks == ["ModelCheckpoint", "DeviceStatsMonitor"]
