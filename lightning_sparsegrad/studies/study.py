@@ -11,6 +11,7 @@ from lightning_sparsegrad.studies.statistics import pairs_needed
 Overlay = str | dict[str, Any]
 Mode = Literal["max", "min"]
 Select = Literal["last", "best"]
+_LARGEST_SEED = 2**32 - 1  # numpy's
 
 
 @dataclass(frozen=True)
@@ -87,9 +88,11 @@ class Study:
                 raise ConfigurationError(f"Parameter `{name}` should be positive or null. Found `{name} = {every}`.")
         if not self.all_seeds:
             raise ConfigurationError(f"Parameter `seeds` should hold a seed. Found `seeds = {self.seeds}`.")
-        if len(set(self.all_seeds)) < len(self.all_seeds) or min(self.all_seeds) < 0:
+        each_once = len(set(self.all_seeds)) == len(self.all_seeds)
+        if not each_once or min(self.all_seeds) < 0 or max(self.all_seeds) > _LARGEST_SEED:
             raise ConfigurationError(
-                f"Parameter `seeds` should hold non-negative numbers, each once. Found `seeds = {self.seeds}`."
+                f"Parameter `seeds` should hold non-negative numbers up to {_LARGEST_SEED}, each once. "
+                f"Found `seeds = {self.seeds}`."
             )
         require_one_of("baseline", self.reference, list(self.arms))
         require_one_of("mode", self.mode, list(get_args(Mode)))
@@ -100,6 +103,11 @@ class Study:
                 require_one_of(f"trial.settings.{axis}", value, list(self.grid[axis]))
         for arm in self.trial.arms or ():
             require_one_of("trial.arms", arm, list(self.arms))
+        if self.baseline and self.trial.arms and self.baseline not in self.trial.arms:
+            raise ConfigurationError(
+                f"Parameter `trial.arms` should hold the baseline, `{self.baseline}`. "
+                f"Found `trial.arms = {self.trial.arms}`."
+            )
 
     def _check_names(self) -> None:
         labels = {axis: values for axis, values in self.grid.items() if isinstance(values, Mapping)}

@@ -100,8 +100,10 @@ def test_the_quick_version_is_smaller(tmp_path: Path) -> None:
         ({"seeds": 0}, r"Parameter `seeds` should hold a seed\. Found `seeds = 0`"),
         (
             {"seeds": [1, 1]},
-            r"Parameter `seeds` should hold non-negative numbers, each once\. Found `seeds = \[1, 1\]`",
+            r"Parameter `seeds` should hold non-negative numbers up to \d+, each once\. Found `seeds = \[1, 1\]`",
         ),
+        ({"seeds": [2**32]}, r"Parameter `seeds` should hold non-negative numbers up to 4294967295, .*`seeds = \[42"),
+        ({"baseline": "plain", "trial": Trial(arms=["drop"])}, r"`trial.arms` should hold the baseline, `plain`\."),
         ({"seeds": [-1]}, r"Parameter `seeds` should hold non-negative numbers"),
         ({"baseline": "plane"}, r"Parameter `baseline` should be one of .* Near matches: `plain`"),
         ({"mode": "most"}, r"Parameter `mode` should be one of 'max', 'min'\. Found `mode = 'most'`"),
