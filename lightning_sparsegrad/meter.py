@@ -24,8 +24,9 @@ class Measurement:
         epoch: Epochs done before; `None` if unknown.
         values: Tensor of shape (4, components) on the device of the gradients: the norms before the transform and after
             it, in true gradient units; 1 for what a norm clip scaled, else 0; the share of entries kept, of those that
-            were not zero before. A component without a gradient has an undefined norm before; one that was dropped has
-            norm 0 after, and nothing kept.
+            were not zero before. A component that was dropped has norm 0 after, and nothing kept; its norm before is
+            undefined if it was not computed. One that has no gradient, as it is frozen, has norm 0 after; its norm
+            before and the share kept are undefined.
     """
 
     step: int
@@ -42,7 +43,7 @@ class GradientMeter:
     Args:
         parameters: The parameters of the model, those of the engine.
         transform: The transform, bound to the model: the engine's own.
-        every: Look at every so many windows, the last of them.
+        every: Look after every so many optimizer steps, in the window of the last of them.
         components: What is measured by itself, see `ComponentNormClip`.
 
     Attributes:
@@ -80,15 +81,23 @@ class GradientMeter:
         self.last: Measurement | None = None
         self._before: tuple[Tensor, Tensor] | None = None
         self._window: Window | None = None
+        self._uncomputed: list[bool] = []
+        self._absent: list[bool] = []
+        self._asked: int | None = None
 
     def is_due(self, window: Window) -> bool:
-        """Whether to look at a window."""
-        return (window.step + 1) % self._every == 0
+        """Whether to look at a window, asked of one after the other: several optimizers may step in each."""
+        before = window.step - 1 if self._asked is None or self._asked >= window.step else self._asked
+        self._asked = window.step
+        return (window.step + 1) // self._every > (before + 1) // self._every
 
     def before(self, gradients: Gradients, window: Window) -> None:
         """Look at the gradients that the transform is about to change."""
         self._window = window
         self._before = self._norms_and_counts(gradients, missing=nan)
+        self._uncomputed = [component.name not in self._found for component in self.components]
+        there = {*gradients, *gradients.skipped}
+        self._absent = [there.isdisjoint(part.parameter for part in of.parts) for of in self.components]
 
     def after(self, gradients: Gradients) -> None:
         """Look at what the transform left, and make a `last` measurement of both."""
@@ -98,8 +107,9 @@ class GradientMeter:
         left, kept = self._norms_and_counts(gradients, missing=0.0)
         shares = torch.where(counts > 0, kept / counts.clamp(min=1), (~norms.isnan()).to(counts))
         dropped = [component.name not in self._found for component in self.components]
-        shares = shares.masked_fill(torch.tensor(dropped, device="cpu").to(shares.device, non_blocking=True), 0.0)
-        values = torch.stack([norms, left, self._clipped(norms), shares]).float()
+        shares = _filled(_filled(shares, dropped, 0.0), self._absent, nan)
+        clipped = _filled(self._clipped(norms), self._uncomputed, 0.0)  # with others of what the clip scaled
+        values = torch.stack([norms, left, clipped, shares]).float()
         self.last = Measurement(self._window.step, self._window.epoch, values)
 
     def _clipped(self, like: Tensor) -> Tensor:
@@ -151,6 +161,10 @@ def check_meter(every: int, components: ComponentSpec, *, parameter: str = "ever
             f"Parameter `{parameter}` should be a positive integer. Found `{parameter} = {every!r}`."
         )
     check_components(components)
+
+
+def _filled(values: Tensor, places: Sequence[bool], value: float) -> Tensor:
+    return values.masked_fill(torch.tensor(places, device="cpu").to(values.device, non_blocking=True), value)
 
 
 def _touching(measured: Sequence[Component], clipped: Sequence[Component]) -> list[list[str]]:

@@ -137,6 +137,30 @@ def test_what_is_not_computed_has_no_norm_before() -> None:
     assert values["head"][KEPT] == 1
 
 
+def test_what_has_no_gradient_is_neither_kept_nor_clipped() -> None:
+    model = Small()
+    engine = engine_for(model, ComponentNormClip(1e-3, components="module"))
+    meter = engine.meter = GradientMeter(engine.parameters, engine.transform, every=1, components="tensor")
+    set_gradients(model, 0)
+    model.head.bias.grad = None
+    apply(engine, 0)
+    assert meter.last is not None
+    values = dict(zip([c.name for c in meter.components], meter.last.values.T.tolist(), strict=True))
+    before, after, clipped, kept = values["head.bias"]
+    assert (isnan(before), after, clipped, isnan(kept)) == (True, 0, 0, True)
+    assert values["head.weight"][CLIPPED:] == [1, 1]
+
+
+def test_windows_several_steps_apart_are_looked_at_as_often() -> None:
+    engine = engine_for(Small(), Identity())
+    meter = engine.meter = GradientMeter(engine.parameters, engine.transform, every=4)
+    looks = []
+    for step in range(1, 24, 2):
+        apply(engine, step - 1)
+        looks.append(meter.last.step if meter.last else None)
+    assert [step for step in dict.fromkeys(looks) if step] == [4, 8, 12, 16, 20]
+
+
 @pytest.mark.parametrize("value", [torch.inf, torch.nan])
 def test_an_overflow_is_measured_as_it_is(value: float) -> None:
     model = Small()
