@@ -1,7 +1,7 @@
 """What a transform does to each component of the gradient: norms before and after, what is clipped, what is kept."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from math import nan
 
 import torch
@@ -77,7 +77,7 @@ class GradientMeter:
         self._every = every
         self.components = partition(parameters, components)
         self._clips = [part for part in transform.flattened() if isinstance(part, NormClip)]
-        self._clipping = [_touching(self.components, clip.clipped_components) for clip in self._clips]
+        self._clipping = [_touching(self.components, clip.clipped_components, parameters) for clip in self._clips]
         self.last: Measurement | None = None
         self._before: tuple[Tensor, Tensor] | None = None
         self._window: Window | None = None
@@ -167,20 +167,31 @@ def _filled(values: Tensor, places: Sequence[bool], value: float) -> Tensor:
     return values.masked_fill(torch.tensor(places, device="cpu").to(values.device, non_blocking=True), value)
 
 
-def _touching(measured: Sequence[Component], clipped: Sequence[Component]) -> list[list[str]]:
+def _touching(
+    measured: Sequence[Component], clipped: Sequence[Component], parameters: NamedParameters
+) -> list[list[str]]:
     """Return for each component that is measured the names of those that are clipped and share an entry with it."""
     by_parameter: dict[str, list[tuple[Part, str]]] = {}
     for component in clipped:
         for part in component.parts:
             by_parameter.setdefault(part.parameter, []).append((part, component.name))
-    return [_overlapping(component, by_parameter) for component in measured]
-
-
-def _overlapping(component: Component, by_parameter: Mapping[str, list[tuple[Part, str]]]) -> list[str]:
     names = (
-        name
-        for part in component.parts
-        for other, name in by_parameter.get(part.parameter, ())
-        if part == other or None in (part.length, other.length)  # slices are equal or apart
+        [
+            name
+            for part in component.parts
+            for other, name in by_parameter.get(part.parameter, ())
+            if _overlap(part, other, parameters[part.parameter])
+        ]
+        for component in measured
     )
-    return list(dict.fromkeys(names))
+    return [list(dict.fromkeys(of_one)) for of_one in names]
+
+
+def _overlap(part: Part, other: Part, tensor: Tensor) -> bool:
+    if part.length is None or other.length is None:
+        return True
+    if part.groups == other.groups:
+        return part.start < other.start + other.length and other.start < part.start + part.length
+    places = torch.arange(tensor.shape[part.dim], device="cpu")
+    covered, others = (replace(each, dim=0).of(places).flatten() for each in (part, other))
+    return bool(torch.isin(covered, others).any())
