@@ -201,6 +201,7 @@ class GradientEngine:
                 kind = "complex" if gradient.is_complex() else "sparse"
                 raise ConfigurationError(f"Gradients should be dense and real. Found a {kind} gradient of `{name}`.")
         self._refuse_unknown()
+        meter = self.meter if self.meter is not None and self.meter.is_due(self._window) else None
         self._left_out = self._policy != "propagate" and self._is_lost(found, self._window, loss_scale)
         if self._left_out:
             for parameter in self.parameters.tensors.values():
@@ -208,7 +209,6 @@ class GradientEngine:
             self._applied = True
             return
         gradients = Gradients(found, loss_scale=loss_scale, skipped=skipped)
-        meter = self.meter if self.meter is not None and self.meter.is_due(self._window) else None
         if meter is not None:
             meter.before(gradients, self._window)
         self.transform.apply_(gradients, self._window)

@@ -1,7 +1,7 @@
 """What a transform does to each component of the gradient: norms before and after, what is clipped, what is kept."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from math import nan
 
 import torch
@@ -24,8 +24,9 @@ class Measurement:
         epoch: Epochs done before; `None` if unknown.
         values: Tensor of shape (4, components) on the device of the gradients: the norms before the transform and after
             it, in true gradient units; 1 for what a norm clip scaled, else 0; the share of entries kept, of those that
-            were not zero before. A component without a gradient has an undefined norm before; one that was dropped has
-            norm 0 after, and nothing kept.
+            were not zero before. A component that was dropped has norm 0 after, and nothing kept; its norm before is
+            undefined if it was not computed. One that has no gradient, as it is frozen, has norm 0 after; its norm
+            before and the share kept are undefined.
     """
 
     step: int
@@ -42,7 +43,7 @@ class GradientMeter:
     Args:
         parameters: The parameters of the model, those of the engine.
         transform: The transform, bound to the model: the engine's own.
-        every: Look at every so many windows, the last of them.
+        every: Look after every so many optimizer steps, in the window of the last of them.
         components: What is measured by itself, see `ComponentNormClip`.
 
     Attributes:
@@ -76,19 +77,27 @@ class GradientMeter:
         self._every = every
         self.components = partition(parameters, components)
         self._clips = [part for part in transform.flattened() if isinstance(part, NormClip)]
-        self._clipping = [_touching(self.components, clip.clipped_components) for clip in self._clips]
+        self._clipping = [_touching(self.components, clip.clipped_components, parameters) for clip in self._clips]
         self.last: Measurement | None = None
         self._before: tuple[Tensor, Tensor] | None = None
         self._window: Window | None = None
+        self._uncomputed: list[bool] = []
+        self._absent: list[bool] = []
+        self._asked: int | None = None
 
     def is_due(self, window: Window) -> bool:
-        """Whether to look at a window."""
-        return (window.step + 1) % self._every == 0
+        """Whether to look at a window, asked of one after the other: several optimizers may step in each."""
+        before = window.step - 1 if self._asked is None or self._asked >= window.step else self._asked
+        self._asked = window.step
+        return (window.step + 1) // self._every > (before + 1) // self._every
 
     def before(self, gradients: Gradients, window: Window) -> None:
         """Look at the gradients that the transform is about to change."""
         self._window = window
         self._before = self._norms_and_counts(gradients, missing=nan)
+        self._uncomputed = [component.name not in self._found for component in self.components]
+        there = {*gradients, *gradients.skipped}
+        self._absent = [there.isdisjoint(part.parameter for part in of.parts) for of in self.components]
 
     def after(self, gradients: Gradients) -> None:
         """Look at what the transform left, and make a `last` measurement of both."""
@@ -98,8 +107,9 @@ class GradientMeter:
         left, kept = self._norms_and_counts(gradients, missing=0.0)
         shares = torch.where(counts > 0, kept / counts.clamp(min=1), (~norms.isnan()).to(counts))
         dropped = [component.name not in self._found for component in self.components]
-        shares = shares.masked_fill(torch.tensor(dropped, device="cpu").to(shares.device, non_blocking=True), 0.0)
-        values = torch.stack([norms, left, self._clipped(norms), shares]).float()
+        shares = _filled(_filled(shares, dropped, 0.0), self._absent, nan)
+        clipped = _filled(self._clipped(norms), self._uncomputed, 0.0)  # with others of what the clip scaled
+        values = torch.stack([norms, left, clipped, shares]).float()
         self.last = Measurement(self._window.step, self._window.epoch, values)
 
     def _clipped(self, like: Tensor) -> Tensor:
@@ -153,20 +163,35 @@ def check_meter(every: int, components: ComponentSpec, *, parameter: str = "ever
     check_components(components)
 
 
-def _touching(measured: Sequence[Component], clipped: Sequence[Component]) -> list[list[str]]:
+def _filled(values: Tensor, places: Sequence[bool], value: float) -> Tensor:
+    return values.masked_fill(torch.tensor(places, device="cpu").to(values.device, non_blocking=True), value)
+
+
+def _touching(
+    measured: Sequence[Component], clipped: Sequence[Component], parameters: NamedParameters
+) -> list[list[str]]:
     """Return for each component that is measured the names of those that are clipped and share an entry with it."""
     by_parameter: dict[str, list[tuple[Part, str]]] = {}
     for component in clipped:
         for part in component.parts:
             by_parameter.setdefault(part.parameter, []).append((part, component.name))
-    return [_overlapping(component, by_parameter) for component in measured]
-
-
-def _overlapping(component: Component, by_parameter: Mapping[str, list[tuple[Part, str]]]) -> list[str]:
     names = (
-        name
-        for part in component.parts
-        for other, name in by_parameter.get(part.parameter, ())
-        if part == other or None in (part.length, other.length)  # slices are equal or apart
+        [
+            name
+            for part in component.parts
+            for other, name in by_parameter.get(part.parameter, ())
+            if _overlap(part, other, parameters[part.parameter])
+        ]
+        for component in measured
     )
-    return list(dict.fromkeys(names))
+    return [list(dict.fromkeys(of_one)) for of_one in names]
+
+
+def _overlap(part: Part, other: Part, tensor: Tensor) -> bool:
+    if part.length is None or other.length is None:
+        return True
+    if part.groups == other.groups:
+        return part.start < other.start + other.length and other.start < part.start + part.length
+    places = torch.arange(tensor.shape[part.dim], device="cpu")
+    covered, others = (replace(each, dim=0).of(places).flatten() for each in (part, other))
+    return bool(torch.isin(covered, others).any())

@@ -1,7 +1,10 @@
 """What happened to the gradient of each component, over a fit."""
 
+from typing import Any
+
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -22,11 +25,13 @@ class GradientMonitor(HistoryCallback):
     The file has a row for each component and step it looked at, with the columns `step` (optimizer steps done before),
     `epoch`, `component`, `layer`, `norm_before` and `norm_after` (of the strategy, in true gradient units), `clipped`
     (whether a norm clip scaled it) and `kept` (the share of its entries that were not zero and are not; 0 for what was
-    dropped whole, whose `norm_before` is undefined if it was not computed). Nothing is read on the host before an epoch
-    or the fit ends or a checkpoint is saved. A resumed fit goes on with the file.
+    dropped whole, whose `norm_before` is undefined if it was not computed). Of what has no gradient, as it is frozen,
+    both `norm_before` and `kept` are undefined. Nothing is read on the host before an epoch or the fit ends or a
+    checkpoint is saved. A resumed fit goes on with the file, if it is given the same one.
 
     Loggers get the totals of the last look with the other metrics of a step: `monitor/norm_before` and
-    `monitor/norm_after` of all components together, the means `monitor/clipped` and `monitor/kept` over them.
+    `monitor/norm_after` of all components together, the means `monitor/clipped` and `monitor/kept` over those with a
+    gradient.
 
     It needs the engine of a `SparseGradModule` or a `GradientTransformCallback`; `Identity()` watches plain training.
 
@@ -37,7 +42,7 @@ class GradientMonitor(HistoryCallback):
 
     Raises:
         ConfigurationError: If `every_n_steps` is not positive or the file is of another kind; at the start of a fit,
-            if no strategy of this library is there.
+            if no strategy of this library is there, or another monitor is.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -56,29 +61,58 @@ class GradientMonitor(HistoryCallback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         engine = _engine(trainer, pl_module)
+        if engine.meter is not None:
+            raise ConfigurationError(
+                "Parameter `callbacks` of the Trainer should hold one `GradientMonitor`. Found another, or an engine "
+                "with a meter."
+            )
         self._meter = GradientMeter(engine.parameters, engine.transform, every=self._every, components=self._components)
         engine.meter, self._seen = self._meter, None
         self._history.start(trainer, engine.parameters, self._meter.components)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:  # noqa: ARG002
-        last = self._meter.last if self._meter else None
+        last = self._take(trainer)
         if last is None:
             return
-        if last is not self._seen:
-            self._history.add(last.step, trainer.current_epoch, last.values)
-            self._seen = last
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by the logger connector
         if every and (trainer.global_step + 1) % every == 0:
             pl_module.log_dict({f"monitor/{name}": value for name, value in _totals(last.values).items()})
 
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,  # noqa: ARG002
+        outputs: Any,  # noqa: ARG002
+        batch: Any,  # noqa: ARG002
+        batch_idx: int,  # noqa: ARG002
+    ) -> None:
+        self._take(trainer)  # of a window whose last loss was None, which the module ends behind the hook above
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._seen is None and not trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by its connector
+            rank_zero_warn(
+                f"`GradientMonitor` looked at no step. Found `every_n_steps = {self._every}` in a fit that ended with "
+                f"step {trainer.global_step}."
+            )
+        super().on_train_end(trainer, pl_module)
+
+    def _take(self, trainer: Trainer) -> Measurement | None:
+        """Put the last measurement into the table, once, and return it."""
+        last = self._meter.last if self._meter else None
+        if last is not None and last is not self._seen:
+            self._history.add(last.step, trainer.current_epoch, last.values)
+            self._seen = last
+        return last
+
 
 def _totals(values: Tensor) -> dict[str, Tensor]:
     before, after, clipped, kept = values
+    unknown = before.isnan() & ~after.isnan()  # not computed, where an undefined gradient stays undefined
     norms = {
-        name: torch.linalg.vector_norm(norm.nan_to_num(0.0, torch.inf))
-        for name, norm in zip(_COLUMNS, (before, after), strict=False)
+        name: torch.linalg.vector_norm(norm)
+        for name, norm in zip(_COLUMNS, (before.masked_fill(unknown, 0.0), after), strict=False)
     }
-    return {**norms, "clipped": clipped.mean(), "kept": kept.mean()}
+    return {**norms, "clipped": clipped.sum() / kept.isfinite().sum(), "kept": kept.nanmean()}
 
 
 def _engine(trainer: Trainer, module: LightningModule) -> GradientEngine:

@@ -46,14 +46,18 @@ class History:
         self._new: list[tuple[int, int, Tensor]] = []
 
     def start(self, trainer: Trainer, parameters: NamedParameters, components: Sequence[Component]) -> None:
-        """Begin with an empty table, or in a resumed fit with the rows of the steps before it."""
+        """Begin with an empty table, or in a fit that goes on with the rows of the steps before it."""
         folder = trainer.log_dir or trainer.default_root_dir  # on every rank: they agree on it
         self.path = Path(self._given or Path(folder, f"{self._name}.parquet"))
         self._new, self._rows = [], pd.DataFrame()
         self._components, self._layers = [component.name for component in components], layers_of(parameters, components)
-        if trainer.ckpt_path and trainer.is_global_zero and self.path.is_file():
+        if not trainer.is_global_zero or not self.path.is_file():
+            return
+        if trainer.global_step:
             rows = read_history(self.path)
             self._rows = rows[rows["step"] < trainer.global_step]
+        elif not trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by its connector
+            self.path.unlink()  # another fit's
 
     def add(self, step: int, epoch: int, values: Tensor) -> None:
         """Add what was measured of each component: a tensor of shape (columns, components)."""
@@ -124,7 +128,10 @@ def layers_of(parameters: NamedParameters, components: Sequence[Component]) -> l
 
 def read_history(path: str | Path) -> pd.DataFrame:
     """Return the table that a `GradientMonitor` or a `PretrainedDistance` wrote."""
-    return pd.read_parquet(path) if Path(path).suffix == ".parquet" else pd.read_csv(path)
+    if Path(path).suffix == ".parquet":
+        return pd.read_parquet(path)
+    numbers = pd.read_csv(path, nrows=0).columns.difference(["component", "layer"])
+    return pd.read_csv(path, keep_default_na=False, na_values=dict.fromkeys(numbers, ""))  # a name may be empty
 
 
 def _write(rows: pd.DataFrame, path: Path) -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -22,7 +23,8 @@ class PretrainedDistance(HistoryCallback):
     `epoch`, `component`, `layer`, `rms`, :math:`\lVert w - w_0 \rVert / \sqrt{n}` over its :math:`n` entries, and
     `cosine`, :math:`w \cdot w_0 / (\lVert w \rVert \lVert w_0 \rVert)`, undefined for a component that was or is all
     zero. It looks at the start, every `every_n_steps` steps, and at the end. A copy of the pretrained weights stays in
-    memory. A resumed fit goes on with the file, and measures from the weights that the first one started with.
+    memory. A resumed fit goes on with the file, if it is given the same one, and measures from the weights that the
+    module is made with: what is drawn, such as a new head, needs the seed of the first one.
 
     Args:
         every_n_steps: Look after every so many optimizer steps.
@@ -54,25 +56,43 @@ class PretrainedDistance(HistoryCallback):
         self._components: list[Component] = []
         self._seen = -1
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
-        """Copy the weights, before a checkpoint is restored."""
-        if stage == "fit":
-            named = NamedParameters(pl_module).tensors
-            self._pretrained = {name: parameter.detach().clone() for name, parameter in named.items()}
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Copy the weights, before a checkpoint is restored; a second fit of the Trainer goes on from the first."""
+        goes_on = trainer.global_step and self._parameters is not None and self._parameters.model is pl_module
+        if stage == "fit" and not goes_on:
+            self._pretrained = {}
+            self._copy(pl_module)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.strategy.restore_checkpoint_after_setup:
+            self._copy(pl_module)
+
+    def _copy(self, module: LightningModule) -> None:
+        if any(True for _ in module.parameters()):  # else `configure_model` makes them
+            for name, parameter in NamedParameters(module).tensors.items():
+                if name not in self._pretrained:
+                    self._pretrained[name] = parameter.detach().clone()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._parameters = NamedParameters(pl_module)
         self._components = partition(self._parameters, self._spec)
+        late = [name for name in self._parameters if name not in self._pretrained]
+        if late and trainer.ckpt_path:
+            rank_zero_warn(
+                f"`PretrainedDistance` measures from the weights of the checkpoint for what `configure_model` makes: "
+                f"the pretrained ones of `{late[0]}` were never there."
+            )
+        self._copy(pl_module)
         for name, parameter in self._parameters.tensors.items():
-            known = self._pretrained.get(name, parameter.detach().clone())  # none of what `configure_model` made
-            known = known.to(parameter.device)
+            known = self._pretrained[name].to(parameter.device)
             if isinstance(parameter, DTensor) and not isinstance(known, DTensor):
                 known = distribute_tensor(known, parameter.device_mesh, parameter.placements, src_data_rank=None)
             self._pretrained[name] = known
         self._history.start(trainer, self._parameters, self._components)
         self._seen = -1
-        if trainer.global_step == 0:
+        if trainer.global_step % self._every == 0:
             self._look(trainer)
+        self._seen = trainer.global_step
 
     def on_train_batch_end(
         self,
@@ -82,13 +102,12 @@ class PretrainedDistance(HistoryCallback):
         batch: Any,  # noqa: ARG002
         batch_idx: int,  # noqa: ARG002
     ) -> None:
-        if trainer.global_step % self._every == 0:
+        if trainer.global_step // self._every > self._seen // self._every:  # several optimizers may have stepped
             self._look(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._look(trainer)
         super().on_train_end(trainer, pl_module)
-        self._pretrained = {}
 
     @torch.no_grad()
     def _look(self, trainer: Trainer) -> None:
@@ -96,8 +115,8 @@ class PretrainedDistance(HistoryCallback):
             return
         self._seen = trainer.global_step
         now: dict[str, Tensor] = {name: parameter.detach() for name, parameter in self._parameters.tensors.items()}
-        difference = {name: tensor - self._pretrained[name] for name, tensor in now.items()}
-        moved, length, before = (self._norms(tensors) for tensors in (difference, now, self._pretrained))
+        moved = self._norms(now, self._pretrained)
+        length, before = self._norms(now), self._norms(self._pretrained)
         sizes = [sum(part.numel(now[part.parameter]) for part in component.parts) for component in self._components]
         roots = torch.tensor(sizes, dtype=moved.dtype, device="cpu").to(moved.device, non_blocking=True).sqrt()
         # by the law of cosines
@@ -105,21 +124,24 @@ class PretrainedDistance(HistoryCallback):
         values = torch.stack([moved / roots, cosine.clamp(-1.0, 1.0)])
         self._history.add(self._seen, trainer.current_epoch, values)
 
-    def _norms(self, tensors: dict[str, Tensor]) -> Tensor:
-        held: list[tuple[Tensor, Group | None]] = []
+    def _norms(self, tensors: dict[str, Tensor], others: dict[str, Tensor] | None = None) -> Tensor:
+        """Return the norm of each component of the tensors, or of what they are off others, one after the other."""
+        found: list[Tensor] = []
+        groups: list[Group | None] = []
         sizes = []
         for component in self._components:
-            pieces = [
-                (piece, group_of(tensors[part.parameter]))
-                for part in component.parts
-                for piece in part.held(tensors[part.parameter])
-            ]
-            held += pieces
-            sizes.append(len(pieces))
-        pieces_held, groups = zip(*held, strict=True)
-        device = pieces_held[0].device
-        dtype = torch.float32 if device.type == "mps" else torch.float64  # which has no wider one
-        norms = torch.stack([norm.to(device) for norm in torch._foreach_norm(list(pieces_held), 2.0, dtype=dtype)])
+            count = len(found)
+            for part in component.parts:
+                tensor = tensors[part.parameter]
+                pieces = part.held(tensor)
+                if others is not None:
+                    pairs = zip(pieces, part.held(others[part.parameter]), strict=True)
+                    pieces = [piece - other for piece, other in pairs]
+                dtype = torch.float32 if tensor.device.type == "mps" else torch.float64  # which has no wider one
+                found += torch._foreach_norm(pieces, 2.0, dtype=dtype)
+                groups += [group_of(tensor)] * len(pieces)
+            sizes.append(len(found) - count)
+        norms = torch.stack([norm.to(found[0].device) for norm in found])
         if any(group is not None for group in groups):
             return norms_over(norms, sizes, groups)
         return torch.stack([torch.linalg.vector_norm(of_one) for of_one in torch.split(norms, sizes)])

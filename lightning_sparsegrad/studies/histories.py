@@ -6,6 +6,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
@@ -15,7 +16,7 @@ from lightning_sparsegrad.studies.comparison import Summary
 from lightning_sparsegrad.studies.study import Study
 
 _GRADIENTS, _DISTANCES = "gradients.parquet", "distances.parquet"
-_TICKS = 12  # names beside a heat map
+_TICKS = 12  # names beside a heat map, or of lines
 
 
 def draw(study: Study, summaries: Sequence[Summary]) -> dict[str, tuple[Figure | None, str]]:
@@ -57,16 +58,20 @@ def draw_gradients(history: pd.DataFrame) -> Figure:
     """
     figure = Figure(figsize=(13, 4.5), layout="constrained")
     rates, norms, map_ = figure.subplots(1, 3)
-    by_step = history.groupby("step")[["clipped", "kept"]].mean()
-    rates.plot(by_step.index, by_step["clipped"], color="#0072B2", label="share of components clipped")
-    rates.plot(by_step.index, by_step["kept"], color="#D55E00", linestyle="--", label="mean share of entries kept")
+    by_step = _with_gradients(history).groupby("step")[["clipped", "kept"]].mean()
+    for column, colour, style, label in (
+        ("clipped", "#0072B2", "-", "share of components clipped"),
+        ("kept", "#D55E00", "--", "mean share of entries kept"),
+    ):
+        marker = "." if len(by_step) == 1 else ""  # which no line shows
+        rates.plot(by_step.index, by_step[column], color=colour, linestyle=style, marker=marker, label=label)
     rates.set_ylim(-0.03, 1.03)
     rates.set_xlabel("optimizer steps")
-    rates.legend(frameon=False)
+    rates.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1))
     _plot_layers(norms, _norms_of_layers([history]))
     norms.set_ylabel("gradient norm before")
     norms.set_xlabel("optimizer steps")
-    norms.legend(frameon=False, fontsize=8)
+    norms.legend(*_labels([norms]), frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     _show_map(figure, [map_], [history])
     return figure
 
@@ -89,26 +94,27 @@ def _draw_clip_rate(
     for summary in summaries:
         histories = [history for of_kind in gradients[id(summary)].values() for history in of_kind]
         if histories:
-            rate = pd.concat(histories).groupby("step")["clipped"].mean()
-            if rate.any():
-                rates[summary.setting][summary.arm] = rate
-    arms = list(dict.fromkeys(arm for of_setting in rates.values() for arm in of_setting))
+            rates[summary.setting][summary.arm] = (
+                _with_gradients(pd.concat(histories)).groupby("step")["clipped"].mean()
+            )
+    arms = list(dict.fromkeys(arm for of_setting in rates.values() for arm, rate in of_setting.items() if rate.any()))
     if not arms:
         return None
-    figure = Figure(figsize=(4.2 * len(settings) + 2.2, 3.4), layout="constrained")
+    figure = Figure(figsize=(4.2 * len(settings) + 2.2, max(3.4, 0.22 * len(arms) + 0.4)), layout="constrained")
     panels = figure.subplots(1, len(settings), sharey=True, squeeze=False)[0]
     colours = dict(zip(arms, _shades(len(arms)), strict=True))
     markers = dict(zip(arms, "os^DvPX*h<>" * len(arms), strict=False))
     for panel, setting in zip(panels, settings, strict=True):
-        for arm, rate in rates[setting].items():
-            panel.plot(rate.index, rate, color=colours[arm], marker=markers[arm], markersize=4, label=arm)
+        for arm in arms:
+            if arm in rates[setting]:
+                rate = rates[setting][arm]
+                panel.plot(rate.index, rate, color=colours[arm], marker=markers[arm], markersize=4, label=arm)
         panel.set_title(setting, fontsize=10)
         panel.set_ylim(-0.03, 1.03)
         panel.grid(color="#dddddd", linewidth=0.6)
     figure.supxlabel("optimizer steps", fontsize=10)
     panels[0].set_ylabel("share of components clipped")
-    fullest = max(panels, key=lambda panel: len(panel.get_lines()))
-    figure.legend(*fullest.get_legend_handles_labels(), loc="outside right center", frameon=False)
+    figure.legend(*_labels(panels, len(arms)), loc="outside right center", frameon=False)
     return figure
 
 
@@ -123,7 +129,7 @@ def _draw_norms(plain: Sequence[Summary], gradients: dict[int, dict[bool, list[p
         panel.set_title(_name(summary, failed, len(gradients[id(summary)][failed])), fontsize=10)
     panels[0].set_ylabel("gradient norm before")
     figure.supxlabel("optimizer steps", fontsize=10)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=9)
+    figure.legend(*_labels(panels), loc="outside right center", frameon=False, fontsize=9)
     return figure
 
 
@@ -184,9 +190,11 @@ def _draw_distances(
         panel.set_title("\n".join(filter(None, (summary.arm, summary.setting))), fontsize=9)
     for panel in panels[len(shown) :]:
         panel.set_visible(False)
+    for panel in panels[len(shown) - across : len(shown)]:  # the last of its column
+        panel.tick_params(labelbottom=True)
     figure.supxlabel("optimizer steps", fontsize=10)
     figure.supylabel("root mean square distance from the pretrained weights", fontsize=10)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=9)
+    figure.legend(*_labels(panels), loc="outside right center", frameon=False, fontsize=9)
     return figure
 
 
@@ -219,6 +227,22 @@ def _draw_directions(
     return figure
 
 
+def _with_gradients(history: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of components that had a gradient, or had it dropped: frozen ones have no share to keep."""
+    return history[history["kept"].notna()]
+
+
+def _labels(panels: Iterable[Axes], most: int = _TICKS) -> tuple[list[Artist], list[str]]:
+    """Return what a legend of the panels shows and says: of many lines, some from the first to the last."""
+    found: dict[str, Artist] = {}
+    for panel in panels:
+        for line, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            found.setdefault(str(label), line)
+    places = np.unique(np.linspace(0, len(found) - 1, most).astype(int))
+    labels = [list(found)[place] for place in places]
+    return [found[label] for label in labels], labels
+
+
 def _norms_of_layers(histories: Sequence[pd.DataFrame]) -> pd.Series:
     """Return the median over runs of the norm of each layer, from those of its components, by layer and step."""
     norms = pd.concat([_by_layer(history, "norm_before", _norm) for history in histories])
@@ -230,7 +254,7 @@ def _by_layer(history: pd.DataFrame, column: str, join: object) -> pd.Series:
 
 
 def _norm(norms: pd.Series) -> float:
-    return float(np.sqrt(np.nansum(np.square(norms))))
+    return float(np.sqrt(norms.pow(2).sum(min_count=1)))
 
 
 def _root_mean_square(values: pd.Series) -> float:
@@ -256,4 +280,5 @@ def _shades(count: int) -> Iterable[tuple[float, ...]]:
 
 
 def _name(summary: Summary, failed: bool, count: int) -> str:
-    return f"{summary.setting}\n{count} runs that have {'failed' if failed else 'not failed'}".strip()
+    runs = "1 run that has" if count == 1 else f"{count} runs that have"
+    return f"{summary.setting}\n{runs} {'failed' if failed else 'not failed'}".strip()

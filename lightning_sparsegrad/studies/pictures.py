@@ -135,6 +135,8 @@ def panels_of(
         panel.set_axisbelow(True)
     for panel in panels[len(shown) :]:
         panel.set_visible(False)
+    for panel in panels[len(shown) - across : len(shown)]:  # the last of its column
+        panel.tick_params(labelbottom=True)
     figure.supxlabel(x, fontsize=10)
     figure.supylabel(y, fontsize=10)
     return figure

@@ -139,10 +139,11 @@ def _resolve(overlays: Sequence[Overlay], study: Study, *, where: str) -> dict[s
     if not study.checkpoints:
         callbacks = [callback for callback in callbacks if not _keeps_checkpoints(callback["class_path"])]
         trainer["enable_checkpointing"] = False
-    if study.gradients_every:
-        callbacks.append({"class_path": "GradientMonitor", "init_args": {"every_n_steps": study.gradients_every}})
-    if study.distances_every:
-        callbacks.append({"class_path": "PretrainedDistance", "init_args": {"every_n_steps": study.distances_every}})
+    recorders = {"GradientMonitor": study.gradients_every, "PretrainedDistance": study.distances_every}
+    for name, every in recorders.items():
+        if every:  # in place of one of the base's, whose file it would share
+            callbacks = [callback for callback in callbacks if callback["class_path"].rpartition(".")[2] != name]
+            callbacks.append({"class_path": name, "init_args": {"every_n_steps": every}})
     trainer["callbacks"] = callbacks
     trainer["enable_progress_bar"] = False
     return config

@@ -12,12 +12,13 @@ from lightning_sparsegrad import (
     ConfigurationError,
     GlobalNormClip,
     GradDrop,
+    GradientEngine,
     GradientTransform,
     HeadOnly,
     Identity,
     LayerGradDrop,
 )
-from lightning_sparsegrad.components import ComponentSpec
+from lightning_sparsegrad.components import ComponentSpec, FusedProjection
 from lightning_sparsegrad.meter import GradientMeter
 from tests.engine.helpers import backward, loss_on, tokens_at
 from tests.transforms.golden import GOLDEN
@@ -104,6 +105,24 @@ def test_parts_of_fused_projections_are_measured_and_clipped_by_themselves() -> 
     assert clipped == {True, False}
 
 
+def test_parts_are_clipped_by_a_clip_that_cuts_otherwise() -> None:
+    clip = ComponentNormClip(
+        1e9,
+        overrides={"*0*in_proj_weight.second": 0.1},
+        fused={"*.in_proj_weight": FusedProjection([2, 2], groups=3, names=["first", "second"])},
+    )
+    measured, *_ = metered(clip, step=0, components="projection")
+    clipped = {name.rpartition(".")[2] for name, values in measured.items() if values[CLIPPED]}
+    assert clipped == {"query", "key", "value"}
+    clip = ComponentNormClip(
+        1e9,
+        overrides={"*0*in_proj_weight.first": 0.1},
+        fused={"*.in_proj_weight": FusedProjection([6, 6], names=["first", "second"])},
+    )
+    measured, *_ = metered(clip, step=0, components="projection")
+    assert [name.rpartition(".")[2] for name, values in measured.items() if values[CLIPPED]] == ["query", "key"]
+
+
 def test_components_of_several_tensors_have_the_norm_of_all() -> None:
     measured, before, _ = metered(GradDrop(0.5), step=0, components="block")
     assert list(measured) == ["embeddings", "head", "block 0", "block 1"]
@@ -135,6 +154,44 @@ def test_what_is_not_computed_has_no_norm_before() -> None:
     assert values["block 0"][1:] == [0, 0, 0]
     assert values["head"][BEFORE] > 0
     assert values["head"][KEPT] == 1
+
+
+def test_what_has_no_gradient_is_neither_kept_nor_clipped() -> None:
+    model = Small()
+    engine = engine_for(model, ComponentNormClip(1e-3, components="module"))
+    meter = engine.meter = GradientMeter(engine.parameters, engine.transform, every=1, components="tensor")
+    set_gradients(model, 0)
+    model.head.bias.grad = None
+    apply(engine, 0)
+    assert meter.last is not None
+    values = dict(zip([c.name for c in meter.components], meter.last.values.T.tolist(), strict=True))
+    before, after, clipped, kept = values["head.bias"]
+    assert (isnan(before), after, clipped, isnan(kept)) == (True, 0, 0, True)
+    assert values["head.weight"][CLIPPED:] == [1, 1]
+
+
+def test_windows_several_steps_apart_are_looked_at_as_often() -> None:
+    engine = engine_for(Small(), Identity())
+    meter = engine.meter = GradientMeter(engine.parameters, engine.transform, every=4)
+    looks = []
+    for step in range(1, 24, 2):
+        apply(engine, step - 1)
+        looks.append(meter.last.step if meter.last else None)
+    assert [step for step in dict.fromkeys(looks) if step] == [4, 8, 12, 16, 20]
+
+
+def test_a_window_that_is_left_out_delays_no_look() -> None:
+    model = Small()
+    engine = GradientEngine(model, ComponentNormClip(1.0), nonfinite="skip")
+    meter = engine.meter = GradientMeter(engine.parameters, engine.transform, every=2)
+    looks = []
+    for step in range(6):
+        set_gradients(model, step)
+        if step == 3 and model.head.bias.grad is not None:
+            model.head.bias.grad[0] = torch.nan
+        apply(engine, step)
+        looks.append(meter.last.step if meter.last else None)
+    assert looks == [None, 1, 1, 1, 1, 5]
 
 
 @pytest.mark.parametrize("value", [torch.inf, torch.nan])

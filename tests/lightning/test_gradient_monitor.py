@@ -10,7 +10,8 @@ import torch
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import SGD
 
 from lightning_sparsegrad import (
     Chain,
@@ -24,7 +25,7 @@ from lightning_sparsegrad import (
     Identity,
 )
 from lightning_sparsegrad.callbacks.history import read_history
-from tests.lightning.tasks import Regression, fit, loader, through, trainer
+from tests.lightning.tasks import BATCHES, WIDTH, Regression, fit, loader, through, trainer
 from tests.transforms.small import on_one_thread
 
 BOTH = Chain({"mask": GradDrop(0.5), "clip": ComponentNormClip(0.1)})
@@ -131,6 +132,102 @@ def test_a_resumed_fit_goes_on_with_the_file(tmp_path: Path) -> None:
     assert list(read_history(path)["step"]) == list(whole["step"])
 
 
+def test_a_second_fit_goes_on_with_the_file(tmp_path: Path) -> None:
+    whole, _ = monitored(tmp_path)
+    seed_everything(3, verbose=False)
+    path, task = str(tmp_path / "twice.parquet"), Regression()
+    run = trainer(callbacks=[GradientTransformCallback(deepcopy(BOTH)), GradientMonitor(2, path=path)])
+    run.fit(task, loader())
+    run.fit_loop.max_epochs = 2
+    run.fit(task, loader())
+    assert list(read_history(path)["step"]) == list(whole["step"])
+
+
+def test_the_file_of_another_fit_goes(tmp_path: Path) -> None:
+    monitored(tmp_path)
+    monitor = GradientMonitor(100, path=str(tmp_path / "gradients.parquet"))
+    with pytest.warns(UserWarning, match="looked at no step"):
+        trainer(callbacks=[GradientTransformCallback(Identity()), monitor]).fit(Regression(), loader())
+    assert not (tmp_path / "gradients.parquet").exists()
+
+
+def test_csv_holds_names_of_layers_that_cannot_be_found(tmp_path: Path) -> None:
+    task, monitor = Regression(), GradientMonitor(1, path=str(tmp_path / "gradients.csv"))
+    task.network = nn.Sequential(nn.Linear(WIDTH, 1))  # type: ignore[assignment]
+    trainer(callbacks=[GradientTransformCallback(Identity()), monitor]).fit(task, loader())
+    assert set(read_history(tmp_path / "gradients.csv")["layer"]) == {""}
+
+
+class TwoOptimizers(Regression):
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        (callback,) = (each for each in self.trainer.callbacks if isinstance(each, GradientTransformCallback))  # type: ignore[attr-defined]
+        self.zero_grad()
+        self.manual_backward(self.loss(batch))
+        callback.apply_gradient_transform_(self.trainer, self)
+        for optimizer in self.optimizers():  # type: ignore[union-attr]
+            optimizer.step()
+
+    def configure_optimizers(self) -> Any:
+        return [SGD(part.parameters(), lr=0.01) for part in (self.network.blocks, self.network.head)]
+
+
+def test_steps_of_two_optimizers_in_a_window_are_not_missed(tmp_path: Path) -> None:
+    monitor = GradientMonitor(4, path=str(tmp_path / "gradients.csv"))
+    trainer(callbacks=[GradientTransformCallback(Identity()), monitor]).fit(TwoOptimizers(), loader())
+    assert list(read_history(tmp_path / "gradients.csv")["step"].unique()) == [4, 8, 12]
+
+
+class LastIsNone(Regression):
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
+        return None if batch_idx == BATCHES - 1 else super().training_step(batch, batch_idx)
+
+
+@pytest.mark.parametrize("door", ["module", "callback"])
+@pytest.mark.filterwarnings("ignore:`training_step` returned `None`")
+def test_windows_that_end_without_a_loss_are_seen(tmp_path: Path, door: str) -> None:
+    monitor = GradientMonitor(1, path=str(tmp_path / "gradients.csv"))
+    fit(door, Identity(), LastIsNone, callbacks=[monitor], accumulate_grad_batches=4, max_epochs=2)
+    seen = read_history(tmp_path / "gradients.csv").drop_duplicates("step")
+    assert dict(zip(seen["step"], seen["epoch"], strict=True)) == {0: 0, 1: 0, 2: 1, 3: 1}
+
+
+class Undefined(Regression):
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
+        return self.loss(batch) * (float("nan") if batch_idx == 3 else 1.0)
+
+
+def test_totals_do_not_hide_what_is_undefined(tmp_path: Path) -> None:
+    logger = CSVLogger(tmp_path, name="", version="")
+    fit(
+        "callback",
+        ComponentNormClip(1.0),
+        Undefined,
+        callbacks=[GradientMonitor(1)],
+        logger=logger,
+        log_every_n_steps=1,
+    )
+    logged = pd.read_csv(tmp_path / "metrics.csv").dropna(subset=["monitor/kept"])
+    assert list(logged["monitor/norm_before"].isna()) == [step > 2 for step in range(BATCHES)]
+    assert list(logged["monitor/norm_after"].isna()) == [step > 2 for step in range(BATCHES)]
+
+
+class Frozen(Regression):
+    def __init__(self) -> None:
+        super().__init__()
+        self.network.blocks.requires_grad_(False)
+
+
+def test_totals_are_of_what_has_a_gradient(tmp_path: Path) -> None:
+    logger = CSVLogger(tmp_path, name="", version="")
+    fit("callback", ComponentNormClip(1e-4), Frozen, callbacks=[GradientMonitor(1)], logger=logger, log_every_n_steps=1)
+    logged = pd.read_csv(tmp_path / "metrics.csv").dropna(subset=["monitor/kept"])
+    assert set(logged["monitor/clipped"]) == set(logged["monitor/kept"]) == {1.0}
+
+
 class Broken(Regression):
     def on_train_batch_end(self, *_: Any) -> None:
         if self.trainer.global_step == 4:
@@ -147,6 +244,12 @@ def test_what_was_seen_before_an_error_is_written(tmp_path: Path) -> None:
 def test_without_a_strategy_it_says_so() -> None:
     with pytest.raises(ConfigurationError, match=r"beside a `GradientTransformCallback`.*Found neither"):
         trainer(callbacks=[GradientMonitor()]).fit(Regression(), loader())
+
+
+def test_a_second_monitor_is_refused() -> None:
+    callbacks = [GradientTransformCallback(Identity()), GradientMonitor(), GradientMonitor(5)]
+    with pytest.raises(ConfigurationError, match=r"`callbacks` .* should hold one `GradientMonitor`\. Found another"):
+        trainer(callbacks=callbacks).fit(Regression(), loader())
 
 
 def test_bad_arguments_are_refused() -> None:

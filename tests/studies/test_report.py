@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
-from lightning_sparsegrad.studies.histories import draw_gradients
+from lightning_sparsegrad.studies.comparison import summarise
+from lightning_sparsegrad.studies.histories import draw, draw_gradients
 from lightning_sparsegrad.studies.outcomes import Outcome
 from lightning_sparsegrad.studies.report import write_report
 from lightning_sparsegrad.studies.study import Study
@@ -180,3 +181,49 @@ def test_one_run_can_be_drawn(tmp_path: Path) -> None:
     figure.savefig(tmp_path / "gradients.png")
     assert len(figure.axes) == 4
     assert imread(tmp_path / "gradients.png").std() > 0.05
+
+
+def history_of(layers: list[str], steps: list[int], **columns: object) -> pd.DataFrame:
+    rows = [(step, layer) for step in steps for layer in layers]
+    table = pd.DataFrame({"step": [step for step, _ in rows], "layer": [layer for _, layer in rows]})
+    measured = {"norm_before": 1.0, "norm_after": 1.0, "clipped": 0.0, "kept": 1.0, **columns}
+    return table.assign(component=table["layer"], epoch=0, **measured)
+
+
+@pytest.mark.parametrize("steps", [[19], [19, 39, 59]])
+def test_many_layers_are_named_within_the_picture(steps: list[int]) -> None:
+    layers = ["embeddings", *(f"block {depth}" for depth in range(24)), "head"]
+    figure = draw_gradients(history_of(layers, steps))
+    figure.draw_without_rendering()
+    legends = [legend for panel in figure.axes if (legend := panel.get_legend())]
+    for legend in legends:
+        assert all(figure.bbox.contains(x, y) for x, y in legend.get_window_extent().get_points())
+    names = [text.get_text() for text in legends[1].get_texts()]
+    assert (names[0], names[-1], len(names)) == ("embeddings", "head", 12)
+
+
+def test_what_is_frozen_lowers_no_share() -> None:
+    nan, half = float("nan"), [1.0, 0.0] * 2
+    history = history_of(["a", "b"], [0, 1], clipped=half, kept=[0.5, nan] * 2, norm_before=[1.0, nan] * 2)
+    shares = draw_gradients(history).axes[0].get_lines()
+    assert [line.get_ydata().tolist() for line in shares] == [[1, 1], [0.5, 0.5]]  # type: ignore[union-attr]
+
+
+def test_an_arm_that_clips_in_one_setting_is_shown_in_all(tmp_path: Path) -> None:
+    study = study_of("plain", "clip", "mild", grid={"lr": [0.1, 0.2]}, seeds=1)
+    clipped = {("clip", "lr=0.1"): 1.0, ("mild", "lr=0.2"): 1.0}
+    runs = [
+        run
+        for arm in ("plain", "clip", "mild")
+        for setting in ("lr=0.1", "lr=0.2")
+        for run in outcomes(arm, setting=setting, seeds=1, folder=tmp_path)
+    ]
+    for run in runs:
+        run.folder.mkdir()
+        share = clipped.get((run.arm, run.setting), 0.0)
+        history_of(["a"], [0, 1], clipped=share).to_parquet(run.folder / "gradients.parquet")
+    figure, _ = draw(study, summarise(study, runs))["clip_rate.png"]
+    assert figure is not None
+    for panel in figure.axes:
+        assert [line.get_label() for line in panel.get_lines()] == ["clip", "mild"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["clip", "mild"]

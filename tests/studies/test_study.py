@@ -69,7 +69,8 @@ def test_a_name_is_of_the_content_of_its_config(tmp_path: Path) -> None:
 
 def test_a_run_is_an_ordinary_config(tmp_path: Path) -> None:
     keeping = {"class_path": "OnExceptionCheckpoint", "init_args": {"dirpath": str(tmp_path)}}
-    base = {**BASE, "trainer.callbacks": [{"class_path": "ModelCheckpoint"}, {"class_path": "DeviceStatsMonitor"}]}
+    names = "ModelCheckpoint", "GradientMonitor", "DeviceStatsMonitor"
+    base = {**BASE, "trainer.callbacks": [{"class_path": name} for name in names]}
     run, *_ = runs_of(tmp_path, base=[base], distances_every=3)
     run.write()
     config = yaml.safe_load((run.folder / "run.yaml").read_text())
@@ -82,7 +83,7 @@ def test_a_run_is_an_ordinary_config(tmp_path: Path) -> None:
     assert none.config["trainer"]["callbacks"] == []
     kept, *_ = runs_of(tmp_path, base=[base], checkpoints=True, gradients_every=None)
     callbacks = [callback["class_path"].rpartition(".")[2] for callback in kept.config["trainer"]["callbacks"]]
-    assert callbacks == ["ModelCheckpoint", "DeviceStatsMonitor"]
+    assert callbacks == ["ModelCheckpoint", "GradientMonitor", "DeviceStatsMonitor"]
 
 
 def test_the_quick_version_is_smaller(tmp_path: Path) -> None:
