@@ -16,7 +16,8 @@ from lightning_sparsegrad.studies.comparison import Summary
 from lightning_sparsegrad.studies.study import Study
 
 _GRADIENTS, _DISTANCES = "gradients.parquet", "distances.parquet"
-_TICKS = 12  # names beside a heat map, or of lines
+_TICKS = 12  # names beside a heat map
+_LINES = 14  # names in a legend
 
 
 def draw(study: Study, summaries: Sequence[Summary]) -> dict[str, tuple[Figure | None, str]]:
@@ -193,7 +194,7 @@ def _draw_distances(
     for panel in panels[len(shown) - across : len(shown)]:  # the last of its column
         panel.tick_params(labelbottom=True)
     figure.supxlabel("optimizer steps", fontsize=10)
-    figure.supylabel("root mean square distance from the pretrained weights", fontsize=10)
+    figure.supylabel("root mean square distance\nfrom the pretrained weights", fontsize=10)
     figure.legend(*_labels(panels), loc="outside right center", frameon=False, fontsize=9)
     return figure
 
@@ -232,7 +233,7 @@ def _with_gradients(history: pd.DataFrame) -> pd.DataFrame:
     return history[history["kept"].notna()]
 
 
-def _labels(panels: Iterable[Axes], most: int = _TICKS) -> tuple[list[Artist], list[str]]:
+def _labels(panels: Iterable[Axes], most: int = _LINES) -> tuple[list[Artist], list[str]]:
     """Return what a legend of the panels shows and says: of many lines, some from the first to the last."""
     found: dict[str, Artist] = {}
     for panel in panels:
