@@ -16,6 +16,7 @@ from lightning_sparsegrad.studies.comparison import Summary
 from lightning_sparsegrad.studies.study import Study
 
 _GRADIENTS, _DISTANCES = "gradients.parquet", "distances.parquet"
+_ACROSS = 4  # panels
 _TICKS = 12  # names beside a heat map
 _LINES = 14  # names in a legend
 
@@ -101,8 +102,8 @@ def _draw_clip_rate(
     arms = list(dict.fromkeys(arm for of_setting in rates.values() for arm, rate in of_setting.items() if rate.any()))
     if not arms:
         return None
-    figure = Figure(figsize=(4.2 * len(settings) + 2.2, max(3.4, 0.22 * len(arms) + 0.4)), layout="constrained")
-    panels = figure.subplots(1, len(settings), sharey=True, squeeze=False)[0]
+    rows = -(-len(settings) // _ACROSS)
+    figure, panels = _panels(len(settings), 4.2, max(2.8, 0.22 * len(arms) / rows), beside=2.2)
     colours = dict(zip(arms, _shades(len(arms)), strict=True))
     markers = dict(zip(arms, "os^DvPX*h<>" * len(arms), strict=False))
     for panel, setting in zip(panels, settings, strict=True):
@@ -114,7 +115,7 @@ def _draw_clip_rate(
         panel.set_ylim(-0.03, 1.03)
         panel.grid(color="#dddddd", linewidth=0.6)
     figure.supxlabel("optimizer steps", fontsize=10)
-    panels[0].set_ylabel("share of components clipped")
+    figure.supylabel("share of components clipped", fontsize=10)
     figure.legend(*_labels(panels, len(arms)), loc="outside right center", frameon=False)
     return figure
 
@@ -123,12 +124,11 @@ def _draw_norms(plain: Sequence[Summary], gradients: dict[int, dict[bool, list[p
     shown = [(summary, failed) for summary in plain for failed in (False, True) if gradients[id(summary)][failed]]
     if not shown:
         return None
-    figure = Figure(figsize=(3.6 * len(shown) + 1.6, 3.4), layout="constrained")
-    panels = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+    figure, panels = _panels(len(shown), 3.6, 2.8, beside=1.6)
     for panel, (summary, failed) in zip(panels, shown, strict=True):
         _plot_layers(panel, _norms_of_layers(gradients[id(summary)][failed]))
         panel.set_title(_name(summary, failed, len(gradients[id(summary)][failed])), fontsize=10)
-    panels[0].set_ylabel("gradient norm before")
+    figure.supylabel("gradient norm before", fontsize=10)
     figure.supxlabel("optimizer steps", fontsize=10)
     figure.legend(*_labels(panels), loc="outside right center", frameon=False, fontsize=9)
     return figure
@@ -138,8 +138,7 @@ def _draw_heatmap(plain: Sequence[Summary], gradients: dict[int, dict[bool, list
     shown = [(summary, failed) for summary in plain for failed in (False, True) if gradients[id(summary)][failed]]
     if not shown:
         return None
-    figure = Figure(figsize=(3.4 * len(shown) + 3.4, 6.5), layout="constrained")
-    panels = list(figure.subplots(1, len(shown), sharey=True, squeeze=False)[0])
+    figure, panels = _panels(len(shown), 3.4, 5.9, beside=3.4, share_x=False)
     for panel, (summary, failed) in zip(panels, shown, strict=True):
         panel.set_title(_name(summary, failed, len(gradients[id(summary)][failed])), fontsize=10)
     _show_map(figure, panels, [pd.concat(gradients[id(summary)][failed]) for summary, failed in shown])
@@ -168,9 +167,10 @@ def _show_map(figure: Figure, panels: Sequence[Axes], histories: Sequence[pd.Dat
         places = np.unique(np.linspace(0, len(steps) - 1, 5).astype(int))
         panel.set_xticks(places, [str(steps[place]) for place in places])
         panel.set_xlabel("optimizer steps")
+        panel.tick_params(axis="y", labelsize=7)
     names = [str(name).removeprefix("model.") for name in grids[0].index]
     places = np.unique(np.linspace(0, len(names) - 1, _TICKS).astype(int))
-    panels[0].set_yticks(places, [names[place] for place in places], fontsize=7)
+    panels[0].set_yticks(places, [names[place] for place in places])
     figure.colorbar(image, ax=list(panels), label="gradient norm before")
 
 
@@ -180,19 +180,12 @@ def _draw_distances(
     shown = [summary for summary in summaries if any(distances[id(summary)].values())]
     if not shown:
         return None
-    across = min(4, len(shown))
-    down = -(-len(shown) // across)
-    figure = Figure(figsize=(2.6 * across + 2.0, 2.1 * down + 0.6), layout="constrained")
-    panels = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).flatten()
-    for panel, summary in zip(panels, shown, strict=False):
+    figure, panels = _panels(len(shown), 2.6, 2.1, beside=2.0)
+    for panel, summary in zip(panels, shown, strict=True):
         histories = [history for of_kind in distances[id(summary)].values() for history in of_kind]
         rms = pd.concat([_by_layer(history, "rms", _root_mean_square) for history in histories])
         _plot_layers(panel, rms.groupby(["layer", "step"], sort=False).median(), logarithmic=False)
         panel.set_title("\n".join(filter(None, (summary.arm, summary.setting))), fontsize=9)
-    for panel in panels[len(shown) :]:
-        panel.set_visible(False)
-    for panel in panels[len(shown) - across : len(shown)]:  # the last of its column
-        panel.tick_params(labelbottom=True)
     figure.supxlabel("optimizer steps", fontsize=10)
     figure.supylabel("root mean square distance\nfrom the pretrained weights", fontsize=10)
     figure.legend(*_labels(panels), loc="outside right center", frameon=False, fontsize=9)
@@ -226,6 +219,21 @@ def _draw_directions(
     panel.set_xticks(range(table.shape[1]), list(table.columns), rotation=90, fontsize=8)
     figure.colorbar(image, ax=panel, label="1 - cosine")
     return figure
+
+
+def _panels(
+    count: int, width: float, height: float, *, beside: float, share_x: bool = True
+) -> tuple[Figure, Sequence[Axes]]:
+    """Make a figure of panels of a size, in rows, with room for what stands beside them."""
+    across = min(_ACROSS, count)
+    down = -(-count // across)
+    figure = Figure(figsize=(width * across + beside, height * down + 0.6), layout="constrained")
+    panels = figure.subplots(down, across, sharex=share_x, sharey=True, squeeze=False).flatten()
+    for panel in panels[count:]:
+        panel.set_visible(False)
+    for panel in panels[count - across : count]:  # the last of its column
+        panel.tick_params(labelbottom=True)
+    return figure, list(panels[:count])
 
 
 def _with_gradients(history: pd.DataFrame) -> pd.DataFrame:

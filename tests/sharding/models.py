@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers.pytorch_utils import Conv1D
 
 from lightning_sparsegrad import ConfigurationError, FusedProjection, GradientEngine, GradientTransform
-from tests.lightning.tasks import Regression
+from tests.lightning.tasks import Network, Regression
 from tests.transforms.small import Snapshot, by_formula
 
 COLUMNS = FusedProjection([5, 5, 5])
@@ -85,6 +85,19 @@ class ShardedRegression(Regression):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor | None:
         torch.rand(1 + self.global_rank)
         return super().training_step(batch, batch_idx)
+
+
+class MadeLate(ShardedRegression):
+    """The same, with a network that is not there before `configure_model`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self.network
+
+    def configure_model(self) -> None:
+        if not hasattr(self, "network"):
+            self.network = Network()
+        super().configure_model()
 
 
 def strategy(count: int) -> ModelParallelStrategy:

@@ -206,9 +206,17 @@ RUNS = {
 }
 
 
-def fit(mesh: DeviceMesh, name: str, door: str, accumulate: int, **arguments: Any) -> Any:
+def fit(
+    mesh: DeviceMesh,
+    name: str,
+    door: str,
+    accumulate: int,
+    *,
+    kind: type[models.ShardedRegression] = models.ShardedRegression,
+    **arguments: Any,
+) -> Any:
     seed_everything(SEED, verbose=False)
-    task, callbacks = through(door, STRATEGIES[name], models.ShardedRegression)
+    task, callbacks = through(door, STRATEGIES[name], kind)
     path = arguments.pop("ckpt_path", None)
     run = trainer(
         devices=mesh.size(),
@@ -258,6 +266,21 @@ def recorded(mesh: DeviceMesh, folder: Path) -> Any:
     torch.distributed.barrier()  # the first process writes
     tables = [read_history(folder / name).select_dtypes("number") for name in ("gradients.csv", "distances.csv")]
     return [torch.tensor(table.to_numpy(float)) for table in tables], models.gathered_weights(fitted.lightning_module)
+
+
+@case
+def made_late(mesh: DeviceMesh, folder: Path) -> Any:
+    """Return the distances of a whole fit, and of its last epoch resumed."""
+    saving = ModelCheckpoint(folder / "late", every_n_epochs=1, save_top_k=-1, filename="{epoch}")
+    distances, path = [], folder / "late.csv"
+    for checkpoint in (None, folder / "late" / "epoch=0.ckpt"):
+        callbacks = [PretrainedDistance(1, path=str(path)), saving]
+        arguments = {"callbacks": callbacks, "enable_checkpointing": True, "ckpt_path": checkpoint}
+        fit(mesh, "mask and clip", "callback", 1, kind=models.MadeLate, **arguments)
+        torch.distributed.barrier()  # the first process writes
+        distances.append(torch.tensor(read_history(path)[["step", "rms", "cosine"]].to_numpy(float)))
+        torch.distributed.barrier()
+    return distances
 
 
 def main(folder: Path) -> None:

@@ -112,3 +112,8 @@ def test_what_callbacks_record_is_of_whole_tensors(results: Results) -> None:
         now, before = weights[name].double().flatten(), start[name].detach().double().flatten()
         assert rms == pytest.approx(float((now - before).square().mean().sqrt()), rel=1e-4)
         assert cosine == pytest.approx(float(torch.nn.functional.cosine_similarity(now, before, dim=0)), rel=1e-5)
+
+
+def test_distances_of_a_resumed_fit_start_where_late_weights_were_made(results: Results) -> None:
+    whole, again = results["made_late"][0]
+    assert torch.equal(whole, again)

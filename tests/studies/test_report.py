@@ -227,3 +227,18 @@ def test_an_arm_that_clips_in_one_setting_is_shown_in_all(tmp_path: Path) -> Non
     for panel in figure.axes:
         assert [line.get_label() for line in panel.get_lines()] == ["clip", "mild"]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["clip", "mild"]
+
+
+def test_panels_of_many_settings_stand_in_rows(tmp_path: Path) -> None:
+    rates = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+    settings = [f"lr={rate}" for rate in rates]
+    study = study_of("plain", "clip", grid={"lr": rates}, seeds=1)
+    runs = [
+        run
+        for arm in ("plain", "clip")
+        for setting in settings
+        for run in outcomes(arm, setting=setting, seeds=1, folder=tmp_path)
+    ]
+    for figure, _ in draw(study, summarise(study, recorded(runs))).values():
+        assert figure is not None
+        assert figure.get_figwidth() < 20
