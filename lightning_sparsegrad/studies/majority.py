@@ -26,10 +26,12 @@ def majority_scores(trainer: Trainer, module: LightningModule) -> dict[str, floa
     parts = list(loaders.values()) if isinstance(loaders, dict) else [loaders]
     if len(parts) != len(parts_of(loaders)):
         return {}
-    labels = [torch.cat([batch["labels"].cpu() for batch in part]) for part in parts]
-    answer = torch.cat(labels).bincount(minlength=module.num_labels).argmax()
+    device = trainer.strategy.root_device
+    labels = [torch.cat([batch["labels"].to(device) for batch in part]) for part in parts]  # those of this process
+    counts = torch.cat(labels).bincount(minlength=module.num_labels)
+    answer = trainer.strategy.reduce(counts, reduce_op="sum").argmax()
     seen = getattr(trainer.datamodule, "train_language", None)  # type: ignore[attr-defined]  # set by its connector
-    evaluation = Evaluation(loaders, module.metrics, device=torch.device("cpu"), seen=seen)
+    evaluation = Evaluation(loaders, module.metrics, device=device, seen=seen)
     for index, of_part in enumerate(labels):
         _add(evaluation, index, of_part, answer)
     scores = {f"val/{name}": float(value) for name, value in evaluation.compute().items()}
@@ -37,5 +39,5 @@ def majority_scores(trainer: Trainer, module: LightningModule) -> dict[str, floa
 
 
 def _add(evaluation: Evaluation, index: int, labels: Tensor, answer: Tensor) -> None:
-    metrics = evaluation.update(index, torch.zeros(()), len(labels))
+    metrics = evaluation.update(index, torch.zeros((), device=labels.device), len(labels))
     metrics.update(answer.expand_as(labels), labels)
