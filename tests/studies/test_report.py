@@ -199,7 +199,7 @@ def test_many_layers_are_named_within_the_picture(steps: list[int]) -> None:
     for legend in legends:
         assert all(figure.bbox.contains(x, y) for x, y in legend.get_window_extent().get_points())
     names = [text.get_text() for text in legends[1].get_texts()]
-    assert (names[0], names[-1], len(names)) == ("embeddings", "head", 12)
+    assert (names[0], names[-1], len(names)) == ("embeddings", "head", 14)
 
 
 def test_what_is_frozen_lowers_no_share() -> None:
