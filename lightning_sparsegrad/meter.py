@@ -24,9 +24,9 @@ class Measurement:
         epoch: Epochs done before; `None` if unknown.
         values: Tensor of shape (4, components) on the device of the gradients: the norms before the transform and after
             it, in true gradient units; 1 for what a norm clip scaled, else 0; the share of entries kept, of those that
-            were not zero before. A component that was dropped has norm 0 after, and nothing kept; its norm before is
-            undefined if it was not computed. One that has no gradient, as it is frozen, has norm 0 after; its norm
-            before and the share kept are undefined.
+            were not zero before. A component that was dropped has norm 0 after, is not clipped, and keeps nothing; its
+            norm before is undefined if it was not computed. One that has no gradient, as it is frozen, has norm 0
+            after; its norm before and the share kept are undefined.
     """
 
     step: int
@@ -81,7 +81,6 @@ class GradientMeter:
         self.last: Measurement | None = None
         self._before: tuple[Tensor, Tensor] | None = None
         self._window: Window | None = None
-        self._uncomputed: list[bool] = []
         self._absent: list[bool] = []
         self._asked: int | None = None
 
@@ -95,7 +94,6 @@ class GradientMeter:
         """Look at the gradients that the transform is about to change."""
         self._window = window
         self._before = self._norms_and_counts(gradients, missing=nan)
-        self._uncomputed = [component.name not in self._found for component in self.components]
         there = {*gradients, *gradients.skipped}
         self._absent = [there.isdisjoint(part.parameter for part in of.parts) for of in self.components]
 
@@ -108,7 +106,7 @@ class GradientMeter:
         shares = torch.where(counts > 0, kept / counts.clamp(min=1), (~norms.isnan()).to(counts))
         dropped = [component.name not in self._found for component in self.components]
         shares = _filled(_filled(shares, dropped, 0.0), self._absent, nan)
-        clipped = _filled(self._clipped(norms), self._uncomputed, 0.0)  # with others of what the clip scaled
+        clipped = _filled(self._clipped(norms), dropped, 0.0)  # computed or not, with the rest of what a clip scaled
         values = torch.stack([norms, left, clipped, shares]).float()
         self.last = Measurement(self._window.step, self._window.epoch, values)
 

@@ -24,10 +24,10 @@ class GradientMonitor(HistoryCallback):
 
     The file has a row for each component and step it looked at, with the columns `step` (optimizer steps done before),
     `epoch`, `component`, `layer`, `norm_before` and `norm_after` (of the strategy, in true gradient units), `clipped`
-    (whether a norm clip scaled it) and `kept` (the share of its entries that were not zero and are not; 0 for what was
-    dropped whole, whose `norm_before` is undefined if it was not computed). Of what has no gradient, as it is frozen,
-    both `norm_before` and `kept` are undefined. Nothing is read on the host before an epoch or the fit ends or a
-    checkpoint is saved. A resumed fit goes on with the file, if it is given the same one.
+    (whether a norm clip scaled it) and `kept` (the share of its entries that were not zero and are not). What was
+    dropped whole is not `clipped` and has 0 `kept`; its `norm_before` is undefined if it was not computed. Of what has
+    no gradient, as it is frozen, both `norm_before` and `kept` are undefined. Nothing is read on the host before an
+    epoch or the fit ends or a checkpoint is saved. A resumed fit goes on with the file, if it is given the same one.
 
     Loggers get the totals of the last look with the other metrics of a step: `monitor/norm_before` and
     `monitor/norm_after` of all components together, the means `monitor/clipped` and `monitor/kept` over those with a

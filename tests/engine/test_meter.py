@@ -170,6 +170,30 @@ def test_what_has_no_gradient_is_neither_kept_nor_clipped() -> None:
     assert values["head.weight"][CLIPPED:] == [1, 1]
 
 
+@pytest.mark.parametrize("skip_dropped", [True, False])
+@pytest.mark.parametrize(
+    "transform",
+    [
+        Chain([HeadOnly(), GlobalNormClip(1e-3)]),
+        Chain([GlobalNormClip(1e-3), HeadOnly()]),
+        Chain([ComponentNormClip(1e-3, components="block"), HeadOnly()]),
+    ],
+    ids=repr,
+)
+def test_what_is_dropped_is_not_clipped_computed_or_not(transform: GradientTransform, skip_dropped: bool) -> None:
+    model = Small()
+    engine = GradientEngine(model, transform, skip_dropped=skip_dropped)
+    meter = engine.meter = GradientMeter(engine.parameters, engine.transform, every=1, components="block")
+    for step in range(2):
+        with engine.window(step):
+            backward(loss_on(model, tokens_at(step)))
+            engine.apply_()
+        model.zero_grad()
+        assert meter.last is not None
+        clipped = dict(zip([c.name for c in meter.components], meter.last.values[CLIPPED].tolist(), strict=True))
+        assert clipped == {"embeddings": 0, "block 0": 0, "block 1": 0, "head": 1}
+
+
 def test_windows_several_steps_apart_are_looked_at_as_often() -> None:
     engine = engine_for(Small(), Identity())
     meter = engine.meter = GradientMeter(engine.parameters, engine.transform, every=4)
