@@ -120,6 +120,7 @@ def test_an_overlay_may_name_a_class_with_its_arguments(tmp_path: Path, capsys: 
 
 
 @pytest.mark.distributed
+@pytest.mark.long
 def test_a_run_may_take_several_processes(tmp_path: Path) -> None:
     base = {**BASE, "trainer.devices": 2, "trainer.strategy": "ddp"}
     study(tmp_path, base=[base], arms={"plain": []}, seeds=1)
@@ -128,6 +129,7 @@ def test_a_run_may_take_several_processes(tmp_path: Path) -> None:
     assert result["steps"] == 4
 
 
+@pytest.mark.long
 def test_a_process_that_cannot_begin_is_recorded(tmp_path: Path) -> None:
     missing = {**BASE, "data.size": 0}
     study(tmp_path, base=[missing], arms={"plain": []}, seeds=1)
