@@ -103,7 +103,7 @@ def _draw_clip_rate(
     if not arms:
         return None
     rows = -(-len(settings) // _ACROSS)
-    figure, panels = _panels(len(settings), 4.2, max(2.8, 0.22 * len(arms) / rows), beside=2.2)
+    figure, panels = make_panels(len(settings), 4.2, max(2.8, 0.22 * len(arms) / rows), beside=2.2)
     colours = dict(zip(arms, _shades(len(arms)), strict=True))
     markers = dict(zip(arms, "os^DvPX*h<>" * len(arms), strict=False))
     for panel, setting in zip(panels, settings, strict=True):
@@ -124,7 +124,7 @@ def _draw_norms(plain: Sequence[Summary], gradients: dict[int, dict[bool, list[p
     shown = [(summary, failed) for summary in plain for failed in (False, True) if gradients[id(summary)][failed]]
     if not shown:
         return None
-    figure, panels = _panels(len(shown), 3.6, 2.8, beside=1.6)
+    figure, panels = make_panels(len(shown), 3.6, 2.8, beside=1.6)
     for panel, (summary, failed) in zip(panels, shown, strict=True):
         _plot_layers(panel, _norms_of_layers(gradients[id(summary)][failed]))
         panel.set_title(_name(summary, failed, len(gradients[id(summary)][failed])), fontsize=10)
@@ -138,7 +138,7 @@ def _draw_heatmap(plain: Sequence[Summary], gradients: dict[int, dict[bool, list
     shown = [(summary, failed) for summary in plain for failed in (False, True) if gradients[id(summary)][failed]]
     if not shown:
         return None
-    figure, panels = _panels(len(shown), 3.4, 5.9, beside=3.4, share_x=False)
+    figure, panels = make_panels(len(shown), 3.4, 5.9, beside=3.4, share_x=False)
     for panel, (summary, failed) in zip(panels, shown, strict=True):
         panel.set_title(_name(summary, failed, len(gradients[id(summary)][failed])), fontsize=10)
     _show_map(figure, panels, [pd.concat(gradients[id(summary)][failed]) for summary, failed in shown])
@@ -180,7 +180,7 @@ def _draw_distances(
     shown = [summary for summary in summaries if any(distances[id(summary)].values())]
     if not shown:
         return None
-    figure, panels = _panels(len(shown), 2.6, 2.1, beside=2.0)
+    figure, panels = make_panels(len(shown), 2.6, 2.1, beside=2.0)
     for panel, summary in zip(panels, shown, strict=True):
         histories = [history for of_kind in distances[id(summary)].values() for history in of_kind]
         rms = pd.concat([_by_layer(history, "rms", _root_mean_square) for history in histories])
@@ -221,7 +221,7 @@ def _draw_directions(
     return figure
 
 
-def _panels(
+def make_panels(
     count: int, width: float, height: float, *, beside: float, share_x: bool = True
 ) -> tuple[Figure, Sequence[Axes]]:
     """Make a figure of panels of a size, in rows, with room for what stands beside them."""

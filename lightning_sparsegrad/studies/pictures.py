@@ -1,7 +1,7 @@
 """The pictures of a report, in colours that are told apart without red and green (Okabe and Ito, 2008)."""
 
-from collections.abc import Callable, Sequence
-from math import ceil, isnan
+from collections.abc import Sequence
+from math import isnan
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,6 @@ from lightning_sparsegrad.studies.tables import part_gain
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#777777"
 _DOTS = 110  # per inch
-_ACROSS = 4  # panels
 _FULL_COLOUR = 0.8  # of the gains are lighter than the darkest colour: one bad arm should not pale the others
 
 
@@ -98,7 +97,10 @@ def draw_curves(study: Study, summaries: Sequence[Summary]) -> Figure | None:
     shown = [summary for summary in summaries if len(_band(summary)) > 1]
     baselines = {summary.setting: summary for summary in shown if summary.arm == study.reference}
 
-    def draw(panel: Axes, summary: Summary) -> None:
+    if not shown:
+        return None
+    figure, panels = histories.make_panels(len(shown), 2.6, 2.1, beside=0.8)
+    for panel, summary in zip(panels, shown, strict=True):
         band = _band(summary)
         panel.fill_between(band["step"], band["low"], band["high"], color=BLUE, alpha=0.2, linewidth=0)
         panel.plot(band["step"], band["mean"], color=BLUE, marker="o", markersize=3)
@@ -106,8 +108,11 @@ def draw_curves(study: Study, summaries: Sequence[Summary]) -> Figure | None:
             baseline = _band(baselines[summary.setting])
             panel.plot(baseline["step"], baseline["mean"], color=GREY, linestyle="--")
         panel.set_title("\n".join(filter(None, (summary.arm, summary.setting))), fontsize=9)
-
-    return panels_of(shown, draw, x="optimizer steps", y=study.metric) if shown else None
+        panel.grid(color="#dddddd", linewidth=0.6)
+        panel.set_axisbelow(True)
+    figure.supxlabel("optimizer steps", fontsize=10)
+    figure.supylabel(study.metric, fontsize=10)
+    return figure
 
 
 def _band(summary: Summary) -> pd.DataFrame:
@@ -119,27 +124,6 @@ def _band(summary: Summary) -> pd.DataFrame:
         interval = mean_interval([curve[step] for curve in curves])
         rows.append({"step": step, "mean": interval.value, "low": interval.low, "high": interval.high})
     return pd.DataFrame(rows, columns=["step", "mean", "low", "high"]).replace([np.inf, -np.inf], np.nan)
-
-
-def panels_of(
-    shown: Sequence[Summary], draw: Callable[[Axes, Summary], None], *, x: str, y: str, share_y: bool = True
-) -> Figure:
-    """Draw a panel for each summary, in rows, with shared axes."""
-    across = min(_ACROSS, len(shown))
-    down = ceil(len(shown) / across)
-    figure = Figure(figsize=(2.6 * across + 0.8, 2.1 * down + 0.6), layout="constrained")
-    panels = figure.subplots(down, across, sharex=True, sharey=share_y, squeeze=False).flatten()
-    for panel, summary in zip(panels, shown, strict=False):
-        draw(panel, summary)
-        panel.grid(color="#dddddd", linewidth=0.6)
-        panel.set_axisbelow(True)
-    for panel in panels[len(shown) :]:
-        panel.set_visible(False)
-    for panel in panels[len(shown) - across : len(shown)]:  # the last of its column
-        panel.tick_params(labelbottom=True)
-    figure.supxlabel(x, fontsize=10)
-    figure.supylabel(y, fontsize=10)
-    return figure
 
 
 def draw_gains(study: Study, summaries: Sequence[Summary]) -> Figure | None:

@@ -1,6 +1,7 @@
 """What the meter measures, against norms and counts taken tensor by tensor before and after."""
 
 from math import isnan
+from typing import Any
 
 import pytest
 import torch
@@ -25,6 +26,10 @@ from tests.transforms.golden import GOLDEN
 from tests.transforms.small import WINDOWS, Small, Snapshot, apply, bits, engine_for, set_gradients, snapshot
 
 BEFORE, AFTER, CLIPPED, KEPT = range(4)
+
+
+def by_component(meter: GradientMeter, values: Tensor) -> dict[str, Any]:
+    return dict(zip([component.name for component in meter.components], values.tolist(), strict=True))
 
 
 def metered(
@@ -149,7 +154,7 @@ def test_what_is_not_computed_has_no_norm_before() -> None:
         model.zero_grad()
         assert (meter.last.step if meter.last else None) == (None, 1, 1, 3)[step]
     assert meter.last is not None
-    values = dict(zip([c.name for c in meter.components], meter.last.values.T.tolist(), strict=True))
+    values = by_component(meter, meter.last.values.T)
     assert isnan(values["block 0"][BEFORE])
     assert values["block 0"][1:] == [0, 0, 0]
     assert values["head"][BEFORE] > 0
@@ -164,7 +169,7 @@ def test_what_has_no_gradient_is_neither_kept_nor_clipped() -> None:
     model.head.bias.grad = None
     apply(engine, 0)
     assert meter.last is not None
-    values = dict(zip([c.name for c in meter.components], meter.last.values.T.tolist(), strict=True))
+    values = by_component(meter, meter.last.values.T)
     before, after, clipped, kept = values["head.bias"]
     assert (isnan(before), after, clipped, isnan(kept)) == (True, 0, 0, True)
     assert values["head.weight"][CLIPPED:] == [1, 1]
@@ -190,7 +195,7 @@ def test_what_is_dropped_is_not_clipped_computed_or_not(transform: GradientTrans
             engine.apply_()
         model.zero_grad()
         assert meter.last is not None
-        clipped = dict(zip([c.name for c in meter.components], meter.last.values[CLIPPED].tolist(), strict=True))
+        clipped = by_component(meter, meter.last.values[CLIPPED])
         assert clipped == {"embeddings": 0, "block 0": 0, "block 1": 0, "head": 1}
 
 
@@ -228,7 +233,7 @@ def test_an_overflow_is_measured_as_it_is(value: float) -> None:
     model.head.bias.grad[0] = value
     apply(engine, 0)
     assert meter.last is not None
-    values = dict(zip([c.name for c in meter.components], meter.last.values.T.tolist(), strict=True))
+    values = by_component(meter, meter.last.values.T)
     assert values["head.bias"][BEFORE] == pytest.approx(value, nan_ok=True)
     assert isnan(values["head.bias"][AFTER])
     assert values["head.bias"][CLIPPED] == 1
@@ -269,5 +274,5 @@ def test_nothing_is_read_on_the_host(transform: GradientTransform) -> None:
     assert meter.last is not None
     assert meter.last.values.shape == (4, 2)
     assert meter.last.values.is_meta
-    with pytest.raises((RuntimeError, NotImplementedError)):
+    with pytest.raises(RuntimeError, match="meta"):
         meter.last.values.sum().item()
