@@ -51,7 +51,7 @@ def divergence_of(trainer: Trainer) -> str | None:
         return None
     what = "weights or a validation loss that are not finite on another process"
     if bad:
-        what = f"weights that are not finite: `{bad[0]}`" + (f" and {len(bad) - 1} others" if len(bad) > 1 else "")
+        what = f"weights that are not finite: `{bad[0]}`" + (f" and {len(bad) - 1} more" if len(bad) > 1 else "")
     elif losses:
         what = f"a validation loss that is not finite: {', '.join(losses)}"
     return (
