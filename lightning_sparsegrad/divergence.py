@@ -54,9 +54,15 @@ def divergence_of(trainer: Trainer) -> str | None:
         what = f"weights that are not finite: `{bad[0]}`" + (f" and {len(bad) - 1} more" if len(bad) > 1 else "")
     elif losses:
         what = f"a validation loss that is not finite: {', '.join(losses)}"
+    in_half = any(parameter.dtype == torch.float16 for parameter in trainer.lightning_module.parameters())
+    advice = (
+        "Weights in float16 overflow; those in float32 with `precision='16-mixed'` of the Trainer do not."
+        if in_half
+        else "A smaller learning rate or `nonfinite='skip'` may help."
+    )
     return (
-        f"The fit ended with {what}. What it wrote stays where it is, but is no result. A smaller learning rate or "
-        f"`nonfinite='skip'` may help; `nonfinite='raise'` ends a fit where gradients first are not finite."
+        f"The fit ended with {what}. What it wrote stays, but is no result. {advice} "
+        f"`nonfinite='raise'` ends a fit where gradients first are not finite."
     )
 
 

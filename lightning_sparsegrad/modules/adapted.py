@@ -85,9 +85,10 @@ def _load_base(
     auto_model: Any, base: str, adapter: Path, options: Mapping[str, Any]
 ) -> tuple[PreTrainedModel, Mapping[str, Any]]:
     offline = is_unreachable(base, "model")
+    looked_for = {"local_files_only": offline} | (_WHOLE_MODEL if Path(base) == adapter.parent else {})
     try:
         model, report = auto_model.from_pretrained(
-            base, local_files_only=offline, adapter_kwargs=_WHOLE_MODEL, output_loading_info=True, **options
+            base, local_files_only=offline, adapter_kwargs=looked_for, output_loading_info=True, **options
         )
     except (OSError, ValueError) as error:
         raise ConfigurationError(

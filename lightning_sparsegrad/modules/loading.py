@@ -33,9 +33,12 @@ def load_pretrained(auto_model: Any, source: str, config: Mapping[str, Any], dty
     Raises:
         ConfigurationError: If an adapter cannot be loaded.
     """
-    offline, options = is_unreachable(source, "model"), {"dtype": dtype, **config}
+    offline = is_unreachable(source, "model")
+    options: dict[str, Any] = {"dtype": dtype, **config}
     if (adapter := find_adapter(source, offline=offline)) is not None:
         return load_adapted(auto_model, source, adapter, options)
+    if offline:  # transformers would look for an adapter on the network
+        options["adapter_kwargs"] = {"local_files_only": True}
     model: PreTrainedModel = auto_model.from_pretrained(source, local_files_only=offline, **options)
     return model
 

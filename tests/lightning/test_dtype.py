@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lightning_sparsegrad import ConfigurationError, GradDrop, Identity, SequenceClassification
+from lightning_sparsegrad.divergence import DivergenceWarning
 from lightning_sparsegrad.modules.loading import DType
 
 from ..tiny import tiny_bert
@@ -117,10 +118,16 @@ def test_a_resumed_fit_says_that_the_dtype_is_another(tmp_path: Path, recwarn: p
     with pytest.warns(UserWarning, match=said):
         trainer(max_epochs=2).fit(resumed, feed(batches("classes")), ckpt_path=file)
     assert dtypes(resumed) == {torch.float32}
-    states: Any = resumed.optimizers(use_pl_optimizer=False).state.values()
-    assert {state["exp_avg"].dtype for state in states} == {torch.float32}
+    optimizer: Any = resumed.optimizers(use_pl_optimizer=False)
+    assert {state["exp_avg"].dtype for state in optimizer.state.values()} == {torch.float32}
 
 
 def test_hyperparameters_hold_the_dtype(tmp_path: Path) -> None:
     task = SequenceClassification(stored(tmp_path, torch.float32), CLASSES, GradDrop(0.1), dtype="bfloat16")
     assert task.hparams["dtype"] == "bfloat16"
+
+
+def test_weights_in_float16_that_diverge_are_named_as_the_reason(tmp_path: Path) -> None:
+    task = task_of(stored(tmp_path, torch.float32), dtype="float16")
+    with pytest.warns(DivergenceWarning, match="Weights in float16 overflow; those in float32 with `precision="):
+        trainer(max_epochs=2).fit(task, feed(batches("classes")))
