@@ -13,11 +13,13 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 
+from lightning_sparsegrad.divergence import DivergenceCheck
 from lightning_sparsegrad.engine import GradientEngine
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.functional.sharding import is_spread
 from lightning_sparsegrad.nonfinite import NonFinite, check_policy
 from lightning_sparsegrad.resume.waiting import WaitingCheckpoints
+from lightning_sparsegrad.trainable import tell_what_trains
 from lightning_sparsegrad.transforms.base import GradientTransform, Window
 
 CHECKPOINT_KEY = "lightning_sparsegrad"
@@ -89,7 +91,9 @@ class TrainerDriver:
         if not module.automatic_optimization:
             self._engine.compute_everything("under manual optimization, only you know which forward pass trains what")
         self._warn_of_lost_states(module)
+        tell_what_trains(module)
         _LeaveAsItWas.join(trainer, self._engine)
+        DivergenceCheck.join(trainer)
         WaitingCheckpoints.of(trainer).holds_gradient = lambda: self._pending
         self._hook_seen = self._pending = False
         if self._restored is not None and trainer.ckpt_path:  # else this fit starts anew from loaded weights

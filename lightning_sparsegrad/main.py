@@ -1,6 +1,7 @@
 """The command line: `sparsegrad fit --config task.yaml --config strategy.yaml --model.gradient_transform.rate=0.4`."""
 
 import sys
+import warnings
 from copy import deepcopy
 from functools import cached_property
 from importlib import import_module
@@ -35,6 +36,7 @@ from lightning_sparsegrad.checkpoints import (
 )
 from lightning_sparsegrad.data import TokenizedDataModule
 from lightning_sparsegrad.diagnosis import Fault, debugging, one_line
+from lightning_sparsegrad.divergence import DivergenceWarning, divergence_of
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.linked import LINKED, ModelInstantiator, about_missing
 from lightning_sparsegrad.modules import TransformerTask
@@ -98,6 +100,7 @@ class SparseGradCLI(LightningCLI):
 
     Raises:
         ConfigurationError: If a class refuses its arguments.
+        FloatingPointError: If weights or validation loss are not finite at the end of a fit; what it wrote stays.
 
     Example:
         >>> from lightning.pytorch.demos.boring_classes import DemoModel
@@ -252,11 +255,20 @@ class SparseGradCLI(LightningCLI):
         return isinstance(self.model, TransformerTask) and isinstance(self.datamodule, TokenizedDataModule)
 
     def fit(self, **kwargs: Any) -> None:
-        """Fit, and tell how it went; LightningCLI calls it in place of the Trainer's."""
+        """Fit, and tell how it went; LightningCLI calls it in place of the Trainer's.
+
+        Raises:
+            FloatingPointError: If weights or validation loss are not finite at the end.
+        """
         start = monotonic()
-        self.trainer.fit(**kwargs)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DivergenceWarning)  # the error says the same
+            self.trainer.fit(**kwargs)
+        fault = divergence_of(self.trainer)
         if self.trainer.is_global_zero:
-            print_outcome(self.trainer, seconds=monotonic() - start)
+            print_outcome(self.trainer, seconds=monotonic() - start, diverged=fault is not None)
+        if fault is not None:
+            raise FloatingPointError(fault)
 
 
 def _check_trainer(trainer: Trainer) -> None:
@@ -296,9 +308,9 @@ def _study(arguments: list[str]) -> None:
 def main(args: list[str] | None = None) -> None:
     """Run the command line; what the user can mend ends it with one line on stderr and status 2.
 
-    That is a `ConfigurationError`, Lightning's `MisconfigurationException`, a `FloatingPointError`, which
-    `nonfinite="raise"` asks for, and an `OSError`: a file or a folder that is not there, not to be written, or full.
-    Any other error may be a bug, and keeps its traceback.
+    That is a `ConfigurationError`, Lightning's `MisconfigurationException`, a `FloatingPointError`, of a fit that
+    diverged or that `nonfinite="raise"` has ended, and an `OSError`: a file or a folder that is not there, not to be
+    written, or full. Any other error may be a bug, and keeps its traceback.
 
     Args:
         args: The arguments; by default those of the process.

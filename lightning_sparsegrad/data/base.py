@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.types import EVAL_DATALOADERS
 from torch.utils.data import DataLoader, DistributedSampler
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from lightning_sparsegrad.adapters import tokenizer_source
 from lightning_sparsegrad.data.checks import listed, require_at_least, require_file_names, require_no_mean
 from lightning_sparsegrad.data.encodings import Encoding, Tokens, kind_of
 from lightning_sparsegrad.data.encodings.base import Batch
@@ -207,7 +208,7 @@ class TokenizedDataModule(LightningDataModule, ABC):
             ConfigurationError: If no tokenizer is named, it cannot be loaded, or cannot do what is asked of it.
         """
         name = self.tokenizer_name or self._model_name()
-        source = resolve_source(name)
+        source = tokenizer_source(resolve_source(name))
         try:
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
                 source, local_files_only=is_unreachable(source, "model"), **self.encoding.tokenizer_options

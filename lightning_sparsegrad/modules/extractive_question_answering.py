@@ -34,7 +34,8 @@ class ExtractiveQuestionAnswering(TransformerTask):
         gradient_transform: The strategy; `Identity()` for plain fine-tuning.
         language: The language of data without parts.
         max_answer_length: The longest answer, in tokens.
-        **kwargs: What `TransformerTask` takes: `optimizer`, `lr_scheduler`, `skip_dropped` and `nonfinite`.
+        **kwargs: What `TransformerTask` takes: `optimizer`, `lr_scheduler`, `skip_dropped`, `nonfinite` and
+            `dtype`.
 
     Raises:
         ConfigurationError: If `max_answer_length` is not positive, there is no such model, or its head is another.

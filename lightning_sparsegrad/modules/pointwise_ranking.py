@@ -31,7 +31,8 @@ class PointwiseRanking(TransformerTask):
         model_name_or_path: Hub id, local folder, or `package:<distribution>/<folder inside it>`.
         num_labels: Number of grades; 1 to learn them as numbers.
         gradient_transform: The strategy; `Identity()` for plain fine-tuning.
-        **kwargs: What `TransformerTask` takes: `optimizer`, `lr_scheduler`, `skip_dropped` and `nonfinite`.
+        **kwargs: What `TransformerTask` takes: `optimizer`, `lr_scheduler`, `skip_dropped`, `nonfinite` and
+            `dtype`.
 
     Raises:
         ConfigurationError: If `num_labels` is not positive, there is no such model, or its head has other labels.

@@ -25,7 +25,8 @@ class SequenceClassification(TransformerTask):
         metrics: What is measured beside the loss, of `accuracy`, `f1` (the unweighted mean over the classes),
             `binary_f1` (of class 1 of two), `matthews`, `pearson`, `spearman` and `mse`. By default what the data names
             as its `metrics`, else accuracy and F1, or Pearson correlation and mean squared error.
-        **kwargs: What `TransformerTask` takes: `optimizer`, `lr_scheduler`, `skip_dropped` and `nonfinite`.
+        **kwargs: What `TransformerTask` takes: `optimizer`, `lr_scheduler`, `skip_dropped`, `nonfinite` and
+            `dtype`.
 
     Raises:
         ConfigurationError: If `num_labels` is not positive, a metric does not suit it, there is no such model, or its

@@ -28,7 +28,8 @@ class TokenClassification(TransformerTask):
         model_name_or_path: Hub id, local folder, or `package:<distribution>/<folder inside it>`.
         label_names: The names of the classes in the order of their ids.
         gradient_transform: The strategy; `Identity()` for plain fine-tuning.
-        **kwargs: What `TransformerTask` takes: `optimizer`, `lr_scheduler`, `skip_dropped` and `nonfinite`.
+        **kwargs: What `TransformerTask` takes: `optimizer`, `lr_scheduler`, `skip_dropped`, `nonfinite` and
+            `dtype`.
 
     Raises:
         ConfigurationError: If there are not two or more different names, there is no such model, or its head has other

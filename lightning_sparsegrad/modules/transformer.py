@@ -21,10 +21,11 @@ from lightning_sparsegrad.data.checks import listed
 from lightning_sparsegrad.data.labels import are_ids
 from lightning_sparsegrad.driver import count_steps
 from lightning_sparsegrad.errors import ConfigurationError
-from lightning_sparsegrad.hub import how_without, is_unreachable
+from lightning_sparsegrad.hub import how_without
 from lightning_sparsegrad.modules.base import SparseGradModule
 from lightning_sparsegrad.modules.evaluation import Evaluation
 from lightning_sparsegrad.modules.linear_decay import LinearDecay
+from lightning_sparsegrad.modules.loading import DType, check_dtype, dtypes_of, load_pretrained, warn_of_dtypes
 from lightning_sparsegrad.nonfinite import NonFinite
 from lightning_sparsegrad.sources import resolve_source
 from lightning_sparsegrad.transforms.base import GradientTransform
@@ -50,7 +51,8 @@ class TransformerTask(SparseGradModule, ABC):
     Under `ModelParallelStrategy` each block of the transformer is sharded, then what is left (FSDP2).
 
     Args:
-        model_name_or_path: Hub id, local folder, or `package:<distribution>/<folder inside it>`.
+        model_name_or_path: Hub id, local folder, or `package:<distribution>/<folder inside it>`; of a model, or of an
+            adapter of PEFT, which trains with the modules saved with it while its base model does not.
         gradient_transform: The strategy; `Identity()` for plain fine-tuning.
         config: What the subclass sets in the model's configuration.
         optimizer: Called with the parameter groups. Biases and norms (all parameters of fewer than two dimensions) are
@@ -60,10 +62,13 @@ class TransformerTask(SparseGradModule, ABC):
         skip_dropped: Whether to leave out the work on gradients that will be dropped, see `GradientEngine`.
         nonfinite: What to do in a window whose gradients are not finite: `"propagate"`, `"skip"` or `"raise"`, see
             `GradientEngine`.
+        dtype: What weights are trained in, whatever they are stored in: in half precision most of them would be too
+            coarse to move by a step. `"auto"` keeps what they are stored in. `precision="bf16-true"` of the Trainer
+            converts the module itself. Beside a base model in half precision, the weights of an adapter are float32.
 
     Raises:
         ConfigurationError: If there is no such model, or its head has other labels; if a checkpoint was trained on
-            other labels than the data's.
+            other labels than the data's; if an adapter does not fit its base model, or PEFT is not installed.
     """
 
     auto_model: ClassVar[Any]
@@ -85,7 +90,9 @@ class TransformerTask(SparseGradModule, ABC):
         lr_scheduler: LRSchedulerCallable | None = None,
         skip_dropped: bool = True,
         nonfinite: NonFinite = "propagate",
+        dtype: DType = "float32",
     ) -> None:
+        check_dtype(dtype)
         super().__init__(gradient_transform=gradient_transform, skip_dropped=skip_dropped, nonfinite=nonfinite)
         self.save_hyperparameters(ignore=["config"])
         for name in ("gradient_transform", "optimizer", "lr_scheduler"):
@@ -95,8 +102,9 @@ class TransformerTask(SparseGradModule, ABC):
         self._hparams_initial = deepcopy(self.hparams)  # these are what loggers write
         self.model_name_or_path = model_name_or_path
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
-        self.model = _load(self.auto_model, model_name_or_path, config)
+        self.model = _load(self.auto_model, model_name_or_path, config, dtype)
         self._label_names: list[str] | None = None  # of the data it was trained on
+        self._restored_dtypes: dict[str, torch.dtype] = {}
 
     @abstractmethod
     def metrics(self, part: str | None) -> MetricCollection:
@@ -121,6 +129,8 @@ class TransformerTask(SparseGradModule, ABC):
     def on_fit_start(self) -> None:
         super().on_fit_start()
         self._label_names = self._names_of_data()
+        if self.trainer.ckpt_path:  # now that the Trainer has converted the module
+            warn_of_dtypes(self, self._restored_dtypes)
 
     def on_predict_start(self) -> None:
         super().on_predict_start()
@@ -135,6 +145,7 @@ class TransformerTask(SparseGradModule, ABC):
         super().on_load_checkpoint(checkpoint)
         stored = checkpoint.get("hyper_parameters") or {}  # of a task that takes names
         self._label_names = checkpoint.get(_LABEL_NAMES) or stored.get("label_names")
+        self._restored_dtypes = dtypes_of(checkpoint.get("state_dict") or {})
         if self._trainer is not None:
             self._require_label_names()
 
@@ -243,12 +254,12 @@ def _made(parameter: str, make: Callable[[Any], Any], of: Any) -> Any:
         ) from error
 
 
-def _load(auto_model: Any, name: str, config: Mapping[str, Any]) -> PreTrainedModel:
+def _load(auto_model: Any, name: str, config: Mapping[str, Any], dtype: DType) -> PreTrainedModel:
     path = resolve_source(name)
     try:
-        model: PreTrainedModel = auto_model.from_pretrained(
-            path, local_files_only=is_unreachable(path, "model"), **config
-        )
+        model = load_pretrained(auto_model, path, config, dtype)
+    except ConfigurationError:
+        raise
     except (OSError, ValueError, RuntimeError, UnpicklingError) as error:
         # not found, no text model, another number of labels, a pickle of more than tensors
         labels = f" for `num_labels = {config['num_labels']}`" if "num_labels" in config else ""

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.parser import SparseGradArgumentParser
 from lightning_sparsegrad.studies.launchers import Launcher, launch
-from lightning_sparsegrad.studies.outcomes import outcome_of
+from lightning_sparsegrad.studies.outcomes import outcomes_of
 from lightning_sparsegrad.studies.report import write_report
 from lightning_sparsegrad.studies.runs import Run, make_runs
 from lightning_sparsegrad.studies.study import Study, Trial
@@ -112,6 +112,8 @@ def _run(runs: Sequence[Run], *, done: int, launcher: Launcher, jobs: int) -> No
                 console.print(reason, markup=False, highlight=False, soft_wrap=True)
             elif "error" in result:
                 console.print(f"{run.name} failed: {result['error']}", markup=False, highlight=False, soft_wrap=True)
+            elif "diverged" in result:
+                console.print(f"{run.name} diverged.", markup=False, highlight=False, soft_wrap=True)
             progress.update(task, advance=1, refresh=True)
 
 
@@ -119,5 +121,5 @@ def _report(study: Study, runs: Sequence[Run], folder: Path) -> None:
     ended = [run for run in runs if run.result is not None]
     if not ended:
         raise ConfigurationError(f"A report should have a run that has ended. Found none in `{folder}`.")
-    report = write_report(study, [outcome_of(run, study) for run in ended], folder, missing=len(runs) - len(ended))
+    report = write_report(study, outcomes_of(ended, study), folder, missing=len(runs) - len(ended))
     get_console().print(report, markup=False, highlight=False, soft_wrap=True)

@@ -12,6 +12,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from lightning_sparsegrad.divergence import divergence_of
 from lightning_sparsegrad.studies.majority import majority_scores
 from lightning_sparsegrad.studies.runs import LOCK, RESULT
 
@@ -22,8 +23,8 @@ SECONDS_TO_GO = 60  # that a run whose study was killed may take to end
 class RunRecorder(Callback):
     """Write `result.json` when a fit ends: its last metrics, what always answering one class would get, its time.
 
-    An error ends up there, too. Together with a `CSVLogger`, that is all that a study reads of a run. While it runs it
-    holds a lock on its folder.
+    An error ends up there, too, and that a run has diverged. Together with a `CSVLogger`, that is all that a study
+    reads of a run. While it runs it holds a lock on its folder.
 
     Args:
         folder: Where to.
@@ -48,13 +49,17 @@ class RunRecorder(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        self._write(trainer, {"metrics": metrics, "majority": majority_scores(trainer, pl_module)})
+        result = {"metrics": metrics, "majority": majority_scores(trainer, pl_module)}
+        fault = divergence_of(trainer)
+        self._write(trainer, {**result, "diverged": fault} if fault else result)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
         # else it was stopped and is to be run again, or another process is at it
         if isinstance(exception, Exception) and not isinstance(exception, Timeout):
-            reason = " ".join(str(exception).split())
-            self._write(trainer, {"error": f"{type(exception).__name__}: {reason}" if reason else repr(exception)})
+            words = " ".join(str(exception).split())
+            reason = f"{type(exception).__name__}: {words}" if words else repr(exception)
+            # gradients that are not finite, where a run is to end with them
+            self._write(trainer, {"diverged" if isinstance(exception, FloatingPointError) else "error": reason})
 
     def _write(self, trainer: Trainer, result: dict[str, Any]) -> None:
         if trainer.is_global_zero:

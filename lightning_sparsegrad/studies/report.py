@@ -72,7 +72,7 @@ def _text(
             lines += ["Means of parts:", "", tables.parts_markdown(of_setting)]
     errors = [run for summary in summaries for run in summary.outcomes.values() if run.error]
     if errors:
-        lines += ["", "## Runs that ended with an error", ""]
+        lines += ["", "## Runs that diverged or ended with an error", ""]
         lines += [f"- {run.folder.name}: {run.error}" for run in errors]
     for path, caption in drawn.items():
         lines += ["", f"![{caption}]({path})", "", caption]

@@ -48,7 +48,8 @@ class Study:
         select: Whether a run counts by its last validation or by its best.
         grid: Settings: an argument with its values, or a name of your own with overlays by label. Every combination is
             a setting; arms are compared within it, and come over it.
-        failed_at: A run whose metric is no better than this has failed. By default what always answering the most
+        failed_at: A run whose metric is no better than this has failed, and one that diverged (weights or validation
+            loss that are not finite at its end) counts with this value. By default what always answering the most
             frequent class of the validation split would get, where the task is to classify texts.
         groups: Name to parts of the data, for tables of means over them: `{under-resourced: [sw, am, yo]}`.
         gradients_every: Record what the strategy does every so many optimizer steps (`GradientMonitor`); `None` for

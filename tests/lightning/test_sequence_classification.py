@@ -299,7 +299,7 @@ def test_hyperparameters_are_no_objects(folder: Path, tmp_path: Path) -> None:
     task = build(folder, "classes", lr_scheduler=LinearDecay)
     run = trainer(logger=logger)
     run.fit(task, feed(batches("classes")))
-    plain = {"metrics": None, "skip_dropped": True, "nonfinite": "propagate"}
+    plain = {"metrics": None, "skip_dropped": True, "nonfinite": "propagate", "dtype": "float32"}
     expected = {"model_name_or_path": str(folder / "classes"), "num_labels": CLASSES, **plain}
     assert dict(task.hparams) == dict(task.hparams_initial) == expected
     assert yaml.safe_load((tmp_path / "hparams.yaml").read_text()) == expected
