@@ -41,7 +41,7 @@ def require_fit(
     known = "" if tokenizer is None else f"`tokenizer = {tokenizer}`, which makes "
     if size is not None and largest >= size:
         raise ConfigurationError(
-            f"Parameter `tokenizer` should name one whose token ids are below {size}, as many as model `{name}` embeds. "
+            f"Parameter `tokenizer` should name one whose token ids are below {size}, as many as `{name}` embeds. "
             f"Found {known}token id {largest}."
         )
     types = inputs.get("token_type_ids")

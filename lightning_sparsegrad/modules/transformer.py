@@ -25,6 +25,7 @@ from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.hub import how_without, is_unreachable
 from lightning_sparsegrad.modules.base import SparseGradModule
 from lightning_sparsegrad.modules.description import (
+    LABEL_NAMES,
     MODEL_KEY,
     describe_model,
     describe_tokens,
@@ -40,8 +41,6 @@ from lightning_sparsegrad.sources import resolve_source
 from lightning_sparsegrad.transforms.base import GradientTransform
 
 Batch = dict[str, Any]
-
-_LABEL_NAMES = "lightning_sparsegrad_label_names"  # in checkpoints
 
 
 class TransformerTask(SparseGradModule, ABC):
@@ -158,13 +157,13 @@ class TransformerTask(SparseGradModule, ABC):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         if self._label_names:
-            checkpoint[_LABEL_NAMES] = self._label_names
+            checkpoint[LABEL_NAMES] = self._label_names
         checkpoint[MODEL_KEY] = {**describe_model(self.model), **self._tokens}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         stored = checkpoint.get("hyper_parameters") or {}  # of a task that takes names
-        self._label_names = checkpoint.get(_LABEL_NAMES) or stored.get("label_names")
+        self._label_names = checkpoint.get(LABEL_NAMES) or stored.get("label_names")
         name_classes(self.model.config, self._label_names)
         described = checkpoint.get(MODEL_KEY)
         if described and not self._tokens:  # else the data have said it
