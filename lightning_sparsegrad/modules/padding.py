@@ -5,7 +5,7 @@ from contextlib import suppress
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from lightning_sparsegrad.hub import is_unreachable
 
@@ -47,6 +47,19 @@ def settle_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | 
     told = () if tokenizer is None else (tokenizer.pad_token_id, own, tokenizer.eos_token_id)
     candidates = (*told, own, *(ends if isinstance(ends, list | tuple) else [ends]))  # Llama 3 has several
     set_padding(model, next((each for each in candidates if _is_id(each, size)), None))
+
+
+def padding_options(path: str) -> dict[str, Any]:
+    """Return what to load a model with whose configuration names a padding token that it does not embed.
+
+    `torch.nn.Embedding` refuses it, or takes -1 for the last token.
+    """
+    try:
+        config: Any = AutoConfig.from_pretrained(path, local_files_only=True)
+    except Exception:  # not here yet, or none: who loads the model says what is wrong with it
+        return {}
+    padding = getattr(config, "pad_token_id", None)
+    return {} if padding is None or _is_id(padding, getattr(config, "vocab_size", None)) else {"pad_token_id": None}
 
 
 def find_padding(model: PreTrainedModel, path: str) -> None:

@@ -35,7 +35,13 @@ from lightning_sparsegrad.modules.description import (
 from lightning_sparsegrad.modules.evaluation import Evaluation
 from lightning_sparsegrad.modules.limits import is_on_cpu, require_fit
 from lightning_sparsegrad.modules.linear_decay import LinearDecay
-from lightning_sparsegrad.modules.padding import find_padding, set_padding, settle_padding, with_padding_of
+from lightning_sparsegrad.modules.padding import (
+    find_padding,
+    padding_options,
+    set_padding,
+    settle_padding,
+    with_padding_of,
+)
 from lightning_sparsegrad.nonfinite import NonFinite
 from lightning_sparsegrad.sources import resolve_source
 from lightning_sparsegrad.transforms.base import GradientTransform
@@ -287,6 +293,7 @@ def _made(parameter: str, make: Callable[[Any], Any], of: Any) -> Any:
 
 def _load(auto_model: Any, name: str, config: Mapping[str, Any]) -> PreTrainedModel:
     path = resolve_source(name)
+    config = {**config, **padding_options(path)}
     try:
         model: PreTrainedModel = auto_model.from_pretrained(
             path, local_files_only=is_unreachable(path, "model"), **config
