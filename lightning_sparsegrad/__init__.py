@@ -12,7 +12,8 @@ The way of one gradient, and where each step lives:
 Beside it: `skipping` leaves out work on what will be dropped, `nonfinite` finds gradients that are not finite, `meter`
 measures what a transform does to each component, `resume` is what `ExactResume` in `callbacks` keeps in a checkpoint,
 `metrics` has what torchmetrics has not, `hub` helps where no model or data can be fetched, `parser`, `linked` and
-`diagnosis` read the command line, `results` and `outcome` make the tables it prints, and `studies` runs it many times.
+`diagnosis` read the command line, `results` and `outcome` make the tables it prints, `studies` runs it many times, and
+`export` writes a checkpoint as a folder for `transformers`.
 
 Imports point that way only. Everything up to the engine needs torch alone: names that need lightning or transformers
 load them when they are first asked for.
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
         WordsDataModule,
         XglueDataModule,
     )
+    from lightning_sparsegrad.export import export_checkpoint
     from lightning_sparsegrad.main import SparseGradArgumentParser, SparseGradCLI
     from lightning_sparsegrad.modules import (
         ExtractiveQuestionAnswering,
@@ -78,6 +80,7 @@ _LAZY = {
     "ValenceDataModule": "data",
     "WordsDataModule": "data",
     "XglueDataModule": "data",
+    "export_checkpoint": "export",
 }
 
 __all__ = [
@@ -110,6 +113,7 @@ __all__ = [
     "ValenceDataModule",
     "WordsDataModule",
     "XglueDataModule",
+    "export_checkpoint",
 ]
 __all__ += _transforms
 

@@ -47,6 +47,9 @@ __all__ = ["SparseGradArgumentParser", "SparseGradCLI", "StoreConfigCallback", "
 
 _LARGEST_INTEGER = 2**63
 _INTERRUPTED = 130  # as shells say it
+_OTHERS = (
+    "`study` compares strategies over many runs of `fit`; `export` writes a checkpoint as a folder for `transformers`."
+)
 _LOOKED_UP = {"best", "last", "hpc"}  # no file names: Lightning finds them
 # what a class raises about its arguments; any other error may be a bug, and keeps its traceback
 _ABOUT_ARGUMENTS = (ValueError, TypeError, FileNotFoundError, ImportError, MisconfigurationException)
@@ -319,8 +322,10 @@ def main(args: list[str] | None = None) -> None:
     try:
         if arguments[:1] == ["study"]:
             _study(arguments[1:])
+        elif arguments[:1] == ["export"]:
+            import_module("lightning_sparsegrad.export.command").main(arguments[1:])
         else:
-            SparseGradCLI(args=args, parser_kwargs={"epilog": "`study` compares strategies over many runs of `fit`."})
+            SparseGradCLI(args=args, parser_kwargs={"epilog": _OTHERS})
     except (ConfigurationError, MisconfigurationException, OSError, FloatingPointError) as error:
         if debugging():
             raise

@@ -2,7 +2,7 @@
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,10 @@ from lightning_sparsegrad.adapters import tokenizer_source
 from lightning_sparsegrad.data.checks import listed, require_at_least, require_file_names, require_no_mean
 from lightning_sparsegrad.data.encodings import Encoding, Tokens, kind_of
 from lightning_sparsegrad.data.encodings.base import Batch
+from lightning_sparsegrad.data.extremes import extreme_rows
 from lightning_sparsegrad.data.labels import LabelSpace
 from lightning_sparsegrad.data.order import LengthGroupedSampler, lengths_of
+from lightning_sparsegrad.data.padding import settle_padding
 from lightning_sparsegrad.data.predictions import write_table
 from lightning_sparsegrad.errors import ConfigurationError, require_one_of
 from lightning_sparsegrad.hub import how_without, is_unreachable
@@ -202,7 +204,7 @@ class TokenizedDataModule(LightningDataModule, ABC):
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer; one without a padding token pads with its end token.
+        """The tokenizer; one without a padding token pads with that of the model, or with its end token.
 
         Raises:
             ConfigurationError: If no tokenizer is named, it cannot be loaded, or cannot do what is asked of it.
@@ -224,10 +226,8 @@ class TokenizedDataModule(LightningDataModule, ABC):
                 f"Parameter `max_length` should be at most {tokenizer.model_max_length} for tokenizer `{name}`. "
                 f"Found `max_length = {self.max_length}`."
             )
-        if tokenizer.pad_token is None:
-            if tokenizer.eos_token is None:
-                raise ConfigurationError(f"Tokenizer `{name}` should have a padding or an end token. Found neither.")
-            tokenizer.pad_token = tokenizer.eos_token
+        module = self.trainer.lightning_module if self.trainer is not None else None
+        settle_padding(tokenizer, name, getattr(getattr(module, "model", None), "config", None))
         return tokenizer
 
     def _model_name(self) -> str:
@@ -270,6 +270,14 @@ class TokenizedDataModule(LightningDataModule, ABC):
         for kind in _SPLITS_OF_STAGE[stage]:
             for split in self.parts(kind).values():
                 self.dataset(split)
+
+    def extreme_batches(self, stage: str) -> Iterator[Batch]:
+        """Yield batches that ask most of a model in a stage: of the longest rows, and of the largest token ids."""
+        for kind in _SPLITS_OF_STAGE[stage]:
+            for split in self.parts(kind).values():
+                rows = self.dataset(split)
+                for row in extreme_rows(rows):
+                    yield self.encoding.collate(self.tokens, [rows[row]], self.pad_to_multiple_of)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return the shuffled batches of the train split, this process's share of them."""

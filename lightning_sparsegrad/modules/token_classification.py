@@ -53,7 +53,8 @@ class TokenClassification(TransformerTask):
             raise ConfigurationError(
                 f"Parameter `label_names` should be two or more different names. Found `label_names = {label_names}`."
             )
-        config = {"num_labels": len(label_names), "id2label": dict(enumerate(label_names))}
+        ids = {name: place for place, name in enumerate(label_names)}
+        config = {"num_labels": len(ids), "id2label": dict(enumerate(label_names)), "label2id": ids}
         super().__init__(model_name_or_path, gradient_transform, config=config, **kwargs)
         self.label_names = list(label_names)
 

@@ -14,25 +14,40 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torchmetrics import MetricCollection
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lightning_sparsegrad.components import find_blocks
+from lightning_sparsegrad.data.base import TokenizedDataModule
 from lightning_sparsegrad.data.checks import listed
 from lightning_sparsegrad.data.labels import are_ids
 from lightning_sparsegrad.driver import count_steps
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.hub import how_without
 from lightning_sparsegrad.modules.base import SparseGradModule
+from lightning_sparsegrad.modules.description import (
+    LABEL_NAMES,
+    MODEL_KEY,
+    describe_model,
+    describe_tokens,
+    name_classes,
+    tokens_in,
+)
 from lightning_sparsegrad.modules.evaluation import Evaluation
+from lightning_sparsegrad.modules.limits import is_on_cpu, require_fit
 from lightning_sparsegrad.modules.linear_decay import LinearDecay
 from lightning_sparsegrad.modules.loading import DType, check_dtype, dtypes_of, load_pretrained, warn_of_dtypes
+from lightning_sparsegrad.modules.padding import (
+    find_padding,
+    padding_options,
+    set_padding,
+    settle_padding,
+    with_padding_of,
+)
 from lightning_sparsegrad.nonfinite import NonFinite
 from lightning_sparsegrad.sources import resolve_source
 from lightning_sparsegrad.transforms.base import GradientTransform
 
 Batch = dict[str, Any]
-
-_LABEL_NAMES = "lightning_sparsegrad_label_names"  # in checkpoints
 
 
 class TransformerTask(SparseGradModule, ABC):
@@ -105,6 +120,7 @@ class TransformerTask(SparseGradModule, ABC):
         self.model = _load(self.auto_model, model_name_or_path, config, dtype)
         self._label_names: list[str] | None = None  # of the data it was trained on
         self._restored_dtypes: dict[str, torch.dtype] = {}
+        self._tokens: dict[str, Any] = {}  # how these make tokens
 
     @abstractmethod
     def metrics(self, part: str | None) -> MetricCollection:
@@ -124,13 +140,31 @@ class TransformerTask(SparseGradModule, ABC):
 
     def forward(self, batch: Batch) -> Any:
         """Return what the model makes of a batch: logits, and the loss if the batch has labels."""
-        return self.model(**{name: value for name, value in batch.items() if name not in self.beside})
+        inputs = {name: value for name, value in batch.items() if name not in self.beside}
+        try:
+            return self.model(**with_padding_of(self.model, inputs))
+        except (IndexError, RuntimeError):
+            self._require_fit(inputs)
+            raise
+
+    def setup(self, stage: str) -> None:
+        """Agree with the data on the padding token, and check that their rows fit the model."""
+        super().setup(stage)
+        data = self.trainer.datamodule  # type: ignore[attr-defined]  # set by its connector
+        tokenizer = getattr(data, "tokenizer", None)
+        if isinstance(tokenizer, PreTrainedTokenizerBase):
+            settle_padding(self.model, tokenizer)
+            self._tokens = describe_tokens(data, self.model_name_or_path)
+        if isinstance(data, TokenizedDataModule):
+            for batch in data.extreme_batches(stage):
+                self._require_fit(batch)
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
         self._label_names = self._names_of_data()
         if self.trainer.ckpt_path:  # now that the Trainer has converted the module
             warn_of_dtypes(self, self._restored_dtypes)
+        name_classes(self.model.config, self._label_names)
 
     def on_predict_start(self) -> None:
         super().on_predict_start()
@@ -139,13 +173,19 @@ class TransformerTask(SparseGradModule, ABC):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         if self._label_names:
-            checkpoint[_LABEL_NAMES] = self._label_names
+            checkpoint[LABEL_NAMES] = self._label_names
+        checkpoint[MODEL_KEY] = {**describe_model(self.model), **self._tokens}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         stored = checkpoint.get("hyper_parameters") or {}  # of a task that takes names
-        self._label_names = checkpoint.get(_LABEL_NAMES) or stored.get("label_names")
         self._restored_dtypes = dtypes_of(checkpoint.get("state_dict") or {})
+        self._label_names = checkpoint.get(LABEL_NAMES) or stored.get("label_names")
+        name_classes(self.model.config, self._label_names)
+        described = checkpoint.get(MODEL_KEY)
+        if described and not self._tokens:  # else the data have said it
+            set_padding(self.model, described["padding"])
+            self._tokens = tokens_in(described)
         if self._trainer is not None:
             self._require_label_names()
 
@@ -228,6 +268,14 @@ class TransformerTask(SparseGradModule, ABC):
                 f"Found {listed(found)}."
             )
 
+    def _require_fit(self, batch: Batch) -> None:
+        """Check that the model has embeddings and positions for a batch, where that can be tried."""
+        if is_on_cpu(self.model):
+            left_out = {*self.beside, *self.targets}
+            inputs = {name: value for name, value in batch.items() if name not in left_out}
+            made = {name: self._tokens.get(name) for name in ("tokenizer", "max_length")}
+            require_fit(self.model, inputs, name=self.model_name_or_path, **made)
+
     def _start_evaluation(self, loaders: Any) -> None:
         if self.trainer.state.fn != "fit":
             self._require_label_names()
@@ -256,6 +304,7 @@ def _made(parameter: str, make: Callable[[Any], Any], of: Any) -> Any:
 
 def _load(auto_model: Any, name: str, config: Mapping[str, Any], dtype: DType) -> PreTrainedModel:
     path = resolve_source(name)
+    config = {**config, **padding_options(path)}
     try:
         model = load_pretrained(auto_model, path, config, dtype)
     except ConfigurationError:
@@ -268,7 +317,6 @@ def _load(auto_model: Any, name: str, config: Mapping[str, Any], dtype: DType) -
             f"`package:<distribution>/<folder>`, of a text model without a head or with one{labels}. "
             f"Found `{name}`: {str(error).splitlines()[0]}{how_without(path, 'model')}"
         ) from error
-    if model.config.pad_token_id is None:  # GPT-2: its data is padded with the end token
-        model.config.pad_token_id = model.config.eos_token_id
+    find_padding(model, path)
     model.train()  # it comes in evaluation mode, which Lightning would keep: no dropout
     return model

@@ -1,0 +1,40 @@
+"""The rows of encoded data that ask most of a model: the longest, and those of the largest ids."""
+
+from typing import Any
+
+import pyarrow as pa  # type: ignore[import-untyped]  # ships no types
+import pyarrow.compute as pc  # type: ignore[import-untyped]
+from datasets import Dataset
+
+_IDS = ("input_ids", "token_type_ids")
+
+
+def extreme_rows(rows: Dataset) -> list[int]:
+    """Return the places of the longest row, and of those with the largest token id and token type.
+
+    Args:
+        rows: Encoded rows, or rows of `windows` that are encoded.
+    """
+    start = 0
+    largest: dict[str, tuple[int, int]] = {}  # by what is compared: the value, and the row it is in
+    is_nested = "windows" in rows.column_names
+    names = ["windows"] if is_nested else [name for name in _IDS if name in rows.column_names]
+    table = rows.select_columns(names).with_format("arrow")[:]
+    for batch in table.to_batches():
+        columns: dict[str, Any] = dict(zip(names, batch.columns, strict=True))
+        places = pa.array(range(start, start + len(batch)))
+        if is_nested:
+            places = places.take(pc.list_parent_indices(columns["windows"]))
+            windows = columns["windows"].flatten()
+            columns = {name: windows.field(name) for name in _IDS if windows.type.get_field_index(name) >= 0}
+        for name, lists in columns.items():
+            _compare(largest, name, lists.flatten(), places.take(pc.list_parent_indices(lists)))
+        _compare(largest, "length", pc.list_value_length(columns["input_ids"]), places)
+        start += len(batch)
+    return list(dict.fromkeys(row for _, row in largest.values()))
+
+
+def _compare(largest: dict[str, tuple[int, int]], name: str, values: Any, places: Any) -> None:
+    top = pc.max(values).as_py()
+    if top is not None and (name not in largest or top > largest[name][0]):
+        largest[name] = (top, places[pc.index(values, top).as_py()].as_py())

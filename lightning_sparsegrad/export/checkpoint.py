@@ -1,0 +1,105 @@
+"""Write what a checkpoint was trained to as a folder that `transformers` reads."""
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from lightning_sparsegrad.checkpoints import about_checkpoint
+from lightning_sparsegrad.data.padding import settle_padding as settle_tokenizer
+from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.export.folder import require_free, written
+from lightning_sparsegrad.export.model import build
+from lightning_sparsegrad.export.release_0_1 import describe
+from lightning_sparsegrad.hub import how_without, is_unreachable
+from lightning_sparsegrad.modules.description import LABEL_NAMES, MODEL_KEY, name_classes
+from lightning_sparsegrad.modules.padding import padding_of, settle_padding
+from lightning_sparsegrad.sources import resolve_source
+
+
+def export_checkpoint(
+    ckpt_path: str, output: str, *, tokenizer: str | None = None, model_name_or_path: str | None = None
+) -> PreTrainedModel:
+    """Write the model, the tokenizer and the names of the classes of a checkpoint into a folder for `transformers`.
+
+    `transformers.pipeline` and `from_pretrained` read the folder. The weights keep the dtype that the checkpoint holds.
+    The tokenizer's `model_max_length` is the `max_length` of the data, so that `truncation=True` cuts rows as the run
+    did. Neither the data nor the base model are needed; the tokenizer is, where the run found it.
+
+    Args:
+        ckpt_path: The checkpoint of a task of this library.
+        output: The folder to write, new or empty.
+        tokenizer: Where the tokenizer is, if no longer where the run found it: hub id, local folder or `package:`.
+        model_name_or_path: The same of the base model, whose configuration and tokenizer checkpoints of release 0.1
+            lack.
+
+    Returns:
+        The model that was written.
+
+    Raises:
+        ConfigurationError: If there is no such checkpoint, it is not of one of the tasks, its tokenizer cannot be
+            found, or the folder holds something already.
+    """
+    folder = require_free(output)
+    checkpoint = _load(ckpt_path)
+    arguments = checkpoint.get("hyper_parameters") or {}
+    described = checkpoint.get(MODEL_KEY) or describe(checkpoint, ckpt_path, model_name_or_path)
+    model = build(described, checkpoint["state_dict"], ckpt_path)
+    names = checkpoint.get(LABEL_NAMES) or arguments.get("label_names")
+    name_classes(model.config, names)
+    if not names and model.config.problem_type == "single_label_classification":
+        warnings.warn(
+            f"`{ckpt_path}` holds no names of classes: the folder calls them LABEL_0 and so on.", stacklevel=2
+        )
+    name = tokenizer or described.get("tokenizer") or arguments["model_name_or_path"]
+    tokens = _find_tokenizer(name, described.get("tokenizer_options", {}))
+    if padding_of(model) is None:
+        settle_padding(model, tokens)
+    _agree(tokens, model, name, described.get("max_length"))
+    with written(folder):
+        model.save_pretrained(folder)
+        tokens.save_pretrained(folder)
+    return model
+
+
+def _load(ckpt_path: str) -> dict[str, Any]:
+    path = Path(ckpt_path)
+    if not path.is_file():
+        found = "which is a folder: a sharded checkpoint" if path.is_dir() else "which does not exist"
+        raise ConfigurationError(
+            f"Parameter `ckpt_path` should name the file of a checkpoint. Found `ckpt_path = {ckpt_path}`, {found}."
+        )
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint["state_dict"].items()
+    except Exception as error:  # torch has no one class for what is wrong with a file
+        raise ConfigurationError(about_checkpoint(path, error)) from error
+    return checkpoint
+
+
+def _find_tokenizer(name: str, options: Mapping[str, Any]) -> PreTrainedTokenizerBase:
+    source = resolve_source(name)
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            source, local_files_only=is_unreachable(source, "model"), **options
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else repr(error)
+        raise ConfigurationError(
+            f"Parameter `tokenizer` should name the folder or the hub id of the tokenizer that the checkpoint was "
+            f"trained with. Found `tokenizer = {name}`: {reason}{how_without(source, 'model')}"
+        ) from error
+    return tokenizer
+
+
+def _agree(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, name: str, max_length: int | None) -> None:
+    """Make a tokenizer pad and truncate as the run did."""
+    settle_tokenizer(tokenizer, name, model.config)
+    padding = padding_of(model)
+    if padding is not None and tokenizer.pad_token_id != padding and padding < len(tokenizer):
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(padding)
+    if max_length is not None:
+        tokenizer.model_max_length = max_length
