@@ -19,11 +19,12 @@ from transformers import PreTrainedModel
 from lightning_sparsegrad.components import find_blocks
 from lightning_sparsegrad.data.checks import listed
 from lightning_sparsegrad.data.labels import are_ids
+from lightning_sparsegrad.data.order import is_filler
 from lightning_sparsegrad.driver import count_steps
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.hub import how_without, is_unreachable
 from lightning_sparsegrad.modules.base import SparseGradModule
-from lightning_sparsegrad.modules.evaluation import Evaluation
+from lightning_sparsegrad.modules.evaluation import Evaluation, loaders_of
 from lightning_sparsegrad.modules.linear_decay import LinearDecay
 from lightning_sparsegrad.nonfinite import NonFinite
 from lightning_sparsegrad.sources import resolve_source
@@ -149,11 +150,11 @@ class TransformerTask(SparseGradModule, ABC):
     def on_test_epoch_start(self) -> None:
         self._start_evaluation(self.trainer.test_dataloaders)
 
-    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: ARG002
-        self._evaluate(batch, dataloader_idx)
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self._evaluate(batch, batch_idx, dataloader_idx)
 
-    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: ARG002
-        self._evaluate(batch, dataloader_idx)
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self._evaluate(batch, batch_idx, dataloader_idx)
 
     def on_validation_epoch_end(self) -> None:
         self._log_evaluation("val")
@@ -161,9 +162,13 @@ class TransformerTask(SparseGradModule, ABC):
     def on_test_epoch_end(self) -> None:
         self._log_evaluation("test")
 
-    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:  # noqa: ARG002
-        """Return what `predict` returns, whatever the labels."""
-        return self.predict(self({name: value for name, value in batch.items() if name not in self.targets}), batch)
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
+        """Return what `predict` returns, whatever the labels; of no row for a filler, see `UnrepeatedSampler`."""
+        found = self.predict(self({name: value for name, value in batch.items() if name not in self.targets}), batch)
+        loaders = loaders_of(None if self._trainer is None else self._trainer.predict_dataloaders)
+        if dataloader_idx < len(loaders) and is_filler(loaders[dataloader_idx], batch_idx):
+            return {name: value[:0] if isinstance(value, list | Tensor) else value for name, value in found.items()}
+        return found
 
     def configure_model(self) -> None:
         """Shard the model if the strategy has a mesh for it: each block of the transformer, then the rest."""
@@ -224,9 +229,9 @@ class TransformerTask(SparseGradModule, ABC):
         seen = getattr(data, "train_language", None)
         self._evaluation = Evaluation(loaders, self.metrics, device=self.device, seen=seen)
 
-    def _evaluate(self, batch: Batch, index: int) -> None:
+    def _evaluate(self, batch: Batch, batch_idx: int, index: int) -> None:
         output = self(batch)
-        self.measure(self._evaluation.update(index, output.loss, self.weight(batch)), output, batch)
+        self.measure(self._evaluation.update(index, batch_idx, output.loss, self.weight(batch)), output, batch)
 
     def _log_evaluation(self, stage: str) -> None:
         values = {f"{stage}/{name}": value for name, value in self._evaluation.compute().items()}
