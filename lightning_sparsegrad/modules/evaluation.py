@@ -72,6 +72,18 @@ class Evaluation:
                     by_metric.setdefault(name, {})[part] = value.float()
         return {name: value for metric, values in by_metric.items() for name, value in self._named(metric, values)}
 
+    def names(self, stage: str) -> dict[str, bool | None]:
+        """Return the names of the values, as they are logged in a stage, and whether higher is better if known."""
+        found: dict[str, bool | None] = {}
+        nothing = dict.fromkeys(self._parts, torch.tensor(0.0))
+        for metrics in self._metrics:
+            for metric, higher in {
+                "loss": False,
+                **{name: each.higher_is_better for name, each in metrics.items()},
+            }.items():
+                found |= {f"{stage}/{name}": higher for name, _ in self._named(metric, nothing)}
+        return found
+
     def _named(self, metric: str, values: dict[str | None, Tensor]) -> Iterator[tuple[str, Tensor]]:
         if list(values) == [None]:
             yield metric, values[None]

@@ -111,6 +111,10 @@ class TransformerTask(SparseGradModule, ABC):
     def predict(self, output: Any, batch: Batch) -> dict[str, Any]:
         """Return what the model says of a batch: `predictions` with one entry per row, and what else there is."""
 
+    def names_logged(self) -> dict[str, bool | None]:
+        """Return the names that the running fit logs, and whether higher is better where that is known."""
+        return {"train/loss": False, **self._new_evaluation(self.trainer.val_dataloaders or []).names("val")}
+
     def weight(self, batch: Batch) -> int | Tensor:
         """Return how many examples the loss of a batch is the mean of."""
         return len(batch["input_ids"])
@@ -225,9 +229,12 @@ class TransformerTask(SparseGradModule, ABC):
     def _start_evaluation(self, loaders: Any) -> None:
         if self.trainer.state.fn != "fit":
             self._require_label_names()
+        self._evaluation = self._new_evaluation(loaders)
+
+    def _new_evaluation(self, loaders: Any) -> Evaluation:
         data = self.trainer.datamodule  # type: ignore[attr-defined]  # set by its connector
         seen = getattr(data, "train_language", None)
-        self._evaluation = Evaluation(loaders, self.metrics, device=self.device, seen=seen)
+        return Evaluation(loaders, self.metrics, device=self.device, seen=seen)
 
     def _evaluate(self, batch: Batch, batch_idx: int, index: int) -> None:
         output = self(batch)
