@@ -17,10 +17,12 @@ from lightning_sparsegrad.divergence import DivergenceCheck
 from lightning_sparsegrad.engine import GradientEngine
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.functional.sharding import is_spread
+from lightning_sparsegrad.monitored import MonitorCheck
 from lightning_sparsegrad.nonfinite import NonFinite, check_policy
 from lightning_sparsegrad.resume.waiting import WaitingCheckpoints
 from lightning_sparsegrad.trainable import tell_what_trains
 from lightning_sparsegrad.transforms.base import GradientTransform, Window
+from lightning_sparsegrad.twins import is_a
 
 CHECKPOINT_KEY = "lightning_sparsegrad"
 _NORMS = {"norm_before", "norm_after"}  # of every component: too many to log
@@ -79,6 +81,7 @@ class TrainerDriver:
         """Bind the transform to the module; raise a `ConfigurationError` for what cannot work together."""
         self._refuse_fighting_clips(trainer)
         self._refuse_unsupported(trainer)
+        MonitorCheck.join(trainer)
         steps = count_steps(trainer) if self.transform.needs_total_steps else None
         self._engine = GradientEngine(
             trainer.strategy.model or module,  # in its wrapper, if there is one
@@ -239,7 +242,7 @@ def count_steps(trainer: Trainer) -> int | None:
     steps = trainer.estimated_stepping_batches
     batches, epochs = trainer.num_training_batches, trainer.max_epochs or -1
     for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set by its connector
-        if isinstance(callback, GradientAccumulationScheduler) and epochs > 0 and batches != float("inf"):
+        if is_a(callback, GradientAccumulationScheduler) and epochs > 0 and batches != float("inf"):
             # Lightning counts as if every epoch accumulated as the one it is asked in does
             factors = [callback.get_accumulate_grad_batches(epoch) for epoch in range(epochs)]
             steps = sum(ceil(batches / factor) for factor in factors)

@@ -40,6 +40,7 @@ from lightning_sparsegrad.divergence import DivergenceWarning, divergence_of
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.linked import LINKED, ModelInstantiator, about_missing
 from lightning_sparsegrad.modules import TransformerTask
+from lightning_sparsegrad.monitored import MonitorCheck, is_about_monitor
 from lightning_sparsegrad.outcome import print_outcome
 from lightning_sparsegrad.parser import SparseGradArgumentParser, read_config
 
@@ -223,7 +224,7 @@ class SparseGradCLI(LightningCLI):
             if is_about_checkpoint(error):
                 named = self._get(self.config, "ckpt_path")
                 raise ConfigurationError(about_checkpoint(named, error)) from error
-            if isinstance(error, _ABOUT_ARGUMENTS) and _is_raised_by_lightning(error):
+            if (isinstance(error, _ABOUT_ARGUMENTS) and _is_raised_by_lightning(error)) or is_about_monitor(error):
                 raise ConfigurationError(str(error)) from error
             raise
 
@@ -243,6 +244,7 @@ class SparseGradCLI(LightningCLI):
         trainer = super().instantiate_trainer(**kwargs)
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by its connector
         wanted: dict[type[Callback], bool] = {
+            MonitorCheck: True,
             ResultsTable: True,
             ExactResume: self._get(self.config_init, "exact_resume"),
             PredictionWriter: self._is_of_this_library,

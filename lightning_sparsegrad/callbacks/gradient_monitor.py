@@ -59,6 +59,10 @@ class GradientMonitor(HistoryCallback):
         self._meter: GradientMeter | None = None
         self._seen: Measurement | None = None
 
+    def names_logged(self) -> dict[str, bool | None]:
+        """Return the names that loggers get, none of which is better if it is higher or lower."""
+        return dict.fromkeys(f"monitor/{name}" for name in _COLUMNS)
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         engine = _engine(trainer, pl_module)
         if engine.meter is not None:

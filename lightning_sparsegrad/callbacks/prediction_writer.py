@@ -9,11 +9,13 @@ import torch.distributed as dist
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.utilities import rank_zero_info
+from torch.utils.data import DataLoader
 
 from lightning_sparsegrad.data import TokenizedDataModule
 from lightning_sparsegrad.data.checks import require_file_names
+from lightning_sparsegrad.data.order import is_filler
 from lightning_sparsegrad.errors import ConfigurationError
-from lightning_sparsegrad.modules.evaluation import parts_of
+from lightning_sparsegrad.modules.evaluation import loaders_of, parts_of
 
 
 class PredictionWriter(BasePredictionWriter):
@@ -56,17 +58,29 @@ class PredictionWriter(BasePredictionWriter):
         prediction: Any,
         batch_indices: Sequence[int] | None,
         batch: Any,
-        batch_idx: int,  # noqa: ARG002
+        batch_idx: int,
         dataloader_idx: int,
     ) -> None:
         """Keep the predictions of a batch in words."""
+        loader = loaders_of(trainer.predict_dataloaders)[dataloader_idx]
+        if is_filler(loader, batch_idx):
+            return
         if not isinstance(prediction, Mapping) or "predictions" not in prediction:
             raise ConfigurationError(
                 f"PredictionWriter should be given a dict with `predictions` by the `predict_step` of "
                 f"`{type(pl_module).__name__}`. Found `{type(prediction).__name__}`."
             )
         values = _data(trainer).decode(prediction, batch)
-        self._found[dataloader_idx] += zip(batch_indices or (), values, strict=True)
+        found = self._found[dataloader_idx]
+        # without a sampler, Lightning knows no indices, and has those of another loader here
+        indices = batch_indices if isinstance(loader, DataLoader) and loader.batch_sampler is not None else None
+        if indices is None and trainer.world_size > 1:
+            raise ConfigurationError(
+                f"PredictionWriter should be given the rows of a map-style dataset, by a DataLoader with a sampler, to "
+                f"put what {trainer.world_size} processes predict in order. Found `{type(loader).__name__}`."
+            )
+        rows = range(len(found), len(found) + len(values)) if indices is None else indices
+        found += zip(rows, values, strict=True)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """Gather the predictions of all processes, and write the files."""

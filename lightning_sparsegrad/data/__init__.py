@@ -3,6 +3,7 @@
 from lightning_sparsegrad.data.base import TokenizedDataModule
 from lightning_sparsegrad.data.emoji_topics import EmojiTopicsDataModule
 from lightning_sparsegrad.data.glue import GlueDataModule
+from lightning_sparsegrad.data.order import UnrepeatedSampler
 from lightning_sparsegrad.data.questions import QuestionsDataModule
 from lightning_sparsegrad.data.rankings import RankingsDataModule
 from lightning_sparsegrad.data.text import TextDataModule
@@ -17,6 +18,7 @@ __all__ = [
     "RankingsDataModule",
     "TextDataModule",
     "TokenizedDataModule",
+    "UnrepeatedSampler",
     "ValenceDataModule",
     "WordsDataModule",
     "XglueDataModule",

@@ -20,8 +20,8 @@ from lightning_sparsegrad.data.encodings import Encoding, Tokens, kind_of
 from lightning_sparsegrad.data.encodings.base import Batch
 from lightning_sparsegrad.data.extremes import extreme_rows
 from lightning_sparsegrad.data.labels import LabelSpace
-from lightning_sparsegrad.data.order import LengthGroupedSampler, lengths_of
 from lightning_sparsegrad.data.padding import settle_padding
+from lightning_sparsegrad.data.order import LengthGroupedSampler, UnrepeatedSampler, lengths_of
 from lightning_sparsegrad.data.predictions import write_table
 from lightning_sparsegrad.errors import ConfigurationError, require_one_of
 from lightning_sparsegrad.hub import how_without, is_unreachable
@@ -49,6 +49,7 @@ class TokenizedDataModule(LightningDataModule, ABC):
 
     The order of the train split is a function of the seed and the epoch, and not of how many epochs this process has
     seen, so that a resumed run reads epoch 3 as the uninterrupted one did. No loader touches the global generator.
+    Several processes share the rows to evaluate and predict, each row once (`UnrepeatedSampler`).
 
     Args:
         encoding: What a row becomes.
@@ -282,9 +283,8 @@ class TokenizedDataModule(LightningDataModule, ABC):
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return the shuffled batches of the train split, this process's share of them."""
         seed = self.seed if self.seed is not None else int(os.environ.get("PL_GLOBAL_SEED", "0"))
-        replicas = (self.trainer and self.trainer.distributed_sampler_kwargs) or {"num_replicas": 1, "rank": 0}
         # the sampler adds the epoch to its seed: far apart, so that neighbouring seeds do not share their orders
-        order: dict[str, Any] = {"seed": seed * 1_000_003, **replicas}
+        order: dict[str, Any] = {"seed": seed * 1_000_003, **self._replicas}
         rows = self.dataset("train")
         if self.group_by_length:
             sampler: DistributedSampler[Any] = LengthGroupedSampler(rows, lengths_of(rows), self.batch_size, **order)
@@ -321,7 +321,21 @@ class TokenizedDataModule(LightningDataModule, ABC):
         if self.group_by_length and kind_of(split) != "predict":
             lengths = lengths_of(rows)
             rows = rows.select(sorted(range(len(rows)), key=lengths.__getitem__, reverse=True))
-        return self._loader(rows, self.eval_batch_size or self.batch_size)
+        size, replicas = self.eval_batch_size or self.batch_size, self._replicas
+        if replicas["num_replicas"] == 1 or self._overfits:
+            return self._loader(rows, size)
+        return self._loader(rows, size, UnrepeatedSampler(rows, size, **replicas))
+
+    @property
+    def _replicas(self) -> dict[str, int]:
+        """How many processes share the data, and which of them this is."""
+        return (self.trainer and self.trainer.distributed_sampler_kwargs) or {"num_replicas": 1, "rank": 0}
+
+    @property
+    def _overfits(self) -> bool:
+        """Whether the trainer takes a few batches again and again, by a sampler of its own."""
+        trainer = self.trainer
+        return trainer is not None and trainer.state.fn == "fit" and bool(trainer.overfit_batches)  # type: ignore[attr-defined]  # set by its connector
 
     def _loader(
         self, rows: Dataset, batch_size: int, sampler: DistributedSampler[Any] | None = None

@@ -1,6 +1,6 @@
-"""The order of the train split."""
+"""The order of rows: of the train split, and of those that several processes share to evaluate."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from itertools import chain, cycle, islice
 from typing import Any
 
@@ -44,6 +44,61 @@ class LengthGroupedSampler(DistributedSampler[Any]):
         shuffled = [batches[place] for place in torch.randperm(len(batches), generator=generator).tolist()]
         for batch in chain(shuffled, [short]):
             yield from batch[self.rank :: self.num_replicas]
+
+
+class UnrepeatedSampler(DistributedSampler[Any]):
+    """Each row once over all processes, in the batches of one process: for validation, test and prediction.
+
+    Processes take the batches in turn. Lightning puts a `DistributedSampler` into every loader that has none, which
+    gives each process the same number of rows and repeats some for it. Here a process may have fewer rows than others,
+    or none. All have the same number of *batches*, because all processes take part in the forward pass of a model that
+    is sharded or whose buffers are broadcast: where one has a batch less, a **filler** follows, a batch of the last
+    row alone, which should not be counted (`is_filler`). The tasks and `PredictionWriter` of this library leave it out.
+
+    Args:
+        rows: The rows.
+        batch_size: Rows per batch and process, as the loader has it.
+        num_replicas: The number of processes; by default that of the process group.
+        rank: The place of this process among them; by default its rank.
+
+    Example:
+        >>> [list(UnrepeatedSampler(range(5), batch_size=2, num_replicas=2, rank=rank)) for rank in (0, 1)]
+        [[0, 1, 4], [2, 3, 4]]
+        >>> UnrepeatedSampler(range(5), batch_size=2, num_replicas=2, rank=1).is_filler(1)
+        True
+    """
+
+    def __init__(
+        self, rows: Sized, batch_size: int, *, num_replicas: int | None = None, rank: int | None = None
+    ) -> None:
+        super().__init__(rows, num_replicas=num_replicas, rank=rank, shuffle=False)  # type: ignore[arg-type]  # takes its length
+        every, size = batch_size * self.num_replicas, len(rows)
+        starts = range(self.rank * batch_size, size, every)
+        self._own = [row for start in starts for row in range(start, min(start + batch_size, size))]
+        self._batches, self._filler = len(starts), [size - 1] * (len(range(0, size, every)) - len(starts))
+        self.num_samples, self.total_size = len(self._own) + len(self._filler), size
+
+    def __iter__(self) -> Iterator[int]:
+        return chain(self._own, self._filler)
+
+    def is_filler(self, batch_idx: int) -> bool:
+        """Return whether the batch at a place only makes the batches as many as those of other processes."""
+        return batch_idx >= self._batches
+
+
+def is_filler(loader: Any, batch_idx: int) -> bool:
+    """Return whether the batch of a loader at a place is the filler of an `UnrepeatedSampler`."""
+    # when predicting, Lightning wraps the batch sampler, and the loader's own is another
+    sampler = getattr(getattr(loader, "batch_sampler", None), "sampler", None)
+    return isinstance(sampler, UnrepeatedSampler) and sampler.is_filler(batch_idx)
+
+
+def repeated_rows(loader: Any) -> int:
+    """Return how many rows several processes evaluate twice, as the loader's `DistributedSampler` repeats them."""
+    sampler = getattr(getattr(loader, "batch_sampler", None), "sampler", None)
+    if not isinstance(sampler, DistributedSampler):
+        return 0
+    return max(0, sampler.total_size - len(sampler.dataset))  # type: ignore[arg-type]  # it takes the length itself
 
 
 def lengths_of(rows: Dataset) -> list[int]:

@@ -25,10 +25,11 @@ class WeightedMean(Metric):
 
     total: Tensor
     weight: Tensor
+    numbers: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        for name in ("total", "weight"):
+        for name in ("total", "weight", "numbers"):
             self.add_state(name, torch.tensor(0.0, dtype=torch.float32), dist_reduce_fx="sum")
 
     def update(self, value: Tensor, weight: float | Tensor) -> None:
@@ -36,6 +37,12 @@ class WeightedMean(Metric):
         has_none = torch.as_tensor(weight == 0, device=value.device)
         self.total += (value.float() * weight).masked_fill(has_none, 0.0)  # NaN times 0 is NaN
         self.weight += weight
+        self.numbers += 1
+
+    def was_updated(self) -> bool:
+        """Return whether there was a number, on any process; all of them have to ask."""
+        with self.sync_context():
+            return bool(self.numbers > 0)
 
     def compute(self) -> Tensor:
         """Return the mean, a float32 scalar; not a number where there is none."""

@@ -14,6 +14,21 @@ from lightning_sparsegrad.errors import ConfigurationError, require_one_of
 from lightning_sparsegrad.metrics.matthews import MatthewsCorrelation
 
 
+class _PearsonCorrelation(PearsonCorrCoef):
+    """That of torchmetrics, but a number where each process has one row, or several of one value.
+
+    It divides by the largest deviation from the mean, and takes that from the mean of each process alone.
+    """
+
+    def compute(self) -> Tensor:
+        if self.n_total.numel() > 1:  # of several processes
+            for means, deviations in ((self.mean_x, self.max_abs_dev_x), (self.mean_y, self.max_abs_dev_y)):
+                of_all = (means * self.n_total).sum() / self.n_total.sum()
+                deviations.copy_(deviations.maximum((means - of_all).abs() * (self.n_total > 0)))
+        found: Tensor = super().compute()
+        return found
+
+
 class _SpearmanCorrelation(SpearmanCorrCoef):
     """That of torchmetrics, but not a number where a prediction is none, which would have a rank."""
 
@@ -36,7 +51,7 @@ _OF_CLASSES: dict[str, Callable[[int], Metric]] = {
     "matthews": MatthewsCorrelation,
 }
 _OF_NUMBERS: dict[str, Callable[[], Metric]] = {
-    "pearson": PearsonCorrCoef,
+    "pearson": _PearsonCorrelation,
     "spearman": _SpearmanCorrelation,
     "mse": MeanSquaredError,
 }

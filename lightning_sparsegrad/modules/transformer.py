@@ -20,6 +20,7 @@ from lightning_sparsegrad.components import find_blocks
 from lightning_sparsegrad.data.base import TokenizedDataModule
 from lightning_sparsegrad.data.checks import listed
 from lightning_sparsegrad.data.labels import are_ids
+from lightning_sparsegrad.data.order import is_filler
 from lightning_sparsegrad.driver import count_steps
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.hub import how_without
@@ -32,8 +33,8 @@ from lightning_sparsegrad.modules.description import (
     name_classes,
     tokens_in,
 )
-from lightning_sparsegrad.modules.evaluation import Evaluation
 from lightning_sparsegrad.modules.limits import is_on_cpu, require_fit
+from lightning_sparsegrad.modules.evaluation import Evaluation, loaders_of
 from lightning_sparsegrad.modules.linear_decay import LinearDecay
 from lightning_sparsegrad.modules.loading import DType, check_dtype, dtypes_of, load_pretrained, warn_of_dtypes
 from lightning_sparsegrad.modules.padding import (
@@ -134,6 +135,10 @@ class TransformerTask(SparseGradModule, ABC):
     def predict(self, output: Any, batch: Batch) -> dict[str, Any]:
         """Return what the model says of a batch: `predictions` with one entry per row, and what else there is."""
 
+    def names_logged(self) -> dict[str, bool | None]:
+        """Return the names that the running fit logs, and whether higher is better where that is known."""
+        return {"train/loss": False, **self._new_evaluation(self.trainer.val_dataloaders or []).names("val")}
+
     def weight(self, batch: Batch) -> int | Tensor:
         """Return how many examples the loss of a batch is the mean of."""
         return len(batch["input_ids"])
@@ -200,11 +205,11 @@ class TransformerTask(SparseGradModule, ABC):
     def on_test_epoch_start(self) -> None:
         self._start_evaluation(self.trainer.test_dataloaders)
 
-    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: ARG002
-        self._evaluate(batch, dataloader_idx)
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self._evaluate(batch, batch_idx, dataloader_idx)
 
-    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:  # noqa: ARG002
-        self._evaluate(batch, dataloader_idx)
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self._evaluate(batch, batch_idx, dataloader_idx)
 
     def on_validation_epoch_end(self) -> None:
         self._log_evaluation("val")
@@ -212,9 +217,13 @@ class TransformerTask(SparseGradModule, ABC):
     def on_test_epoch_end(self) -> None:
         self._log_evaluation("test")
 
-    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:  # noqa: ARG002
-        """Return what `predict` returns, whatever the labels."""
-        return self.predict(self({name: value for name, value in batch.items() if name not in self.targets}), batch)
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
+        """Return what `predict` returns, whatever the labels; of no row for a filler, see `UnrepeatedSampler`."""
+        found = self.predict(self({name: value for name, value in batch.items() if name not in self.targets}), batch)
+        loaders = loaders_of(None if self._trainer is None else self._trainer.predict_dataloaders)
+        if dataloader_idx < len(loaders) and is_filler(loaders[dataloader_idx], batch_idx):
+            return {name: value[:0] if isinstance(value, list | Tensor) else value for name, value in found.items()}
+        return found
 
     def configure_model(self) -> None:
         """Shard the model if the strategy has a mesh for it: each block of the transformer, then the rest."""
@@ -279,13 +288,16 @@ class TransformerTask(SparseGradModule, ABC):
     def _start_evaluation(self, loaders: Any) -> None:
         if self.trainer.state.fn != "fit":
             self._require_label_names()
+        self._evaluation = self._new_evaluation(loaders)
+
+    def _new_evaluation(self, loaders: Any) -> Evaluation:
         data = self.trainer.datamodule  # type: ignore[attr-defined]  # set by its connector
         seen = getattr(data, "train_language", None)
-        self._evaluation = Evaluation(loaders, self.metrics, device=self.device, seen=seen)
+        return Evaluation(loaders, self.metrics, device=self.device, seen=seen)
 
-    def _evaluate(self, batch: Batch, index: int) -> None:
+    def _evaluate(self, batch: Batch, batch_idx: int, index: int) -> None:
         output = self(batch)
-        self.measure(self._evaluation.update(index, output.loss, self.weight(batch)), output, batch)
+        self.measure(self._evaluation.update(index, batch_idx, output.loss, self.weight(batch)), output, batch)
 
     def _log_evaluation(self, stage: str) -> None:
         values = {f"{stage}/{name}": value for name, value in self._evaluation.compute().items()}

@@ -8,6 +8,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_warn
 
+from lightning_sparsegrad.twins import is_a
+
 
 class WaitingCheckpoints(Callback):
     """Has checkpoints that are asked for inside a window written when the window has ended.
@@ -48,7 +50,7 @@ class WaitingCheckpoints(Callback):
             trainer.save_checkpoint = partial(self._save, trainer, trainer.save_checkpoint)  # type: ignore[method-assign]
             trainer.strategy.remove_checkpoint = partial(self._follow, trainer.strategy.remove_checkpoint)  # type: ignore[method-assign]
         for callback in trainer.checkpoint_callbacks:
-            if isinstance(callback, ModelCheckpoint):  # of the class, as another Trainer may have had it before
+            if is_a(callback, ModelCheckpoint):  # of the class, as another Trainer may have had it before
                 link = type(callback)._link_checkpoint
                 callback._link_checkpoint = partial(self._follow, link)  # type: ignore[method-assign]
 

@@ -6,6 +6,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
+from lightning_sparsegrad.data.order import is_filler
 from lightning_sparsegrad.modules import SequenceClassification
 from lightning_sparsegrad.modules.evaluation import Evaluation, parts_of
 
@@ -27,7 +28,7 @@ def majority_scores(trainer: Trainer, module: LightningModule) -> dict[str, floa
     if len(parts) != len(parts_of(loaders)):
         return {}
     device = trainer.strategy.root_device
-    labels = [torch.cat([batch["labels"].to(device) for batch in part]) for part in parts]  # those of this process
+    labels = [_labels(part).to(device) for part in parts]  # those of this process
     counts = torch.cat(labels).bincount(minlength=module.num_labels)
     answer = trainer.strategy.reduce(counts, reduce_op="sum").argmax()
     seen = getattr(trainer.datamodule, "train_language", None)  # type: ignore[attr-defined]  # set by its connector
@@ -38,6 +39,11 @@ def majority_scores(trainer: Trainer, module: LightningModule) -> dict[str, floa
     return {name: value for name, value in scores.items() if not name.startswith("val/loss")}
 
 
+def _labels(loader: Any) -> Tensor:
+    return torch.cat([batch["labels"][: 0 if is_filler(loader, at) else None] for at, batch in enumerate(loader)])
+
+
 def _add(evaluation: Evaluation, index: int, labels: Tensor, answer: Tensor) -> None:
-    metrics = evaluation.update(index, torch.zeros((), device=labels.device), len(labels))
-    metrics.update(answer.expand_as(labels), labels)
+    metrics = evaluation.update(index, 0, torch.zeros((), device=labels.device), len(labels))
+    given = labels if len(labels) else answer[None]  # of a process without a row, which does not count
+    metrics.update(answer.expand_as(given), given)

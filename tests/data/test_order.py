@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 from datasets import Dataset
+from torch.utils.data import DataLoader
 
 from lightning_sparsegrad.data import TextDataModule
-from lightning_sparsegrad.data.order import LengthGroupedSampler
+from lightning_sparsegrad.data.order import LengthGroupedSampler, UnrepeatedSampler, is_filler
 from tests.data.helpers import write
 
 ROWS, BATCH = 203, 4
@@ -64,3 +65,22 @@ def test_a_data_module_groups_by_length(tmp_path: Any, tokenizer: str) -> None:
     assert [batch["input_ids"].shape[1] for batch in grouped.predict_dataloader()] == [
         batch["input_ids"].shape[1] for batch in plain.predict_dataloader()
     ]
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 7, 8, 9, 203])
+@pytest.mark.parametrize("replicas", [2, 3, 4])
+@pytest.mark.parametrize("batch", [1, 2, 4])
+def test_each_row_comes_once_in_as_many_batches_on_every_process(rows: int, replicas: int, batch: int) -> None:
+    data = list(range(rows))
+    alone = list(DataLoader(data, batch_size=batch))  # type: ignore[arg-type]
+    found, lengths = [], set()
+    for rank in range(replicas):
+        shared = UnrepeatedSampler(data, batch, num_replicas=replicas, rank=rank)
+        loader: DataLoader[int] = DataLoader(data, batch_size=batch, sampler=shared)  # type: ignore[arg-type]
+        own = [part.tolist() for at, part in enumerate(loader) if not is_filler(loader, at)]
+        assert len(list(shared)) == len(shared)
+        assert all(len(part) == 1 for at, part in enumerate(loader) if is_filler(loader, at))
+        found += own
+        lengths.add(len(loader))
+    assert lengths == {-(-len(alone) // replicas)}
+    assert sorted(found) == sorted(part.tolist() for part in alone)

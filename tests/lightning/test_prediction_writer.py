@@ -1,6 +1,7 @@
 """Files of predictions."""
 
 import csv
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -98,3 +99,37 @@ def test_data_that_do_not_know_what_a_prediction_means_are_refused() -> None:
     run = trainer(callbacks=[PredictionWriter()])
     with pytest.raises(ConfigurationError, match=r"used with a data module of this library\. Found `NoneType`"):
         run.predict(Bare(None), torch.utils.data.DataLoader([1, 2]))  # type: ignore[arg-type]
+
+
+class Batches:
+    """A loader without a sampler."""
+
+    def __init__(self, batches: Iterable[Any]) -> None:
+        self.batches = list(batches)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+class Streamed(TextDataModule):
+    def predict_dataloader(self) -> Any:
+        loaders = super().predict_dataloader()
+        return {"de": loaders["de"], "fr": Batches(loaders["fr"])}
+
+
+@pytest.mark.filterwarnings("ignore:Couldn't infer the batch indices")
+def test_rows_of_a_loader_without_a_sampler_are_numbered_as_they_come(
+    data: TextDataModule, encoder: str, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "train.csv")
+    other = Streamed(
+        data_files={"train": path, "predict.de": path, "predict.fr": path}, tokenizer=encoder, batch_size=4
+    )
+    trainer(callbacks=[PredictionWriter(str(tmp_path / "out"))]).predict(
+        SequenceClassification(encoder, 3, Identity()), other
+    )
+    assert read(tmp_path / "out" / "fr.tsv") == read(tmp_path / "out" / "de.tsv")
+    assert len(read(tmp_path / "out" / "fr.tsv")) == 1 + 9
