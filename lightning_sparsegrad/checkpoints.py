@@ -7,6 +7,7 @@ from pathlib import Path
 from pydoc import locate
 from traceback import walk_tb
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 from lightning.pytorch.trainer.connectors import checkpoint_connector
@@ -14,6 +15,7 @@ from lightning.pytorch.trainer.connectors import checkpoint_connector
 from lightning_sparsegrad.errors import ConfigurationError
 
 CONFIG_KEY = "lightning_sparsegrad_config"
+LABEL_NAMES = "lightning_sparsegrad_label_names"
 HYPER_PARAMETERS = {"model": "hyper_parameters", "data": "datamodule_hyper_parameters"}
 _UNSAFE = re.compile(r"GLOBAL (\S+) (?:was not an allowed|whose module)")
 _RESTORING = re.compile(r"restore|resume|select_ckpt|parse_ckpt")
@@ -23,7 +25,7 @@ _MAX_REASON = 300  # characters
 def stored_config(path: Path) -> dict[str, Any]:
     """Return the model and the data that a checkpoint says it is of."""
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = _read(path)
         config = dict(checkpoint.get(CONFIG_KEY) or {})
     except Exception as error:  # torch has no one class for what is wrong with a file
         if _UNSAFE.search(str(error)):  # a class that the user's own code may yet declare to be safe
@@ -39,6 +41,32 @@ def stored_config(path: Path) -> dict[str, Any]:
             warnings.warn(f"`{path}` is of `{value['class_path']}`, which is not found: give --{key}.", stacklevel=2)
             del config[key]
     return config
+
+
+def stored_names(path: Path) -> list[str] | None:
+    """Return what `names_in` does of a checkpoint file that `stored_config` has read."""
+    try:
+        return names_in(_read(path))
+    except Exception as error:
+        if _UNSAFE.search(str(error)):
+            return None
+        raise
+
+
+def names_in(checkpoint: Mapping[str, Any]) -> list[str] | None:
+    """Return the names of the classes that a checkpoint is of; empty for regression, `None` if it does not tell."""
+    stored: Mapping[str, Any] = checkpoint.get("hyper_parameters") or {}
+    names = checkpoint.get(LABEL_NAMES) or stored.get("label_names")
+    if names is None and (
+        LABEL_NAMES in checkpoint or stored.get("num_labels") == 1
+    ):  # 0.1 stored none of a regression
+        return []
+    return None if names is None else [str(name) for name in names]
+
+
+def _read(path: Path) -> Any:
+    # the weights, which nothing here looks at, stay on the disk
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
 
 
 def is_about_checkpoint(error: BaseException) -> bool:

@@ -33,6 +33,7 @@ from lightning_sparsegrad.checkpoints import (
     about_checkpoint,
     is_about_checkpoint,
     stored_config,
+    stored_names,
 )
 from lightning_sparsegrad.data import TokenizedDataModule
 from lightning_sparsegrad.diagnosis import Fault, debugging, one_line
@@ -43,6 +44,7 @@ from lightning_sparsegrad.modules import TransformerTask
 from lightning_sparsegrad.monitored import MonitorCheck, is_about_monitor
 from lightning_sparsegrad.outcome import print_outcome
 from lightning_sparsegrad.parser import SparseGradArgumentParser, read_config
+from lightning_sparsegrad.restored import DataInstantiator, about_moved, replace_origin
 
 __all__ = ["SparseGradArgumentParser", "SparseGradCLI", "StoreConfigCallback", "main"]
 
@@ -114,6 +116,7 @@ class SparseGradCLI(LightningCLI):
     """
 
     _subcommand_parsers: dict[str, LightningArgumentParser] = {}  # noqa: RUF012  # LightningCLI's; with run=False, none
+    _trained_names: list[str] | None = None  # of the checkpoint to evaluate or predict with
 
     def __init__(
         self,
@@ -153,12 +156,18 @@ class SparseGradCLI(LightningCLI):
         self.parser.add_instantiator(
             ModelInstantiator(self, "model"), _get_module_type(self._model_class), subclasses=self.subclass_mode_model
         )
+        self.parser.add_instantiator(
+            DataInstantiator(self, "data", self._trained_names),
+            _get_module_type(self._datamodule_class),
+            subclasses=self.subclass_mode_data,
+        )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse the arguments, with those of the run that wrote the checkpoint they name as defaults."""
         subcommand, checkpoint = self._find_checkpoint(args)
+        stored: dict[str, Any] = {}
         if subcommand and isinstance(checkpoint, str) and checkpoint:  # what is no name is the parser's to refuse
-            self._set_stored_defaults(subcommand, checkpoint)
+            stored = self._set_stored_defaults(subcommand, checkpoint)
         # jsonargparse changes a given dict in place
         is_dict = isinstance(args, dict | Namespace)
         try:
@@ -169,6 +178,8 @@ class SparseGradCLI(LightningCLI):
             ValueError
         ) as error:  # jsonargparse lets a few through: a NUL where a path may stand, a name of no module
             raise ConfigurationError(str(error)) from error
+        if stored:
+            replace_origin(self.config[subcommand], stored)
 
     def _parse_ckpt_path(self) -> None:
         # Lightning lets what a checkpoint stores override what the user says: Lightning#20801. When it does not, this
@@ -193,14 +204,19 @@ class SparseGradCLI(LightningCLI):
                 checkpoint = config.get("ckpt_path", checkpoint) if isinstance(config, dict) else checkpoint
         return subcommand, checkpoint
 
-    def _set_stored_defaults(self, subcommand: str, checkpoint: str) -> None:
+    def _set_stored_defaults(self, subcommand: str, checkpoint: str) -> dict[str, Any]:
         if checkpoint in _LOOKED_UP or "://" in checkpoint or checkpoint.startswith("registry"):
-            return  # Lightning fetches it
+            return {}  # Lightning fetches it
         parser, path = self._subcommand_parsers[subcommand], Path(checkpoint)
         if not path.exists():
             parser.error(f"File does not exist: '{checkpoint}'")
-        if path.is_file():  # a sharded checkpoint is a folder
-            parser.set_defaults(stored_config(path))
+        if not path.is_file():  # a sharded checkpoint is a folder
+            return {}
+        stored = stored_config(path)
+        parser.set_defaults(stored)
+        if subcommand != "fit":  # which compares the classes of its data with these
+            self._trained_names = stored_names(path)
+        return stored
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -236,7 +252,9 @@ class SparseGradCLI(LightningCLI):
             # jsonargparse wraps whatever a constructor raises: the cause tells whether it was about the arguments
             if isinstance(error, ConfigurationError) or not isinstance(_root(error), _ABOUT_ARGUMENTS):
                 raise
-            raise ConfigurationError(Fault.find(str(error)).text + about_missing(self)) from error
+            text = Fault.find(str(error)).text
+            more = about_missing(self) + about_moved(text, self._get(self.config, "ckpt_path"))
+            raise ConfigurationError(text + more) from error
         _check_trainer(self.trainer)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:

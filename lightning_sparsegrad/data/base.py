@@ -1,7 +1,7 @@
 """What every data module of the library shares: tokenizer, cache, padding and loaders."""
 
 import os
-from abc import ABC, abstractmethod
+from abc import ABC
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities.types import EVAL_DATALOADERS
 from torch.utils.data import DataLoader, DistributedSampler
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -19,9 +18,10 @@ from lightning_sparsegrad.data.checks import listed, require_at_least, require_f
 from lightning_sparsegrad.data.encodings import Encoding, Tokens, kind_of
 from lightning_sparsegrad.data.encodings.base import Batch
 from lightning_sparsegrad.data.extremes import extreme_rows
+from lightning_sparsegrad.data.labelled import LabelledDataModule
 from lightning_sparsegrad.data.labels import LabelSpace
-from lightning_sparsegrad.data.padding import settle_padding
 from lightning_sparsegrad.data.order import LengthGroupedSampler, UnrepeatedSampler, lengths_of
+from lightning_sparsegrad.data.padding import settle_padding
 from lightning_sparsegrad.data.predictions import write_table
 from lightning_sparsegrad.errors import ConfigurationError, require_one_of
 from lightning_sparsegrad.hub import how_without, is_unreachable
@@ -37,7 +37,7 @@ _SPLITS_OF_STAGE = {
 }
 
 
-class TokenizedDataModule(LightningDataModule, ABC):
+class TokenizedDataModule(LabelledDataModule, ABC):
     """Abstract data module: rows are tokenised once, cached by `datasets`, and padded batch by batch.
 
     A subclass says where rows come from (`load_splits`), and by its `encoding` what a row becomes. `prepare_data`
@@ -63,14 +63,12 @@ class TokenizedDataModule(LightningDataModule, ABC):
         group_by_length: Make batches of rows of similar length, which takes less padding: in random order for training
             (`LengthGroupedSampler`), longest first for validation and test.
         max_samples: Keep at most this many rows of each split, for quick trials: a draw that is the same in every run.
+            Rows to predict are all kept, in their order; the Trainer's `limit_predict_batches` bounds them.
         seed: The seed of the order of the train split; by default the global seed (`seed_everything`), else 0.
 
     Raises:
         ConfigurationError: If a number is out of range.
     """
-
-    labels: Sequence[str] | None = None
-    """The names of the classes, where they are known without the data; empty for regression."""
 
     metrics: Sequence[MetricName] | None = None
     """What predictions of classes or numbers are usually scored by, see `SequenceClassification`."""
@@ -92,8 +90,7 @@ class TokenizedDataModule(LightningDataModule, ABC):
         max_samples: int | None = None,
         seed: int | None = None,
     ) -> None:
-        super().__init__()
-        self.encoding = encoding
+        super().__init__(encoding)
         self.tokenizer_name = tokenizer
         optional = {
             "eval_batch_size": eval_batch_size,
@@ -111,16 +108,7 @@ class TokenizedDataModule(LightningDataModule, ABC):
         self.group_by_length = group_by_length
         self.max_samples = max_samples
         self.seed = seed
-        self._encoded: dict[str, Dataset] = {}
-
-    @abstractmethod
-    def load_splits(self) -> dict[str, Dataset]:
-        """Return the rows of each split, named as `SPLITS` or `<one of them>.<part>`."""
-
-    @cached_property
-    def splits_of_source(self) -> dict[str, Dataset]:
-        """The rows as they were loaded, by split; loaded when first asked for."""
-        return self.load_splits()
+        self._encoded: dict[str, tuple[LabelSpace | None, Dataset]] = {}
 
     def parts(self, kind: str) -> dict[str, str]:
         """Return the names of the splits of a kind by part: `{"de": "validation.de"}`, `{"": "test"}` without parts.
@@ -137,58 +125,20 @@ class TokenizedDataModule(LightningDataModule, ABC):
             require_no_mean(found)
         return found
 
-    def rows(self, split: str) -> Dataset:
-        """Return the rows of a split as they were loaded.
-
-        Raises:
-            ConfigurationError: If there is no such split, or it is empty.
-        """
-        found = self.splits_of_source
-        if split not in found:
-            raise ConfigurationError(f"The data should have rows for `{split}`. Found rows for {listed(found)}.")
-        if not len(found[split]):
-            raise ConfigurationError(f"Split `{split}` should not be empty. Found 0 rows.")
-        return found[split]
-
     def dataset(self, split: str) -> Dataset:
         """Return the encoded rows of a split, from the cache where they are in it."""
-        if split not in self._encoded:
+        is_predicted = kind_of(split) == "predict"
+        labels = None if is_predicted else self.label_space_of(split)
+        if split not in self._encoded or self._encoded[split][0] != labels:
             rows = self.rows(split)
-            if self.max_samples is not None and self.max_samples < len(rows):
+            if self.max_samples is not None and self.max_samples < len(rows) and not is_predicted:
                 rows = self.encoding.sample(rows, self.max_samples)
-            labels = None if kind_of(split) == "predict" else self.label_space
-            self._encoded[split] = self.encoding.encode(rows, split, self.tokens, labels)
-        return self._encoded[split]
-
-    @property
-    def num_labels(self) -> int:
-        """The number of outputs a model needs: the number of classes, or 1 for regression.
-
-        It is there before `setup`, so that a model can be built with it; where `labels` are not known, the data is
-        loaded when it is first asked for.
-        """
-        return len(self.label_names) or 1
-
-    @property
-    def label_names(self) -> list[str]:
-        """The names of the classes in the order of their ids; empty for regression."""
-        return list(self.label_space.names if self.labels is None else self.labels)
-
-    @cached_property
-    def label_space(self) -> LabelSpace:
-        """What the labels may be, read from the train split, or from the first with labels where there is none.
-
-        Raises:
-            ConfigurationError: If the label column is missing, or its values are no labels.
-        """
-        splits = self.splits_of_source
-        labelled = [name for name in splits if kind_of(name) != "predict"]
-        split = "train" if "train" in splits else next(iter(labelled or splits))
-        return self.encoding.label_space(self.rows(split), split)
+            self._encoded[split] = labels, self.encoding.encode(rows, split, self.tokens, labels)
+        return self._encoded[split][1]
 
     def decode(self, output: Mapping[str, Any], batch: Batch) -> list[Any]:
         """Return what a task predicts for each row of a batch in words: a name, a number, or a list of names."""
-        return self.encoding.decode(output, batch, self.label_space)
+        return self.encoding.decode(output, batch, LabelSpace("", tuple(self.label_names)))
 
     def write_predictions(self, folder: Path, part: str, predictions: list[Any]) -> None:
         """Write what `decode` returned for the rows of a part, `""` where there are none, into a file of its own.
@@ -268,8 +218,11 @@ class TokenizedDataModule(LightningDataModule, ABC):
             ConfigurationError: If the stage is not `fit`, `validate`, `test` or `predict`.
         """
         require_one_of("stage", stage, list(_SPLITS_OF_STAGE))
-        for kind in _SPLITS_OF_STAGE[stage]:
-            for split in self.parts(kind).values():
+        splits = [split for kind in _SPLITS_OF_STAGE[stage] for split in self.parts(kind).values()]
+        for split in splits:  # what cannot be read is refused before any of it is encoded
+            self.rows(split)
+        if stage == "predict" or not self.awaits_names:  # which a checkpoint tells once it is restored
+            for split in splits:
                 self.dataset(split)
 
     def extreme_batches(self, stage: str) -> Iterator[Batch]:

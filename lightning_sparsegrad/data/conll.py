@@ -1,5 +1,6 @@
 """Sentences in the formats of the CoNLL shared tasks, one word per line."""
 
+import re
 from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from itertools import groupby
@@ -17,6 +18,7 @@ _COLUMNS = {  # and where they stand
 _WIDTH = 10  # columns of UniversalDependencies
 _DOCUMENT = "-DOCSTART-"
 _BLANKS = " \t\r\n"  # of ASCII: a word may be another
+_SPAN = re.compile(r"[A-Z]-.")  # the tag of a word, whatever else is in a file
 
 
 def load_conll(paths: Sequence[str]) -> Dataset:
@@ -25,32 +27,48 @@ def load_conll(paths: Sequence[str]) -> Dataset:
     A `.conllu` file is UniversalDependencies': ten columns between tabs, of which `words`, `lemmas`, `upos` and `xpos`
     are read; comments, the lines of contracted words (`3-4`) and empty nodes (`8.1`) are passed over. A `.conll` file
     has a word at the beginning of a line and its tag at the end, `words` and `tags`, whatever is between; columns stand
-    between tabs where a line has one, else between spaces. Lines that begin with `-DOCSTART-` are passed over, and
-    comments: lines before a sentence that begin with `# `, unless they have as many columns as a word elsewhere, and
-    its tag, for then `#` is a word. A blank line ends a sentence in both.
+    between tabs where a line has one, else between spaces. One whose lines hold a word alone, to be predicted, has no
+    `tags`. Lines that begin with `-DOCSTART-` are passed over, and so are comments. A blank line ends a sentence in
+    both.
+
+    A comment of a `.conll` file stands before a sentence and begins with `#`. As words may do so, too, a line that
+    begins with `# ` is none if a word elsewhere has as many columns and the same tag. One that begins with `#` and no
+    blank, such as `#id 3`, is one only where it cannot be a word: it has a tag that no word has, and either another
+    number of columns, or a number in place of the tag.
 
     Raises:
-        ValueError: If a file is not UTF-8, a line has too few columns, or there is no word.
+        ValueError: If a file is not UTF-8, a line has too few columns or may be a comment as well as a word, or there
+            is no word.
 
     References:
         Joakim Nivre et al. Universal Dependencies v2. LREC 2020. https://universaldependencies.org/format.html
     """
     columns = _COLUMNS[Path(paths[0]).suffix]
+    if Path(paths[0]).suffix == SHARED_TASKS and all(map(_has_no_tags, paths)):
+        columns = {"words": 0}
     # a changed file is read again, and all by changed code
     contents = tuple(sha256(Path(path).read_bytes()).hexdigest() for path in (__file__, *paths))
     features = Features(dict.fromkeys(columns, List(Value("string"))))
-    return Dataset.from_generator(_sentences, features, gen_kwargs={"paths": tuple(paths), "contents": contents})
+    return Dataset.from_generator(
+        _sentences, features, gen_kwargs={"paths": tuple(paths), "columns": columns, "contents": contents}
+    )
 
 
-def _sentences(paths: Sequence[str], contents: Sequence[str]) -> Iterator[dict[str, list[str]]]:  # noqa: ARG001
+def _sentences(
+    paths: Sequence[str],
+    columns: dict[str, int],
+    contents: Sequence[str],  # noqa: ARG001
+) -> Iterator[dict[str, list[str]]]:
     is_empty = True
     for path in paths:
         suffix = Path(path).suffix
-        lines = _lines_of_dependencies(path) if suffix == UNIVERSAL_DEPENDENCIES else _lines_of_shared_tasks(path)
+        least = 1 + ("tags" in columns)
+        is_tree = suffix == UNIVERSAL_DEPENDENCIES
+        lines = _lines_of_dependencies(path) if is_tree else _lines_of_shared_tasks(path, least)
         for is_blank, words in groupby(lines, key=lambda line: not line):
             if not is_blank:
                 sentence, is_empty = list(words), False
-                yield {column: [word[place] for word in sentence] for column, place in _COLUMNS[suffix].items()}
+                yield {column: [word[place] for word in sentence] for column, place in columns.items()}
     if is_empty:
         raise ValueError(f"{', '.join(Path(path).name for path in paths)}: no line holds a word")
 
@@ -66,20 +84,51 @@ def _lines_of_dependencies(path: str) -> Iterator[list[str]]:
                 yield columns
 
 
-def _lines_of_shared_tasks(path: str) -> Iterator[list[str]]:
-    """Yield the same; what may be a comment is one unless it looks like a line that is none."""
-    lines: list[tuple[int, list[str], bool]] = []
+def _lines_of_shared_tasks(path: str, least: int) -> Iterator[list[str]]:
+    """Yield the same of words with `least` columns, without comments."""
+    lines = list(_read(path))
+    words = [columns for _, columns, mark in lines if columns and not mark]
+    for number, columns, mark in lines:
+        if mark == "#..." and _is_word(columns, words, path, number):
+            words.append(columns)
+    layouts = {(len(columns), columns[-1]) for columns in words}
+    for number, columns, mark in lines:
+        if not mark or (len(columns), columns[-1]) in layouts:
+            yield _require_columns(columns, least, path, number) if columns else columns
+
+
+def _read(path: str) -> Iterator[tuple[int, list[str], str]]:
+    """Yield the number and the columns of each line, and `"# "` or `"#..."` where it may be a comment."""
     is_start = True
     for number, line in _numbered(path):
         text = line.strip(_BLANKS)
         columns = [] if text.startswith(_DOCUMENT) else _split(text)
-        may_be_comment = is_start and f"{text} ".startswith("# ")
-        lines.append((number, columns, may_be_comment))
-        is_start = not columns or may_be_comment
-    layouts = {(len(columns), columns[-1]) for _, columns, may_be_comment in lines if columns and not may_be_comment}
-    for number, columns, may_be_comment in lines:
-        if not may_be_comment or (len(columns), columns[-1]) in layouts:
-            yield _require_columns(columns, 2, path, number) if columns else columns
+        may_be_comment = is_start and text.startswith("#") and not text.startswith("#\t")
+        mark = "" if not may_be_comment else "# " if columns[0] == "#" else "#..."
+        yield number, columns, mark
+        is_start = not columns or bool(mark)
+
+
+def _has_no_tags(path: str) -> bool:
+    return {len(columns) for _, columns, mark in _read(path) if columns and not mark} == {1}
+
+
+def _is_word(columns: list[str], words: list[list[str]], path: str, number: int) -> bool:
+    """Return whether a line before a sentence that begins with `#` and no blank is a word, given the lines that are."""
+    widths, tags = {len(word) for word in words}, {word[-1] for word in words}
+    tag = columns[-1]
+    if widths <= {1}:
+        return not widths or len(columns) == 1
+    if tag in tags or len(columns) not in widths:
+        return tag in tags
+    if _SPAN.match(tag):
+        return True
+    if tag.isdecimal() and not any(map(str.isdecimal, tags)):
+        return False
+    raise ValueError(
+        f"{Path(path).name}: line {number} may be a comment or a word whose tag `{tag}` no other word has; "
+        f"`# ` begins a comment: {' '.join(columns)!r}"
+    )
 
 
 def _split(text: str) -> list[str]:

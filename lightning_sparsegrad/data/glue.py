@@ -138,5 +138,5 @@ class GlueDataModule(TokenizedDataModule):
         """Write the file that GLUE takes for a part of the test split, such as `MNLI-m.tsv`."""
         write_table(folder / self._facts.files[part], predictions)
 
-    def _load(self, config: str) -> dict[str, Dataset]:
+    def _load(self, config: str) -> Mapping[str, Dataset]:
         return load_dataset(self._dataset, config, self._revision)

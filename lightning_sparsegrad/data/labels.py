@@ -70,6 +70,25 @@ class LabelSpace:
             )
         return space
 
+    @classmethod
+    def trained(cls, rows: Dataset, column: str, names: Sequence[str]) -> Self:
+        """Return the label space that a model was trained on, for a column that may lack some of the classes.
+
+        Args:
+            rows: The rows to label.
+            column: The column that holds the labels.
+            names: The names of all classes in the order of the ids; empty for regression.
+
+        Raises:
+            ConfigurationError: If the names of a `ClassLabel` are others or in another order.
+        """
+        feature = rows.features[column]
+        if isinstance(feature, ClassLabel):
+            _check_names(column, feature.names, names)
+        # names read from a train split are its values as text, be they numbers; given names may stand for ids
+        by_name = getattr(feature, "dtype", None) in _TEXT or all(str(v) in names for v in _distinct(rows, column))
+        return cls(column, tuple(names), by_name=by_name)
+
     def encode(self, rows: Dataset, split: str) -> Dataset:
         """Check every label of a split and return the rows with the column `labels` instead: ids, or floats.
 
@@ -124,8 +143,9 @@ class LabelSpace:
         hint = ""
         if wrong == [-1]:
             hint = " -1 marks labels that were not published: use this split as `predict`."
-        elif by_name and wrong[0]:
-            hint = near_matches(str(wrong[0]), self.names)
+        elif by_name:
+            hint = near_matches(str(wrong[0]), self.names) if wrong[0] else ""
+            hint += " `label_names` lists the classes; by default they are those of the train split or the checkpoint."
         raise ConfigurationError(
             f"Labels in column `{self.column}` of split `{split}` should be {allowed}. Found {_quoted(wrong)}.{hint}"
         )
@@ -157,7 +177,7 @@ def are_ids(names: Sequence[str]) -> bool:
 
 def _check_names(column: str, found: Sequence[str], wanted: Sequence[str] | None) -> None:
     """Check that the names of a `ClassLabel` are known, and, if all of the known ones, in the order of the ids."""
-    if not wanted or list(wanted) == list(found) or are_ids(found):
+    if wanted is None or list(wanted) == list(found) or (wanted and are_ids(found)):
         return
     if set(wanted) == set(found) or not set(found) <= set(wanted):
         raise ConfigurationError(

@@ -2,6 +2,7 @@
 
 from abc import ABC
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from datasets import Dataset
@@ -10,7 +11,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning_sparsegrad.data.base import SPLITS, TokenizedDataModule
 from lightning_sparsegrad.data.checks import listed
 from lightning_sparsegrad.data.encodings import Encoding, kind_of
-from lightning_sparsegrad.data.loading import load_dataset, load_files, resolve_files, resolve_folder
+from lightning_sparsegrad.data.loading import are_missing, load_dataset, open_files, resolve_files, resolve_folder
+from lightning_sparsegrad.data.splits import Splits
 from lightning_sparsegrad.errors import ConfigurationError, near_matches
 
 
@@ -27,11 +29,12 @@ class LoadedDataModule(TokenizedDataModule, ABC):
         revision: The branch, tag or commit on the hub.
         data_files: Local files by split: `{"train": "a.csv", "validation": "b.csv"}`; `"validation.de"` is a part of a
             split. Several files of a split are read one after the other. `package:<distribution>/<path>` names a file
-            inside an installed distribution.
+            inside an installed distribution. A file is read when its split is used: the one trained on may be gone
+            where a checkpoint is to predict.
         splits: The name that each of `train`, `validation`, `test` and `predict` (or a part of one) has in the data. By
             default those that are called so, and `test` is the split to predict where no other is.
         validation_fraction: Set this fraction of the train split aside for validation, strictly between 0 and 1, where
-            the data has no validation split. The rows are drawn with `split_seed`, and not with `seed`: runs with
+            there is one and no validation split. The rows are drawn with `split_seed`, and not with `seed`: runs with
             different seeds are compared on the same rows, and a resumed run never validates on rows it was trained on.
         split_seed: The seed of that draw.
         train_language: The part that is of the language of the train split: `val/<metric>/mean_unseen` leaves it out.
@@ -83,31 +86,43 @@ class LoadedDataModule(TokenizedDataModule, ABC):
         self._dataset = resolve_folder(dataset, revision) if dataset else None
         self._dataset_config = dataset_config
         self._revision = revision
-        self._data_files = resolve_files(data_files or {})
+        present = {split: names for split, names in (data_files or {}).items() if not are_missing(names)}
+        self._data_files = {**(data_files or {}), **resolve_files(present or data_files or {})}
         self._splits = splits
         self._validation_fraction = validation_fraction
         self._split_seed = split_seed
         self.train_language = train_language
 
-    def load_splits(self) -> dict[str, Dataset]:
-        """Return the rows by split, under the names of `SPLITS`.
+    def load_splits(self) -> Mapping[str, Dataset]:
+        """Return the rows by split, under the names of `SPLITS`; those of files are read when they are asked for.
 
         Raises:
-            ConfigurationError: If the data cannot be loaded, or a split is not in it.
+            ConfigurationError: If the data cannot be loaded.
         """
         if self._dataset is not None:
             found = load_dataset(self._dataset, self._dataset_config, self._revision)
         else:
-            found = load_files(self._data_files)
-        rows = {split: found[name] for split, name in self._names_of_splits(found).items()}
+            found = open_files(self._data_files)
+        names = self._names_of_splits(found)
+        rows = Splits({split: partial(_named, found, split, name) for split, name in names.items()})
         self._look_for_train_language(rows)
-        if self._validation_fraction is None:
+        if self._validation_fraction is None or "train" not in rows:
             return rows
-        if any(kind_of(name) == "validation" for name in rows) or "train" not in rows:
+        if any(kind_of(name) == "validation" for name in rows):
             raise ConfigurationError(
                 f"Parameter `validation_fraction` should be left out unless the data is a train split without a "
                 f"validation split. Found splits {listed(rows)}; map those to use by `splits`."
             )
+        shares = {"train": partial(self._share, rows, "train"), "validation": partial(self._share, rows, "test")}
+        return Splits({**rows.data, **shares})
+
+    def is_missing(self, split: str) -> bool:
+        """Return whether there is no such split, or its files are not there."""
+        files = self._data_files.get((self._splits or {}).get(split, split))
+        return super().is_missing(split) or (files is not None and are_missing(files))
+
+    def _share(self, rows: Mapping[str, Dataset], side: str) -> Dataset:
+        """Return one side of the train split: the same rows every time."""
         try:
             parts = rows["train"].train_test_split(self._validation_fraction, seed=self._split_seed)
         except ValueError as error:
@@ -115,7 +130,7 @@ class LoadedDataModule(TokenizedDataModule, ABC):
                 f"Parameter `validation_fraction` should leave rows on both sides. Found `validation_fraction = "
                 f"{self._validation_fraction}` of {len(rows['train'])} rows."
             ) from error
-        return {**rows, "train": parts["train"], "validation": parts["test"]}
+        return parts[side]
 
     def _look_for_train_language(self, splits: Iterable[str]) -> None:
         """Warn if no part is of the language: it may be misspelt, or there may be none to evaluate on."""
@@ -128,16 +143,19 @@ class LoadedDataModule(TokenizedDataModule, ABC):
                 f"{near_matches(self.train_language, parts)}"
             )
 
-    def _names_of_splits(self, found: dict[str, Dataset]) -> Mapping[str, str]:
-        if self._splits is None:
-            names = {split: split for split in found if kind_of(split) in SPLITS}
-            tests = {name: name for name in names if kind_of(name) == "test"}
-            predicted = {name.replace("test", "predict", 1): name for name in tests}
-            return {**({} if any(kind_of(name) == "predict" for name in names) else predicted), **names}
-        for split, name in self._splits.items():
-            if name not in found:
-                raise ConfigurationError(
-                    f"Parameter `splits` should name splits of the data. Found `splits.{split} = {name!r}`, while the "
-                    f"splits are {listed(found)}.{near_matches(name, found)}"
-                )
-        return self._splits
+    def _names_of_splits(self, found: Mapping[str, Dataset]) -> Mapping[str, str]:
+        if self._splits is not None:
+            return self._splits
+        names = {split: split for split in found if kind_of(split) in SPLITS}
+        tests = {name: name for name in names if kind_of(name) == "test"}
+        predicted = {name.replace("test", "predict", 1): name for name in tests}
+        return {**({} if any(kind_of(name) == "predict" for name in names) else predicted), **names}
+
+
+def _named(found: Mapping[str, Dataset], split: str, name: str) -> Dataset:
+    if name not in found:
+        raise ConfigurationError(
+            f"Parameter `splits` should name splits of the data. Found `splits.{split} = {name!r}`, while the "
+            f"splits are {listed(found)}.{near_matches(name, found)}"
+        )
+    return found[name]

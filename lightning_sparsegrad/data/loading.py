@@ -6,6 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from datasets import Dataset
 
 from lightning_sparsegrad.data.checks import listed
 from lightning_sparsegrad.data.conll import SHARED_TASKS, UNIVERSAL_DEPENDENCIES, load_conll
+from lightning_sparsegrad.data.splits import Splits
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.hub import how_without, is_unreachable, without_network
 from lightning_sparsegrad.sources import PACKAGE_PREFIX, resolve_source
@@ -62,6 +64,21 @@ def resolve_files(data_files: Mapping[str, str | Sequence[str]]) -> dict[str, li
                 raise ConfigurationError(f"Data files should not be empty. {found}.")
         resolved[split] = [str(path.absolute()) for path in paths]
     return resolved
+
+
+def are_missing(names: str | Sequence[str]) -> bool:
+    """Return whether one of the data files of a split is not there."""
+    paths = [resolve_source(name) for name in ([names] if isinstance(names, str) else names)]
+    return not all(Path(path).expanduser().exists() for path in paths)
+
+
+def open_files(data_files: Mapping[str, str | Sequence[str]]) -> Splits:
+    """Return the rows of each split, whose files are checked by `resolve_files` and read when it is asked for."""
+    return Splits({split: partial(_load_split, split, names) for split, names in data_files.items()})
+
+
+def _load_split(split: str, names: str | Sequence[str]) -> Dataset:
+    return load_files(resolve_files({split: names}))[split]
 
 
 def load_files(data_files: Mapping[str, Sequence[str]]) -> dict[str, Dataset]:
@@ -117,7 +134,7 @@ def _array(text: bytes) -> list[Any]:
     return rows if isinstance(rows, list) else []
 
 
-def load_dataset(name: str, config: str | None = None, revision: str | None = None) -> dict[str, Dataset]:
+def load_dataset(name: str, config: str | None = None, revision: str | None = None) -> Mapping[str, Dataset]:
     """Return the rows of each split of a hub data set, or of a local folder of data files.
 
     Args:
@@ -130,7 +147,7 @@ def load_dataset(name: str, config: str | None = None, revision: str | None = No
         ConfigurationError: If the data set does not exist, or the hub cannot be reached and it is not cached.
     """
     if Path(name).is_dir() and (found := _files_of_splits(Path(name, config or ""))):
-        return load_files(resolve_files(found))
+        return open_files(found)
     try:
         if Path(name).is_dir():
             with without_network():

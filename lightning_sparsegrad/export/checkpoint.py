@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from lightning_sparsegrad.checkpoints import about_checkpoint
+from lightning_sparsegrad.checkpoints import about_checkpoint, names_in
 from lightning_sparsegrad.data.padding import settle_padding as settle_tokenizer
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.export.folder import require_free, written
 from lightning_sparsegrad.export.model import build
 from lightning_sparsegrad.export.release_0_1 import describe
 from lightning_sparsegrad.hub import how_without, is_unreachable
-from lightning_sparsegrad.modules.description import LABEL_NAMES, MODEL_KEY, name_classes
+from lightning_sparsegrad.modules.description import MODEL_KEY, name_classes
 from lightning_sparsegrad.modules.padding import padding_of, settle_padding
 from lightning_sparsegrad.sources import resolve_source
 
@@ -48,7 +48,7 @@ def export_checkpoint(
     arguments = checkpoint.get("hyper_parameters") or {}
     described = checkpoint.get(MODEL_KEY) or describe(checkpoint, ckpt_path, model_name_or_path)
     model = build(described, checkpoint["state_dict"], ckpt_path)
-    names = checkpoint.get(LABEL_NAMES) or arguments.get("label_names")
+    names = names_in(checkpoint)
     name_classes(model.config, names)
     if not names and model.config.problem_type == "single_label_classification":
         warnings.warn(

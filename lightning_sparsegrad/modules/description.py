@@ -8,8 +8,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from lightning_sparsegrad.components.parameters import plain_class
 from lightning_sparsegrad.modules.padding import padding_of
 
-MODEL_KEY = "lightning_sparsegrad_model"  # in checkpoints, as the other
-LABEL_NAMES = "lightning_sparsegrad_label_names"
+MODEL_KEY = "lightning_sparsegrad_model"  # in checkpoints
 _TOKENS = ("tokenizer", "tokenizer_options", "max_length")
 
 

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from torchmetrics import MetricCollection
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from lightning_sparsegrad.checkpoints import LABEL_NAMES, names_in
 from lightning_sparsegrad.components import find_blocks
 from lightning_sparsegrad.data.base import TokenizedDataModule
 from lightning_sparsegrad.data.checks import listed
@@ -26,15 +27,14 @@ from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.hub import how_without
 from lightning_sparsegrad.modules.base import SparseGradModule
 from lightning_sparsegrad.modules.description import (
-    LABEL_NAMES,
     MODEL_KEY,
     describe_model,
     describe_tokens,
     name_classes,
     tokens_in,
 )
-from lightning_sparsegrad.modules.limits import is_on_cpu, require_fit
 from lightning_sparsegrad.modules.evaluation import Evaluation, loaders_of
+from lightning_sparsegrad.modules.limits import is_on_cpu, require_fit
 from lightning_sparsegrad.modules.linear_decay import LinearDecay
 from lightning_sparsegrad.modules.loading import DType, check_dtype, dtypes_of, load_pretrained, warn_of_dtypes
 from lightning_sparsegrad.modules.padding import (
@@ -62,7 +62,8 @@ class TransformerTask(SparseGradModule, ABC):
     mean over the parts, and, where the data names its `train_language`, `val/accuracy/mean_unseen` over all but that.
 
     A checkpoint holds the `label_names` of the data it was trained on, and is refused for data with others: its classes
-    would be taken for one another.
+    would be taken for one another. Data that are not given names take those of the checkpoint, so that rows can be
+    predicted, or labelled ones evaluated, without the data it was trained on.
 
     Under `ModelParallelStrategy` each block of the transformer is sharded, then what is left (FSDP2).
 
@@ -119,7 +120,8 @@ class TransformerTask(SparseGradModule, ABC):
         self.model_name_or_path = model_name_or_path
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.model = _load(self.auto_model, model_name_or_path, config, dtype)
-        self._label_names: list[str] | None = None  # of the data it was trained on
+        self.trained_names: list[str] | None = None
+        """The names of the classes of the data it was trained on; empty for numbers, `None` if they are not known."""
         self._restored_dtypes: dict[str, torch.dtype] = {}
         self._tokens: dict[str, Any] = {}  # how these make tokens
 
@@ -166,10 +168,10 @@ class TransformerTask(SparseGradModule, ABC):
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
-        self._label_names = self._names_of_data()
+        self.trained_names = self._names_of_data()
         if self.trainer.ckpt_path:  # now that the Trainer has converted the module
             warn_of_dtypes(self, self._restored_dtypes)
-        name_classes(self.model.config, self._label_names)
+        name_classes(self.model.config, self.trained_names)
 
     def on_predict_start(self) -> None:
         super().on_predict_start()
@@ -177,16 +179,15 @@ class TransformerTask(SparseGradModule, ABC):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        if self._label_names:
-            checkpoint[LABEL_NAMES] = self._label_names
+        if self.trained_names is not None:
+            checkpoint[LABEL_NAMES] = self.trained_names
         checkpoint[MODEL_KEY] = {**describe_model(self.model), **self._tokens}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        stored = checkpoint.get("hyper_parameters") or {}  # of a task that takes names
         self._restored_dtypes = dtypes_of(checkpoint.get("state_dict") or {})
-        self._label_names = checkpoint.get(LABEL_NAMES) or stored.get("label_names")
-        name_classes(self.model.config, self._label_names)
+        self.trained_names = names_in(checkpoint)
+        name_classes(self.model.config, self.trained_names)
         described = checkpoint.get(MODEL_KEY)
         if described and not self._tokens:  # else the data have said it
             set_padding(self.model, described["padding"])
@@ -263,18 +264,22 @@ class TransformerTask(SparseGradModule, ABC):
 
     def _names_of_data(self) -> list[str] | None:
         """Return the names of the classes of the data, `None` where they are not known."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]  # set by its connector
         try:
-            names = getattr(self.trainer.datamodule, "label_names", None)  # type: ignore[attr-defined]  # set by its connector
+            names = getattr(data, "label_names", None)
+            is_known = names or getattr(data, "num_labels", None) == 1
         except ConfigurationError:  # rows to predict need no labels
             return None
-        return [str(name) for name in names] if names else None
+        return [str(name) for name in names or ()] if is_known else None
 
     def _require_label_names(self) -> None:
-        known, found = self._label_names, self._names_of_data()
-        if known and found and known != found and not (are_ids(known) or are_ids(found)):
+        known, found = self.trained_names, self._names_of_data()
+        if known is None or found is None or known == found:
+            return
+        if not known or not found or not (are_ids(known) or are_ids(found)):
             raise ConfigurationError(
-                f"Data should have the labels that the model was trained on, in the same order: {listed(known)}. "
-                f"Found {listed(found)}."
+                f"Data should have the labels that the model was trained on, in the same order: "
+                f"{listed(known) if known else 'numbers'}. Found {listed(found) if found else 'numbers'}."
             )
 
     def _require_fit(self, batch: Batch) -> None:

@@ -68,11 +68,21 @@ def test_names_of_the_shared_tasks(tmp_path: Path, newline: str, mark: str) -> N
         ("# id 1\nis O\n# SYM\n\n# SYM\n", [["is", "#"], ["#"]], [["O", "SYM"], ["SYM"]]),
         ("#\tSYM\n1\tNUM\n", [["#", "1"]], [["SYM", "NUM"]]),
         ("#tag O\n#2 O\n", [["#tag", "#2"]], [["O", "O"]]),
+        ("#id 3\nis O\n\n#id 4\n# day\nSun B-X\n", [["is"], ["Sun"]], [["O"], ["B-X"]]),
+        ("#newdoc\n#id 3\nis _ _ O\n\n#page four\nSun _ _ B-X\n", [["is"], ["Sun"]], [["O"], ["B-X"]]),
+        ("#Sun B-X\nis O\n\n#day O\n#1 O\n", [["#Sun", "is"], ["#day", "#1"]], [["B-X", "O"], ["O", "O"]]),
+        ("#4 7\nis 7\n\n#day O O\nis O\n", [["#4", "is"], ["#day", "is"]], [["7", "7"], ["O", "O"]]),
+        ("is O\n#id 3\n", [["is", "#id"]], [["O", "3"]]),  # not before a sentence
     ],
 )
 def test_columns_and_comments(tmp_path: Path, text: str, words: list[list[str]], tags: list[list[str]]) -> None:
     rows = load(tmp_path / "a.conll", text)
     assert ([row["words"] for row in rows], [row["tags"] for row in rows]) == (words, tags)
+
+
+def test_words_alone_are_read_to_be_predicted(tmp_path: Path) -> None:
+    rows = load(tmp_path / "a.conll", "# id 1\n#tag\nis\n\n#id 2\nit\n#\n")
+    assert rows == [{"words": ["#tag", "is"]}, {"words": ["it", "#"]}]
 
 
 def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
@@ -85,6 +95,12 @@ def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
     ("name", "text", "message"),
     [
         ("a.conll", "rain O\nday\n", r"readable as \.conll\. .*: a\.conll: line 2 has 1 columns, not 2: 'day'\."),
+        (
+            "a.conll",
+            "#page four\nis O\n",
+            r"line 1 may be a comment or a word whose tag `four` .* `# ` begins a comment",
+        ),
+        ("a.conll", "#id 3\nis 4\n", r"line 1 may be a comment or a word whose tag `3` no other word has"),
         ("a.conllu", "1\train\train\tX\n", r"readable as \.conllu\. .*: a\.conllu: line 1 has 4 columns, not 10"),
         ("a.conll", "\udc80 O\n", r"readable as \.conll\. .*codec can't decode"),
     ],

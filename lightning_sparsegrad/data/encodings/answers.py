@@ -1,6 +1,6 @@
 """Questions about texts that hold the answers."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -58,7 +58,7 @@ class AnswerEncoding(Encoding):
         self.answers_column = answers_column
         self.stride, self.max_question_length = stride, max_question_length
 
-    def label_space(self, rows: Dataset, split: str) -> LabelSpace:  # noqa: ARG002
+    def label_space(self, rows: Dataset, split: str, names: Sequence[str] | None = None) -> LabelSpace:  # noqa: ARG002
         """Return what is told of each token."""
         return LabelSpace(self.answers_column, self.labels)
 

@@ -58,9 +58,12 @@ class Encoding(ABC):
     padding: ClassVar[Mapping[str, Any]] = {}
     """What else is as long as the tokens, with the value that fills it up."""
 
+    label_names: Sequence[str] | None = None
+    """The names of the classes, where they are given."""
+
     @abstractmethod
-    def label_space(self, rows: Dataset, split: str) -> LabelSpace:
-        """Return what the labels may be, read from the rows of a split."""
+    def label_space(self, rows: Dataset, split: str, names: Sequence[str] | None = None) -> LabelSpace:
+        """Return what the labels may be, read from the rows of a split; with the names a checkpoint holds, if any."""
 
     @abstractmethod
     def encode(self, rows: Dataset, split: str, tokens: Tokens, labels: LabelSpace | None) -> Dataset:

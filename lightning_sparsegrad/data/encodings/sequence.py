@@ -1,6 +1,6 @@
 """One text or a pair of texts, with one label."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from datasets import Dataset
@@ -49,13 +49,15 @@ class SequenceEncoding(Encoding):
             )
         require_names(label_names)
 
-    def label_space(self, rows: Dataset, split: str) -> LabelSpace:
+    def label_space(self, rows: Dataset, split: str, names: Sequence[str] | None = None) -> LabelSpace:
         """Return what the labels may be.
 
         Raises:
             ConfigurationError: If the label column is missing, or its values are no labels.
         """
         require_columns(rows, {self.label_column: "label_column"}, split)
+        if names is not None:
+            return LabelSpace.trained(rows, self.label_column, names)
         return LabelSpace.infer(rows, self.label_column, self.label_names)
 
     def encode(self, rows: Dataset, split: str, tokens: Tokens, labels: LabelSpace | None) -> Dataset:

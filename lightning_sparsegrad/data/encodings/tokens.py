@@ -1,6 +1,6 @@
 """Words, with a label for each."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from datasets import ClassLabel, Dataset, Features, LargeList, List, Value
@@ -43,14 +43,17 @@ class TokenEncoding(Encoding):
         self.words_column, self.tags_column, self.label_names = words_column, tags_column, label_names
         require_names(label_names)
 
-    def label_space(self, rows: Dataset, split: str) -> LabelSpace:
+    def label_space(self, rows: Dataset, split: str, names: Sequence[str] | None = None) -> LabelSpace:
         """Return what the labels may be.
 
         Raises:
             ConfigurationError: If the column of the labels is missing, or its values are no lists of labels.
         """
         require_columns(rows, {self.tags_column: "tags_column"}, split)
-        space = LabelSpace.infer(_flat(rows, self.tags_column, split), self.tags_column, self.label_names)
+        tags = _flat(rows, self.tags_column, split)
+        if names is not None:
+            return LabelSpace.trained(tags, self.tags_column, names)
+        space = LabelSpace.infer(tags, self.tags_column, self.label_names)
         if not space.names:
             raise ConfigurationError(f"Labels in column `{self.tags_column}` should be integers or text. Found floats.")
         return space
