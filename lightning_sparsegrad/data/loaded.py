@@ -96,9 +96,9 @@ class LoadedDataModule(TokenizedDataModule, ABC):
             ConfigurationError: If the data cannot be loaded, or a split is not in it.
         """
         if self._dataset is not None:
-            found = load_dataset(self._dataset, self._dataset_config, self._revision)
+            found = load_dataset(self._dataset, self._dataset_config, self._revision, self.encoding.reads)
         else:
-            found = load_files(self._data_files)
+            found = load_files(self._data_files, self.encoding.reads)
         rows = {split: found[name] for split, name in self._names_of_splits(found).items()}
         self._look_for_train_language(rows)
         if self._validation_fraction is None:
