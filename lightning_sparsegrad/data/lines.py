@@ -35,8 +35,8 @@ def lines_of(path: str) -> Iterator[str]:
 def digests_of(paths: Sequence[str]) -> tuple[str, ...]:
     """Return hashes of the contents of files and of the code that reads them: when one changes, all is read again."""
     digests = []
-    for path in (*(Path(__file__).with_name(name) for name in _CODE), *paths):
-        with Path(path).open("rb") as file:
+    for path in (*(Path(__file__).with_name(name) for name in _CODE), *map(Path, paths)):
+        with path.open("rb") as file:
             digests.append(hashlib.file_digest(file, "sha256").hexdigest())
     return tuple(digests)
 

@@ -43,7 +43,7 @@ def _rows(paths: Sequence[str], columns: Sequence[str], contents: Sequence[str])
 def _features(paths: Sequence[str], reads: Reads) -> Features:
     """Return the type of each column, after a look at every row."""
     columns: dict[str, _Column] = {}
-    lacking: dict[str, str] = {}
+    lacking: dict[str, tuple[str, str]] = {}
     wanted = (*reads.texts, *reads.labels)
     for path in paths:
         for number, row in objects_of(path):

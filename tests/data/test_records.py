@@ -1,21 +1,25 @@
 """Files of json and jsonl are read as they are written, or refused by line."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
-from datasets import List, Value
+from datasets import Dataset, List, Value
 
 from lightning_sparsegrad.data import TextDataModule
 from lightning_sparsegrad.errors import ConfigurationError
 
 
-def rows_of(tmp_path, text, split="train", name="a.jsonl", **arguments):
+def rows_of(
+    tmp_path: Path, text: str | bytes, split: str = "train", name: str = "a.jsonl", **arguments: Any
+) -> Dataset:
     path = tmp_path / name
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     return TextDataModule(data_files={split: str(path)}, **arguments).rows(split)
 
 
-def lines(*rows):
+def lines(*rows: Any) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 

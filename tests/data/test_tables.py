@@ -2,6 +2,8 @@
 
 import csv
 import gzip
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,7 +11,7 @@ from lightning_sparsegrad.data import TextDataModule
 from lightning_sparsegrad.errors import ConfigurationError
 
 
-def read(tmp_path, name, text, split="train", **arguments):
+def read(tmp_path: Path, name: str, text: str | bytes, split: str = "train", **arguments: Any) -> list[tuple[Any, ...]]:
     path = tmp_path / name
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     rows = TextDataModule(data_files={split: str(path)}, **arguments).rows(split)
