@@ -28,9 +28,10 @@ class ModelInstantiator(_InstantiatorFn):
             if name not in kwargs:
                 links.pop(target, None)
             elif target in links and given.get(f"init_args.{name}") not in (None, value, _default(class_type, name)):
+                found = given[f"init_args.{name}"]
                 raise ConfigurationError(
                     f"Parameter `--model.{name}` should be left out, or be what the data say: {value}. "
-                    f"Found `--model.{name} = {given[f'init_args.{name}']}`."
+                    f"Found `--model.{name} = {found}`.{_about_problem(self.cli, name, found, value)}"
                 )
         return super().__call__(class_type, *args, applied_instantiation_links=links, **kwargs)
 
@@ -43,6 +44,15 @@ def about_missing(cli: LightningCLI) -> str:
         if model.get(f"init_args.{name}", name) is None and not hasattr(data_class, name):
             return f" Neither `--model.{name}` nor the data says `{name}`."
     return ""
+
+
+def _about_problem(cli: LightningCLI, name: str, found: Any, of_data: Any) -> str:
+    """Say how to have data with so many labels, where the data can be told."""
+    data = cli._get(cli.config, "data") or Namespace()  # type: ignore[no-untyped-call]
+    if name != "num_labels" or 1 not in (found, of_data) or "init_args.problem" not in data:
+        return ""
+    what, problem = ("regression", "regression") if found == 1 else ("classes", "classification")
+    return f" For {what}: `--data.problem={problem}`."
 
 
 def _default(class_type: type[Any], name: str) -> Any:

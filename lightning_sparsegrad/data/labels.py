@@ -1,29 +1,34 @@
 """The label column of a classification or regression data set."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from datasets import ClassLabel, Dataset, Value
+from lightning.pytorch.utilities import rank_zero_info
 
+from lightning_sparsegrad.data.classes import are_ids as are_ids
+from lightning_sparsegrad.data.classes import is_finite, kind_of_labels, names_of, plain, quoted, spelled
 from lightning_sparsegrad.errors import ConfigurationError, near_matches
 
+Problem = Literal["classification", "regression"]
+
 _LARGEST_TARGET = 1e18  # float32 holds its square, which is the loss
-_TEXT = ("string", "large_string")
 
 
 @dataclass(frozen=True)
 class LabelSpace:
-    """What the labels of a data set may be: the classes 0 to n-1, or real numbers.
+    """What the labels of a data set may be: classes, which have names, or real numbers.
 
-    A `ClassLabel` column is read by its names where they stand in another order than these, so that a class is the
-    same in each split; where one of both has no names but ids, by id.
+    A label is that of a class if it is written as its name is. Integers are ids, 0 to n-1, unless one of the names is
+    a number, and so are booleans unless one of the names is `True` or `False`. A `ClassLabel` column is read by its
+    names where they stand in another order than these, so that a class is the same in each split; where one of both has
+    no names but ids, by id.
 
     Args:
         column: The column that holds the labels.
         names: A name for each class, in the order of the ids; empty for regression.
-        by_name: Whether the column holds the names themselves, and not the ids.
+        by_name: Whether the order of the names is made up, so that ids mean nothing.
     """
 
     column: str
@@ -36,37 +41,52 @@ class LabelSpace:
         return len(self.names) or 1
 
     @classmethod
-    def infer(cls, rows: Dataset, column: str, names: Sequence[str] | None = None) -> Self:
+    def infer(
+        cls, rows: Dataset, column: str, names: Sequence[str] | None = None, problem: Problem | None = None
+    ) -> Self:
         """Read the label space off the rows of the train split.
 
-        Text names a class, in sorted order; an integer or a boolean is the id of one; a float is a regression target.
+        Text names a class, in sorted order; so do integers, booleans and dates, in theirs; floats are regression
+        targets unless `problem` says that they are classes. Decimals are integers if they have no places, else floats.
 
         Args:
             rows: The rows to learn the classes from.
             column: The column that holds the labels.
             names: The names of all classes if they are known, in the order of the ids.
+            problem: What to learn, where the labels do not tell; by default they do.
 
         Raises:
-            ConfigurationError: If there are fewer than two classes, integers are not 0 to n-1, floats meet `names`, or
-                those of a `ClassLabel` are others or in another order.
+            ConfigurationError: If there are fewer than two classes, labels are of another type, floats meet `names`
+                that are no numbers, two names differ in what cannot be seen only, the names of a `ClassLabel` are
+                others than `names` or in another order, or a regression meets names or dates.
         """
         feature = rows.features[column]
-        dtype = feature.dtype if isinstance(feature, (ClassLabel, Value)) else str(feature)
-        if isinstance(feature, ClassLabel):
+        kind = kind_of_labels(feature)
+        if kind == "number" and names and not all(map(is_finite, names)):
+            kind = ""
+        if problem == "regression" and kind in ("text", "whole", "bool", "number"):
+            return cls(column)
+        if kind == "number" and not names and problem is None:
+            return cls(column)
+        if not kind or problem == "regression":
+            allowed = "integers or text, as `label_names` says," if names else "integers, text or floats"
+            allowed = "numbers, as `problem` says," if problem == "regression" else allowed
+            dtype = feature.dtype if isinstance(feature, Value) else str(feature)
+            raise ConfigurationError(f"Labels in column `{column}` should be {allowed}. Found `{dtype}`.")
+        if kind == "ids":
             _check_names(column, feature.names, names)
             space = cls(column, tuple(names or feature.names))
-        elif dtype in _TEXT:
-            space = cls(column, tuple(names or _names_of_text(rows, column)), by_name=True)
-        elif dtype.startswith(("int", "uint", "bool")):
-            space = cls(column, tuple(names or _names_of_ids(rows, column)))
-        elif dtype.startswith("float") and not names:
-            return cls(column)
         else:
-            allowed = "integers or text, as `label_names` says," if names else "integers, text or floats"
-            raise ConfigurationError(f"Labels in column `{column}` should be {allowed}. Found `{dtype}`.")
+            found = names or names_of(_distinct(rows, column), kind, column, are_classes=problem is not None)
+            space = cls(column, tuple(found), by_name=kind == "text")
         if space.num_labels < 2:
             raise ConfigurationError(
-                f"Labels in column `{column}` should be of two classes or more. Found {_quoted(space.names)}."
+                f"Labels in column `{column}` should be of two classes or more. Found {quoted(space.names)}."
+            )
+        if kind == "whole" and not names and problem is None and not are_ids(space.names):
+            rank_zero_info(
+                f"Labels in column `{column}` are whole numbers, which are read as {space.num_labels} classes, "
+                f"{quoted(space.names)}. For regression: `problem=regression`."
             )
         return space
 
@@ -85,9 +105,7 @@ class LabelSpace:
         feature = rows.features[column]
         if isinstance(feature, ClassLabel):
             _check_names(column, feature.names, names)
-        # names read from a train split are its values as text, be they numbers; given names may stand for ids
-        by_name = getattr(feature, "dtype", None) in _TEXT or all(str(v) in names for v in _distinct(rows, column))
-        return cls(column, tuple(names), by_name=by_name)
+        return cls(column, tuple(names), by_name=kind_of_labels(feature) == "text")
 
     def encode(self, rows: Dataset, split: str) -> Dataset:
         """Check every label of a split and return the rows with the column `labels` instead: ids, or floats.
@@ -95,59 +113,78 @@ class LabelSpace:
         Raises:
             ConfigurationError: If a label is missing, unknown, out of range, or not finite.
         """
-        feature = rows.features[self.column]
-        if self._is_read_by_name(feature):
-            ids = self.ids(feature, _distinct(rows, self.column), split)
-            found, classes = [ids[value] for value in rows[self.column][:]], ClassLabel(names=list(self.names))
-            return rows.remove_columns(self.column).add_column("labels", found, feature=classes)
-        if self.by_name and feature.dtype not in _TEXT:  # names that look like numbers, in a file of such names only
-            rows = rows.cast_column(self.column, Value("string"))
-        elif feature.dtype == "bool":
-            rows = rows.cast_column(self.column, Value("int64"))
-        self._check(_distinct(rows, self.column), split, by_name=self.by_name)
-        rows = rows.cast_column(self.column, ClassLabel(names=list(self.names)) if self.names else Value("float32"))
-        return rows if self.column == "labels" else rows.rename_column(self.column, "labels")
+        feature, values = rows.features[self.column], _distinct(rows, self.column)
+        if self.names:
+            found: dict[Any, Any] = self.ids(feature, values, split)
+            kind: Any = ClassLabel(names=list(self.names))
+        else:
+            found, kind = self._numbers(values, split), Value("float32")
+        labels = [found[value] for value in rows[self.column][:]]
+        return rows.remove_columns(self.column).add_column("labels", labels, feature=kind)
 
-    def ids(self, feature: ClassLabel | Value, values: list[Any], split: str) -> dict[Any, int]:
+    def ids(self, feature: Any, values: list[Any], split: str) -> dict[Any, int]:
         """Check the different labels of a split and return the id of each.
 
         Raises:
             ConfigurationError: If a label is missing, unknown or out of range.
         """
-        names = {value: value for value in values}
-        if self._is_read_by_name(feature):
-            names |= {place: name for place, name in enumerate(feature.names) if place in names}
-        by_name = self.by_name or self._is_read_by_name(feature)
-        self._check(list(names.values()), split, by_name=by_name)
-        return {value: self.names.index(name) if by_name else name for value, name in names.items()}
+        count = len(self.names)
+        if not self._is_read_by_name(feature):
+            shown = {value: value for value in values}
+            ids = {value: int(value) for value in values if not isinstance(value, float) and value in range(count)}
+            allowed = f"integers from 0 to {count - 1}"
+        else:
+            shown = {value: self._name(feature, value) for value in values}
+            known = {name: place for place, name in enumerate(self.names)}
+            ids = {value: known[name] for value, name in shown.items() if name in known}
+            allowed = f"among {quoted(self.names)}"
+        self._require_none_of([shown[value] for value in values if value not in ids], allowed, split)
+        return ids
+
+    def _name(self, feature: Any, value: Any) -> Any:
+        if isinstance(feature, ClassLabel):
+            return feature.names[value] if value in range(len(feature.names)) else value
+        if isinstance(value, bool):  # `true` in a file of JSON
+            return next((name for name in self.names if name.casefold() == str(value).casefold()), str(value))
+        return spelled(value) if spelled(value) in self.names else value
 
     def _is_read_by_name(self, feature: Any) -> bool:
-        """Return whether the ids of a column mean other classes than they do here."""
-        if not isinstance(feature, ClassLabel):
-            return False
-        has_other = tuple(feature.names) != self.names and not (are_ids(feature.names) or are_ids(self.names))
-        return self.by_name or has_other
+        """Return whether labels are names, and no ids of the classes here."""
+        kind = kind_of_labels(feature)
+        if kind == "ids":
+            has_other = tuple(feature.names) != self.names and not (are_ids(feature.names) or are_ids(self.names))
+            return self.by_name or has_other
+        if kind in ("whole", "number"):
+            return self.by_name or (any(map(is_finite, self.names)) and not are_ids(self.names))
+        if kind == "bool":
+            return self.by_name or any(name.casefold() in ("true", "false") for name in self.names)
+        return True
 
-    def _check(self, values: list[Any], split: str, *, by_name: bool) -> None:
-        if not self.names:
-            wrong = [v for v in values if not isinstance(v, int | float) or not abs(v) <= _LARGEST_TARGET]
-            allowed = f"finite numbers between -{_LARGEST_TARGET:g} and {_LARGEST_TARGET:g}"
-        elif by_name:
-            wrong = [v for v in values if v not in self.names]
-            allowed = f"among {_quoted(self.names)}"
-        else:
-            wrong = [v for v in values if not isinstance(v, int) or not 0 <= v < len(self.names)]
-            allowed = f"integers from 0 to {len(self.names) - 1}"
+    def _numbers(self, values: list[Any], split: str) -> dict[Any, float]:
+        """Check the different targets of a split and return each as a float."""
+        found = {}
+        for value in values:
+            is_number = is_finite(value) if isinstance(value, str) else value is not None
+            if is_number and abs(float(value)) <= _LARGEST_TARGET:
+                found[value] = float(value)
+        allowed = f"finite numbers between -{_LARGEST_TARGET:g} and {_LARGEST_TARGET:g}"
+        self._require_none_of([value for value in values if value not in found], allowed, split)
+        return found
+
+    def _require_none_of(self, wrong: list[Any], allowed: str, split: str) -> None:
         if not wrong:
             return
         hint = ""
-        if wrong == [-1]:
+        alike = [name for name in self.names if isinstance(wrong[0], str) and plain(name) == plain(wrong[0])]
+        if wrong in ([-1], ["-1"]):
             hint = " -1 marks labels that were not published: use this split as `predict`."
-        elif by_name:
+        elif alike:
+            hint = f" It differs from `{alike[0]}` in blanks or in the normal form of Unicode (NFC, NFD) only."
+        elif allowed.startswith("among"):
             hint = near_matches(str(wrong[0]), self.names) if wrong[0] else ""
             hint += " `label_names` lists the classes; by default they are those of the train split or the checkpoint."
         raise ConfigurationError(
-            f"Labels in column `{self.column}` of split `{split}` should be {allowed}. Found {_quoted(wrong)}.{hint}"
+            f"Labels in column `{self.column}` of split `{split}` should be {allowed}. Found {quoted(wrong)}.{hint}"
         )
 
 
@@ -158,52 +195,12 @@ def _distinct(rows: Dataset, column: str) -> list[Any]:
         raise ConfigurationError(f"Labels in column `{column}` should be text in UTF-8. Found: {error}.") from error
 
 
-def _names_of_text(rows: Dataset, column: str) -> list[str]:
-    """Return the sorted texts after checking that they are not numbers with a few holes, which csv reads as text."""
-    values = _distinct(rows, column)
-    odd = [value for value in values if not _is_finite(value)]
-    if odd and 2 * len(odd) <= len(values):
-        raise ConfigurationError(
-            f"Labels in column `{column}` should all be numbers, or all be names, unless `label_names` lists the "
-            f"classes. Found {_quoted(odd)} among numbers."
-        )
-    return sorted(value for value in values if value)  # a row without a label is reported when it is encoded
-
-
-def are_ids(names: Sequence[str]) -> bool:
-    """Return whether names are those of classes that have no names: 0 to n-1."""
-    return list(names) == [str(place) for place in range(len(names))]
-
-
 def _check_names(column: str, found: Sequence[str], wanted: Sequence[str] | None) -> None:
     """Check that the names of a `ClassLabel` are known, and, if all of the known ones, in the order of the ids."""
     if wanted is None or list(wanted) == list(found) or (wanted and are_ids(found)):
         return
     if set(wanted) == set(found) or not set(found) <= set(wanted):
         raise ConfigurationError(
-            f"Labels in column `{column}` should be, in the order of their ids, {_quoted(list(wanted))}. "
-            f"Found {_quoted(found)}."
+            f"Labels in column `{column}` should be, in the order of their ids, {quoted(list(wanted))}. "
+            f"Found {quoted(found)}."
         )
-
-
-def _is_finite(text: str | None) -> bool:
-    try:
-        return math.isfinite(float(text or ""))
-    except ValueError:
-        return False
-
-
-def _names_of_ids(rows: Dataset, column: str) -> list[str]:
-    """Return the ids 0 to n-1 as text after checking that each has an example."""
-    ids = sorted(int(value) for value in _distinct(rows, column) if value is not None)
-    if ids != list(range(len(ids))):
-        raise ConfigurationError(
-            f"Labels in column `{column}` should be the integers 0 to n-1, each at least once, unless `label_names` "
-            f"lists the classes. Found {_quoted(ids)}."
-        )
-    return [str(value) for value in ids]
-
-
-def _quoted(values: Sequence[Any], limit: int = 10) -> str:
-    shown = ", ".join(f"`{value!r}`" for value in values[:limit])
-    return f"{shown} and {len(values) - limit} more" if len(values) > limit else shown or "none"

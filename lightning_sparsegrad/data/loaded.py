@@ -100,9 +100,9 @@ class LoadedDataModule(TokenizedDataModule, ABC):
             ConfigurationError: If the data cannot be loaded.
         """
         if self._dataset is not None:
-            found = load_dataset(self._dataset, self._dataset_config, self._revision)
+            found = load_dataset(self._dataset, self._dataset_config, self._revision, self.encoding.reads)
         else:
-            found = open_files(self._data_files)
+            found = open_files(self._data_files, self.encoding.reads)
         names = self._names_of_splits(found)
         rows = Splits({split: partial(_named, found, split, name) for split, name in names.items()})
         self._look_for_train_language(rows)

@@ -1,36 +1,31 @@
 """Rows from a hub, a local folder or local files, all through `datasets`."""
 
-import csv
-import json
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import datasets
 from datasets import Dataset
 
 from lightning_sparsegrad.data.checks import listed
 from lightning_sparsegrad.data.conll import SHARED_TASKS, UNIVERSAL_DEPENDENCIES, load_conll
+from lightning_sparsegrad.data.reads import Reads
+from lightning_sparsegrad.data.records import load_records
 from lightning_sparsegrad.data.splits import Splits
+from lightning_sparsegrad.data.tables import SEPARATORS, load_table
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.hub import how_without, is_unreachable, without_network
 from lightning_sparsegrad.sources import PACKAGE_PREFIX, resolve_source
 
-# `keep_default_na`: the words "null", "nan" and "None" are texts, not missing ones; `quoting`: between tabs a quotation
-# mark is part of a text, as in GLUE's own files
-_BUILDERS: dict[str, tuple[str, dict[str, Any]]] = {
-    ".csv": ("csv", {"keep_default_na": False}),
-    ".tsv": ("csv", {"keep_default_na": False, "sep": "\t", "quoting": csv.QUOTE_NONE}),
-    ".json": ("json", {}),
-    ".jsonl": ("json", {}),
-    ".parquet": ("parquet", {}),
-}
+_RECORDS = (".json", ".jsonl")
+_PARQUET = ".parquet"
+_FORMATS = {".csv": "csv", ".tsv": "tsv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 _CONLL = (SHARED_TASKS, UNIVERSAL_DEPENDENCIES)
-_EXTENSIONS = (*_BUILDERS, *_CONLL)
+_EXTENSIONS = (*SEPARATORS, *_RECORDS, _PARQUET, *_CONLL)
 # `validation.de.jsonl`, `train-00000-of-00002.parquet`, `validation_matched-00000-of-00001.parquet`
 _FILE_OF_SPLIT = re.compile(
     r"(?P<split>train|(?:validation|test|predict)(?:\.[\w-]+?|_(?:mis)?matched)?)(?:-\d+-of-\d+)?\.\w+"
@@ -72,69 +67,59 @@ def are_missing(names: str | Sequence[str]) -> bool:
     return not all(Path(path).expanduser().exists() for path in paths)
 
 
-def open_files(data_files: Mapping[str, str | Sequence[str]]) -> Splits:
+def open_files(data_files: Mapping[str, str | Sequence[str]], reads: Reads | None = None) -> Splits:
     """Return the rows of each split, whose files are checked by `resolve_files` and read when it is asked for."""
-    return Splits({split: partial(_load_split, split, names) for split, names in data_files.items()})
+    return Splits({split: partial(_load_split, split, names, reads) for split, names in data_files.items()})
 
 
-def _load_split(split: str, names: str | Sequence[str]) -> Dataset:
-    return load_files(resolve_files({split: names}))[split]
+def _load_split(split: str, names: str | Sequence[str], reads: Reads | None) -> Dataset:
+    return load_files(resolve_files({split: names}), reads)[split]
 
 
-def load_files(data_files: Mapping[str, Sequence[str]]) -> dict[str, Dataset]:
+def load_files(data_files: Mapping[str, Sequence[str]], reads: Reads | None = None) -> dict[str, Dataset]:
     """Return the rows of each split, read from files that `resolve_files` has checked.
 
     Splits are read one by one, since their columns may differ: those to predict need no label.
 
+    Args:
+        data_files: The files of each split.
+        reads: The columns that are read.
+
     Raises:
-        ConfigurationError: If a file cannot be parsed.
+        ConfigurationError: If a file cannot be parsed, or its rows do not have the same columns.
     """
+    reads = reads or Reads()
     rows = {}
     for split, paths in data_files.items():
         suffix = Path(paths[0]).suffix
-        builder, options = _BUILDERS.get(suffix, (suffix, {}))
+        kind = split.partition(".")[0]
         try:
-            if suffix in _CONLL:
-                rows[split] = load_conll(paths)
-                continue
-            if builder == "json":
-                _refuse_null_rows(paths)
-            with without_network():
-                reader = datasets.load_dataset_builder(builder, data_files={"train": list(paths)}, **options)
-                reader.download_and_prepare()
-            found = reader.info.splits["train"].num_examples  # a header alone makes a split that cannot be opened
-            rows[split] = reader.as_dataset("train") if found else Dataset.from_dict({})
+            rows[split] = _load(paths, suffix, reads if kind != "predict" else replace(reads, labels=()))
         except Exception as error:
             raise ConfigurationError(
-                f"Data files should be readable as {builder}. Found `data_files.{split} = {', '.join(paths)}`: "
-                f"{_cause(error)}"
+                f"Data files should be readable as {_FORMATS.get(suffix, suffix)}. "
+                f"Found `data_files.{split} = {', '.join(paths)}`: {_cause(error)}"
             ) from error
     return rows
 
 
-def _refuse_null_rows(paths: Sequence[str]) -> None:
-    """Raise a `ValueError` if a row is `null`: pyarrow 26 does not survive a first one. When it does, this goes."""
-    for path in paths:
-        with Path(path).open("rb") as lines:
-            start = next((line.lstrip() for line in lines if line.strip()), b"")
-            lines.seek(0)
-            rows = (
-                _array(lines.read()) if start.startswith(b"[") else (line.strip() != b"null" or None for line in lines)
-            )
-            for number, row in enumerate(rows, start=1):
-                if row is None:
-                    raise ValueError(f"{Path(path).name}: row {number} is null")
+def _load(paths: Sequence[str], suffix: str, reads: Reads) -> Dataset:
+    if suffix in _CONLL:
+        return load_conll(paths)
+    if suffix in SEPARATORS:
+        return load_table(paths, reads)
+    if suffix in _RECORDS:
+        return load_records(paths, reads)
+    with without_network():
+        reader = datasets.load_dataset_builder("parquet", data_files={"train": list(paths)})
+        reader.download_and_prepare()
+    found = reader.info.splits["train"].num_examples  # no row makes a split that cannot be opened
+    return reader.as_dataset("train") if found else Dataset.from_dict({})
 
 
-def _array(text: bytes) -> list[Any]:
-    try:
-        rows = json.loads(text)
-    except (ValueError, RecursionError):  # `datasets` says what is wrong
-        return []
-    return rows if isinstance(rows, list) else []
-
-
-def load_dataset(name: str, config: str | None = None, revision: str | None = None) -> Mapping[str, Dataset]:
+def load_dataset(
+    name: str, config: str | None = None, revision: str | None = None, reads: Reads | None = None
+) -> Mapping[str, Dataset]:
     """Return the rows of each split of a hub data set, or of a local folder of data files.
 
     Args:
@@ -142,24 +127,44 @@ def load_dataset(name: str, config: str | None = None, revision: str | None = No
             `test-00000-of-00002.parquet`, or of anything else that `datasets` loads.
         config: The configuration of the data set, if it has several; of a local folder, the folder inside it.
         revision: The branch, tag or commit on the hub.
+        reads: The columns that are read.
 
     Raises:
         ConfigurationError: If the data set does not exist, or the hub cannot be reached and it is not cached.
     """
     if Path(name).is_dir() and (found := _files_of_splits(Path(name, config or ""))):
-        return open_files(found)
+        return open_files(found, reads)
+    files: dict[str, list[str]] = {}
     try:
         if Path(name).is_dir():
             with without_network():
-                return dict(datasets.load_dataset(name, config))
-        with without_network() if is_unreachable(name, "dataset") else nullcontext():
-            return dict(datasets.load_dataset(name, config, revision=revision))
+                files = _files_of_folder(name, config)
+                if not files:
+                    return dict(datasets.load_dataset(name, config))
+        else:
+            with without_network() if is_unreachable(name, "dataset") else nullcontext():
+                return dict(datasets.load_dataset(name, config, revision=revision))
     except Exception as error:
         raise ConfigurationError(
             f"Parameter `dataset` should be a local folder of data files or the id of a data set on a hub that can be "
             f"reached. Found `dataset = {name!r}`, `dataset_config = {config!r}`: {_cause(error)}"
             f"{how_without(name, 'dataset')}"
         ) from error
+    return load_files(files, reads)
+
+
+def _files_of_folder(name: str, config: str | None) -> dict[str, list[str]]:
+    """Return the files of a folder by the split that `datasets` sees in their names; none that it has to read itself.
+
+    It would read tables by other rules than those of `load_files`. A README may hold settings.
+    """
+    if Path(name, "README.md").exists():
+        return {}
+    found = datasets.load_dataset_builder(name, config).config.data_files or {}
+    files = {str(split): [str(path) for path in paths] for split, paths in found.items()}
+    suffixes = {split: {Path(path).suffix for path in paths} for split, paths in files.items()}
+    are_ours = all(len(kinds) == 1 and kinds <= {*SEPARATORS, *_RECORDS} for kinds in suffixes.values())
+    return files if are_ours and all(Path(path).is_file() for paths in files.values() for path in paths) else {}
 
 
 def _files_of_splits(folder: Path) -> dict[str, list[str]]:

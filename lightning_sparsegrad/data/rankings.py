@@ -3,6 +3,7 @@
 from typing import Any
 
 from lightning_sparsegrad.data.encodings import RankingEncoding
+from lightning_sparsegrad.data.labels import Problem
 from lightning_sparsegrad.data.loaded import LoadedDataModule
 
 
@@ -15,8 +16,11 @@ class RankingsDataModule(LoadedDataModule):
         dataset: The hub id, or the local folder, of a data set; or give `data_files`.
         query_column: The column of the query.
         text_columns: The two columns of the pair that is read; the query and the answer.
-        label_column: The column of the grades, integers from 0 or floats. The split to predict needs none.
+        label_column: The column of the grades: whole numbers, which count by their order (1, 2 and 5 as 0, 1 and 2), or
+            floats. The split to predict needs none.
         label_names: The names of the grades in the order of their ids; read from the train split by default.
+        problem: `"classification"` to learn the grades as classes, or `"regression"` to learn them as numbers; by
+            default the former for whole numbers and the latter for floats.
         **kwargs: What `LoadedDataModule` and `TokenizedDataModule` take: `dataset_config`, `revision`, `data_files`,
             `splits`, `validation_fraction`, `split_seed` and `train_language`; `tokenizer`, `max_length`, `batch_size`,
             `eval_batch_size`, `num_workers`, `pad_to_multiple_of`, `group_by_length`, `max_samples` and `seed`.
@@ -40,9 +44,14 @@ class RankingsDataModule(LoadedDataModule):
         text_columns: str | list[str],
         label_column: str = "label",
         label_names: list[str] | None = None,
+        problem: Problem | None = None,
         **kwargs: Any,
     ) -> None:
         encoding = RankingEncoding(
-            query_column, text_columns=text_columns, label_column=label_column, label_names=label_names
+            query_column,
+            text_columns=text_columns,
+            label_column=label_column,
+            label_names=label_names,
+            problem=problem,
         )
         super().__init__(dataset, encoding=encoding, **kwargs)

@@ -3,21 +3,24 @@
 from typing import Any
 
 from lightning_sparsegrad.data.encodings import SequenceEncoding
+from lightning_sparsegrad.data.labels import Problem
 from lightning_sparsegrad.data.loaded import LoadedDataModule
 
 
 class TextDataModule(LoadedDataModule):
     """Sentences or pairs of sentences with a label, from a hub, a local folder or local files.
 
-    Labels that are text become ids in sorted order; integers are ids already, 0 to n-1; floats make a regression. In a
-    csv file 1.5 is a float and 2 an integer, so a regression target that happens to be whole is written `2.0`. Batches
-    are those of `SequenceEncoding`.
+    Labels that are text, whole numbers, booleans or dates are classes, with ids in sorted order and the labels as they
+    are written for names; floats make a regression, and so do whole numbers with `problem="regression"`. Batches are
+    those of `SequenceEncoding`.
 
     Args:
         dataset: The hub id, or the local folder, of a data set; or give `data_files`.
         text_columns: The column of the text, or the two columns of a pair.
         label_column: The column of the labels. The split to predict needs none.
-        label_names: The names of the classes in the order of their ids; read from the train split by default.
+        label_names: The names of the classes in the order of their ids; read from the train split by default. Integers
+            in the label column are ids, 0 to n-1, unless one of the names is a number: then they are names.
+        problem: `"classification"` or `"regression"`; by default what the labels look like.
         **kwargs: What `LoadedDataModule` and `TokenizedDataModule` take: `dataset_config`, `revision`, `data_files`,
             `splits`, `validation_fraction`, `split_seed` and `train_language`; `tokenizer`, `max_length`, `batch_size`,
             `eval_batch_size`, `num_workers`, `pad_to_multiple_of`, `group_by_length`, `max_samples` and `seed`.
@@ -41,6 +44,8 @@ class TextDataModule(LoadedDataModule):
         text_columns: str | list[str] = "text",
         label_column: str = "label",
         label_names: list[str] | None = None,
+        problem: Problem | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(dataset, encoding=SequenceEncoding(text_columns, label_column, label_names), **kwargs)
+        encoding = SequenceEncoding(text_columns, label_column, label_names, problem)
+        super().__init__(dataset, encoding=encoding, **kwargs)

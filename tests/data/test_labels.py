@@ -18,7 +18,7 @@ from tests.data.helpers import LABELS, SENTENCES, loaded, write
     [
         (["no", "yes", "maybe", "no"], [1, 2, 0, 1], ["maybe", "no", "yes"]),
         ([1, 0, 2, 1], [1, 0, 2, 1], ["0", "1", "2"]),
-        ([True, False, True, True], [1, 0, 1, 1], ["0", "1"]),
+        ([True, False, True, True], [1, 0, 1, 1], ["False", "True"]),
         (["1", "0", "1", "1"], [1, 0, 1, 1], ["0", "1"]),
         ([0.5, 2.0, -1.5, 3.0], [0.5, 2.0, -1.5, 3.0], []),
     ],
@@ -98,7 +98,7 @@ def test_every_argument_of_the_bases_is_on_the_command_line(kind):
         ([-1, -1], r"Found `-1`\. -1 marks labels that were not published: use this split as `predict`\.$"),
         ([0, 1.5], r"should be integers from 0 to 1\. Found `0.0`, `1.5`\.$"),
         ([0, None], r"should be integers from 0 to 1\. Found `None`\.$"),
-        (["0", "1"], r"should be integers from 0 to 1\. Found `'0'`, `'1'`\.$"),
+        (["0", "2"], r"should be among `'0'`, `'1'`\. Found `'2'`\.$"),
     ],
 )
 def test_labels_out_of_range_are_refused(tmp_path, tokenizer, label, message):
@@ -111,8 +111,6 @@ def test_labels_out_of_range_are_refused(tmp_path, tokenizer, label, message):
 @pytest.mark.parametrize(
     ("label", "message"),
     [
-        ([1, 2, 2], r"should be the integers 0 to n-1, each at least once, unless `label_names` .* Found `1`, `2`\."),
-        ([-1, 0, 1], r"should be the integers 0 to n-1.* Found `-1`, `0`, `1`\."),
         ([0, 0, 0], r"should be of two classes or more\. Found `'0'`\."),
         ([None, None, None], r"should be integers, text or floats\. Found `null`\."),
         ([[0], [1], [1]], r"should be integers, text or floats\. Found `List"),

@@ -94,17 +94,6 @@ def test_a_hub_that_cannot_be_reached_fails_fast(monkeypatch):
     assert not datasets.config.HF_HUB_OFFLINE
 
 
-@pytest.mark.parametrize(
-    "text", ['[null, {"text": "a", "label": 1}]', '{"text": "a", "label": 1}\n null\n', "\nnull\n"]
-)
-def test_a_row_that_is_null_is_refused_before_pyarrow_crashes(tmp_path, text):
-    path = tmp_path / "rows.json"
-    path.write_text(text)
-    number = 1 if text.startswith("[") else 2
-    with pytest.raises(ConfigurationError, match=rf"should be readable as json.*: rows.json: row {number} is null\.$"):
-        _ = TextDataModule(data_files={"train": str(path)}).num_labels
-
-
 def test_local_files_are_read_without_a_network(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr("socket.getaddrinfo", lambda *arguments, **_: asked.append(arguments))

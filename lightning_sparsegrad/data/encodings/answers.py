@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from lightning_sparsegrad.data.checks import require_at_least, require_columns
 from lightning_sparsegrad.data.encodings.base import Batch, Encoding, Tokens, kind_of, require_text
 from lightning_sparsegrad.data.labels import LabelSpace
+from lightning_sparsegrad.data.reads import Reads
 from lightning_sparsegrad.errors import ConfigurationError
 
 _NO_TEXT = (-1, -1)
@@ -57,6 +58,10 @@ class AnswerEncoding(Encoding):
         self.columns = [question_column, context_column]
         self.answers_column = answers_column
         self.stride, self.max_question_length = stride, max_question_length
+
+    @property
+    def reads(self) -> Reads:
+        return Reads(tuple(self.columns), (self.answers_column,))
 
     def label_space(self, rows: Dataset, split: str, names: Sequence[str] | None = None) -> LabelSpace:  # noqa: ARG002
         """Return what is told of each token."""

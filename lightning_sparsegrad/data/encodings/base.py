@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from lightning_sparsegrad.data.labels import LabelSpace
+from lightning_sparsegrad.data.reads import Reads
 from lightning_sparsegrad.errors import ConfigurationError
 
 Batch = dict[str, Any]
@@ -61,6 +62,11 @@ class Encoding(ABC):
     label_names: Sequence[str] | None = None
     """The names of the classes, where they are given."""
 
+    @property
+    def reads(self) -> Reads:
+        """The columns that it reads from files; by default all are read as the values look."""
+        return Reads()
+
     @abstractmethod
     def label_space(self, rows: Dataset, split: str, names: Sequence[str] | None = None) -> LabelSpace:
         """Return what the labels may be, read from the rows of a split; with the names a checkpoint holds, if any."""
@@ -104,7 +110,7 @@ def require_text(rows: Dataset, columns: Sequence[str], split: str) -> None:
         ConfigurationError: If a column holds something else, a text is missing, or one is not UTF-8.
     """
     for column in columns:
-        dtype = getattr(rows.features[column], "dtype", "list")
+        dtype = getattr(rows.features[column], "dtype", rows.features[column])
         if dtype not in ("string", "large_string"):
             raise ConfigurationError(f"Column `{column}` of split `{split}` should hold text. Found `{dtype}`.")
         texts = rows.select_columns(column).with_format("arrow")[:].column(column)

@@ -1,6 +1,7 @@
 """Answers to queries, with a grade for each."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -10,6 +11,7 @@ from lightning_sparsegrad.data.checks import require_columns
 from lightning_sparsegrad.data.encodings.base import Batch, Tokens
 from lightning_sparsegrad.data.encodings.sequence import SequenceEncoding
 from lightning_sparsegrad.data.labels import LabelSpace
+from lightning_sparsegrad.data.reads import Reads
 
 
 class RankingEncoding(SequenceEncoding):
@@ -31,6 +33,10 @@ class RankingEncoding(SequenceEncoding):
     def __init__(self, query_column: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.query_column = query_column
+
+    @property
+    def reads(self) -> Reads:
+        return replace(super().reads, texts=tuple(dict.fromkeys([*self.text_columns, self.query_column])))
 
     def encode(self, rows: Dataset, split: str, tokens: Tokens, labels: LabelSpace | None) -> Dataset:
         require_columns(rows, {self.query_column: "query_column"}, split)

@@ -1,14 +1,15 @@
 """One text or a pair of texts, with one label."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from datasets import Dataset
 
 from lightning_sparsegrad.data.checks import require_columns
 from lightning_sparsegrad.data.encodings.base import Batch, Encoding, Tokens, require_text
-from lightning_sparsegrad.data.labels import LabelSpace
-from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.data.labels import LabelSpace, Problem
+from lightning_sparsegrad.data.reads import Reads
+from lightning_sparsegrad.errors import ConfigurationError, require_one_of
 
 
 class SequenceEncoding(Encoding):
@@ -22,10 +23,11 @@ class SequenceEncoding(Encoding):
         text_columns: The column of the text, or the two columns of a pair.
         label_column: The column of the labels: text or integers are classes, floats are regression targets.
         label_names: The names of the classes in the order of their ids; read from the train split by default.
+        problem: `"classification"` or `"regression"`; by default what the labels look like, see `LabelSpace.infer`.
 
     Raises:
-        ConfigurationError: If there are not one or two text columns, the label column is one of them, or there are not
-            two or more different names.
+        ConfigurationError: If there are not one or two text columns, the label column is one of them, there are not two
+            or more different names, or there are names for a regression.
     """
 
     module = "SequenceClassification"
@@ -35,10 +37,12 @@ class SequenceEncoding(Encoding):
         text_columns: str | list[str] = "text",
         label_column: str = "label",
         label_names: list[str] | None = None,
+        problem: Problem | None = None,
     ) -> None:
         self.text_columns = [text_columns] if isinstance(text_columns, str) else list(text_columns)
         self.label_column = label_column
-        self.label_names = label_names
+        self.label_names = require_names(label_names)
+        self.problem = problem
         if len(self.text_columns) not in (1, 2):
             raise ConfigurationError(
                 f"Parameter `text_columns` should be one column or two. Found `text_columns = {text_columns!r}`."
@@ -47,7 +51,18 @@ class SequenceEncoding(Encoding):
             raise ConfigurationError(
                 f"Parameter `label_column` should differ from `text_columns`. Found `label_column = {label_column!r}`."
             )
-        require_names(label_names)
+        if problem is not None:
+            require_one_of("problem", problem, get_args(Problem))
+        if problem == "regression" and label_names is not None:
+            raise ConfigurationError(
+                f"Parameter `label_names` should be left out for a regression. Found `label_names = {label_names!r}`, "
+                f"`problem = {problem!r}`."
+            )
+
+    @property
+    def reads(self) -> Reads:
+        are_classes = self.problem == "classification" or self.label_names is not None
+        return Reads(tuple(self.text_columns), (self.label_column,), are_classes)
 
     def label_space(self, rows: Dataset, split: str, names: Sequence[str] | None = None) -> LabelSpace:
         """Return what the labels may be.
@@ -58,7 +73,7 @@ class SequenceEncoding(Encoding):
         require_columns(rows, {self.label_column: "label_column"}, split)
         if names is not None:
             return LabelSpace.trained(rows, self.label_column, names)
-        return LabelSpace.infer(rows, self.label_column, self.label_names)
+        return LabelSpace.infer(rows, self.label_column, self.label_names, self.problem)
 
     def encode(self, rows: Dataset, split: str, tokens: Tokens, labels: LabelSpace | None) -> Dataset:
         """Return the token ids of the texts and the checked labels.
@@ -89,13 +104,17 @@ class SequenceEncoding(Encoding):
         return labels.encode(rows.select_columns([*self.text_columns, self.label_column]), split)
 
 
-def require_names(label_names: list[str] | None) -> None:
-    """Check that there are two or more different names, if there are any.
+def require_names(label_names: Sequence[object] | None) -> list[str] | None:
+    """Return the names as text after checking that there are two or more different ones, if there are any.
 
     Raises:
         ConfigurationError: If not.
     """
-    if label_names is not None and not 2 <= len(set(label_names)) == len(label_names):
+    if label_names is None:
+        return None
+    names = [str(name) for name in label_names]
+    if not 2 <= len(set(names)) == len(names):
         raise ConfigurationError(
             f"Parameter `label_names` should be two or more different names. Found `label_names = {label_names!r}`."
         )
+    return names

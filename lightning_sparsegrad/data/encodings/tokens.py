@@ -10,6 +10,7 @@ from lightning_sparsegrad.data.checks import require_columns
 from lightning_sparsegrad.data.encodings.base import Batch, Encoding, Tokens
 from lightning_sparsegrad.data.encodings.sequence import require_names
 from lightning_sparsegrad.data.labels import LabelSpace
+from lightning_sparsegrad.data.reads import Reads
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.metrics.spans import IGNORED
 
@@ -40,8 +41,12 @@ class TokenEncoding(Encoding):
     def __init__(
         self, words_column: str = "words", tags_column: str = "tags", label_names: list[str] | None = None
     ) -> None:
-        self.words_column, self.tags_column, self.label_names = words_column, tags_column, label_names
-        require_names(label_names)
+        self.words_column, self.tags_column = words_column, tags_column
+        self.label_names = require_names(label_names)
+
+    @property
+    def reads(self) -> Reads:
+        return Reads((self.words_column,), (self.tags_column,))
 
     def label_space(self, rows: Dataset, split: str, names: Sequence[str] | None = None) -> LabelSpace:
         """Return what the labels may be.
