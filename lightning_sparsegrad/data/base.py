@@ -218,20 +218,24 @@ class TokenizedDataModule(LabelledDataModule, ABC):
             ConfigurationError: If the stage is not `fit`, `validate`, `test` or `predict`.
         """
         require_one_of("stage", stage, list(_SPLITS_OF_STAGE))
-        splits = [split for kind in _SPLITS_OF_STAGE[stage] for split in self.parts(kind).values()]
-        for split in splits:  # what cannot be read is refused before any of it is encoded
+        for split in self._splits_of(stage):  # what cannot be read is refused before any of it is encoded
             self.rows(split)
-        if stage == "predict" or not self.awaits_names:  # which a checkpoint tells once it is restored
-            for split in splits:
-                self.dataset(split)
+        for split in self._splits_to_encode(stage):
+            self.dataset(split)
+
+    def _splits_of(self, stage: str) -> list[str]:
+        return [split for kind in _SPLITS_OF_STAGE[stage] for split in self.parts(kind).values()]
+
+    def _splits_to_encode(self, stage: str) -> list[str]:
+        """Return the splits of a stage that can be encoded: without the classes, none that has labels."""
+        return self._splits_of(stage) if stage == "predict" or not self.awaits_names else []
 
     def extreme_batches(self, stage: str) -> Iterator[Batch]:
         """Yield batches that ask most of a model in a stage: of the longest rows, and of the largest token ids."""
-        for kind in _SPLITS_OF_STAGE[stage]:
-            for split in self.parts(kind).values():
-                rows = self.dataset(split)
-                for row in extreme_rows(rows):
-                    yield self.encoding.collate(self.tokens, [rows[row]], self.pad_to_multiple_of)
+        for split in self._splits_to_encode(stage):
+            rows = self.dataset(split)
+            for row in extreme_rows(rows):
+                yield self.encoding.collate(self.tokens, [rows[row]], self.pad_to_multiple_of)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return the shuffled batches of the train split, this process's share of them."""

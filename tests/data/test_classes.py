@@ -107,20 +107,20 @@ def test_names_are_those_of_the_labels_where_they_are_written_alike(tmp_path, to
 @pytest.mark.parametrize(
     ("name", "train", "test", "message"),
     [
-        (CSV, [1, 2], ["a", "a"], r"split `test` should be among `'1'`, `'2'`\. Found `'a'`\.$"),
-        (CSV, [1, 2], ["", ""], r"split `test` should be among `'1'`, `'2'`\. Found `''`\.$"),
-        (CSV, [1, 2], ["1", ""], r"should be among `'1'`, `'2'`\. Found `''`\.$"),
-        (CSV, [0, 1], ["1", ""], r"should be among `'0'`, `'1'`\. Found `''`\.$"),
-        (CSV, [1, 2], [2, 3], r"should be among `'1'`, `'2'`\. Found `3`\.$"),
+        (CSV, [1, 2], ["a", "a"], r"split `test` should be among `'1'`, `'2'`\. Found `'a'`\."),
+        (CSV, [1, 2], ["", ""], r"split `test` should be among `'1'`, `'2'`\. Found `''`\."),
+        (CSV, [1, 2], ["1", ""], r"should be among `'1'`, `'2'`\. Found `''`\."),
+        (CSV, [0, 1], ["1", ""], r"should be among `'0'`, `'1'`\. Found `''`\."),
+        (CSV, [1, 2], [2, 3], r"should be among `'1'`, `'2'`\. Found `3`\."),
         (CSV, [1, 2], ["1.0", "2.5"], r"should be among `'1'`, `'2'`\. Found `1.0`, `2.5`\."),
-        (CSV, ["01", "02"], [1, 2], r"should be among `'01'`, `'02'`\. Found `1`, `2`\. Near matches: `01`\.$"),
+        (CSV, ["01", "02"], [1, 2], r"should be among `'01'`, `'02'`\. Found `1`, `2`\. Near matches: `01`\."),
         (
             CSV,
             [1, 2],
             [-1, -1],
-            r"Found `-1`\. -1 marks labels that were not published: use this split as `predict`\.$",
+            r"Found `-1`\. -1 marks labels that were not published: use this split as `predict`\.",
         ),
-        (JSONL, [1, 2], [None, 1], r"should be among `'1'`, `'2'`\. Found `None`\.$"),
+        (JSONL, [1, 2], [None, 1], r"should be among `'1'`, `'2'`\. Found `None`\."),
         (PARQUET, [1, 2], [1.0, 2.0], r"should be among `'1'`, `'2'`\. Found `1.0`, `2.0`\."),
         (CSV, ["True", "False"], ["true", "false"], r"should be among `'False'`, `'True'`\. Found `'true'`, `'false'`"),
         (
