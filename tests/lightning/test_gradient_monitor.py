@@ -200,6 +200,7 @@ class Undefined(Regression):
         return self.loss(batch) * (float("nan") if batch_idx == 3 else 1.0)
 
 
+@pytest.mark.filterwarnings("ignore::lightning_sparsegrad.divergence.DivergenceWarning")
 def test_totals_do_not_hide_what_is_undefined(tmp_path: Path) -> None:
     logger = CSVLogger(tmp_path, name="", version="")
     fit(
