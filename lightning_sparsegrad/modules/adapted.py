@@ -127,7 +127,15 @@ def _named_as_in(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> Itera
 
 
 def _weights_of(adapter: Path, source: str) -> str:
-    return str(adapter.parent) if any(adapter.parent.glob("adapter_model.*")) else source
+    """Return where the weights are: beside the settings, or on the hub."""
+    if any(adapter.parent.glob("adapter_model.*")):
+        return str(adapter.parent)
+    if Path(source).is_dir():
+        raise ConfigurationError(
+            f"`{source}` should hold `adapter_model.safetensors`, or no `adapter_config.json` if it is a whole model. "
+            f"Found the settings of an adapter without its weights."
+        )
+    return source
 
 
 def _check_loaded(model: nn.Module, source: str, loaded: Any) -> None:
