@@ -17,7 +17,7 @@ from lightning_sparsegrad.engine import GradientEngine
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.functional.sharding import is_spread
 from lightning_sparsegrad.nonfinite import NonFinite, check_policy
-from lightning_sparsegrad.resume.waiting import WaitingCheckpoints
+from lightning_sparsegrad.resume.waiting import INEXACT_KEY, WaitingCheckpoints
 from lightning_sparsegrad.transforms.base import GradientTransform, Window
 
 CHECKPOINT_KEY = "lightning_sparsegrad"
@@ -90,10 +90,13 @@ class TrainerDriver:
             self._engine.compute_everything("under manual optimization, only you know which forward pass trains what")
         self._warn_of_lost_states(module)
         _LeaveAsItWas.join(trainer, self._engine)
-        WaitingCheckpoints.of(trainer).holds_gradient = lambda: self._pending
+        waiting = WaitingCheckpoints.of(trainer)
+        waiting.holds_gradient = lambda: self._pending
         self._hook_seen = self._pending = False
         if self._restored is not None and trainer.ckpt_path:  # else this fit starts anew from loaded weights
-            self._engine.load_state_dict(self._state_of_same_strategy(self._restored))
+            waiting.tell_of(self._restored, trainer)
+            if CHECKPOINT_KEY in self._restored:
+                self._engine.load_state_dict(self._state_of_same_strategy(self._restored[CHECKPOINT_KEY]))
         self._restored = None
 
     def batch_start(self, trainer: Trainer) -> None:
@@ -162,7 +165,7 @@ class TrainerDriver:
 
     def load(self, checkpoint: Mapping[str, Any]) -> None:
         """Take the engine's state from a checkpoint that has one; it is used when the fit starts."""
-        self._restored = checkpoint.get(CHECKPOINT_KEY)
+        self._restored = {key: checkpoint[key] for key in (CHECKPOINT_KEY, INEXACT_KEY) if key in checkpoint}
 
     def _state_of_same_strategy(self, state: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the state without a transform's that has given way to another class; say so if the strategy changed.
@@ -221,13 +224,15 @@ class _LeaveAsItWas(Callback):
             if isinstance(callback, cls):
                 callback._engine = engine
                 return
-        callbacks.append(cls(engine))
+        # the first, so that what others do of an exception finds no window open, as a checkpoint has to
+        trainer.callbacks = [cls(engine), *callbacks]  # type: ignore[attr-defined]
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         self._engine.abandon()
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._engine.abandon()
+        WaitingCheckpoints.of(trainer).on_exception(trainer, pl_module, exception)  # before any other asks for one
 
 
 def count_steps(trainer: Trainer) -> int | None:

@@ -22,12 +22,18 @@ _REDUCTIONS = {
 _SEEN = ("_callback_metrics", "_logged_metrics", "_progress_bar_metrics")
 
 
-def metric_states(trainer: Trainer) -> dict[str, Any]:
-    """Return what the epoch has logged and measured so far, as numbers and tensors on the CPU."""
+def metric_states(trainer: Trainer, *, ended: bool = False) -> dict[str, Any]:
+    """Return what the epoch has logged and measured so far, as numbers and tensors on the CPU.
+
+    Args:
+        trainer: The Trainer.
+        ended: Whether another epoch begins, so that nothing was seen of it.
+    """
     connector = trainer._logger_connector
+    metrics, results = _metrics(trainer.lightning_module), trainer.fit_loop.epoch_loop._results
     states = {
-        "modules": {name: _state(metric) for name, metric in _metrics(trainer.lightning_module).items()},
-        "results": {key: _result_state(result) for key, result in trainer.fit_loop.epoch_loop._results.items()},
+        "modules": {} if ended else {name: _state(metric) for name, metric in metrics.items()},
+        "results": {} if ended else {key: _result_state(result) for key, result in results.items()},
         "seen": {name: dict(getattr(connector, name)) for name in _SEEN},
     }
     return move_data_to_device(states, "cpu")  # type: ignore[no-any-return]
