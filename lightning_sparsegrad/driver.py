@@ -1,7 +1,9 @@
 """Drives an engine from the hooks of a Trainer; the module and the callback are two doors to it."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
 from inspect import unwrap
 from math import ceil
 from typing import Any
@@ -24,14 +26,15 @@ CHECKPOINT_KEY = "lightning_sparsegrad"
 _NORMS = {"norm_before", "norm_after"}  # of every component: too many to log
 # strategies that flatten gradients or keep them out of the parameters: norms and masks would be silently wrong
 _HIDDEN = ("FSDPStrategy", "XLAFSDPStrategy", "DeepSpeedStrategy")
-_HOOKS = (
+_HOOKS = {
+    "setup",  # of the callback
     "on_fit_start",
     "on_train_batch_start",
     "on_after_backward",
     "on_before_optimizer_step",
     "on_save_checkpoint",
     "on_load_checkpoint",
-)
+}
 
 
 class TrainerDriver:
@@ -77,17 +80,7 @@ class TrainerDriver:
         """Bind the transform to the module; raise a `ConfigurationError` for what cannot work together."""
         self._refuse_fighting_clips(trainer)
         self._refuse_unsupported(trainer)
-        steps = count_steps(trainer) if self.transform.needs_total_steps else None
-        self._engine = GradientEngine(
-            trainer.strategy.model or module,  # in its wrapper, if there is one
-            self.transform,
-            total_steps=steps,
-            seed=_run_seed(trainer),
-            skip_dropped=self._skip_dropped,
-            nonfinite=self._nonfinite,
-        )
-        if not module.automatic_optimization:
-            self._engine.compute_everything("under manual optimization, only you know which forward pass trains what")
+        self._engine = self._new_engine(trainer, module, total_steps=self._count_steps(trainer))
         self._warn_of_lost_states(module)
         _LeaveAsItWas.join(trainer, self._engine)
         waiting = WaitingCheckpoints.of(trainer)
@@ -98,6 +91,57 @@ class TrainerDriver:
             if CHECKPOINT_KEY in self._restored:
                 self._engine.load_state_dict(self._state_of_same_strategy(self._restored[CHECKPOINT_KEY]))
         self._restored = None
+
+    @contextmanager
+    def searching(self, trainer: Trainer, module: LightningModule, *, begun: bool) -> Iterator[Callable[[], None]]:
+        """Have a search of Lightning's tuner run with engines of its own; everything is as it was afterwards.
+
+        Args:
+            trainer: The Trainer, before its limits are the search's.
+            module: The module.
+            begun: Whether the fit trains already: the search begins with what its engine has seen.
+
+        Yields:
+            What begins a trial, with a new engine.
+        """
+        kept = dict(vars(self))
+        self._refuse_fighting_clips(trainer)
+        self._refuse_unsupported(trainer)
+        steps = self._count_steps(trainer)
+        state = deepcopy(self._engine.state_dict()) if begun and self._engine is not None else None
+
+        def begin() -> None:
+            if self._engine is not None:
+                self._engine.abandon()
+            self._engine = self._new_engine(trainer, module, total_steps=steps, searches=True)
+            if state is not None:
+                self._engine.load_state_dict(state)
+            self._hook_seen, self._pending, self._stepped = False, False, set()
+
+        try:
+            yield begin
+        finally:
+            if self._engine is not None:
+                self._engine.abandon()
+            vars(self).update(kept)
+
+    def _count_steps(self, trainer: Trainer) -> int | None:
+        return count_steps(trainer) if self.transform.needs_total_steps else None
+
+    def _new_engine(
+        self, trainer: Trainer, module: LightningModule, *, total_steps: int | None, searches: bool = False
+    ) -> GradientEngine:
+        engine = GradientEngine(
+            trainer.strategy.model or module,  # in its wrapper, if there is one
+            self.transform,
+            total_steps=total_steps,
+            seed=_run_seed(trainer),
+            skip_dropped=self._skip_dropped,
+            nonfinite="propagate" if searches and self._nonfinite == "raise" else self._nonfinite,
+        )
+        if not module.automatic_optimization:
+            engine.compute_everything("under manual optimization, only you know which forward pass trains what")
+        return engine
 
     def batch_start(self, trainer: Trainer) -> None:
         """Open the window at the first micro-batch of an optimizer step."""
@@ -210,6 +254,12 @@ class TrainerDriver:
             )
 
 
+class Door:
+    """What the gradients of a Trainer's module come through: our module, or our callback."""
+
+    _driver: TrainerDriver
+
+
 class _LeaveAsItWas(Callback):
     """Closes a window that was cut short; after an exception a Trainer calls the hooks of callbacks alone."""
 
@@ -267,7 +317,7 @@ def _loss_scale(trainer: Trainer, module: LightningModule) -> Tensor | None:
 def require_super(cls: type, base: type) -> None:
     """Refuse a subclass that overrides a hook of `base` without naming it, as `super().on_after_backward()` does."""
     for owner in cls.__mro__[: cls.__mro__.index(base)]:
-        for hook in _HOOKS:
+        for hook in vars(base).keys() & _HOOKS:
             override = owner.__dict__.get(hook)
             code = getattr(unwrap(override), "__code__", None) if override else None
             if code is not None and hook not in code.co_names:

@@ -24,6 +24,7 @@ from lightning_sparsegrad.resume.randomness import random_states, set_random_sta
 from lightning_sparsegrad.resume.sources import set_source_states, source_states
 from lightning_sparsegrad.resume.switches import set_switches, switches
 from lightning_sparsegrad.resume.waiting import INEXACT_KEY, WaitingCheckpoints
+from lightning_sparsegrad.searches import Searches
 
 EXACT_RESUME_KEY = "exact_resume"
 
@@ -53,8 +54,8 @@ class ExactResume(WaitingCheckpoints):
     epoch, its logs), and the next batch is not loaded yet. The file is named when it is asked for, and older ones are
     removed after it is written. After SIGTERM, which Lightning handles between two batches, that is there.
 
-    **Where there is no border any more,** after an exception or where a limit of time ends the training inside a window,
-    what is asked for is written all the same, and a warning says that it is not exact. It holds
+    **Where there is no border any more,** after an exception or where a limit of time ends the training inside a
+    window, what is asked for is written all the same, and a warning says that it is not exact. It holds
     `lightning_sparsegrad_inexact`, and a resume from it says so and goes on after the last finished optimizer step: the
     batches of the window that was not finished are used again, the data goes on in its order, random draws are others.
     After an exception in one of several processes, process 0 writes what it holds, without the states of the others: a
@@ -158,6 +159,7 @@ class ExactResume(WaitingCheckpoints):
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by its connector
         # the first, so that what it writes or restores in a hook is of before or after that hook for all others
         trainer.callbacks = [self, *(callback for callback in callbacks if callback is not self)]  # type: ignore[attr-defined]
+        Searches.of(trainer)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
 

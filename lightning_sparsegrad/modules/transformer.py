@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.distributed.fsdp import fully_shard
@@ -31,6 +32,7 @@ from lightning_sparsegrad.transforms.base import GradientTransform
 
 Batch = dict[str, Any]
 
+_LEARNING_RATE = "lightning_sparsegrad_learning_rate"  # in checkpoints
 _LABEL_NAMES = "lightning_sparsegrad_label_names"  # in checkpoints
 
 
@@ -60,6 +62,10 @@ class TransformerTask(SparseGradModule, ABC):
         skip_dropped: Whether to leave out the work on gradients that will be dropped, see `GradientEngine`.
         nonfinite: What to do in a window whose gradients are not finite: `"propagate"`, `"skip"` or `"raise"`, see
             `GradientEngine`.
+
+    Attributes:
+        lr: Learning rate of all parameters, which overrides the optimizer's unless it is `None`. `LearningRateFinder`
+            and `Tuner.lr_find` set it; a resumed fit takes it from the checkpoint.
 
     Raises:
         ConfigurationError: If there is no such model, or its head has other labels; if a checkpoint was trained on
@@ -95,6 +101,7 @@ class TransformerTask(SparseGradModule, ABC):
         self._hparams_initial = deepcopy(self.hparams)  # these are what loggers write
         self.model_name_or_path = model_name_or_path
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
+        self.lr: float | None = None
         self.model = _load(self.auto_model, model_name_or_path, config)
         self._label_names: list[str] | None = None  # of the data it was trained on
 
@@ -130,6 +137,8 @@ class TransformerTask(SparseGradModule, ABC):
         super().on_save_checkpoint(checkpoint)
         if self._label_names:
             checkpoint[_LABEL_NAMES] = self._label_names
+        if self.lr is not None:
+            checkpoint[_LEARNING_RATE] = self.lr
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
@@ -137,6 +146,8 @@ class TransformerTask(SparseGradModule, ABC):
         self._label_names = checkpoint.get(_LABEL_NAMES) or stored.get("label_names")
         if self._trainer is not None:
             self._require_label_names()
+            if self._trainer.state.fn == TrainerFn.FITTING:
+                self.lr = checkpoint.get(_LEARNING_RATE, self.lr)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
         loss: Tensor = self(batch).loss
@@ -185,6 +196,9 @@ class TransformerTask(SparseGradModule, ABC):
         others = [parameter for parameter in parameters if parameter.ndim < 2]
         groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
         optimizer: Optimizer = _made("optimizer", self.optimizer, groups)
+        if self.lr is not None:
+            for group in optimizer.param_groups:
+                group["lr"] = self.lr
         if self.lr_scheduler is None:
             return optimizer
         scheduler = _made("lr_scheduler", self.lr_scheduler, optimizer)

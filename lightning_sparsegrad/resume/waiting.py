@@ -1,4 +1,4 @@
-"""A checkpoint asked for inside an accumulation window waits for the window's end, or is marked where it never comes."""
+"""A checkpoint asked for inside an accumulation window waits for the window's end; where none comes, it is marked."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
