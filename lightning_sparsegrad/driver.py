@@ -1,7 +1,9 @@
 """Drives an engine from the hooks of a Trainer; the module and the callback are two doors to it."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
 from inspect import unwrap
 from math import ceil
 from typing import Any
@@ -19,7 +21,7 @@ from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.functional.sharding import is_spread
 from lightning_sparsegrad.monitored import MonitorCheck
 from lightning_sparsegrad.nonfinite import NonFinite, check_policy
-from lightning_sparsegrad.resume.waiting import WaitingCheckpoints
+from lightning_sparsegrad.resume.waiting import INEXACT_KEY, WaitingCheckpoints
 from lightning_sparsegrad.trainable import tell_what_trains
 from lightning_sparsegrad.transforms.base import GradientTransform, Window
 from lightning_sparsegrad.twins import is_a
@@ -28,14 +30,15 @@ CHECKPOINT_KEY = "lightning_sparsegrad"
 _NORMS = {"norm_before", "norm_after"}  # of every component: too many to log
 # strategies that flatten gradients or keep them out of the parameters: norms and masks would be silently wrong
 _HIDDEN = ("FSDPStrategy", "XLAFSDPStrategy", "DeepSpeedStrategy")
-_HOOKS = (
+_HOOKS = {
+    "setup",  # of the callback
     "on_fit_start",
     "on_train_batch_start",
     "on_after_backward",
     "on_before_optimizer_step",
     "on_save_checkpoint",
     "on_load_checkpoint",
-)
+}
 
 
 class TrainerDriver:
@@ -82,26 +85,70 @@ class TrainerDriver:
         self._refuse_fighting_clips(trainer)
         self._refuse_unsupported(trainer)
         MonitorCheck.join(trainer)
-        steps = count_steps(trainer) if self.transform.needs_total_steps else None
-        self._engine = GradientEngine(
-            trainer.strategy.model or module,  # in its wrapper, if there is one
-            self.transform,
-            total_steps=steps,
-            seed=_run_seed(trainer),
-            skip_dropped=self._skip_dropped,
-            nonfinite=self._nonfinite,
-        )
-        if not module.automatic_optimization:
-            self._engine.compute_everything("under manual optimization, only you know which forward pass trains what")
+        self._engine = self._new_engine(trainer, module, total_steps=self._count_steps(trainer))
         self._warn_of_lost_states(module)
         tell_what_trains(module)
         _LeaveAsItWas.join(trainer, self._engine)
         DivergenceCheck.join(trainer)
-        WaitingCheckpoints.of(trainer).holds_gradient = lambda: self._pending
+        waiting = WaitingCheckpoints.of(trainer)
+        waiting.holds_gradient = lambda: self._pending
         self._hook_seen = self._pending = False
         if self._restored is not None and trainer.ckpt_path:  # else this fit starts anew from loaded weights
-            self._engine.load_state_dict(self._state_of_same_strategy(self._restored))
+            waiting.tell_of(self._restored, trainer)
+            if CHECKPOINT_KEY in self._restored:
+                self._engine.load_state_dict(self._state_of_same_strategy(self._restored[CHECKPOINT_KEY]))
         self._restored = None
+
+    @contextmanager
+    def searching(self, trainer: Trainer, module: LightningModule, *, begun: bool) -> Iterator[Callable[[], None]]:
+        """Have a search of Lightning's tuner run with engines of its own; everything is as it was afterwards.
+
+        Args:
+            trainer: The Trainer, before its limits are the search's.
+            module: The module.
+            begun: Whether the fit trains already: the search begins with what its engine has seen.
+
+        Yields:
+            What begins a trial, with a new engine.
+        """
+        kept = dict(vars(self))
+        self._refuse_fighting_clips(trainer)
+        self._refuse_unsupported(trainer)
+        steps = self._count_steps(trainer)
+        state = deepcopy(self._engine.state_dict()) if begun and self._engine is not None else None
+
+        def begin() -> None:
+            if self._engine is not None:
+                self._engine.abandon()
+            self._engine = self._new_engine(trainer, module, total_steps=steps, searches=True)
+            if state is not None:
+                self._engine.load_state_dict(state)
+            self._hook_seen, self._pending, self._stepped = False, False, set()
+
+        try:
+            yield begin
+        finally:
+            if self._engine is not None:
+                self._engine.abandon()
+            vars(self).update(kept)
+
+    def _count_steps(self, trainer: Trainer) -> int | None:
+        return count_steps(trainer) if self.transform.needs_total_steps else None
+
+    def _new_engine(
+        self, trainer: Trainer, module: LightningModule, *, total_steps: int | None, searches: bool = False
+    ) -> GradientEngine:
+        engine = GradientEngine(
+            trainer.strategy.model or module,  # in its wrapper, if there is one
+            self.transform,
+            total_steps=total_steps,
+            seed=_run_seed(trainer),
+            skip_dropped=self._skip_dropped,
+            nonfinite="propagate" if searches and self._nonfinite == "raise" else self._nonfinite,
+        )
+        if not module.automatic_optimization:
+            engine.compute_everything("under manual optimization, only you know which forward pass trains what")
+        return engine
 
     def batch_start(self, trainer: Trainer) -> None:
         """Open the window at the first micro-batch of an optimizer step."""
@@ -169,7 +216,7 @@ class TrainerDriver:
 
     def load(self, checkpoint: Mapping[str, Any]) -> None:
         """Take the engine's state from a checkpoint that has one; it is used when the fit starts."""
-        self._restored = checkpoint.get(CHECKPOINT_KEY)
+        self._restored = {key: checkpoint[key] for key in (CHECKPOINT_KEY, INEXACT_KEY) if key in checkpoint}
 
     def _state_of_same_strategy(self, state: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the state without a transform's that has given way to another class; say so if the strategy changed.
@@ -214,6 +261,12 @@ class TrainerDriver:
             )
 
 
+class Door:
+    """What the gradients of a Trainer's module come through: our module, or our callback."""
+
+    _driver: TrainerDriver
+
+
 class _LeaveAsItWas(Callback):
     """Closes a window that was cut short; after an exception a Trainer calls the hooks of callbacks alone."""
 
@@ -228,13 +281,15 @@ class _LeaveAsItWas(Callback):
             if isinstance(callback, cls):
                 callback._engine = engine
                 return
-        callbacks.append(cls(engine))
+        # the first, so that what others do of an exception finds no window open, as a checkpoint has to
+        trainer.callbacks = [cls(engine), *callbacks]  # type: ignore[attr-defined]
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         self._engine.abandon()
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._engine.abandon()
+        WaitingCheckpoints.of(trainer).on_exception(trainer, pl_module, exception)  # before any other asks for one
 
 
 def count_steps(trainer: Trainer) -> int | None:
@@ -269,7 +324,7 @@ def _loss_scale(trainer: Trainer, module: LightningModule) -> Tensor | None:
 def require_super(cls: type, base: type) -> None:
     """Refuse a subclass that overrides a hook of `base` without naming it, as `super().on_after_backward()` does."""
     for owner in cls.__mro__[: cls.__mro__.index(base)]:
-        for hook in _HOOKS:
+        for hook in vars(base).keys() & _HOOKS:
             override = owner.__dict__.get(hook)
             code = getattr(unwrap(override), "__code__", None) if override else None
             if code is not None and hook not in code.co_names:

@@ -14,15 +14,17 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.resume.alone import is_alone
 from lightning_sparsegrad.resume.atomic import AtomicCheckpointIO
 from lightning_sparsegrad.resume.counters import counters, set_counters
 from lightning_sparsegrad.resume.metrics import metric_states, set_metric_states
 from lightning_sparsegrad.resume.order import TrackedLoader, can_be_read_again
-from lightning_sparsegrad.resume.progress import begin_epoch, rewind
+from lightning_sparsegrad.resume.progress import begin_epoch, is_cut_short, is_within_epoch, rewind
 from lightning_sparsegrad.resume.randomness import random_states, set_random_states
 from lightning_sparsegrad.resume.sources import set_source_states, source_states
 from lightning_sparsegrad.resume.switches import set_switches, switches
-from lightning_sparsegrad.resume.waiting import WaitingCheckpoints
+from lightning_sparsegrad.resume.waiting import INEXACT_KEY, WaitingCheckpoints
+from lightning_sparsegrad.searches import Searches
 
 EXACT_RESUME_KEY = "exact_resume"
 
@@ -50,8 +52,14 @@ class ExactResume(WaitingCheckpoints):
     **When checkpoints are written.** One that is asked for during the fit waits for the next border: the optimizer step
     of the accumulation window is done, and what follows from it (all hooks, a validation, schedulers; at the end of an
     epoch, its logs), and the next batch is not loaded yet. The file is named when it is asked for, and older ones are
-    removed after it is written. Where training stops in the middle of a window, by an exception or by a limit of time,
-    nothing is written and a warning says so; after SIGTERM, which Lightning handles between two batches, it is.
+    removed after it is written. After SIGTERM, which Lightning handles between two batches, that is there.
+
+    **Where there is no border any more,** after an exception or where a limit of time ends the training inside a
+    window, what is asked for is written all the same, and a warning says that it is not exact. It holds
+    `lightning_sparsegrad_inexact`, and a resume from it says so and goes on after the last finished optimizer step: the
+    batches of the window that was not finished are used again, the data goes on in its order, random draws are others.
+    After an exception in one of several processes, process 0 writes what it holds, without the states of the others: a
+    resume begins the data of the epoch anew. What is sharded over processes (FSDP2, ZeRO) is not written then.
 
     **How.** Beside its place, then moved there in one step, unless a `CheckpointIO` of your own is in use: see
     `AtomicCheckpointIO`. All of it loads with `weights_only=True`.
@@ -73,7 +81,7 @@ class ExactResume(WaitingCheckpoints):
     - where a `CombinedLoader` of loaders without a length stands in the modes `max_size` and `max_size_cycle`;
     - accumulation under manual optimization without a transform of this library.
 
-    A `training_step` that takes `dataloader_iter` is refused. SIGTERM within a window saves nothing. SLURM's automatic
+    A `training_step` that takes `dataloader_iter` is refused. SLURM's automatic
     requeue comes before the waiting checkpoint is written: have one every n steps, or
     `plugins=[SLURMEnvironment(auto_requeue=False)]`. Loggers are told of a checkpoint when it is asked for. The folder
     of a sharded checkpoint (`ModelParallelStrategy`) is written in place, by Lightning;
@@ -117,7 +125,8 @@ class ExactResume(WaitingCheckpoints):
                 return
             yield batch
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
         fetcher = _fit_loop(trainer)._data_fetcher
         if fetcher.iterator is not self._watched:  # an epoch has begun
             fetcher.iterator = self._watched = self._watch(trainer, fetcher.iterator)
@@ -128,19 +137,17 @@ class ExactResume(WaitingCheckpoints):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         # else Lightning passes over a plateau's scheduler at the end of a resumed epoch, for want of its metric
         _fit_loop(trainer)._restarting = False
-        if self._cut_short(trainer) and not self.inside_window(trainer):
+        if is_cut_short(trainer) and not self.inside_window(trainer):
             self.write()  # as of the last batch, before hooks close an epoch that a resumed run goes on with
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        self._stop(trainer)
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._running = False
+        super().on_train_end(trainer, pl_module)
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
-        if self._running:
-            self._stop(trainer, between_batches=isinstance(exception, SIGTERMException))
-
-    def _stop(self, trainer: Trainer, *, between_batches: bool = True) -> None:
-        self._running = not between_batches
-        self._end(trainer)
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        # others come inside a batch, or in the middle of what follows it
+        self._running &= not isinstance(exception, SIGTERMException)
+        super().on_exception(trainer, pl_module, exception)
 
     # ------------------------------------------------------------ the start of a fit
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
@@ -152,6 +159,7 @@ class ExactResume(WaitingCheckpoints):
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by its connector
         # the first, so that what it writes or restores in a hook is of before or after that hook for all others
         trainer.callbacks = [self, *(callback for callback in callbacks if callback is not self)]  # type: ignore[attr-defined]
+        Searches.of(trainer)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
 
@@ -195,7 +203,7 @@ class ExactResume(WaitingCheckpoints):
             _set_sampler_epoch(loader, loop.epoch_progress.current.processed)
             if position is not None:
                 loader.load_state_dict(position)
-            elif state["within_epoch"]:
+            elif state["within_epoch"] and state.get("exact", True):
                 raise ConfigurationError(
                     f"A training loader should be a DataLoader, have a length, or have a `state_dict` and a length, to "
                     f"go on within an epoch. Found `{type(loader).__name__}`."
@@ -221,48 +229,48 @@ class ExactResume(WaitingCheckpoints):
         set_random_states(state["random"], trainer.strategy.root_device)
 
     # ------------------------------------------------------------ checkpoints
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
-        loop, within_epoch = _fit_loop(trainer), self._within_epoch(trainer)
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        loop, within_epoch = _fit_loop(trainer), self.goes_on_within_epoch(trainer)
         loaders = [] if loop._combined_loader is None else loop._combined_loader.flattened
         mine = {
+            "exact": not self._inexact,
             "within_epoch": within_epoch,
             "random": random_states(trainer.strategy.root_device),
-            "metrics": metric_states(trainer),
+            "metrics": metric_states(trainer, ended=is_within_epoch(trainer) and not within_epoch),
             "counters": counters(trainer),
             "switches": switches(trainer, configured=self._accumulate),
             "loaders": [self._position(trainer, loader) for loader in loaders],
             "validation": [source_states(loader) for loader in _validation_loaders(trainer)],
         }
-        checkpoint[EXACT_RESUME_KEY] = {"processes": _gathered(trainer, mine)}
+        if not is_alone(trainer):  # else the states of the other processes are not known
+            checkpoint[EXACT_RESUME_KEY] = {"processes": _gathered(trainer, mine)}
         progress = checkpoint["loops"]["fit_loop"]
         if any(isinstance(loader, TrackedLoader) for loader in loaders):
             progress["state_dict"].pop("combined_loader", None)  # of one process, and our loaders'
-        rewind(progress, within_epoch=within_epoch)
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
+        if not (self._inexact and is_within_epoch(trainer)):
+            rewind(progress, within_epoch=within_epoch)
 
     def _position(self, trainer: Trainer, loader: Any) -> Any:
         loop = _fit_loop(trainer)
-        if not self._within_epoch(trainer):
+        if not self.goes_on_within_epoch(trainer):
             if isinstance(loader, TrackedLoader):
                 return loader.rest()
             return loader.state_dict() if isinstance(loader, _Stateful) else None
         # without a length, Lightning loads a batch ahead to know which is the last
-        ahead = loop._data_fetcher.fetched - loop.epoch_loop.batch_progress.current.ready
+        used = self.finished_batches(trainer) if self._inexact else loop.epoch_loop.batch_progress.current.ready
+        ahead = loop._data_fetcher.fetched - used
         if isinstance(loader, TrackedLoader):
             return loader.position(ahead=ahead)
-        return loader.state_dict() if isinstance(loader, _Stateful) and not ahead else None
-
-    def _within_epoch(self, trainer: Trainer) -> bool:
-        epoch = _fit_loop(trainer).epoch_progress.current
-        return epoch.processed < epoch.started or self._cut_short(trainer)
-
-    def _cut_short(self, trainer: Trainer) -> bool:
-        loop = _fit_loop(trainer).epoch_loop
-        return loop.batch_progress.current.ready > 0 and not loop._num_ready_batches_reached()
+        return loader.state_dict() if isinstance(loader, _Stateful) and (self._inexact or not ahead) else None
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
         if trainer.state.fn != TrainerFn.FITTING:
             return
+        self.tell_of(checkpoint, trainer)
         if EXACT_RESUME_KEY not in checkpoint:
+            if INEXACT_KEY in checkpoint:  # it has been told: one of several processes wrote it alone
+                return
             rank_zero_warn(
                 f"`{trainer.ckpt_path}` was written without `ExactResume`: the resumed run has other random states "
                 f"than an uninterrupted one, and within an epoch other data."

@@ -5,15 +5,16 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
 
-from lightning_sparsegrad.driver import TrainerDriver, require_super
+from lightning_sparsegrad.driver import Door, TrainerDriver, require_super
 from lightning_sparsegrad.engine import GradientEngine
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.modules.base import SparseGradModule
 from lightning_sparsegrad.nonfinite import NonFinite
+from lightning_sparsegrad.searches import Searches
 from lightning_sparsegrad.transforms.base import GradientTransform
 
 
-class GradientTransformCallback(Callback):
+class GradientTransformCallback(Door, Callback):
     """Put the gradients of any LightningModule through a transform, once per optimizer step.
 
     It does for a module of your own what `SparseGradModule` does for its subclasses. Under manual optimization call
@@ -69,6 +70,9 @@ class GradientTransformCallback(Callback):
             RuntimeError: If no `manual_backward` has come since the last call.
         """
         self._driver.apply_(trainer, pl_module)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+        Searches.of(trainer)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         present: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by the callback connector

@@ -2,16 +2,17 @@
 
 from typing import Any
 
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from torch.optim import Optimizer
 
-from lightning_sparsegrad.driver import TrainerDriver, require_super
+from lightning_sparsegrad.driver import Door, TrainerDriver, require_super
 from lightning_sparsegrad.engine import GradientEngine
 from lightning_sparsegrad.nonfinite import NonFinite
+from lightning_sparsegrad.searches import Searches
 from lightning_sparsegrad.transforms.base import GradientTransform
 
 
-class SparseGradModule(LightningModule):
+class SparseGradModule(Door, LightningModule):
     """A LightningModule whose gradients go through a transform, once per optimizer step.
 
     Subclass it like any LightningModule. The transform sees the whole gradient: after all micro-batches of an
@@ -62,6 +63,17 @@ class SparseGradModule(LightningModule):
     def gradient_engine(self) -> GradientEngine:
         """The engine, from the start of a fit on: its statistics tell what the last step did."""
         return self._driver.engine
+
+    @property
+    def trainer(self) -> Trainer:
+        """The Trainer, once it has been given this module."""
+        return super().trainer
+
+    @trainer.setter
+    def trainer(self, trainer: Trainer | None) -> None:
+        LightningModule.trainer.fset(self, trainer)  # type: ignore[attr-defined]  # mypy takes it for its value
+        if isinstance(trainer, Trainer):  # the only moment before a fit starts that a subclass need not hand on
+            Searches.of(trainer)
 
     def apply_gradient_transform_(self) -> None:
         """Apply the transform now, to all gradients: for manual optimization, where only you know which step follows.

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.distributed.fsdp import fully_shard
@@ -50,6 +51,8 @@ from lightning_sparsegrad.transforms.base import GradientTransform
 
 Batch = dict[str, Any]
 
+_LEARNING_RATE = "lightning_sparsegrad_learning_rate"  # in checkpoints
+
 
 class TransformerTask(SparseGradModule, ABC):
     """Abstract task: fine-tune a pretrained transformer with a head.
@@ -82,6 +85,10 @@ class TransformerTask(SparseGradModule, ABC):
         dtype: What weights are trained in, whatever they are stored in: in half precision most of them would be too
             coarse to move by a step. `"auto"` keeps what they are stored in. `precision="bf16-true"` of the Trainer
             converts the module itself. Beside a base model in half precision, the weights of an adapter are float32.
+
+    Attributes:
+        lr: Learning rate of all parameters, which overrides the optimizer's unless it is `None`. `LearningRateFinder`
+            and `Tuner.lr_find` set it; a resumed fit takes it from the checkpoint.
 
     Raises:
         ConfigurationError: If there is no such model, or its head has other labels; if a checkpoint was trained on
@@ -119,6 +126,7 @@ class TransformerTask(SparseGradModule, ABC):
         self._hparams_initial = deepcopy(self.hparams)  # these are what loggers write
         self.model_name_or_path = model_name_or_path
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
+        self.lr: float | None = None
         self.model = _load(self.auto_model, model_name_or_path, config, dtype)
         self.trained_names: list[str] | None = None
         """The names of the classes of the data it was trained on; empty for numbers, `None` if they are not known."""
@@ -181,6 +189,8 @@ class TransformerTask(SparseGradModule, ABC):
         super().on_save_checkpoint(checkpoint)
         if self.trained_names is not None:
             checkpoint[LABEL_NAMES] = self.trained_names
+        if self.lr is not None:
+            checkpoint[_LEARNING_RATE] = self.lr
         checkpoint[MODEL_KEY] = {**describe_model(self.model), **self._tokens}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -194,6 +204,8 @@ class TransformerTask(SparseGradModule, ABC):
             self._tokens = tokens_in(described)
         if self._trainer is not None:
             self._require_label_names()
+            if self._trainer.state.fn == TrainerFn.FITTING:
+                self.lr = checkpoint.get(_LEARNING_RATE, self.lr)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
         loss: Tensor = self(batch).loss
@@ -246,6 +258,9 @@ class TransformerTask(SparseGradModule, ABC):
         others = [parameter for parameter in parameters if parameter.ndim < 2]
         groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
         optimizer: Optimizer = _made("optimizer", self.optimizer, groups)
+        if self.lr is not None:
+            for group in optimizer.param_groups:
+                group["lr"] = self.lr
         if self.lr_scheduler is None:
             return optimizer
         scheduler = _made("lr_scheduler", self.lr_scheduler, optimizer)

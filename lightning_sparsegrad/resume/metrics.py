@@ -22,12 +22,18 @@ _REDUCTIONS = {
 _SEEN = ("_callback_metrics", "_logged_metrics", "_progress_bar_metrics")
 
 
-def metric_states(trainer: Trainer) -> dict[str, Any]:
-    """Return what the epoch has logged and measured so far, as numbers and tensors on the CPU."""
+def metric_states(trainer: Trainer, *, ended: bool = False) -> dict[str, Any]:
+    """Return what the epoch has logged and measured so far, as numbers and tensors on the CPU.
+
+    Args:
+        trainer: The Trainer.
+        ended: Whether another epoch begins, so that nothing was seen of it.
+    """
     connector = trainer._logger_connector
+    results = trainer.fit_loop.epoch_loop._results
     states = {
-        "modules": {name: _state(metric) for name, metric in _metrics(trainer.lightning_module).items()},
-        "results": {key: _result_state(result) for key, result in trainer.fit_loop.epoch_loop._results.items()},
+        "modules": {} if ended else module_metrics(trainer.lightning_module),
+        "results": {} if ended else {key: _result_state(result) for key, result in results.items()},
         "seen": {name: dict(getattr(connector, name)) for name in _SEEN},
     }
     return move_data_to_device(states, "cpu")  # type: ignore[no-any-return]
@@ -37,15 +43,25 @@ def set_metric_states(trainer: Trainer, states: dict[str, Any], *, within_epoch:
     """Restore what `metric_states` returned; within an epoch, have its running means go on."""
     connector, device = trainer._logger_connector, trainer.strategy.root_device
     metrics = _metrics(trainer.lightning_module)
-    for name, state in states["modules"].items():
-        if name in metrics:
-            _set_state(metrics[name], state)
+    set_module_metrics(trainer.lightning_module, states["modules"])
     for key, state in states["results"].items():
         if (result := _result(trainer, state, metrics)) is not None:
             trainer.fit_loop.epoch_loop._results[key] = result.to(device)
     for name in _SEEN:
         getattr(connector, name).update(move_data_to_device(states["seen"][name], device))
     connector._first_loop_iter = False if within_epoch else None
+
+
+def module_metrics(module: LightningModule) -> dict[str, Any]:
+    """Return the states of the metrics in a module."""
+    return {name: _state(metric) for name, metric in _metrics(module).items()}
+
+
+def set_module_metrics(module: LightningModule, states: dict[str, Any]) -> None:
+    """Restore what `module_metrics` returned."""
+    metrics = _metrics(module)
+    for name in states.keys() & metrics.keys():
+        _set_state(metrics[name], states[name])
 
 
 def _metrics(module: LightningModule) -> dict[str, Metric]:

@@ -1,6 +1,7 @@
 """The order of the training data: where a loader stands in its epoch, and how a new one comes to stand there."""
 
 from collections.abc import Iterator
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -60,6 +61,8 @@ class TrackedLoader:
         self._start = {name: value for name, value in state.items() if name != "batches"}
         self._batches = state["batches"]
         iterator = iter(self.loader)
+        if not self._batches:  # the order is drawn with the first batch, for which the states will be other ones
+            return self._pass(chain(list(islice(iterator, 1)), iterator))
         _pass_over(iterator, self._batches, loading=draws_while_loading(self.loader))
         return self._pass(iterator)
 

@@ -2,7 +2,20 @@
 
 from typing import Any
 
+from lightning.pytorch import Trainer
 from lightning.pytorch.loops.loop import _Loop
+
+
+def is_within_epoch(trainer: Trainer) -> bool:
+    """Return whether an epoch has begun and is not done, or was cut short."""
+    epoch: Any = trainer.fit_loop.epoch_progress.current
+    return bool(epoch.processed < epoch.started or is_cut_short(trainer))
+
+
+def is_cut_short(trainer: Trainer) -> bool:
+    """Return whether an epoch stands before its last batch."""
+    loop = trainer.fit_loop.epoch_loop
+    return loop.batch_progress.current.ready > 0 and not loop._num_ready_batches_reached()
 
 
 def begin_epoch(loop: Any) -> None:
@@ -30,3 +43,23 @@ def rewind(progress: dict[str, Any], *, within_epoch: bool) -> None:
             epoch["completed"] = max(0, epoch["processed"] - 1)
     if within_epoch:
         progress["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
+
+
+def settle(progress: dict[str, Any], *, batches: int, logged: int, ends_epoch: bool) -> None:
+    """Have the saved progress stand behind the first `batches` batches of an epoch, with what follows them done.
+
+    Args:
+        progress: What is saved of the fit loop; its later batches may be done or begun.
+        batches: Batches of the epoch.
+        logged: Steps of the loggers until then.
+        ends_epoch: Whether these are all.
+    """
+    saved = progress["epoch_loop.batch_progress"]
+    undone = saved["current"]["ready"] - batches
+    for tracker in ("total", "current"):
+        saved[tracker] = dict.fromkeys(saved[tracker], saved[tracker]["ready"] - undone)
+        if ends_epoch:
+            progress["epoch_progress"][tracker]["processed"] = progress["epoch_progress"][tracker]["started"]
+    saved["is_last_batch"] = ends_epoch
+    progress["epoch_loop.state_dict"]["_batches_that_stepped"] = logged
+    rewind(progress, within_epoch=not ends_epoch)

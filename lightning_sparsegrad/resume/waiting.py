@@ -1,12 +1,19 @@
-"""A checkpoint asked for inside an accumulation window waits for the window's end, or is refused."""
+"""A checkpoint asked for inside an accumulation window waits for the window's end; where none comes, it is marked."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from lightning_sparsegrad.resume.alone import is_alone, leave_others, rejoin_others, why_not_alone
+from lightning_sparsegrad.resume.progress import is_within_epoch, settle
+
+INEXACT_KEY = "lightning_sparsegrad_inexact"  # in checkpoints, with the step at which training broke off
 
 from lightning_sparsegrad.twins import is_a
 
@@ -16,20 +23,30 @@ class WaitingCheckpoints(Callback):
 
     Inside a window the gradients of earlier micro-batches belong to the state of the training, and no checkpoint holds
     them. So what `Trainer.save_checkpoint` is asked for there, by a ModelCheckpoint or by anybody, is written after the
-    optimizer step; the removal of an older checkpoint and a link to the new one wait with it. Where there is no such
-    moment any more, after an exception or the end of the training inside a window, nothing is written, and a warning
-    says so. Checkpoints of weights alone (`weights_only=True`) hold nothing to go on from, and do not wait.
+    optimizer step; the removal of an older checkpoint and a link to the new one wait with it. Checkpoints of weights
+    alone (`weights_only=True`) hold nothing to go on from, and do not wait.
+
+    Where there is no such moment any more, after an exception or the end of the training inside a window, it is written
+    all the same, and a warning says that it is not exact: it holds `lightning_sparsegrad_inexact`, and a resume from it
+    goes on after the last finished optimizer step. After an exception in one of several processes the first process
+    writes what it holds, without the others, for which it might wait forever.
 
     Attributes:
         holds_gradient: Whether a gradient waits for an optimizer step that only its owner knows of, as under manual
             optimization; asked beside the Trainer.
+        suspended: Whether everything is written at once, as within a search of Lightning's tuner.
     """
 
     def __init__(self) -> None:
         self.holds_gradient: Callable[[], bool] | None = None
+        self.suspended = False
         self._requests: dict[str, Callable[[], None]] = {}
         self._followers: list[Callable[[], None]] = []
-        self._broken_off = False
+        self._over = False  # whether there will be no end of a window any more
+        self._inexact = False  # what is being written
+        self._told = False  # that this fit resumes from what is not exact
+        self._window = (-1, -1)  # the step and the epoch of the one at hand
+        self._before = (0, 0)  # micro-batches of the epoch before it, and how often Lightning logged a step
 
     @classmethod
     def of(cls, trainer: Trainer) -> "WaitingCheckpoints":
@@ -44,7 +61,8 @@ class WaitingCheckpoints(Callback):
 
     def intercept(self, trainer: Trainer) -> None:
         """Have a Trainer bring its requests here; a second time changes nothing."""
-        self._requests, self._followers, self._broken_off = {}, [], False
+        self._begin()
+        rejoin_others(trainer)
         if "save_checkpoint" not in vars(trainer):
             # there is no hook between a request and the collection of the state: Trainer.save_checkpoint does both
             trainer.save_checkpoint = partial(self._save, trainer, trainer.save_checkpoint)  # type: ignore[method-assign]
@@ -76,15 +94,43 @@ class WaitingCheckpoints(Callback):
         for action in (*requests.values(), *followers):
             action()
 
-    def refuse(self, trainer: Trainer) -> None:
-        """Write nothing of what waits, and say so."""
-        for path in self._requests:
-            rank_zero_warn(
-                f"Checkpoint `{path}` is not written: training stopped at step {trainer.global_step} inside a window, "
-                f"or before all that follows a step was done, and no checkpoint holds half of that. Go on from an "
-                f"earlier one; `Trainer.save_checkpoint(path, weights_only=True)` keeps the weights alone."
+    def finished_batches(self, trainer: Trainer) -> int:
+        """Return the micro-batches of the epoch up to the last finished optimizer step."""
+        progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+        if not self._has_stepped(trainer):
+            return self._before[0]
+        return int(progress.ready if trainer.lightning_module.automatic_optimization else progress.processed)
+
+    def mark(self, trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+        """Say of a checkpoint that it is not exact, and have it go on after the last finished optimizer step."""
+        checkpoint[INEXACT_KEY] = {"step": trainer.global_step}
+        if is_within_epoch(trainer):
+            settle(
+                checkpoint["loops"]["fit_loop"],
+                batches=self.finished_batches(trainer),
+                logged=self._before[1] + self._has_stepped(trainer),
+                ends_epoch=self._ends_epoch(trainer),
             )
-        self._requests, self._followers = {}, []
+
+    def tell_of(self, checkpoint: Mapping[str, Any], trainer: Trainer) -> None:
+        """Say so, once, if the checkpoint that a fit resumes from is not exact."""
+        mark = checkpoint.get(INEXACT_KEY)
+        if mark and not self._told:
+            self._told = True
+            rank_zero_warn(
+                f"`{trainer.ckpt_path}` is not exact: training stopped at step {mark['step']} inside a window, or "
+                f"before all that follows a step was done. It goes on after the last finished optimizer step."
+            )
+
+    def goes_on_within_epoch(self, trainer: Trainer) -> bool:
+        """Return whether a resume from what is being written goes on within an epoch."""
+        return is_within_epoch(trainer) and not (self._inexact and self._ends_epoch(trainer))
+
+    def _ends_epoch(self, trainer: Trainer) -> bool:
+        return self._has_stepped(trainer) and trainer.fit_loop.epoch_loop._num_ready_batches_reached()
+
+    def _has_stepped(self, trainer: Trainer) -> bool:
+        return trainer.global_step > self._window[0]
 
     # ------------------------------------------------------------ what a Trainer is asked for
     def _save(
@@ -96,22 +142,54 @@ class WaitingCheckpoints(Callback):
         storage_options: Any = None,
     ) -> None:
         request = partial(save, filepath, weights_only, storage_options)
-        if weights_only or not self.must_wait(trainer):
+        if weights_only or self.suspended or not self.must_wait(trainer):
             request()
+        elif self._over:
+            self._write_inexact(trainer, filepath, request)
+        else:
+            self._requests[str(filepath)] = partial(self._write_waiting, trainer, filepath, request)
+
+    def _write_waiting(self, trainer: Trainer, path: Any, request: Callable[[], None]) -> None:
+        if self._over and self.must_wait(trainer):
+            self._write_inexact(trainer, path, request)
+        else:
+            request()
+
+    def _write_inexact(self, trainer: Trainer, path: Any, request: Callable[[], None]) -> None:
+        if why := why_not_alone(trainer):
+            rank_zero_warn(f"Checkpoint `{path}` is not written: training stopped at step {trainer.global_step}, {why}")
             return
-        self._requests[str(filepath)] = request
-        if self._broken_off:
-            self.refuse(trainer)
+        if is_alone(trainer) and not trainer.is_global_zero:
+            return
+        self._inexact = True
+        try:
+            request()
+        finally:
+            self._inexact = False
+        rank_zero_warn(
+            f"Checkpoint `{path}` is not exact: training stopped at step {trainer.global_step} inside a window, or "
+            f"before all that follows a step was done. A resume from it goes on after the last finished optimizer step."
+        )
 
     def _follow(self, act: Callable[..., None], *args: Any) -> None:
         if self._requests:  # what takes its place, or it leads to, is not there yet
             self._followers.append(partial(act, *args))
-        elif not self._broken_off:
+        else:
             act(*args)
 
     # ------------------------------------------------------------ hooks
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
+        if self._inexact:
+            self.mark(trainer, checkpoint)
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        self._requests, self._followers, self._broken_off = {}, [], False
+        self._begin()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
+        window = (trainer.global_step, trainer.current_epoch)
+        if window != self._window:
+            loop = trainer.fit_loop.epoch_loop
+            self._window, self._before = window, (loop.batch_progress.current.ready - 1, loop._batches_that_stepped)
 
     def on_train_batch_end(
         self,
@@ -125,15 +203,17 @@ class WaitingCheckpoints(Callback):
             self.write()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        self._end(trainer)
+        self._end()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
+        if trainer.state.fn == TrainerFn.FITTING and not isinstance(exception, SIGTERMException):  # it comes to all
+            leave_others(trainer)
         if trainer.training or trainer.validating:
-            self._end(trainer)
+            self._end()
 
-    def _end(self, trainer: Trainer) -> None:
-        self._broken_off = self.must_wait(trainer)
-        if self._broken_off:
-            self.refuse(trainer)
-        else:
-            self.write()
+    def _begin(self) -> None:
+        self._requests, self._followers, self._over, self._told, self._window = {}, [], False, False, (-1, -1)
+
+    def _end(self) -> None:
+        self._over = True
+        self.write()

@@ -1,4 +1,4 @@
-"""A checkpoint asked for at a moment that cannot be gone on from waits for one that can, or is refused with a line."""
+"""A checkpoint asked for at a moment that cannot be gone on from waits for one that can, or is marked as not exact."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -10,14 +10,16 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
+from torch.utils.data import DataLoader, default_collate
 
 from lightning_sparsegrad import ExactResume
-from tests.lightning.tasks import DOORS, STRATEGIES, Batch
-from tests.resume.runs import Sensitive, assert_went_on, fit
+from lightning_sparsegrad.resume.waiting import INEXACT_KEY
+from tests.lightning.tasks import DOORS, STRATEGIES, Batch, dataset
+from tests.resume.runs import BATCHES, Sensitive, assert_went_on, fit
 
 MASK_AND_CLIP = STRATEGIES["mask and clip"]
 HOOKS = ("on_train_batch_start", "on_before_backward", "on_after_backward", "on_train_batch_end")
-REFUSED = "is not written: training stopped at step 2 inside a window"
+INEXACT = "is not exact: training stopped at step 2 inside a window"
 
 pytestmark = [
     pytest.mark.resume,
@@ -109,7 +111,7 @@ def test_an_older_checkpoint_goes_when_the_newer_is_there(tmp_path: Path):
     assert seen.count(1) > 14
 
 
-@pytest.mark.filterwarnings("ignore:Checkpoint .* is not written")
+@pytest.mark.filterwarnings("ignore:Checkpoint .* is not exact")
 @pytest.mark.parametrize("exact", [True, False])
 def test_a_link_waits_for_what_it_leads_to(exact: bool, tmp_path: Path):
     class Watching(Callback):
@@ -129,7 +131,8 @@ def test_a_link_waits_for_what_it_leads_to(exact: bool, tmp_path: Path):
     with pytest.raises(RuntimeError, match="broken"):
         fit("module", MASK_AND_CLIP, callbacks=callbacks, kind=Failing, val_check_interval=2)
     assert found == [True]
-    assert step_of(last) == (3 if exact else 4)
+    assert step_of(last) == 4
+    assert (INEXACT_KEY in torch.load(last, weights_only=True)) == exact  # the validation belongs to the step
 
 
 def test_asked_for_by_the_clock_it_waits_too(tmp_path: Path):
@@ -140,18 +143,131 @@ def test_asked_for_by_the_clock_it_waits_too(tmp_path: Path):
     assert_went_on(resumed, whole, tmp_path / "step=5.ckpt")
 
 
+@pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize("exact", [True, False])
 @pytest.mark.parametrize("error", [RuntimeError("broken"), KeyboardInterrupt()], ids=repr)
-def test_after_an_exception_inside_a_window_it_is_refused(error: BaseException, exact: bool, tmp_path: Path):
+def test_after_an_exception_inside_a_window_it_is_marked(error: BaseException, exact: bool, door: str, tmp_path: Path):
     kind = type("Raising", (Broken,), {"failure": error})
     asking = Ask(tmp_path / "asked.ckpt", "on_train_batch_end", batch=4)
-    callbacks = [asking, OnExceptionCheckpoint(tmp_path), *([ExactResume()] if exact else [])]
+    saving = ModelCheckpoint(tmp_path, save_on_exception=True, save_last=True, filename="{step}", every_n_train_steps=9)
+    callbacks = [asking, OnExceptionCheckpoint(tmp_path), saving, *([ExactResume()] if exact else [])]
     expected = SystemExit if isinstance(error, KeyboardInterrupt) else RuntimeError
-    with pytest.warns(UserWarning, match=REFUSED) as warned, pytest.raises(expected):
-        fit("module", MASK_AND_CLIP, callbacks=callbacks, kind=kind, accumulate_grad_batches=2)
-    refused = [str(warning.message) for warning in warned if "is not written" in str(warning.message)]
-    assert [name in message for name, message in zip(("asked.ckpt", "on_exception.ckpt"), refused, strict=True)]
-    assert not list(tmp_path.iterdir())
+    with pytest.warns(UserWarning, match=INEXACT) as warned, pytest.raises(expected):
+        fit(door, MASK_AND_CLIP, callbacks=callbacks, kind=kind, accumulate_grad_batches=2)
+    marked = [str(warning.message) for warning in warned if "is not exact" in str(warning.message)]
+    names = {"asked.ckpt", "on_exception.ckpt", "step=2.ckpt", "last.ckpt"}
+    assert len(marked) == len(names)
+    assert {path.name for path in tmp_path.iterdir()} == names
+    assert all(any(name in message for message in marked) for name in names)
+    for name in names:
+        stored = torch.load(tmp_path / name, weights_only=True)
+        assert (stored["global_step"], stored[INEXACT_KEY]) == (2, {"step": 2})
+
+
+class Fail(Callback):
+    """Fails in a hook at a micro-batch of the second epoch."""
+
+    def __init__(self, hook: str, batch: int) -> None:
+        self.batch = batch
+        setattr(self, hook, self._fail)
+
+    def _fail(self, trainer: Trainer, *_: Any) -> None:
+        if trainer.current_epoch == 1 and trainer.fit_loop.epoch_loop.batch_idx == self.batch:
+            raise RuntimeError("broken")
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint .* is not exact")
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize(
+    ("hook", "batch", "step", "used"),
+    [
+        ("on_before_backward", 0, 4, 0),  # in the first window of an epoch
+        ("on_before_backward", 2, 5, 2),  # in the first micro-batch of a window
+        ("on_before_backward", 3, 5, 2),
+        ("on_after_backward", 3, 5, 2),  # of the micro-batch that closes it
+        ("on_before_optimizer_step", 3, 5, 2),
+        ("on_train_batch_end", 2, 5, 2),
+        ("on_train_batch_end", 3, 6, 4),  # the step is done
+        ("on_train_batch_end", 6, 8, 7),  # the last
+        ("on_validation_batch_start", 6, 8, 7),
+    ],
+)
+def test_a_resume_from_what_is_not_exact_loses_nothing(
+    hook: str, batch: int, step: int, used: int, door: str, tmp_path: Path
+):
+    path = tmp_path / "on_exception.ckpt"
+    accumulating: dict[str, Any] = {"accumulate_grad_batches": 2}
+    with pytest.raises(RuntimeError, match="broken"):
+        fit(
+            door,
+            MASK_AND_CLIP,
+            callbacks=[Fail(hook, batch), OnExceptionCheckpoint(tmp_path), ExactResume()],
+            **accumulating,
+        )
+    assert step_of(path) == step
+    _, whole = fit(door, MASK_AND_CLIP, **accumulating)
+    with pytest.warns(
+        UserWarning, match=f"on_exception.ckpt` is not exact: training stopped at step {step} "
+    ) as warned:
+        run, resumed = fit(door, MASK_AND_CLIP, path=path, **accumulating)
+    assert len([each for each in warned if "not exact" in str(each.message)]) == 1
+    rest = BATCHES - used
+    assert resumed.seen[:rest] == whole.seen[BATCHES + used : 2 * BATCHES]
+    assert sum(resumed.seen[rest:]) == pytest.approx(sum(whole.seen[2 * BATCHES :]), abs=1e-4)  # in another order
+    assert resumed.steps == whole.steps
+    assert [row[0] for row in resumed.rows if "loss_step" in row[1]] == list(range(step, whole.steps))
+    assert all(parameter.requires_grad for parameter in run.lightning_module.parameters())
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint .* is not exact")
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize(("batch", "step"), [(0, 4), (3, 5)])
+def test_without_an_exact_resume_a_marked_checkpoint_goes_on_too(batch: int, step: int, door: str, tmp_path: Path):
+    with pytest.raises(RuntimeError, match="broken"):
+        fit(
+            door,
+            MASK_AND_CLIP,
+            callbacks=[Fail("on_before_backward", batch), OnExceptionCheckpoint(tmp_path)],
+            accumulate_grad_batches=2,
+        )
+    path = tmp_path / "on_exception.ckpt"
+    assert step_of(path) == step
+    with pytest.warns(UserWarning, match=f"is not exact: training stopped at step {step} "):
+        _, resumed = fit(door, MASK_AND_CLIP, path=path, callbacks=[], accumulate_grad_batches=2)
+    assert resumed.steps == 12
+    assert [row[0] for row in resumed.rows if "loss_step" in row[1]] == list(range(step, 12))
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint .* is not exact")
+def test_what_a_window_leaves_out_is_not_frozen_in_a_checkpoint_of_an_exception(tmp_path: Path):
+    with pytest.raises(RuntimeError, match="broken"):
+        fit(
+            "module",
+            STRATEGIES["head"],
+            callbacks=[Fail("on_before_backward", 3), OnExceptionCheckpoint(tmp_path), ExactResume()],
+        )
+    path = tmp_path / "on_exception.ckpt"
+    (state,) = torch.load(path, weights_only=True)["exact_resume"]["processes"]
+    assert state["switches"]["frozen"] == []
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint .* is not exact")
+def test_data_that_fail_to_load_leave_a_checkpoint(tmp_path: Path):
+    def collate(samples: list[Any]) -> Any:
+        if torch.equal(samples[0][0], dataset(BATCHES)[8][0]):
+            raise OSError("unreadable")
+        return default_collate(samples)
+
+    path = tmp_path / "on_exception.ckpt"
+    data = DataLoader(dataset(BATCHES), batch_size=2, collate_fn=collate)
+    with pytest.raises(OSError, match="unreadable"):
+        fit("module", MASK_AND_CLIP, data=data, callbacks=[OnExceptionCheckpoint(tmp_path), ExactResume()])
+    assert step_of(path) == 4
+    _, whole = fit("module", MASK_AND_CLIP, data=DataLoader(dataset(BATCHES), batch_size=2))
+    with pytest.warns(UserWarning, match="is not exact"):
+        _, resumed = fit("module", MASK_AND_CLIP, data=DataLoader(dataset(BATCHES), batch_size=2), path=path)
+    assert resumed.seen == whole.seen[4:]
 
 
 def test_after_sigterm_between_batches_it_is_written(tmp_path: Path):
@@ -167,18 +283,30 @@ def test_after_sigterm_between_batches_it_is_written(tmp_path: Path):
     assert_went_on(resumed, whole, path)
 
 
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
 @pytest.mark.parametrize("exact", [True, False])
-def test_at_the_end_of_training_inside_a_window_it_is_refused(exact: bool, tmp_path: Path):
+def test_at_the_end_of_training_inside_a_window_it_is_marked(exact: bool, tmp_path: Path):
     class Stopping(Callback):
         def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
             trainer.should_stop = trainer.fit_loop.epoch_loop.batch_idx == 4
 
     callbacks = [Stopping(), ModelCheckpoint(tmp_path, save_last=True), *([ExactResume()] if exact else [])]
-    with pytest.warns(UserWarning, match=REFUSED):
-        run, _ = fit("module", MASK_AND_CLIP, callbacks=callbacks, accumulate_grad_batches=2)
-    assert not list(tmp_path.iterdir())
+    with pytest.warns(UserWarning, match=INEXACT):
+        run, stopped = fit("module", MASK_AND_CLIP, callbacks=callbacks, accumulate_grad_batches=2)
+    assert step_of(tmp_path / "last.ckpt") == 2
     run.save_checkpoint(tmp_path / "weights.ckpt", weights_only=True)
     assert step_of(tmp_path / "weights.ckpt") == 2
+    with pytest.warns(UserWarning, match="last.ckpt` is not exact"):
+        _, resumed = fit(
+            "module",
+            MASK_AND_CLIP,
+            path=tmp_path / "last.ckpt",
+            callbacks=[ExactResume()] if exact else [],
+            accumulate_grad_batches=2,
+        )
+    assert resumed.steps == 12
+    if exact:
+        assert resumed.seen[0] == stopped.seen[4]
 
 
 def test_after_a_fit_it_is_written_at_once(tmp_path: Path):
