@@ -1,15 +1,20 @@
 """The argument parser: a class named anew replaces the one before it, and a mistake is answered in one line."""
 
 import sys
+from argparse import Action
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from inspect import Parameter, signature
 from itertools import pairwise
+from json import dumps
 from typing import Any, NoReturn
 
 import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
+from lightning_sparsegrad._jsonargparse import TRAINING_STEPS, is_schedule_of_transformers
+from lightning_sparsegrad.callables import maker, require_callable
 from lightning_sparsegrad.diagnosis import debugging, diagnose
 from lightning_sparsegrad.errors import near_matches
 from lightning_sparsegrad.replacing import discard_replaced, entries, holds_transform, keep_other_names
@@ -84,6 +89,7 @@ class SparseGradArgumentParser(LightningArgumentParser):
             if misnamed := _misnamed(namespace, flag):
                 self.error(misnamed)
             discard_replaced(namespace, _as_mapping(flag))
+            flag = self._with_maker(flag)
             namespace, rest = super()._parse_known_args_internal(flag, namespace, **kwargs)
             unknown += rest
         return namespace, unknown
@@ -121,6 +127,40 @@ class SparseGradArgumentParser(LightningArgumentParser):
             yield
         finally:
             self._read = before
+
+    # ------------------------------------------------------------ what may be called
+    def _check_value_key(self, action: Action, value: Any, key: str, *args: Any, **kwargs: Any) -> Any:
+        typehint = getattr(action, "_typehint", None)
+        if typehint is not None:
+            value = maker(value, typehint)
+            try:
+                require_callable(value, typehint)
+            except TypeError as error:
+                raise TypeError(f'Parser key "{action.dest}":\n  {error}') from error
+        return super()._check_value_key(action, value, key, *args, **kwargs)
+
+    def add_function_arguments(self, function: Any, *args: Any, linked_targets: Any = None, **kwargs: Any) -> list[str]:  # noqa: ARG002
+        """Add jsonargparse's, which passes links on to functions that do not take them.
+
+        Of a schedule of transformers all is required, as its signature says, but the length of the training, which is
+        filled in.
+        """
+        names: list[str] = super().add_function_arguments(function, *args, **kwargs)
+        if is_schedule_of_transformers(function):
+            defaults = {name: parameter.default for name, parameter in signature(function).parameters.items()}
+            for action in self._actions:
+                if defaults.get(action.dest) is Parameter.empty:
+                    action.required = action.dest != TRAINING_STEPS
+        return names
+
+    def _with_maker(self, flag: Sequence[str]) -> Sequence[str]:
+        """Return a flag that names a function which makes what its option asks for, so that arguments can follow."""
+        for name, value in _as_mapping(flag).items():
+            for action in self._actions:
+                spec = maker(value, getattr(action, "_typehint", None)) if action.dest == name else value
+                if spec is not value:
+                    return [f"--{name}={dumps(spec)}"]
+        return flag
 
     # ------------------------------------------------------------ one line per mistake
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:

@@ -46,12 +46,13 @@ def discard_replaced(before: Any, new: Any, *, inside: bool = False) -> bool:
         replaced = named is not None and (inside or not _is_same(before["class_path"], named))
         if replaced and (inside or not _is_module(before["class_path"])):
             return True
-        before = before.get("init_args")
-        if not isinstance(before, Mapping | Namespace):  # none, or what jsonargparse will refuse
+        arguments: Any = before.get("init_args")
+        if not isinstance(arguments, dict | Namespace):  # none, or what jsonargparse will refuse
             return False
         if replaced:  # a task's strategy is not its own: it stays for the next one unless that has another
-            for key in [key for key, value in entries(before).items() if not holds_transform(value)]:
-                before.pop(key)
+            for key in [key for key, value in entries(arguments).items() if not holds_transform(value)]:
+                arguments.pop(key)
+        before = arguments
         new_entries |= entries(new_entries.get("init_args"))
     for key, value in new_entries.items():
         if before.get(key) is not None:

@@ -92,7 +92,9 @@ PLACES: dict[str, tuple[dict[str, Any], dict[str, Any], type, set[Any]]] = {
     "model.encoder": (spec(Encoder, width=7, depth=7), spec(OtherEncoder, heads=5), OtherEncoder, set()),
     "model.encoders.a": (spec(Encoder, width=7, depth=7), spec(OtherEncoder, heads=5), OtherEncoder, set()),
     "data": (spec(Data, size=7, seed=7), spec(OtherData, fold=5), OtherData, set()),
-    "trainer.logger": (spec("TensorBoardLogger", save_dir="a", name="b"), spec("CSVLogger", save_dir="c"), CSVLogger, set()),
+    "trainer.logger": (
+        spec("TensorBoardLogger", save_dir="a", name="b"), spec("CSVLogger", save_dir="c"), CSVLogger, set(),
+    ),
     "trainer.profiler": (
         spec("SimpleProfiler", dirpath="a", filename="b"), spec("AdvancedProfiler"), AdvancedProfiler, set(),
     ),
