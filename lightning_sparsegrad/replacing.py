@@ -28,6 +28,8 @@ def discard_replaced(before: Any, new: Any, *, inside: bool = False) -> bool:
     Returns:
         Whether the whole of `before` is replaced.
     """
+    if not isinstance(before, list | Mapping | Namespace):
+        return False
     new = read_config(new)
     if isinstance(before, list):
         if isinstance(new, Mapping | Namespace) and before:  # a flag, or a file: of the last item
@@ -36,8 +38,6 @@ def discard_replaced(before: Any, new: Any, *, inside: bool = False) -> bool:
             for index, value in enumerate(new):
                 if value is not before[index]:
                     _discard_entry(before, index, value, inside=inside or holds_transform(before[index]))
-        return False
-    if not isinstance(before, Mapping | Namespace):
         return False
     new_entries = entries(new)
     if "class_path" in before:

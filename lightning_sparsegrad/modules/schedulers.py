@@ -183,7 +183,7 @@ def _require(owner: str, name: str, total: int, count: int | None, interval: Int
     if count is not None and total < count:
         hint = "" if interval == "epoch" else " With `lr_scheduler_interval = epoch` it counts epochs."
         raise ConfigurationError(
-            f"Parameter `{name}` of `{owner}` should be at least {count}: this run steps it so often, every {interval}. "
+            f"Parameter `{name}` of `{owner}` should be at least {count}, its steps in this run, one every {interval}. "
             f"Found `{name} = {total}`.{hint}"
         )
 
