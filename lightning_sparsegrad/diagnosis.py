@@ -23,6 +23,7 @@ from lightning_sparsegrad.transforms.base import GradientTransform
 DEBUG_VARIABLE = "SPARSEGRAD_DEBUG"
 HINT = f"({DEBUG_VARIABLE}=1 shows the full text.)"
 _CONFIG_SUFFIXES = {".yaml", ".yml", ".json"}
+_OF_THE_MODEL = {"optimizer", "lr_scheduler"}
 _NAMEABLE = (
     GradientTransform,
     Schedule,
@@ -51,6 +52,8 @@ _UNKNOWN_CLASS = re.compile(
 )
 _MISSING_FILE = re.compile(r"(?:Parser key \".*\": )?File does not exist: '(?P<path>.*)'")
 _WRONG_VALUE = re.compile(r"(?:Expected an?|Not a valid subclass of) (?P<expected>.*)\. Got value: (?P<value>.*)")
+_DENIED = re.compile(r"Importing '(?P<name>[\w.]+)' is not allowed")
+_OF_A_CALLABLE = re.compile(r"Type .* expects a function or a callable class: (.*?)\.?(?: Got value: .*)?$")
 _REQUIRED = re.compile(r"the following arguments are required: (?P<names>.*)")
 _WRONG_CHOICE = re.compile(r"invalid choice: '(?P<name>[^']*)' \(choose from (?P<names>[^)]*)\)")
 
@@ -150,7 +153,7 @@ def _sentence(message: str, parser: ArgumentParser, given: Sequence[str]) -> str
     if '"<unicode string>", line' in message:
         return _broken_yaml(message, given)
     fault = Fault.find(message)
-    text, key = fault.text, fault.key
+    text, key = _OF_A_CALLABLE.sub(r"\1", fault.text), fault.key
     at = f" at `{key}`" if key else ""
     if match := _UNKNOWN_ARGUMENT.match(text):
         name = match["name"].partition(".")[0]
@@ -185,11 +188,14 @@ def _sentence(message: str, parser: ArgumentParser, given: Sequence[str]) -> str
         allowed = {file.name for file in Path().iterdir()} if is_file else _class_names()
         near = near_matches(name if is_file else name.rpartition(".")[2], allowed - {name})
         return f"`{name}` is no file and no class that fits{at}{_written(given, name)}.{near}"
+    if match := _DENIED.search(text):
+        return f"`{match['name']}` may not be named in a config{at}{_written(given, match['name'])}."
     if match := _REQUIRED.match(text):
         return f"An argument is missing{at}: `{match['names'].replace(', ', '`, `')}`."
     if match := _WRONG_CHOICE.search(text):
         names = re.findall(r"\w+", match["names"])
         return f"`{match['name']}` is none of {', '.join(names)}.{near_matches(match['name'], names)}"
+    text = re.sub(r" Got value: Namespace\(.*", "", re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text))
     return f"{text.removesuffix('.')}{at}."
 
 
@@ -201,8 +207,17 @@ def _unknown_option(option: str, parser: ArgumentParser, given: Sequence[str]) -
         allowed = {known[depth] for known in options if known[:depth] == parts[:depth] and len(known) > depth}
         if part not in allowed:
             at = f" at `{'.'.join(parts[:depth])}`" if depth else ""
-            return f"`{part}` is no option{at}{_written(given, part)}.{near_matches(part, allowed)}"
+            near = "" if depth else _elsewhere(part, options)
+            return f"`{part}` is no option{at}{_written(given, part)}.{near or near_matches(part, allowed)}"
     return f"`{option}` is no option{_written(given, parts[-1])}."
+
+
+def _elsewhere(name: str, options: list[list[str]]) -> str:
+    """Say where an option is that is none by itself: among those of the Trainer, or the model's."""
+    groups = [group for group, *rest in options if rest == [name]]
+    if name in _OF_THE_MODEL and ["model"] in options:  # groups of LightningCLI
+        groups = ["model"]
+    return f" It is `--{groups[0]}.{name}`." if groups else ""
 
 
 def _broken_yaml(message: str, given: Sequence[str]) -> str:

@@ -43,7 +43,8 @@ from lightning_sparsegrad.linked import LINKED, ModelInstantiator, about_missing
 from lightning_sparsegrad.modules import TransformerTask
 from lightning_sparsegrad.monitored import MonitorCheck, is_about_monitor
 from lightning_sparsegrad.outcome import print_outcome
-from lightning_sparsegrad.parser import SparseGradArgumentParser, read_config
+from lightning_sparsegrad.parser import SparseGradArgumentParser
+from lightning_sparsegrad.replacing import read_config
 from lightning_sparsegrad.restored import DataInstantiator, about_moved, replace_origin
 
 __all__ = ["SparseGradArgumentParser", "SparseGradCLI", "StoreConfigCallback", "main"]

@@ -1,7 +1,7 @@
 """What every task with a pretrained transformer shares: loading, optimizers, steps, evaluation."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
 from pickle import UnpicklingError
 from typing import Any, ClassVar
@@ -23,7 +23,6 @@ from lightning_sparsegrad.data.base import TokenizedDataModule
 from lightning_sparsegrad.data.checks import listed
 from lightning_sparsegrad.data.labels import are_ids
 from lightning_sparsegrad.data.order import is_filler
-from lightning_sparsegrad.driver import count_steps
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.hub import how_without
 from lightning_sparsegrad.modules.base import SparseGradModule
@@ -36,7 +35,6 @@ from lightning_sparsegrad.modules.description import (
 )
 from lightning_sparsegrad.modules.evaluation import Evaluation, loaders_of
 from lightning_sparsegrad.modules.limits import is_on_cpu, require_fit
-from lightning_sparsegrad.modules.linear_decay import LinearDecay
 from lightning_sparsegrad.modules.loading import DType, check_dtype, dtypes_of, load_pretrained, warn_of_dtypes
 from lightning_sparsegrad.modules.padding import (
     find_padding,
@@ -45,6 +43,7 @@ from lightning_sparsegrad.modules.padding import (
     settle_padding,
     with_padding_of,
 )
+from lightning_sparsegrad.modules.schedulers import Interval, Scheduling, made
 from lightning_sparsegrad.nonfinite import NonFinite
 from lightning_sparsegrad.sources import resolve_source
 from lightning_sparsegrad.transforms.base import GradientTransform
@@ -77,8 +76,13 @@ class TransformerTask(SparseGradModule, ABC):
         config: What the subclass sets in the model's configuration.
         optimizer: Called with the parameter groups. Biases and norms (all parameters of fewer than two dimensions) are
             a group of their own, without weight decay.
-        lr_scheduler: Called with the optimizer, stepped after every optimizer step; `LinearDecay` learns here how many
-            there are. `None` keeps the learning rate.
+        lr_scheduler: Called with the optimizer: a class of `torch.optim.lr_scheduler`, `LinearDecay`, a
+            `get_*_schedule*` of transformers, or a function annotated to return a scheduler. `total_steps` and
+            `num_training_steps` are filled in from the run. `None` keeps the learning rate.
+        lr_scheduler_interval: Whether it is stepped after every optimizer `"step"`, the default, or after every
+            `"epoch"`, the default for a `ReduceLROnPlateau`.
+        lr_scheduler_frequency: It is stepped once in so many steps or epochs, at least 1.
+        lr_scheduler_monitor: What a `ReduceLROnPlateau` watches, such as `val/loss`.
         skip_dropped: Whether to leave out the work on gradients that will be dropped, see `GradientEngine`.
         nonfinite: What to do in a window whose gradients are not finite: `"propagate"`, `"skip"` or `"raise"`, see
             `GradientEngine`.
@@ -112,6 +116,9 @@ class TransformerTask(SparseGradModule, ABC):
         config: Mapping[str, Any],
         optimizer: OptimizerCallable = lambda parameters: torch.optim.AdamW(parameters, lr=2e-5, weight_decay=0.01),
         lr_scheduler: LRSchedulerCallable | None = None,
+        lr_scheduler_interval: Interval | None = None,
+        lr_scheduler_frequency: int | None = None,
+        lr_scheduler_monitor: str | None = None,
         skip_dropped: bool = True,
         nonfinite: NonFinite = "propagate",
         dtype: DType = "float32",
@@ -126,6 +133,7 @@ class TransformerTask(SparseGradModule, ABC):
         self._hparams_initial = deepcopy(self.hparams)  # these are what loggers write
         self.model_name_or_path = model_name_or_path
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
+        self._scheduling = Scheduling(lr_scheduler, lr_scheduler_interval, lr_scheduler_frequency, lr_scheduler_monitor)
         self.lr: float | None = None
         self.model = _load(self.auto_model, model_name_or_path, config, dtype)
         self.trained_names: list[str] | None = None
@@ -180,6 +188,11 @@ class TransformerTask(SparseGradModule, ABC):
         if self.trainer.ckpt_path:  # now that the Trainer has converted the module
             warn_of_dtypes(self, self._restored_dtypes)
         name_classes(self.model.config, self.trained_names)
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        for config in self.trainer.lr_scheduler_configs:  # as a checkpoint may have restored them
+            self._scheduling.check(config.scheduler)
 
     def on_predict_start(self) -> None:
         super().on_predict_start()
@@ -257,25 +270,17 @@ class TransformerTask(SparseGradModule, ABC):
         decayed = [parameter for parameter in parameters if parameter.ndim >= 2]
         others = [parameter for parameter in parameters if parameter.ndim < 2]
         groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
-        optimizer: Optimizer = _made("optimizer", self.optimizer, groups)
+        optimizer: Any = made("optimizer", self.optimizer, groups)
+        if not isinstance(optimizer, Optimizer):
+            raise ConfigurationError(
+                f"Parameter `optimizer` should make an optimizer of torch. Found `{type(optimizer).__name__}`."
+            )
         if self.lr is not None:
             for group in optimizer.param_groups:
                 group["lr"] = self.lr
         if self.lr_scheduler is None:
             return optimizer
-        scheduler = _made("lr_scheduler", self.lr_scheduler, optimizer)
-        if isinstance(scheduler, LinearDecay) and scheduler.total_steps is None:
-            scheduler.follow(self._count_steps())
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def _count_steps(self) -> int:
-        steps = count_steps(self.trainer)
-        if steps is None:
-            raise ConfigurationError(
-                "Parameter `max_steps` of the Trainer should be given for `LinearDecay` without `total_steps`, where "
-                f"epochs do not tell. Found `max_steps = {self.trainer.max_steps}`."
-            )
-        return steps
+        return {"optimizer": optimizer, "lr_scheduler": self._scheduling.configure(optimizer, self.trainer)}
 
     def _names_of_data(self) -> list[str] | None:
         """Return the names of the classes of the data, `None` where they are not known."""
@@ -322,16 +327,6 @@ class TransformerTask(SparseGradModule, ABC):
     def _log_evaluation(self, stage: str) -> None:
         values = {f"{stage}/{name}": value for name, value in self._evaluation.compute().items()}
         self.log_dict(values, sync_dist=True, reduce_fx="max")  # the metrics are those of all processes already
-
-
-def _made(parameter: str, make: Callable[[Any], Any], of: Any) -> Any:
-    """Call what the user gave; a `ConfigurationError` if it refuses its arguments."""
-    try:
-        return make(of)
-    except (TypeError, ValueError) as error:
-        raise ConfigurationError(
-            f"Parameter `{parameter}` should be given arguments that it takes. Found: {error}"
-        ) from error
 
 
 def _load(auto_model: Any, name: str, config: Mapping[str, Any], dtype: DType) -> PreTrainedModel:

@@ -12,10 +12,9 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_sparsegrad.resume.alone import is_alone, leave_others, rejoin_others, why_not_alone
 from lightning_sparsegrad.resume.progress import is_within_epoch, settle
+from lightning_sparsegrad.twins import is_a
 
 INEXACT_KEY = "lightning_sparsegrad_inexact"  # in checkpoints, with the step at which training broke off
-
-from lightning_sparsegrad.twins import is_a
 
 
 class WaitingCheckpoints(Callback):

@@ -1,5 +1,6 @@
 """What no config may have called: of the wrong kind, wherever it is named."""
 
+from pathlib import Path
 from typing import Any
 
 called: list[str] = []
@@ -20,6 +21,15 @@ class CallableThing:
 
     def __call__(self, *args: Any) -> None:
         called.append("call")
+
+
+def make(command: str = "") -> Any:
+    called.append("function without a type")
+
+
+def makes_a_path(command: str = "") -> Path:
+    called.append("function of another type")
+    return Path(command)
 
 
 thing = function
