@@ -3,6 +3,7 @@
 import re
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from pydoc import locate
 from traceback import walk_tb
@@ -11,34 +12,59 @@ from typing import Any
 import torch
 from lightning.pytorch.trainer.connectors import checkpoint_connector
 
+from lightning_sparsegrad.callbacks.exact_resume import EXACT_RESUME_KEY
 from lightning_sparsegrad.errors import ConfigurationError
 
 CONFIG_KEY = "lightning_sparsegrad_config"
+FOLDER_KEY = "lightning_sparsegrad_folder"
 HYPER_PARAMETERS = {"model": "hyper_parameters", "data": "datamodule_hyper_parameters"}
 _UNSAFE = re.compile(r"GLOBAL (\S+) (?:was not an allowed|whose module)")
 _RESTORING = re.compile(r"restore|resume|select_ckpt|parse_ckpt")
 _MAX_REASON = 300  # characters
 
 
-def stored_config(path: Path) -> dict[str, Any]:
-    """Return the model and the data that a checkpoint says it is of."""
+@dataclass(frozen=True)
+class StoredRun:
+    """What a checkpoint says of the run that wrote it.
+
+    Args:
+        path: The checkpoint.
+        config: The arguments of the run; of the model and the data alone, if another command line wrote it.
+        folder: Where the run was started; empty if that is not known.
+        resumes_exactly: Whether random states are in the checkpoint.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    folder: str = ""
+    resumes_exactly: bool = False
+
+
+def stored_run(path: Path) -> StoredRun:
+    """Return what a checkpoint says of the run that wrote it.
+
+    Raises:
+        ConfigurationError: If it cannot be read.
+    """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         config = dict(checkpoint.get(CONFIG_KEY) or {})
+        folder, is_exact = str(checkpoint.get(FOLDER_KEY) or ""), EXACT_RESUME_KEY in checkpoint
     except Exception as error:  # torch has no one class for what is wrong with a file
         if _UNSAFE.search(str(error)):  # a class that the user's own code may yet declare to be safe
-            return {}
+            return StoredRun(path, {})
         raise ConfigurationError(about_checkpoint(path, error)) from error
     for key, stored in HYPER_PARAMETERS.items() if not config else ():  # written by another LightningCLI
         arguments: Mapping[str, Any] = checkpoint.get(stored) or {}
         if "_class_path" in arguments:
             init_args = {name: value for name, value in arguments.items() if not name.startswith("_")}
             config[key] = {"class_path": arguments["_class_path"], "init_args": init_args}
-    for key, value in list(config.items()):
-        if "class_path" in value and locate(value["class_path"]) is None:
-            warnings.warn(f"`{path}` is of `{value['class_path']}`, which is not found: give --{key}.", stacklevel=2)
+    for key in HYPER_PARAMETERS.keys() & config.keys():
+        class_path = config[key].get("class_path") if isinstance(config[key], Mapping) else None
+        if isinstance(class_path, str) and locate(class_path) is None:
+            warnings.warn(f"`{path}` is of `{class_path}`, which is not found: give --{key}.", stacklevel=2)
             del config[key]
-    return config
+    return StoredRun(path, config, folder, is_exact)
 
 
 def is_about_checkpoint(error: BaseException) -> bool:
