@@ -21,7 +21,7 @@ import lightning_sparsegrad.data
 import lightning_sparsegrad.modules
 import lightning_sparsegrad.transforms  # noqa: F401  # what is imported can be named without its module
 from lightning_sparsegrad.callbacks import ExactResume, PredictionWriter, ResultsTable
-from lightning_sparsegrad.callbacks.run_folder import refuse_loggers_that_delete
+from lightning_sparsegrad.callbacks.run_folder import keep_earlier_logs
 from lightning_sparsegrad.checkpoints import StoredRun, about_checkpoint, is_about_checkpoint
 from lightning_sparsegrad.data import TokenizedDataModule
 from lightning_sparsegrad.diagnosis import Fault, debugging, one_line
@@ -206,7 +206,7 @@ class SparseGradCLI(LightningCLI):
         for kind, makes_sense in wanted.items():
             if makes_sense and not any(isinstance(callback, kind) for callback in callbacks):
                 callbacks.insert(0, kind())
-        refuse_loggers_that_delete(trainer)
+        keep_earlier_logs(trainer)
         return trainer
 
     @property

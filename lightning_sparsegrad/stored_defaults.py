@@ -14,7 +14,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser
 
 from lightning_sparsegrad.checkpoints import HYPER_PARAMETERS, StoredRun, stored_run
-from lightning_sparsegrad.diagnosis import Fault
+from lightning_sparsegrad.diagnosis import HINT, diagnose
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.parser import read_config
 
@@ -161,10 +161,8 @@ def _check(parser: LightningArgumentParser, defaults: Mapping[str, Any], stored:
     try:
         parser.parse_object(deepcopy(dict(defaults)), defaults=False, _skip_validation=True)
     except Exception as error:
-        raise ConfigurationError(
-            f"Parameter `ckpt_path` should name a checkpoint with a config that this command takes. "
-            f"Found `ckpt_path = {stored.path}`: {Fault.find(str(error)).text}"
-        ) from error
+        reason = diagnose(str(error), parser).removesuffix(HINT)
+        raise ConfigurationError(f"The config in `{stored.path}` cannot be used. {reason.strip()}") from error
     finally:
         parser.exit_on_error = exits
 

@@ -10,8 +10,7 @@ from weakref import WeakKeyDictionary
 from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger
-
-from lightning_sparsegrad.errors import ConfigurationError
+from lightning.pytorch.utilities import rank_zero_info
 
 _LOGS = "lightning_logs"  # where Lightning itself keeps one folder per run
 _OWN: WeakKeyDictionary[Trainer, str] = WeakKeyDictionary()
@@ -27,7 +26,7 @@ def run_folder(trainer: Trainer) -> str:
     if trainer.is_global_zero:
         folder = _OWN.get(trainer, "") or _folder_of_logger(trainer)
         if not folder:
-            _OWN[trainer] = folder = _new_version(join(_base(trainer), _LOGS))
+            _OWN[trainer] = folder = _new(join(_base(trainer), _LOGS, "version_"))
     return str(trainer.strategy.broadcast(folder))
 
 
@@ -36,15 +35,16 @@ def own_folder(trainer: Trainer, folder: str | Path) -> None:
     _OWN[trainer] = str(folder)
 
 
-def refuse_loggers_that_delete(trainer: Trainer) -> None:
-    """Refuse a `CSVLogger` whose folder has a `metrics.csv`, which it deletes at its start, or a `hparams.yaml`."""
+def keep_earlier_logs(trainer: Trainer) -> None:
+    """Have a `CSVLogger` log into a new version where its own has logs: it would delete them at its start."""
     for logger in trainer.loggers if trainer.is_global_zero else ():
-        for name in ("metrics.csv", "hparams.yaml") if isinstance(logger, CSVLogger) else ():
-            if get_filesystem(path := join(str(logger.log_dir), name)).exists(path):
-                raise ConfigurationError(
-                    f"Parameter `version` of `CSVLogger` should be left out, or make a folder without a `{name}`: it "
-                    f"would be written over. Found `{path}`."
-                )
+        if isinstance(logger, CSVLogger):
+            files, folder = get_filesystem(logger.log_dir), str(logger.log_dir)
+            if any(files.exists(join(folder, name)) for name in ("metrics.csv", "hparams.yaml")):
+                stem = f"{folder.rstrip('/')}-v" if str(logger.version) else join(logger.root_dir, "version_")
+                version = _new(stem, first=1 if str(logger.version) else 0)
+                logger._version = version.rpartition("/")[2]  # there is no public way
+                rank_zero_info(f"`{folder}` has logs already: this run logs into `{version}`.")
 
 
 def write_new(stem: str | Path, contents: Mapping[str, bytes]) -> str:
@@ -111,12 +111,12 @@ def _is_among(folder: str, shared: Sequence[str]) -> bool:
     return path in {Path(other).resolve() for other in shared} or path in Path.cwd().parents
 
 
-def _new_version(folder: str) -> str:
-    """Make `version_0` in a folder, or the next one that nobody has made."""
-    files = get_filesystem(folder)
-    files.makedirs(folder, exist_ok=True)
-    for version in count():
-        path = join(folder, f"version_{version}")
+def _new(stem: str, *, first: int = 0) -> str:
+    """Make the folder `<stem><first>`, or the one with the next number, that nobody has made."""
+    files = get_filesystem(stem)
+    files.makedirs(dirname(stem) or ".", exist_ok=True)
+    for number in count(first):
+        path = f"{stem}{number}"
         try:
             if "://" not in path:
                 Path(path).mkdir()

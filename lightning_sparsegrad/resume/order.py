@@ -99,7 +99,7 @@ class TrackedLoader:
         """Have the next pass go on from a state.
 
         Raises:
-            ConfigurationError: Within a pass, if the length or the seed of the loader, or the size of its batches, is another one.
+            ConfigurationError: Within a pass, if the loader has another length, seed or size of batches.
         """
         for name, now in self._shape().items() if state["random"] is not None else ():
             if now != state.get(name, now):  # the seed is not in checkpoints of 0.1
