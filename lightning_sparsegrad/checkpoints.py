@@ -3,6 +3,7 @@
 import re
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from pydoc import locate
 from traceback import walk_tb
@@ -12,56 +13,73 @@ from zipfile import is_zipfile
 import torch
 from lightning.pytorch.trainer.connectors import checkpoint_connector
 
+from lightning_sparsegrad.callbacks.exact_resume import EXACT_RESUME_KEY
 from lightning_sparsegrad.errors import ConfigurationError
 
 CONFIG_KEY = "lightning_sparsegrad_config"
 LABEL_NAMES = "lightning_sparsegrad_label_names"
+FOLDER_KEY = "lightning_sparsegrad_folder"
 HYPER_PARAMETERS = {"model": "hyper_parameters", "data": "datamodule_hyper_parameters"}
 _UNSAFE = re.compile(r"GLOBAL (\S+) (?:was not an allowed|whose module)")
 _RESTORING = re.compile(r"restore|resume|select_ckpt|parse_ckpt")
 _MAX_REASON = 300  # characters
 
 
-def stored_config(path: Path) -> dict[str, Any]:
-    """Return the model and the data that a checkpoint says it is of."""
+@dataclass(frozen=True)
+class StoredRun:
+    """What a checkpoint says of the run that wrote it.
+
+    Args:
+        path: The checkpoint.
+        config: The arguments of the run; of the model and the data alone, if another command line wrote it.
+        folder: Where the run was started; empty if that is not known.
+        resumes_exactly: Whether random states are in the checkpoint.
+        names: The names of the classes; empty for regression, `None` if the checkpoint does not tell.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    folder: str = ""
+    resumes_exactly: bool = False
+    names: list[str] | None = None
+
+
+def stored_run(path: Path) -> StoredRun:
+    """Return what a checkpoint says of the run that wrote it.
+
+    Raises:
+        ConfigurationError: If it cannot be read.
+    """
     try:
         checkpoint = _read(path)
         config = dict(checkpoint.get(CONFIG_KEY) or {})
+        folder, is_exact = str(checkpoint.get(FOLDER_KEY) or ""), EXACT_RESUME_KEY in checkpoint
+        names = names_in(checkpoint)
     except Exception as error:  # torch has no one class for what is wrong with a file
         if _UNSAFE.search(str(error)):  # a class that the user's own code may yet declare to be safe
-            return {}
+            return StoredRun(path, {})
         raise ConfigurationError(about_checkpoint(path, error)) from error
     for key, stored in HYPER_PARAMETERS.items() if not config else ():  # written by another LightningCLI
         arguments: Mapping[str, Any] = checkpoint.get(stored) or {}
         if "_class_path" in arguments:
             init_args = {name: value for name, value in arguments.items() if not name.startswith("_")}
             config[key] = {"class_path": arguments["_class_path"], "init_args": init_args}
-    for key, value in list(config.items()):
-        if "class_path" in value and locate(value["class_path"]) is None:
-            warnings.warn(f"`{path}` is of `{value['class_path']}`, which is not found: give --{key}.", stacklevel=2)
+    for key in HYPER_PARAMETERS.keys() & config.keys():
+        class_path = config[key].get("class_path") if isinstance(config[key], Mapping) else None
+        if isinstance(class_path, str) and locate(class_path) is None:
+            warnings.warn(f"`{path}` is of `{class_path}`, which is not found: give --{key}.", stacklevel=2)
             del config[key]
-    return config
-
-
-def stored_names(path: Path) -> list[str] | None:
-    """Return what `names_in` does of a checkpoint file that `stored_config` has read."""
-    try:
-        return names_in(_read(path))
-    except Exception as error:
-        if _UNSAFE.search(str(error)):
-            return None
-        raise
+    return StoredRun(path, config, folder, is_exact, names)
 
 
 def names_in(checkpoint: Mapping[str, Any]) -> list[str] | None:
     """Return the names of the classes that a checkpoint is of; empty for regression, `None` if it does not tell."""
     stored: Mapping[str, Any] = checkpoint.get("hyper_parameters") or {}
     names = checkpoint.get(LABEL_NAMES) or stored.get("label_names")
-    if names is None and (
-        LABEL_NAMES in checkpoint or stored.get("num_labels") == 1
-    ):  # 0.1 stored none of a regression
-        return []
-    return None if names is None else [str(name) for name in names]
+    if names is None:
+        is_regression = LABEL_NAMES in checkpoint or stored.get("num_labels") == 1  # 0.1 stored none of one
+        return [] if is_regression else None
+    return [str(name) for name in names]
 
 
 def _read(path: Path) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 
@@ -21,6 +21,7 @@ from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.functional.sharding import is_spread
 from lightning_sparsegrad.monitored import MonitorCheck
 from lightning_sparsegrad.nonfinite import NonFinite, check_policy
+from lightning_sparsegrad.resume.hyperparameters import Hyperparameters
 from lightning_sparsegrad.resume.waiting import INEXACT_KEY, WaitingCheckpoints
 from lightning_sparsegrad.trainable import tell_what_trains
 from lightning_sparsegrad.transforms.base import GradientTransform, Window
@@ -65,6 +66,7 @@ class TrainerDriver:
         self._door, self._skip_dropped, self._nonfinite = door, skip_dropped, nonfinite
         self._engine: GradientEngine | None = None
         self._restored: Mapping[str, Any] | None = None
+        self._hyperparameters: Hyperparameters | None = None  # of the running fit
         self._hook_seen = False  # in this window
         self._pending = False  # whether there is a gradient that the transform has not seen
         self._stepped: set[int] = set()  # the optimizers that have used what the transform left
@@ -97,7 +99,11 @@ class TrainerDriver:
             waiting.tell_of(self._restored, trainer)
             if CHECKPOINT_KEY in self._restored:
                 self._engine.load_state_dict(self._state_of_same_strategy(self._restored[CHECKPOINT_KEY]))
+            if os.environ.get("PL_GLOBAL_SEED", seed := str(self._engine.seed)) != seed:
+                rank_zero_info(f"The strategy draws with the seed of the run before, {seed}, unless it has its own.")
         self._restored = None
+        self._hyperparameters = Hyperparameters.of(trainer)
+        self._hyperparameters.fit_start(trainer)
 
     @contextmanager
     def searching(self, trainer: Trainer, module: LightningModule, *, begun: bool) -> Iterator[Callable[[], None]]:
@@ -213,10 +219,14 @@ class TrainerDriver:
         """Put the engine's state into a checkpoint, under one key, as plain numbers and tensors."""
         if self._engine is not None:
             checkpoint[CHECKPOINT_KEY] = {**self._engine.state_dict(), "strategy": repr(self.transform)}
+        if self._hyperparameters is not None:
+            self._hyperparameters.save(checkpoint)
 
-    def load(self, checkpoint: Mapping[str, Any]) -> None:
+    def load(self, checkpoint: dict[str, Any], trainer: Trainer | None) -> None:
         """Take the engine's state from a checkpoint that has one; it is used when the fit starts."""
         self._restored = {key: checkpoint[key] for key in (CHECKPOINT_KEY, INEXACT_KEY) if key in checkpoint}
+        if trainer is not None:
+            Hyperparameters.of(trainer).load(trainer, checkpoint)
 
     def _state_of_same_strategy(self, state: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the state without a transform's that has given way to another class; say so if the strategy changed.

@@ -3,23 +3,18 @@
 import sys
 import warnings
 from copy import deepcopy
-from functools import cached_property
 from importlib import import_module
-from itertools import pairwise
-from pathlib import Path
 from time import monotonic
 from traceback import walk_tb
 from typing import Any
 
-import yaml
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import (
     ArgsType,
     LightningArgumentParser,
     LightningCLI,
-    SaveConfigCallback,
     _get_module_type,
 )
 
@@ -27,14 +22,8 @@ import lightning_sparsegrad.data
 import lightning_sparsegrad.modules
 import lightning_sparsegrad.transforms  # noqa: F401  # what is imported can be named without its module
 from lightning_sparsegrad.callbacks import ExactResume, PredictionWriter, ResultsTable
-from lightning_sparsegrad.checkpoints import (
-    CONFIG_KEY,
-    HYPER_PARAMETERS,
-    about_checkpoint,
-    is_about_checkpoint,
-    stored_config,
-    stored_names,
-)
+from lightning_sparsegrad.callbacks.run_folder import keep_earlier_logs
+from lightning_sparsegrad.checkpoints import StoredRun, about_checkpoint, is_about_checkpoint
 from lightning_sparsegrad.data import TokenizedDataModule
 from lightning_sparsegrad.diagnosis import Fault, debugging, one_line
 from lightning_sparsegrad.divergence import DivergenceWarning, divergence_of
@@ -44,8 +33,15 @@ from lightning_sparsegrad.modules import TransformerTask
 from lightning_sparsegrad.monitored import MonitorCheck, is_about_monitor
 from lightning_sparsegrad.outcome import print_outcome
 from lightning_sparsegrad.parser import SparseGradArgumentParser
-from lightning_sparsegrad.replacing import read_config
 from lightning_sparsegrad.restored import DataInstantiator, about_moved, replace_origin
+from lightning_sparsegrad.store_config import StoreConfigCallback
+from lightning_sparsegrad.stored_defaults import (
+    Given,
+    require_same_seed,
+    set_defaults,
+    stored_defaults,
+    where_paths_start,
+)
 
 __all__ = ["SparseGradArgumentParser", "SparseGradCLI", "StoreConfigCallback", "main"]
 
@@ -54,31 +50,8 @@ _INTERRUPTED = 130  # as shells say it
 _OTHERS = (
     "`study` compares strategies over many runs of `fit`; `export` writes a checkpoint as a folder for `transformers`."
 )
-_LOOKED_UP = {"best", "last", "hpc"}  # no file names: Lightning finds them
 # what a class raises about its arguments; any other error may be a bug, and keeps its traceback
 _ABOUT_ARGUMENTS = (ValueError, TypeError, FileNotFoundError, ImportError, MisconfigurationException)
-
-
-class StoreConfigCallback(SaveConfigCallback):
-    """Save the config beside the logs, and its model and data in every checkpoint.
-
-    A checkpoint so tells which classes it is of, also when they save no hyperparameters.
-    """
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Save the config; under another name where its own is that of a file the user wrote."""
-        target = Path(trainer.log_dir or ".", self.config_filename).resolve()
-        if any(Path(str(given)).resolve() == target for given in self.config.get("config") or ()):
-            self.config_filename = f"resolved_{self.config_filename}"
-        super().setup(trainer, pl_module, stage)
-
-    @cached_property
-    def _stored(self) -> dict[str, Any]:
-        config = yaml.safe_load(self.parser.dump(self.config, skip_unset=False, skip_validation=True))
-        return {key: config[key] for key in HYPER_PARAMETERS if config.get(key)}
-
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
-        checkpoint[CONFIG_KEY] = self._stored
 
 
 class SparseGradCLI(LightningCLI):
@@ -102,8 +75,8 @@ class SparseGradCLI(LightningCLI):
     Args:
         model_class: The only model, or with `subclass_mode_model` the base of those that may be named; by default any.
         datamodule_class: The same for the data.
-        **kwargs: What LightningCLI takes. By default an existing `config.yaml` is overwritten, and optimizers are
-            arguments of the model (`OptimizerCallable`) rather than of the command line.
+        **kwargs: What LightningCLI takes. By default optimizers are arguments of the model (`OptimizerCallable`) rather
+            than of the command line.
 
     Raises:
         ConfigurationError: If a class refuses its arguments.
@@ -117,7 +90,7 @@ class SparseGradCLI(LightningCLI):
     """
 
     _subcommand_parsers: dict[str, LightningArgumentParser] = {}  # noqa: RUF012  # LightningCLI's; with run=False, none
-    _trained_names: list[str] | None = None  # of the checkpoint to evaluate or predict with
+    _stored: StoredRun | None = None  # the run that wrote the checkpoint, if one is named
 
     def __init__(
         self,
@@ -128,10 +101,14 @@ class SparseGradCLI(LightningCLI):
         defaults = {
             "parser_class": SparseGradArgumentParser,
             "save_config_callback": StoreConfigCallback,
-            "save_config_kwargs": {"overwrite": True},
             "auto_configure_optimizers": False,
         }
-        super().__init__(model_class, datamodule_class, **{**defaults, **kwargs})
+        try:
+            super().__init__(model_class, datamodule_class, **{**defaults, **kwargs})
+        except (ConfigurationError, OSError) as error:
+            if where := where_paths_start(error, self._stored):
+                raise ConfigurationError(f"{error}{where}") from error
+            raise
 
     def setup_parser(
         self, add_subcommands: bool, main_kwargs: dict[str, Any], subparser_kwargs: dict[str, Any]
@@ -157,18 +134,19 @@ class SparseGradCLI(LightningCLI):
         self.parser.add_instantiator(
             ModelInstantiator(self, "model"), _get_module_type(self._model_class), subclasses=self.subclass_mode_model
         )
+        # a fit compares the classes of its data with those of the checkpoint
+        names = self._stored.names if self._stored and self.subcommand != "fit" else None
         self.parser.add_instantiator(
-            DataInstantiator(self, "data", self._trained_names),
+            DataInstantiator(self, "data", names),
             _get_module_type(self._datamodule_class),
             subclasses=self.subclass_mode_data,
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse the arguments, with those of the run that wrote the checkpoint they name as defaults."""
-        subcommand, checkpoint = self._find_checkpoint(args)
-        stored: dict[str, Any] = {}
-        if subcommand and isinstance(checkpoint, str) and checkpoint:  # what is no name is the parser's to refuse
-            stored = self._set_stored_defaults(subcommand, checkpoint)
+        given = Given(args, self._subcommand_parsers)
+        if given.subcommand:
+            self._set_stored_defaults(self._subcommand_parsers[given.subcommand], given)
         # jsonargparse changes a given dict in place
         is_dict = isinstance(args, dict | Namespace)
         try:
@@ -179,45 +157,23 @@ class SparseGradCLI(LightningCLI):
             ValueError
         ) as error:  # jsonargparse lets a few through: a NUL where a path may stand, a name of no module
             raise ConfigurationError(str(error)) from error
-        if stored:
-            replace_origin(self.config[subcommand], stored)
+        if self._stored and given.subcommand:
+            config = self.config[given.subcommand]
+            replace_origin(config, self._stored.config)
+            if given.subcommand == "fit":
+                require_same_seed(config, self._stored)
 
     def _parse_ckpt_path(self) -> None:
-        # Lightning lets what a checkpoint stores override what the user says: Lightning#20801. When it does not, this
-        # method and the two below it go.
+        # Lightning lets what a checkpoint stores override what the user says: Lightning#20801
         pass
 
-    def _find_checkpoint(self, args: ArgsType) -> tuple[str | None, str | None]:
-        """Return the subcommand and the last `ckpt_path` that flags, files or a dict name."""
-        if isinstance(args, dict | Namespace):
-            subcommand = args.get("subcommand")
-            return subcommand, (args.get(subcommand) or {}).get("ckpt_path") if subcommand else None
-        arguments = list(sys.argv[1:] if args is None else args)
-        subcommand = next((argument for argument in arguments if argument in self._subcommand_parsers), None)
-        checkpoint = None
-        for argument, following in pairwise([*arguments, ""]):
-            name, equals, value = argument.partition("=")
-            value = value if equals else following
-            if name == "--ckpt_path":
-                checkpoint = value
-            elif name in {"-c", "--config"}:
-                config = read_config(value)
-                checkpoint = config.get("ckpt_path", checkpoint) if isinstance(config, dict) else checkpoint
-        return subcommand, checkpoint
-
-    def _set_stored_defaults(self, subcommand: str, checkpoint: str) -> dict[str, Any]:
-        if checkpoint in _LOOKED_UP or "://" in checkpoint or checkpoint.startswith("registry"):
-            return {}  # Lightning fetches it
-        parser, path = self._subcommand_parsers[subcommand], Path(checkpoint)
-        if not path.exists():
-            parser.error(f"File does not exist: '{checkpoint}'")
-        if not path.is_file():  # a sharded checkpoint is a folder
-            return {}
-        stored = stored_config(path)
-        parser.set_defaults(stored)
-        if subcommand != "fit":  # which compares the classes of its data with these
-            self._trained_names = stored_names(path)
-        return stored
+    def _set_stored_defaults(self, parser: LightningArgumentParser, given: Given) -> None:
+        try:
+            self._stored = stored_defaults(given)
+        except FileNotFoundError as error:
+            parser.error(f"File does not exist: '{error}'")
+        if self._stored:
+            set_defaults(parser, given, self._stored)
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -271,6 +227,7 @@ class SparseGradCLI(LightningCLI):
         for kind, makes_sense in wanted.items():
             if makes_sense and not any(isinstance(callback, kind) for callback in callbacks):
                 callbacks.insert(0, kind())
+        keep_earlier_logs(trainer)
         return trainer
 
     @property

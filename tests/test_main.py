@@ -29,9 +29,12 @@ def checkpoint() -> str:
     """A checkpoint of a run with GradDrop(0.5) and lr 0.25 on four rows of `Labelled`."""
     main(["fit", READER, LABELLED, *DROP, "--model.lr=0.25", *QUICK, SAVE])
     (path,) = Path("checkpoints").iterdir()
-    Path("config.yaml").unlink()
     Reader.made.clear()
     return str(path)
+
+
+def saved_config(version: int = 0) -> Any:
+    return yaml.safe_load(Path(f"lightning_logs/version_{version}/config.yaml").read_text())
 
 
 def last_line(capsys: pytest.CaptureFixture[str]) -> str:
@@ -73,22 +76,22 @@ def test_other_subcommands(subcommand: str, capsys: pytest.CaptureFixture[str]) 
 def test_second_run_into_the_same_directory() -> None:
     main(["fit", READER, LABELLED, *DROP, *QUICK])
     main(["fit", READER, LABELLED, *DROP, "--model.lr=0.5", *QUICK])
-    assert yaml.safe_load(Path("config.yaml").read_text())["model"]["init_args"]["lr"] == 0.5
+    assert [saved_config(version)["model"]["init_args"]["lr"] for version in (0, 1)] == [0.1, 0.5]
+    assert sorted(map(str, Path().iterdir())) == ["lightning_logs"]
 
 
 def test_a_config_the_user_wrote_is_not_overwritten() -> None:
     written = f"# by hand\nmodel: {Reader.__module__}.Reader\n"
     Path("config.yaml").write_text(written)
-    for _ in range(2):
-        main(["fit", "--config=config.yaml", LABELLED, *DROP, *QUICK])
+    main(["fit", "--config=config.yaml", LABELLED, *DROP, *QUICK])
     assert Path("config.yaml").read_text() == written
-    assert yaml.safe_load(Path("resolved_config.yaml").read_text())["model"]["init_args"]["lr"] == 0.1
+    assert saved_config()["model"]["init_args"]["lr"] == 0.1
 
 
 @pytest.mark.filterwarnings("ignore:No seed found:UserWarning")
 def test_saved_config_holds_the_resolved_seed() -> None:
     cli = SparseGradCLI(args=["fit", READER, LABELLED, *DROP, *QUICK[1:]])
-    seed = yaml.safe_load(Path("config.yaml").read_text())["seed_everything"]
+    seed = saved_config()["seed_everything"]
     assert type(seed) is int
     assert seed == cli.config["fit"]["seed_everything"]
 

@@ -17,6 +17,7 @@ from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.resume.alone import is_alone
 from lightning_sparsegrad.resume.atomic import AtomicCheckpointIO
 from lightning_sparsegrad.resume.counters import counters, set_counters
+from lightning_sparsegrad.resume.hyperparameters import Hyperparameters
 from lightning_sparsegrad.resume.metrics import metric_states, set_metric_states
 from lightning_sparsegrad.resume.order import TrackedLoader, can_be_read_again
 from lightning_sparsegrad.resume.progress import begin_epoch, is_cut_short, is_within_epoch, rewind
@@ -64,11 +65,14 @@ class ExactResume(WaitingCheckpoints):
     **How.** Beside its place, then moved there in one step, unless a `CheckpointIO` of your own is in use: see
     `AtomicCheckpointIO`. All of it loads with `weights_only=True`.
 
-    **What may change on a resume.** The number of processes at the end of an epoch: random states then start anew, with
-    a warning. Within an epoch it is an error. A checkpoint written without this callback is gone on from as Lightning
-    does, with a warning. More epochs: what follows the length of the training follows the new one. The amount of data
-    and the size of its batches at the end of an epoch, within one they are an error; so are, anywhere, other generators
-    of the training data. What is frozen is as it was saved. A run that was stopped early trains on, as in Lightning.
+    **What may change on a resume.** Optimizers and schedulers: what they are made with otherwise than in the run before
+    takes effect, and one line says so; an optimizer of another class starts without a state. The arguments of callbacks
+    that Lightning would restore, as the patience of `EarlyStopping`. The number of processes at the end of an epoch:
+    random states then start anew, with a warning. Within an epoch it is an error. A checkpoint written without this
+    callback is gone on from as Lightning does, with a warning. More epochs: what follows the length of the training
+    follows the new one. The amount of data, the size of its batches and the seed of its sampler at the end of an epoch,
+    within one they are an error; so are, anywhere, other generators of the training data. What is frozen is as it was
+    saved. A run that was stopped early trains on, as in Lightning.
 
     **It cannot know**
 
@@ -163,6 +167,9 @@ class ExactResume(WaitingCheckpoints):
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        Hyperparameters.of(trainer).fit_start(trainer)
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         self._running = True
         self._track(trainer)
@@ -244,6 +251,7 @@ class ExactResume(WaitingCheckpoints):
         }
         if not is_alone(trainer):  # else the states of the other processes are not known
             checkpoint[EXACT_RESUME_KEY] = {"processes": _gathered(trainer, mine)}
+        Hyperparameters.of(trainer).save(checkpoint)
         progress = checkpoint["loops"]["fit_loop"]
         if any(isinstance(loader, TrackedLoader) for loader in loaders):
             progress["state_dict"].pop("combined_loader", None)  # of one process, and our loaders'
@@ -268,6 +276,7 @@ class ExactResume(WaitingCheckpoints):
         if trainer.state.fn != TrainerFn.FITTING:
             return
         self.tell_of(checkpoint, trainer)
+        Hyperparameters.of(trainer).load(trainer, checkpoint)
         if EXACT_RESUME_KEY not in checkpoint:
             if INEXACT_KEY in checkpoint:  # it has been told: one of several processes wrote it alone
                 return

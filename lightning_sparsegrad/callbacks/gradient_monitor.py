@@ -27,7 +27,8 @@ class GradientMonitor(HistoryCallback):
     (whether a norm clip scaled it) and `kept` (the share of its entries that were not zero and are not). What was
     dropped whole is not `clipped` and has 0 `kept`; its `norm_before` is undefined if it was not computed. Of what has
     no gradient, as it is frozen, both `norm_before` and `kept` are undefined. Nothing is read on the host before an
-    epoch or the fit ends or a checkpoint is saved. A resumed fit goes on with the file, if it is given the same one.
+    epoch or the fit ends or a checkpoint is saved. A resumed fit writes a file of its own, with the rows
+    of the steps before it.
 
     Loggers get the totals of the last look with the other metrics of a step: `monitor/norm_before` and
     `monitor/norm_after` of all components together, the means `monitor/clipped` and `monitor/kept` over those with a
@@ -38,7 +39,8 @@ class GradientMonitor(HistoryCallback):
     Args:
         every_n_steps: Look at every so many optimizer steps.
         components: What is measured by itself, see `ComponentNormClip`.
-        path: The file, `.parquet` or `.csv`; by default `gradients.parquet` beside the logs.
+        path: The file, `.parquet` or `.csv`; by default `gradients.parquet` in the folder of the
+            run, see `ResultsTable`. Nothing is written over: a name that is taken gets a number.
 
     Raises:
         ConfigurationError: If `every_n_steps` is not positive or the file is of another kind; at the start of a fit,

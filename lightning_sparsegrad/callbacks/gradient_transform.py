@@ -101,4 +101,4 @@ class GradientTransformCallback(Door, Callback):
         self._driver.save(checkpoint)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
-        self._driver.load(checkpoint)
+        self._driver.load(checkpoint, trainer)

@@ -9,25 +9,28 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from lightning_sparsegrad.callbacks.run_folder import run_folder, write_new
 from lightning_sparsegrad.components import Component, NamedParameters, find_layers
 from lightning_sparsegrad.errors import ConfigurationError
 
 SUFFIXES = (".parquet", ".csv")
+_KEY = "lightning_sparsegrad_histories"  # in checkpoints: where the tables are, by name
 
 
 class History:
     """Rows of a step, an epoch, a component, the layer it lies in, and what was measured of it.
 
-    What is added stays on its device until it is written. Rank 0 writes; a file is replaced by a whole one.
+    What is added stays on its device until it is written. Rank 0 writes, into a file that was not there before; where
+    its name is taken, it gets a number. That file is then replaced by whole ones.
 
     Args:
         name: Name of the file without its suffix, unless `path` is given.
         columns: What is measured.
-        path: The file, `.parquet` or `.csv`; by default `<name>.parquet` in the `log_dir` of the Trainer, or its
-            `default_root_dir`.
+        path: The file, `.parquet` or `.csv`; by default `<name>.parquet` in the folder of the run.
 
     Attributes:
-        path: The file; `None` before a fit unless it was given.
+        path: The file, on rank 0 with its number once it is written; `None` before a fit unless it was given.
+        earlier: The file of the run that a fit resumes, if its checkpoint says so.
 
     Raises:
         ConfigurationError: If the file is of another kind.
@@ -40,24 +43,26 @@ class History:
             )
         self._name, self._columns, self._given = name, tuple(columns), path
         self.path: Path | None = Path(path) if path else None
+        self.earlier: str | None = None
+        self._is_mine = False  # whether this object wrote what is at `path`
         self._components: list[str] = []
         self._layers: list[str] = []
         self._rows = pd.DataFrame()
         self._new: list[tuple[int, int, Tensor]] = []
 
     def start(self, trainer: Trainer, parameters: NamedParameters, components: Sequence[Component]) -> None:
-        """Begin with an empty table, or in a fit that goes on with the rows of the steps before it."""
-        folder = trainer.log_dir or trainer.default_root_dir  # on every rank: they agree on it
-        self.path = Path(self._given or Path(folder, f"{self._name}.parquet"))
+        """Begin with an empty table, or in a fit that is resumed with the rows of the steps before it."""
         self._new, self._rows = [], pd.DataFrame()
         self._components, self._layers = [component.name for component in components], layers_of(parameters, components)
-        if not trainer.is_global_zero or not self.path.is_file():
-            return
-        if trainer.global_step:
-            rows = read_history(self.path)
+        known = self.path if self._is_mine else Path(self.earlier or self._given or "")
+        self._is_mine = self._is_mine and trainer.global_step > 0
+        if not self._is_mine:
+            is_trial = trainer.fast_dev_run  # type: ignore[attr-defined]  # set by its connector; it writes nothing
+            folder = "" if self._given or is_trial else run_folder(trainer)  # on every rank: they agree on it
+            self.path = Path(self._given or Path(folder, f"{self._name}.parquet"))
+        if trainer.is_global_zero and trainer.global_step and known and known.suffix in SUFFIXES and known.is_file():
+            rows = read_history(known)
             self._rows = rows[rows["step"] < trainer.global_step]
-        elif not trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by its connector
-            self.path.unlink()  # another fit's
 
     def add(self, step: int, epoch: int, values: Tensor) -> None:
         """Add what was measured of each component: a tensor of shape (columns, components)."""
@@ -83,6 +88,9 @@ class History:
         )
         self._rows = pd.concat([self._rows, rows], ignore_index=True) if len(self._rows) else rows
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by its connector
+            if not self._is_mine:
+                stem = write_new(self.path.with_suffix(""), {self.path.suffix: b""})
+                self.path, self._is_mine = Path(stem + self.path.suffix), True
             _write(self._rows, self.path)
 
 
@@ -97,6 +105,7 @@ class HistoryCallback(Callback):
 
     def __init__(self, name: str, columns: Sequence[str], path: str | None) -> None:
         super().__init__()
+        self._name = name
         self._history = History(name, columns, path)
 
     @property
@@ -115,6 +124,11 @@ class HistoryCallback(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
         self._history.write(trainer)
+        if self.path is not None:
+            checkpoint.setdefault(_KEY, {})[self._name] = str(self.path.absolute())
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
+        self._history.earlier = (checkpoint.get(_KEY) or {}).get(self._name)
 
 
 def layers_of(parameters: NamedParameters, components: Sequence[Component]) -> list[str]:
@@ -135,7 +149,6 @@ def read_history(path: str | Path) -> pd.DataFrame:
 
 
 def _write(rows: pd.DataFrame, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     write: Any = rows.to_parquet if path.suffix == ".parquet" else rows.to_csv
     write(part, index=False)

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch.distributed as dist
@@ -11,6 +12,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
+from lightning_sparsegrad.callbacks.run_folder import run_folder, write_new
 from lightning_sparsegrad.data import TokenizedDataModule
 from lightning_sparsegrad.data.checks import require_file_names
 from lightning_sparsegrad.data.order import is_filler
@@ -25,7 +27,8 @@ class PredictionWriter(BasePredictionWriter):
     labels of words, or answers; for GLUE and XGLUE what these benchmarks take.
 
     Args:
-        folder: Where to; by default `predictions` beside the logs.
+        folder: Where to; by default `predictions` in the folder of the run, see `ResultsTable`. Nothing is written
+            over: where one of the files is there already, all go into `<folder>-v1`, and so on.
 
     Raises:
         ConfigurationError: At the start of `predict`, if its data are not of a data module of this library, which knows
@@ -88,13 +91,16 @@ class PredictionWriter(BasePredictionWriter):
         if trainer.world_size > 1:
             gathered *= trainer.world_size
             dist.all_gather_object(gathered, dict(self._found))
-        logs = trainer.log_dir or trainer.default_root_dir  # on every process: they agree on it
+        folder = self._folder or f"{run_folder(trainer)}/predictions"  # on every process: they agree on it
         if not trainer.is_global_zero:
             return
-        folder = Path(self._folder or Path(logs, "predictions"))
-        for place, part in enumerate(parts_of(trainer.predict_dataloaders)):
-            rows = dict(pair for found in gathered for pair in found.get(place, ()))
-            _data(trainer).write_predictions(folder, part or "", [rows[index] for index in sorted(rows)])
+        with TemporaryDirectory() as made:
+            for place, part in enumerate(parts_of(trainer.predict_dataloaders)):
+                rows = dict(pair for found in gathered for pair in found.get(place, ()))
+                _data(trainer).write_predictions(Path(made), part or "", [rows[index] for index in sorted(rows)])
+            paths = sorted(path for path in Path(made).rglob("*") if path.is_file())
+            found = {f"/{path.relative_to(made).as_posix()}": path.read_bytes() for path in paths}
+            folder = write_new(folder.rstrip("/"), found)
         rank_zero_info(f"Predictions are in {folder}.")
 
 

@@ -23,13 +23,14 @@ class PretrainedDistance(HistoryCallback):
     `epoch`, `component`, `layer`, `rms`, :math:`\lVert w - w_0 \rVert / \sqrt{n}` over its :math:`n` entries, and
     `cosine`, :math:`w \cdot w_0 / (\lVert w \rVert \lVert w_0 \rVert)`, undefined for a component that was or is all
     zero. It looks at the start, every `every_n_steps` steps, and at the end. A copy of the pretrained weights stays in
-    memory. A resumed fit goes on with the file, if it is given the same one, and measures from the weights that the
-    module is made with: what is drawn, such as a new head, needs the seed of the first one.
+    memory. A resumed fit writes a file of its own, with the rows of the steps before it, and measures from the weights
+    that the module is made with: what is drawn, such as a new head, needs the seed of the first one.
 
     Args:
         every_n_steps: Look after every so many optimizer steps.
         components: What is measured by itself, see `ComponentNormClip`.
-        path: The file, `.parquet` or `.csv`; by default `distances.parquet` beside the logs.
+        path: The file, `.parquet` or `.csv`; by default `distances.parquet` in the folder of the
+            run, see `ResultsTable`. Nothing is written over: a name that is taken gets a number.
 
     Raises:
         ConfigurationError: If `every_n_steps` is not positive or the file is of another kind.

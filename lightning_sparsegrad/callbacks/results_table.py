@@ -1,9 +1,9 @@
 """The table at the end of `validate` and `test`."""
 
-from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich import get_console
 
+from lightning_sparsegrad.callbacks.run_folder import run_folder, write_new
 from lightning_sparsegrad.results import results_of
 
 _PREFIXES = {"validate": "val/", "test": "test/"}
@@ -17,12 +17,13 @@ class ResultsTable(Callback):
     part, stands under `all`. What has other names is printed in a line below. The print is broken into blocks of
     columns that fit the console; it and the markdown have four significant digits, the CSV has all.
 
-    The files are `validate.csv` and `validate.md`, or `test.csv` and `test.md`. Those of an earlier run in the same
-    folder are replaced, by whole ones. Validations within a fit print and write nothing, a `fast_dev_run` writes
-    nothing.
+    The files are `validate.csv` and `validate.md`, or `test.csv` and `test.md`. Nothing is written over: where one of
+    these is there already, they are `test-v1.csv` and `test-v1.md`, and so on. Validations within a fit print and write
+    nothing, a `fast_dev_run` writes nothing.
 
     Args:
-        folder: Where to write; by default the `log_dir` of the Trainer, or without one its `default_root_dir`.
+        folder: Where to write; by default the folder of the run: that of its logger, or a new
+            `lightning_logs/version_<n>` if the logger has none of its own or there is no logger.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -42,31 +43,19 @@ class ResultsTable(Callback):
 
     def _report(self, trainer: Trainer, name: str, prefix: str) -> None:
         metrics = trainer.callback_metrics
-        folder = self.folder or trainer.log_dir or trainer.default_root_dir  # on every rank: they agree on `log_dir`
+        results = results_of(metrics, prefix=prefix)
+        writes = bool(results.rows) and not trainer.fast_dev_run  # type: ignore[attr-defined]  # set by its connector
+        folder = (self.folder or run_folder(trainer)) if writes else None  # on every rank: they agree on it
         if not trainer.is_global_zero:
             return
         console = get_console()  # that of the rich progress bar, which so makes way
-        if (results := results_of(metrics, prefix=prefix)).rows:
+        if results.rows:
             results.show(console, heading=name)
         if others := [f"{other} {value:.4g}" for other, value in metrics.items() if not other.startswith(prefix)]:
             console.print(f"Not under `{prefix}`: {', '.join(others)}", markup=False, emoji=False, highlight=False)
-        if results.rows and not trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by its connector
-            paths = [
-                _write(folder, f"{name}.csv", results.to_csv()),
-                _write(folder, f"{name}.md", results.to_markdown()),
-            ]
+        if folder is not None:
+            texts = {".csv": results.to_csv().encode(), ".md": results.to_markdown().encode()}
+            stem = write_new(f"{folder}/{name}", texts)
+            paths = " and ".join(stem + end for end in texts)
             # one line however long, to be copied
-            console.print(
-                f"Written to {' and '.join(paths)}", markup=False, emoji=False, highlight=False, soft_wrap=True
-            )
-
-
-def _write(folder: str, name: str, text: str) -> str:
-    """Write a text beside its place, and move it there when it is whole; return its path."""
-    files = get_filesystem(folder)
-    files.makedirs(folder, exist_ok=True)
-    part, path = f"{folder}/.{name}.part", f"{folder}/{name}"
-    with files.open(part, "w", encoding="utf-8", newline="") as file:
-        file.write(text)
-    files.mv(part, path)
-    return path
+            console.print(f"Written to {paths}", markup=False, emoji=False, highlight=False, soft_wrap=True)

@@ -109,4 +109,4 @@ class SparseGradModule(Door, LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        self._driver.load(checkpoint)
+        self._driver.load(checkpoint, self._trainer)

@@ -86,7 +86,13 @@ class TrackedLoader:
 
     def _shape(self) -> dict[str, int | None]:
         size = getattr(getattr(self.loader, "batch_sampler", self.loader), "batch_size", None)
-        return {"length": sized_len(self.loader), "batch_size": size if isinstance(size, int) else None}
+        seed = getattr(getattr(self.loader, "sampler", None), "seed", None)  # of a DistributedSampler, and its kin
+        seed = getattr(getattr(getattr(self.loader, "batch_sampler", None), "sampler", None), "seed", seed)
+        return {
+            "length": sized_len(self.loader),
+            "batch_size": size if isinstance(size, int) else None,
+            "seed": seed if isinstance(seed, int) else None,
+        }
 
     # by these two names Lightning knows that a loader can go on
     def state_dict(self) -> dict[str, Any]:
@@ -96,10 +102,10 @@ class TrackedLoader:
         """Have the next pass go on from a state.
 
         Raises:
-            ConfigurationError: Within a pass, if the loader is of another length or has batches of another size.
+            ConfigurationError: Within a pass, if the loader has another length, seed or size of batches.
         """
         for name, now in self._shape().items() if state["random"] is not None else ():
-            if now != state[name]:
+            if now != state.get(name, now):  # the seed is not in checkpoints of 0.1
                 raise ConfigurationError(
                     f"Parameter `{name}` of a training loader should be {state[name]} to go on within an epoch, as in "
                     f"the run it goes on from. Found `{name} = {now}`."

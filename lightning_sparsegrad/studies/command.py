@@ -12,8 +12,8 @@ from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.parser import SparseGradArgumentParser
 from lightning_sparsegrad.studies.launchers import Launcher, launch
 from lightning_sparsegrad.studies.outcomes import outcomes_of
-from lightning_sparsegrad.studies.report import write_report
-from lightning_sparsegrad.studies.runs import Run, make_runs
+from lightning_sparsegrad.studies.report import FILES, write_report
+from lightning_sparsegrad.studies.runs import CONFIG, Run, make_runs
 from lightning_sparsegrad.studies.study import Study, Trial
 
 _RUNS, _QUICK = "runs", "quick"
@@ -42,6 +42,7 @@ def main(args: list[str]) -> None:
     if given.quick:
         study, folder = study.quickened(), folder / _QUICK
     runs = make_runs(study, (folder / _RUNS).absolute())
+    _require_own(folder)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".lock", timeout=0):
@@ -59,6 +60,16 @@ def main(args: list[str]) -> None:
             f"Parameter `folder` should be that of one study at a time. Found `folder = {folder}`, which another "
             f"process works in."
         ) from error
+
+
+def _require_own(folder: Path) -> None:
+    """Refuse a folder of no study in which a report would write over files."""
+    taken = [name for name in FILES if (folder / name).exists()]
+    if taken and not any((folder / _RUNS).glob(f"*/{CONFIG}")):
+        raise ConfigurationError(
+            f"Parameter `folder` should be new, or that of a study: its report would write over `{taken[0]}`. "
+            f"Found `folder = {folder}`."
+        )
 
 
 def _parser() -> SparseGradArgumentParser:

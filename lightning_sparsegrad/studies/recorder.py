@@ -12,6 +12,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from lightning_sparsegrad.callbacks.run_folder import own_folder
 from lightning_sparsegrad.divergence import divergence_of
 from lightning_sparsegrad.studies.majority import majority_scores
 from lightning_sparsegrad.studies.runs import LOCK, RESULT
@@ -37,6 +38,7 @@ class RunRecorder(Callback):
         self._start = monotonic()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+        own_folder(trainer, self._folder)
         if trainer.is_global_zero:
             self._lock.acquire()
         if study := os.environ.get(PARENT):

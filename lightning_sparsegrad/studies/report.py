@@ -11,6 +11,13 @@ from lightning_sparsegrad.studies.outcomes import Outcome
 from lightning_sparsegrad.studies.study import Study
 
 REPORT = "report.md"
+_TABLES = ("runs", "arms", "differences", "parts")
+_PICTURES = ("distributions", "curves", "parts", "clip_rate", "norms", "heatmap", "distances", "directions")
+FILES = (
+    REPORT,
+    *(f"{name}.csv" for name in _TABLES),
+    *(f"{name}.png" for name in _PICTURES),
+)  # what a report may write
 
 
 def write_report(study: Study, outcomes: Sequence[Outcome], folder: Path, *, missing: int = 0) -> str:

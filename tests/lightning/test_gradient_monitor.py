@@ -113,7 +113,7 @@ def test_csv_holds_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists")
-def test_a_resumed_fit_goes_on_with_the_file(tmp_path: Path) -> None:
+def test_a_resumed_fit_has_all_rows_in_a_file_of_its_own(tmp_path: Path) -> None:
     whole, _ = monitored(tmp_path)
     path = str(tmp_path / "resumed.parquet")
 
@@ -128,8 +128,10 @@ def test_a_resumed_fit_goes_on_with_the_file(tmp_path: Path) -> None:
 
     run(2, None)  # it goes beyond the checkpoint that is gone on from
     earlier = sorted((tmp_path / "checkpoints").glob("*.ckpt"))[0]
+    before = Path(path).read_bytes()
     run(2, str(earlier))
-    assert list(read_history(path)["step"]) == list(whole["step"])
+    assert Path(path).read_bytes() == before
+    assert list(read_history(tmp_path / "resumed-v1.parquet")["step"]) == list(whole["step"])
 
 
 def test_a_second_fit_goes_on_with_the_file(tmp_path: Path) -> None:
@@ -143,8 +145,16 @@ def test_a_second_fit_goes_on_with_the_file(tmp_path: Path) -> None:
     assert list(read_history(path)["step"]) == list(whole["step"])
 
 
-def test_the_file_of_another_fit_goes(tmp_path: Path) -> None:
+def test_the_file_of_another_fit_stays(tmp_path: Path) -> None:
     monitored(tmp_path)
+    before = (tmp_path / "gradients.parquet").read_bytes()
+    again, _ = monitored(tmp_path)
+    assert (tmp_path / "gradients.parquet").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["gradients-v1.parquet", "gradients.parquet"]
+    pd.testing.assert_frame_equal(read_history(tmp_path / "gradients.parquet"), again)
+
+
+def test_a_fit_in_which_nothing_was_seen_writes_nothing(tmp_path: Path) -> None:
     monitor = GradientMonitor(100, path=str(tmp_path / "gradients.parquet"))
     with pytest.warns(UserWarning, match="looked at no step"):
         trainer(callbacks=[GradientTransformCallback(Identity()), monitor]).fit(Regression(), loader())

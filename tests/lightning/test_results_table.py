@@ -179,22 +179,23 @@ def test_the_loaders_of_lightning_are_parts_and_other_names_are_not_lost(capsys:
     assert "Not under `val/`: other 0.25\n" in output
 
 
-def test_files_of_an_earlier_run_are_replaced_and_named_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_of_an_earlier_run_stay_and_new_ones_are_named_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     folder = Path("deep" * 20, "down")
-    for values in ({"f1/de": 0.5, "f1/en": 0.25}, {"f1/de": 0.75}):
+    for values, name in (({"f1/de": 0.5, "f1/en": 0.25}, "test"), ({"f1/de": 0.75}, "test-v1")):
         trainer(ResultsTable(str(folder))).test(Logging(values), loader(), verbose=False)
-        assert capsys.readouterr().out.splitlines()[-1] == f"Written to {folder}/test.csv and {folder}/test.md"
-    assert (folder / "test.csv").read_text() == "metric,de\nf1,0.75\n"
-    assert (folder / "test.md").read_text() == "| metric |   de |\n| ------ | ---: |\n| f1     | 0.75 |\n"
-    assert len(list(folder.iterdir())) == 2
+        assert capsys.readouterr().out.splitlines()[-1] == f"Written to {folder}/{name}.csv and {folder}/{name}.md"
+    assert (folder / "test.csv").read_text() == "metric,de,en\nf1,0.5,0.25\n"
+    assert (folder / "test-v1.csv").read_text() == "metric,de\nf1,0.75\n"
+    assert (folder / "test-v1.md").read_text() == "| metric |   de |\n| ------ | ---: |\n| f1     | 0.75 |\n"
+    assert len(list(folder.iterdir())) == 4
 
 
-def test_a_file_is_replaced_only_by_a_whole_one() -> None:
-    Path("test.csv").write_text("earlier")
-    Path(".test.csv.part").mkdir()  # where the new one cannot be written
-    with pytest.raises(IsADirectoryError):
-        trainer(ResultsTable(".")).test(Logging({"f1/de": 0.5}), loader(), verbose=False)
-    assert Path("test.csv").read_text() == "earlier"
+@pytest.mark.parametrize("taken", ["test.csv", "test.md"])
+def test_a_file_of_the_user_stays_and_both_tables_have_one_name(taken: str) -> None:
+    Path(taken).write_text("mine")
+    trainer(ResultsTable(".")).test(Logging({"f1/de": 0.5}), loader(), verbose=False)
+    assert Path(taken).read_text() == "mine"
+    assert sorted(map(str, Path().iterdir())) == sorted([taken, "test-v1.csv", "test-v1.md"])
 
 
 def test_a_table_that_cannot_be_written_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -209,7 +210,7 @@ def test_a_table_that_cannot_be_written_is_printed(capsys: pytest.CaptureFixture
 def test_by_default_the_files_are_beside_the_logs(logs: bool) -> None:
     run = trainer(ResultsTable(), logger=CSVLogger("logs") if logs else False, default_root_dir="root")
     run.test(Logging({"f1/de": 0.5}), loader(), verbose=False)
-    folder = Path("logs/lightning_logs/version_0" if logs else "root")
+    folder = Path("logs" if logs else "root", "lightning_logs/version_0")
     assert {path.name for path in folder.glob("test.*")} == {"test.csv", "test.md"}
 
 
@@ -300,7 +301,7 @@ def test_the_command_line_shows_the_table_alone(stage: str, capsys: pytest.Captu
     assert len(tables(cli.trainer)) == 1
     assert {block[0][0] for block in printed(output)} == {stage}
     assert f"{stage} metric".casefold() not in output.casefold()
-    assert table_of(read_markdown(f"{stage}.md")) == short(LOGGED)
+    assert table_of(read_markdown(f"lightning_logs/version_0/{stage}.md")) == short(LOGGED)
     SparseGradCLI(args=[stage, MODEL, UNLABELLED, *QUICK, "--verbose=true"])
     assert f"{stage} metric".casefold() in capsys.readouterr().out.casefold()
 

@@ -17,6 +17,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from lightning_sparsegrad.main import main
+from lightning_sparsegrad.studies.report import FILES
 from lightning_sparsegrad.studies.runs import make_runs
 from lightning_sparsegrad.studies.study import Study
 from tests.studies.tasks import BASE, DROP, write
@@ -299,3 +300,20 @@ def test_what_a_report_takes_is_asked_for(monkeypatch: pytest.MonkeyPatch, capsy
     with pytest.raises(SystemExit):
         main(["study"])
     assert "pip install lightning-sparsegrad[studies]`. Found no `scipy`." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["report.md", "runs.csv", "curves.png"])
+def test_a_report_does_not_write_over_files_of_the_user(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(SystemExit):
+        study(tmp_path, "--report_only")
+    assert f"its report would write over `{name}`. Found `folder = {tmp_path}`." in capsys.readouterr().err
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_it_is_known_what_a_report_writes(done: Path) -> None:
+    assert {path.name for path in done.iterdir() if path.is_file() and path.suffix in {".md", ".csv", ".png"}} <= {
+        *FILES
+    }

@@ -1,0 +1,130 @@
+"""The folder of a run, and new files in it: nothing that was there before is written over."""
+
+from collections.abc import Mapping, Sequence
+from itertools import count
+from pathlib import Path
+from posixpath import dirname, join
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from lightning.fabric.utilities.cloud_io import get_filesystem
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities import rank_zero_info
+
+_LOGS = "lightning_logs"  # where Lightning itself keeps one folder per run
+_OWN: WeakKeyDictionary[Trainer, str] = WeakKeyDictionary()
+
+
+def run_folder(trainer: Trainer) -> str:
+    """Return the folder of a run, the same on all ranks; all of them have to ask.
+
+    It is that of the first logger, unless there is none or it writes into the working directory or the root of the
+    Trainer. Then it is a new `lightning_logs/version_<n>` there, which no other run has.
+    """
+    folder = ""
+    if trainer.is_global_zero:
+        folder = _OWN.get(trainer, "") or _folder_of_logger(trainer)
+        if not folder:
+            _OWN[trainer] = folder = _new(join(_base(trainer), _LOGS, "version_"))
+    return str(trainer.strategy.broadcast(folder))
+
+
+def own_folder(trainer: Trainer, folder: str | Path) -> None:
+    """Have a run write into a folder that was made for it."""
+    _OWN[trainer] = str(folder)
+
+
+def keep_earlier_logs(trainer: Trainer) -> None:
+    """Have a `CSVLogger` log into a new version where its own has logs: it would delete them at its start."""
+    for logger in trainer.loggers if trainer.is_global_zero else ():
+        if isinstance(logger, CSVLogger):
+            files, folder = get_filesystem(logger.log_dir), str(logger.log_dir)
+            if any(files.exists(join(folder, name)) for name in ("metrics.csv", "hparams.yaml")):
+                stem = f"{folder.rstrip('/')}-v" if str(logger.version) else join(logger.root_dir, "version_")
+                version = _new(stem, first=1 if str(logger.version) else 0)
+                logger._version = version.rpartition("/")[2]  # there is no public way
+                rank_zero_info(f"`{folder}` has logs already: this run logs into `{version}`.")
+
+
+def write_new(stem: str | Path, contents: Mapping[str, bytes]) -> str:
+    """Write files that were not there before, all under one new name.
+
+    Args:
+        stem: How the names begin. Where one of them is taken, all get a number, as the checkpoints of Lightning do:
+            `test-v1.csv` and `test-v1.md`.
+        contents: What to write, by how the names end: `{".csv": b"...", ".md": b"..."}`, or `{"/de.tsv": b"..."}`.
+
+    Returns:
+        The stem, with its number.
+    """
+    stem = str(stem)
+    files = get_filesystem(stem)
+    if parent := dirname(stem):
+        files.makedirs(parent, exist_ok=True)
+    for version in count():
+        name = f"{stem}-v{version}" if version else stem
+        claimed: list[str] = []
+        try:
+            for end in contents:
+                files.makedirs(dirname(name + end) or ".", exist_ok=True)
+                with files.open(name + end, "xb"):  # fails where there is a file
+                    claimed.append(name + end)
+        except FileExistsError:
+            for path in claimed:
+                files.rm_file(path)
+        else:
+            break
+    for end, content in contents.items():
+        with files.open(name + end, "wb") as file:
+            file.write(content)
+    return name
+
+
+def _base(trainer: Trainer) -> str:
+    """Return where runs keep their folders: the `save_dir` of the first logger, else the Trainer's root."""
+    of_logger = [logger.save_dir for logger in trainer.loggers[:1] if logger.save_dir]
+    return str((of_logger or [trainer.default_root_dir])[0])
+
+
+def _folder_of_logger(trainer: Trainer) -> str:
+    """Return the folder of the first logger; nothing if there is none, or it is not of this run alone."""
+    for logger in trainer.loggers[:1]:
+        shared = [".", trainer.default_root_dir]
+        folder: Any = logger.log_dir  # of Lightning's own that write files
+        if folder is None:  # where a `ModelCheckpoint` writes
+            name, version = logger.name, logger.version
+            folder = join(
+                _base(trainer), name or "", f"version_{version}" if isinstance(version, int) else version or ""
+            )
+            shared.append(_base(trainer))
+        if not _is_among(str(folder), shared):
+            return str(folder)
+    return ""
+
+
+def _is_among(folder: str, shared: Sequence[str]) -> bool:
+    """Return whether a folder is one of those that are shared, or the working directory lies in it."""
+    if "://" in folder:
+        return folder.rstrip("/") in {other.rstrip("/") for other in shared}
+    path = Path(folder).resolve()
+    return path in {Path(other).resolve() for other in shared} or path in Path.cwd().parents
+
+
+def _new(stem: str, *, first: int = 0) -> str:
+    """Make the folder `<stem><first>`, or the one with the next number, that nobody has made."""
+    files = get_filesystem(stem)
+    files.makedirs(dirname(stem) or ".", exist_ok=True)
+    for number in count(first):
+        path = f"{stem}{number}"
+        try:
+            if "://" not in path:
+                Path(path).mkdir()
+            elif files.exists(path):
+                continue
+            else:
+                files.makedirs(path)
+        except FileExistsError:
+            continue
+        return path
+    raise AssertionError
