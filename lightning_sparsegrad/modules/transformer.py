@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
@@ -27,7 +27,7 @@ from lightning_sparsegrad.modules.base import SparseGradModule
 from lightning_sparsegrad.modules.description import (
     LABEL_NAMES,
     MODEL_KEY,
-    describe_model,
+    describe,
     describe_tokens,
     name_classes,
     tokens_in,
@@ -42,6 +42,7 @@ from lightning_sparsegrad.modules.padding import (
     settle_padding,
     with_padding_of,
 )
+from lightning_sparsegrad.modules.probe import embed, run
 from lightning_sparsegrad.nonfinite import NonFinite
 from lightning_sparsegrad.sources import resolve_source
 from lightning_sparsegrad.transforms.base import GradientTransform
@@ -136,7 +137,7 @@ class TransformerTask(SparseGradModule, ABC):
         try:
             return self.model(**with_padding_of(self.model, inputs))
         except (IndexError, RuntimeError):
-            self._require_fit(inputs)
+            self._require_fit(inputs, run)
             raise
 
     def setup(self, stage: str) -> None:
@@ -164,7 +165,7 @@ class TransformerTask(SparseGradModule, ABC):
         super().on_save_checkpoint(checkpoint)
         if self._label_names:
             checkpoint[LABEL_NAMES] = self._label_names
-        checkpoint[MODEL_KEY] = {**describe_model(self.model), **self._tokens}
+        checkpoint[MODEL_KEY] = describe(self.model, self._tokens)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
@@ -257,13 +258,13 @@ class TransformerTask(SparseGradModule, ABC):
                 f"Found {listed(found)}."
             )
 
-    def _require_fit(self, batch: Batch) -> None:
+    def _require_fit(self, batch: Batch, attempt: Callable[[nn.Module, Batch], Any] = embed) -> None:
         """Check that the model has embeddings and positions for a batch, where that can be tried."""
         if is_on_cpu(self.model):
             left_out = {*self.beside, *self.targets}
             inputs = {name: value for name, value in batch.items() if name not in left_out}
             made = {name: self._tokens.get(name) for name in ("tokenizer", "max_length")}
-            require_fit(self.model, inputs, name=self.model_name_or_path, **made)
+            require_fit(self.model, inputs, name=self.model_name_or_path, attempt=attempt, **made)
 
     def _start_evaluation(self, loaders: Any) -> None:
         if self.trainer.state.fn != "fit":
