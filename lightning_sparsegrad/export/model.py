@@ -9,6 +9,7 @@ import transformers
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel
 
+from lightning_sparsegrad.components.parameters import plain_name
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.modules.padding import set_padding
 
@@ -27,11 +28,7 @@ def build(described: Mapping[str, Any], state: Mapping[str, Tensor], name: str) 
     Raises:
         ConfigurationError: If the class of the model is not known, or the weights are others than the model's.
     """
-    weights = {
-        key.removeprefix(_PREFIX).replace("_orig_mod.", ""): value  # of a model compiled in its place
-        for key, value in state.items()
-        if key.startswith(_PREFIX)
-    }
+    weights = {plain_name(key.removeprefix(_PREFIX)): value for key, value in state.items() if key.startswith(_PREFIX)}
     if any(part in key for key in weights for part in _ADAPTER):
         raise ConfigurationError(
             f"Parameter `ckpt_path` should name the checkpoint of a whole model. Found `ckpt_path = {name}`, which "

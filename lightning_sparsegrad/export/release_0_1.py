@@ -18,7 +18,7 @@ from lightning_sparsegrad.modules import (
     TokenClassification,
     TransformerTask,
 )
-from lightning_sparsegrad.modules.description import describe_model
+from lightning_sparsegrad.modules.description import describe as describe_model
 from lightning_sparsegrad.modules.sequence_classification import head_of
 from lightning_sparsegrad.sources import resolve_source
 
@@ -60,7 +60,7 @@ def describe(checkpoint: Mapping[str, Any], path: str, base: str | None) -> dict
         found = task.auto_model.from_config(base_config)
     tokens = data.get("init_args", {})
     return {
-        **describe_model(found),
+        **describe_model(found, {}),
         "tokenizer": tokens.get("tokenizer") or name,
         "tokenizer_options": dict(TokenEncoding.tokenizer_options if issubclass(task, TokenClassification) else {}),
         "max_length": tokens.get("max_length"),

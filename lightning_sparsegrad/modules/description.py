@@ -1,6 +1,7 @@
 """What a checkpoint says of the pretrained model in it and of its tokenizer, so that it can be exported alone."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -12,10 +13,19 @@ MODEL_KEY = "lightning_sparsegrad_model"  # in checkpoints
 _TOKENS = ("tokenizer", "tokenizer_options", "max_length")
 
 
-def describe_model(model: PreTrainedModel) -> dict[str, Any]:
-    """Return the class and the configuration of a model as plain values."""
-    config = model.config.to_json_string()
-    return {"class": plain_class(model).__name__, "config": config, "padding": padding_of(model)}
+def describe(model: PreTrainedModel, tokens: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the class and the configuration of a model, and how tokens are made, as plain values.
+
+    The folder of a tokenizer is named from the root: a command may be given elsewhere.
+    """
+    whole = getattr(model, "_orig_mod", model)  # of one that is compiled
+    found = {
+        "class": plain_class(whole).__name__,
+        "config": model.config.to_json_string(),
+        "padding": padding_of(model),
+    }
+    folder = Path(tokens.get("tokenizer", ""))
+    return {**found, **tokens, **({"tokenizer": str(folder.resolve())} if tokens and folder.is_dir() else {})}
 
 
 def describe_tokens(data: Any, model_name: str) -> dict[str, Any]:

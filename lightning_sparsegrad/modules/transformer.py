@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
@@ -28,7 +28,7 @@ from lightning_sparsegrad.hub import how_without
 from lightning_sparsegrad.modules.base import SparseGradModule
 from lightning_sparsegrad.modules.description import (
     MODEL_KEY,
-    describe_model,
+    describe,
     describe_tokens,
     name_classes,
     tokens_in,
@@ -43,6 +43,7 @@ from lightning_sparsegrad.modules.padding import (
     settle_padding,
     with_padding_of,
 )
+from lightning_sparsegrad.modules.probe import embed, run
 from lightning_sparsegrad.modules.schedulers import Interval, Scheduling, made
 from lightning_sparsegrad.nonfinite import NonFinite
 from lightning_sparsegrad.sources import resolve_source
@@ -167,7 +168,7 @@ class TransformerTask(SparseGradModule, ABC):
         try:
             return self.model(**with_padding_of(self.model, inputs))
         except (IndexError, RuntimeError):
-            self._require_fit(inputs)
+            self._require_fit(inputs, run)
             raise
 
     def setup(self, stage: str) -> None:
@@ -204,7 +205,7 @@ class TransformerTask(SparseGradModule, ABC):
             checkpoint[LABEL_NAMES] = self.trained_names
         if self.lr is not None:
             checkpoint[_LEARNING_RATE] = self.lr
-        checkpoint[MODEL_KEY] = {**describe_model(self.model), **self._tokens}
+        checkpoint[MODEL_KEY] = describe(self.model, self._tokens)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
@@ -302,13 +303,13 @@ class TransformerTask(SparseGradModule, ABC):
                 f"{listed(known) if known else 'numbers'}. Found {listed(found) if found else 'numbers'}."
             )
 
-    def _require_fit(self, batch: Batch) -> None:
+    def _require_fit(self, batch: Batch, attempt: Callable[[nn.Module, Batch], Any] = embed) -> None:
         """Check that the model has embeddings and positions for a batch, where that can be tried."""
         if is_on_cpu(self.model):
             left_out = {*self.beside, *self.targets}
             inputs = {name: value for name, value in batch.items() if name not in left_out}
             made = {name: self._tokens.get(name) for name in ("tokenizer", "max_length")}
-            require_fit(self.model, inputs, name=self.model_name_or_path, **made)
+            require_fit(self.model, inputs, name=self.model_name_or_path, attempt=attempt, **made)
 
     def _start_evaluation(self, loaders: Any) -> None:
         if self.trainer.state.fn != "fit":

@@ -179,6 +179,12 @@ def test_a_batch_that_does_not_fit(ids: Any, said: str) -> None:
         trainer(limit_val_batches=0).fit(task, loader, loader)
 
 
+def test_a_batch_that_does_not_fit_the_blocks() -> None:
+    task = SequenceClassification(save("gptj", {**GPT, "rotary_dim": 4}), 2, Identity())  # they hold the positions
+    with pytest.raises(ConfigurationError, match=r"at most 40 .* Found `max_length = 160` and a batch of 45 tokens"):
+        trainer().fit(task, data_of(45))
+
+
 def test_other_errors_stay_what_they_are() -> None:
     task = SequenceClassification(save("bert", TEXT), 2, Identity())
     ids = torch.full((2, 9), 5)

@@ -86,6 +86,7 @@ def test_labels_that_are_not_two_are_refused(folder: Path, names: list[str]) -> 
 def test_the_model_knows_the_names(folder: Path) -> None:
     task = TokenClassification(str(folder / "tokens"), NAMES, Identity())
     assert task.model.config.id2label == dict(enumerate(NAMES))
+    assert task.model.config.label2id == {"O": 0, "B-X": 1, "I-X": 2}
 
 
 def test_spans_are_measured_whole(folder: Path) -> None:
