@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from lightning_sparsegrad.components import find_blocks
 from lightning_sparsegrad.data.checks import listed
-from lightning_sparsegrad.data.labels import are_ids
+from lightning_sparsegrad.data.classes import are_same
 from lightning_sparsegrad.driver import count_steps
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.hub import how_without, is_unreachable
@@ -211,7 +211,7 @@ class TransformerTask(SparseGradModule, ABC):
 
     def _require_label_names(self) -> None:
         known, found = self._label_names, self._names_of_data()
-        if known and found and known != found and not (are_ids(known) or are_ids(found)):
+        if known and found and not are_same(known, found):
             raise ConfigurationError(
                 f"Data should have the labels that the model was trained on, in the same order: {listed(known)}. "
                 f"Found {listed(found)}."
