@@ -199,6 +199,8 @@ class TokenizedDataModule(LabelledDataModule, ABC):
         """
         self._require_module()
         running = self.trainer.state.fn if self.trainer is not None else None
+        if running is not None and running.value != "predict":
+            self._require_num_labels()
         for stage in _SPLITS_OF_STAGE if running is None else (running.value,):
             self.setup(stage)
 
@@ -209,6 +211,20 @@ class TokenizedDataModule(LabelledDataModule, ABC):
             raise ConfigurationError(
                 f"Data of `{type(self).__name__}` should be given to a `{self.encoding.module}`. "
                 f"Found `{type(module).__name__}`."
+            )
+
+    def _require_num_labels(self) -> None:
+        """Check that a model of this library learns classes where the data have them, and numbers where not."""
+        module = self.trainer.lightning_module if self.trainer is not None else None
+        found = getattr(module, "num_labels", None)
+        if "TransformerTask" not in [kind.__name__ for kind in type(module).__mro__] or found is None:
+            return
+        if found < self.num_labels or (found == 1) != (self.num_labels == 1):
+            problem = "regression" if found == 1 else "classification"
+            hint = f" Or give the data `problem={problem!r}`." if 1 in (found, self.num_labels) else ""
+            raise ConfigurationError(
+                f"Parameter `num_labels` of `{type(module).__name__}` should be what the data say: {self.num_labels}. "
+                f"Found `num_labels = {found}`.{hint}"
             )
 
     def setup(self, stage: str) -> None:

@@ -75,6 +75,19 @@ def are_ids(names: Sequence[str]) -> bool:
     return list(names) == [str(place) for place in range(len(names))]
 
 
+def are_same(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Return whether names are of the same classes in the same order, or one of both has no names but ids.
+
+    Example:
+        >>> are_same(["0", "1"], ["bad", "good"]), are_same(["0", "1"], ["1", "2"])
+        (True, False)
+    """
+    for ids, names in ((one, other), (other, one)):
+        if are_ids(ids) and not (all(map(is_whole, names)) and not are_ids([str(int(name)) for name in names])):
+            return True
+    return list(one) == list(other)
+
+
 def is_whole(name: str) -> bool:
     """Return whether a name is a whole number."""
     return bool(_WHOLE.fullmatch(name))

@@ -8,7 +8,7 @@ from datasets import ClassLabel, Dataset, Value
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_sparsegrad.data.classes import are_ids as are_ids
-from lightning_sparsegrad.data.classes import is_finite, kind_of_labels, names_of, plain, quoted, spelled
+from lightning_sparsegrad.data.classes import are_same, is_finite, kind_of_labels, names_of, plain, quoted, spelled
 from lightning_sparsegrad.errors import ConfigurationError, near_matches
 
 Problem = Literal["classification", "regression"]
@@ -152,8 +152,7 @@ class LabelSpace:
         """Return whether labels are names, and no ids of the classes here."""
         kind = kind_of_labels(feature)
         if kind == "ids":
-            has_other = tuple(feature.names) != self.names and not (are_ids(feature.names) or are_ids(self.names))
-            return self.by_name or has_other
+            return self.by_name or not are_same(feature.names, self.names)
         if kind in ("whole", "number"):
             return self.by_name or (any(map(is_finite, self.names)) and not are_ids(self.names))
         if kind == "bool":

@@ -1,5 +1,6 @@
 """Queries and graded answers, of any origin."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from lightning_sparsegrad.data.encodings import RankingEncoding
@@ -43,7 +44,7 @@ class RankingsDataModule(LoadedDataModule):
         query_column: str = "query",
         text_columns: str | list[str],
         label_column: str = "label",
-        label_names: list[str] | None = None,
+        label_names: Sequence[str | int] | None = None,
         problem: Problem | None = None,
         **kwargs: Any,
     ) -> None:

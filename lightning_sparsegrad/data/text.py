@@ -1,5 +1,6 @@
 """Sentences and pairs of sentences of any origin."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from lightning_sparsegrad.data.encodings import SequenceEncoding
@@ -43,7 +44,7 @@ class TextDataModule(LoadedDataModule):
         *,
         text_columns: str | list[str] = "text",
         label_column: str = "label",
-        label_names: list[str] | None = None,
+        label_names: Sequence[str | int] | None = None,
         problem: Problem | None = None,
         **kwargs: Any,
     ) -> None:

@@ -1,5 +1,6 @@
 """Sentences with a label for each word, of any origin."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from lightning_sparsegrad.data.encodings import TokenEncoding
@@ -40,7 +41,7 @@ class WordsDataModule(LoadedDataModule):
         *,
         words_column: str = "words",
         tags_column: str = "tags",
-        label_names: list[str] | None = None,
+        label_names: Sequence[str | int] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(dataset, encoding=TokenEncoding(words_column, tags_column, label_names), **kwargs)

@@ -1,7 +1,7 @@
 """What every task with a pretrained transformer shares: loading, optimizers, steps, evaluation."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from pickle import UnpicklingError
 from typing import Any, ClassVar
@@ -21,7 +21,7 @@ from lightning_sparsegrad.checkpoints import LABEL_NAMES, names_in
 from lightning_sparsegrad.components import find_blocks
 from lightning_sparsegrad.data.base import TokenizedDataModule
 from lightning_sparsegrad.data.checks import listed
-from lightning_sparsegrad.data.labels import are_ids
+from lightning_sparsegrad.data.classes import are_same
 from lightning_sparsegrad.data.order import is_filler
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.hub import how_without
@@ -297,7 +297,7 @@ class TransformerTask(SparseGradModule, ABC):
         known, found = self.trained_names, self._names_of_data()
         if known is None or found is None or known == found:
             return
-        if not known or not found or not (are_ids(known) or are_ids(found)):
+        if not known or not found or not are_same(known, found):
             raise ConfigurationError(
                 f"Data should have the labels that the model was trained on, in the same order: "
                 f"{listed(known) if known else 'numbers'}. Found {listed(found) if found else 'numbers'}."

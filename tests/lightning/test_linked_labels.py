@@ -105,6 +105,106 @@ def test_a_checkpoint_is_refused_for_data_with_other_labels(run: str, way: str, 
         evaluated(data_of(["bad", "good"], encoder, label_names=["good", "bad"]))
     assert evaluated(data_of(["good", "bad"], encoder)).state.finished
     assert evaluated(data_of(["1", "0"], encoder)).state.finished  # the data have no names
+    with pytest.raises(ConfigurationError, match=r"`bad`, `good`\. Found `1`, `2`\."):
+        evaluated(data_of(["1", "2"], encoder))
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "is_refused"),
+    [
+        (["00", "01"], ["0", "1"], False),  # as 0.1 named the classes of these
+        (["True", "False"], ["0", "1"], False),
+        (["1", "2"], ["0", "1"], True),
+        (["1", "2"], ["1", "2"], False),
+    ],
+)
+def test_ids_are_not_taken_for_other_numbers(
+    labels: list[str], names: list[str], is_refused: bool, encoder: str
+) -> None:
+    run = trainer(max_steps=1)
+    run.fit(SequenceClassification(encoder, 2, Identity()), datamodule=data_of(labels, encoder))
+    run.save_checkpoint("a.ckpt")
+    stored = torch.load("a.ckpt", weights_only=True)
+    assert stored["lightning_sparsegrad_label_names"] == sorted(labels)
+    torch.save({**stored, "lightning_sparsegrad_label_names": names}, "a.ckpt")
+    again, task = trainer(), SequenceClassification(encoder, 2, Identity())
+    if is_refused:
+        with pytest.raises(ConfigurationError, match=r"`0`, `1`\. Found `1`, `2`\."):
+            again.validate(task, datamodule=data_of(labels, encoder), ckpt_path="a.ckpt")
+    else:
+        again.validate(task, datamodule=data_of(labels, encoder), ckpt_path="a.ckpt", verbose=False)
+
+
+@pytest.mark.parametrize(
+    ("labels", "num_labels", "problem", "message"),
+    [
+        (
+            ["1", "2", "3"],
+            1,
+            None,
+            r"data say: 3\. Found `num_labels = 1`\. Or give the data `problem='regression'`\.$",
+        ),
+        (
+            ["1.5", "2", "3"],
+            3,
+            None,
+            r"data say: 1\. Found `num_labels = 3`\. Or give the data `problem='classification",
+        ),
+        (["1", "2", "3"], 2, None, r"should be what the data say: 3\. Found `num_labels = 2`\.$"),
+        (["1", "2", "3"], 1, "regression", None),
+        (["1.5", "2", "3"], 3, "classification", None),
+        (["1", "2", "3"], 4, None, None),
+    ],
+)
+def test_a_model_learns_what_the_data_hold(
+    labels: list[str], num_labels: int, problem: Any, message: str | None, encoder: str
+) -> None:
+    task, run = SequenceClassification(encoder, num_labels, Identity()), trainer(max_steps=1)
+    data = data_of(labels, encoder, problem=problem)
+    if message is None:
+        run.fit(task, datamodule=data)
+        assert ("val/mse" in run.callback_metrics) == (num_labels == 1)
+    else:
+        with pytest.raises(ConfigurationError, match=message):
+            run.fit(task, datamodule=data)
+
+
+COMMAND = [
+    *("fit", "--model=SequenceClassification", "--model.gradient_transform=Identity", "--data=TextDataModule"),
+    *("--trainer.accelerator=cpu", "--trainer.logger=false", "--trainer.enable_progress_bar=false"),
+    *("--trainer.enable_model_summary=false", "--trainer.max_steps=1"),
+]
+
+
+def test_the_command_line_says_how_to_ask_for_a_regression(encoder: str) -> None:
+    path = write("a.csv", ["90", "15", "55"])
+    files = f"--data.data_files={{train: {path}, validation: {path}, predict: {path}}}"
+    given = [*COMMAND, f"--model.model_name_or_path={encoder}", files]
+    with pytest.raises(
+        ConfigurationError, match=r"the data say: 3\. Found .* = 1`\. For regression: `--data.problem=regr"
+    ):
+        SparseGradCLI(args=[*given, "--model.num_labels=1"])
+    with pytest.raises(
+        ConfigurationError, match=r"data say: 1\. Found .* = 3`\. For classes: `--data.problem=classific"
+    ):
+        SparseGradCLI(args=[*given, "--data.problem=regression", "--model.num_labels=3"])
+    cli = SparseGradCLI(args=[*given, "--data.problem=regression", "--model.num_labels=1"])
+    assert "val/mse" in cli.trainer.callback_metrics
+    SparseGradCLI(args=["predict", "--trainer.logger=false", "--ckpt_path", *map(str, Path("checkpoints").iterdir())])
+    (found,) = Path().rglob("predictions.tsv")
+    assert [float(line.split("\t")[1]) for line in found.read_text().splitlines()[1:]]
+
+
+def test_names_on_the_command_line_may_be_numbers(encoder: str) -> None:
+    path = write("a.csv", ["90", "15", "55"])
+    files = f"--data.data_files={{train: {path}, validation: {path}, predict: {path}}}"
+    given = [*COMMAND, f"--model.model_name_or_path={encoder}", files, "--data.label_names=[90, 55, 15]"]
+    cli = SparseGradCLI(args=given)
+    assert cli.model.num_labels == 3
+    assert cli.datamodule.label_names == ["90", "55", "15"]
+    SparseGradCLI(args=["predict", "--trainer.logger=false", "--ckpt_path", *map(str, Path("checkpoints").iterdir())])
+    (found,) = Path().rglob("predictions.tsv")
+    assert {line.split("\t")[1] for line in found.read_text().splitlines()[1:]} <= {"90", "55", "15"}
 
 
 def test_a_fit_on_other_labels_makes_them_its_own(encoder: str) -> None:

@@ -36,7 +36,7 @@ class SequenceEncoding(Encoding):
         self,
         text_columns: str | list[str] = "text",
         label_column: str = "label",
-        label_names: list[str] | None = None,
+        label_names: Sequence[str | int] | None = None,
         problem: Problem | None = None,
     ) -> None:
         self.text_columns = [text_columns] if isinstance(text_columns, str) else list(text_columns)

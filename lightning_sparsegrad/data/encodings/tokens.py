@@ -39,7 +39,10 @@ class TokenEncoding(Encoding):
     padding = {"labels": IGNORED, "word_index": IGNORED}  # noqa: RUF012  # read only
 
     def __init__(
-        self, words_column: str = "words", tags_column: str = "tags", label_names: list[str] | None = None
+        self,
+        words_column: str = "words",
+        tags_column: str = "tags",
+        label_names: Sequence[str | int] | None = None,
     ) -> None:
         self.words_column, self.tags_column = words_column, tags_column
         self.label_names = require_names(label_names)
