@@ -16,6 +16,7 @@ from datasets import Dataset
 from lightning_sparsegrad.data.checks import listed
 from lightning_sparsegrad.data.conll import SHARED_TASKS, UNIVERSAL_DEPENDENCIES, load_conll
 from lightning_sparsegrad.data.splits import Splits
+from lightning_sparsegrad.data.squad import is_squad, load_squad
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.hub import how_without, is_unreachable, without_network
 from lightning_sparsegrad.sources import PACKAGE_PREFIX, resolve_source
@@ -96,6 +97,9 @@ def load_files(data_files: Mapping[str, Sequence[str]]) -> dict[str, Dataset]:
         try:
             if suffix in _CONLL:
                 rows[split] = load_conll(paths)
+                continue
+            if suffix == ".json" and is_squad(paths[0]):
+                rows[split] = load_squad(paths)
                 continue
             if builder == "json":
                 _refuse_null_rows(paths)
