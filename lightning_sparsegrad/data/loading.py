@@ -16,6 +16,7 @@ from lightning_sparsegrad.data.conll import SHARED_TASKS, UNIVERSAL_DEPENDENCIES
 from lightning_sparsegrad.data.reads import Reads
 from lightning_sparsegrad.data.records import load_records
 from lightning_sparsegrad.data.splits import Splits
+from lightning_sparsegrad.data.squad import is_squad, load_squad
 from lightning_sparsegrad.data.tables import SEPARATORS, load_table
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.hub import how_without, is_unreachable, without_network
@@ -108,6 +109,8 @@ def _load(paths: Sequence[str], suffix: str, reads: Reads) -> Dataset:
         return load_conll(paths)
     if suffix in SEPARATORS:
         return load_table(paths, reads)
+    if suffix == ".json" and is_squad(paths[0]):
+        return load_squad(paths)
     if suffix in _RECORDS:
         return load_records(paths, reads)
     with without_network():

@@ -24,7 +24,10 @@ _UNSPACED = ("zh",)
 _HAN = re.compile("([\u4e00-\u9fa5])")
 
 
-def normalize_answer(text: str, language: str) -> list[str]:
+_ASCII = str.maketrans("", "", string.punctuation)
+
+
+def normalize_answer(text: str, language: str, *, ascii_only: bool = False) -> list[str]:
     """Return the words by which MLQA compares answers.
 
     Lower case, without punctuation (that of Unicode, and ASCII's symbols) and without the articles of the language; in
@@ -32,6 +35,7 @@ def normalize_answer(text: str, language: str) -> list[str]:
 
     Args:
         text: An answer.
+        ascii_only: Whether other punctuation than ASCII's stays, as in the evaluation of SQuAD.
         language: MLQA's `en`, `es`, `hi`, `vi`, `de`, `ar` or `zh`; any other is read like Hindi, which has no articles
             and spaces between words.
 
@@ -45,7 +49,7 @@ def normalize_answer(text: str, language: str) -> list[str]:
         Patrick Lewis, Barlas Oguz, Ruty Rinott, Sebastian Riedel, Holger Schwenk. MLQA: Evaluating Cross-lingual
         Extractive Question Answering. ACL 2020. https://arxiv.org/abs/1910.07475, and its `mlqa_evaluation_v1.py`.
     """
-    text = text.lower().translate(_no_punctuation())
+    text = text.lower().translate(_ASCII if ascii_only else _no_punctuation())
     if language in _ARTICLES:
         text = re.sub(_ARTICLES[language], " ", text)
     if language in _UNSPACED:
@@ -68,9 +72,9 @@ class _AnswerScore(Metric, ABC):
     total: Tensor
     count: Tensor
 
-    def __init__(self, language: str = "en") -> None:
+    def __init__(self, language: str = "en", *, unanswerable: bool = False) -> None:
         super().__init__()
-        self.language = language
+        self.language, self.unanswerable = language, unanswerable
         self.add_state("total", torch.tensor(0.0, dtype=torch.float32), dist_reduce_fx="sum")
         self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
 
@@ -79,7 +83,8 @@ class _AnswerScore(Metric, ABC):
 
         Args:
             preds: One answer for each question.
-            target: All right answers to each question; the one that scores best counts.
+            target: All right answers to each question; the one that scores best counts. An empty text says that there
+                is none.
 
         Raises:
             ValueError: If there are not as many questions in both, or one has no list of right answers.
@@ -94,8 +99,15 @@ class _AnswerScore(Metric, ABC):
         self.count += len(preds)
 
     def _best(self, answer: str, right: Sequence[str]) -> float:
-        words = normalize_answer(answer, self.language)
-        return max(self.score(words, normalize_answer(each, self.language)) for each in right)
+        words, *golds = (self._words(text) for text in (answer, *right))
+        if self.unanswerable:
+            golds = [gold for gold in golds if gold] or [[]]
+            if not words or golds == [[]]:
+                return float(words in golds)
+        return max(self.score(words, gold) for gold in golds)
+
+    def _words(self, text: str) -> list[str]:
+        return normalize_answer(text, self.language, ascii_only=self.unanswerable and self.language == "en")
 
     @staticmethod
     @abstractmethod
@@ -112,6 +124,8 @@ class AnswerExactMatch(_AnswerScore):
 
     Args:
         language: The language of the answers.
+        unanswerable: Whether to score as SQuAD 2 does, where the answer to a question may be that there is none: 1 if
+            the prediction is empty, too, else 0. In English, punctuation is then ASCII's.
 
     Example:
         >>> metric = AnswerExactMatch("de")
@@ -130,6 +144,8 @@ class AnswerF1(_AnswerScore):
 
     Args:
         language: The language of the answers.
+        unanswerable: Whether to score as SQuAD 2 does, where the answer to a question may be that there is none: 1 if
+            the prediction is empty, too, else 0. In English, punctuation is then ASCII's.
 
     Example:
         >>> metric = AnswerF1()

@@ -1,5 +1,6 @@
 """Answer questions by a span of a text."""
 
+import math
 from typing import Any
 
 import torch
@@ -7,12 +8,14 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 from transformers import AutoModelForQuestionAnswering
 
+from lightning_sparsegrad.data.questions import QuestionsDataModule
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.metrics import AnswerExactMatch, AnswerF1
 from lightning_sparsegrad.modules.transformer import Batch, TransformerTask
 from lightning_sparsegrad.transforms.base import GradientTransform
 
 _NO_SCORE = -torch.inf
+_UNANSWERABLE = "lightning_sparsegrad_unanswerable"  # in checkpoints
 
 
 class ExtractiveQuestionAnswering(TransformerTask):
@@ -29,20 +32,32 @@ class ExtractiveQuestionAnswering(TransformerTask):
     The answer to a question is the span of the highest sum of start and end logits over all of its windows. Measures
     `answer_f1` and `answer_exact_match` as MLQA does, in the language that the part of the data is called after.
 
+    Where questions may be unanswerable, as in SQuAD 2, a window without the answer says so by the sum at the first
+    token of all. The answer is empty if the least of these sums over the windows is above that of the best span by more
+    than `null_threshold`, and answers are measured as SQuAD 2 does.
+
     Args:
         model_name_or_path: Hub id, local folder, or `package:<distribution>/<folder inside it>`.
         gradient_transform: The strategy; `Identity()` for plain fine-tuning.
         language: The language of data without parts.
         max_answer_length: The longest answer, in tokens.
+        unanswerable: Whether the answer to a question may be empty; by default if the data it was trained on, which a
+            checkpoint tells, or those it is evaluated on hold a question without an answer.
+        null_threshold: By how much, in logits, an empty answer has to be better than the best span. The higher, the
+            fewer are empty.
         **kwargs: What `TransformerTask` takes: `optimizer`, `lr_scheduler`, `skip_dropped`, `nonfinite` and
             `dtype`.
 
     Raises:
-        ConfigurationError: If `max_answer_length` is not positive, there is no such model, or its head is another.
+        ConfigurationError: If `max_answer_length` is not positive, `null_threshold` is not a number, there is no such
+            model, or its head is another.
 
     References:
         Patrick Lewis, Barlas Oguz, Ruty Rinott, Sebastian Riedel, Holger Schwenk. MLQA: Evaluating Cross-lingual
         Extractive Question Answering. ACL 2020. https://arxiv.org/abs/1910.07475
+
+        Pranav Rajpurkar, Robin Jia, Percy Liang. Know What You Don't Know: Unanswerable Questions for SQuAD. ACL 2018.
+        https://arxiv.org/abs/1806.03822
 
     Example:
         >>> from lightning_sparsegrad import GradDrop
@@ -63,19 +78,61 @@ class ExtractiveQuestionAnswering(TransformerTask):
         *,
         language: str = "en",
         max_answer_length: int = 30,
+        unanswerable: bool | None = None,
+        null_threshold: float = 0.0,
         **kwargs: Any,
     ) -> None:
         if max_answer_length < 1:
             raise ConfigurationError(
                 f"Parameter `max_answer_length` should be positive. Found `max_answer_length = {max_answer_length}`."
             )
+        if math.isnan(null_threshold):
+            raise ConfigurationError(
+                f"Parameter `null_threshold` should be a number. Found `null_threshold = {null_threshold}`."
+            )
         super().__init__(model_name_or_path, gradient_transform, config={}, **kwargs)
         self.language, self.max_answer_length = language, max_answer_length
+        self.unanswerable, self.null_threshold = unanswerable, null_threshold
+        self._was_trained_so = self._is_evaluated_so = False
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        self._was_trained_so = self._holds_unanswerable("train")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint[_UNANSWERABLE] = self._was_trained_so
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self._was_trained_so = bool(checkpoint.get(_UNANSWERABLE))
+
+    def on_validation_epoch_start(self) -> None:
+        self._is_evaluated_so = self._holds_unanswerable("validation")
+        super().on_validation_epoch_start()
+
+    def on_test_epoch_start(self) -> None:
+        self._is_evaluated_so = self._holds_unanswerable("test")
+        super().on_test_epoch_start()
+
+    def on_predict_start(self) -> None:
+        self._is_evaluated_so = False
+        super().on_predict_start()
+
+    def _holds_unanswerable(self, kind: str) -> bool:
+        """Return whether a kind of splits holds questions without an answer, as far as the data can tell."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]  # set by its connector
+        return isinstance(data, QuestionsDataModule) and data.has_unanswerable(kind)
+
+    @property
+    def _may_be_empty(self) -> bool:
+        return self.unanswerable if self.unanswerable is not None else self._was_trained_so or self._is_evaluated_so
 
     def metrics(self, part: str | None) -> MetricCollection:
-        language = part or self.language
+        given: dict[str, Any] = {"language": part or self.language}
+        given["unanswerable"] = self._may_be_empty or self._is_evaluated_so
         return MetricCollection(
-            {"answer_f1": AnswerF1(language), "answer_exact_match": AnswerExactMatch(language)}, compute_groups=False
+            {"answer_f1": AnswerF1(**given), "answer_exact_match": AnswerExactMatch(**given)}, compute_groups=False
         )
 
     def measure(self, metrics: MetricCollection, output: Any, batch: Batch) -> None:
@@ -89,9 +146,24 @@ class ExtractiveQuestionAnswering(TransformerTask):
         starts, ends, scores = self._spans(output.start_logits.float(), output.end_logits.float(), batch["offsets"])
         rows, texts = batch["window_row"], batch["contexts"]  # some tokens begin with a blank
         best: list[tuple[float, int, int]] = [(_NO_SCORE, 0, 0)] * len(texts)
+        nulls = [torch.inf] * len(texts)
         for row, *found in torch.stack([rows.float(), scores, starts.float(), ends.float()], dim=1).tolist():
             best[int(row)] = max(best[int(row)], (found[0], int(found[1]), int(found[2])), key=lambda each: each[0])
+        if self._may_be_empty:
+            for row, score in zip(rows.tolist(), self._null_scores(output, batch).tolist(), strict=True):
+                nulls[row] = min(nulls[row], score)
+            best = [
+                (_NO_SCORE, 0, 0) if null - span[0] > self.null_threshold else span
+                for null, span in zip(nulls, best, strict=True)
+            ]
         return [text[start:end].strip() for text, (_, start, end) in zip(texts, best, strict=True)]
+
+    @staticmethod
+    def _null_scores(output: Any, batch: Batch) -> Tensor:
+        """Return the score of each window at the first token that is no padding."""
+        first = batch["attention_mask"].argmax(1, keepdim=True)
+        sums: Tensor = output.start_logits.float().gather(1, first) + output.end_logits.float().gather(1, first)
+        return sums.squeeze(1)
 
     def _spans(self, start_logits: Tensor, end_logits: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return where the best span of each window begins and ends, in characters, and its score."""

@@ -1,4 +1,7 @@
+import csv
+import json
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -94,7 +97,7 @@ def test_answers_may_be_a_list_and_stand_a_little_off(tmp_path, path):
         (["the Seine", "Rome"], r"should hold answers as {'text': .* Found 'the Seine'\."),
         ([{"text": ["the Seine"]}, {"text": ["Rome"]}], r"should hold answers as .* Found {'text': \['the Seine'\]}\."),
         ([None, answers()[1]], r"should hold answers as .* Found None\."),
-        ([{"text": [], "answer_start": []}, answers()[1]], r"an answer in every row\. Found none\. This is row 0\."),
+        ([{"text": [], "answer_start": []}] * 2, r"of split `train` should hold an answer in some row\. Found none\."),
         ([answers()[0], {"text": [None], "answer_start": [0]}], r"hold answers as .*{'text': \[None\],.* row 1\."),
         ([{"text": [7], "answer_start": [0]}] * 2, r"of split `test` should .* {'text': \[7\],.* row 0\."),
         ([answers()[0], {"text": ["Rome"], "answer_start": [None]}], r"hold answers as .* row 1\."),
@@ -104,7 +107,7 @@ def test_answers_may_be_a_list_and_stand_a_little_off(tmp_path, path):
 def test_answers_that_are_not_there_are_reported(tmp_path, given, message):
     path = write(tmp_path / "rows.jsonl", question=QUESTIONS, context=TEXTS, answers=given)
     with pytest.raises(ConfigurationError, match=message):
-        module(path).test_dataloader()
+        next(iter(module(path).train_dataloader() if "train" in message else module(path).test_dataloader()))
 
 
 def test_windows_need_room(path):
@@ -143,3 +146,87 @@ def test_a_tokenizer_that_does_not_tell_places_is_refused(path, monkeypatch):
     monkeypatch.setattr(type(data.tokenizer), "is_fast", False)
     with pytest.raises(ConfigurationError, match=r"one that tells where its tokens are \(a fast one\)"):
         data.train_dataloader()
+
+
+NONE = [[], {"text": [], "answer_start": []}, {"text": [""], "answer_start": [-1]}, [{"text": " ", "answer_start": 0}]]
+
+
+@pytest.mark.parametrize("none", NONE)
+def test_a_question_without_an_answer_points_at_the_first_token(tmp_path, path, none):
+    given = [none, [{"text": "Rome", "answer_start": 0}] if isinstance(none, list) else answers()[1]]
+    new = write(tmp_path / "new.jsonl", question=QUESTIONS, context=TEXTS, answers=given)
+    data = module(new, batch_size=99)
+    (batch,) = data.train_dataloader()
+    (with_answer,) = module(path, batch_size=99).train_dataloader()
+    assert batch["input_ids"].shape == with_answer["input_ids"].shape
+    places = sorted(zip(batch["start_positions"].tolist(), batch["end_positions"].tolist(), strict=True))
+    assert places[:-1] == [(0, 0)] * (len(places) - 1)
+    assert places[-1] > (0, 0)
+    (batch,) = data.test_dataloader()
+    assert batch["answers"] == [[""], ["Rome"]]
+    assert data.has_unanswerable("train")
+    assert not module(path).has_unanswerable("train")
+
+
+def squad(path: Path, *, answered: bool = True) -> str:
+    """Write a file as SQuAD's own: two articles, of one and two paragraphs."""
+
+    def question(row: int, number: int) -> dict[str, Any]:
+        answer = {"text": ANSWERS[row], "answer_start": TEXTS[row].index(ANSWERS[row])}
+        if number:
+            facts: dict[str, Any] = {"answers": [], "plausible_answers": [answer], "is_impossible": True}
+        else:
+            facts = {"answers": [answer, answer], "is_impossible": False}
+        return {"id": f"{row}-{number}", "question": QUESTIONS[row], **(facts if answered else {})}
+
+    def paragraph(row: int, count: int) -> dict[str, Any]:
+        return {"qas": [question(row, number) for number in range(count)], "context": TEXTS[row]}
+
+    articles = [
+        {"title": "France", "paragraphs": [paragraph(0, 1)]},
+        {"title": "Italy", "paragraphs": [paragraph(1, 2), {"context": "Nothing is asked.", "qas": []}]},
+    ]
+    path.write_text(json.dumps({"version": "v2.0", "data": articles}))
+    return str(path)
+
+
+def test_files_of_squad_are_read_as_they_are(tmp_path):
+    path = squad(tmp_path / "train-v2.0.json")
+    data = module(path)
+    assert data.rows("train")["id"][:] == ["0-0", "1-0", "1-1"]
+    assert data.rows("train")["title"][:] == ["France", "Italy", "Italy"]
+    assert [found["text"] for found in data.rows("train")["answers"]] == [["the Seine"] * 2, ["Rome"] * 2, []]
+    flat = {"question": [QUESTIONS[row] for row in (0, 1, 1)], "context": [TEXTS[row] for row in (0, 1, 1)]}
+    given = [answers()[0], answers()[1], {"text": [], "answer_start": []}]
+    expected = module(write(tmp_path / "flat.jsonl", answers=given, **flat))
+    assert data.dataset("train").to_dict() == expected.dataset("train").to_dict()
+
+
+def test_files_of_squad_without_answers_are_predicted(tmp_path):
+    path = squad(tmp_path / "test.json", answered=False)
+    data = module(path)
+    assert data.rows("predict").column_names == ["id", "title", "context", "question"]
+    (batch,) = data.predict_dataloader()
+    assert batch["contexts"] == [TEXTS[0], TEXTS[1], TEXTS[1]]
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"question": "Who?", "answers": []}, r"rows\.json: question .* lacks 'id'"),
+        ({"id": 1, "question": "Who?", "answers": [{"text": "Rome"}]}, r"rows\.json: question .* lacks 'answer_start'"),
+    ],
+)
+def test_what_a_file_of_squad_lacks_is_named(tmp_path, entry, message):
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps({"data": [{"paragraphs": [{"context": "Rome", "qas": [entry]}]}]}))
+    with pytest.raises(ConfigurationError, match=message):
+        module(str(path)).rows("train")
+
+
+def test_predictions_are_written_with_the_ids_of_the_questions(tmp_path):
+    data = module(squad(tmp_path / "test.json", answered=False))
+    data.write_predictions(tmp_path / "out", "", ["Seine", "", "a\tb"])
+    assert json.loads((tmp_path / "out" / "predictions.json").read_text()) == {"0-0": "Seine", "1-0": "", "1-1": "a\tb"}
+    rows = list(csv.reader((tmp_path / "out" / "predictions.tsv").read_text().splitlines(), delimiter="\t"))
+    assert rows == [["index", "prediction", "id"], ["0", "Seine", "0-0"], ["1", "", "1-0"], ["2", "a\tb", "1-1"]]

@@ -11,6 +11,7 @@ import torch
 
 from lightning_sparsegrad import (
     ConfigurationError,
+    ExtractiveQuestionAnswering,
     Identity,
     PredictionWriter,
     SequenceClassification,
@@ -251,6 +252,39 @@ def test_some_of_the_labels_are_read_as_those_of_the_checkpoint_that_is_restored
     assert data.dataset("test")["labels"][:] == [0, 1]  # what it looks like by itself
     trainer().test(task, data, ckpt_path=str(trained / "classes.ckpt"), verbose=False)
     assert data.dataset("test")["labels"][:] == [1, 2]
+
+
+def test_a_checkpoint_tells_that_questions_may_have_no_answer(
+    encoder: str, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = ExtractiveQuestionAnswering.forward
+
+    def of_certainty(task: Any, batch: Any) -> Any:
+        """Add to the logits of the first token what a model learns of questions without an answer."""
+        output = forward(task, batch)
+        output.start_logits = output.start_logits + 99 * torch.nn.functional.one_hot(
+            torch.tensor(0), output.start_logits.shape[1]
+        )
+        return output
+
+    monkeypatch.setattr(ExtractiveQuestionAnswering, "forward", of_certainty)
+    none = [{"text": [], "answer_start": []}] * 3
+    write("train.jsonl", {**ANSWERS, "answers": [*ANSWERS["answers"][:3], *none]})
+    model, data, *_, more = TASKS["answers"]
+    given = [f"--model={model}", f"--data={data}", f"--model.model_name_or_path={encoder}", *FIT, *more]
+    main(["fit", *given, "--data.data_files={train: train.jsonl, validation: train.jsonl}"])
+    keep("a.ckpt")
+    write("new.jsonl", ANSWERS, without="answers")
+    flag = "--data.data_files={predict: new.jsonl}"
+    run("predict", Path("a.ckpt"), flag)
+    assert predictions() == [""] * 6
+    run("predict", Path("a.ckpt"), flag, "--model.null_threshold=200")
+    assert all(predictions())
+    run("predict", trained / "answers.ckpt", flag)  # of a checkpoint that knows none such
+    assert all(predictions())
+    tested = run("test", Path("a.ckpt"), "--data.data_files={test: train.jsonl}")
+    metrics = tested.trainer.callback_metrics
+    assert metrics["test/answer_exact_match"] == metrics["test/answer_f1"] == 0.5
 
 
 def test_numbers_stay_numbers_where_all_of_them_are_whole(trained: Path) -> None:

@@ -153,6 +153,34 @@ def test_answers_are_scored_in_the_language_of_the_part(folder: Path) -> None:
     assert run.callback_metrics["val/answer_f1/de"] == pytest.approx(2 / 3)
 
 
+@pytest.mark.parametrize("threshold", [-1.0, 0.0, 1.0])
+@pytest.mark.parametrize("unanswerable", [True, False, None])
+def test_an_answer_is_empty_where_all_windows_say_so(folder: Path, unanswerable: bool | None, threshold: float) -> None:
+    task = ExtractiveQuestionAnswering(
+        str(folder / "answers"), Identity(), unanswerable=unanswerable, null_threshold=threshold
+    )
+    generator, empty = torch.Generator().manual_seed(0), 0
+    offsets = torch.full((2, 5, 2), -1)
+    offsets[:, 2:] = torch.tensor([[0, 3], [4, 7], [8, 11]])
+    mask = torch.tensor([[1, 1, 1, 1, 1], [0, 1, 1, 1, 1]])  # padded in front: the first token is the second
+    batch = {"window_row": torch.zeros(2).long(), "offsets": offsets, "contexts": ["the cat sat"]}
+    for _ in range(50):
+        starts, ends = torch.randn(2, 2, 5, generator=generator)
+        starts[:, :2] += 2
+        output = SimpleNamespace(start_logits=starts, end_logits=ends)
+        (found,) = task.predict(output, {**batch, "attention_mask": mask})["predictions"]
+        spans = [starts[w, a] + ends[w, b] for w, a, b in product(range(2), range(2, 5), range(2, 5)) if a <= b]
+        null = min(starts[0, 0] + ends[0, 0], starts[1, 1] + ends[1, 1])
+        assert (found == "") == bool(unanswerable and null - max(spans) > threshold)
+        empty += found == ""
+    assert (0 < empty < 50) == bool(unanswerable)
+
+
+def test_a_threshold_that_is_no_number_is_refused(folder: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"Found `null_threshold = nan`\."):
+        ExtractiveQuestionAnswering(str(folder / "answers"), Identity(), null_threshold=float("nan"))
+
+
 def test_answers_of_no_length_are_refused(folder: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"Found `max_answer_length = 0`\."):
         ExtractiveQuestionAnswering(str(folder / "answers"), Identity(), max_answer_length=0)

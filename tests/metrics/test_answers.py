@@ -172,3 +172,42 @@ def test_many_answers_add_up_where_models_are_of_half_precision() -> None:
 def test_questions_without_answers(target: list[list[str]], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         AnswerF1().update(["a", "b"], target)
+
+
+def official(answer: str, right: list[str]) -> tuple[float, float]:
+    """Exact match and F1 of a question of SQuAD 2, step by step as its evaluation has them."""
+
+    def normalized(text: str) -> str:
+        text = "".join(c for c in text.lower() if c not in set(string.punctuation))
+        return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
+
+    right = [text for text in right if normalized(text)] or [""]
+    scores = []
+    for text in right:
+        gold, told = normalized(text).split(), normalized(answer).split()
+        shared = sum((Counter(gold) & Counter(told)).values())
+        if not gold or not told:
+            scores.append(float(gold == told))
+        elif not shared:
+            scores.append(0.0)
+        else:
+            precision, recall = shared / len(told), shared / len(gold)
+            scores.append(2 * precision * recall / (precision + recall))
+    return max(float(normalized(answer) == normalized(text)) for text in right), max(scores)
+
+
+def test_answers_that_may_be_empty_are_scored_as_squad_2_does() -> None:
+    generator = random.Random(0)  # noqa: S311
+    pool = ["", "the", "A .", "Seine", "the Seine", "river \u2013 Seine", "a river", "1990\u201395", "199095", "!"]
+    for _ in range(300):
+        answer, right = generator.choice(pool), generator.choices(pool, k=generator.randrange(1, 4))
+        f1, match = AnswerF1(unanswerable=True), AnswerExactMatch(unanswerable=True)
+        f1.update([answer], [right])
+        match.update([answer], [right])
+        assert (float(match.compute()), float(f1.compute())) == pytest.approx(official(answer, right)), (answer, right)
+
+
+def test_an_empty_answer_is_right_where_there_is_none_and_wrong_elsewhere() -> None:
+    for score in (AnswerF1(unanswerable=True), AnswerExactMatch(unanswerable=True)):
+        score.update(["", "", "Seine"], [[""], ["Seine"], [""]])
+        assert float(score.compute()) == pytest.approx(1 / 3)

@@ -22,15 +22,15 @@ class AnswerEncoding(Encoding):
     A text that is too long is cut into windows that overlap, each behind the question. A batch to train on holds one
     window per row: `input_ids` and `attention_mask` (and `token_type_ids` where the tokenizer makes them), integers of
     shape (windows, length), and `start_positions` and `end_positions` of shape (windows,), the tokens where the first
-    answer begins and ends, or the first token of all where the window does not hold it whole. A batch to evaluate or
-    predict holds all windows of its rows, and `window_row`, `offsets`, `contexts` and `answers`, as
-    `ExtractiveQuestionAnswering` has them.
+    answer begins and ends, or the first token of all where the window does not hold it whole, or there is none. A
+    batch to evaluate or predict holds all windows of its rows, and `window_row`, `offsets`, `contexts` and `answers`,
+    as `ExtractiveQuestionAnswering` has them; the answer to a question without one is an empty text.
 
     Args:
         question_column: The column of the questions.
         context_column: The column of the texts.
         answers_column: The column of the answers: `{"text": [...], "answer_start": [...]}`, in characters, or a list of
-            such with one answer each.
+            such with one answer each; empty where the text does not answer the question, as in SQuAD 2.
         stride: How many tokens neighbouring windows share.
         max_question_length: The tokens a question is truncated to.
 
@@ -72,7 +72,7 @@ class AnswerEncoding(Encoding):
 
         Raises:
             ConfigurationError: If a column is missing, a text is missing or no text, a text does not hold its answer,
-                there is no room for windows, or the tokenizer is no fast one.
+                no question to train on has one, there is no room for windows, or the tokenizer is no fast one.
         """
         tokens.require_places()
         require_columns(rows, dict(zip(self.columns, ("question_column", "context_column"), strict=True)), split)
@@ -82,6 +82,10 @@ class AnswerEncoding(Encoding):
         if labels is not None:
             require_columns(rows, {self.answers_column: "answers_column"}, split)
             columns.append(self.answers_column)
+            if kind_of(split) == "train" and not any(map(_has_answer, rows[self.answers_column])):
+                raise ConfigurationError(
+                    f"Column `{self.answers_column}` of split `{split}` should hold an answer in some row. Found none."
+                )
         try:
             return rows.select_columns(columns).map(
                 _encode_questions,
@@ -103,6 +107,10 @@ class AnswerEncoding(Encoding):
             raise ConfigurationError(
                 f"Column `{self.answers_column}` of split `{split}` should {error} This is row {row}."
             ) from error
+
+    def has_unanswerable(self, rows: Dataset) -> bool:
+        """Return whether the rows hold a question without an answer."""
+        return not all(map(_has_answer, rows[self.answers_column]))
 
     def decode(self, output: Mapping[str, Any], batch: Batch, labels: LabelSpace) -> list[Any]:  # noqa: ARG002
         """Return the answer to each row's question."""
@@ -169,14 +177,15 @@ def _encode_questions(
         inside = [tuple(where) if part == 1 else _NO_TEXT for where, part in zip(offsets, parts, strict=True)]
         found: dict[str, Any] = {name: values[window] for name, values in encoded.items()}
         if spans is not None:
-            found["start_positions"], found["end_positions"] = _tokens_of(spans[row][0], inside)
+            places = _tokens_of(spans[row][0], inside) if spans[row] else (0, 0)
+            found["start_positions"], found["end_positions"] = places
         windows.append(found if is_train else {**found, "offsets": inside})
     if is_train:
         return {name: [window[name] for window in windows] for name in windows[0]} if windows else {}
     by_row: list[list[dict[str, Any]]] = [[] for _ in contexts]
     for row, found in zip(rows, windows, strict=True):
         by_row[row].append(found)
-    texts = {} if spans is None else {"answers": [[text for *_, text in each] for each in spans]}
+    texts = {} if spans is None else {"answers": [[text for *_, text in each] or [""] for each in spans]}
     return {"windows": by_row, "contexts": contexts, **texts}
 
 
@@ -191,17 +200,30 @@ def _truncated(questions: list[str], tokenizer: PreTrainedTokenizerBase, length:
 
 
 def _spans(answers: Any, context: str) -> list[tuple[int, int, str]]:
-    """Return where each answer begins and ends, in characters and without blanks around it, and its text."""
+    """Return where each answer begins and ends, in characters and without blanks around it, and its text.
+
+    An answer without a text says that there is none.
+    """
     found = []
-    for text, said in _listed(answers):
+    for text, said in filter(_holds_text, _listed(answers)):
         start = min(_occurrences(text, context), key=lambda place: abs(place - said), default=None)
         if start is None:
             raise _AnswerError(f"hold answers that their texts hold. Found {text!r} in none of {context[:80]!r} ...")
         blanks = len(text) - len(text.lstrip())
         found.append((start + blanks, start + blanks + len(text.strip()), text))
-    if not found:
-        raise _AnswerError("hold an answer in every row. Found none.")
     return found
+
+
+def _holds_text(answer: tuple[str, int]) -> bool:
+    return bool(answer[0].strip())
+
+
+def _has_answer(answers: Any) -> bool:
+    """Return whether there is an answer; what is written otherwise is reported when it is encoded."""
+    try:
+        return any(map(_holds_text, _listed(answers)))
+    except _AnswerError:
+        return True
 
 
 def _is_wrong(answers: Any, context: str) -> bool:
