@@ -151,7 +151,7 @@ def test_an_evaluation_takes_the_precision_alone_of_the_trainers_arguments(first
     trainer = run("test", "--ckpt_path", path, *QUIET)
     assert trainer.precision == "bf16-true"
     assert (trainer.max_epochs, trainer.accumulate_grad_batches) == (None, 1)
-    assert trainer.log_dir == "lightning_logs/version_0"
+    assert Path(str(trainer.log_dir)) == Path("lightning_logs/version_0").absolute()
     assert run("test", "--ckpt_path", path, "--trainer.precision=32", *QUIET).precision == "32-true"
 
 

@@ -4,8 +4,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pytest
+from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, Logger
 
@@ -160,7 +160,7 @@ def test_folders_on_other_file_systems() -> None:
     folders = [run_folder(trainer(default_root_dir=root)) for _ in range(2)]
     assert folders == [f"{root}/lightning_logs/version_{version}" for version in (0, 1)]
     assert [write_new(f"{root}/test", {".csv": b"1"}) for _ in range(2)] == [f"{root}/test", f"{root}/test-v1"]
-    assert fsspec.open(f"{root}/test.csv").open().read() == b"1"
+    assert get_filesystem(root).cat_file(f"{root}/test.csv") == b"1"
     assert not list(Path().iterdir())
 
 

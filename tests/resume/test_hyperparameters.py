@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import (
     SequentialLR,
     StepLR,
 )
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_sparsegrad import ConfigurationError, ExactResume, GradientTransformCallback, Identity, SparseGradModule
 from lightning_sparsegrad.modules import LinearDecay
@@ -47,7 +47,7 @@ class _Task(LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         (group, *_) = self.optimizers().param_groups  # type: ignore[union-attr]
         self.seen.append({name: value for name, value in group.items() if name != "params"})
-        loss = self.net(batch).square().mean()
+        loss = self.net(batch[0]).square().mean()
         self.log("loss", loss, on_step=True)
         return loss
 
@@ -77,7 +77,8 @@ def fit(
         **{"max_epochs": EPOCHS, "log_every_n_steps": 1, **quiet, **arguments},
     )
     task = Task(make) if door in {"both", "module"} else _Task(make)
-    trainer.fit(task, DataLoader(torch.ones(2 * BATCHES, 4), batch_size=2), ckpt_path=path)
+    data = TensorDataset(torch.ones(2 * BATCHES, 4))
+    trainer.fit(task, DataLoader(data, batch_size=2), ckpt_path=path)
     return task
 
 
