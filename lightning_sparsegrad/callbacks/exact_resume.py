@@ -23,6 +23,7 @@ from lightning_sparsegrad.resume.randomness import random_states, set_random_sta
 from lightning_sparsegrad.resume.sources import set_source_states, source_states
 from lightning_sparsegrad.resume.switches import set_switches, switches
 from lightning_sparsegrad.resume.waiting import WaitingCheckpoints
+from lightning_sparsegrad.twins import require_our_trainer
 
 EXACT_RESUME_KEY = "exact_resume"
 
@@ -147,6 +148,7 @@ class ExactResume(WaitingCheckpoints):
         self._running, self._begins_epoch, self._resumed, self._watched = False, False, None, None
         if stage != "fit":
             return
+        require_our_trainer(trainer, type(self).__name__)
         self._accumulate = trainer.accumulate_grad_batches
         self.intercept(trainer)
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by its connector
