@@ -22,6 +22,7 @@ from lightning_sparsegrad import (
 from lightning_sparsegrad.main import main
 from tests import hub
 from tests.command_line import PLAIN, QUICK, UNLABELLED
+from tests.data.helpers import write
 
 from .tasks import Network, Regression, assert_same_weights, fit, loader, trainer, weights
 
@@ -127,7 +128,8 @@ def test_what_works_in_ours_alone_says_so(tmp_path: Path) -> None:
         their_fit(ExactResume())
     with pytest.raises(ConfigurationError, match=OURS_ALONE.format("PredictionWriter")):
         their_trainer(callbacks=[PredictionWriter()]).predict(Theirs(), loader())
-    data = TextDataModule(data_files={"train": "train.csv"}, tokenizer=hub.tiny_encoder(tmp_path, layers=1))
+    files = {"train": write(tmp_path / "train.csv", text=["a", "b"], label=[0, 1])}
+    data = TextDataModule(data_files=files, tokenizer=hub.tiny_encoder(tmp_path, layers=1))
     with pytest.raises(ConfigurationError, match=OURS_ALONE.format("TextDataModule")):
         their_trainer().fit(Theirs(), datamodule=data)
 
@@ -153,8 +155,8 @@ def test_a_module_is_refused_by_the_trainer_of_the_other_package() -> None:
         (
             [f"--model={__name__}.Theirs"],
             f"`{__name__}.Theirs` is no subclass of `LightningModule` at `model`, in `--model={__name__}.Theirs`. It "
-            f"is of `pytorch_lightning`, whose classes `lightning.pytorch` does not know: use `import lightning.pytorch "
-            f"as pl` where it is defined.",
+            f"is of `pytorch_lightning`, whose classes `lightning.pytorch` does not know: use `import "
+            f"lightning.pytorch as pl` where it is defined.",
         ),
         ([f"--model={__name__}.Network"], f"`{__name__}.Network` is no subclass of `LightningModule` at `model`, in "),
     ],
