@@ -19,6 +19,7 @@ from lightning_sparsegrad.errors import near_matches
 from lightning_sparsegrad.safe_yaml import load
 from lightning_sparsegrad.schedules import Schedule
 from lightning_sparsegrad.transforms.base import GradientTransform
+from lightning_sparsegrad.twins import about_twin
 
 DEBUG_VARIABLE = "SPARSEGRAD_DEBUG"
 HINT = f"({DEBUG_VARIABLE}=1 shows the full text.)"
@@ -54,6 +55,8 @@ _MISSING_FILE = re.compile(r"(?:Parser key \".*\": )?File does not exist: '(?P<p
 _WRONG_VALUE = re.compile(r"(?:Expected an?|Not a valid subclass of) (?P<expected>.*)\. Got value: (?P<value>.*)")
 _DENIED = re.compile(r"Importing '(?P<name>[\w.]+)' is not allowed")
 _OF_A_CALLABLE = re.compile(r"Type .* expects a function or a callable class: (.*?)\.?(?: Got value: .*)?$")
+_WRONG_KIND = re.compile(r"Import path (?:(?P<path>\S+) )?does not correspond to a subclass of (?P<base>\w+)")
+_GIVEN = re.compile(r"Given value: (?P<path>[\w.]+)$", re.MULTILINE)
 _REQUIRED = re.compile(r"the following arguments are required: (?P<names>.*)")
 _WRONG_CHOICE = re.compile(r"invalid choice: '(?P<name>[^']*)' \(choose from (?P<names>[^)]*)\)")
 
@@ -190,6 +193,10 @@ def _sentence(message: str, parser: ArgumentParser, given: Sequence[str]) -> str
         return f"`{name}` is no file and no class that fits{at}{_written(given, name)}.{near}"
     if match := _DENIED.search(text):
         return f"`{match['name']}` may not be named in a config{at}{_written(given, match['name'])}."
+    if (match := _WRONG_KIND.match(text)) and (named := match["path"] or (_GIVEN.search(message) or ["", ""])[1]):
+        cls = locate(named)
+        twin = about_twin(cls) if isinstance(cls, type) else ""
+        return f"`{named}` is no subclass of `{match['base']}`{at}{_written(given, named)}.{twin}"
     if match := _REQUIRED.match(text):
         return f"An argument is missing{at}: `{match['names'].replace(', ', '`, `')}`."
     if match := _WRONG_CHOICE.search(text):

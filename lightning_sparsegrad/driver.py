@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.callbacks import Checkpoint, GradientAccumulationScheduler
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.optim import LBFGS, Optimizer
@@ -25,7 +25,7 @@ from lightning_sparsegrad.resume.hyperparameters import Hyperparameters
 from lightning_sparsegrad.resume.waiting import INEXACT_KEY, WaitingCheckpoints
 from lightning_sparsegrad.trainable import tell_what_trains
 from lightning_sparsegrad.transforms.base import GradientTransform, Window
-from lightning_sparsegrad.twins import is_a
+from lightning_sparsegrad.twins import is_a, package_of
 
 CHECKPOINT_KEY = "lightning_sparsegrad"
 _NORMS = {"norm_before", "norm_after"}  # of every component: too many to log
@@ -86,6 +86,7 @@ class TrainerDriver:
         """Bind the transform to the module; raise a `ConfigurationError` for what cannot work together."""
         self._refuse_fighting_clips(trainer)
         self._refuse_unsupported(trainer)
+        _refuse_twins(trainer)
         MonitorCheck.join(trainer)
         self._engine = self._new_engine(trainer, module, total_steps=self._count_steps(trainer))
         self._warn_of_lost_states(module)
@@ -268,6 +269,18 @@ class TrainerDriver:
             raise ConfigurationError(
                 f"Parameter `strategy` of the Trainer should leave each parameter its gradient, whole as 'ddp' does or "
                 f"sharded by rows as `ModelParallelStrategy` (FSDP2) does. Found `{type(trainer.strategy).__name__}`."
+            )
+
+
+def _refuse_twins(trainer: Trainer) -> None:
+    """Refuse callbacks of the package that the Trainer is not of, where it has to know them by their class."""
+    package = package_of(type(trainer))
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set by its connector
+        known = is_a(callback, GradientAccumulationScheduler) or is_a(callback, Checkpoint)
+        if known and package_of(type(callback)) != package:
+            raise ConfigurationError(
+                f"Callbacks should be of `{package}`, as the Trainer is. "
+                f"Found `{type(callback).__name__}` of `{package_of(type(callback))}`, which the Trainer does not know."
             )
 
 

@@ -26,6 +26,7 @@ from lightning_sparsegrad.resume.sources import set_source_states, source_states
 from lightning_sparsegrad.resume.switches import set_switches, switches
 from lightning_sparsegrad.resume.waiting import INEXACT_KEY, WaitingCheckpoints
 from lightning_sparsegrad.searches import Searches
+from lightning_sparsegrad.twins import require_our_trainer
 
 EXACT_RESUME_KEY = "exact_resume"
 
@@ -158,6 +159,7 @@ class ExactResume(WaitingCheckpoints):
         self._running, self._begins_epoch, self._resumed, self._watched = False, False, None, None
         if stage != "fit":
             return
+        require_our_trainer(trainer, type(self).__name__)
         self._accumulate = trainer.accumulate_grad_batches
         self.intercept(trainer)
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by its connector

@@ -18,6 +18,7 @@ from lightning_sparsegrad.data.checks import require_file_names
 from lightning_sparsegrad.data.order import is_filler
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.modules.evaluation import loaders_of, parts_of
+from lightning_sparsegrad.twins import require_our_trainer
 
 
 class PredictionWriter(BasePredictionWriter):
@@ -48,6 +49,7 @@ class PredictionWriter(BasePredictionWriter):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
         if stage == "predict":
+            require_our_trainer(trainer, type(self).__name__)
             _data(trainer)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002

@@ -27,6 +27,7 @@ from lightning_sparsegrad.errors import ConfigurationError, require_one_of
 from lightning_sparsegrad.hub import how_without, is_unreachable
 from lightning_sparsegrad.metrics import MetricName
 from lightning_sparsegrad.sources import resolve_source
+from lightning_sparsegrad.twins import require_our_trainer
 
 SPLITS = ("train", "validation", "test", "predict")
 _SPLITS_OF_STAGE = {
@@ -109,6 +110,11 @@ class TokenizedDataModule(LabelledDataModule, ABC):
         self.max_samples = max_samples
         self.seed = seed
         self._encoded: dict[str, tuple[LabelSpace | None, Dataset]] = {}
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "trainer":  # a Trainer of the other package sets it before it takes this module for a loader
+            require_our_trainer(value, type(self).__name__)
+        super().__setattr__(name, value)
 
     def parts(self, kind: str) -> dict[str, str]:
         """Return the names of the splits of a kind by part: `{"de": "validation.de"}`, `{"": "test"}` without parts.
