@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig
 
-from lightning_sparsegrad.checkpoints import stored_config
+from lightning_sparsegrad.checkpoints import stored_run
 from lightning_sparsegrad.data.encodings import TokenEncoding
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.hub import how_without, is_unreachable
@@ -34,7 +34,7 @@ def describe(checkpoint: Mapping[str, Any], path: str, base: str | None) -> dict
     Raises:
         ConfigurationError: If it is of no task of this library, or there is no such base model.
     """
-    config = stored_config(Path(path))
+    config = stored_run(Path(path)).config
     model, data = ((config.get(key) or {}) for key in ("model", "data"))
     arguments = {**model.get("init_args", {}), **checkpoint.get("hyper_parameters", {})}
     name = base or arguments.get("model_name_or_path")
