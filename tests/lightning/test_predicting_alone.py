@@ -268,7 +268,7 @@ def test_a_checkpoint_tells_that_questions_may_have_no_answer(
         return output
 
     monkeypatch.setattr(ExtractiveQuestionAnswering, "forward", of_certainty)
-    none = [{"text": [], "answer_start": []}] * 3
+    none: list[Any] = [{"text": [], "answer_start": []}] * 3
     write("train.jsonl", {**ANSWERS, "answers": [*ANSWERS["answers"][:3], *none]})
     model, data, *_, more = TASKS["answers"]
     given = [f"--model={model}", f"--data={data}", f"--model.model_name_or_path={encoder}", *FIT, *more]
