@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_sparsegrad.errors import near_matches
-from lightning_sparsegrad.safe_yaml import load
+from lightning_sparsegrad.safe_yaml import how_to_quote, load
 from lightning_sparsegrad.schedules import Schedule
 from lightning_sparsegrad.transforms.base import GradientTransform
 from lightning_sparsegrad.twins import about_twin
@@ -181,7 +181,7 @@ def _sentence(message: str, parser: ArgumentParser, given: Sequence[str]) -> str
         near = near_matches(found, _class_names(expected))
         return (
             f"Parameter `{name}` should be {_types(expected)}{at}{_written(given, name, found)}. "
-            f"Found `{name} = {found if len(found) < 80 else found[:80] + '...'}`.{near}"
+            f"Found `{name} = {found if len(found) < 80 else found[:80] + '...'}`.{near}{how_to_quote(expected, found)}"
         )
     if match := _UNKNOWN_CLASS.match(text):
         module = match["module"]

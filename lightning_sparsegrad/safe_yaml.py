@@ -1,5 +1,7 @@
 """YAML of any origin: plain values only, of a bounded size and depth, and every key once."""
 
+from ast import literal_eval
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +12,8 @@ PARSER_MODE = "sparsegrad_yaml"
 _MAX_DEPTH = 100  # levels; what reads a config calls itself once a level
 _MAX_ENTRIES = 1_000_000  # values with aliases written out; nine lines of aliases can stand for 10^9
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_WORDS = {True: "yes, on or true", False: "no, off or false", None: "null"}
+_NOT_NAMES = ("bool", "null")  # tags of keys that nothing is called by; numbers may be: of epochs
 
 
 def load(text: str) -> Any:
@@ -22,7 +26,52 @@ def load(text: str) -> Any:
     return get_loader("yaml")(text)
 
 
+_resolver = yaml.SafeLoader("")
 set_loader(PARSER_MODE, load, exceptions=(yaml.YAMLError,))
+
+
+def how_to_quote(expected: str, found: str) -> str:
+    """Return a sentence on how to write a name that YAML reads as something else; none where that is not the fault.
+
+    Args:
+        expected: The types that are allowed, as jsonargparse lists them.
+        found: The value, as Python writes it.
+
+    Example:
+        >>> how_to_quote("list[str]", "['en', False]")
+        ' YAML reads no, off or false as False: if it is a name, quote it, as in "no".'
+    """
+    try:
+        values = list(_scalars(literal_eval(found)))
+    except (ValueError, SyntaxError, MemoryError, RecursionError):  # a text without quotation marks, as it was given
+        return _refused(found) if found.startswith(("[", "{")) else ""
+    value = next((value for value in values if not isinstance(value, str)), "")
+    if "str" not in expected or value == "":
+        return ""
+    words = _WORDS.get(value) if value is None or isinstance(value, bool) else None
+    if words is None:
+        return f" YAML reads it as the number {value}: if it is a name, quote it."
+    return f' YAML reads {words} as {value}: if it is a name, quote it, as in "{words.partition(",")[0]}".'
+
+
+def _refused(text: str) -> str:
+    try:
+        load(text)
+    except yaml.MarkedYAMLError as error:
+        return f" It is no YAML: {error.problem}."
+    except yaml.YAMLError:
+        pass
+    return ""
+
+
+def _scalars(value: Any) -> Iterator[Any]:
+    """Yield the values in lists and mappings."""
+    entries = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else None
+    if entries is None:
+        yield value
+    else:
+        for entry in entries:
+            yield from _scalars(entry)
 
 
 @dataclass
@@ -69,6 +118,9 @@ def _check_key(collection: _Collection, event: yaml.ScalarEvent) -> None:
     if event.value in collection.keys:
         raise _refusal(f"the key `{event.value}` comes twice", event)
     collection.keys.add(event.value)
+    tag = _resolver.resolve(yaml.ScalarNode, event.value, event.implicit) or ""  # type: ignore[no-untyped-call]
+    if tag.rpartition(":")[2] in _NOT_NAMES and event.value:
+        raise _refusal(f'the key `{event.value}` is read as no text: quote it, as in "{event.value}"', event)
 
 
 def _refusal(problem: str, event: yaml.Event) -> yaml.YAMLError:
