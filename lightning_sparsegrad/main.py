@@ -56,14 +56,14 @@ class SparseGradCLI(LightningCLI):
     `--verbose` (of Lightning, a row for every number) is off by default, and `PredictionWriter` writes what `predict`
     finds in data of this library.
 
-    **With `--ckpt_path`**, the arguments of the run that wrote the checkpoint are the defaults, and what files and flags
-    say wins. `fit --ckpt_path last.ckpt` resumes with all of them, seed and callbacks included, and writes into a new
-    folder beside that of the run before. Optimizer and scheduler follow what is said anew, see `ExactResume`; a seed
-    that would have no effect is refused. The other commands take model, data and seed, and of the Trainer's arguments
-    the precision alone: machine, logger and callbacks were the fit's.
+    **With `--ckpt_path`**, the arguments of the run that wrote the checkpoint are the defaults, and what files and
+    flags say wins. `fit --ckpt_path last.ckpt` resumes with all of them, seed and callbacks included, and writes into a
+    new folder beside that of the run before. Optimizer and scheduler follow what is said anew, see `ExactResume`; a
+    seed that would have no effect is refused. The other commands take model, data and seed, and of the Trainer's
+    arguments the precision alone: machine, logger and callbacks were the fit's.
 
-    **Nothing is written over.** Config, tables and predictions go into the folder of the run: that of its logger, else a
-    new `lightning_logs/version_<n>`. A file that was there before stays, and the new one has a number.
+    **Nothing is written over.** Config, tables and predictions go into the folder of the run: that of its logger, else
+    a new `lightning_logs/version_<n>`. A file that was there before stays, and the new one has a number.
 
     Note:
         **What a config or a checkpoint of a stranger can do.** YAML holds plain values: tags of Python objects are
