@@ -74,15 +74,16 @@ def _follow(
             f"The optimizer changes from `{before['class']}` to `{now['class']}`, which starts without a state at "
             f"step {checkpoint['global_step']}."
         )
-        state, groups, rates = {}, made["param_groups"], []
+        state, groups, rest, rates = {}, made["param_groups"], [], []
     else:
         state, groups = states[index]["state"], [dict(group) for group in states[index]["param_groups"]]
+        groups, rest = groups[: len(now["groups"])], groups[len(now["groups"]) :]  # callbacks add some, and do so again
         _require_same_parameters(groups, made["param_groups"])
-        for group, own, was, new in zip(groups, made["param_groups"], before["groups"], now["groups"], strict=True):
+        for group, own, was, new in zip(groups, made["param_groups"], before["groups"], now["groups"], strict=False):
             for name in sorted(name for name in was.keys() & new.keys() if was[name] != new[name]):
                 changes.append(f"`{name}` from {was[name]} to {new[name]}")
                 group[name] = own[name] if name != "lr" else group[name]  # which its schedulers may have changed
-        rates = [(was["lr"], new["lr"]) for was, new in zip(before["groups"], now["groups"], strict=True)]
+        rates = [(was["lr"], new["lr"]) for was, new in zip(before["groups"], now["groups"], strict=False)]
     of_schedules = its.changes()
     differ = is_new or bool(of_schedules) or any(was != new for was, new in rates)
     if differ or its.are_unknown:
@@ -94,11 +95,11 @@ def _follow(
             settings, kept = its.scaled(groups, rates, checkpoint["lr_schedulers"]) or (None, None)
         if settings is None and differ:
             settings, kept = its.anew(optimizer)
-        for group, setting in zip(groups, settings or [], strict=settings is not None):
+        for group, setting in zip(groups, settings or [], strict=False):
             group.update(setting)
         for entry, schedule in zip(its.now, kept or [], strict=kept is not None):
             schedules[entry["place"]] = schedule
-    states[index] = {"state": state, "param_groups": groups}
+    states[index] = {"state": state, "param_groups": groups + rest}
     return changes + of_schedules
 
 

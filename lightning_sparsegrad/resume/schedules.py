@@ -118,13 +118,15 @@ class Schedules:
             made, state = config.scheduler.state_dict(), dict(states[before["place"]])
             state |= {name: made[name] for name in _differing(before, now) - _OF_RATES}
             if "base_lrs" in state:
-                state["base_lrs"] = [rate for _, rate in rates]
+                state["base_lrs"] = [*(rate for _, rate in rates), *state["base_lrs"][len(rates) :]]
             if "_last_lr" in state:
-                state["_last_lr"] = [rate * scale for rate, scale in zip(state["_last_lr"], scales, strict=True)]
+                last = state["_last_lr"]
+                scaled = [rate * scale for rate, scale in zip(last, scales, strict=False)]
+                state["_last_lr"] = scaled + last[len(scales) :]
             kept.append(state)
         settings = [
             {"lr": group["lr"] * scale, **({"initial_lr": rate} if "initial_lr" in group else {})}
-            for group, scale, (_, rate) in zip(stored, scales, rates, strict=True)
+            for group, scale, (_, rate) in zip(stored, scales, rates, strict=False)
         ]
         return settings, kept
 

@@ -263,6 +263,10 @@ def apart(task: Any) -> Any:
     return AdamW(groups, lr=0.1)
 
 
+def weight_alone(task: Any) -> Any:
+    return AdamW([task.net.weight])
+
+
 def two_optimizers(task: Any) -> Any:
     task.automatic_optimization = False
     return [AdamW([task.net.weight]), AdamW([task.net.bias])]
@@ -272,7 +276,7 @@ def two_optimizers(task: Any) -> Any:
     ("now", "problem"),
     [
         (apart, r"in groups of \[2\] tensors. Found groups of \[1, 1\]"),
-        (lambda task: AdamW([task.net.weight]), r"in groups of \[2\] tensors. Found groups of \[1\]"),
+        (weight_alone, r"in groups of \[2\] tensors. Found groups of \[1\]"),
         (two_optimizers, r"as many optimizers .*: 1. Found 2"),
     ],
 )
