@@ -176,6 +176,12 @@ class TrainerDriver:
 
     def before_optimizer_step(self, trainer: Trainer, module: LightningModule, optimizer: Optimizer) -> None:
         """Make sure that the transform was applied to what the optimizer is about to use."""
+        if trainer.fit_loop._skip_backward:
+            # StochasticWeightAveraging passes over the data for the statistics of batch norms, with the last gradients
+            # still there: a step with them would move the averaged weights
+            module.zero_grad()
+            self.engine.abandon()
+            return
         if self.engine.applied and not self._pending and id(optimizer) not in self._stepped:
             self._stepped.add(id(optimizer))
             self.engine.abandon()

@@ -205,7 +205,11 @@ class SparseGradCLI(LightningCLI):
             if is_about_checkpoint(error):
                 named = self._get(self.config, "ckpt_path")
                 raise ConfigurationError(about_checkpoint(named, error)) from error
-            if (isinstance(error, _ABOUT_ARGUMENTS) and _is_raised_by_lightning(error)) or is_about_monitor(error):
+            is_about_search = isinstance(error, AttributeError) and _is_raised_by_lightning(
+                error, part="pytorch.tuner."
+            )
+            is_about_arguments = isinstance(error, _ABOUT_ARGUMENTS) and _is_raised_by_lightning(error)
+            if is_about_search or is_about_arguments or is_about_monitor(error):
                 raise ConfigurationError(str(error)) from error
             raise
 
@@ -270,10 +274,10 @@ def _check_trainer(trainer: Trainer) -> None:
         )
 
 
-def _is_raised_by_lightning(error: BaseException) -> bool:
-    """Whether Lightning itself raises an error, rather than what it calls."""
+def _is_raised_by_lightning(error: BaseException, *, part: str = "") -> bool:
+    """Whether Lightning itself, or a part of it, raises an error, rather than what it calls."""
     *_, (frame, _) = walk_tb(error.__traceback__)
-    return str(frame.f_globals.get("__name__")).startswith("lightning.")
+    return str(frame.f_globals.get("__name__")).startswith(f"lightning.{part}")
 
 
 def _root(error: BaseException) -> BaseException:

@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import LearningRateFinder
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 from torch.optim import SGD
@@ -344,3 +345,53 @@ def test_a_package_that_is_not_installed() -> None:
     message = "^Package `not-there` should be installed: run `pip install not-there`. Found `package:not-there/model`.$"
     with pytest.raises(ConfigurationError, match=message):
         SequenceClassification("package:not-there/model", 2, Identity())
+
+
+def test_a_learning_rate_that_is_set_overrides_the_optimizers_and_survives_a_resume(folder: Path, tmp_path: Path):
+    def task() -> SequenceClassification:
+        made = SequenceClassification(
+            str(folder / "classes"),
+            CLASSES,
+            Identity(),
+            optimizer=partial(SGD, lr=0.5),
+            lr_scheduler=LinearDecay,
+        )
+        assert made.lr is None
+        return made
+
+    found, data = task(), DataLoader(batches("classes"), batch_size=None)
+    found.lr = 0.01
+    run = trainer(max_epochs=1)
+    run.fit(found, data)
+    assert [group["initial_lr"] for group in run.optimizers[0].param_groups] == [0.01, 0.01]
+    run.save_checkpoint(tmp_path / "found.ckpt")
+    stored = torch.load(tmp_path / "found.ckpt", weights_only=True)
+    assert "lr" not in stored["hyper_parameters"]
+    resumed, again = task(), trainer(max_epochs=2)
+    again.fit(resumed, data, ckpt_path=tmp_path / "found.ckpt")
+    assert resumed.lr == 0.01
+    assert again.optimizers[0].param_groups[0]["initial_lr"] == 0.01
+    weights_alone = SequenceClassification.load_from_checkpoint(tmp_path / "found.ckpt", gradient_transform=Identity())
+    assert weights_alone.lr is None  # a new fit has its own
+
+
+def test_a_search_sets_the_learning_rate_of_optimizer_and_schedule(folder: Path):
+    found = SequenceClassification(
+        str(folder / "dropout"),
+        CLASSES,
+        GradDrop(rate=0.2),
+        optimizer=partial(SGD, lr=0.5),
+        lr_scheduler=LinearDecay,
+    )
+    rates: list[float] = []
+
+    class Rates(Callback):
+        def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    finder = LearningRateFinder(num_training_steps=15, early_stop_threshold=None)
+    data = DataLoader(batches("classes", (4,) * 16), batch_size=None)
+    trainer(max_epochs=1, callbacks=[finder, Rates()]).fit(found, data)
+    assert found.lr is not None
+    assert found.lr != 0.5
+    assert rates == pytest.approx([found.lr * (16 - step) / 16 for step in range(16)])

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from lightning_sparsegrad import ConfigurationError
+from lightning_sparsegrad import ConfigurationError, ExactResume
+from lightning_sparsegrad.resume.waiting import INEXACT_KEY
 from tests.launch import launch
 from tests.resume.runs import BATCHES, checkpoints, fit
 from tests.resume.two_processes import CASES, Drifting, noisy
@@ -17,6 +18,7 @@ pytestmark = [
     pytest.mark.resume,
     pytest.mark.distributed,
     pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),
+    pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended"),
 ]
 
 
@@ -55,3 +57,16 @@ def test_between_epochs_another_number_of_processes_goes_on_with_a_warning(folde
         )
     assert len(resumed.seen) == 2 * BATCHES
     assert resumed.steps == 3 * BATCHES
+
+
+def test_after_an_exception_in_one_the_first_writes_what_it_has_and_nobody_waits(tmp_path: Path):
+    launch("tests.resume.one_of_two_fails", 2, tmp_path)
+    assert (tmp_path / "1.txt").read_text() == "ValueError"
+    assert (tmp_path / "0.txt").exists()  # what gloo raises when the other is gone
+    assert {path.name for path in tmp_path.glob("*.ckpt")} == {"saved.ckpt", "last.ckpt", "on_exception.ckpt"}
+    for path in tmp_path.glob("*.ckpt"):
+        stored = torch.load(path, weights_only=True)
+        assert (stored["global_step"], stored[INEXACT_KEY]) == (1, {"step": 1})
+    with pytest.warns(UserWarning, match="is not exact: training stopped at step 1"):
+        run, _ = fit("module", TRANSFORM, path=tmp_path / "saved.ckpt", callbacks=[ExactResume()])
+    assert run.global_step > 1

@@ -1,0 +1,79 @@
+"""Lightning's averages of weights end as they do without this library, and are in the checkpoints that follow them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, StochasticWeightAveraging
+from torch import Tensor, nn
+
+from lightning_sparsegrad import ExactResume, HeadOnly, Identity
+from tests.lightning.tasks import DOORS, Regression, assert_same_weights, loader, through, trainer, weights
+
+AVERAGING: dict[str, Callable[[], Callback]] = {
+    "swa": lambda: StochasticWeightAveraging(swa_lrs=0.05, swa_epoch_start=2),
+    "ema": lambda: EMAWeightAveraging(decay=0.9),
+}
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Found .* module.* in eval mode"),
+    pytest.mark.filterwarnings("ignore:You're using the WeightAveraging callback"),
+]
+
+
+class Normed(Regression):
+    """Has batch norms, for whose statistics Lightning passes over the data once more."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.norm = nn.BatchNorm1d(8)
+
+    def loss(self, batch: Any) -> Tensor:
+        return super().loss([self.norm(batch[0]), batch[1]])
+
+
+def run(kind: type[Regression], averaging: Callback, folder: Path, door: str | None, **arguments: Any) -> Any:
+    task, callbacks = through(door, Identity(), kind) if door else (kind(), [])
+    # nothing is saved before the end
+    last = ModelCheckpoint(folder, every_n_epochs=99, save_last=True)
+    extra = [ExactResume()] if door else []
+    fitting = trainer(max_epochs=4, callbacks=[*callbacks, *extra, averaging, last], enable_checkpointing=True)
+    fitting.fit(task, loader(), loader(2) if arguments.pop("validates", True) else None)
+    return task, torch.load(folder / "last.ckpt", weights_only=True)
+
+
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("name", AVERAGING)
+@pytest.mark.parametrize("kind", [Regression, Normed])
+def test_they_are_lightnings_and_the_last_checkpoint_holds_them(
+    kind: type[Regression], name: str, door: str, tmp_path: Path
+):
+    plain, _ = run(kind, AVERAGING[name](), tmp_path / "plain", None)
+    ours, stored = run(kind, AVERAGING[name](), tmp_path / "ours", door)
+    assert_same_weights(weights(ours), weights(plain))
+    for parameter, value in weights(plain).items():
+        assert torch.equal(stored["state_dict"][parameter], value)
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_a_pass_for_statistics_moves_no_weight(door: str, tmp_path: Path):
+    validated, _ = run(Normed, AVERAGING["swa"](), tmp_path / "validated", door)
+    ours, stored = run(Normed, AVERAGING["swa"](), tmp_path / "ours", door, validates=False)
+    assert_same_weights(weights(ours), weights(validated))  # a validation leaves no gradient to step with
+    assert torch.equal(stored["state_dict"]["norm.running_mean"], ours.norm.running_mean)
+    assert ours.norm.num_batches_tracked == 7
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_what_is_frozen_is_its_own_average(door: str):
+    task, callbacks = through(door, HeadOnly())
+    before = weights(task)
+    trainer(max_epochs=4, callbacks=[*callbacks, AVERAGING["swa"]()]).fit(task, loader(), loader(2))
+    after = weights(task)
+    assert {name for name in after if not torch.equal(after[name], before[name])} == {
+        "network.head.weight",
+        "network.head.bias",
+    }
