@@ -76,6 +76,12 @@ def fitted(request: pytest.FixtureRequest, tmp_path: Path, encoder: str, monkeyp
     return runs, path, logged
 
 
+def found_in(trainer: Any, name: str) -> Path:
+    """Return the one file or folder of a name that the commands of a test wrote, each into a folder of its own."""
+    (found,) = Path(trainer.default_root_dir).glob(f"lightning_logs/*/{name}")
+    return found
+
+
 def folder_of(benchmark: str) -> list[tuple[str, str]]:
     return [(benchmark, path.stem) for path in sorted((ROOT / benchmark).glob("*.yaml"))]
 
@@ -125,12 +131,12 @@ def test_glue(fitted: Any, encoder: str, request: pytest.FixtureRequest) -> None
     assert {name: value for name, value in logged.items() if "loss" not in name and "mean" not in name} == (
         pytest.approx(expected, abs=1e-4, nan_ok=True)
     )
-    predicted = runs("predict", f"--ckpt_path={path}")
+    predicted = found_in(runs("predict", f"--ckpt_path={path}"), "predictions")
     for part, file in facts.files.items():
         split = f"test_{part}" if part else "test"
         rows = runs.rows(task, split)
         preds = answers(path, encoder, rows, facts.text_columns, labels)
-        text = (Path(predicted.default_root_dir) / "predictions" / file).read_text()
+        text = (predicted / file).read_text()
         written = list(csv.DictReader(text.splitlines(), delimiter="\t"))
         assert [row["index"] for row in written] == [str(index) for index in range(ROWS)]
         told = [row["prediction"] for row in written]
@@ -185,7 +191,8 @@ def test_xglue(fitted: Any, request: pytest.FixtureRequest) -> None:
     runs, path, logged = fitted
     task = request.node.callspec.id
     tested = {name: float(value) for name, value in runs("test", f"--ckpt_path={path}").callback_metrics.items()}
-    predicted = Path(runs("predict", f"--ckpt_path={path}").default_root_dir) / "predictions"
+    trainer = runs("predict", f"--ckpt_path={path}")
+    predicted = found_in(trainer, "predictions")
     languages = hub.XGLUE_LANGUAGES[task].split()
     found: dict[str, list[float]] = {}
     for language in languages:
@@ -198,5 +205,5 @@ def test_xglue(fitted: Any, request: pytest.FixtureRequest) -> None:
         assert tested[f"test/{metric}/mean"] == pytest.approx(sum(values) / len(values), abs=1e-5)
         assert tested[f"test/{metric}/mean_unseen"] == pytest.approx(sum(values[1:]) / len(values[1:]), abs=1e-5)
         assert f"val/{metric}/mean_unseen" in logged
-    table = list(csv.reader((predicted.parent / "test.csv").read_text().splitlines()))
+    table = list(csv.reader(found_in(trainer, "test.csv").read_text().splitlines()))
     assert table[0] == ["metric", *languages, "mean", "mean_unseen"]
