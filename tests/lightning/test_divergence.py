@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 from torch import Tensor
 from torch.amp import GradScaler
 
-from lightning_sparsegrad import Identity
+from lightning_sparsegrad import Identity, SparseGradModule
 from lightning_sparsegrad.divergence import DivergenceWarning, divergence_of, is_validation_loss
 from lightning_sparsegrad.main import main
 from tests.command_line import QUICK, SAVE, UNLABELLED, Plain
@@ -173,6 +173,14 @@ class Diverging(Plain):
         self.log("val/accuracy", torch.tensor(0.5))
 
 
+class SparseDiverging(Diverging, SparseGradModule):
+    """The same through the base of this library, which warns of it in every Trainer."""
+
+    def __init__(self) -> None:
+        SparseGradModule.__init__(self, gradient_transform=Identity())
+        self.layer, self.start = torch.nn.Linear(2, 1), 0
+
+
 @pytest.fixture
 def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     monkeypatch.chdir(tmp_path)
@@ -201,6 +209,16 @@ def test_a_fit_that_diverged_ends_with_one_line_and_keeps_its_checkpoint(
     assert "best checkpoint" not in out
     assert "checkpoint, diverged" in out
     assert len(list(Path("checkpoints").iterdir())) == 1
+
+
+def test_what_the_error_says_is_no_warning_as_well(
+    command: Callable[..., None], recwarn: pytest.WarningsRecorder
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        command(f"--model={__name__}.SparseDiverging")
+    assert ended.value.code == 2
+    assert isinstance(ended.value.__cause__, FloatingPointError)
+    assert not [warning for warning in recwarn if warning.category is DivergenceWarning]
 
 
 def test_a_best_checkpoint_from_before_is_named(
