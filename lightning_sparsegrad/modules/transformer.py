@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from torchmetrics import MetricCollection
 from transformers import PreTrainedModel
 
+import lightning_sparsegrad._jsonargparse  # noqa: F401  # any parser then calls of `optimizer` what makes one
 from lightning_sparsegrad.components import find_blocks
 from lightning_sparsegrad.data.checks import listed
 from lightning_sparsegrad.data.labels import are_ids
@@ -94,7 +95,13 @@ class TransformerTask(SparseGradModule, ABC):
         nonfinite: NonFinite = "propagate",
     ) -> None:
         super().__init__(gradient_transform=gradient_transform, skip_dropped=skip_dropped, nonfinite=nonfinite)
-        self.save_hyperparameters(ignore=["config"])
+        stepping = {
+            "interval": lr_scheduler_interval,
+            "frequency": lr_scheduler_frequency,
+            "monitor": lr_scheduler_monitor,
+        }
+        left_out = [f"lr_scheduler_{name}" for name, value in stepping.items() if value is None]
+        self.save_hyperparameters(ignore=["config", *left_out])
         for name in ("gradient_transform", "optimizer", "lr_scheduler"):
             # the command line stores what they were parsed from; objects would keep `weights_only` from loading
             if isinstance(self.hparams[name], GradientTransform) or callable(self.hparams[name]):
@@ -102,7 +109,7 @@ class TransformerTask(SparseGradModule, ABC):
         self._hparams_initial = deepcopy(self.hparams)  # these are what loggers write
         self.model_name_or_path = model_name_or_path
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
-        self._scheduling = Scheduling(lr_scheduler, lr_scheduler_interval, lr_scheduler_frequency, lr_scheduler_monitor)
+        self._scheduling = Scheduling(lr_scheduler, **stepping)  # type: ignore[arg-type]  # each has its own type
         self.model = _load(self.auto_model, model_name_or_path, config)
         self._label_names: list[str] | None = None  # of the data it was trained on
 
