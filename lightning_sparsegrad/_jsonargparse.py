@@ -20,14 +20,14 @@ from jsonargparse._typehints import accepts_any_value, get_callable_return_type,
 from jsonargparse._util import import_object
 from torch.optim.lr_scheduler import LRScheduler
 
+from lightning_sparsegrad import learning_rates
+
 __all__ = [
-    "TRAINING_STEPS",
     "ImportDenied",
     "accepts_any_value",
     "classes_asked_for",
     "full_name",
     "import_object",
-    "is_schedule_of_transformers",
     "makes",
     "members",
     "returned",
@@ -35,7 +35,6 @@ __all__ = [
 
 # as `transformers` names them, without an annotation; but for one that returns no LRScheduler
 _SCHEDULES = re.compile(r"get_(?!greedy)\w*schedule(_\w+)?")
-TRAINING_STEPS = "num_training_steps"  # how they call the length of the training
 _SCHEDULES_MODULE = "transformers.optimization"
 
 
@@ -62,8 +61,11 @@ def is_schedule_of_transformers(function: Any) -> bool:
 
 
 def full_name(name: str) -> str:
-    """Return the path of a schedule of transformers that is named without it, and any other name as it is."""
-    return f"transformers.{name}" if _SCHEDULES.fullmatch(name) else name
+    """Return the path of a schedule of transformers, ours if it takes a length; any other name as it is."""
+    module, _, last = name.rpartition(".")
+    if not _SCHEDULES.fullmatch(last) or module not in {"", "transformers", _SCHEDULES_MODULE}:
+        return name
+    return f"{learning_rates.__name__ if last in learning_rates.__all__ else _SCHEDULES_MODULE}.{last}"
 
 
 def classes_asked_for(callable_type: Any) -> tuple[type, ...]:

@@ -4,7 +4,6 @@ import sys
 from argparse import Action
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from inspect import Parameter, signature
 from itertools import pairwise
 from json import dumps
 from typing import Any, NoReturn
@@ -13,7 +12,6 @@ import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
-from lightning_sparsegrad._jsonargparse import TRAINING_STEPS, is_schedule_of_transformers
 from lightning_sparsegrad.callables import maker, require_callable
 from lightning_sparsegrad.diagnosis import debugging, diagnose
 from lightning_sparsegrad.errors import near_matches
@@ -140,17 +138,8 @@ class SparseGradArgumentParser(LightningArgumentParser):
         return super()._check_value_key(action, value, key, *args, **kwargs)
 
     def add_function_arguments(self, function: Any, *args: Any, linked_targets: Any = None, **kwargs: Any) -> list[str]:  # noqa: ARG002
-        """Add jsonargparse's, which passes links on to functions that do not take them.
-
-        Of a schedule of transformers all is required, as its signature says, but the length of the training, which is
-        filled in.
-        """
+        """Add jsonargparse's, which passes links on to functions that do not take them."""
         names: list[str] = super().add_function_arguments(function, *args, **kwargs)
-        if is_schedule_of_transformers(function):
-            defaults = {name: parameter.default for name, parameter in signature(function).parameters.items()}
-            for action in self._actions:
-                if defaults.get(action.dest) is Parameter.empty:
-                    action.required = action.dest != TRAINING_STEPS
         return names
 
     def _with_maker(self, flag: Sequence[str]) -> Sequence[str]:

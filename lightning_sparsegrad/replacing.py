@@ -10,6 +10,7 @@ from jsonargparse import Namespace
 from jsonargparse.typing import Path_fr
 from lightning.pytorch import LightningModule
 
+from lightning_sparsegrad._jsonargparse import full_name
 from lightning_sparsegrad.errors import ConfigurationError, near_matches
 from lightning_sparsegrad.safe_yaml import load
 from lightning_sparsegrad.transforms.base import GradientTransform
@@ -71,6 +72,7 @@ def _discard_entry(before: Any, key: Any, new: Any, *, inside: bool) -> None:
 
 def _is_same(before: Any, named: Any) -> bool:
     """Whether a class, known by its full path, is named again: in full, by another path, or by its name alone."""
+    named = full_name(named) if isinstance(named, str) else named
     if before == named or not isinstance(before, str) or not isinstance(named, str):
         return bool(before == named)
     if "." not in named:

@@ -243,3 +243,33 @@ def test_full_text_on_request(
 def test_plain_error_in_one_line() -> None:
     line = one_line(ValueError("Parameter `rate` should be\n  in [0, 1]."))
     assert line == "Parameter `rate` should be in [0, 1]. (SPARSEGRAD_DEBUG=1 shows the full text.)"
+
+
+@pytest.mark.parametrize(
+    ("flag", "place"),
+    [
+        ("--optimizer=SGD", "model.optimizer"),
+        ("--lr_scheduler=StepLR", "model.lr_scheduler"),
+        ("--max_epochs=3", "trainer.max_epochs"),
+    ],
+)
+def test_option_of_the_model_or_the_trainer_is_found(flag: str, place: str, error_of: Error) -> None:
+    name = place.rpartition(".")[2]
+    assert error_of(flag) == f"`{name}` is no option, in `{flag}`. It is `--{place}`."
+
+
+def test_groups_of_lightning_in_a_file_are_the_models(error_of: Error) -> None:
+    answer = error_of(overlay="optimizer: {class_path: torch.optim.SGD, init_args: {lr: 0.1}}\n")
+    assert answer == "`optimizer` is no option, in overlay.yaml line 1. It is `--model.optimizer`."
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        ("os.system", "`os.system` may not be named in a config at `model.optimizer`, in"),
+        ("torch.load", "Expected 'torch.load' to be a function that returns Optimizer at `model.optimizer`."),
+        ("torch.nn.Linear", "Expected 'torch.nn.Linear' to be a subclass of Optimizer at `model.optimizer`."),
+    ],
+)
+def test_what_makes_no_optimizer_is_named(name: str, answer: str, error_of: Error) -> None:
+    assert error_of(f"--model.optimizer={name}").startswith(answer)

@@ -21,9 +21,9 @@ from torch.optim.lr_scheduler import (
     StepLR,
 )
 
-from lightning_sparsegrad._jsonargparse import TRAINING_STEPS
 from lightning_sparsegrad.driver import count_steps
 from lightning_sparsegrad.errors import ConfigurationError, require_one_of
+from lightning_sparsegrad.learning_rates import TRAINING_STEPS
 from lightning_sparsegrad.modules.linear_decay import LinearDecay
 
 Interval = Literal["step", "epoch"]

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from torchmetrics import MetricCollection
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+import lightning_sparsegrad._jsonargparse  # noqa: F401  # any parser then calls of `optimizer` what makes one
 from lightning_sparsegrad.checkpoints import LABEL_NAMES, names_in
 from lightning_sparsegrad.components import find_blocks
 from lightning_sparsegrad.data.base import TokenizedDataModule
@@ -126,7 +127,13 @@ class TransformerTask(SparseGradModule, ABC):
     ) -> None:
         check_dtype(dtype)
         super().__init__(gradient_transform=gradient_transform, skip_dropped=skip_dropped, nonfinite=nonfinite)
-        self.save_hyperparameters(ignore=["config"])
+        stepping = {
+            "interval": lr_scheduler_interval,
+            "frequency": lr_scheduler_frequency,
+            "monitor": lr_scheduler_monitor,
+        }
+        left_out = [f"lr_scheduler_{name}" for name, value in stepping.items() if value is None]
+        self.save_hyperparameters(ignore=["config", *left_out])
         for name in ("gradient_transform", "optimizer", "lr_scheduler"):
             # the command line stores what they were parsed from; objects would keep `weights_only` from loading
             if isinstance(self.hparams[name], GradientTransform) or callable(self.hparams[name]):
@@ -134,7 +141,7 @@ class TransformerTask(SparseGradModule, ABC):
         self._hparams_initial = deepcopy(self.hparams)  # these are what loggers write
         self.model_name_or_path = model_name_or_path
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
-        self._scheduling = Scheduling(lr_scheduler, lr_scheduler_interval, lr_scheduler_frequency, lr_scheduler_monitor)
+        self._scheduling = Scheduling(lr_scheduler, **stepping)  # type: ignore[arg-type]  # each has its own type
         self.lr: float | None = None
         self.model = _load(self.auto_model, model_name_or_path, config, dtype)
         self.trained_names: list[str] | None = None

@@ -259,3 +259,28 @@ def test_stored_defaults_do_not_show_through(where: str, door: Any, tmp_path: Pa
     assert at(parser.parse_args(arguments), where)["init_args"].items() >= before["init_args"].items()
     door(arguments, where, after)
     assert at(parser.parse_args(arguments), where)["init_args"] == own(kind, skip, after["init_args"])
+
+
+COSINE = "get_cosine_schedule_with_warmup"
+
+
+@pytest.mark.parametrize("name", [COSINE, f"transformers.{COSINE}", f"transformers.optimization.{COSINE}"])
+@pytest.mark.parametrize("door", DOORS)
+def test_schedule_of_transformers_is_a_scheduler_like_any_other(door: Any, name: str, arguments: Arguments) -> None:
+    arguments.flags(f"--model={HERE}.Task", "--model.lr_scheduler=StepLR", "--model.lr_scheduler.step_size=3")
+    door(arguments, "model.lr_scheduler", spec(name, num_warmup_steps=2))
+    arguments.flags("--model.lr_scheduler.num_cycles=1.5", f"--model.lr_scheduler={name}")
+    parser = make_parser()
+    config = parser.parse_args(arguments)
+    expected = {"num_warmup_steps": 2, "num_cycles": 1.5, "last_epoch": -1, "num_training_steps": None}
+    assert at(config, "model.lr_scheduler.init_args") == expected
+    again = parser.parse_object(yaml.safe_load(parser.dump(config, skip_unset=False)))
+    assert plain(again.model) == plain(config.model)
+    replaced = parser.parse_args([*arguments, "--model.lr_scheduler=StepLR", "--model.lr_scheduler.step_size=4"])
+    assert at(replaced, "model.lr_scheduler.init_args") == own(StepLR, {1}, {"step_size": 4})
+
+
+def test_schedule_of_transformers_asks_for_its_arguments(arguments: Arguments) -> None:
+    arguments.flags(f"--model={HERE}.Task", "--model.lr_scheduler=transformers.get_linear_schedule_with_warmup")
+    with pytest.raises(Exception, match="required: num_warmup_steps"):
+        make_parser().parse_args(arguments)
