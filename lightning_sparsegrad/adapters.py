@@ -8,7 +8,7 @@ from transformers.utils.peft_utils import find_adapter_config_file
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.sources import resolve_source
 
-INSTALL = "pip install peft"
+INSTALL = "pip install lightning-sparsegrad[adapters]"
 _CONFIG = "config.json"
 _TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json")
 

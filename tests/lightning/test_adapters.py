@@ -229,7 +229,7 @@ def test_without_peft_it_is_said_what_to_install(plain: Path, missing: str, monk
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, missing, None)
     path = str(plain.parent)
-    refused(path, rf"not installed \(`pip install peft`\)\. Found `{path}`, which is an adapter, and no `{missing}`\.$")
+    refused(path, rf"not installed \(`pip install lightning-sparsegrad\[adapters\]`\)\. Found `{path}`, which is an adapter, and no `{missing}`\.$")
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"base_model_name_or_path": null}'])
