@@ -259,7 +259,8 @@ def test_a_schedule_that_does_not_reach_the_step_is_refused(tmp_path: Path) -> N
 
 
 def apart(task: Any) -> Any:
-    return AdamW([{"params": [task.net.weight]}, {"params": [task.net.bias], "weight_decay": 0.0}], lr=0.1)
+    groups: list[dict[str, Any]] = [{"params": [task.net.weight]}, {"params": [task.net.bias], "weight_decay": 0.0}]
+    return AdamW(groups, lr=0.1)
 
 
 def weight_alone(task: Any) -> Any:
