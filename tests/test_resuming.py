@@ -242,3 +242,11 @@ def test_a_run_of_a_fixed_version_is_resumed_beside_it() -> None:
     run("fit", "--ckpt_path", str(min(folder.rglob("*.ckpt"))))
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     assert Path("runs/lightning_logs/version_0/config.yaml").is_file()
+
+
+def test_the_result_of_a_study_is_left_as_it_is(first: Path) -> None:
+    recorder = {"class_path": "lightning_sparsegrad.studies.recorder.RunRecorder", "init_args": {"folder": "study"}}
+    Path("study").mkdir()
+    Path("study", "result.json").write_text("{}")
+    assert run("fit", "--ckpt_path", change(first, trainer__callbacks=[recorder])).global_step == 8
+    assert Path("study", "result.json").read_text() == "{}"
