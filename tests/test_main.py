@@ -305,3 +305,13 @@ def test_script_exits_with_its_status() -> None:
     run = subprocess.run([sys.executable, script, "fit", "--modle=3"], capture_output=True, text=True, check=False)
     assert (run.returncode, run.stdout) == (2, "")
     assert run.stderr.splitlines()[-1].startswith("error: `modle` is no option, in `--modle=3`. Near matches: `model`.")
+
+
+def test_a_search_for_a_learning_rate_that_the_model_has_not_ends_with_one_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    finder = ["--trainer.callbacks+=LearningRateFinder", "--trainer.callbacks.attr_name=speed"]
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", READER, LABELLED, *DROP, *(flag for flag in QUICK if "fast_dev_run" not in flag), *finder])
+    assert ended.value.code == 2
+    assert "The attribute name for the learning rate was set to speed" in last_line(capsys)

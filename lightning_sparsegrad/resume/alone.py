@@ -6,17 +6,17 @@ from lightning.pytorch import Trainer
 
 from lightning_sparsegrad.functional.sharding import is_spread
 
-_COLLECTIVES = ("barrier", "broadcast")
+_COLLECTIVES = ("barrier", "broadcast", "reduce", "reduce_boolean_decision", "all_gather")
 
 
 def leave_others(trainer: Trainer) -> None:
     """Have a Trainer wait for no other process any more, until `rejoin_others`.
 
-    Lightning's checkpoints do: a barrier when one is written, and a broadcast of whether there is one already.
+    Lightning's checkpoints do: a barrier when one is written, and a vote on whether there is one of that name already.
     """
     if trainer.world_size > 1:
-        trainer.strategy.barrier = _pass  # type: ignore[method-assign]
-        trainer.strategy.broadcast = _own  # type: ignore[method-assign]
+        for name in _COLLECTIVES:
+            setattr(trainer.strategy, name, _own)
 
 
 def rejoin_others(trainer: Trainer) -> None:
@@ -42,9 +42,6 @@ def why_not_alone(trainer: Trainer) -> str | None:
     return None
 
 
-def _pass(*args: Any, **kwargs: Any) -> None:
-    pass
-
-
-def _own(obj: Any, src: int = 0) -> Any:  # noqa: ARG001
-    return obj
+def _own(value: Any = None, *_: Any, **__: Any) -> Any:
+    """Return what this process has, in place of what all have."""
+    return value

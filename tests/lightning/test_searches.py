@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
+from torchmetrics import MeanMetric
 
 from lightning_sparsegrad import (
     ComponentNormClip,
@@ -179,12 +180,35 @@ def test_generators_of_the_data_are_where_they_were():
     assert_same_fit(searched, plain)
 
 
-def test_with_workers_that_outlive_an_epoch_it_is_the_same():
+@pytest.mark.parametrize("loads_before", [True, False])
+def test_with_workers_that_outlive_an_epoch_it_is_the_same(loads_before: bool):
+    class Counting(Tuned):
+        def configure_optimizers(self) -> Any:
+            if loads_before:
+                self.trainer.fit_loop.setup_data()  # as schedules over the length of the fit do
+            return super().configure_optimizers()
+
     def outcome(*finders: Callback) -> Outcome:
-        loading = shuffled(num_workers=1, persistent_workers=True)
-        return fit("module", TRANSFORMS["schedule"], kind=Tuned, data=loading, callbacks=[*finders, ExactResume()])[1]
+        data = shuffled(num_workers=1, persistent_workers=True)
+        return fit("module", TRANSFORMS["clip"], kind=Counting, data=data, callbacks=[*finders, ExactResume()])[1]
 
     assert_same_fit(outcome(rates(update_attr=False)), outcome())
+
+
+def test_a_metric_that_no_epoch_ends_has_seen_the_fit_alone():
+    class Measuring(Regression):
+        def __init__(self, **kwargs: Any) -> None:
+            super().__init__(**kwargs)
+            self.whole = MeanMetric()
+
+        def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+            self.whole.update(1.0)
+            return super().training_step(batch, batch_idx)
+
+    task, callbacks = through("module", Identity(), Measuring)
+    trainer(callbacks=[*callbacks, rates(update_attr=False)]).fit(task, loader(), loader(2))
+    assert task.whole.update_count == BATCHES
+    assert task.whole.weight == BATCHES
 
 
 @pytest.mark.parametrize("door", DOORS)
