@@ -164,8 +164,10 @@ class LabelSpace:
             hint = f" It differs from `{alike[0]}` in blanks or in the normal form of Unicode (NFC, NFD) only."
         elif wrong[0] and allowed.startswith("among"):
             hint = near_matches(str(wrong[0]), self.names)
+        more = ", unless `label_names` lists more" if self.names and not hint.startswith(" -1") else ""
         raise ConfigurationError(
-            f"Labels in column `{self.column}` of split `{split}` should be {allowed}. Found {quoted(wrong)}.{hint}"
+            f"Labels in column `{self.column}` of split `{split}` should be {allowed}{more}. "
+            f"Found {quoted(wrong)}.{hint}"
         )
 
 
