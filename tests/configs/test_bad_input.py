@@ -41,7 +41,8 @@ MISNAMED = "model: {init_args: {gradient_transform: {init_args: {transforms: {ma
         (["--model.model_name_or_path=empty"], "Parameter `model_name_or_path` should be a hub id that can be reached"),
         ([TEXT, "--data.data_files.train=not_there.csv"], "Found `data_files.train = 'not_there.csv'`"),
         ([TEXT, "--data.data_files.train=empty.csv"], "empty.csv"),
-        ([TEXT, "--data.data_files.train=labels.csv"], "Labels in column `label` should be the integers 0 to n-1"),
+        ([TEXT, "--data.data_files.train=labels.csv"], "Labels in column `label` should be of two classes or more"),
+        ([TEXT, "--data.data_files.train=wide.csv"], "wide.csv: line 2 should have 2 fields"),
         ([TEXT, "--data.data_files.train=good.csv", "--data.text_columns=txt"], "Near matches: `text`"),
     ],
     ids=str,
@@ -57,7 +58,8 @@ def test_bad_input_is_answered_in_one_line(
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     Path("empty").mkdir()
     Path("empty.csv").touch()
-    Path("labels.csv").write_text("text,label\na,0\nb,7\n")
+    Path("labels.csv").write_text("text,label\na,7\nb,7\n")
+    Path("wide.csv").write_text("text,label\na, b,0\nc,1\n")
     Path("maks.yaml").write_text(MISNAMED)
     Path("good.csv").write_text("text,label\na,0\nb,1\n")
     quiet = ["--trainer.accelerator=cpu", "--trainer.logger=false", "--trainer.max_steps=1"]
