@@ -179,11 +179,12 @@ class LabelSpace:
             hint = " -1 marks labels that were not published: use this split as `predict`."
         elif alike:
             hint = f" It differs from `{alike[0]}` in blanks or in the normal form of Unicode (NFC, NFD) only."
-        elif allowed.startswith("among"):
-            hint = near_matches(str(wrong[0]), self.names) if wrong[0] else ""
-            hint += " `label_names` lists the classes; by default they are those of the train split or the checkpoint."
+        elif wrong[0] and allowed.startswith("among"):
+            hint = near_matches(str(wrong[0]), self.names)
+        more = ", unless `label_names` lists more" if self.names and not hint.startswith(" -1") else ""
         raise ConfigurationError(
-            f"Labels in column `{self.column}` of split `{split}` should be {allowed}. Found {quoted(wrong)}.{hint}"
+            f"Labels in column `{self.column}` of split `{split}` should be {allowed}{more}. "
+            f"Found {quoted(wrong)}.{hint}"
         )
 
 

@@ -159,9 +159,10 @@ def load_dataset(
 def _files_of_folder(name: str, config: str | None) -> dict[str, list[str]]:
     """Return the files of a folder by the split that `datasets` sees in their names; none that it has to read itself.
 
-    It would read tables by other rules than those of `load_files`. A README may hold settings.
+    It would read tables by other rules than those of `load_files`. A README may hold settings for that.
     """
-    if Path(name, "README.md").exists():
+    readme = Path(name, "README.md")
+    if readme.is_file() and any(f"{key}:" in readme.read_text("utf-8") for key in ("configs", "dataset_info")):
         return {}
     found = datasets.load_dataset_builder(name, config).config.data_files or {}
     files = {str(split): [str(path) for path in paths] for split, paths in found.items()}

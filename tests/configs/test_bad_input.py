@@ -42,6 +42,7 @@ MISNAMED = "model: {init_args: {gradient_transform: {init_args: {transforms: {ma
         ([TEXT, "--data.data_files.train=not_there.csv"], "Found `data_files.train = 'not_there.csv'`"),
         ([TEXT, "--data.data_files.train=empty.csv"], "empty.csv"),
         ([TEXT, "--data.data_files.train=labels.csv"], "Labels in column `label` should be of two classes or more"),
+        ([TEXT, "--data.data_files.train=wide.csv"], "wide.csv: line 2 should have 2 fields"),
         ([TEXT, "--data.data_files.train=good.csv", "--data.text_columns=txt"], "Near matches: `text`"),
     ],
     ids=str,
@@ -58,6 +59,7 @@ def test_bad_input_is_answered_in_one_line(
     Path("empty").mkdir()
     Path("empty.csv").touch()
     Path("labels.csv").write_text("text,label\na,7\nb,7\n")
+    Path("wide.csv").write_text("text,label\na, b,0\nc,1\n")
     Path("maks.yaml").write_text(MISNAMED)
     Path("good.csv").write_text("text,label\na,0\nb,1\n")
     quiet = ["--trainer.accelerator=cpu", "--trainer.logger=false", "--trainer.max_steps=1"]

@@ -93,12 +93,12 @@ def test_every_argument_of_the_bases_is_on_the_command_line(kind):
 @pytest.mark.parametrize(
     ("label", "message"),
     [
-        ([0, 2], r"split `test` should be integers from 0 to 1\. Found `2`\.$"),
-        ([0, -2], r"should be integers from 0 to 1\. Found `-2`\.$"),
+        ([0, 2], r"split `test` should be integers from 0 to 1, unless `label_names` lists more\. Found `2`\.$"),
+        ([0, -2], r"should be integers from 0 to 1, unless `label_names` lists more\. Found `-2`\.$"),
         ([-1, -1], r"Found `-1`\. -1 marks labels that were not published: use this split as `predict`\.$"),
-        ([0, 1.5], r"should be integers from 0 to 1\. Found `0.0`, `1.5`\.$"),
-        ([0, None], r"should be integers from 0 to 1\. Found `None`\.$"),
-        (["0", "2"], r"should be among `'0'`, `'1'`\. Found `'2'`\."),
+        ([0, 1.5], r"should be integers from 0 to 1, unless `label_names` lists more\. Found `0.0`, `1.5`\.$"),
+        ([0, None], r"should be integers from 0 to 1, unless `label_names` lists more\. Found `None`\.$"),
+        (["0", "2"], r"should be among `'0'`, `'1'`, unless `label_names` lists more\. Found `'2'`\.$"),
     ],
 )
 def test_labels_out_of_range_are_refused(tmp_path, tokenizer, label, message):

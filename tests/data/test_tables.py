@@ -165,6 +165,18 @@ def test_a_folder_that_datasets_looks_through_is_read_alike(tmp_path):
     assert data.rows("validation")["text"][:] == ["good film", "bad"]
 
 
+def test_settings_of_a_folder_are_left_to_datasets(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train.csv").write_text("label,text\npos,good film, really\nneg,bad\n")
+    (tmp_path / "README.md").write_text("# My data\n")
+    with pytest.raises(ConfigurationError, match=r"train\.csv: line 2 should have 2 fields"):
+        TextDataModule(str(tmp_path)).rows("train")
+    settings = {"config_name": "default", "data_files": "data/train.csv", "sep": ";"}
+    (tmp_path / "README.md").write_text(f"---\nconfigs:\n- {settings}\n---\n")
+    (tmp_path / "data" / "train.csv").write_text("label;text\npos;good film, really\nneg;bad\n")
+    assert TextDataModule(str(tmp_path)).rows("train")["text"][:] == ["good film, really", "bad"]
+
+
 def test_a_changed_file_is_read_again(tmp_path):
     for text in ("good", "bad"):
         assert read(tmp_path, "a.csv", f"text,label\n{text},1\n") == [(text, 1)]
