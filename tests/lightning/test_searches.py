@@ -190,7 +190,7 @@ def test_with_workers_that_outlive_an_epoch_it_is_the_same(loads_before: bool):
 
     def outcome(*finders: Callback) -> Outcome:
         data = shuffled(num_workers=1, persistent_workers=True)
-        return fit("module", TRANSFORMS["clip"], kind=Counting, data=data, callbacks=[*finders, ExactResume()])[1]
+        return fit("module", TRANSFORMS["clip"], kind=Counting, data=data, callbacks=[*finders])[1]
 
     assert_same_fit(outcome(rates(update_attr=False)), outcome())
 
@@ -290,7 +290,7 @@ def test_a_batch_too_large_for_the_memory_ends_a_trial_and_freezes_nothing(door:
     class Large(Tuned):
         def loss(self, batch: Batch) -> Tensor:
             loss = super().loss(batch)
-            if len(batch[0]) > 4:
+            if len(batch[0]) > 4 and self.trainer.global_step:  # after the first window, in which all is computed
                 raise RuntimeError("CUDA out of memory.")
             return loss
 

@@ -359,7 +359,8 @@ def test_a_learning_rate_that_is_set_overrides_the_optimizers_and_survives_a_res
         assert made.lr is None
         return made
 
-    found, data = task(), batches("classes")
+    found = task()
+    data: Any = DataLoader(batches("classes"), batch_size=None)  # type: ignore[arg-type]
     found.lr = 0.01
     run = trainer(max_epochs=1)
     run.fit(found, data)
@@ -390,7 +391,7 @@ def test_a_search_sets_the_learning_rate_of_optimizer_and_schedule(folder: Path)
             rates.append(trainer.optimizers[0].param_groups[0]["lr"])
 
     finder = LearningRateFinder(num_training_steps=15, early_stop_threshold=None)
-    data = batches("classes", (4,) * 16)
+    data: Any = DataLoader(batches("classes", (4,) * 16), batch_size=None)  # type: ignore[arg-type]
     trainer(max_epochs=1, callbacks=[finder, Rates()]).fit(found, data)
     assert found.lr is not None
     assert found.lr != 0.5
