@@ -205,7 +205,7 @@ class TokenizedDataModule(LabelledDataModule, ABC):
         """
         self._require_module()
         running = self.trainer.state.fn if self.trainer is not None else None
-        if running is not None and running.value != "predict":
+        if running is not None and running.value != "predict" and not self.awaits_names:
             self._require_num_labels()
         for stage in _SPLITS_OF_STAGE if running is None else (running.value,):
             self.setup(stage)
