@@ -1,4 +1,4 @@
-"""What a command takes from a checkpoint file, and what it says about one that it cannot use."""
+"""Checkpoint files as a command reads them: the run that wrote one, and messages about one that cannot be used."""
 
 import re
 import warnings

@@ -1,4 +1,4 @@
-"""What of a model its data know: arguments that the command line links to them."""
+"""Arguments of a model that its data determine: the command line links them."""
 
 from inspect import Parameter, signature
 from pydoc import locate

@@ -1,4 +1,4 @@
-"""What `fit` of the command line prints when it is done."""
+"""The table that `fit` of the command line prints when it is done."""
 
 from math import isfinite
 

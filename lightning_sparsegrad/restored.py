@@ -50,10 +50,10 @@ def replace_origin(config: Namespace, stored: Mapping[str, Any]) -> None:
 
 
 def about_moved(message: str, checkpoint: Any) -> str:
-    """Say so if what a checkpoint needs beside itself is not where it was."""
+    """Say so if the pretrained model, which a command builds before it restores a checkpoint, is not where it was."""
     if not checkpoint or "`model_name_or_path`" not in message:
         return ""
     return (
-        " A checkpoint holds weights, and neither the configuration of the model nor its tokenizer: "
+        " The model is built from there, and its tokenizer, before the checkpoint is restored: "
         "`--model.model_name_or_path` names a folder that holds them."
     )

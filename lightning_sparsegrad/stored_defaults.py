@@ -1,4 +1,4 @@
-"""What the run that wrote a checkpoint was told, as defaults of the command that is given the checkpoint."""
+"""Arguments of the run that wrote a checkpoint, as defaults of the command that is given the checkpoint."""
 
 import re
 import sys

@@ -1,4 +1,4 @@
-"""What the tokenizer of a data module pads with, and on which side."""
+"""The padding token of a data module's tokenizer, and the side it pads on."""
 
 from typing import Any
 

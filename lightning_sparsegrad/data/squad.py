@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, Features, List, Value
+
+from lightning_sparsegrad.data.lines import digests_of
 
 _TEXT = ("id", "title", "context", "question")
 _ANSWERS = {"text": List(Value("string")), "answer_start": List(Value("int64"))}
@@ -34,15 +35,14 @@ def load_squad(paths: Sequence[str]) -> Dataset:
     if not known:
         raise ValueError(f"{', '.join(Path(path).name for path in paths)}: no question")
     features = {**dict.fromkeys(_TEXT, Value("string")), **({"answers": _ANSWERS} if any(known) else {})}
-    contents = tuple(sha256(Path(path).read_bytes()).hexdigest() for path in (__file__, *paths))
-    arguments = {"paths": tuple(paths), "columns": tuple(features), "contents": contents}
-    return Dataset.from_generator(_rows, Features(features), gen_kwargs=arguments)
+    facts = {"paths": tuple(paths), "columns": tuple(features), "contents": digests_of(paths)}
+    return Dataset.from_generator(_rows, Features(features), gen_kwargs=facts)
 
 
 def _rows(
     paths: Sequence[str],
     columns: Sequence[str],
-    contents: Sequence[str],  # noqa: ARG001  # a changed file is read again
+    contents: Sequence[str],  # noqa: ARG001
 ) -> Iterator[dict[str, Any]]:
     for path, title, context, question in _questions(paths):
         try:

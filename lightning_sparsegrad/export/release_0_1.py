@@ -1,4 +1,4 @@
-"""What can be told of the model of a checkpoint of release 0.1, which does not describe it."""
+"""Descriptions of models in checkpoints of release 0.1, which hold none."""
 
 from collections.abc import Mapping
 from pathlib import Path

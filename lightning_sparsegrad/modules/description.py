@@ -1,4 +1,4 @@
-"""What a checkpoint says of the pretrained model in it and of its tokenizer, so that it can be exported alone."""
+"""The description of a pretrained model and its tokenizer in a checkpoint, which so can be exported alone."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a transformer makes of a batch below its blocks: embeddings and positions, at the cost of a look-up."""
+"""Forward passes up to the first block of a transformer, through embeddings and positions, at the cost of a look-up."""
 
 from collections.abc import Mapping
 from typing import Any

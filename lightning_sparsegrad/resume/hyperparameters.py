@@ -1,4 +1,4 @@
-"""What optimizers, schedulers and callbacks are made with: what a resumed run makes otherwise takes effect."""
+"""Hyperparameters of optimizers, schedulers and callbacks: in a resumed run, its own take effect."""
 
 from collections.abc import Mapping
 from inspect import signature

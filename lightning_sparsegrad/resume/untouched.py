@@ -1,4 +1,4 @@
-"""What a search of Lightning's tuner changes and Lightning does not restore."""
+"""State that a search of Lightning's tuner changes and Lightning does not restore."""
 
 from collections import defaultdict
 from collections.abc import Iterator
