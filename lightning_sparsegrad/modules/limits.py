@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.functional.sharding import is_spread
 from lightning_sparsegrad.modules.padding import vocabulary_of, with_padding_of
 from lightning_sparsegrad.modules.probe import embed
 
@@ -18,8 +19,11 @@ _OUT_OF_RANGE = (IndexError, RuntimeError)  # of a look-up; of shapes that do no
 
 
 def is_on_cpu(model: nn.Module) -> bool:
-    """Return whether a look-up out of range can be tried: on an accelerator it would end the process."""
-    return all(parameter.device.type == "cpu" for parameter in model.parameters())
+    """Return whether a look-up out of range can be tried.
+
+    On an accelerator it would end the process; shards would wait for the other processes, which may not try.
+    """
+    return all(parameter.device.type == "cpu" and not is_spread(parameter) for parameter in model.parameters())
 
 
 def require_fit(

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from lightning_sparsegrad.adapters import tokenizer_source
 from lightning_sparsegrad.hub import is_unreachable
 
 
@@ -49,14 +50,18 @@ def settle_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | 
     set_padding(model, next((each for each in candidates if _is_id(each, size)), None))
 
 
-def padding_options(path: str) -> dict[str, Any]:
+def padding_options(source: str, *, offline: bool) -> dict[str, Any]:
     """Return what to load a model with whose configuration names a padding token that it does not embed.
 
     `torch.nn.Embedding` refuses it, or takes -1 for the last token.
+
+    Args:
+        source: Hub id or local folder of a whole model.
+        offline: Whether to look on this machine alone.
     """
     try:
-        config: Any = AutoConfig.from_pretrained(path, local_files_only=True)
-    except Exception:  # not here yet, or none: who loads the model says what is wrong with it
+        config: Any = AutoConfig.from_pretrained(source, local_files_only=offline)
+    except Exception:  # who loads the model says what is wrong with it
         return {}
     padding = getattr(config, "pad_token_id", None)
     return {} if padding is None or _is_id(padding, getattr(config, "vocab_size", None)) else {"pad_token_id": None}
@@ -68,7 +73,8 @@ def find_padding(model: PreTrainedModel, path: str) -> None:
         return
     tokenizer: PreTrainedTokenizerBase | None = None
     with suppress(Exception):  # of any library of tokenizers; the data load theirs, and say what is wrong with it
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=is_unreachable(path, "model"))
+        source = tokenizer_source(path)
+        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=is_unreachable(source, "model"))
     settle_padding(model, tokenizer)
 
 

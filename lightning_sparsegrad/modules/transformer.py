@@ -1,4 +1,4 @@
-"""What every task with a pretrained transformer shares: loading, optimizers, steps, evaluation."""
+"""The base of tasks with a pretrained transformer: loading, optimizers, steps, evaluation."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -39,7 +39,6 @@ from lightning_sparsegrad.modules.limits import is_on_cpu, require_fit
 from lightning_sparsegrad.modules.loading import DType, check_dtype, dtypes_of, load_pretrained, warn_of_dtypes
 from lightning_sparsegrad.modules.padding import (
     find_padding,
-    padding_options,
     set_padding,
     settle_padding,
     with_padding_of,
@@ -339,7 +338,6 @@ class TransformerTask(SparseGradModule, ABC):
 
 def _load(auto_model: Any, name: str, config: Mapping[str, Any], dtype: DType) -> PreTrainedModel:
     path = resolve_source(name)
-    config = {**config, **padding_options(path)}
     try:
         model = load_pretrained(auto_model, path, config, dtype)
     except ConfigurationError:

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from transformers import (
     AutoConfig,
     AutoModel,
+    AutoModelForSequenceClassification,
     AutoTokenizer,
     DataCollatorWithPadding,
     Gemma3TextConfig,
@@ -126,6 +127,23 @@ def test_whatever_the_configuration_of_a_decoder_says(kind: str, padding: int | 
     data.setup("validate")
     assert difference(task, data) < 1e-5  # without a Trainer
     trainer().validate(task, data_of(), verbose=False)
+    assert task.model.config.pad_token_id == PAD
+
+
+# peft 0.21 asks transformers 5.23 for what it deprecated
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing")
+@pytest.mark.parametrize("padding", [None, -1, 99])
+def test_an_adapter_pads_as_the_tokenizer_of_its_base(padding: int | None) -> None:
+    peft = pytest.importorskip("peft")
+    model = save_model("gpt2", pad_token_id=None)
+    save({"pad_token": "[PAD]", "eos_token": "[SEP]"})
+    settings = peft.LoraConfig(task_type="SEQ_CLS", target_modules=["c_attn"], fan_in_fan_out=True)
+    adapted = peft.get_peft_model(AutoModelForSequenceClassification.from_pretrained(model, num_labels=2), settings)
+    adapted.save_pretrained("adapter")
+    config = AutoConfig.from_pretrained(model)
+    config.pad_token_id = padding
+    config.save_pretrained(model)
+    task = SequenceClassification("adapter", 2, Identity())
     assert task.model.config.pad_token_id == PAD
 
 
