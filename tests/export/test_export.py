@@ -166,6 +166,7 @@ def test_rows_are_cut_where_positions_end(padding: int) -> None:
     tokenizer.model_max_length = 10**9
     tokenizer.save_pretrained("tokenizer")
     given = {**files(text=["sun", "moon"], label=["a", "b"]), "max_length": 10 * LENGTH}
+    given["data_files"]["validation"] = given["data_files"]["train"]
     run = trainer(max_steps=1)
     run.fit(SequenceClassification("base", 2, Identity()), datamodule=TextDataModule(**given))
     run.save_checkpoint("a.ckpt")

@@ -203,7 +203,9 @@ def test_one_output_is_a_regression_of_whole_numbers(encoder: str) -> None:
     files = f"--data.data_files={{train: {path}, validation: {path}, predict: {path}}}"
     SparseGradCLI(args=[*COMMAND, f"--model.model_name_or_path={encoder}", files, "--model.num_labels=1"])
     (checkpoint,) = map(str, Path("checkpoints").iterdir())
-    cli = SparseGradCLI(args=["fit", "--ckpt_path", checkpoint, "--trainer.max_steps=2"])
+    cli = SparseGradCLI(
+        args=["fit", "--ckpt_path", checkpoint, "--trainer.max_steps=2", "--trainer.default_root_dir=b"]
+    )
     assert "val/mse" in cli.trainer.callback_metrics
     Path(path).rename("new.csv")
     alone = ["--ckpt_path", checkpoint, "--data.data_files={test: new.csv}", "--trainer.logger=false"]
@@ -214,7 +216,7 @@ def test_one_output_is_a_regression_of_whole_numbers(encoder: str) -> None:
 
 def test_a_checkpoint_of_classes_predicts_no_numbers(encoder: str) -> None:
     path = write("a.csv", ["90", "15", "55"])
-    files = f"--data.data_files={{train: {path}, predict: {path}}}"
+    files = f"--data.data_files={{train: {path}, validation: {path}, predict: {path}}}"
     SparseGradCLI(args=[*COMMAND, f"--model.model_name_or_path={encoder}", files])
     (checkpoint,) = map(str, Path("checkpoints").iterdir())
     with pytest.raises(ConfigurationError, match=r"trained on: classification\. Found `problem = 'regression'`\."):
