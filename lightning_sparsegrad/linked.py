@@ -36,6 +36,15 @@ class ModelInstantiator(_InstantiatorFn):
         return super().__call__(class_type, *args, applied_instantiation_links=links, **kwargs)
 
 
+def ask_for_regression(config: Namespace) -> None:
+    """Have the data learn numbers, in place, where the user gives a model one output and nothing names classes."""
+    model, data = (config.get(f"{key}.init_args") for key in ("model", "data"))
+    if not isinstance(model, Namespace) or not isinstance(data, Namespace) or "problem" not in data:
+        return
+    if model.get("num_labels") == 1 and data.problem is None and data.get("label_names") is None:
+        data.problem = "regression"
+
+
 def about_missing(cli: LightningCLI) -> str:
     """Say so if the model may lack what is linked to the data: jsonargparse does not require it then."""
     model, data = (cli._get(cli.config, key) or Namespace() for key in ("model", "data"))  # type: ignore[no-untyped-call]

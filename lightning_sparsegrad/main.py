@@ -28,7 +28,7 @@ from lightning_sparsegrad.data import TokenizedDataModule
 from lightning_sparsegrad.diagnosis import Fault, debugging, one_line
 from lightning_sparsegrad.divergence import DivergenceWarning, divergence_of
 from lightning_sparsegrad.errors import ConfigurationError
-from lightning_sparsegrad.linked import LINKED, ModelInstantiator, about_missing
+from lightning_sparsegrad.linked import LINKED, ModelInstantiator, about_missing, ask_for_regression
 from lightning_sparsegrad.modules import TransformerTask
 from lightning_sparsegrad.monitored import MonitorCheck, is_about_monitor
 from lightning_sparsegrad.outcome import print_outcome
@@ -165,8 +165,9 @@ class SparseGradCLI(LightningCLI):
             ValueError
         ) as error:  # jsonargparse lets a few through: a NUL where a path may stand, a name of no module
             raise ConfigurationError(str(error)) from error
+        config = self.config[given.subcommand] if given.subcommand else self.config
+        ask_for_regression(config)
         if self._stored and given.subcommand:
-            config = self.config[given.subcommand]
             replace_origin(config, self._stored.config)
             if given.subcommand == "fit":
                 require_same_seed(config, self._stored)

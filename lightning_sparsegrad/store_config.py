@@ -52,9 +52,13 @@ class StoreConfigCallback(SaveConfigCallback):
         return {key: value for key, value in config.items() if key not in _OF_ONE_COMMAND and value is not None}
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
+        self.store_config(checkpoint)
+        Hyperparameters.of(trainer).save(checkpoint)
+
+    def store_config(self, checkpoint: dict[str, Any]) -> None:
+        """Write into a checkpoint with what the run was started; tasks ask for it where weights alone are saved."""
         checkpoint[CONFIG_KEY] = self._stored
         checkpoint[FOLDER_KEY] = str(Path.cwd())
-        Hyperparameters.of(trainer).save(checkpoint)
 
     # for a module of any class, also without an exact resume
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002

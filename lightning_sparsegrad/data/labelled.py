@@ -51,6 +51,10 @@ class LabelledDataModule(LightningDataModule, ABC):
             raise ConfigurationError(f"Split `{split}` should not be empty. Found 0 rows.")
         return found[split]
 
+    def rows_of_classes(self, split: str) -> Dataset:
+        """Return the rows to learn the classes from: those of the split, and of what was set aside from it."""
+        return self.rows(split)
+
     def is_missing(self, split: str) -> bool:
         """Return whether there is no such split."""
         return split not in self.splits_of_source
@@ -70,8 +74,18 @@ class LabelledDataModule(LightningDataModule, ABC):
 
         They are those of the class, else those given as `label_names`, else, except in a fit, those that the model was
         trained on as its checkpoint tells, else those of the train split.
+
+        Raises:
+            ConfigurationError: If labels are no labels, or the model was trained on another `problem`.
         """
         names, of_model = self._given_names, self._names_of_model
+        problem = getattr(self.encoding, "problem", None)
+        if of_model is not None and problem is not None and (problem == "regression") == bool(of_model):
+            trained = "classification" if of_model else "regression"
+            raise ConfigurationError(
+                f"Parameter `problem` should be what the model was trained on: {trained}. "
+                f"Found `problem = {problem!r}`."
+            )
         if self.labels is None and of_model is None and (names is None or self._labelled_splits):
             names = self.label_space.names  # given ones are checked
         return list((of_model if names is None else names) or ())
@@ -84,9 +98,13 @@ class LabelledDataModule(LightningDataModule, ABC):
             ConfigurationError: If the label column is missing, or its values are no labels.
         """
         splits = self._labelled_splits or list(self.splits_of_source)
+        module = None if self.trainer is None else self.trainer.lightning_module
+        if self.labels is None and getattr(module, "num_labels", None) == 1:
+            self.encoding.learn_numbers()
         is_needed = self._given_names is None and not self._is_evaluating  # to tell the classes
         split = "train" if "train" in splits or (is_needed and "train" in self.splits_of_source) else splits[0]
-        return self.encoding.label_space(self.rows(split), split)
+        self.rows(split)  # says what is wrong with it
+        return self.encoding.label_space(self.rows_of_classes(split), split)
 
     def label_space_of(self, split: str) -> LabelSpace:
         """Return what the labels of a split may be: to evaluate, the classes of the model where these are known."""

@@ -91,6 +91,7 @@ class LoadedDataModule(TokenizedDataModule, ABC):
         self._splits = splits
         self._validation_fraction = validation_fraction
         self._split_seed = split_seed
+        self._undivided: Mapping[str, Dataset] | None = None  # where rows of train are set aside
         self.train_language = train_language
 
     def load_splits(self) -> Mapping[str, Dataset]:
@@ -113,8 +114,13 @@ class LoadedDataModule(TokenizedDataModule, ABC):
                 f"Parameter `validation_fraction` should be left out unless the data is a train split without a "
                 f"validation split. Found splits {listed(rows)}; map those to use by `splits`."
             )
+        self._undivided = rows
         shares = {"train": partial(self._share, rows, "train"), "validation": partial(self._share, rows, "test")}
         return Splits({**rows.data, **shares})
+
+    def rows_of_classes(self, split: str) -> Dataset:
+        rows = self.rows(split)
+        return rows if self._undivided is None else self._undivided[split]
 
     def is_missing(self, split: str) -> bool:
         """Return whether there is no such split, or its files are not there."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import datasets
 from datasets import Dataset
+from pyarrow.parquet import read_schema  # type: ignore[import-untyped]  # ships no types
 
 from lightning_sparsegrad.data.checks import listed
 from lightning_sparsegrad.data.conll import SHARED_TASKS, UNIVERSAL_DEPENDENCIES, load_conll
@@ -113,11 +114,23 @@ def _load(paths: Sequence[str], suffix: str, reads: Reads) -> Dataset:
         return load_squad(paths)
     if suffix in _RECORDS:
         return load_records(paths, reads)
+    _require_columns_of_first(paths)
     with without_network():
         reader = datasets.load_dataset_builder("parquet", data_files={"train": list(paths)})
         reader.download_and_prepare()
     found = reader.info.splits["train"].num_examples  # no row makes a split that cannot be opened
     return reader.as_dataset("train") if found else Dataset.from_dict({})
+
+
+def _require_columns_of_first(paths: Sequence[str]) -> None:
+    """Check that parquet files have the same columns: `datasets` would fill one with nothing, or fail at a cast."""
+    first, *others = (read_schema(path).names for path in paths)
+    for path, names in zip(paths[1:], others, strict=True):
+        if set(names) != set(first):
+            raise ValueError(
+                f"{Path(path).name}: the columns should be those of {Path(paths[0]).name}, {listed(first)}. "
+                f"Found {listed(names)}"
+            )
 
 
 def load_dataset(

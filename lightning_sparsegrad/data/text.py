@@ -21,7 +21,8 @@ class TextDataModule(LoadedDataModule):
         label_column: The column of the labels. The split to predict needs none.
         label_names: The names of the classes in the order of their ids; read from the train split by default. Integers
             in the label column are ids, 0 to n-1, unless one of the names is a number: then they are names.
-        problem: `"classification"` or `"regression"`; by default what the labels look like.
+        problem: `"classification"` or `"regression"`; by default what the labels look like, and a regression for a
+            model with `num_labels=1`.
         **kwargs: What `LoadedDataModule` and `TokenizedDataModule` take: `dataset_config`, `revision`, `data_files`,
             `splits`, `validation_fraction`, `split_seed` and `train_language`; `tokenizer`, `max_length`, `batch_size`,
             `eval_batch_size`, `num_workers`, `pad_to_multiple_of`, `group_by_length`, `max_samples` and `seed`.

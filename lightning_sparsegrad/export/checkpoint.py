@@ -16,6 +16,7 @@ from lightning_sparsegrad.export.model import build
 from lightning_sparsegrad.export.release_0_1 import describe
 from lightning_sparsegrad.hub import how_without, is_unreachable
 from lightning_sparsegrad.modules.description import MODEL_KEY, name_classes
+from lightning_sparsegrad.modules.limits import longest_row
 from lightning_sparsegrad.modules.padding import padding_of, settle_padding
 from lightning_sparsegrad.sources import resolve_source
 
@@ -26,8 +27,9 @@ def export_checkpoint(
     """Write the model, the tokenizer and the names of the classes of a checkpoint into a folder for `transformers`.
 
     `transformers.pipeline` and `from_pretrained` read the folder. The weights keep the dtype that the checkpoint holds.
-    The tokenizer's `model_max_length` is the `max_length` of the data, so that `truncation=True` cuts rows as the run
-    did. Neither the data nor the base model are needed; the tokenizer is, where the run found it.
+    The tokenizer's `model_max_length` is the `max_length` of the data, or as many tokens as the model has positions for
+    if these are less, so that `truncation=True` cuts rows as the run did. Neither the data nor the base model are
+    needed; the tokenizer is, where the run found it.
 
     Args:
         ckpt_path: The checkpoint of a task of this library.
@@ -102,4 +104,4 @@ def _agree(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, name: str
     if padding is not None and tokenizer.pad_token_id != padding and padding < len(tokenizer):
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(padding)
     if max_length is not None:
-        tokenizer.model_max_length = max_length
+        tokenizer.model_max_length = longest_row(model, max_length) or max_length

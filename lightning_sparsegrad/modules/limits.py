@@ -5,12 +5,13 @@ from collections.abc import Callable, Mapping
 from itertools import count
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.functional.sharding import is_spread
-from lightning_sparsegrad.modules.padding import vocabulary_of, with_padding_of
+from lightning_sparsegrad.modules.padding import padding_of, vocabulary_of, with_padding_of
 from lightning_sparsegrad.modules.probe import embed
 
 Attempt = Callable[[nn.Module, dict[str, Any]], None]
@@ -74,13 +75,35 @@ def require_fit(
             f"Parameter `tokenizer` should name one whose token types are below {allowed}, as many as model `{name}` "
             f"embeds. Found {known}token type {int(types.max())}."
         )
-    longest = bisect(range(1, ids.shape[1] + 1), False, key=lambda length: not fits(**_cut(inputs, length)))
-    if longest:
+    if longest := _longest(ids.shape[1], lambda length: fits(**_cut(inputs, length))):
         given = "" if max_length is None else f"`max_length = {max_length}` and "
         raise ConfigurationError(
             f"Parameter `max_length` should be at most {longest} for model `{name}`. "
             f"Found {given}a batch of {ids.shape[1]} tokens."
         )
+
+
+def longest_row(model: PreTrainedModel, length: int) -> int:
+    """Return how many tokens of a row of some length a model has positions for; 0 if that cannot be tried.
+
+    Args:
+        model: The model, on the CPU.
+        length: The length of the row, in tokens.
+    """
+    ids = torch.full((1, length), int(padding_of(model) == 0))  # positions may be counted without padding
+
+    def fits(count: int) -> bool:
+        try:
+            embed(model, {"input_ids": ids[:, :count], "attention_mask": torch.ones_like(ids[:, :count])})
+        except _OUT_OF_RANGE:
+            return False
+        return True
+
+    return length if fits(length) else _longest(length, fits)
+
+
+def _longest(length: int, fits: Callable[[int], bool]) -> int:
+    return bisect(range(1, length + 1), False, key=lambda count: not fits(count))
 
 
 def _cut(inputs: Mapping[str, Any], length: int) -> dict[str, Any]:

@@ -212,6 +212,9 @@ class TransformerTask(SparseGradModule, ABC):
         if self.lr is not None:
             checkpoint[_LEARNING_RATE] = self.lr
         checkpoint[MODEL_KEY] = describe(self.model, self._tokens)
+        for callback in getattr(self._trainer, "callbacks", ()):  # which Lightning does not ask for weights alone
+            if store := getattr(callback, "store_config", None):
+                store(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)

@@ -1,5 +1,6 @@
 import re
 import time
+from typing import Any
 
 import datasets
 import pytest
@@ -79,6 +80,18 @@ def test_a_file_that_cannot_be_parsed_is_named(tmp_path):
         ConfigurationError, match=r"should be readable as parquet\. Found `data_files.train = .*bad.parquet`"
     ):
         _ = data.num_labels
+
+
+@pytest.mark.parametrize("names", [["a", "b"], ["b", "a"]])
+def test_parquet_files_of_a_split_have_the_same_columns(tmp_path, names):
+    rows: dict[str, dict[str, Any]] = {
+        "a": {"text": ["sun"], "label": ["x"]},
+        "b": {"text": ["moon"], "label": ["y"], "more": [1]},
+    }
+    paths = [write(tmp_path / f"{name}.parquet", **rows[name]) for name in names]
+    data = TextDataModule(data_files={"train": paths})
+    with pytest.raises(ConfigurationError, match=rf"{names[1]}\.parquet: the columns should be those of {names[0]}\."):
+        data.rows("train")
 
 
 def test_a_hub_that_cannot_be_reached_fails_fast(monkeypatch):

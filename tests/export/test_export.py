@@ -11,7 +11,15 @@ import pytest
 import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
-from transformers import AutoModelForQuestionAnswering, AutoTokenizer, pipeline
+from transformers import (
+    AutoModelForQuestionAnswering,
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+    pipeline,
+)
 
 from lightning_sparsegrad import (
     ConfigurationError,
@@ -28,6 +36,7 @@ from lightning_sparsegrad import (
 )
 from lightning_sparsegrad.main import main
 from lightning_sparsegrad.modules import TransformerTask
+from lightning_sparsegrad.modules.limits import longest_row
 from tests import hub
 from tests.data.helpers import write
 from tests.lightning.tasks import trainer
@@ -134,6 +143,37 @@ def test_rows_are_cut_where_the_run_cut_them() -> None:
     cut = tokenizer(TEXTS, truncation=True)["input_ids"]
     assert cut == [row["input_ids"] for row in data.dataset("predict")]
     assert max(map(len, cut)) == LENGTH
+
+
+@pytest.mark.parametrize("padding", [0, 1])
+def test_rows_are_cut_where_positions_end(padding: int) -> None:
+    """Also where the run had no longer row, whose tokenizer tells no limit."""
+    config = RobertaConfig(
+        vocab_size=9,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        intermediate_size=8,
+        pad_token_id=padding,
+    )
+    config.max_position_embeddings = LENGTH + padding + 1
+    assert longest_row(RobertaForSequenceClassification(config), 10 * LENGTH) == LENGTH
+    assert longest_row(RobertaForSequenceClassification(config), LENGTH - 1) == LENGTH - 1
+    settings = json.loads(Path("base/config.json").read_text())
+    Path("base/config.json").write_text(json.dumps({**settings, "max_position_embeddings": LENGTH}))
+    BertModel(BertConfig.from_pretrained("base")).save_pretrained("base")
+    tokenizer = AutoTokenizer.from_pretrained("tokenizer")
+    tokenizer.model_max_length = 10**9
+    tokenizer.save_pretrained("tokenizer")
+    given = {**files(text=["sun", "moon"], label=["a", "b"]), "max_length": 10 * LENGTH}
+    given["data_files"]["validation"] = given["data_files"]["train"]
+    run = trainer(max_steps=1)
+    run.fit(SequenceClassification("base", 2, Identity()), datamodule=TextDataModule(**given))
+    run.save_checkpoint("a.ckpt")
+    export_checkpoint("a.ckpt", "out")
+    assert AutoTokenizer.from_pretrained("out").model_max_length == LENGTH
+    (found,) = pipeline("text-classification", "out", truncation=True)(" ".join(hub.KEYS * 20))
+    assert found["label"] in "ab"
 
 
 def test_pairs() -> None:

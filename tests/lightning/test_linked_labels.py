@@ -141,9 +141,10 @@ def test_ids_are_not_taken_for_other_numbers(
         (
             ["1", "2", "3"],
             1,
-            None,
+            "classification",
             r"data say: 3\. Found `num_labels = 1`\. Or give the data `problem='regression'`\.$",
         ),
+        (["good", "bad"], 1, None, r"should be finite numbers .* Found `'good'`, `'bad'`\."),
         (
             ["1.5", "2", "3"],
             3,
@@ -152,6 +153,8 @@ def test_ids_are_not_taken_for_other_numbers(
         ),
         (["1", "2", "3"], 2, None, r"should be what the data say: 3\. Found `num_labels = 2`\.$"),
         (["1", "2", "3"], 1, "regression", None),
+        (["1", "2", "3"], 1, None, None),
+        (["0", "1"], 1, None, None),
         (["1.5", "2", "3"], 3, "classification", None),
         (["1", "2", "3"], 4, None, None),
     ],
@@ -183,7 +186,7 @@ def test_the_command_line_says_how_to_ask_for_a_regression(encoder: str) -> None
     with pytest.raises(
         ConfigurationError, match=r"the data say: 3\. Found .* = 1`\. For regression: `--data.problem=regr"
     ):
-        SparseGradCLI(args=[*given, "--model.num_labels=1"])
+        SparseGradCLI(args=[*given, "--model.num_labels=1", "--data.problem=classification"])
     with pytest.raises(
         ConfigurationError, match=r"data say: 1\. Found .* = 3`\. For classes: `--data.problem=classific"
     ):
@@ -193,6 +196,46 @@ def test_the_command_line_says_how_to_ask_for_a_regression(encoder: str) -> None
     SparseGradCLI(args=["predict", "--trainer.logger=false", "--ckpt_path", *map(str, Path("checkpoints").iterdir())])
     (found,) = Path().rglob("predictions.tsv")
     assert [float(line.split("\t")[1]) for line in found.read_text().splitlines()[1:]]
+
+
+def test_one_output_is_a_regression_of_whole_numbers(encoder: str) -> None:
+    path = write("a.csv", ["90", "15", "55"])
+    files = f"--data.data_files={{train: {path}, validation: {path}, predict: {path}}}"
+    SparseGradCLI(args=[*COMMAND, f"--model.model_name_or_path={encoder}", files, "--model.num_labels=1"])
+    (checkpoint,) = map(str, Path("checkpoints").iterdir())
+    cli = SparseGradCLI(
+        args=["fit", "--ckpt_path", checkpoint, "--trainer.max_steps=2", "--trainer.default_root_dir=b"]
+    )
+    assert "val/mse" in cli.trainer.callback_metrics
+    Path(path).rename("new.csv")
+    alone = ["--ckpt_path", checkpoint, "--data.data_files={test: new.csv}", "--trainer.logger=false"]
+    assert "test/mse" in SparseGradCLI(args=["test", *alone]).trainer.callback_metrics
+    with pytest.raises(ConfigurationError, match=r"trained on: regression\. Found `problem = 'classification'`\."):
+        SparseGradCLI(args=["test", *alone, "--data.problem=classification"])
+
+
+def test_a_checkpoint_of_classes_predicts_no_numbers(encoder: str) -> None:
+    path = write("a.csv", ["90", "15", "55"])
+    files = f"--data.data_files={{train: {path}, validation: {path}, predict: {path}}}"
+    SparseGradCLI(args=[*COMMAND, f"--model.model_name_or_path={encoder}", files])
+    (checkpoint,) = map(str, Path("checkpoints").iterdir())
+    with pytest.raises(ConfigurationError, match=r"trained on: classification\. Found `problem = 'regression'`\."):
+        SparseGradCLI(args=["predict", "--ckpt_path", checkpoint, "--data.problem=regression"])
+
+
+def test_weights_alone_predict(encoder: str) -> None:
+    path = write("a.csv", ["7", "5"])
+    files = f"--data.data_files={{train: {path}, validation: {path}}}"
+    callback = (
+        "--trainer.callbacks={class_path: ModelCheckpoint, init_args: {save_weights_only: true, dirpath: weights}}"
+    )
+    SparseGradCLI(args=[*COMMAND, f"--model.model_name_or_path={encoder}", files, callback])
+    (checkpoint,) = map(str, Path("weights").iterdir())
+    Path(path).rename("new.csv")
+    given = ["--ckpt_path", checkpoint, "--data.data_files={predict: new.csv}", "--trainer.logger=false"]
+    SparseGradCLI(args=["predict", *given])
+    (found,) = Path().rglob("predictions.tsv")
+    assert {line.split("\t")[1] for line in found.read_text().splitlines()[1:]} <= {"5", "7"}
 
 
 def test_names_on_the_command_line_may_be_numbers(encoder: str) -> None:

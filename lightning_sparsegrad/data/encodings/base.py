@@ -67,6 +67,9 @@ class Encoding(ABC):
         """The columns that it reads from files; by default all are read as the values look."""
         return Reads()
 
+    def learn_numbers(self) -> None:  # noqa: B027  # labels of most are classes only
+        """Read labels as numbers unless an argument says what they are."""
+
     @abstractmethod
     def label_space(self, rows: Dataset, split: str, names: Sequence[str] | None = None) -> LabelSpace:
         """Return what the labels may be, read from the rows of a split; with the names a checkpoint holds, if any."""

@@ -64,6 +64,10 @@ class SequenceEncoding(Encoding):
         are_classes = self.problem == "classification" or self.label_names is not None
         return Reads(tuple(self.text_columns), (self.label_column,), are_classes)
 
+    def learn_numbers(self) -> None:
+        if self.problem is None and self.label_names is None:
+            self.problem = "regression"
+
     def label_space(self, rows: Dataset, split: str, names: Sequence[str] | None = None) -> LabelSpace:
         """Return what the labels may be.
 
