@@ -174,8 +174,7 @@ def require_same_seed(config: Mapping[str, Any], stored: StoredRun) -> None:
         stored.resumes_exactly
         and config.get("exact_resume")
         and isinstance(seed, int)
-        and now is not seed
-        and now != seed
+        and (type(now), now) != (type(seed), seed)  # False is no 0
     ):
         raise ConfigurationError(
             f"Parameter `seed_everything` should be {seed}, as in the run that is resumed, or go with "

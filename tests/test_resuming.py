@@ -9,8 +9,10 @@ import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
-from lightning_sparsegrad import SparseGradCLI
+from lightning_sparsegrad import ConfigurationError, SparseGradCLI
+from lightning_sparsegrad.checkpoints import StoredRun
 from lightning_sparsegrad.main import main
+from lightning_sparsegrad.stored_defaults import require_same_seed
 from tests.command_line import DROP, LABELLED, PLAIN, READER, Reader
 
 CONFIG = "lightning_sparsegrad_config"
@@ -136,6 +138,14 @@ def test_so_it_does_for_any_module(flags: list[str]) -> None:
     torch.save(checkpoint, "changed.ckpt")
     resumed = run("fit", "--ckpt_path=changed.ckpt", *flags)
     assert resumed.optimizers[0].param_groups[0]["lr"] == 0.1
+
+
+@pytest.mark.parametrize(("seed", "other"), [(0, False), (1, True)])
+def test_a_switch_is_no_seed(seed: int, other: bool) -> None:
+    stored = StoredRun(Path("last.ckpt"), {"seed_everything": seed}, resumes_exactly=True)
+    require_same_seed({"seed_everything": seed, "exact_resume": True}, stored)
+    with pytest.raises(ConfigurationError, match=f"Parameter `seed_everything` should be {seed}, .* = {other}"):
+        require_same_seed({"seed_everything": other, "exact_resume": True}, stored)
 
 
 def test_another_seed_is_refused_where_it_would_have_no_effect(first: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from inspect import isclass, isroutine, signature
+from itertools import count
 from math import ceil
 from typing import Any, Literal
 
@@ -125,6 +126,22 @@ class Scheduling:
         """Raise a `ConfigurationError` if a scheduler, which may come from a checkpoint, ends before the run does."""
         for name, total in _total(scheduler).items():
             _require(type(scheduler).__name__, name, total, self._count, self.interval or "step")
+
+    def check_monitor(self, trainer: Trainer) -> None:
+        """Raise a `ConfigurationError` if a scheduler is stepped before the first validation gives what it monitors."""
+        for config in trainer.lr_scheduler_configs:
+            if config.interval != "step" or not str(config.monitor).startswith("val/"):
+                continue
+            batches, every = trainer.num_training_batches, trainer.accumulate_grad_batches
+            stepping = (
+                batch for batch in count(config.frequency, config.frequency) if batch % every == 0 or batch >= batches
+            )
+            if (trainer.check_val_every_n_epoch or 1) > 1 or next(stepping) < trainer.val_check_batch:
+                raise ConfigurationError(
+                    f"Parameter `lr_scheduler_interval` should be `epoch`, or `lr_scheduler_frequency` at least the "
+                    f"batches before the first validation, for what watches `{config.monitor}`. Found "
+                    f"`lr_scheduler_interval = step`, `lr_scheduler_frequency = {config.frequency}`."
+                )
 
     def _on_plateau(self, scheduler: ReduceLROnPlateau, trainer: Trainer) -> LRSchedulerConfigType:
         own = getattr(scheduler, "monitor", None)  # Lightning's class has one

@@ -200,6 +200,7 @@ class TransformerTask(SparseGradModule, ABC):
         super().on_train_start()
         for config in self.trainer.lr_scheduler_configs:  # as a checkpoint may have restored them
             self._scheduling.check(config.scheduler)
+        self._scheduling.check_monitor(self.trainer)
 
     def on_predict_start(self) -> None:
         super().on_predict_start()

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
@@ -15,6 +16,7 @@ from lightning_sparsegrad.resume.progress import is_within_epoch, settle
 from lightning_sparsegrad.twins import is_a
 
 INEXACT_KEY = "lightning_sparsegrad_inexact"  # in checkpoints, with the step at which training broke off
+_NONE = (-1, -1)  # no window
 
 
 class WaitingCheckpoints(Callback):
@@ -44,7 +46,7 @@ class WaitingCheckpoints(Callback):
         self._over = False  # whether there will be no end of a window any more
         self._inexact = False  # what is being written
         self._told = False  # that this fit resumes from what is not exact
-        self._window = (-1, -1)  # the step and the epoch of the one at hand
+        self._window = _NONE  # the step and the epoch of the one at hand
         self._before = (0, 0)  # micro-batches of the epoch before it, and how often Lightning logged a step
 
     @classmethod
@@ -140,6 +142,9 @@ class WaitingCheckpoints(Callback):
         weights_only: bool | None = None,
         storage_options: Any = None,
     ) -> None:
+        if self._is_interrupted_before_training(trainer) and Path(filepath).exists():
+            rank_zero_warn(f"Checkpoint `{filepath}` stays as it was: the fit that would replace it has not trained.")
+            return
         request = partial(save, filepath, weights_only, storage_options)
         if weights_only or self.suspended or not self.must_wait(trainer):
             request()
@@ -147,6 +152,10 @@ class WaitingCheckpoints(Callback):
             self._write_inexact(trainer, filepath, request)
         else:
             self._requests[str(filepath)] = partial(self._write_waiting, trainer, filepath, request)
+
+    def _is_interrupted_before_training(self, trainer: Trainer) -> bool:
+        interrupted = trainer.state.status == TrainerStatus.INTERRUPTED and trainer.state.fn == TrainerFn.FITTING
+        return interrupted and self._window == _NONE
 
     def _write_waiting(self, trainer: Trainer, path: Any, request: Callable[[], None]) -> None:
         if self._over and self.must_wait(trainer):
@@ -211,7 +220,7 @@ class WaitingCheckpoints(Callback):
             self._end()
 
     def _begin(self) -> None:
-        self._requests, self._followers, self._over, self._told, self._window = {}, [], False, False, (-1, -1)
+        self._requests, self._followers, self._over, self._told, self._window = {}, [], False, False, _NONE
 
     def _end(self) -> None:
         self._over = True

@@ -218,6 +218,16 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
         {"monitor": "val/loss", "frequency": 3, "run": {"check_val_every_n_epoch": 2}},
         "`lr_scheduler_frequency` should be a multiple of `check_val_every_n_epoch = 2`",
     ),
+    (
+        ReduceLROnPlateau,
+        {"monitor": "val/loss", "interval": "step", "frequency": BATCHES - 1},
+        "`lr_scheduler_interval` should be `epoch`, or `lr_scheduler_frequency` at least the batches before",
+    ),
+    (
+        ReduceLROnPlateau,
+        {"monitor": "val/loss", "interval": "step", "frequency": BATCHES, "run": {"check_val_every_n_epoch": 2}},
+        "`lr_scheduler_interval` should be `epoch`",
+    ),
     (lambda optimizer: optimizer, {}, "`lr_scheduler` should make an LRScheduler of torch. Found `SGD`"),
     (get_greedy_schedule, {}, "`lr_scheduler` should make an LRScheduler of torch. Found `GreedyLR`"),
 ]
@@ -227,6 +237,14 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
 def test_what_cannot_work_is_refused(scheduler: Any, arguments: dict[str, Any], message: str, model: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         fit(model, scheduler, **arguments)
+
+
+@pytest.mark.parametrize("run", [{}, {"val_check_interval": 2}, {"accumulate_grad_batches": 4}])
+def test_plateau_may_follow_a_validation_by_step(run: dict[str, Any], model: str) -> None:
+    frequency = {"val_check_interval": 3, "accumulate_grad_batches": 1}
+    every = next((frequency[name] for name in run), BATCHES)
+    _, done = fit(model, ReduceLROnPlateau, monitor="val/loss", interval="step", frequency=every, run=run)
+    assert done.lr_scheduler_configs[0].scheduler.last_epoch == EPOCHS
 
 
 def test_what_is_no_optimizer_is_refused(model: str) -> None:

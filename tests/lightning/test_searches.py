@@ -35,6 +35,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Failed to compute suggestion"),
     pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),
     pytest.mark.filterwarnings("ignore:.*ReduceLROnPlateau conditioned on metric val/loss"),
+    pytest.mark.filterwarnings("ignore:Parameter `monitor` of `ReduceLROnPlateau` should be a name that is logged"),
     pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
 ]
 

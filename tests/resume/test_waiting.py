@@ -164,6 +164,29 @@ def test_after_an_exception_inside_a_window_it_is_marked(error: BaseException, e
         assert (stored["global_step"], stored[INEXACT_KEY]) == (2, {"step": 2})
 
 
+@pytest.mark.filterwarnings("ignore:.*is not exact")  # Lightning resumes from such a checkpoint by itself
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_fit_that_fails_before_it_trains_leaves_the_checkpoint_of_an_exception(exact: bool, tmp_path: Path):
+    class Unready(Sensitive):
+        def on_train_start(self) -> None:
+            super().on_train_start()
+            raise RuntimeError("not ready")
+
+    path = tmp_path / "on_exception.ckpt"
+    callbacks = [*([ExactResume()] if exact else []), OnExceptionCheckpoint(tmp_path)]
+
+    def fail(kind: type[Sensitive]) -> None:
+        with pytest.raises(RuntimeError):
+            fit("module", MASK_AND_CLIP, callbacks=callbacks, kind=kind)
+
+    with pytest.warns(UserWarning, match="is not exact"):
+        fail(Broken)
+    before = path.read_bytes()
+    with pytest.warns(UserWarning, match=f"Checkpoint `{path}` stays as it was: the fit that would replace it has not"):
+        fail(Unready)
+    assert path.read_bytes() == before
+
+
 class Fail(Callback):
     """Fails in a hook at a micro-batch of the second epoch."""
 
