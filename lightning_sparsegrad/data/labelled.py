@@ -8,6 +8,7 @@ from datasets import Dataset
 from lightning.pytorch import LightningDataModule
 
 from lightning_sparsegrad.data.checks import listed
+from lightning_sparsegrad.data.classes import are_ids
 from lightning_sparsegrad.data.encodings import Encoding, kind_of
 from lightning_sparsegrad.data.labels import LabelSpace
 from lightning_sparsegrad.errors import ConfigurationError
@@ -129,10 +130,11 @@ class LabelledDataModule(LightningDataModule, ABC):
 
     @property
     def _names_of_model(self) -> Sequence[str] | None:
-        if self.trained_names is not None or self.trainer is None or not self._is_evaluating:
-            return self.trained_names
-        names: Sequence[str] | None = getattr(self.trainer.lightning_module, "trained_names", None)
-        return names
+        names: Sequence[str] | None = self.trained_names
+        if names is None and self.trainer is not None and self._is_evaluating:
+            names = getattr(self.trainer.lightning_module, "trained_names", None)
+        # ids name no classes: where there is a train split, it tells what they are called
+        return None if names and are_ids(names) and not self.is_missing("train") else names
 
     @property
     def _is_evaluating(self) -> bool:

@@ -105,8 +105,9 @@ def test_a_checkpoint_is_refused_for_data_with_other_labels(run: str, way: str, 
         evaluated(data_of(["bad", "good"], encoder, label_names=["good", "bad"]))
     assert evaluated(data_of(["good", "bad"], encoder)).state.finished
     assert evaluated(data_of(["1", "0"], encoder)).state.finished  # the data have no names
-    with pytest.raises(ConfigurationError, match=r"`bad`, `good`\. Found `1`, `2`\."):
-        evaluated(data_of(["1", "2"], encoder))
+    if run != "predict":  # which looks at no labels
+        with pytest.raises(ConfigurationError, match=r"should be integers from 0 to 1, .* Found `2`\."):
+            evaluated(data_of(["1", "2"], encoder))
 
 
 @pytest.mark.parametrize(
@@ -198,6 +199,7 @@ def test_the_command_line_says_how_to_ask_for_a_regression(encoder: str) -> None
     assert [float(line.split("\t")[1]) for line in found.read_text().splitlines()[1:]]
 
 
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
 def test_one_output_is_a_regression_of_whole_numbers(encoder: str) -> None:
     path = write("a.csv", ["90", "15", "55"])
     files = f"--data.data_files={{train: {path}, validation: {path}, predict: {path}}}"
