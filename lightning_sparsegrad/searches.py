@@ -11,6 +11,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_sparsegrad.driver import Door
+from lightning_sparsegrad.resume.hyperparameters import Hyperparameters
 from lightning_sparsegrad.resume.untouched import same_draws, untouched
 
 
@@ -49,6 +50,7 @@ class Searches(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
         self.begun = False
+        Hyperparameters.of(trainer).setup()
         self.of(trainer)  # a module may have brought finders
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
@@ -69,7 +71,9 @@ def _search(
     candidates: list[Any] = [pl_module, *trainer.callbacks]  # type: ignore[attr-defined]
     doors = [each for each in candidates if isinstance(each, Door)] if fits else []
     with same_draws(trainer):
-        before = _learning_rates(trainer)
+        before, made_with = _learning_rates(trainer), _learning_rates(trainer, key="initial_lr")
+        if fits and not begun:
+            Hyperparameters.of(trainer).searched(trainer)
         with untouched(trainer, same_batches=same_batches), ExitStack() as engines:
             begins = [engines.enter_context(door._driver.searching(trainer, pl_module, begun=begun)) for door in doors]
             run = trainer.fit_loop.run
@@ -78,14 +82,16 @@ def _search(
                 search(trainer, pl_module)
             finally:
                 del trainer.fit_loop.run  # the instance's
+        is_new = before != _learning_rates(trainer)
         if fits and not begun and trainer.lr_scheduler_configs:
-            is_new = before != _learning_rates(trainer)
             trainer.strategy.setup_optimizers(trainer)
-            if is_new and before == _learning_rates(trainer):
+            if is_new and made_with == _learning_rates(trainer, key="initial_lr"):
                 rank_zero_warn(
                     f"`{type(pl_module).__name__}.configure_optimizers` should make the optimizer with the learning "
-                    f"rate that was found. Found that it makes it with {before[0]:g} again: the search has no effect."
+                    f"rate that was found. Found {made_with[0]:g} again: the search has no effect."
                 )
+        if fits and not begun:
+            Hyperparameters.of(trainer).searched(trainer)
 
 
 def _run(trainer: Trainer, doors: list[Any], begins: list[Callable[[], None]], run: Callable[[], None]) -> None:
@@ -97,5 +103,7 @@ def _run(trainer: Trainer, doors: list[Any], begins: list[Callable[[], None]], r
     run()
 
 
-def _learning_rates(trainer: Trainer) -> list[float]:
-    return [float(group["lr"]) for optimizer in trainer.optimizers for group in optimizer.param_groups]
+def _learning_rates(trainer: Trainer, *, key: str = "lr") -> list[float]:
+    """Return those of all parameter groups: what they are now, or with `initial_lr` what schedules start from."""
+    groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+    return [float(group.get(key, group["lr"])) for group in groups]

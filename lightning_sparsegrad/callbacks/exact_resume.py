@@ -110,6 +110,7 @@ class ExactResume(WaitingCheckpoints):
         self._begins_epoch = False  # where the checkpoint was written
         self._resumed: dict[str, Any] | None = None  # this process's part of the checkpoint that a fit goes on from
         self._watched: Iterator[Any] | None = None
+        self._fetched = 0  # batches of the last epoch of a fit that has ended
         self._accumulate = 1  # as the Trainer was made; callbacks change it in an epoch
 
     # ------------------------------------------------------------ when checkpoints are written
@@ -146,7 +147,7 @@ class ExactResume(WaitingCheckpoints):
             self.write()  # as of the last batch, before hooks close an epoch that a resumed run goes on with
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._running = False
+        self._running, self._fetched = False, _fit_loop(trainer)._data_fetcher.fetched  # which goes with the fit
         super().on_train_end(trainer, pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -269,7 +270,7 @@ class ExactResume(WaitingCheckpoints):
             return loader.state_dict() if isinstance(loader, _Stateful) else None
         # without a length, Lightning loads a batch ahead to know which is the last
         used = self.finished_batches(trainer) if self._inexact else loop.epoch_loop.batch_progress.current.ready
-        ahead = loop._data_fetcher.fetched - used
+        ahead = (self._fetched if loop._data_fetcher is None else loop._data_fetcher.fetched) - used
         if isinstance(loader, TrackedLoader):
             return loader.position(ahead=ahead)
         return loader.state_dict() if isinstance(loader, _Stateful) and (self._inexact or not ahead) else None

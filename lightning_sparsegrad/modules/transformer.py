@@ -93,7 +93,8 @@ class TransformerTask(SparseGradModule, ABC):
 
     Attributes:
         lr: Learning rate of all parameters, which overrides the optimizer's unless it is `None`. `LearningRateFinder`
-            and `Tuner.lr_find` set it; a resumed fit takes it from the checkpoint.
+            and `Tuner.lr_find` set it; a resumed fit takes it from the checkpoint, unless its optimizer is given
+            another learning rate than before.
 
     Raises:
         ConfigurationError: If there is no such model, or its head has other labels; if a checkpoint was trained on
@@ -142,6 +143,7 @@ class TransformerTask(SparseGradModule, ABC):
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self._scheduling = Scheduling(lr_scheduler, **stepping)  # type: ignore[arg-type]  # each has its own type
         self.lr: float | None = None
+        self._lr_overridden: list[float] | None = None  # of the parameter groups
         self.model = _load(self.auto_model, model_name_or_path, config, dtype)
         self.trained_names: list[str] | None = None
         """The names of the classes of the data it was trained on; empty for numbers, `None` if they are not known."""
@@ -211,7 +213,7 @@ class TransformerTask(SparseGradModule, ABC):
         if self.trained_names is not None:
             checkpoint[LABEL_NAMES] = self.trained_names
         if self.lr is not None:
-            checkpoint[_LEARNING_RATE] = self.lr
+            checkpoint[_LEARNING_RATE] = {"lr": self.lr, "overridden": self._lr_overridden}
         checkpoint[MODEL_KEY] = describe(self.model, self._tokens)
         for callback in getattr(self._trainer, "callbacks", ()):  # which Lightning does not ask for weights alone
             if store := getattr(callback, "store_config", None):
@@ -228,8 +230,8 @@ class TransformerTask(SparseGradModule, ABC):
             self._tokens = tokens_in(described)
         if self._trainer is not None:
             self._require_label_names()
-            if self._trainer.state.fn == TrainerFn.FITTING:
-                self.lr = checkpoint.get(_LEARNING_RATE, self.lr)
+            if self._trainer.state.fn == TrainerFn.FITTING and self.lr is None and _LEARNING_RATE in checkpoint:
+                self.lr, self._lr_overridden = checkpoint[_LEARNING_RATE].values()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
         loss: Tensor = self(batch).loss
@@ -286,12 +288,18 @@ class TransformerTask(SparseGradModule, ABC):
             raise ConfigurationError(
                 f"Parameter `optimizer` should make an optimizer of torch. Found `{type(optimizer).__name__}`."
             )
-        if self.lr is not None:
-            for group in optimizer.param_groups:
-                group["lr"] = self.lr
+        self._override_learning_rate(optimizer)
         if self.lr_scheduler is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": self._scheduling.configure(optimizer, self.trainer)}
+
+    def _override_learning_rate(self, optimizer: Optimizer) -> None:
+        own = [float(group["lr"]) for group in optimizer.param_groups]
+        if self.trainer.ckpt_path and self._lr_overridden not in (None, own):  # another one is given, and wins
+            self.lr = None
+        self._lr_overridden = None if self.lr is None else own
+        for group in optimizer.param_groups if self.lr is not None else ():
+            group["lr"] = self.lr
 
     def _names_of_data(self) -> list[str] | None:
         """Return the names of the classes of the data, `None` where they are not known."""

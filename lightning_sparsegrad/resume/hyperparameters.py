@@ -13,7 +13,8 @@ from torch.optim import Optimizer
 
 from lightning_sparsegrad.resume.optimizers import Made, follow_new, settings_of
 
-HYPERPARAMETERS_KEY = "lightning_sparsegrad_optimizers"  # in checkpoints
+HYPERPARAMETERS_KEY = "lightning_sparsegrad_optimizers"  # in checkpoints, as the other
+_SEARCHED_KEY = "lightning_sparsegrad_searched"
 
 
 class Hyperparameters:
@@ -28,6 +29,7 @@ class Hyperparameters:
         self._made: list[Made] = []
         self._optimizers: list[ref[Optimizer]] = []  # those of this fit
         self._checkpoint: dict[str, Any] | None = None  # until it is restored
+        self._searched: list[list[Made]] = []  # what there was before and after each search of the tuner
 
     @classmethod
     def of(cls, trainer: Trainer) -> "Hyperparameters":
@@ -52,12 +54,23 @@ class Hyperparameters:
             self._follow(trainer, self._checkpoint)
         self._checkpoint = None
 
+    def setup(self) -> None:
+        self._searched = []
+
+    def searched(self, trainer: Trainer) -> None:
+        """Keep what the optimizers are made with, before a search of the tuner and after it: neither is said anew."""
+        self._searched.append(made_with(trainer))
+
     def save(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[HYPERPARAMETERS_KEY] = self._made
+        if self._searched:
+            checkpoint[_SEARCHED_KEY] = self._searched
 
     def _follow(self, trainer: Trainer, checkpoint: dict[str, Any]) -> None:
         before = checkpoint.get(HYPERPARAMETERS_KEY)
         checkpoint[HYPERPARAMETERS_KEY] = self._made
+        self._searched = list(checkpoint.get(_SEARCHED_KEY) or ())
+        before = _unless_searched(before, self._made, self._searched)
         follow_new(trainer, checkpoint, before, self._made)
 
 
@@ -81,6 +94,24 @@ def made_with(trainer: Trainer) -> list[Made]:
         }
         for optimizer in trainer.optimizers
     ]
+
+
+def _unless_searched(before: Any, made: Any, searched: list[Any]) -> Any:
+    """Return what there was before, with what is made as before or after a search taken for what there was."""
+    if isinstance(before, dict) and isinstance(made, dict):
+        return {
+            name: _unless_searched(value, made[name], [each.get(name) for each in searched if isinstance(each, dict)])
+            if name in made
+            else value
+            for name, value in before.items()
+        }
+    if isinstance(before, list) and isinstance(made, list) and len(before) == len(made):
+        alike = [each for each in searched if isinstance(each, list) and len(each) == len(made)]
+        return [
+            _unless_searched(*pair, [each[place] for each in alike])
+            for place, pair in enumerate(zip(before, made, strict=True))
+        ]
+    return made if made in searched else before
 
 
 def _keep_arguments(trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:

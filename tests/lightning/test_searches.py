@@ -58,6 +58,17 @@ class Tuned(Sensitive):
         return optimizers, schedulers
 
 
+class Decayed(Sensitive):
+    """Makes its optimizer and its schedule as people do, with an `lr` that it does not save."""
+
+    lr = 0.01
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), lr=self.lr, momentum=0.9)
+        schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.9)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
 class Data(LightningDataModule):
     """Has a batch size to find."""
 
@@ -329,6 +340,26 @@ def test_a_resumed_fit_does_not_search_for_a_learning_rate(tmp_path: Path):
     assert resumed.seen == whole.seen[-len(resumed.seen) :]
     assert len(resumed.seen) == 3 * BATCHES - 10
     assert_same_bits(resumed.states, whole.states)
+
+
+@pytest.mark.parametrize("with_finder", [True, False])
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_resumed_fit_keeps_the_learning_rate_that_was_found(exact: bool, with_finder: bool, tmp_path: Path):
+    keeping = ModelCheckpoint(tmp_path, save_top_k=-1, filename="{epoch}", save_on_train_epoch_end=True)
+    more: list[Callback] = [ExactResume()] if exact else []
+
+    def finder() -> LearningRateFinder:
+        return LearningRateFinder(num_training_steps=20, early_stop_threshold=None, min_lr=1e-4, max_lr=0.1)
+
+    _, whole = fit("module", TRANSFORMS["schedule"], kind=Decayed, callbacks=[finder(), keeping, *more])
+    finders: list[Callback] = [finder()] if with_finder else []
+    path = tmp_path / "epoch=0.ckpt"
+    _, resumed = fit("module", TRANSFORMS["schedule"], kind=Decayed, path=path, callbacks=[*finders, *more])
+    (schedule,), (group,) = resumed.states["schedulers"], resumed.states["optimizer"]["param_groups"]
+    assert schedule["base_lrs"] == whole.states["schedulers"][0]["base_lrs"] != [Decayed.lr]
+    assert group["lr"] == whole.states["optimizer"]["param_groups"][0]["lr"]
+    if exact:
+        assert_same_bits(resumed.states, whole.states)
 
 
 def test_a_resumed_fit_searches_for_the_batch_size_and_goes_on(tmp_path: Path):

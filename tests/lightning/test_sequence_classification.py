@@ -348,12 +348,12 @@ def test_a_package_that_is_not_installed() -> None:
 
 
 def test_a_learning_rate_that_is_set_overrides_the_optimizers_and_survives_a_resume(folder: Path, tmp_path: Path):
-    def task() -> SequenceClassification:
+    def task(lr: float = 0.5) -> SequenceClassification:
         made = SequenceClassification(
             str(folder / "classes"),
             CLASSES,
             Identity(),
-            optimizer=partial(SGD, lr=0.5),
+            optimizer=partial(SGD, lr=lr),
             lr_scheduler=LinearDecay,
         )
         assert made.lr is None
@@ -372,6 +372,10 @@ def test_a_learning_rate_that_is_set_overrides_the_optimizers_and_survives_a_res
     again.fit(resumed, data, ckpt_path=tmp_path / "found.ckpt")
     assert resumed.lr == 0.01
     assert again.optimizers[0].param_groups[0]["initial_lr"] == 0.01
+    changed, again = task(lr=0.25), trainer(max_epochs=2)  # what is said anew wins
+    again.fit(changed, data, ckpt_path=tmp_path / "found.ckpt")
+    assert changed.lr is None
+    assert again.lr_scheduler_configs[0].scheduler.base_lrs == [0.25, 0.25]
     weights_alone = SequenceClassification.load_from_checkpoint(tmp_path / "found.ckpt", gradient_transform=Identity())
     assert weights_alone.lr is None  # a new fit has its own
 

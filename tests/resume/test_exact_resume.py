@@ -23,6 +23,7 @@ from tests.resume.runs import (
     THOROUGH,
     Outcome,
     Paired,
+    assert_same_bits,
     assert_went_on,
     checkpoints,
     every_step,
@@ -258,3 +259,11 @@ def test_callbacks_that_count_and_draw(tmp_path: Path):
         _, resumed = fit("module", MASK_AND_CLIP, callbacks=[counting, ExactResume()], path=path)
         assert_went_on(resumed, whole, path)
         assert counting.epochs == 3
+
+
+def test_a_checkpoint_that_is_saved_after_a_fit_that_ended_within_an_epoch(tmp_path: Path) -> None:
+    _, whole = fit("module", Identity())
+    run, _ = fit("module", Identity(), max_steps=3, max_epochs=-1)
+    run.save_checkpoint(tmp_path / "after.ckpt")
+    _, resumed = fit("module", Identity(), path=tmp_path / "after.ckpt")
+    assert_same_bits(resumed.states, whole.states)
