@@ -136,7 +136,8 @@ class Scheduling:
             stepping = (
                 batch for batch in count(config.frequency, config.frequency) if batch % every == 0 or batch >= batches
             )
-            if (trainer.check_val_every_n_epoch or 1) > 1 or next(stepping) < trainer.val_check_batch:
+            first = float("inf") if trainer.val_check_batch is None else trainer.val_check_batch
+            if (trainer.check_val_every_n_epoch or 1) > 1 or next(stepping) < first:
                 raise ConfigurationError(
                     f"Parameter `lr_scheduler_interval` should be `epoch`, or `lr_scheduler_frequency` at least the "
                     f"batches before the first validation, for what watches `{config.monitor}`. Found "
