@@ -297,12 +297,15 @@ def test_resumed_rates_and_weights_are_bit_equal(kind: str, model: str, tmp_path
 
 @pytest.mark.resume
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists")
-def test_length_of_a_checkpoint_that_ends_before_the_longer_run_is_refused(model: str, tmp_path: Path) -> None:
+def test_a_length_that_is_the_runs_follows_a_longer_one_on_a_resume(model: str, tmp_path: Path) -> None:
     scheduler = partial(OneCycleLR, max_lr=0.3)
-    first, _ = run_with(tmp_path)
-    first.fit(task(model, scheduler), feed(batches("classes")))
-    (path,) = tmp_path.glob("*step=5.ckpt")
-    second, rates = run_with(tmp_path, epochs=5)
-    with pytest.raises(ConfigurationError, match=r"`total_steps` of `OneCycleLR` should be at least 20, .* = 12`"):
-        second.fit(task(model, scheduler), feed(batches("classes")), ckpt_path=path, weights_only=True)
-    assert rates.seen == []
+    data = feed(batches("classes"))
+    first, _ = run_with(tmp_path / "first")
+    first.fit(task(model, scheduler), data)
+    (path,) = (tmp_path / "first").glob("*step=5.ckpt")
+    whole, expected = run_with(tmp_path / "whole", epochs=5)
+    whole.fit(task(model, scheduler), data)
+    second, rates = run_with(tmp_path / "first", epochs=5)
+    second.fit(task(model, scheduler), data, ckpt_path=path, weights_only=True)
+    assert rates.seen == pytest.approx(expected.seen[5:])
+    assert len(rates.seen) == 15
