@@ -295,7 +295,8 @@ class TransformerTask(SparseGradModule, ABC):
 
     def _override_learning_rate(self, optimizer: Optimizer) -> None:
         own = [float(group["lr"]) for group in optimizer.param_groups]
-        if self.trainer.ckpt_path and self._lr_overridden not in (None, own):  # another one is given, and wins
+        resumes = self._trainer is not None and self._trainer.ckpt_path
+        if resumes and self._lr_overridden not in (None, own):  # another one is given, and wins
             self.lr = None
         self._lr_overridden = None if self.lr is None else own
         for group in optimizer.param_groups if self.lr is not None else ():
