@@ -72,10 +72,10 @@ def test_a_line_that_does_not_name_the_mistake_fails(model: str, tmp_path: Path)
     assert outcome.verdict == "it names none of ('something else',)"
 
 
-@pytest.mark.parametrize("spoil", ["empty", "half", "header", "label"])
+@pytest.mark.parametrize("spoil", ["empty", "half", "header", "fields"])
 def test_a_mended_file_is_read_although_a_bad_one_had_its_name(spoil: str, data: DataFiles, tmp_path: Path) -> None:
     good = b"text,label\n" + b"a good day,1\nthe bad movie,0\n" * 4
-    bad = {"empty": b"", "half": good[:10], "header": good[:11], "label": good + b"rain,x\n"}[spoil]
+    bad = {"empty": b"", "half": good[:10], "header": good[:11], "fields": good + b"rain,x,1\n"}[spoil]
     assert try_in(tmp_path, data.case("bad", "csv", bad)).verdict == "refused"
     assert try_in(tmp_path, data.case("mended", "csv", good)) == Outcome("accepted")
 

@@ -201,6 +201,7 @@ def test_workers(loader: str, tmp_path: Path):
     assert_resumes(tmp_path, "callback", Identity(), WORKERS[loader], max_epochs=2)
 
 
+@pytest.mark.filterwarnings("ignore:Parameter `monitor` of `ReduceLROnPlateau`")  # without a validation
 @pytest.mark.filterwarnings("ignore:ReduceLROnPlateau conditioned on metric val/loss which is not available")
 @pytest.mark.parametrize(
     "arguments",
