@@ -51,6 +51,12 @@ def run(root: Path, subcommand: str, task: str, name: str, *more: str, devices: 
     return folder
 
 
+def results(folder: Path) -> Path:
+    """Return the one folder that a run of all processes wrote its results to."""
+    (found,) = (folder / "lightning_logs").iterdir()
+    return found
+
+
 def overlay(name: str) -> str:
     return f"--config={ROOT / 'configs' / 'trainer' / name}.yaml"
 
@@ -78,7 +84,7 @@ def test_shards_train_as_replicas_do(root: Path) -> None:
 def test_scores_of_two_processes_are_those_of_one(root: Path) -> None:
     one = run(root, "test", "ner", "scored alone", devices=1)
     two = run(root, "test", "ner", "scored together", overlay("ddp"))
-    tables = [list(csv.reader((folder / "test.csv").read_text().splitlines())) for folder in (one, two)]
+    tables = [list(csv.reader((results(folder) / "test.csv").read_text().splitlines())) for folder in (one, two)]
     assert [row[0] for row in tables[0]] == ["metric", "loss", "accuracy", "span_f1", "span_precision", "span_recall"]
     assert tables[0][0] == tables[1][0]
     for alone, together in zip(*(table[1:] for table in tables), strict=True):
@@ -87,8 +93,8 @@ def test_scores_of_two_processes_are_those_of_one(root: Path) -> None:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_predictions_of_two_processes_are_those_of_one(root: Path, task: str) -> None:
-    one = run(root, "predict", task, f"{task} alone", devices=1) / "predictions"
-    two = run(root, "predict", task, f"{task} shared", overlay("ddp")) / "predictions"
+    one = results(run(root, "predict", task, f"{task} alone", devices=1)) / "predictions"
+    two = results(run(root, "predict", task, f"{task} shared", overlay("ddp"))) / "predictions"
     files = sorted(path.relative_to(one) for path in one.rglob("*.prediction"))
     assert len(files) == 2
     for file in files:
