@@ -183,12 +183,12 @@ class TokenizedDataModule(LabelledDataModule, ABC):
                 f"Parameter `max_length` should be at most {tokenizer.model_max_length} for tokenizer `{name}`. "
                 f"Found `max_length = {self.max_length}`."
             )
-        module = self.trainer.lightning_module if self.trainer is not None else None
+        module = self._module
         settle_padding(tokenizer, name, getattr(getattr(module, "model", None), "config", None))
         return tokenizer
 
     def _model_name(self) -> str:
-        module = self.trainer.lightning_module if self.trainer is not None else None
+        module = self._module
         name = getattr(module, "model_name_or_path", None)
         if not isinstance(name, str):
             raise ConfigurationError(
@@ -211,7 +211,7 @@ class TokenizedDataModule(LabelledDataModule, ABC):
             self.setup(stage)
 
     def _require_module(self) -> None:
-        module = self.trainer.lightning_module if self.trainer is not None else None
+        module = self._module
         names = [kind.__name__ for kind in type(module).__mro__]
         if "TransformerTask" in names and self.encoding.module not in names:
             raise ConfigurationError(
@@ -221,7 +221,7 @@ class TokenizedDataModule(LabelledDataModule, ABC):
 
     def _require_num_labels(self) -> None:
         """Check that a model of this library learns classes where the data have them, and numbers where not."""
-        module = self.trainer.lightning_module if self.trainer is not None else None
+        module = self._module
         found = getattr(module, "num_labels", None)
         if "TransformerTask" not in [kind.__name__ for kind in type(module).__mro__] or found is None:
             return

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 from datasets import Dataset
 from lightning.pytorch import LightningDataModule
@@ -99,8 +100,7 @@ class LabelledDataModule(LightningDataModule, ABC):
             ConfigurationError: If the label column is missing, or its values are no labels.
         """
         splits = self._labelled_splits or list(self.splits_of_source)
-        module = None if self.trainer is None else self.trainer.lightning_module
-        if self.labels is None and getattr(module, "num_labels", None) == 1:
+        if self.labels is None and getattr(self._module, "num_labels", None) == 1:
             self.encoding.learn_numbers()
         is_needed = self._given_names is None and not self._is_evaluating  # to tell the classes
         split = "train" if "train" in splits or (is_needed and "train" in self.splits_of_source) else splits[0]
@@ -131,10 +131,15 @@ class LabelledDataModule(LightningDataModule, ABC):
     @property
     def _names_of_model(self) -> Sequence[str] | None:
         names: Sequence[str] | None = self.trained_names
-        if names is None and self.trainer is not None and self._is_evaluating:
-            names = getattr(self.trainer.lightning_module, "trained_names", None)
+        if names is None and self._is_evaluating:
+            names = getattr(self._module, "trained_names", None)
         # ids name no classes: where there is a train split, it tells what they are called
         return None if names and are_ids(names) and not self.is_missing("train") else names
+
+    @property
+    def _module(self) -> Any:
+        """The module that the trainer runs, `None` without a trainer."""
+        return None if self.trainer is None else self.trainer.lightning_module
 
     @property
     def _is_evaluating(self) -> bool:
