@@ -7,8 +7,16 @@ from typing import Any, Literal, Self
 from datasets import ClassLabel, Dataset, Value
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_sparsegrad.data.classes import are_ids as are_ids
-from lightning_sparsegrad.data.classes import are_same, is_finite, kind_of_labels, names_of, plain, quoted, spelled
+from lightning_sparsegrad.data.classes import (
+    are_ids,
+    are_same,
+    is_finite,
+    kind_of_labels,
+    names_of,
+    plain,
+    quoted,
+    spelled,
+)
 from lightning_sparsegrad.errors import ConfigurationError, near_matches
 
 Problem = Literal["classification", "regression"]
