@@ -19,10 +19,10 @@ class Ended(SystemExit):
 
 
 class Signals:
-    """Which signal has come, and who acts on it."""
+    """How the process ends by a signal: here, or where a Trainer that has taken the signal ends its run."""
 
     def __init__(self) -> None:
-        self.is_taken = False  # whether a Trainer's run ends by itself, where nothing is lost
+        self.is_taken = False  # the signal that is being handled
 
     @contextmanager
     def ending(self) -> Iterator[None]:
@@ -34,14 +34,16 @@ class Signals:
         if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM):
             yield
             return
-        owner = os.getpid()
+        self.is_taken, owner = False, os.getpid()
         before = {signum: signal.getsignal(signum) for signum in STATUSES}
 
         def end(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001  # as handlers are called
             if os.getpid() != owner:
                 signal.signal(signum, signal.SIG_DFL)
                 os.kill(os.getpid(), signum)
-            elif not self.is_taken:
+            elif self.is_taken:
+                self.is_taken = False
+            else:
                 raise SystemExit(STATUSES[signal.Signals(signum)])
 
         signal.signal(signal.SIGTERM, end)

@@ -33,6 +33,7 @@ class Stopping(Callback):
         self.is_exact = False  # whether there is an `ExactResume`, which says when a fit ends
         self.signum: signal.Signals | None = None  # that has come
         self.raised = False
+        self._runs = False
         self._owner = os.getpid()
 
     @classmethod
@@ -81,19 +82,20 @@ class Stopping(Callback):
             if self._trainer.is_global_zero:
                 sys.stderr.write(f"\n{_AGAIN}\n")
         self.signum = self.signum or signal.Signals(signum)
+        SIGNALS.is_taken = self._runs and signum == signal.SIGTERM  # else it is ended at once
         if not self.is_exact:
             self._trainer._signal_connector.received_sigterm = True  # it ends where Lightning ends it
 
     def _begin(self, trainer: Trainer) -> None:
         """Take signals, from the first batch on."""
-        SIGNALS.is_taken = True
+        self._runs = True
         if threading.current_thread() is not threading.main_thread() or trainer.state.fn != TrainerFn.FITTING:
             return
         if self.is_exact and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, self._take)
 
     def _end(self) -> None:
-        SIGNALS.is_taken = False
+        self._runs = False
         if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) == self._take:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
