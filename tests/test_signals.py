@@ -126,9 +126,7 @@ def test_after_the_last_step(hook: str, signum: signal.Signals, capsys: pytest.C
         *(("test", "on_test_start"), ("test", "on_test_batch_start"), ("predict", "on_predict_epoch_end")),
     ],
 )
-def test_in_other_commands(
-    command: str, hook: str, signum: signal.Signals, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_in_other_commands(command: str, hook: str, signum: signal.Signals, capsys: pytest.CaptureFixture[str]) -> None:
     status, lines = ended([command, READER, LABELLED, *DROP, *EVALUATE, *sending(hook, signum)], capsys)
     assert (status, lines) == (STATUSES[signum], [f"stopped before `{command}` was done"])
 
