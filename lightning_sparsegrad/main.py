@@ -126,6 +126,7 @@ class SparseGradCLI(LightningCLI):
             raise
         except (SystemExit, KeyboardInterrupt) as error:
             if status_of(error) is not None and (trainer := getattr(self, "trainer", None)) is not None:
+                SIGNALS.hold_off()
                 end_launched(trainer)
             end(error, self._about_end())
 

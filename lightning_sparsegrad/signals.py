@@ -54,6 +54,10 @@ class Signals:
             for signum, handler in before.items():
                 signal.signal(signum, handler)
 
+    def hold_off(self) -> None:
+        """Have another SIGTERM change nothing: the process ends."""
+        self._is_ending = True
+
     def is_default(self, signum: signal.Signals) -> bool:
         """Return whether a signal is handled by Python or here, and by nothing of the program's own."""
         return signal.getsignal(signum) in {signal.SIG_DFL, signal.default_int_handler, self._end}
