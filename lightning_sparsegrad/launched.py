@@ -1,10 +1,14 @@
 """Processes that another one has launched to train together: they end when it is gone."""
 
 import os
+import subprocess
+import threading
 from collections.abc import Mapping
-from threading import Thread
 from time import sleep
 
+from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
+
+_LAUNCHER = "SPARSEGRAD_LAUNCHER"  # the process that may launch others, whose environment has it
 _EVERY = 0.2  # seconds
 _GRACE = 5.0  # seconds that a process may take to end by itself, as with an error that says what has happened
 
@@ -22,18 +26,40 @@ def end_with(parent: int, *, grace: float = 0.0) -> None:
         parent: The parent's id. If it is another one already, the parent is gone.
         grace: The seconds from then on.
     """
-    Thread(target=_watch, args=(parent, grace), daemon=True).start()
+    threading.Thread(target=_watch, args=(parent, grace), daemon=True).start()
 
 
 def end_with_launcher() -> None:
     """End this process some seconds after the one that has launched it, if there is one; a second time does nothing."""
     global _watched  # of the process
-    if is_launched() and _watched != os.getpid():
+    if not is_launched():
+        os.environ[_LAUNCHER] = str(os.getpid())
+    elif _watched != os.getpid():
         _watched = os.getpid()
-        end_with(os.getppid(), grace=_GRACE)
+        by_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
+        parent = os.getppid() if by_torchrun else int(os.environ.get(_LAUNCHER, os.getppid()))
+        end_with(parent, grace=_GRACE if parent == os.getppid() else 0)
 
 
 _watched = 0
+
+
+def stay_when_launched_end() -> None:
+    """Have Lightning not kill this process when it finds that one which it has launched has ended by a signal."""
+    for observer in _observers():
+        observer._child_processes = []
+
+
+def kill_launched() -> None:
+    """End the processes that Lightning has launched from this one, at once."""
+    processes: list[subprocess.Popen[bytes]] = [each for observer in _observers() for each in observer._child_processes]
+    for process in processes:
+        process.kill()
+
+
+def _observers() -> list[_ChildProcessObserver]:
+    # the threads that Lightning starts to watch them, one for each launch
+    return [thread for thread in threading.enumerate() if isinstance(thread, _ChildProcessObserver)]
 
 
 def _watch(parent: int, grace: float) -> None:

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from lightning.pytorch.utilities import rank_zero_only
 
-from lightning_sparsegrad.launched import is_launched
+from lightning_sparsegrad.launched import is_launched, kill_launched
 
 _PATIENCE = 5.0  # seconds that a handler may wait for Python to run it
 STATUSES = {signal.SIGINT: 130, signal.SIGTERM: 143}  # as shells say it
@@ -108,6 +108,7 @@ class Signals:
                     if not getattr(rank_zero_only, "rank", 0):
                         sys.stderr.write("stopped before the first step\n")
                         sys.stderr.flush()
+                    kill_launched()
                     os._exit(STATUSES[signal.Signals(byte[0])])
 
 

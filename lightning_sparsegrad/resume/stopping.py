@@ -13,7 +13,6 @@ from types import FrameType
 from typing import Any
 
 import torch
-from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
@@ -21,7 +20,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from lightning_sparsegrad.launched import end_with_launcher, is_launched
+from lightning_sparsegrad.launched import end_with_launcher, is_launched, stay_when_launched_end
 from lightning_sparsegrad.resume.waiting import WaitingCheckpoints
 from lightning_sparsegrad.signals import SIGNALS, STATUSES, tell_launcher
 
@@ -123,7 +122,7 @@ class Stopping(Callback):
     def _tell_others(self) -> None:
         if (launcher := self._trainer.strategy.launcher) is not None:
             launcher.kill(signal.SIGTERM)  # type: ignore[attr-defined]  # of all launchers of Lightning
-            _let_end()
+            stay_when_launched_end()
         tell_launcher(signal.SIGTERM)
 
     def _begin(self, trainer: Trainer) -> None:
@@ -192,19 +191,12 @@ class Stopping(Callback):
             rank_zero_warn(f"Checkpoint `{path}` is not written: {error}")
 
 
-def _let_end() -> None:
-    """Have Lightning not kill this process when it finds that one which it has launched has ended by the signal."""
-    for thread in threading.enumerate():
-        if isinstance(thread, _ChildProcessObserver):
-            thread._child_processes = []
-
-
 def end_launched(trainer: Trainer) -> None:
     """Wait for the processes that a Trainer has launched, and end those that do not end by themselves."""
     launcher = trainer.strategy.launcher
     if not isinstance(launcher, _SubprocessScriptLauncher):
         return
-    _let_end()
+    stay_when_launched_end()
     until = monotonic() + _PATIENCE
     launcher.kill(signal.SIGTERM)
     for process in launcher.procs:
