@@ -28,6 +28,7 @@ from lightning_sparsegrad.data import TokenizedDataModule
 from lightning_sparsegrad.diagnosis import Fault, debugging, one_line
 from lightning_sparsegrad.divergence import DivergenceWarning, divergence_of
 from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.intact import IntactCheckpoint
 from lightning_sparsegrad.linked import LINKED, ModelInstantiator, about_missing, ask_for_regression
 from lightning_sparsegrad.modules import TransformerTask
 from lightning_sparsegrad.monitored import MonitorCheck, is_about_monitor
@@ -233,6 +234,7 @@ class SparseGradCLI(LightningCLI):
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by its connector
         wanted: dict[type[Callback], bool] = {
             MonitorCheck: True,
+            IntactCheckpoint: True,
             ResultsTable: True,
             ExactResume: self._get(self.config_init, "exact_resume"),
             PredictionWriter: self._is_of_this_library,

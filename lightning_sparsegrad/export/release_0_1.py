@@ -11,7 +11,7 @@ from transformers import AutoConfig
 from lightning_sparsegrad.checkpoints import stored_run
 from lightning_sparsegrad.data.encodings import TokenEncoding
 from lightning_sparsegrad.errors import ConfigurationError
-from lightning_sparsegrad.hub import how_without, is_unreachable
+from lightning_sparsegrad.hub import STRANGERS, how_without, is_unreachable
 from lightning_sparsegrad.modules import (
     ExtractiveQuestionAnswering,
     SequenceClassification,
@@ -48,7 +48,7 @@ def describe(checkpoint: Mapping[str, Any], path: str, base: str | None) -> dict
     source = resolve_source(name)
     try:
         base_config = AutoConfig.from_pretrained(
-            source, local_files_only=is_unreachable(source, "model"), **_head_of(arguments)
+            source, local_files_only=is_unreachable(source, "model"), **_head_of(arguments), **STRANGERS
         )
     except (OSError, ValueError) as error:
         raise ConfigurationError(
@@ -57,7 +57,7 @@ def describe(checkpoint: Mapping[str, Any], path: str, base: str | None) -> dict
             f"{how_without(source, 'model')}"
         ) from error
     with torch.device("meta"):
-        found = task.auto_model.from_config(base_config)
+        found = task.auto_model.from_config(base_config, **STRANGERS)
     tokens = data.get("init_args", {})
     return {
         **describe_model(found, {}),
