@@ -2,10 +2,9 @@
 
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from pydoc import locate
 from traceback import walk_tb
 from typing import Any
 
@@ -14,6 +13,7 @@ from lightning.pytorch.trainer.connectors import checkpoint_connector
 
 from lightning_sparsegrad.callbacks.exact_resume import EXACT_RESUME_KEY
 from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.imports import ImportRefusedError, find, named_by_checkpoint
 from lightning_sparsegrad.intact import require_intact
 from lightning_sparsegrad.plain import fault_of
 
@@ -46,8 +46,12 @@ class StoredRun:
     names: list[str] | None = None
 
 
-def stored_run(path: Path) -> StoredRun:
+def stored_run(path: Path, named: Iterable[str] = ()) -> StoredRun:
     """Return what a checkpoint says of the run that wrote it.
+
+    Args:
+        path: The checkpoint.
+        named: Classes of model and data that the user names himself.
 
     Raises:
         ConfigurationError: If it cannot be read.
@@ -71,10 +75,19 @@ def stored_run(path: Path) -> StoredRun:
             config[key] = {"class_path": arguments["_class_path"], "init_args": init_args}
     for key in HYPER_PARAMETERS.keys() & config.keys():
         class_path = config[key].get("class_path") if isinstance(config[key], Mapping) else None
-        if isinstance(class_path, str) and locate(class_path) is None:
-            warnings.warn(f"`{path}` is of `{class_path}`, which is not found: give --{key}.", stacklevel=2)
+        if isinstance(class_path, str) and (why := _why_not_there(class_path, path, named)) is not None:
+            warnings.warn(f"`{path}` is of `{class_path}`, which is not found: give --{key}.{why}", stacklevel=2)
             del config[key]
     return StoredRun(path, config, folder, is_exact, names)
+
+
+def _why_not_there(class_path: str, path: Path, named: Iterable[str]) -> str | None:
+    """Return why a class is not to be had, as the end of a message; `None` for one that is there."""
+    try:
+        with named_by_checkpoint(path, but=named):
+            return "" if find(class_path) is None else None
+    except ImportRefusedError as error:
+        return f" {error}."
 
 
 def names_in(checkpoint: Mapping[str, Any]) -> list[str] | None:

@@ -1,10 +1,10 @@
 """Checkpoint files that are whole: every record of the archive has the checksum that `torch.save` wrote for it."""
 
+import zlib
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 from zipfile import ZIP_STORED, BadZipFile, ZipFile
-from zlib import error as ZlibError
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
@@ -12,7 +12,7 @@ from lightning_sparsegrad.errors import ConfigurationError
 
 _CHUNK = 1 << 20  # bytes
 # what `zipfile` raises for headers that make no sense
-_DAMAGED = (BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError, ValueError, OverflowError, ZlibError)
+_DAMAGED = (BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError, ValueError, OverflowError, zlib.error)
 
 
 class DamagedError(ConfigurationError):

@@ -43,6 +43,7 @@ from lightning_sparsegrad.stored_defaults import (
     stored_defaults,
     where_paths_start,
 )
+from lightning_sparsegrad.terminal import controls_shown
 
 __all__ = ["SparseGradArgumentParser", "SparseGradCLI", "StoreConfigCallback", "main"]
 
@@ -313,12 +314,13 @@ def main(args: list[str] | None = None) -> None:
     """
     arguments = sys.argv[1:] if args is None else args
     try:
-        if arguments[:1] == ["study"]:
-            _study(arguments[1:])
-        elif arguments[:1] == ["export"]:
-            import_module("lightning_sparsegrad.export.command").main(arguments[1:])
-        else:
-            SparseGradCLI(args=args, parser_kwargs={"epilog": _OTHERS})
+        with controls_shown():
+            if arguments[:1] == ["study"]:
+                _study(arguments[1:])
+            elif arguments[:1] == ["export"]:
+                import_module("lightning_sparsegrad.export.command").main(arguments[1:])
+            else:
+                SparseGradCLI(args=args, parser_kwargs={"epilog": _OTHERS})
     except (ConfigurationError, MisconfigurationException, OSError, FloatingPointError) as error:
         if debugging():
             raise

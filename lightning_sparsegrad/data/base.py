@@ -170,7 +170,9 @@ class TokenizedDataModule(LabelledDataModule, ABC):
         source = tokenizer_source(resolve_source(name))
         try:
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-                source, local_files_only=is_unreachable(source, "model"), **{**self.encoding.tokenizer_options, **STRANGERS}
+                source,
+                local_files_only=is_unreachable(source, "model"),
+                **{**self.encoding.tokenizer_options, **STRANGERS},
             )
         except Exception as error:  # of any library of tokenizers
             reason = repr(error) if not str(error) else str(error).splitlines()[0]

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from pydoc import locate
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from lightning_sparsegrad.checkpoints import stored_run
 from lightning_sparsegrad.data.encodings import TokenEncoding
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.hub import STRANGERS, how_without, is_unreachable
+from lightning_sparsegrad.imports import find, named_by_checkpoint
 from lightning_sparsegrad.modules import (
     ExtractiveQuestionAnswering,
     SequenceClassification,
@@ -43,7 +43,8 @@ def describe(checkpoint: Mapping[str, Any], path: str, base: str | None) -> dict
             f"Parameter `ckpt_path` should name a checkpoint of a task of this library. Found `ckpt_path = {path}`, "
             f"which says of no pretrained model that it was trained from."
         )
-    kind = locate(model.get("class_path", ""))
+    with named_by_checkpoint(Path(path)):
+        kind = find(model.get("class_path"))
     task = kind if isinstance(kind, type) and issubclass(kind, TransformerTask) else _task_of(arguments)
     source = resolve_source(name)
     try:

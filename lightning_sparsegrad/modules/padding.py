@@ -74,9 +74,7 @@ def find_padding(model: PreTrainedModel, path: str) -> None:
     tokenizer: PreTrainedTokenizerBase | None = None
     with suppress(Exception):  # of any library of tokenizers; the data load theirs, and say what is wrong with it
         source = tokenizer_source(path)
-        tokenizer = AutoTokenizer.from_pretrained(
-            source, local_files_only=is_unreachable(source, "model"), **STRANGERS
-        )
+        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=is_unreachable(source, "model"), **STRANGERS)
     settle_padding(model, tokenizer)
 
 

@@ -180,7 +180,10 @@ def test_nor_is_it_from_a_checkpoint(run: Run, tmp_path: Path, model: str) -> No
     outcome = run("test", f"--ckpt_path={tmp_path}/stored.ckpt", "--data=TextDataModule")
     assert outcome.verdict == "refused"
     assert "makes_a_path" in outcome.text
-    with pytest.raises(Exception, match="makes_a_path` is no Optimizer and not annotated to return one"):
+    with pytest.raises(
+        Exception,
+        match="makes_a_path` is not called: the parameter asks for no function that returns what this one does",
+    ):
         SequenceClassification.load_from_checkpoint(tmp_path / "hyper.ckpt", weights_only=True)
     assert trap.called == []
 
