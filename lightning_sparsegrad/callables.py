@@ -166,7 +166,7 @@ def _is_own(named: Any) -> bool:
     name = str(getattr(named, "__module__", None))
     file = getattr(sys.modules.get(name), "__file__", None)
     package = name.partition(".")[0]
-    is_installed = file is None or is_standard(package, file) or bool(_INSTALLED & {*Path(file).parts})
+    is_installed = file is None or is_standard(file) or bool(_INSTALLED & {*Path(file).parts})
     return package in ("__main__", _OURS) or not is_installed
 
 

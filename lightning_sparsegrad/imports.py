@@ -57,7 +57,7 @@ def require_importable(path: str) -> None:
     if module is None or module.name in sys.modules:
         return
     origin = module.origin if module.has_location else None
-    if is_standard(parts[0], origin):
+    if module.origin in ("built-in", "frozen") or is_standard(origin):
         raise ImportRefusedError(f"`{path}` is not imported: `{module.name}` of Python's library is of no use here")
     if origin is None:
         return
@@ -86,15 +86,13 @@ def find(path: Any) -> Any:
         raise ConfigurationError(f"`{path}` should be importable. Found: {str(error) or repr(error)}") from error
 
 
-def is_standard(package: str, origin: str | None) -> bool:
-    """Return whether a module is of Python's own library, where its file is known: `test` may be the user's."""
-    if origin is None:
-        return package in sys.stdlib_module_names
-    others = {Path(get_path(kind)) for kind in ("purelib", "platlib")}
-    file = Path(origin)
-    return any(file.is_relative_to(get_path(kind)) for kind in ("stdlib", "platstdlib")) and not any(
-        file.is_relative_to(folder) for folder in others
-    )
+def is_standard(file: str | None) -> bool:
+    """Return whether a module's file is of Python's own library."""
+    if file is None:
+        return False
+    folders = {kind: Path(get_path(kind)) for kind in ("stdlib", "platstdlib", "purelib", "platlib")}
+    inside = {kind for kind, folder in folders.items() if Path(file).is_relative_to(folder)}
+    return bool(inside) and not inside & {"purelib", "platlib"}
 
 
 def _longest_module(parts: list[str]) -> tuple[ModuleSpec | None, str]:

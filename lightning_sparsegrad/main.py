@@ -75,12 +75,8 @@ class SparseGradCLI(LightningCLI):
     a new `lightning_logs/version_<n>`. A file that was there before stays, and the new one has a number.
 
     Note:
-        **What a config or a checkpoint of a stranger can do.** YAML holds plain values: tags of Python objects are
-        refused. A checkpoint holds tensors and plain values: no option makes it build other objects. A class that is
-        named has to be of the kind its place asks for (a model, a callback, something that returns an optimizer), or
-        it is not called. Within that a config is like a script: it can name any class of any installed package, its
-        arguments can be paths to read or write, and the module that holds the class is imported, which runs that
-        module. So does a checkpoint, which names the classes of its run. Read both before you run them.
+        `SECURITY.md` says what a config or a checkpoint of a stranger can do. In short: objects of the kind that a place
+        asks for are made, and their modules imported; nothing else is called. Read both before you run them.
 
     Args:
         model_class: The only model, or with `subclass_mode_model` the base of those that may be named; by default any.

@@ -32,4 +32,4 @@ class LoadedFromStrangers:
             require_intact(checkpoint_path)
         if len(args) < _OTHERS and kwargs.get("weights_only") is None:
             kwargs["weights_only"] = True
-        return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)  # type: ignore[misc,arg-type]
+        return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)  # type: ignore[misc]

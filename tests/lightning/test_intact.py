@@ -52,11 +52,10 @@ def test_no_flipped_bit_changes_what_is_loaded(tmp_path: Path) -> None:
         file.write_bytes(spoilt)
         try:
             require_intact(file)
-        except DamagedError as error:
+        except DamagedError:
             refused += 1
-            assert str(file) in str(error)
-            continue
-        silent += loads_something_else(file)
+        else:
+            silent += loads_something_else(file)
     assert silent == 0
     assert refused > 50  # the rest are bits of padding, which stand for nothing
 
