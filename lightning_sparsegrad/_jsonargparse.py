@@ -14,13 +14,14 @@ from inspect import isclass
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
-from jsonargparse import _typehints, set_parsing_settings
+from jsonargparse import _typehints, _util, set_parsing_settings
 from jsonargparse._common import ImportDenied
 from jsonargparse._typehints import accepts_any_value, get_callable_return_type, get_subclass_types, is_protocol
 from jsonargparse._util import import_object
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_sparsegrad import learning_rates
+from lightning_sparsegrad.imports import ImportRefusedError, require_importable
 
 __all__ = [
     "ImportDenied",
@@ -105,6 +106,18 @@ def _adapt_class_or_function(callable_type: Any, spec: Any) -> tuple[Any, set[An
     return spec, {len(callable_type.__args__) - 1}
 
 
+def _check_import(path: str) -> None:
+    """Refuse a name before anything is imported for it: jsonargparse's list of names, and `require_importable`."""
+    _check_path(path)
+    try:
+        require_importable(path)
+    except ImportRefusedError as error:
+        raise ImportDenied(str(error)) from error
+
+
 set_parsing_settings(import_path_denylist=[])  # makes a refusal of the warning
+_check_path: Callable[[str], None] = _util.check_import_path  # type: ignore[attr-defined]
+if _check_path.__module__ != __name__:  # not yet replaced
+    _util.check_import_path = _typehints.check_import_path = _check_import  # type: ignore[attr-defined]
 if _adapt_class.__module__ == _typehints.__name__:  # not yet replaced
     _typehints.adapt_partial_callable_class = _adapt_class_or_function

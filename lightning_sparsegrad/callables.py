@@ -1,10 +1,12 @@
 """Which classes and functions of a config may be called, where jsonargparse would call any."""
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from inspect import isclass
+from pathlib import Path
 from typing import Any, get_args, get_origin
 
-from jsonargparse import Namespace
+from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import Callback, LightningDataModule
 from lightning.pytorch.loggers import Logger
 from torch import nn
@@ -22,6 +24,7 @@ from lightning_sparsegrad._jsonargparse import (
     members,
     returned,
 )
+from lightning_sparsegrad.imports import is_standard
 from lightning_sparsegrad.schedules import Schedule
 from lightning_sparsegrad.transforms.base import GradientTransform
 
@@ -39,6 +42,10 @@ _KINDS = (
 )
 
 
+_OURS = __name__.partition(".")[0]
+_INSTALLED = {"site-packages", "dist-packages"}
+
+
 def require_callable(value: Any, typehint: Any) -> None:
     """Refuse a class or a function that the type of a parameter does not ask for.
 
@@ -52,8 +59,8 @@ def require_callable(value: Any, typehint: Any) -> None:
     Raises:
         TypeError: If it would be called.
     """
-    for spec, hints in _specs(value, list(members(typehint))):
-        anything, path = any(map(accepts_any_value, hints)), spec["class_path"]
+    for path, has_arguments, hints in _named(value, list(members(typehint))):
+        anything = any(map(accepts_any_value, hints))
         if not (anything or any(map(_is_callable, hints))) or not isinstance(path, str) or "." not in path:
             continue
         try:
@@ -62,11 +69,33 @@ def require_callable(value: Any, typehint: Any) -> None:
             raise TypeError(str(error)) from error
         except (ImportError, AttributeError, ValueError):
             continue  # jsonargparse says so
-        if (anything or not isclass(named)) and not any(_takes(hint, named) for hint in hints):
-            asks = (
-                "has no type that asks for one" if anything else "asks for no function that returns what this one does"
-            )
+        if not has_arguments and not isclass(named):
+            continue  # it is given on as it is
+        if isclass(named) and not anything and all(map(classes_asked_for, filter(_is_callable, hints))):
+            continue  # jsonargparse sees to it
+        if not any(_takes(hint, named) for hint in hints):
+            asks = "asks for no function that returns what this one does"
+            if anything:
+                asks = "has no type that asks for one"
+            elif not _is_own(named):
+                asks = "asks for a callable, and what an installed package calls one may run anything"
             raise TypeError(f"`{path}` is not called: the parameter {asks}")
+
+
+def _check_value_key(self: ArgumentParser, action: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
+    typehint = getattr(action, "_typehint", None)
+    if typehint is not None:
+        try:
+            require_callable(value, typehint)
+        except TypeError as error:
+            raise TypeError(f'Parser key "{action.dest}":\n  {error}') from error
+    return _check_value(self, action, value, *args, **kwargs)
+
+
+# for every parser of the process: `load_from_checkpoint` of Lightning has one of its own
+_check_value: Callable[..., Any] = ArgumentParser._check_value_key
+if _check_value.__module__ != __name__:  # not yet replaced
+    ArgumentParser._check_value_key = _check_value_key  # type: ignore[method-assign]
 
 
 def maker(value: Any, typehint: Any) -> Any:
@@ -87,18 +116,21 @@ def maker(value: Any, typehint: Any) -> Any:
     return value if isclass(named) or not makes(named, types) else {"class_path": path}
 
 
-def _specs(value: Any, hints: list[Any]) -> Iterator[tuple[Mapping[str, Any] | Namespace, list[Any]]]:
-    """Return what names a class in a value, in lists and dicts as well, with the types it may have there."""
+def _named(value: Any, hints: list[Any]) -> Iterator[tuple[Any, bool, list[Any]]]:
+    """Return what a value names, in lists and dicts as well; whether with arguments; and the types it may have."""
     if isinstance(value, Mapping | Namespace):
         items = dict(value.items(branches=True, nested=False)) if isinstance(value, Namespace) else value
         if "class_path" in items:
-            yield items, hints
+            yield items["class_path"], True, hints
             return
         for entry in items.values():
-            yield from _specs(entry, list(_inner(hints)))
+            yield from _named(entry, list(_inner(hints)))
+    elif isinstance(value, str):
+        if any(map(_is_callable, hints)) and not any(hint is str or accepts_any_value(hint) for hint in hints):
+            yield value, False, hints
     elif isinstance(value, list | tuple):
         for entry in value:
-            yield from _specs(entry, list(_inner(hints)))
+            yield from _named(entry, list(_inner(hints)))
 
 
 def _inner(hints: list[Any]) -> Iterator[Any]:
@@ -120,10 +152,22 @@ def _takes(hint: Any, named: Any) -> bool:
         return isclass(named) and issubclass(named, _KINDS)
     if _is_callable(hint):
         types = classes_asked_for(hint)
-        if isclass(named):
-            return issubclass(named, types) if types else _can_be_called(named)
-        return makes(named, types) if types else all(map(_can_be_called, members(returned(named))))
+        if types:
+            return issubclass(named, types) if isclass(named) else makes(named, types)
+        makes_callable = _can_be_called(named) if isclass(named) else all(map(_can_be_called, members(returned(named))))
+        is_module = isclass(named) and issubclass(named, _KINDS)
+        # else there are those that compile a text, or start a program once they are called
+        return makes_callable and (is_module or _is_own(named))
     return isclass(hint) and isclass(named) and issubclass(named, hint)
+
+
+def _is_own(named: Any) -> bool:
+    """Return whether a class or a function is the user's or ours: of no installed package, and not of Python."""
+    name = str(getattr(named, "__module__", None))
+    file = getattr(sys.modules.get(name), "__file__", None)
+    package = name.partition(".")[0]
+    is_installed = file is None or is_standard(file) or bool(_INSTALLED & {*Path(file).parts})
+    return package in ("__main__", _OURS) or not is_installed
 
 
 def _can_be_called(hint: Any) -> bool:

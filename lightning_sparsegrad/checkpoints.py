@@ -2,24 +2,26 @@
 
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from pydoc import locate
 from traceback import walk_tb
 from typing import Any
-from zipfile import is_zipfile
 
 import torch
 from lightning.pytorch.trainer.connectors import checkpoint_connector
 
 from lightning_sparsegrad.callbacks.exact_resume import EXACT_RESUME_KEY
 from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.imports import ImportRefusedError, find, named_by_checkpoint
+from lightning_sparsegrad.intact import require_intact
+from lightning_sparsegrad.plain import fault_of
 
 CONFIG_KEY = "lightning_sparsegrad_config"
 LABEL_NAMES = "lightning_sparsegrad_label_names"
 FOLDER_KEY = "lightning_sparsegrad_folder"
 HYPER_PARAMETERS = {"model": "hyper_parameters", "data": "datamodule_hyper_parameters"}
+_MAPPINGS = (CONFIG_KEY, *HYPER_PARAMETERS.values(), "lightning_sparsegrad_model")
 _UNSAFE = re.compile(r"GLOBAL (\S+) (?:was not an allowed|whose module)")
 _RESTORING = re.compile(r"restore|resume|select_ckpt|parse_ckpt")
 _MAX_REASON = 300  # characters
@@ -44,21 +46,28 @@ class StoredRun:
     names: list[str] | None = None
 
 
-def stored_run(path: Path) -> StoredRun:
+def stored_run(path: Path, named: Iterable[str] = ()) -> StoredRun:
     """Return what a checkpoint says of the run that wrote it.
+
+    Args:
+        path: The checkpoint.
+        named: Classes of model and data that the user names himself.
 
     Raises:
         ConfigurationError: If it cannot be read.
     """
+    require_intact(path)
     try:
-        checkpoint = _read(path)
-        config = dict(checkpoint.get(CONFIG_KEY) or {})
-        folder, is_exact = str(checkpoint.get(FOLDER_KEY) or ""), EXACT_RESUME_KEY in checkpoint
-        names = names_in(checkpoint)
+        # the weights, which nothing here looks at, stay on the disk
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch has no one class for what is wrong with a file
         if _UNSAFE.search(str(error)):  # a class that the user's own code may yet declare to be safe
             return StoredRun(path, {})
         raise ConfigurationError(about_checkpoint(path, error)) from error
+    require_mappings(checkpoint, path)
+    config = dict(checkpoint.get(CONFIG_KEY) or {})
+    folder, is_exact = str(checkpoint.get(FOLDER_KEY) or ""), EXACT_RESUME_KEY in checkpoint
+    names = names_in(checkpoint)
     for key, stored in HYPER_PARAMETERS.items() if not config else ():  # written by another LightningCLI
         arguments: Mapping[str, Any] = checkpoint.get(stored) or {}
         if "_class_path" in arguments:
@@ -66,10 +75,19 @@ def stored_run(path: Path) -> StoredRun:
             config[key] = {"class_path": arguments["_class_path"], "init_args": init_args}
     for key in HYPER_PARAMETERS.keys() & config.keys():
         class_path = config[key].get("class_path") if isinstance(config[key], Mapping) else None
-        if isinstance(class_path, str) and locate(class_path) is None:
-            warnings.warn(f"`{path}` is of `{class_path}`, which is not found: give --{key}.", stacklevel=2)
+        if isinstance(class_path, str) and (why := _why_not_there(class_path, path, named)) is not None:
+            warnings.warn(f"`{path}` is of `{class_path}`, which is not found: give --{key}.{why}", stacklevel=2)
             del config[key]
     return StoredRun(path, config, folder, is_exact, names)
+
+
+def _why_not_there(class_path: str, path: Path, named: Iterable[str]) -> str | None:
+    """Return why a class is not to be had, as the end of a message; `None` for one that is there."""
+    try:
+        with named_by_checkpoint(path, but=named):
+            return "" if find(class_path) is None else None
+    except ImportRefusedError as error:
+        return f" {error}."
 
 
 def names_in(checkpoint: Mapping[str, Any]) -> list[str] | None:
@@ -79,12 +97,27 @@ def names_in(checkpoint: Mapping[str, Any]) -> list[str] | None:
     if names is None:
         is_regression = LABEL_NAMES in checkpoint or stored.get("num_labels") == 1  # 0.1 stored none of one
         return [] if is_regression else None
+    if not isinstance(names, list | tuple) or fault_of(names):
+        raise ConfigurationError(
+            f"A checkpoint should hold the names of its classes as a list. Found `{str(names)[:80]}`."
+        )
     return [str(name) for name in names]
 
 
-def _read(path: Path) -> Any:
-    # the weights, which nothing here looks at, stay on the disk
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
+def require_mappings(checkpoint: Any, path: Any) -> None:
+    """Refuse a checkpoint in which configs or arguments are no mappings, or such as no config file could hold.
+
+    Raises:
+        ConfigurationError: If one is; the line names its key.
+    """
+    parts = checkpoint if isinstance(checkpoint, Mapping) else {}
+    for key, value in [("", checkpoint), *((key, parts.get(key)) for key in _MAPPINGS)]:
+        fault = "" if isinstance(value, Mapping) or (key and value is None) else f"`{type(value).__name__}`"
+        if key and not fault:
+            fault = fault_of(value) or next((f"the key {name!r}" for name in value or () if type(name) is not str), "")
+        if fault:
+            where = f"its `{key}` should be a mapping of names" if key else "it should be a mapping"
+            raise ConfigurationError(about_checkpoint(path, ValueError(f"{where}, found {fault}")))
 
 
 def is_about_checkpoint(error: BaseException) -> bool:

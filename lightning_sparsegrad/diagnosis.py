@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from pydoc import locate
 
 import yaml
 from jsonargparse import ArgumentParser
@@ -16,8 +15,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_sparsegrad.errors import near_matches
+from lightning_sparsegrad.replacing import imported
 from lightning_sparsegrad.safe_yaml import how_to_quote, load
 from lightning_sparsegrad.schedules import Schedule
+from lightning_sparsegrad.terminal import shown
 from lightning_sparsegrad.transforms.base import GradientTransform
 from lightning_sparsegrad.twins import about_twin
 
@@ -74,12 +75,12 @@ def diagnose(message: str, parser: ArgumentParser) -> str:
         parser: The parser that was at work; it knows the options and the arguments it was given.
     """
     given: Sequence[str] = vars(parser).get("args") or ()
-    return " ".join(f"{_sentence(message, parser, given)} {HINT}".split())
+    return shown(" ".join(f"{_sentence(message, parser, given)} {HINT}".split()))
 
 
 def one_line(error: BaseException) -> str:
     """Return the message of an error in one line; of one that lists why each type of a union failed, the reason."""
-    return " ".join(f"{Fault.find(str(error) or repr(error)).text} {HINT}".split())
+    return shown(" ".join(f"{Fault.find(str(error) or repr(error)).text} {HINT}".split()))
 
 
 @dataclass(frozen=True)
@@ -194,7 +195,7 @@ def _sentence(message: str, parser: ArgumentParser, given: Sequence[str]) -> str
     if match := _DENIED.search(text):
         return f"`{match['name']}` may not be named in a config{at}{_written(given, match['name'])}."
     if (match := _WRONG_KIND.match(text)) and (named := match["path"] or (_GIVEN.search(message) or ["", ""])[1]):
-        cls = locate(named)
+        cls = imported(named)
         twin = about_twin(cls) if isinstance(cls, type) else ""
         return f"`{named}` is no subclass of `{match['base']}`{at}{_written(given, named)}.{twin}"
     if match := _REQUIRED.match(text):
@@ -268,7 +269,7 @@ def _types(listed: str) -> str:
 
 def _parameters(class_path: str | None) -> list[str]:
     """Return the names of what a class or function takes, those it passes on to a parent's `**kwargs` included."""
-    found = locate(class_path) if class_path else None
+    found = imported(class_path)
     parser = ArgumentParser(exit_on_error=False)
     names: list[str] = []
     if isinstance(found, type):

@@ -19,6 +19,7 @@ from lightning_sparsegrad.divergence import DivergenceCheck
 from lightning_sparsegrad.engine import GradientEngine
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.functional.sharding import is_spread
+from lightning_sparsegrad.intact import require_intact
 from lightning_sparsegrad.monitored import MonitorCheck
 from lightning_sparsegrad.nonfinite import NonFinite, check_policy
 from lightning_sparsegrad.resume.hyperparameters import Hyperparameters
@@ -231,6 +232,8 @@ class TrainerDriver:
 
     def load(self, checkpoint: dict[str, Any], trainer: Trainer | None) -> None:
         """Take the engine's state from a checkpoint that has one; it is used when the fit starts."""
+        if trainer is not None:
+            require_intact(trainer.ckpt_path)
         self._restored = {key: checkpoint[key] for key in (CHECKPOINT_KEY, INEXACT_KEY) if key in checkpoint}
         if trainer is not None:
             Hyperparameters.of(trainer).load(trainer, checkpoint)

@@ -3,13 +3,16 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import datasets
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 Kind = Literal["model", "dataset"]
+
+STRANGERS: Final = {"trust_remote_code": False}
+"""How whatever may be a stranger's is loaded: left to itself, `transformers` asks on the terminal whether to run it."""
 
 _TIMEOUT = 10.0  # seconds
 

@@ -1,13 +1,13 @@
 """Arguments of a model that its data determine: the command line links them."""
 
 from inspect import Parameter, signature
-from pydoc import locate
 from typing import Any
 
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningCLI, _InstantiatorFn
 
 from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.replacing import imported
 
 LINKED = ("num_labels", "label_names")
 
@@ -48,7 +48,7 @@ def ask_for_regression(config: Namespace) -> None:
 def about_missing(cli: LightningCLI) -> str:
     """Say so if the model may lack what is linked to the data: jsonargparse does not require it then."""
     model, data = (cli._get(cli.config, key) or Namespace() for key in ("model", "data"))  # type: ignore[no-untyped-call]
-    data_class = locate(data.get("class_path", ""))
+    data_class = imported(data.get("class_path"))
     for name in LINKED:
         if model.get(f"init_args.{name}", name) is None and not hasattr(data_class, name):
             return f" Neither `--model.{name}` nor the data says `{name}`."

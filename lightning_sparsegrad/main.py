@@ -28,6 +28,7 @@ from lightning_sparsegrad.data import TokenizedDataModule
 from lightning_sparsegrad.diagnosis import Fault, debugging, one_line
 from lightning_sparsegrad.divergence import DivergenceWarning, divergence_of
 from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.intact import IntactCheckpoint
 from lightning_sparsegrad.launched import end_with_launcher
 from lightning_sparsegrad.linked import LINKED, ModelInstantiator, about_missing, ask_for_regression
 from lightning_sparsegrad.modules import TransformerTask
@@ -45,6 +46,7 @@ from lightning_sparsegrad.stored_defaults import (
     stored_defaults,
     where_paths_start,
 )
+from lightning_sparsegrad.terminal import controls_shown
 
 __all__ = ["SparseGradArgumentParser", "SparseGradCLI", "StoreConfigCallback", "main"]
 
@@ -78,12 +80,8 @@ class SparseGradCLI(LightningCLI):
     a new `lightning_logs/version_<n>`. A file that was there before stays, and the new one has a number.
 
     Note:
-        **What a config or a checkpoint of a stranger can do.** YAML holds plain values: tags of Python objects are
-        refused. A checkpoint holds tensors and plain values: no option makes it build other objects. A class that is
-        named has to be of the kind its place asks for (a model, a callback, something that returns an optimizer), or
-        it is not called. Within that a config is like a script: it can name any class of any installed package, its
-        arguments can be paths to read or write, and the module that holds the class is imported, which runs that
-        module. So does a checkpoint, which names the classes of its run. Read both before you run them.
+        `SECURITY.md` says what a config or a checkpoint of a stranger can do. In short: objects of the kind that a place
+        asks for are made, and their modules imported; nothing else is called. Read both before you run them.
 
     Args:
         model_class: The only model, or with `subclass_mode_model` the base of those that may be named; by default any.
@@ -253,6 +251,7 @@ class SparseGradCLI(LightningCLI):
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by its connector
         wanted: dict[type[Callback], bool] = {
             MonitorCheck: True,
+            IntactCheckpoint: True,
             ResultsTable: True,
             ExactResume: self._get(self.config_init, "exact_resume"),
             PredictionWriter: self._is_of_this_library,
@@ -337,7 +336,8 @@ def main(args: list[str] | None = None) -> None:
     end_with_launcher()
     with SIGNALS.ending():
         try:
-            _run(args, arguments)
+            with controls_shown():
+                _run(args, arguments)
         except (ConfigurationError, MisconfigurationException, OSError, FloatingPointError) as error:
             if debugging():
                 raise

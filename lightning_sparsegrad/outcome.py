@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lightning_sparsegrad.results import is_part, place_of, results_of
+from lightning_sparsegrad.terminal import shown
 
 _SHARES = {"kept": "share of entries kept", "clipped": "share of components clipped"}
 _VALIDATION = "val/"
@@ -25,7 +26,7 @@ def print_outcome(trainer: Trainer, *, seconds: float, diverged: bool = False) -
     table = Table("")
     table.add_column("at the end of the fit", overflow="fold")  # a path is to be copied
     for name, value in _outcome(trainer, diverged=diverged).items():
-        table.add_row(Text(name), Text(value))
+        table.add_row(Text(shown(name)), Text(shown(value)))
     table.add_row("wall time", f"{seconds:.1f} s")
     console = get_console()
     console.print(table)

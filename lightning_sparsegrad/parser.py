@@ -12,7 +12,7 @@ import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
-from lightning_sparsegrad.callables import maker, require_callable
+from lightning_sparsegrad.callables import maker
 from lightning_sparsegrad.diagnosis import debugging, diagnose
 from lightning_sparsegrad.errors import near_matches
 from lightning_sparsegrad.replacing import discard_replaced, entries, holds_transform, keep_other_names
@@ -128,13 +128,8 @@ class SparseGradArgumentParser(LightningArgumentParser):
 
     # ------------------------------------------------------------ what may be called
     def _check_value_key(self, action: Action, value: Any, key: str, *args: Any, **kwargs: Any) -> Any:
-        typehint = getattr(action, "_typehint", None)
-        if typehint is not None:
+        if (typehint := getattr(action, "_typehint", None)) is not None:
             value = maker(value, typehint)
-            try:
-                require_callable(value, typehint)
-            except TypeError as error:
-                raise TypeError(f'Parser key "{action.dest}":\n  {error}') from error
         return super()._check_value_key(action, value, key, *args, **kwargs)
 
     def add_function_arguments(self, function: Any, *args: Any, linked_targets: Any = None, **kwargs: Any) -> list[str]:  # noqa: ARG002

@@ -3,14 +3,14 @@
 import sys
 from collections.abc import Mapping
 from copy import deepcopy
-from typing import Any, get_type_hints
+from typing import Any
 
 import yaml
 from jsonargparse import Namespace
 from jsonargparse.typing import Path_fr
 from lightning.pytorch import LightningModule
 
-from lightning_sparsegrad._jsonargparse import full_name
+from lightning_sparsegrad._jsonargparse import full_name, returned
 from lightning_sparsegrad.errors import ConfigurationError, near_matches
 from lightning_sparsegrad.safe_yaml import load
 from lightning_sparsegrad.transforms.base import GradientTransform
@@ -146,5 +146,5 @@ def is_transform(class_path: Any) -> bool:
     """Whether a full path is that of a gradient transform, or of a function that returns one."""
     found = imported(class_path)
     if callable(found) and not isinstance(found, type):
-        found = get_type_hints(found).get("return")
+        found = returned(found)
     return isinstance(found, type) and issubclass(found, GradientTransform)

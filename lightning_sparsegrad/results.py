@@ -11,6 +11,8 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
+from lightning_sparsegrad.terminal import shown
+
 MEANS = ("mean", "mean_unseen")
 _WHOLE = ""  # the part of a metric that is of no part
 _FRAME = 3  # what rich draws around a cell: a blank on each side and a line
@@ -84,11 +86,11 @@ class Results:
         for columns in self._blocks(console.width, heading):
             (_, *headings), *rows = self._lines(_short, columns)
             table = Table()
-            table.add_column(Text(heading), overflow="fold")
+            table.add_column(Text(shown(heading)), overflow="fold")
             for name in headings:  # as `Text`, in which a bracket is no markup
-                table.add_column(Text(name), justify="right", overflow="fold")
+                table.add_column(Text(shown(name)), justify="right", overflow="fold")
             for row in rows:
-                table.add_row(*map(Text, row))
+                table.add_row(*(Text(shown(cell)) for cell in row))
             console.print(table)
 
     def _blocks(self, width: int, heading: str) -> list[list[str]]:

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from itertools import pairwise
 from pathlib import Path
-from pydoc import locate
 from typing import Any
 
 from jsonargparse import Namespace
@@ -16,6 +15,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser
 from lightning_sparsegrad.checkpoints import HYPER_PARAMETERS, StoredRun, stored_run
 from lightning_sparsegrad.diagnosis import HINT, diagnose
 from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.imports import find, named_by_checkpoint
 from lightning_sparsegrad.replacing import read_config
 
 _TRAINER = "trainer"
@@ -35,6 +35,7 @@ class Given:
     Attributes:
         subcommand: The first of them that is named.
         checkpoint: The last `ckpt_path` that flags, files or a dict name.
+        classes: The classes of model and data that are named.
         names: What replaces a value whole: `trainer.callbacks`, in a flag or a file.
     """
 
@@ -42,6 +43,7 @@ class Given:
         self.subcommand: str | None = None
         self.checkpoint: Any = None
         self.names: set[str] = set()
+        self.classes: set[str] = set()
         if isinstance(arguments, dict | Namespace):
             self.subcommand = arguments.get("subcommand")
             self._read(arguments.get(self.subcommand) if self.subcommand else None)
@@ -58,6 +60,8 @@ class Given:
             elif name == "--ckpt_path":
                 self.checkpoint = value
             elif name.startswith("--"):
+                if name.removeprefix("--").removesuffix(".class_path") in HYPER_PARAMETERS:
+                    self.classes.add(value)
                 self.names.add(name[2:])  # `--trainer.callbacks+=X` is another one
 
     def _read(self, config: Any) -> None:
@@ -65,6 +69,8 @@ class Given:
         for name, value in _leaves(entries) if isinstance(entries, Mapping) else ():
             if name == "ckpt_path":
                 self.checkpoint = value
+            if name in HYPER_PARAMETERS:
+                self.classes.add(str(value.get("class_path") if isinstance(value, Mapping) else value))
             self.names.add(name)
 
 
@@ -97,7 +103,7 @@ def stored_defaults(given: Given) -> StoredRun | None:
     path = Path(checkpoint)
     if not path.exists():
         raise FileNotFoundError(checkpoint)
-    return stored_run(path) if path.is_file() else None  # a sharded checkpoint is a folder
+    return stored_run(path, given.classes) if path.is_file() else None  # a sharded checkpoint is a folder
 
 
 def set_defaults(parser: LightningArgumentParser, given: Given, stored: StoredRun) -> None:
@@ -123,15 +129,20 @@ def set_defaults(parser: LightningArgumentParser, given: Given, stored: StoredRu
             defaults[key] = value
         elif value is not None:
             warnings.warn(f"`{stored.path}` is of a run with `{key}`, which is no option here: left out.", stacklevel=2)
+    with named_by_checkpoint(stored.path, but=given.classes):
+        _require_classes(defaults, stored)
+        _check(parser, defaults, stored)
+    parser.set_defaults(defaults)
+
+
+def _require_classes(defaults: Mapping[str, Any], stored: StoredRun) -> None:
     for key, value in defaults.items():
         for name in _class_paths(value) if key not in HYPER_PARAMETERS else ():
-            if not isinstance(name, str) or locate(name) is None:
+            if find(name) is None:
                 raise ConfigurationError(
                     f"`{stored.path}` should be resumed with the classes of its run. Found no `{name}`, of `{key}`: "
                     f"make it importable, or give --{key}."
                 )
-    _check(parser, defaults, stored)
-    parser.set_defaults(defaults)
 
 
 def _for_a_new_run(trainer: Mapping[str, Any]) -> dict[str, Any]:

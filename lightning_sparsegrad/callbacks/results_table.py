@@ -5,6 +5,7 @@ from rich import get_console
 
 from lightning_sparsegrad.callbacks.run_folder import run_folder, write_new
 from lightning_sparsegrad.results import results_of
+from lightning_sparsegrad.terminal import shown
 
 _PREFIXES = {"validate": "val/", "test": "test/"}
 
@@ -52,10 +53,12 @@ class ResultsTable(Callback):
         if results.rows:
             results.show(console, heading=name)
         if others := [f"{other} {value:.4g}" for other, value in metrics.items() if not other.startswith(prefix)]:
-            console.print(f"Not under `{prefix}`: {', '.join(others)}", markup=False, emoji=False, highlight=False)
+            console.print(
+                shown(f"Not under `{prefix}`: {', '.join(others)}"), markup=False, emoji=False, highlight=False
+            )
         if folder is not None:
             texts = {".csv": results.to_csv().encode(), ".md": results.to_markdown().encode()}
             stem = write_new(f"{folder}/{name}", texts)
             paths = " and ".join(stem + end for end in texts)
             # one line however long, to be copied
-            console.print(f"Written to {paths}", markup=False, emoji=False, highlight=False, soft_wrap=True)
+            console.print(shown(f"Written to {paths}"), markup=False, emoji=False, highlight=False, soft_wrap=True)

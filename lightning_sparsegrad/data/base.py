@@ -24,7 +24,7 @@ from lightning_sparsegrad.data.order import LengthGroupedSampler, UnrepeatedSamp
 from lightning_sparsegrad.data.padding import settle_padding
 from lightning_sparsegrad.data.predictions import write_table
 from lightning_sparsegrad.errors import ConfigurationError, require_one_of
-from lightning_sparsegrad.hub import how_without, is_unreachable
+from lightning_sparsegrad.hub import STRANGERS, how_without, is_unreachable
 from lightning_sparsegrad.metrics import MetricName
 from lightning_sparsegrad.sources import resolve_source
 from lightning_sparsegrad.twins import require_our_trainer
@@ -170,9 +170,11 @@ class TokenizedDataModule(LabelledDataModule, ABC):
         source = tokenizer_source(resolve_source(name))
         try:
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-                source, local_files_only=is_unreachable(source, "model"), **self.encoding.tokenizer_options
+                source,
+                local_files_only=is_unreachable(source, "model"),
+                **{**self.encoding.tokenizer_options, **STRANGERS},
             )
-        except (OSError, ValueError) as error:
+        except Exception as error:  # of any library of tokenizers
             reason = repr(error) if not str(error) else str(error).splitlines()[0]
             help_offline = how_without(source, "model")
             raise ConfigurationError(

@@ -13,9 +13,10 @@ from lightning_sparsegrad.data.classes import are_ids
 from lightning_sparsegrad.data.encodings import Encoding, kind_of
 from lightning_sparsegrad.data.labels import LabelSpace
 from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.strangers import LoadedFromStrangers
 
 
-class LabelledDataModule(LightningDataModule, ABC):
+class LabelledDataModule(LoadedFromStrangers, LightningDataModule, ABC):
     """Abstract data module that knows its classes: from its rows, or where a checkpoint tells them, without.
 
     Args:

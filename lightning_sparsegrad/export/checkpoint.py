@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from lightning_sparsegrad.checkpoints import about_checkpoint, names_in
+from lightning_sparsegrad.checkpoints import about_checkpoint, names_in, require_mappings
 from lightning_sparsegrad.data.padding import settle_padding as settle_tokenizer
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.export.folder import require_free, written
 from lightning_sparsegrad.export.model import build
 from lightning_sparsegrad.export.release_0_1 import describe
-from lightning_sparsegrad.hub import how_without, is_unreachable
+from lightning_sparsegrad.hub import STRANGERS, how_without, is_unreachable
+from lightning_sparsegrad.intact import require_intact
 from lightning_sparsegrad.modules.description import MODEL_KEY, name_classes
 from lightning_sparsegrad.modules.limits import longest_row
 from lightning_sparsegrad.modules.padding import padding_of, settle_padding
@@ -74,9 +75,13 @@ def _load(ckpt_path: str) -> dict[str, Any]:
         raise ConfigurationError(
             f"Parameter `ckpt_path` should name the file of a checkpoint. Found `ckpt_path = {ckpt_path}`, {found}."
         )
+    require_intact(path)
     try:
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        require_mappings(checkpoint, path)
         checkpoint["state_dict"].items()
+    except ConfigurationError:
+        raise
     except Exception as error:  # torch has no one class for what is wrong with a file
         raise ConfigurationError(about_checkpoint(path, error)) from error
     return checkpoint
@@ -86,10 +91,10 @@ def _find_tokenizer(name: str, options: Mapping[str, Any]) -> PreTrainedTokenize
     source = resolve_source(name)
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            source, local_files_only=is_unreachable(source, "model"), **options
+            source, local_files_only=is_unreachable(source, "model"), **{**options, **STRANGERS}
         )
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else repr(error)
+    except Exception as error:  # of any library of tokenizers
+        reason = (str(error) or repr(error)).splitlines()[0]
         raise ConfigurationError(
             f"Parameter `tokenizer` should name the folder or the hub id of the tokenizer that the checkpoint was "
             f"trained with. Found `tokenizer = {name}`: {reason}{how_without(source, 'model')}"

@@ -5,6 +5,7 @@ from transformers import PreTrainedModel
 
 from lightning_sparsegrad.export.checkpoint import export_checkpoint
 from lightning_sparsegrad.parser import SparseGradArgumentParser
+from lightning_sparsegrad.terminal import shown
 
 _PIPELINES = {
     "ForSequenceClassification": 'transformers.pipeline("text-classification", "{}", truncation=True)',
@@ -28,7 +29,7 @@ def main(args: list[str]) -> None:
     parser.add_function_arguments(export_checkpoint, as_group=False)
     given = parser.parse_args(args)
     model = export_checkpoint(**given.as_dict())
-    get_console().print(_how_to_read(model, given.output), markup=False, highlight=False, soft_wrap=True)
+    get_console().print(shown(_how_to_read(model, given.output)), markup=False, highlight=False, soft_wrap=True)
 
 
 def _how_to_read(model: PreTrainedModel, folder: str) -> str:

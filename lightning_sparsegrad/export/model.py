@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from inspect import isclass
 from typing import Any
 
 import torch
@@ -34,15 +35,20 @@ def build(described: Mapping[str, Any], state: Mapping[str, Tensor], name: str) 
             f"Parameter `ckpt_path` should name the checkpoint of a whole model. Found `ckpt_path = {name}`, which "
             f"holds an adapter: `load_from_checkpoint(...).model.save_pretrained(FOLDER)` writes that."
         )
-    kind = getattr(transformers, described["class"], None)
-    if kind is None:
+    kind = getattr(transformers, str(described.get("class")), None)
+    if not isclass(kind) or not issubclass(kind, PreTrainedModel):
         raise ConfigurationError(
             f"Parameter `ckpt_path` should name a checkpoint of a model of `transformers`. Found `ckpt_path = {name}` "
-            f"of `{described['class']}`, which transformers {transformers.__version__} lacks."
+            f"of `{described.get('class')}`, which is no model of transformers {transformers.__version__}."
         )
-    config = json.loads(described["config"])
-    with torch.device("meta"):
-        model: PreTrainedModel = kind(AutoConfig.for_model(**config))
+    try:
+        with torch.device("meta"):
+            model = kind(AutoConfig.for_model(**json.loads(described["config"])))
+    except Exception as error:  # whatever a configuration that does not fit makes transformers raise
+        raise ConfigurationError(
+            f"Parameter `ckpt_path` should name a checkpoint with the configuration of its model. Found "
+            f"`ckpt_path = {name}`: {(str(error) or repr(error)).splitlines()[0]}"
+        ) from error
     try:
         model.load_state_dict(weights, assign=True)
     except RuntimeError as error:
@@ -51,6 +57,6 @@ def build(described: Mapping[str, Any], state: Mapping[str, Tensor], name: str) 
             f"Found `ckpt_path = {name}`: {' '.join(str(error).split())[:300]}"
         ) from error
     model.tie_weights()
-    if described["padding"] is not None:
+    if described.get("padding") is not None:
         set_padding(model, described["padding"])
     return model

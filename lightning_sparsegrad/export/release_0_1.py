@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from pydoc import locate
 from typing import Any
 
 import torch
@@ -11,7 +10,8 @@ from transformers import AutoConfig
 from lightning_sparsegrad.checkpoints import stored_run
 from lightning_sparsegrad.data.encodings import TokenEncoding
 from lightning_sparsegrad.errors import ConfigurationError
-from lightning_sparsegrad.hub import how_without, is_unreachable
+from lightning_sparsegrad.hub import STRANGERS, how_without, is_unreachable
+from lightning_sparsegrad.imports import find, named_by_checkpoint
 from lightning_sparsegrad.modules import (
     ExtractiveQuestionAnswering,
     SequenceClassification,
@@ -43,12 +43,13 @@ def describe(checkpoint: Mapping[str, Any], path: str, base: str | None) -> dict
             f"Parameter `ckpt_path` should name a checkpoint of a task of this library. Found `ckpt_path = {path}`, "
             f"which says of no pretrained model that it was trained from."
         )
-    kind = locate(model.get("class_path", ""))
+    with named_by_checkpoint(Path(path)):
+        kind = find(model.get("class_path"))
     task = kind if isinstance(kind, type) and issubclass(kind, TransformerTask) else _task_of(arguments)
     source = resolve_source(name)
     try:
         base_config = AutoConfig.from_pretrained(
-            source, local_files_only=is_unreachable(source, "model"), **_head_of(arguments)
+            source, local_files_only=is_unreachable(source, "model"), **_head_of(arguments), **STRANGERS
         )
     except (OSError, ValueError) as error:
         raise ConfigurationError(
@@ -57,7 +58,7 @@ def describe(checkpoint: Mapping[str, Any], path: str, base: str | None) -> dict
             f"{how_without(source, 'model')}"
         ) from error
     with torch.device("meta"):
-        found = task.auto_model.from_config(base_config)
+        found = task.auto_model.from_config(base_config, **STRANGERS)
     tokens = data.get("init_args", {})
     return {
         **describe_model(found, {}),

@@ -16,7 +16,7 @@ from transformers import (
 
 from lightning_sparsegrad.adapters import INSTALL, base_of
 from lightning_sparsegrad.errors import ConfigurationError
-from lightning_sparsegrad.hub import how_without, is_unreachable
+from lightning_sparsegrad.hub import STRANGERS, how_without, is_unreachable
 from lightning_sparsegrad.modules.padding import padding_options
 
 # what PEFT calls the tasks whose adapters hold a head: that of one would be taken for that of another
@@ -86,7 +86,7 @@ def _load_base(
     auto_model: Any, base: str, adapter: Path, options: Mapping[str, Any]
 ) -> tuple[PreTrainedModel, Mapping[str, Any]]:
     offline = is_unreachable(base, "model")
-    options = {**options, **padding_options(base, offline=offline)}
+    options = {**options, **padding_options(base, offline=offline), **STRANGERS}
     looked_for = {"local_files_only": offline} | (_WHOLE_MODEL if Path(base) == adapter.parent else {})
     try:
         model, report = auto_model.from_pretrained(

@@ -9,10 +9,11 @@ from lightning_sparsegrad.driver import Door, TrainerDriver, require_super
 from lightning_sparsegrad.engine import GradientEngine
 from lightning_sparsegrad.nonfinite import NonFinite
 from lightning_sparsegrad.searches import Searches
+from lightning_sparsegrad.strangers import LoadedFromStrangers
 from lightning_sparsegrad.transforms.base import GradientTransform
 
 
-class SparseGradModule(Door, LightningModule):
+class SparseGradModule(LoadedFromStrangers, Door, LightningModule):
     """A LightningModule whose gradients go through a transform, once per optimizer step.
 
     Subclass it like any LightningModule. The transform sees the whole gradient: after all micro-batches of an

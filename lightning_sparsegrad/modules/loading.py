@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from lightning_sparsegrad.adapters import find_adapter
 from lightning_sparsegrad.errors import require_one_of
-from lightning_sparsegrad.hub import is_unreachable
+from lightning_sparsegrad.hub import STRANGERS, is_unreachable
 from lightning_sparsegrad.modules.adapted import load_adapted
 from lightning_sparsegrad.modules.padding import padding_options
 
@@ -41,7 +41,7 @@ def load_pretrained(auto_model: Any, source: str, config: Mapping[str, Any], dty
     if offline:  # transformers would look for an adapter on the network
         options["adapter_kwargs"] = {"local_files_only": True}
     options |= padding_options(source, offline=offline)
-    model: PreTrainedModel = auto_model.from_pretrained(source, local_files_only=offline, **options)
+    model: PreTrainedModel = auto_model.from_pretrained(source, local_files_only=offline, **{**options, **STRANGERS})
     return model
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from lightning_sparsegrad.adapters import tokenizer_source
-from lightning_sparsegrad.hub import is_unreachable
+from lightning_sparsegrad.hub import STRANGERS, is_unreachable
 
 
 def vocabulary_of(model: PreTrainedModel) -> int | None:
@@ -60,7 +60,7 @@ def padding_options(source: str, *, offline: bool) -> dict[str, Any]:
         offline: Whether to look on this machine alone.
     """
     try:
-        config: Any = AutoConfig.from_pretrained(source, local_files_only=offline)
+        config: Any = AutoConfig.from_pretrained(source, local_files_only=offline, **STRANGERS)
     except Exception:  # who loads the model says what is wrong with it
         return {}
     padding = getattr(config, "pad_token_id", None)
@@ -74,7 +74,7 @@ def find_padding(model: PreTrainedModel, path: str) -> None:
     tokenizer: PreTrainedTokenizerBase | None = None
     with suppress(Exception):  # of any library of tokenizers; the data load theirs, and say what is wrong with it
         source = tokenizer_source(path)
-        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=is_unreachable(source, "model"))
+        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=is_unreachable(source, "model"), **STRANGERS)
     settle_padding(model, tokenizer)
 
 

@@ -3,7 +3,6 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from pickle import UnpicklingError
 from typing import Any, ClassVar
 
 import torch
@@ -355,13 +354,13 @@ def _load(auto_model: Any, name: str, config: Mapping[str, Any], dtype: DType) -
         model = load_pretrained(auto_model, path, config, dtype)
     except ConfigurationError:
         raise
-    except (OSError, ValueError, RuntimeError, UnpicklingError) as error:
-        # not found, no text model, another number of labels, a pickle of more than tensors
+    except Exception as error:  # of any library that reads the folder
+        # not found, no text model, another number of labels, a pickle of more than tensors, a header that lies
         labels = f" for `num_labels = {config['num_labels']}`" if "num_labels" in config else ""
         raise ConfigurationError(
             f"Parameter `model_name_or_path` should be a hub id that can be reached, a local folder, or "
             f"`package:<distribution>/<folder>`, of a text model without a head or with one{labels}. "
-            f"Found `{name}`: {str(error).splitlines()[0]}{how_without(path, 'model')}"
+            f"Found `{name}`: {(str(error) or repr(error)).splitlines()[0]}{how_without(path, 'model')}"
         ) from error
     find_padding(model, path)
     model.train()  # it comes in evaluation mode, which Lightning would keep: no dropout

@@ -15,6 +15,7 @@ from lightning_sparsegrad.studies.outcomes import outcomes_of
 from lightning_sparsegrad.studies.report import FILES, write_report
 from lightning_sparsegrad.studies.runs import CONFIG, Run, make_runs
 from lightning_sparsegrad.studies.study import Study, Trial
+from lightning_sparsegrad.terminal import shown
 
 _RUNS, _QUICK = "runs", "quick"
 _OPTIONAL = {"grid", "groups", "trial"}  # which a file may name and leave empty
@@ -51,7 +52,7 @@ def main(args: list[str]) -> None:
                 _print_commands(missing)
                 return
             if study.warning:
-                get_console().print(study.warning, markup=False, highlight=False)
+                get_console().print(shown(study.warning), markup=False, highlight=False)
             if not given.report_only:
                 _run(missing, done=len(runs) - len(missing), launcher=given.launcher, jobs=given.jobs)
             _report(study, runs, folder)
@@ -120,11 +121,12 @@ def _run(runs: Sequence[Run], *, done: int, launcher: Launcher, jobs: int) -> No
             result = run.result
             if result is None:
                 reason = f"{run.name} has not ended: it was stopped, or another process is at it."
-                console.print(reason, markup=False, highlight=False, soft_wrap=True)
+                console.print(shown(reason), markup=False, highlight=False, soft_wrap=True)
             elif "error" in result:
-                console.print(f"{run.name} failed: {result['error']}", markup=False, highlight=False, soft_wrap=True)
+                text = shown(f"{run.name} failed: {result['error']}")
+                console.print(text, markup=False, highlight=False, soft_wrap=True)
             elif "diverged" in result:
-                console.print(f"{run.name} diverged.", markup=False, highlight=False, soft_wrap=True)
+                console.print(shown(f"{run.name} diverged."), markup=False, highlight=False, soft_wrap=True)
             progress.update(task, advance=1, refresh=True)
 
 
@@ -133,4 +135,4 @@ def _report(study: Study, runs: Sequence[Run], folder: Path) -> None:
     if not ended:
         raise ConfigurationError(f"A report should have a run that has ended. Found none in `{folder}`.")
     report = write_report(study, outcomes_of(ended, study), folder, missing=len(runs) - len(ended))
-    get_console().print(report, markup=False, highlight=False, soft_wrap=True)
+    get_console().print(shown(report), markup=False, highlight=False, soft_wrap=True)

@@ -10,7 +10,6 @@ from functools import cached_property
 from hashlib import sha256
 from io import StringIO
 from pathlib import Path
-from pydoc import locate
 from typing import Any
 
 import yaml
@@ -19,6 +18,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning_sparsegrad.diagnosis import HINT
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.main import SparseGradCLI
+from lightning_sparsegrad.replacing import imported
 from lightning_sparsegrad.studies.study import Overlay, Study
 
 CONFIG, RESULT, LOG, LOCK = "run.yaml", "result.json", "log.txt", ".lock"
@@ -183,7 +183,7 @@ class ConfigReader(SparseGradCLI):
 
 
 def _keeps_checkpoints(class_path: str) -> bool:
-    found = locate(class_path)
+    found = imported(class_path)
     return isinstance(found, type) and issubclass(found, Checkpoint)
 
 

@@ -1,0 +1,80 @@
+"""Checkpoint files that are whole: every record of the archive has the checksum that `torch.save` wrote for it."""
+
+import zlib
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, BinaryIO
+from zipfile import ZIP_STORED, BadZipFile, ZipFile
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from lightning_sparsegrad.errors import ConfigurationError
+
+_CHUNK = 1 << 20  # bytes
+# what `zipfile` raises for headers that make no sense
+_DAMAGED = (BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError, ValueError, OverflowError, zlib.error)
+
+
+class DamagedError(ConfigurationError):
+    """A checkpoint file that was changed or cut after it was written."""
+
+
+class IntactCheckpoint(Callback):
+    """Refuses a checkpoint whose file is damaged before the fit or the evaluation starts, however it was found."""
+
+    def on_load_checkpoint(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,  # noqa: ARG002
+        checkpoint: dict[str, Any],  # noqa: ARG002
+    ) -> None:
+        require_intact(trainer.ckpt_path)
+
+
+def require_intact(path: Any) -> None:
+    """Compare the records of a checkpoint with their checksums, once for every state of the file.
+
+    `torch.load` does not: it takes a weight of 1.0 whose bits were flipped for one of 1e38. Reading costs about what
+    loading does.
+
+    Args:
+        path: The file. A folder, which sharded checkpoints are, and what is not on this machine's disks are passed by.
+
+    Raises:
+        DamagedError: If a record is not what was written, or the file is no archive of `torch.save`.
+    """
+    if path is None or not (file := Path(path)).is_file():
+        return
+    status = file.stat()
+    if fault := _fault(str(file.absolute()), status.st_ino, status.st_mtime_ns, status.st_size):
+        raise DamagedError(
+            f"Parameter `ckpt_path` should name a checkpoint as it was written. Found `ckpt_path = {path}`: {fault}."
+        )
+
+
+@lru_cache(maxsize=64)
+def _fault(path: str, _inode: int, _changed: int, size: int) -> str:
+    """Return what is wrong with an archive; the state of the file is what an answer holds for."""
+    if not size:
+        return "the file is empty"
+    with Path(path).open("rb") as file:  # what the system says is not about the archive
+        return _fault_of(file, size)
+
+
+def _fault_of(file: BinaryIO, size: int) -> str:
+    try:
+        with ZipFile(file) as archive:
+            records = archive.infolist()
+            if any(record.compress_type != ZIP_STORED for record in records):
+                return "it has compressed records, which `torch.save` does not write"
+            if sum(record.file_size for record in records) > size:
+                return "its records are said to be larger than the file"
+            if len({record.filename for record in records}) < len(records):
+                return "a record comes twice"
+            for record in records:
+                with archive.open(record) as content:
+                    while content.read(_CHUNK):
+                        pass
+    except _DAMAGED as error:
+        return f"it is damaged, cut, or no archive that `torch.save` writes ({' '.join(str(error).split())[:200]})"
+    return ""

@@ -1,0 +1,50 @@
+"""Text of any origin on a terminal: what would move the cursor, colour a line or hide one is written out."""
+
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+# but for line feed and tab: controls, surrogates, and marks that turn the direction of what follows
+_CONTROLS = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def shown(text: object) -> str:
+    r"""Return a text with its control characters written out, as Python writes them.
+
+    Args:
+        text: Anything; line feeds and tabs stay.
+
+    Example:
+        >>> shown("a\x1b[31mb")
+        'a\\x1b[31mb'
+    """
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
+
+
+@contextmanager
+def controls_shown() -> Iterator[None]:
+    """Write out the control characters of warnings and of what is logged: names of files and columns are in them."""
+    format_warning, make_record = warnings.formatwarning, logging.getLogRecordFactory()
+
+    def format_shown(*args: Any, **kwargs: Any) -> str:
+        return shown(format_warning(*args, **kwargs))
+
+    def make_shown(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = make_record(*args, **kwargs)
+        text = record.getMessage()
+        if _CONTROLS.search(text):
+            record.msg, record.args = shown(text), ()
+        return record
+
+    warnings.formatwarning = format_shown
+    logging.setLogRecordFactory(make_shown)
+    try:
+        yield
+    finally:
+        warnings.formatwarning = format_warning
+        logging.setLogRecordFactory(make_record)

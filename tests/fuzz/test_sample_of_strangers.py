@@ -1,0 +1,53 @@
+"""A sample of strangers' files; `SPARSEGRAD_STRANGERS=300` in the environment tries as many, and prints each."""
+
+import os
+import resource
+import sys
+from itertools import islice
+from pathlib import Path
+from shutil import rmtree
+
+import pytest
+
+from tests.fuzz import traps
+from tests.fuzz.cases import Case, Outcome, try_in
+from tests.fuzz.material import ROWS, task, to_yaml
+from tests.fuzz.strangers import Strangers
+
+COUNT = int(os.environ.get("SPARSEGRAD_STRANGERS", "12"))
+SEED = int(os.environ.get("SPARSEGRAD_STRANGERS_SEED", "0"))
+_MEMORY = 1 << 20  # KiB, by which the process may grow
+
+
+@pytest.fixture(scope="module")
+def checkpoint(model: str, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    folder = tmp_path_factory.mktemp("good")
+    config = task(model)
+    config["trainer"] |= {"enable_checkpointing": True, "callbacks": {"class_path": "ModelCheckpoint", "init_args": {}}}
+    files = {"task.yaml": to_yaml(config), "train.csv": ROWS.encode()}
+    assert try_in(folder, Case("good", ("fit", "--config=task.yaml"), files)) == Outcome("accepted")
+    return next(folder.rglob("*.ckpt")).read_bytes()
+
+
+def _fault(outcome: Outcome) -> str:
+    if outcome.failed:
+        return f"{outcome.verdict}: {outcome.text[-300:]!r}"
+    if outcome.verdict == "refused" and not outcome.text.isprintable():
+        return f"controls in {outcome.text!r}"
+    return "a trap has sprung" if traps.trap.called else ""
+
+
+@pytest.mark.timeout(300 + 10 * COUNT)
+def test_strangers_run_no_code_and_end_in_one_line(model: str, checkpoint: bytes, tmp_path: Path) -> None:
+    faults, before = {}, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for case in islice(Strangers(model, checkpoint, SEED).at_random(), COUNT):
+        (tmp_path / "run").mkdir()
+        traps.trap.called.clear()
+        outcome = try_in(tmp_path / "run", case)
+        rmtree(tmp_path / "run")
+        if "SPARSEGRAD_STRANGERS" in os.environ:
+            sys.stdout.write(f"{case.name}: {outcome.verdict} {outcome.text[:300]!r}\n")
+        if fault := _fault(outcome):
+            faults[case.name] = fault
+    assert faults == {}
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < _MEMORY
