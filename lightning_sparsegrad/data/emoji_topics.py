@@ -13,6 +13,7 @@ from lightning_sparsegrad.data.checks import listed, require_at_least
 from lightning_sparsegrad.data.encodings import SequenceEncoding
 from lightning_sparsegrad.data.unicode_names import TRAIN_LANGUAGE, read_groups, topic_rows
 from lightning_sparsegrad.errors import ConfigurationError, require_one_of
+from lightning_sparsegrad.sources import resolve_source
 
 GROUPS = (
     *("Smileys & Emotion", "People & Body", "Animals & Nature", "Food & Drink", "Travel & Places"),
@@ -71,7 +72,8 @@ class EmojiTopicsDataModule(TokenizedDataModule):
     ) -> None:
         super().__init__(encoding=SequenceEncoding("text", "label", list(GROUPS)), **kwargs)
         require_at_least(1, min_names=min_names)
-        self._names, self._groups = Path(root).expanduser() / _NAMES, Path(root).expanduser() / _GROUPS
+        folder = Path(resolve_source(root))
+        self._names, self._groups = folder / _NAMES, folder / _GROUPS
         if not (self._names / f"{TRAIN_LANGUAGE}.xml").is_file() or not self._groups.is_file():
             raise ConfigurationError(
                 f"Parameter `root` should be a folder with `{_NAMES}` and `{_GROUPS}`: run `apt-get install "
