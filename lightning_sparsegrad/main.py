@@ -42,10 +42,10 @@ from lightning_sparsegrad.stored_defaults import (
     stored_defaults,
     where_paths_start,
 )
+from lightning_sparsegrad.trainer_checks import check_trainer, require_seed
 
 __all__ = ["SparseGradArgumentParser", "SparseGradCLI", "StoreConfigCallback", "main"]
 
-_LARGEST_INTEGER = 2**63
 _INTERRUPTED = 130  # as shells say it
 _OTHERS = (
     "`study` compares strategies over many runs of `fit`; `export` writes a checkpoint as a folder for `transformers`."
@@ -166,6 +166,7 @@ class SparseGradCLI(LightningCLI):
         ) as error:  # jsonargparse lets a few through: a NUL where a path may stand, a name of no module
             raise ConfigurationError(str(error)) from error
         config = self.config[given.subcommand] if given.subcommand else self.config
+        require_seed(config)
         ask_for_regression(config)
         if self._stored and given.subcommand:
             replace_origin(config, self._stored.config)
@@ -225,7 +226,7 @@ class SparseGradCLI(LightningCLI):
             text = Fault.find(str(error)).text
             more = about_missing(self) + about_moved(text, self._get(self.config, "ckpt_path"))
             raise ConfigurationError(text + more) from error
-        _check_trainer(self.trainer)
+        check_trainer(self.trainer, fits=self.subcommand == "fit")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Instantiate the Trainer, with `ResultsTable`, `ExactResume` and `PredictionWriter` where they make sense."""
@@ -263,16 +264,6 @@ class SparseGradCLI(LightningCLI):
             print_outcome(self.trainer, seconds=monotonic() - start, diverged=fault is not None)
         if fault is not None:
             raise FloatingPointError(fault)
-
-
-def _check_trainer(trainer: Trainer) -> None:
-    """Check what Lightning stumbles over without a word."""
-    every = trainer.accumulate_grad_batches
-    if not 1 <= every < _LARGEST_INTEGER:
-        raise ConfigurationError(
-            f"Parameter `accumulate_grad_batches` of the Trainer should be positive. "
-            f"Found `accumulate_grad_batches = {every}`."
-        )
 
 
 def _is_raised_by_lightning(error: BaseException, *, part: str = "") -> bool:

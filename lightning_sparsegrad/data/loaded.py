@@ -9,7 +9,7 @@ from datasets import Dataset
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_sparsegrad.data.base import SPLITS, TokenizedDataModule
-from lightning_sparsegrad.data.checks import listed
+from lightning_sparsegrad.data.checks import listed, require_seed
 from lightning_sparsegrad.data.encodings import Encoding, kind_of
 from lightning_sparsegrad.data.loading import are_missing, load_dataset, open_files, resolve_files, resolve_folder
 from lightning_sparsegrad.data.splits import Splits
@@ -36,7 +36,7 @@ class LoadedDataModule(TokenizedDataModule, ABC):
         validation_fraction: Set this fraction of the train split aside for validation, strictly between 0 and 1, where
             there is one and no validation split. The rows are drawn with `split_seed`, and not with `seed`: runs with
             different seeds are compared on the same rows, and a resumed run never validates on rows it was trained on.
-        split_seed: The seed of that draw.
+        split_seed: The seed of that draw, from 0 to 2^32 - 1.
         train_language: The part that is of the language of the train split: `val/<metric>/mean_unseen` leaves it out.
             A warning says so if there is no such part.
         **kwargs: What `TokenizedDataModule` takes.
@@ -76,6 +76,7 @@ class LoadedDataModule(TokenizedDataModule, ABC):
                 f"Parameter `validation_fraction` should be strictly between 0 and 1. "
                 f"Found `validation_fraction = {validation_fraction}`."
             )
+        require_seed(split_seed=split_seed)
         parameter, keys = ("splits", splits) if splits is not None else ("data_files", data_files or {})
         for name in keys:
             if kind_of(name) not in SPLITS:

@@ -10,7 +10,7 @@ from transformers import AutoConfig
 
 from lightning_sparsegrad.checkpoints import stored_run
 from lightning_sparsegrad.data.encodings import TokenEncoding
-from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.errors import ConfigurationError, reason_of
 from lightning_sparsegrad.hub import how_without, is_unreachable
 from lightning_sparsegrad.modules import (
     ExtractiveQuestionAnswering,
@@ -50,10 +50,10 @@ def describe(checkpoint: Mapping[str, Any], path: str, base: str | None) -> dict
         base_config = AutoConfig.from_pretrained(
             source, local_files_only=is_unreachable(source, "model"), **_head_of(arguments)
         )
-    except (OSError, ValueError) as error:
+    except Exception as error:  # broken files are found by whatever stumbles over them
         raise ConfigurationError(
             f"Parameter `model_name_or_path` should name the base model of a checkpoint of release 0.1, which holds no "
-            f"configuration. Found `model_name_or_path = {name}`: {str(error).splitlines()[0]}"
+            f"configuration. Found `model_name_or_path = {name}`: {reason_of(error)}"
             f"{how_without(source, 'model')}"
         ) from error
     with torch.device("meta"):
