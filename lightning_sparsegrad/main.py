@@ -51,7 +51,7 @@ _OTHERS = (
     "`study` compares strategies over many runs of `fit`; `export` writes a checkpoint as a folder for `transformers`."
 )
 # what a class raises about its arguments; any other error may be a bug, and keeps its traceback
-_ABOUT_ARGUMENTS = (ValueError, TypeError, FileNotFoundError, ImportError, MisconfigurationException)
+_ABOUT_ARGUMENTS = (ValueError, TypeError, OSError, ImportError, MisconfigurationException)
 
 
 class SparseGradCLI(LightningCLI):

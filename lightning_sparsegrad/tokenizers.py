@@ -26,6 +26,7 @@ def load_tokenizer(name: str, options: Mapping[str, Any]) -> PreTrainedTokenizer
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             source, local_files_only=is_unreachable(source, "model"), **options
         )
+        tokenizer("a")  # some that make no tokens can be loaded
     except Exception as error:  # broken files are found by whatever stumbles over them
         raise ConfigurationError(
             f"Tokenizer `{name}` should be a hub id or a local folder with the files of a tokenizer. "

@@ -11,7 +11,14 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning_sparsegrad.data.base import SPLITS, TokenizedDataModule
 from lightning_sparsegrad.data.checks import listed, require_seed
 from lightning_sparsegrad.data.encodings import Encoding, kind_of
-from lightning_sparsegrad.data.loading import are_missing, load_dataset, open_files, resolve_files, resolve_folder
+from lightning_sparsegrad.data.loading import (
+    are_missing,
+    load_dataset,
+    open_files,
+    resolve_files,
+    resolve_folder,
+    tell_of_repeated,
+)
 from lightning_sparsegrad.data.splits import Splits
 from lightning_sparsegrad.errors import ConfigurationError, near_matches
 
@@ -77,18 +84,21 @@ class LoadedDataModule(TokenizedDataModule, ABC):
                 f"Found `validation_fraction = {validation_fraction}`."
             )
         require_seed(split_seed=split_seed)
-        parameter, keys = ("splits", splits) if splits is not None else ("data_files", data_files or {})
-        for name in keys:
-            if kind_of(name) not in SPLITS:
+        parameter, keys = ("splits", splits) if splits is not None else ("data_files", data_files)
+        for name in keys or {}:
+            if not isinstance(name, str) or kind_of(name) not in SPLITS:
                 raise ConfigurationError(
                     f"The keys of `{parameter}` should be among {listed(SPLITS)}, or parts of them such as "
-                    f"`validation.de`. Found `{name}`.{near_matches(name, SPLITS)}"
+                    f"`validation.de`. Found `{name}`.{near_matches(str(name), SPLITS)}"
                 )
+        if not keys and parameter == "splits":
+            raise ConfigurationError("Parameter `splits` should name a split of the data. Found `splits = {}`.")
         self._dataset = resolve_folder(dataset, revision) if dataset else None
         self._dataset_config = dataset_config
         self._revision = revision
         present = {split: names for split, names in (data_files or {}).items() if not are_missing(names)}
         self._data_files = {**(data_files or {}), **resolve_files(present or data_files or {})}
+        tell_of_repeated(self._data_files)
         self._splits = splits
         self._validation_fraction = validation_fraction
         self._split_seed = split_seed

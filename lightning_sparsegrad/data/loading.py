@@ -10,9 +10,11 @@ from pathlib import Path
 
 import datasets
 from datasets import Dataset
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_sparsegrad.data.checks import listed
 from lightning_sparsegrad.data.conll import SHARED_TASKS, UNIVERSAL_DEPENDENCIES, load_conll
+from lightning_sparsegrad.data.encodings import kind_of
 from lightning_sparsegrad.data.folders import find_splits, require_plain
 from lightning_sparsegrad.data.parquet import load_parquet
 from lightning_sparsegrad.data.reads import Reads
@@ -56,7 +58,7 @@ def resolve_files(data_files: Mapping[str, str | Sequence[str]]) -> dict[str, li
                 raise ConfigurationError(f"Data files should end in {', '.join(_EXTENSIONS)}. {found}.")
             if path.suffix != paths[0].suffix:
                 raise ConfigurationError(f"Data files of one split should end alike. {found} after `{paths[0].name}`.")
-            if not path.is_file():
+            if not _is_file(path):
                 raise ConfigurationError(f"Data files should exist. {found}.")
             if path.stat().st_size == 0:
                 raise ConfigurationError(f"Data files should not be empty. {found}.")
@@ -64,10 +66,28 @@ def resolve_files(data_files: Mapping[str, str | Sequence[str]]) -> dict[str, li
     return resolved
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long
+        return False
+
+
 def are_missing(names: str | Sequence[str]) -> bool:
     """Return whether one of the data files of a split is not there."""
     paths = [resolve_source(name) for name in ([names] if isinstance(names, str) else names)]
-    return not all(Path(path).exists() for path in paths)
+    return not all(_is_file(Path(path)) for path in paths)
+
+
+def tell_of_repeated(data_files: Mapping[str, str | Sequence[str]]) -> None:
+    """Say so if a file is read twice: warn of one that a split names twice, log one of training and evaluation."""
+    paths = {split: [names] if isinstance(names, str) else list(names) for split, names in data_files.items()}
+    for split, names in paths.items():
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            rank_zero_warn(f"The rows of {listed(twice)} come more than once in `data_files.{split}`.")
+    for split, names in paths.items():
+        if kind_of(split) in ("validation", "test") and (same := sorted({*names} & {*paths.get("train", ())})):
+            rank_zero_info(f"Split `{split}` measures what was learnt by heart: {listed(same)} is trained on, too.")
 
 
 def open_files(data_files: Mapping[str, str | Sequence[str]], reads: Reads | None = None) -> Splits:
