@@ -27,6 +27,7 @@ from lightning_sparsegrad.resume.waiting import INEXACT_KEY, WaitingCheckpoints
 from lightning_sparsegrad.trainable import tell_what_trains
 from lightning_sparsegrad.transforms.base import GradientTransform, Window
 from lightning_sparsegrad.twins import is_a, package_of
+from lightning_sparsegrad.untrained import warn_of_untrained
 
 CHECKPOINT_KEY = "lightning_sparsegrad"
 _NORMS = {"norm_before", "norm_after"}  # of every component: too many to log
@@ -89,8 +90,10 @@ class TrainerDriver:
         self._refuse_unsupported(trainer)
         _refuse_twins(trainer)
         MonitorCheck.join(trainer)
-        self._engine = self._new_engine(trainer, module, total_steps=self._count_steps(trainer))
+        steps = self._count_steps(trainer)
+        self._engine = self._new_engine(trainer, module, total_steps=steps)
         self._warn_of_lost_states(module)
+        warn_of_untrained(trainer, module, self._engine, count=lambda: count_steps(trainer) if steps is None else steps)
         tell_what_trains(module)
         _LeaveAsItWas.join(trainer, self._engine)
         DivergenceCheck.join(trainer)

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
+MAX_SEED = 2**32 - 1  # of numpy, which `seed_everything` seeds as well
+
 
 class ConfigurationError(ValueError):
     """A parameter, a file or a combination of settings that cannot work.
@@ -25,3 +27,17 @@ def require_one_of(parameter: str, value: object, allowed: Sequence[object]) -> 
             f"Parameter `{parameter}` should be one of {', '.join(map(repr, allowed))}. "
             f"Found `{parameter} = {value!r}`.{near_matches(str(value), map(str, allowed))}"
         )
+
+
+def reason_of(error: BaseException, *, most: int = 300) -> str:
+    """Return what an error of another library says, on one line; with its class, where the text alone is no sentence.
+
+    Args:
+        error: The error.
+        most: The characters to keep.
+    """
+    lines = str(error).splitlines() or [""]
+    line = " ".join(" ".join(lines[:1] if not lines[0].endswith(":") else lines).split())
+    if not line or isinstance(error, LookupError | TypeError | AttributeError | ArithmeticError | AssertionError):
+        line = f"{type(error).__name__}: {line}" if line else type(error).__name__
+    return line if len(line) <= most else f"{line[:most]}..."

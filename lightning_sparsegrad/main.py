@@ -47,15 +47,15 @@ from lightning_sparsegrad.stored_defaults import (
     where_paths_start,
 )
 from lightning_sparsegrad.terminal import controls_shown
+from lightning_sparsegrad.trainer_checks import check_trainer, require_seed
 
 __all__ = ["SparseGradArgumentParser", "SparseGradCLI", "StoreConfigCallback", "main"]
 
-_LARGEST_INTEGER = 2**63
 _OTHERS = (
     "`study` compares strategies over many runs of `fit`; `export` writes a checkpoint as a folder for `transformers`."
 )
 # what a class raises about its arguments; any other error may be a bug, and keeps its traceback
-_ABOUT_ARGUMENTS = (ValueError, TypeError, FileNotFoundError, ImportError, MisconfigurationException)
+_ABOUT_ARGUMENTS = (ValueError, TypeError, OSError, ImportError, MisconfigurationException)
 
 
 class SparseGradCLI(LightningCLI):
@@ -80,8 +80,8 @@ class SparseGradCLI(LightningCLI):
     a new `lightning_logs/version_<n>`. A file that was there before stays, and the new one has a number.
 
     Note:
-        `SECURITY.md` says what a config or a checkpoint of a stranger can do. In short: objects of the kind that a place
-        asks for are made, and their modules imported; nothing else is called. Read both before you run them.
+        `SECURITY.md` says what a config or a checkpoint of a stranger can do. In short: objects of the kind that a
+        place asks for are made, and their modules imported; nothing else is called. Read both before you run them.
 
     Args:
         model_class: The only model, or with `subclass_mode_model` the base of those that may be named; by default any.
@@ -184,6 +184,7 @@ class SparseGradCLI(LightningCLI):
         ) as error:  # jsonargparse lets a few through: a NUL where a path may stand, a name of no module
             raise ConfigurationError(str(error)) from error
         config = self.config[given.subcommand] if given.subcommand else self.config
+        require_seed(config)
         ask_for_regression(config)
         if self._stored and given.subcommand:
             replace_origin(config, self._stored.config)
@@ -243,7 +244,7 @@ class SparseGradCLI(LightningCLI):
             text = Fault.find(str(error)).text
             more = about_missing(self) + about_moved(text, self._get(self.config, "ckpt_path"))
             raise ConfigurationError(text + more) from error
-        _check_trainer(self.trainer)
+        check_trainer(self.trainer, fits=self.subcommand == "fit")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Instantiate the Trainer, with `ResultsTable`, `ExactResume` and `PredictionWriter` where they make sense."""
@@ -283,16 +284,6 @@ class SparseGradCLI(LightningCLI):
             print_outcome(self.trainer, seconds=monotonic() - start, diverged=fault is not None)
         if fault is not None:
             raise FloatingPointError(fault)
-
-
-def _check_trainer(trainer: Trainer) -> None:
-    """Check what Lightning stumbles over without a word."""
-    every = trainer.accumulate_grad_batches
-    if not 1 <= every < _LARGEST_INTEGER:
-        raise ConfigurationError(
-            f"Parameter `accumulate_grad_batches` of the Trainer should be positive. "
-            f"Found `accumulate_grad_batches = {every}`."
-        )
 
 
 def _is_raised_by_lightning(error: BaseException, *, part: str = "") -> bool:

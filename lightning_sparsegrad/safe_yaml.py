@@ -11,6 +11,7 @@ from jsonargparse import get_loader, set_loader
 PARSER_MODE = "sparsegrad_yaml"
 _MAX_DEPTH = 100  # levels; what reads a config calls itself once a level
 _MAX_ENTRIES = 1_000_000  # values with aliases written out; nine lines of aliases can stand for 10^9
+_MAX_DIGITS = 100  # Python refuses to read thousands, and nothing here counts that far
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _WORDS = {True: "yes, on or true", False: "no, off or false", None: "null"}
 _NOT_NAMES = ("bool", "null")  # tags of keys that nothing is called by; numbers may be: of epochs
@@ -104,6 +105,8 @@ def _check(text: str) -> None:
                 sizes[closed.anchor] = size
         elif isinstance(event, yaml.ScalarEvent):
             _check_key(open_[-1], event)
+            if event.implicit[0] and len(event.value) > _MAX_DIGITS and not event.value.strip("+-_0123456789"):
+                raise _refusal(f"a number of more than {_MAX_DIGITS} digits", event)
         else:
             continue
         open_[-1].size += size

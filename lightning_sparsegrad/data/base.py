@@ -11,10 +11,17 @@ import torch
 from datasets import Dataset
 from lightning.pytorch.utilities.types import EVAL_DATALOADERS
 from torch.utils.data import DataLoader, DistributedSampler
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from lightning_sparsegrad.adapters import tokenizer_source
-from lightning_sparsegrad.data.checks import listed, require_at_least, require_file_names, require_no_mean
+from lightning_sparsegrad.data.checks import (
+    listed,
+    most_workers,
+    require_at_least,
+    require_at_most,
+    require_file_names,
+    require_no_mean,
+    require_seed,
+)
 from lightning_sparsegrad.data.encodings import Encoding, Tokens, kind_of
 from lightning_sparsegrad.data.encodings.base import Batch
 from lightning_sparsegrad.data.extremes import extreme_rows
@@ -24,12 +31,12 @@ from lightning_sparsegrad.data.order import LengthGroupedSampler, UnrepeatedSamp
 from lightning_sparsegrad.data.padding import settle_padding
 from lightning_sparsegrad.data.predictions import write_table
 from lightning_sparsegrad.errors import ConfigurationError, require_one_of
-from lightning_sparsegrad.hub import STRANGERS, how_without, is_unreachable
 from lightning_sparsegrad.metrics import MetricName
-from lightning_sparsegrad.sources import resolve_source
+from lightning_sparsegrad.tokenizers import load_tokenizer
 from lightning_sparsegrad.twins import require_our_trainer
 
 SPLITS = ("train", "validation", "test", "predict")
+_LARGEST = 2**31 - 1  # rows or tokens; more is a slip of the key, and torch counts in 64 bits
 _SPLITS_OF_STAGE = {
     "fit": ("train", "validation"),
     "validate": ("validation",),
@@ -59,13 +66,14 @@ class TokenizedDataModule(LabelledDataModule, ABC):
         max_length: The tokens a row is truncated to, special ones included.
         batch_size: The rows per batch and device when training.
         eval_batch_size: The same for validation, test and prediction; `batch_size` by default.
-        num_workers: The processes that load batches, beside the main one.
-        pad_to_multiple_of: Round the length of a batch up to a multiple of this, in tokens.
+        num_workers: The processes that load batches, beside the main one; at most 64 for each core of the machine.
+        pad_to_multiple_of: Round the length of a batch up to a multiple of this, in tokens, at most `max_length`.
         group_by_length: Make batches of rows of similar length, which takes less padding: in random order for training
             (`LengthGroupedSampler`), longest first for validation and test.
         max_samples: Keep at most this many rows of each split, for quick trials: a draw that is the same in every run.
             Rows to predict are all kept, in their order; the Trainer's `limit_predict_batches` bounds them.
-        seed: The seed of the order of the train split; by default the global seed (`seed_everything`), else 0.
+        seed: The seed of the order of the train split, from 0 to 2^32 - 1; by default the global seed
+            (`seed_everything`), else 0.
 
     Raises:
         ConfigurationError: If a number is out of range.
@@ -100,7 +108,11 @@ class TokenizedDataModule(LabelledDataModule, ABC):
         }
         given = {name: value for name, value in optional.items() if value is not None}
         require_at_least(1, max_length=max_length, batch_size=batch_size, **given)
-        require_at_least(0, num_workers=num_workers, seed=0 if seed is None else seed)
+        require_at_least(0, num_workers=num_workers)
+        require_at_most(most_workers(), num_workers=num_workers)
+        require_at_most(_LARGEST, max_length=max_length, batch_size=batch_size, **given)
+        require_at_most(max_length, pad_to_multiple_of=pad_to_multiple_of or 1)
+        require_seed(seed=0 if seed is None else seed)
         self.max_length = max_length
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
@@ -167,23 +179,17 @@ class TokenizedDataModule(LabelledDataModule, ABC):
             ConfigurationError: If no tokenizer is named, it cannot be loaded, or cannot do what is asked of it.
         """
         name = self.tokenizer_name or self._model_name()
-        source = tokenizer_source(resolve_source(name))
-        try:
-            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-                source,
-                local_files_only=is_unreachable(source, "model"),
-                **{**self.encoding.tokenizer_options, **STRANGERS},
-            )
-        except Exception as error:  # of any library of tokenizers
-            reason = repr(error) if not str(error) else str(error).splitlines()[0]
-            help_offline = how_without(source, "model")
-            raise ConfigurationError(
-                f"Tokenizer `{name}` should be a hub id or a local folder. Found: {reason}{help_offline}"
-            ) from error
+        tokenizer = load_tokenizer(name, self.encoding.tokenizer_options)
         if self.max_length > tokenizer.model_max_length:
             raise ConfigurationError(
                 f"Parameter `max_length` should be at most {tokenizer.model_max_length} for tokenizer `{name}`. "
                 f"Found `max_length = {self.max_length}`."
+            )
+        special = tokenizer.num_special_tokens_to_add(pair=False)
+        if self.max_length <= special:
+            raise ConfigurationError(
+                f"Parameter `max_length` should be at least {special + 1} for tokenizer `{name}`, which puts {special} "
+                f"tokens of its own into each row. Found `max_length = {self.max_length}`."
             )
         module = self._module
         settle_padding(tokenizer, name, getattr(getattr(module, "model", None), "config", None))

@@ -1,10 +1,11 @@
 """Checks that the data modules share."""
 
+import os
 from collections.abc import Iterable
 
 from datasets import Dataset
 
-from lightning_sparsegrad.errors import ConfigurationError, near_matches
+from lightning_sparsegrad.errors import MAX_SEED, ConfigurationError, near_matches
 from lightning_sparsegrad.results import MEANS
 
 _SHOWN = 20  # columns
@@ -19,6 +20,32 @@ def require_at_least(least: int, **values: int) -> None:
     for name, value in values.items():
         if value is None or value < least:
             raise ConfigurationError(f"Parameter `{name}` should be at least {least}. Found `{name} = {value}`.")
+
+
+def require_at_most(most: int, **values: int) -> None:
+    """Check that each of the parameters is at most `most`.
+
+    Raises:
+        ConfigurationError: If one is more.
+    """
+    for name, value in values.items():
+        if value > most:
+            raise ConfigurationError(f"Parameter `{name}` should be at most {most}. Found `{name} = {value}`.")
+
+
+def require_seed(**values: int) -> None:
+    """Check that each of the parameters is a seed that every generator takes.
+
+    Raises:
+        ConfigurationError: If one is negative, too large, or `None`.
+    """
+    require_at_least(0, **values)
+    require_at_most(MAX_SEED, **values)
+
+
+def most_workers() -> int:
+    """Return how many processes of a loader this machine is trusted with: 64 for each of its cores."""
+    return 64 * (os.cpu_count() or 1)
 
 
 def require_columns(rows: Dataset, columns: dict[str, str], split: str) -> None:

@@ -13,6 +13,7 @@ from lightning_sparsegrad.data.checks import listed, require_at_least
 from lightning_sparsegrad.data.encodings import SequenceEncoding
 from lightning_sparsegrad.data.unicode_names import TRAIN_LANGUAGE, read_groups, topic_rows
 from lightning_sparsegrad.errors import ConfigurationError, require_one_of
+from lightning_sparsegrad.sources import resolve_source
 
 GROUPS = (
     *("Smileys & Emotion", "People & Body", "Animals & Nature", "Food & Drink", "Travel & Places"),
@@ -71,7 +72,8 @@ class EmojiTopicsDataModule(TokenizedDataModule):
     ) -> None:
         super().__init__(encoding=SequenceEncoding("text", "label", list(GROUPS)), **kwargs)
         require_at_least(1, min_names=min_names)
-        self._names, self._groups = Path(root).expanduser() / _NAMES, Path(root).expanduser() / _GROUPS
+        self._root = Path(resolve_source(root))
+        self._names, self._groups = self._root / _NAMES, self._root / _GROUPS
         if not (self._names / f"{TRAIN_LANGUAGE}.xml").is_file() or not self._groups.is_file():
             raise ConfigurationError(
                 f"Parameter `root` should be a folder with `{_NAMES}` and `{_GROUPS}`: run `apt-get install "
@@ -109,6 +111,11 @@ class EmojiTopicsDataModule(TokenizedDataModule):
             count = sum(1 for _ in same)
             found[split] = rows.select(range(start, start + count)).remove_columns("split")
             start += count
+        if "train" not in found:
+            raise ConfigurationError(
+                f"Parameter `root` should be a folder with names of emoji of the nine groups in {TRAIN_LANGUAGE!r} to "
+                f"train on. Found `root = {str(self._root)!r}` with none."
+            )
         kept = [
             language
             for language in self._languages

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 _GZIP = b"\x1f\x8b"
-_CODE = ("conll.py", "lines.py", "objects.py", "records.py", "squad.py", "tables.py")
+_CODE = ("conll.py", "lines.py", "objects.py", "parquet.py", "records.py", "squad.py", "tables.py", "valence.py")
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 

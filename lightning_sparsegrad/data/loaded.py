@@ -9,9 +9,16 @@ from datasets import Dataset
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_sparsegrad.data.base import SPLITS, TokenizedDataModule
-from lightning_sparsegrad.data.checks import listed
+from lightning_sparsegrad.data.checks import listed, require_seed
 from lightning_sparsegrad.data.encodings import Encoding, kind_of
-from lightning_sparsegrad.data.loading import are_missing, load_dataset, open_files, resolve_files, resolve_folder
+from lightning_sparsegrad.data.loading import (
+    are_missing,
+    load_dataset,
+    open_files,
+    resolve_files,
+    resolve_folder,
+    tell_of_repeated,
+)
 from lightning_sparsegrad.data.splits import Splits
 from lightning_sparsegrad.errors import ConfigurationError, near_matches
 
@@ -36,7 +43,7 @@ class LoadedDataModule(TokenizedDataModule, ABC):
         validation_fraction: Set this fraction of the train split aside for validation, strictly between 0 and 1, where
             there is one and no validation split. The rows are drawn with `split_seed`, and not with `seed`: runs with
             different seeds are compared on the same rows, and a resumed run never validates on rows it was trained on.
-        split_seed: The seed of that draw.
+        split_seed: The seed of that draw, from 0 to 2^32 - 1.
         train_language: The part that is of the language of the train split: `val/<metric>/mean_unseen` leaves it out.
             A warning says so if there is no such part.
         **kwargs: What `TokenizedDataModule` takes.
@@ -76,18 +83,22 @@ class LoadedDataModule(TokenizedDataModule, ABC):
                 f"Parameter `validation_fraction` should be strictly between 0 and 1. "
                 f"Found `validation_fraction = {validation_fraction}`."
             )
-        parameter, keys = ("splits", splits) if splits is not None else ("data_files", data_files or {})
-        for name in keys:
-            if kind_of(name) not in SPLITS:
+        require_seed(split_seed=split_seed)
+        parameter, keys = ("splits", splits) if splits is not None else ("data_files", data_files)
+        for name in keys or {}:
+            if not isinstance(name, str) or kind_of(name) not in SPLITS:
                 raise ConfigurationError(
                     f"The keys of `{parameter}` should be among {listed(SPLITS)}, or parts of them such as "
-                    f"`validation.de`. Found `{name}`.{near_matches(name, SPLITS)}"
+                    f"`validation.de`. Found `{name}`.{near_matches(str(name), SPLITS)}"
                 )
+        if not keys and parameter == "splits":
+            raise ConfigurationError("Parameter `splits` should name a split of the data. Found `splits = {}`.")
         self._dataset = resolve_folder(dataset, revision) if dataset else None
         self._dataset_config = dataset_config
         self._revision = revision
         present = {split: names for split, names in (data_files or {}).items() if not are_missing(names)}
         self._data_files = {**(data_files or {}), **resolve_files(present or data_files or {})}
+        tell_of_repeated(self._data_files)
         self._splits = splits
         self._validation_fraction = validation_fraction
         self._split_seed = split_seed

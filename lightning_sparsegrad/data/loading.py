@@ -10,10 +10,13 @@ from pathlib import Path
 
 import datasets
 from datasets import Dataset
-from pyarrow.parquet import read_schema  # type: ignore[import-untyped]  # ships no types
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_sparsegrad.data.checks import listed
 from lightning_sparsegrad.data.conll import SHARED_TASKS, UNIVERSAL_DEPENDENCIES, load_conll
+from lightning_sparsegrad.data.encodings import kind_of
+from lightning_sparsegrad.data.folders import find_splits, require_plain
+from lightning_sparsegrad.data.parquet import load_parquet
 from lightning_sparsegrad.data.reads import Reads
 from lightning_sparsegrad.data.records import load_records
 from lightning_sparsegrad.data.splits import Splits
@@ -46,7 +49,7 @@ def resolve_files(data_files: Mapping[str, str | Sequence[str]]) -> dict[str, li
     """
     resolved: dict[str, list[str]] = {}
     for split, names in data_files.items():
-        paths = [Path(resolve_source(name)).expanduser() for name in ([names] if isinstance(names, str) else names)]
+        paths = [Path(resolve_source(name)) for name in ([names] if isinstance(names, str) else names)]
         if not paths:
             raise ConfigurationError(f"Parameter `data_files` should name a file for split `{split}`. Found none.")
         for path in paths:
@@ -55,7 +58,7 @@ def resolve_files(data_files: Mapping[str, str | Sequence[str]]) -> dict[str, li
                 raise ConfigurationError(f"Data files should end in {', '.join(_EXTENSIONS)}. {found}.")
             if path.suffix != paths[0].suffix:
                 raise ConfigurationError(f"Data files of one split should end alike. {found} after `{paths[0].name}`.")
-            if not path.is_file():
+            if not _is_file(path):
                 raise ConfigurationError(f"Data files should exist. {found}.")
             if path.stat().st_size == 0:
                 raise ConfigurationError(f"Data files should not be empty. {found}.")
@@ -63,10 +66,28 @@ def resolve_files(data_files: Mapping[str, str | Sequence[str]]) -> dict[str, li
     return resolved
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long
+        return False
+
+
 def are_missing(names: str | Sequence[str]) -> bool:
     """Return whether one of the data files of a split is not there."""
     paths = [resolve_source(name) for name in ([names] if isinstance(names, str) else names)]
-    return not all(Path(path).expanduser().exists() for path in paths)
+    return not all(_is_file(Path(path)) for path in paths)
+
+
+def tell_of_repeated(data_files: Mapping[str, str | Sequence[str]]) -> None:
+    """Say so if a file is read twice: warn of one that a split names twice, log one of training and evaluation."""
+    paths = {split: [names] if isinstance(names, str) else list(names) for split, names in data_files.items()}
+    for split, names in paths.items():
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            rank_zero_warn(f"The rows of {listed(twice)} come more than once in `data_files.{split}`.")
+    for split, names in paths.items():
+        if kind_of(split) in ("validation", "test") and (same := sorted({*names} & {*paths.get("train", ())})):
+            rank_zero_info(f"Split `{split}` measures what was learnt by heart: {listed(same)} is trained on, too.")
 
 
 def open_files(data_files: Mapping[str, str | Sequence[str]], reads: Reads | None = None) -> Splits:
@@ -114,23 +135,7 @@ def _load(paths: Sequence[str], suffix: str, reads: Reads) -> Dataset:
         return load_squad(paths)
     if suffix in _RECORDS:
         return load_records(paths, reads)
-    _require_columns_of_first(paths)
-    with without_network():
-        reader = datasets.load_dataset_builder("parquet", data_files={"train": list(paths)})
-        reader.download_and_prepare()
-    found = reader.info.splits["train"].num_examples  # no row makes a split that cannot be opened
-    return reader.as_dataset("train") if found else Dataset.from_dict({})
-
-
-def _require_columns_of_first(paths: Sequence[str]) -> None:
-    """Check that parquet files have the same columns: `datasets` would fill one with nothing, or fail at a cast."""
-    first, *others = (read_schema(path).names for path in paths)
-    for path, names in zip(paths[1:], others, strict=True):
-        if set(names) != set(first):
-            raise ValueError(
-                f"{Path(path).name}: the columns should be those of {Path(paths[0]).name}, {listed(first)}. "
-                f"Found {listed(names)}"
-            )
+    return load_parquet(paths)
 
 
 def load_dataset(
@@ -154,12 +159,15 @@ def load_dataset(
     try:
         if Path(name).is_dir():
             with without_network():
-                files = _files_of_folder(name, config)
+                files = _files_of_folder(Path(name), config)
                 if not files:
+                    require_plain(Path(name))
                     return dict(datasets.load_dataset(name, config))
         else:
             with without_network() if is_unreachable(name, "dataset") else nullcontext():
                 return dict(datasets.load_dataset(name, config, revision=revision))
+    except ConfigurationError:
+        raise
     except Exception as error:
         raise ConfigurationError(
             f"Parameter `dataset` should be a local folder of data files or the id of a data set on a hub that can be "
@@ -169,18 +177,17 @@ def load_dataset(
     return load_files(files, reads)
 
 
-def _files_of_folder(name: str, config: str | None) -> dict[str, list[str]]:
+def _files_of_folder(folder: Path, config: str | None) -> dict[str, list[str]]:
     """Return the files of a folder by the split that `datasets` sees in their names; none that it has to read itself.
 
     It would read tables by other rules than those of `load_files`. A README may hold settings for that.
     """
-    readme = Path(name, "README.md")
+    readme = folder / "README.md"
     if readme.is_file() and any(f"{key}:" in readme.read_text("utf-8") for key in ("configs", "dataset_info")):
         return {}
-    found = datasets.load_dataset_builder(name, config).config.data_files or {}
-    files = {str(split): [str(path) for path in paths] for split, paths in found.items()}
+    files = find_splits(folder, config)
     suffixes = {split: {Path(path).suffix for path in paths} for split, paths in files.items()}
-    are_ours = all(len(kinds) == 1 and kinds <= {*SEPARATORS, *_RECORDS} for kinds in suffixes.values())
+    are_ours = all(len(kinds) == 1 and kinds <= {*SEPARATORS, *_RECORDS, _PARQUET} for kinds in suffixes.values())
     return files if are_ours and all(Path(path).is_file() for paths in files.values() for path in paths) else {}
 
 
@@ -213,7 +220,7 @@ def resolve_folder(name: str, revision: str | None = None) -> str:
     Raises:
         ConfigurationError: If `name` is a path but no folder, or a local folder is asked for a `revision`.
     """
-    path = Path(resolve_source(name)).expanduser()
+    path = Path(resolve_source(name))
     if path.is_dir():
         if revision is not None:
             raise ConfigurationError(
@@ -231,7 +238,9 @@ def resolve_folder(name: str, revision: str | None = None) -> str:
 
 
 def _cause(error: BaseException) -> str:
-    """Return the first line of the innermost error, as a sentence."""
+    """Return the innermost error on one line, as a sentence; of an error of a library its first line."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return f"{(str(error) or type(error).__name__).splitlines()[0].rstrip('.')}."
+    text = str(error) or type(error).__name__
+    line = " ".join(text.split("\n")) if type(error) is ValueError else text.splitlines()[0]  # ours name files
+    return f"{line.rstrip('.')}."

@@ -1,22 +1,28 @@
 """Human valence ratings of words: real labels that come with an installed package."""
 
-import csv
+from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from typing import Any, Literal, get_args
 
-import datasets
-from datasets import Dataset
+from datasets import Dataset, Features, Value
 
 from lightning_sparsegrad.data.base import TokenizedDataModule
 from lightning_sparsegrad.data.checks import listed
 from lightning_sparsegrad.data.encodings import SequenceEncoding
+from lightning_sparsegrad.data.lines import digests_of, lines_of
 from lightning_sparsegrad.errors import ConfigurationError, near_matches
-from lightning_sparsegrad.hub import without_network
 from lightning_sparsegrad.sources import resolve_source
 
 LEXICON = "package:vaderSentiment/vaderSentiment/vader_lexicon.txt"
 Target = Literal["polarity", "valence"]
 
+_COLUMNS = {
+    "word": Value("string"),
+    "valence": Value("float64"),
+    "deviation": Value("float64"),
+    "ratings": Value("string"),
+    "polarity": Value("string"),
+}
 _STEM_LENGTH = 5  # characters
 _SPLIT_OF_TENTH = ("train",) * 8 + ("validation", "test")
 
@@ -73,21 +79,19 @@ class ValenceDataModule(TokenizedDataModule):
 
     def load_splits(self) -> dict[str, Dataset]:
         """Return the entries of each split, with their `word`, `valence` and `polarity`."""
-        with without_network():
-            entries = datasets.load_dataset(
-                "csv",
-                data_files={"train": self._lexicon},
-                split="train",
-                sep="\t",
-                names=["word", "valence", "deviation", "ratings"],
-                quoting=csv.QUOTE_NONE,
-                keep_default_na=False,
-            )
-        polarity = ["positive" if mean > 0 else "negative" for mean in entries["valence"]]
-        entries = entries.add_column("polarity", polarity)
+        facts = {"path": self._lexicon, "contents": digests_of([self._lexicon])}
+        entries = Dataset.from_generator(_entries, Features(_COLUMNS), gen_kwargs=facts)
         splits = [split_of_word(word) for word in entries["word"]]
         rows = {
             name: entries.select([index for index, split in enumerate(splits) if split == name])
             for name in ("train", "validation", "test")
         }
         return {**rows, "predict": rows["test"]}
+
+
+def _entries(path: str, contents: Sequence[str]) -> Iterator[dict[str, Any]]:  # noqa: ARG001
+    for line in lines_of(path):
+        word, mean, deviation, ratings = line.rstrip("\n").split("\t")
+        valence = float(mean)
+        polarity = "positive" if valence > 0 else "negative"
+        yield dict(zip(_COLUMNS, (word, valence, float(deviation), ratings, polarity), strict=True))

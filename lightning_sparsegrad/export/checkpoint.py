@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from lightning_sparsegrad.checkpoints import about_checkpoint, names_in, require_mappings
 from lightning_sparsegrad.data.padding import settle_padding as settle_tokenizer
-from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.errors import ConfigurationError, reason_of
 from lightning_sparsegrad.export.folder import require_free, written
 from lightning_sparsegrad.export.model import build
 from lightning_sparsegrad.export.release_0_1 import describe
@@ -93,11 +93,10 @@ def _find_tokenizer(name: str, options: Mapping[str, Any]) -> PreTrainedTokenize
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             source, local_files_only=is_unreachable(source, "model"), **{**options, **STRANGERS}
         )
-    except Exception as error:  # of any library of tokenizers
-        reason = (str(error) or repr(error)).splitlines()[0]
+    except Exception as error:  # broken files are found by whatever stumbles over them
         raise ConfigurationError(
             f"Parameter `tokenizer` should name the folder or the hub id of the tokenizer that the checkpoint was "
-            f"trained with. Found `tokenizer = {name}`: {reason}{how_without(source, 'model')}"
+            f"trained with. Found `tokenizer = {name}`: {reason_of(error)}{how_without(source, 'model')}"
         ) from error
     return tokenizer
 

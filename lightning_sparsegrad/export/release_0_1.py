@@ -9,7 +9,7 @@ from transformers import AutoConfig
 
 from lightning_sparsegrad.checkpoints import stored_run
 from lightning_sparsegrad.data.encodings import TokenEncoding
-from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.errors import ConfigurationError, reason_of
 from lightning_sparsegrad.hub import STRANGERS, how_without, is_unreachable
 from lightning_sparsegrad.imports import find, named_by_checkpoint
 from lightning_sparsegrad.modules import (
@@ -51,10 +51,10 @@ def describe(checkpoint: Mapping[str, Any], path: str, base: str | None) -> dict
         base_config = AutoConfig.from_pretrained(
             source, local_files_only=is_unreachable(source, "model"), **_head_of(arguments), **STRANGERS
         )
-    except (OSError, ValueError) as error:
+    except Exception as error:  # broken files are found by whatever stumbles over them
         raise ConfigurationError(
             f"Parameter `model_name_or_path` should name the base model of a checkpoint of release 0.1, which holds no "
-            f"configuration. Found `model_name_or_path = {name}`: {str(error).splitlines()[0]}"
+            f"configuration. Found `model_name_or_path = {name}`: {reason_of(error)}"
             f"{how_without(source, 'model')}"
         ) from error
     with torch.device("meta"):

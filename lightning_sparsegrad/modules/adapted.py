@@ -15,9 +15,10 @@ from transformers import (
 )
 
 from lightning_sparsegrad.adapters import INSTALL, base_of
-from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.errors import ConfigurationError, reason_of
 from lightning_sparsegrad.hub import STRANGERS, how_without, is_unreachable
 from lightning_sparsegrad.modules.padding import padding_options
+from lightning_sparsegrad.modules.stored_config import stored_config
 
 # what PEFT calls the tasks whose adapters hold a head: that of one would be taken for that of another
 _TASKS = {
@@ -86,16 +87,16 @@ def _load_base(
     auto_model: Any, base: str, adapter: Path, options: Mapping[str, Any]
 ) -> tuple[PreTrainedModel, Mapping[str, Any]]:
     offline = is_unreachable(base, "model")
-    options = {**options, **padding_options(base, offline=offline), **STRANGERS}
+    options = {**options, **padding_options(stored_config(base, offline=offline)), **STRANGERS}
     looked_for = {"local_files_only": offline} | (_WHOLE_MODEL if Path(base) == adapter.parent else {})
     try:
         model, report = auto_model.from_pretrained(
             base, local_files_only=offline, adapter_kwargs=looked_for, output_loading_info=True, **options
         )
-    except (OSError, ValueError) as error:
+    except Exception as error:  # broken files are found by whatever stumbles over them
         raise ConfigurationError(
             f"`base_model_name_or_path` in `{adapter}` should be a hub id that can be reached or a local folder, of "
-            f"the model that the adapter was trained on. Found `{base}`: {str(error).splitlines()[0]}"
+            f"the model that the adapter was trained on. Found `{base}`: {reason_of(error)}"
             f"{how_without(base, 'model')}"
         ) from error
     return model, report

@@ -13,6 +13,7 @@ from lightning_sparsegrad.errors import require_one_of
 from lightning_sparsegrad.hub import STRANGERS, is_unreachable
 from lightning_sparsegrad.modules.adapted import load_adapted
 from lightning_sparsegrad.modules.padding import padding_options
+from lightning_sparsegrad.modules.stored_config import stored_config
 
 DType = Literal["float32", "bfloat16", "float16", "auto"]
 
@@ -32,7 +33,7 @@ def load_pretrained(auto_model: Any, source: str, config: Mapping[str, Any], dty
         dtype: That of the weights, whatever they are stored in; `"auto"` keeps what they are stored in.
 
     Raises:
-        ConfigurationError: If an adapter cannot be loaded.
+        ConfigurationError: If an adapter cannot be loaded, or a configuration makes no model.
     """
     offline = is_unreachable(source, "model")
     options: dict[str, Any] = {"dtype": dtype, **config}
@@ -40,7 +41,7 @@ def load_pretrained(auto_model: Any, source: str, config: Mapping[str, Any], dty
         return load_adapted(auto_model, source, adapter, options)
     if offline:  # transformers would look for an adapter on the network
         options["adapter_kwargs"] = {"local_files_only": True}
-    options |= padding_options(source, offline=offline)
+    options |= padding_options(stored_config(source, offline=offline))
     model: PreTrainedModel = auto_model.from_pretrained(source, local_files_only=offline, **{**options, **STRANGERS})
     return model
 

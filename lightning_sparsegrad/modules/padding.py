@@ -5,7 +5,7 @@ from contextlib import suppress
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from lightning_sparsegrad.adapters import tokenizer_source
 from lightning_sparsegrad.hub import STRANGERS, is_unreachable
@@ -50,19 +50,14 @@ def settle_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | 
     set_padding(model, next((each for each in candidates if _is_id(each, size)), None))
 
 
-def padding_options(source: str, *, offline: bool) -> dict[str, Any]:
+def padding_options(config: Any) -> dict[str, Any]:
     """Return what to load a model with whose configuration names a padding token that it does not embed.
 
     `torch.nn.Embedding` refuses it, or takes -1 for the last token.
 
     Args:
-        source: Hub id or local folder of a whole model.
-        offline: Whether to look on this machine alone.
+        config: The configuration of a whole model, or `None` if it cannot be read.
     """
-    try:
-        config: Any = AutoConfig.from_pretrained(source, local_files_only=offline, **STRANGERS)
-    except Exception:  # who loads the model says what is wrong with it
-        return {}
     padding = getattr(config, "pad_token_id", None)
     return {} if padding is None or _is_id(padding, getattr(config, "vocab_size", None)) else {"pad_token_id": None}
 

@@ -26,6 +26,7 @@ from lightning_sparsegrad.driver import count_steps
 from lightning_sparsegrad.errors import ConfigurationError, require_one_of
 from lightning_sparsegrad.learning_rates import TRAINING_STEPS
 from lightning_sparsegrad.modules.linear_decay import LinearDecay
+from lightning_sparsegrad.modules.numbers import check_scheduler
 
 Interval = Literal["step", "epoch"]
 
@@ -104,6 +105,7 @@ class Scheduling:
             raise ConfigurationError(
                 f"Parameter `lr_scheduler` should make an LRScheduler of torch. Found `{type(scheduler).__name__}`."
             )
+        check_scheduler(scheduler)
         if isinstance(scheduler, StepLR) and scheduler.step_size < 1:  # torch divides by it, at the first step
             raise ConfigurationError(
                 f"Parameter `step_size` of `StepLR` should be positive. Found `step_size = {scheduler.step_size}`."

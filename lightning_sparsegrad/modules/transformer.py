@@ -23,7 +23,7 @@ from lightning_sparsegrad.data.base import TokenizedDataModule
 from lightning_sparsegrad.data.checks import listed
 from lightning_sparsegrad.data.classes import are_same
 from lightning_sparsegrad.data.order import is_filler
-from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.errors import ConfigurationError, reason_of
 from lightning_sparsegrad.hub import how_without
 from lightning_sparsegrad.modules.base import SparseGradModule
 from lightning_sparsegrad.modules.description import (
@@ -36,6 +36,7 @@ from lightning_sparsegrad.modules.description import (
 from lightning_sparsegrad.modules.evaluation import Evaluation, loaders_of
 from lightning_sparsegrad.modules.limits import is_on_cpu, require_fit
 from lightning_sparsegrad.modules.loading import DType, check_dtype, dtypes_of, load_pretrained, warn_of_dtypes
+from lightning_sparsegrad.modules.numbers import check_optimizer
 from lightning_sparsegrad.modules.padding import (
     find_padding,
     set_padding,
@@ -288,6 +289,7 @@ class TransformerTask(SparseGradModule, ABC):
                 f"Parameter `optimizer` should make an optimizer of torch. Found `{type(optimizer).__name__}`."
             )
         self._override_learning_rate(optimizer)
+        check_optimizer(optimizer, is_scheduled=self.lr_scheduler is not None)
         if self.lr_scheduler is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": self._scheduling.configure(optimizer, self.trainer)}
@@ -354,13 +356,14 @@ def _load(auto_model: Any, name: str, config: Mapping[str, Any], dtype: DType) -
         model = load_pretrained(auto_model, path, config, dtype)
     except ConfigurationError:
         raise
-    except Exception as error:  # of any library that reads the folder
-        # not found, no text model, another number of labels, a pickle of more than tensors, a header that lies
+    except Exception as error:
+        # not found, no text model, another number of labels, a pickle of more than tensors; files that are broken are
+        # found by whatever stumbles over them
         labels = f" for `num_labels = {config['num_labels']}`" if "num_labels" in config else ""
         raise ConfigurationError(
             f"Parameter `model_name_or_path` should be a hub id that can be reached, a local folder, or "
             f"`package:<distribution>/<folder>`, of a text model without a head or with one{labels}. "
-            f"Found `{name}`: {(str(error) or repr(error)).splitlines()[0]}{how_without(path, 'model')}"
+            f"Found `{name}`: {reason_of(error)}{how_without(path, 'model')}"
         ) from error
     find_padding(model, path)
     model.train()  # it comes in evaluation mode, which Lightning would keep: no dropout

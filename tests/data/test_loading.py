@@ -1,3 +1,4 @@
+import logging
 import re
 import time
 from typing import Any
@@ -24,8 +25,11 @@ from tests.data.helpers import write
         ({"dataset": "package:vaderSentiment/vaderSentiment/vader_lexicon.txt"}, "files are given as `data_files`"),
         ({"dataset": ".", "revision": "v1"}, "`revision` should be left out for a local folder"),
         ({"dataset": "a/b", "splits": {"valid": "dev"}}, r"Found `valid`\. Near matches: `validation`"),
-        ({"dataset": "a/b", "text_columns": ["a", "b", "c"]}, "`text_columns` should be one column or two"),
-        ({"dataset": "a/b", "text_columns": []}, "`text_columns` should be one column or two"),
+        (
+            {"dataset": "a/b", "text_columns": ["a", "b", "c"]},
+            "`text_columns` should be one column or two different ones",
+        ),
+        ({"dataset": "a/b", "text_columns": []}, "`text_columns` should be one column or two different ones"),
         ({"dataset": "a/b", "label_column": "text"}, "`label_column` should differ from `text_columns`"),
         ({"dataset": "a/b", "label_names": ["one"]}, "`label_names` should be two or more different names"),
         ({"dataset": "a/b", "label_names": ["one", "one"]}, "`label_names` should be two or more different names"),
@@ -41,6 +45,18 @@ from tests.data.helpers import write
         ({"dataset": "a/b", "pad_to_multiple_of": 0}, "Found `pad_to_multiple_of = 0`"),
         ({"dataset": "a/b", "num_workers": -1}, "`num_workers` should be at least 0"),
         ({"dataset": "a/b", "seed": -1}, "`seed` should be at least 0"),
+        ({"dataset": "a/b", "seed": 2**32}, "`seed` should be at most 4294967295"),
+        ({"dataset": "a/b", "split_seed": -1}, "`split_seed` should be at least 0"),
+        ({"dataset": "a/b", "split_seed": None}, "`split_seed` should be at least 0"),
+        ({"dataset": "a/b", "num_workers": 100_000}, r"`num_workers` should be at most \d+\. Found .* = 100000`"),
+        ({"dataset": "a/b", "batch_size": 10**12}, "`batch_size` should be at most 2147483647"),
+        ({"dataset": "a/b", "max_length": 10**12}, "`max_length` should be at most 2147483647"),
+        ({"dataset": "a/b", "pad_to_multiple_of": 10**9}, "`pad_to_multiple_of` should be at most 128"),
+        ({"dataset": "a/b", "text_columns": ["a", "a"]}, "`text_columns` should be one column or two different ones"),
+        ({"dataset": "a/b", "splits": {}}, "`splits` should name a split"),
+        ({"dataset": "a/b", "splits": {1: "train"}}, "keys of `splits` should be .* Found `1`"),
+        ({"data_files": {1: "a.csv"}}, "keys of `data_files` should be .* Found `1`"),
+        ({"data_files": {"train": "a" * 300 + ".csv"}}, "Data files should exist"),
     ],
 )
 def test_bad_arguments_are_refused_at_construction(arguments, message):
@@ -115,3 +131,14 @@ def test_local_files_are_read_without_a_network(tmp_path, monkeypatch):
     assert len(ValenceDataModule().rows("test")) == 719
     assert not asked
     assert not datasets.config.HF_HUB_OFFLINE
+
+
+def test_a_file_that_is_read_twice_is_said(files, monkeypatch, caplog):
+    with pytest.warns(UserWarning, match=r"The rows of `.*train.csv` come more than once in `data_files.train`"):
+        TextDataModule(data_files={"train": [files["train"], files["train"]]})
+    monkeypatch.setattr(logging.getLogger("lightning.pytorch"), "propagate", True)
+    caplog.set_level(logging.INFO, logger="lightning.pytorch.utilities.rank_zero")
+    TextDataModule(data_files=files)
+    assert not caplog.messages
+    TextDataModule(data_files={"train": files["train"], "validation": files["train"]})
+    assert "Split `validation` measures what was learnt by heart" in caplog.messages[0]

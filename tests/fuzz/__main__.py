@@ -22,23 +22,27 @@ from tests.fuzz.cases import Case, try_in
 from tests.fuzz.configs import Configs
 from tests.fuzz.data import DataFiles
 from tests.fuzz.material import checkpoints, save_model
+from tests.fuzz.tasks import Tasks
+from tests.hub import tiny_encoder
 
 _RANDOM_SHARE = 0.5
 _SEARCHED = 20_000  # random cases of each kind that `--only` looks through
 
 
-def generate(folder: Path, seed: int) -> tuple[list[Case], Iterator[Case], Iterator[Case]]:
-    """Return the systematic cases, and the random ones for configs and for data without end."""
+def generate(folder: Path, seed: int) -> tuple[list[Case], tuple[Iterator[Case], ...]]:
+    """Return the systematic cases, and the random ones for configs, for data and for tasks, without end."""
     model = save_model(folder / "model")
     (folder / "good").mkdir()
     configs, data = Configs(model, checkpoints(), seed), DataFiles(model, folder / "good", seed)
-    return [*configs.systematic(), *data.systematic()], configs.at_random(), data.at_random()
+    tasks = Tasks(tiny_encoder(folder / "encoder", layers=1), seed)
+    systematic = [*tasks.good(), *configs.systematic(), *data.systematic(), *tasks.systematic()]
+    return systematic, (configs.at_random(), data.at_random(), tasks.at_random())
 
 
 def _mixed(folder: Path, seed: int, only: str) -> Iterator[Case]:
-    systematic, configs, data = generate(folder, seed)
+    systematic, at_random = generate(folder, seed)
     if only:
-        rest = (case for endless in (configs, data) for case in islice(endless, _SEARCHED))
+        rest = (case for endless in at_random for case in islice(endless, _SEARCHED))
         yield from (case for cases in (systematic, rest) for case in cases if only in case.name)
         return
     draw = random.Random(seed)  # noqa: S311  # no secret
@@ -47,7 +51,7 @@ def _mixed(folder: Path, seed: int, only: str) -> Iterator[Case]:
         if systematic and draw.random() > _RANDOM_SHARE:
             yield systematic.pop()
         else:
-            yield next(draw.choice((configs, data)))
+            yield next(draw.choice(at_random))
 
 
 def main() -> int:

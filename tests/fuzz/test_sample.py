@@ -15,6 +15,9 @@ from tests.fuzz.configs import Configs
 from tests.fuzz.conftest import Run
 from tests.fuzz.data import DataFiles
 from tests.fuzz.material import checkpoints, strategy, task, to_yaml
+from tests.fuzz.recipes import RECIPES, parameters_of
+from tests.fuzz.tasks import Tasks
+from tests.hub import tiny_encoder
 
 SEED = 0
 ROOT = Path(__file__).parents[2]
@@ -29,6 +32,11 @@ def configs(model: str) -> Configs:
 def data(model: str, place: Path) -> DataFiles:
     (place / "good").mkdir()
     return DataFiles(model, place / "good", SEED)
+
+
+@pytest.fixture(scope="module")
+def tasks(place: Path) -> Tasks:
+    return Tasks(tiny_encoder(place / "encoder", layers=1), SEED)
 
 
 def failures(cases: Iterable[Case], folder: Path) -> list[tuple[str, Outcome]]:
@@ -47,13 +55,32 @@ def sample(cases: Iterable[Case], count: int) -> list[Case]:
 
 
 def test_bad_configs_and_flags_end_in_one_line(configs: Configs, tmp_path: Path) -> None:
-    assert failures(sample(configs.systematic(), 30), tmp_path) == []
-    assert failures(islice(configs.at_random(), 15), tmp_path) == []
+    assert failures(sample(configs.systematic(), 20), tmp_path) == []
+    assert failures(islice(configs.at_random(), 8), tmp_path) == []
 
 
 def test_bad_data_files_end_in_one_line(data: DataFiles, tmp_path: Path) -> None:
-    assert failures(sample(data.systematic(), 12), tmp_path) == []
-    assert failures(islice(data.at_random(), 8), tmp_path) == []
+    assert failures(sample(data.systematic(), 8), tmp_path) == []
+    assert failures(islice(data.at_random(), 4), tmp_path) == []
+
+
+def test_every_data_module_task_and_callback_of_the_package_is_drawn(tasks: Tasks) -> None:
+    assert set(tasks.data) == set(RECIPES), "a data module that is new needs a recipe"
+    assert set(tasks.tasks) == {recipe.task for recipe in RECIPES.values()}
+    names = {case.name.partition(" = ")[0] for case in tasks.systematic()}
+    kinds = {**tasks.data, **tasks.tasks, **tasks.callbacks}
+    assert names == {f"{name}.{parameter}" for name, kind in kinds.items() for parameter in parameters_of(kind)}
+    assert {"TextDataModule.num_workers", "XglueDataModule.languages", "PointwiseRanking.dtype"} < names
+
+
+def test_a_good_fit_on_every_data_module_is_accepted(tasks: Tasks, tmp_path: Path) -> None:
+    by_module = {case.name.rpartition(" ")[0]: case for case in tasks.good()}
+    assert failures(by_module.values(), tmp_path) == []
+
+
+def test_bad_arguments_of_data_and_tasks_end_in_one_line(tasks: Tasks, tmp_path: Path) -> None:
+    assert failures(sample(tasks.systematic(), 8), tmp_path) == []
+    assert failures(islice(tasks.at_random(), 8), tmp_path) == []
 
 
 def test_good_input_is_accepted(run: Run) -> None:

@@ -192,3 +192,12 @@ TRAINER = [
     "default_root_dir", "callbacks", "logger", "fast_dev_run", "enable_checkpointing",
 ]  # fmt: skip
 SPOILT_DEVICES = ["abc", "-2", "[]", "[0,0]", "0", "{}", "1.5", "''"]
+
+# values of arguments: too small, too large, of another type, names that are others'
+ARGUMENTS = [
+    "null", "''", "true", "-1", "0", "1", "2", "3", "0.5", "1.5", ".nan", ".inf", "1e400", "1000000000000",
+    "4294967296", "99999999999999999999999999", "9" * 5000, "abc", "[]", "{}", "[text, text]", "[text, label]", "text",
+    "label", "rows.csv", "{train: rows.csv}", "{train: [rows.csv, rows.csv]}", "{1: rows.csv}", "{train: null}",
+    "{train: train}", "[a]", "[a, a]", "[a, b]", "[1, 2, 3]", "[null]", '"a\\0b"', "/", ".", "regression", "step",
+    "accuracy", "[accuracy, accuracy]", "skip", "float16", "~", "'*'", "'**/*'", "hf://a/b", "s3://a/b",
+]  # fmt: skip

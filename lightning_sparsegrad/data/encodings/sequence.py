@@ -43,9 +43,10 @@ class SequenceEncoding(Encoding):
         self.label_column = label_column
         self.label_names = require_names(label_names)
         self.problem = problem
-        if len(self.text_columns) not in (1, 2):
+        if len(self.text_columns) not in (1, 2) or len(set(self.text_columns)) < len(self.text_columns):
             raise ConfigurationError(
-                f"Parameter `text_columns` should be one column or two. Found `text_columns = {text_columns!r}`."
+                f"Parameter `text_columns` should be one column or two different ones. "
+                f"Found `text_columns = {text_columns!r}`."
             )
         if label_column in self.text_columns:
             raise ConfigurationError(

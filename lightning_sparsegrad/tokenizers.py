@@ -1,0 +1,41 @@
+"""Tokenizers by their names, with one sentence about whatever is wrong with their files."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from lightning_sparsegrad.adapters import tokenizer_source
+from lightning_sparsegrad.errors import ConfigurationError, reason_of
+from lightning_sparsegrad.hub import STRANGERS, how_without, is_unreachable
+from lightning_sparsegrad.sources import resolve_source
+
+
+def load_tokenizer(name: str, options: Mapping[str, Any]) -> PreTrainedTokenizerBase:
+    """Load a tokenizer.
+
+    Args:
+        name: Hub id, local folder or `package:` source; of an adapter without one, that of its base model.
+        options: What `transformers` takes beside the name.
+
+    Raises:
+        ConfigurationError: If it cannot be loaded, or its files are broken.
+    """
+    source = tokenizer_source(resolve_source(name))
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            source, local_files_only=is_unreachable(source, "model"), **{**options, **STRANGERS}
+        )
+        tokenizer("a")  # some that make no tokens can be loaded
+    except Exception as error:  # broken files are found by whatever stumbles over them
+        raise ConfigurationError(
+            f"Tokenizer `{name}` should be a hub id or a local folder with the files of a tokenizer. "
+            f"Found: {reason_of(error)}{how_without(source, 'model')}"
+        ) from error
+    longest = tokenizer.model_max_length
+    if not isinstance(longest, int | float) or not longest >= 1:
+        raise ConfigurationError(
+            f"Tokenizer `{name}` should have a positive `model_max_length` in its `tokenizer_config.json`. "
+            f"Found `model_max_length = {longest!r}`."
+        )
+    return tokenizer

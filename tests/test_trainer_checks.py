@@ -1,0 +1,88 @@
+"""Arguments of a Trainer that Lightning would take without a word."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from lightning_sparsegrad import ConfigurationError
+from lightning_sparsegrad.trainer_checks import check_trainer, require_seed
+
+
+def checked(*, fits: bool = True, **arguments: Any) -> None:
+    quiet = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "max_epochs": 1}
+    check_trainer(Trainer(**{**quiet, **arguments}), fits=fits)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"max_epochs": 0},
+            r"`max_epochs` of the Trainer should be positive: 0 trains nothing",
+        ),
+        ({"max_steps": 0}, "Found `max_steps = 0`"),
+        ({"limit_train_batches": 0}, "Found `limit_train_batches = 0`"),
+        ({"min_epochs": 5}, r"`min_epochs` of the Trainer should be at most `max_epochs = 1`\. Found `min_epochs = 5`"),
+        ({"max_steps": 3, "min_steps": 5}, "Found `min_steps = 5`"),
+        ({"accumulate_grad_batches": 0}, "Found `accumulate_grad_batches = 0`"),
+        ({"gradient_clip_val": -1.0}, "Found `gradient_clip_val = -1.0`"),
+        ({"gradient_clip_val": float("nan")}, "Found `gradient_clip_val = nan`"),
+        ({"num_sanity_val_steps": -5}, "Found `num_sanity_val_steps = -5`"),
+        ({"log_every_n_steps": -1}, "Found `log_every_n_steps = -1`"),
+        ({"val_check_interval": 0}, "Found `val_check_interval = 0`"),
+        ({"check_val_every_n_epoch": 0}, "Found `check_val_every_n_epoch = 0`"),
+        ({"check_val_every_n_epoch": -1}, "Found `check_val_every_n_epoch = -1`"),
+        ({"default_root_dir": "a::b"}, "`default_root_dir` of the Trainer should be a folder without `::`"),
+        ({"callbacks": [ModelCheckpoint(dirpath="a::b")]}, "`dirpath` of the Trainer should be a folder without `::`"),
+    ],
+    ids=str,
+)
+def test_what_cannot_work_is_refused(
+    arguments: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigurationError, match=message):
+        checked(**arguments)
+
+
+def test_a_working_directory_of_two_colons_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a::b").mkdir()
+    monkeypatch.chdir(tmp_path / "a::b")
+    with pytest.raises(ConfigurationError, match="without `::` in its path"):
+        checked()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"gradient_clip_val": 0.0},
+        {"num_sanity_val_steps": -1},
+        {"log_every_n_steps": 0},
+        {"check_val_every_n_epoch": None, "val_check_interval": 5},
+        {"max_steps": 5, "min_steps": 5},
+        {"max_epochs": -1},
+        {"max_epochs": None, "max_steps": -1, "min_epochs": 3, "max_time": "00:00:00:01"},
+    ],
+    ids=str,
+)
+def test_what_works_is_let_through(arguments: dict[str, Any], tmp_path: Path) -> None:
+    checked(default_root_dir=str(tmp_path / "[1]"), **arguments)
+
+
+def test_nothing_to_train_is_no_fault_of_a_validation(tmp_path: Path) -> None:
+    checked(fits=False, max_epochs=0, default_root_dir=tmp_path)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 10**30])
+def test_a_seed_out_of_range_is_refused(seed: int) -> None:
+    with pytest.raises(ConfigurationError, match=f"should be from 0 to 4294967295. Found `seed_everything = {seed}`"):
+        require_seed({"seed_everything": seed})
+
+
+@pytest.mark.parametrize("seed", [0, 2**32 - 1, True, False, None])
+def test_other_seeds_are_let_through(seed: Any) -> None:
+    require_seed({"seed_everything": seed})
