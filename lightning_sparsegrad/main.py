@@ -22,7 +22,7 @@ import lightning_sparsegrad.data
 import lightning_sparsegrad.modules
 import lightning_sparsegrad.transforms  # noqa: F401  # what is imported can be named without its module
 from lightning_sparsegrad.callbacks import ExactResume, PredictionWriter, ResultsTable
-from lightning_sparsegrad.callbacks.run_folder import keep_earlier_logs
+from lightning_sparsegrad.callbacks.folder_claims import FolderClaims
 from lightning_sparsegrad.checkpoints import StoredRun, about_checkpoint, is_about_checkpoint
 from lightning_sparsegrad.data import TokenizedDataModule
 from lightning_sparsegrad.diagnosis import Fault, debugging, one_line
@@ -98,6 +98,7 @@ class SparseGradCLI(LightningCLI):
     """
 
     _subcommand_parsers: dict[str, LightningArgumentParser] = {}  # noqa: RUF012  # LightningCLI's; with run=False, none
+    _claims: FolderClaims | None = None
     _stored: StoredRun | None = None  # the run that wrote the checkpoint, if one is named
 
     def __init__(
@@ -106,6 +107,7 @@ class SparseGradCLI(LightningCLI):
         datamodule_class: Any = None,
         **kwargs: Any,
     ) -> None:
+        runs = kwargs.get("run", True)
         defaults = {
             "parser_class": SparseGradArgumentParser,
             "save_config_callback": StoreConfigCallback,
@@ -117,6 +119,9 @@ class SparseGradCLI(LightningCLI):
             if where := where_paths_start(error, self._stored):
                 raise ConfigurationError(f"{error}{where}") from error
             raise
+        finally:
+            if runs and self._claims is not None:
+                self._claims.release()
 
     def setup_parser(
         self, add_subcommands: bool, main_kwargs: dict[str, Any], subparser_kwargs: dict[str, Any]
@@ -236,11 +241,13 @@ class SparseGradCLI(LightningCLI):
             ResultsTable: True,
             ExactResume: self._get(self.config_init, "exact_resume"),
             PredictionWriter: self._is_of_this_library,
+            FolderClaims: True,
         }
         for kind, makes_sense in wanted.items():
             if makes_sense and not any(isinstance(callback, kind) for callback in callbacks):
                 callbacks.insert(0, kind())
-        keep_earlier_logs(trainer)
+        (self._claims,) = (callback for callback in callbacks if isinstance(callback, FolderClaims))
+        self._claims.claim_logs(trainer)
         return trainer
 
     @property

@@ -9,8 +9,6 @@ from weakref import WeakKeyDictionary
 
 from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_sparsegrad import files
 
@@ -28,25 +26,13 @@ def run_folder(trainer: Trainer) -> str:
     if trainer.is_global_zero:
         folder = _OWN.get(trainer, "") or _folder_of_logger(trainer)
         if not folder:
-            _OWN[trainer] = folder = _new(join(_base(trainer), _LOGS, "version_"))
+            _OWN[trainer] = folder = make_next(join(_base(trainer), _LOGS, "version_"))
     return str(trainer.strategy.broadcast(folder))
 
 
 def own_folder(trainer: Trainer, folder: str | Path) -> None:
     """Have a run write into a folder that was made for it."""
     _OWN[trainer] = str(folder)
-
-
-def keep_earlier_logs(trainer: Trainer) -> None:
-    """Have a `CSVLogger` log into a new version where its own has logs: it would delete them at its start."""
-    for logger in trainer.loggers if trainer.is_global_zero else ():
-        if isinstance(logger, CSVLogger):
-            remote, folder = get_filesystem(logger.log_dir), str(logger.log_dir)
-            if any(remote.exists(join(folder, name)) for name in ("metrics.csv", "hparams.yaml")):
-                stem = f"{folder.rstrip('/')}-v" if str(logger.version) else join(logger.root_dir, "version_")
-                version = _new(stem, first=1 if str(logger.version) else 0)
-                logger._version = version.rpartition("/")[2]  # there is no public way
-                rank_zero_info(f"`{folder}` has logs already: this run logs into `{version}`.")
 
 
 def write_new(stem: str | Path, contents: Mapping[str, bytes]) -> str:
@@ -102,7 +88,7 @@ def _is_among(folder: str, shared: Sequence[str]) -> bool:
     return path in {Path(other).resolve() for other in shared} or path in Path.cwd().parents
 
 
-def _new(stem: str, *, first: int = 0) -> str:
+def make_next(stem: str, *, first: int = 0) -> str:
     """Make the folder `<stem><first>`, or the one with the next number, that nobody has made."""
     remote = get_filesystem(stem)
     remote.makedirs(dirname(stem) or ".", exist_ok=True)

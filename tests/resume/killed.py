@@ -83,11 +83,11 @@ def run(arguments: list[str], env: Any = None) -> None:
         os.environ.update(env or {})
         sys.argv = ["sparsegrad", *map(str, arguments)]
         sys.stdout, sys.stderr = (os.fdopen(os.dup(place), "w", buffering=1) for place in (1, 2))
-        rich._console = None  # type: ignore[attr-defined]  # another thread may hold its lock
+        rich._console = None  # another thread may hold its lock
         from lightning.fabric.utilities.rank_zero import rank_zero_only
 
-        rank_zero_only.rank = int(os.environ.get("LOCAL_RANK", "0"))
-        subprocess.Popen = Forked  # type: ignore[misc]
+        setattr(rank_zero_only, "rank", int(os.environ.get("LOCAL_RANK", "0")))  # noqa: B010
+        setattr(subprocess, "Popen", Forked)  # noqa: B010
         torch.save, os.replace, os.link = (_marked(write) for write in (torch.save, os.replace, os.link))
         mark("start")
         main()

@@ -183,11 +183,11 @@ def differences(family: str, folder: Path, whole: Path) -> Iterator[str]:
         yield from ["other results"] if kept != expected else []
         yield from [] if (folder / "study" / "report.md").is_file() else ["no report"]
         return
-    kept, expected = ({p.name: p for p in (f / "checkpoints").glob("*.ckpt")} for f in (folder, whole))
-    yield from (f"no {name}" for name in expected.keys() - kept.keys())
-    for name in sorted(expected.keys() & kept.keys()):
+    kept_paths, paths = ({p.name: p for p in (f / "checkpoints").glob("*.ckpt")} for f in (folder, whole))
+    yield from (f"no {name}" for name in paths.keys() - kept_paths.keys())
+    for name in sorted(paths.keys() & kept_paths.keys()):
         try:
-            assert_same_bits(contents(kept[name]), contents(expected[name]), name)
+            assert_same_bits(contents(kept_paths[name]), contents(paths[name]), name)
         except AssertionError as error:
             yield f"differs: {str(error).splitlines()[0]}"
             return
