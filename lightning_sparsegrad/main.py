@@ -33,7 +33,9 @@ from lightning_sparsegrad.modules import TransformerTask
 from lightning_sparsegrad.monitored import MonitorCheck, is_about_monitor
 from lightning_sparsegrad.outcome import print_outcome
 from lightning_sparsegrad.parser import SparseGradArgumentParser
+from lightning_sparsegrad.resume.stopping import Stopping, about_end
 from lightning_sparsegrad.restored import DataInstantiator, about_moved, replace_origin
+from lightning_sparsegrad.signals import SIGNALS, end
 from lightning_sparsegrad.store_config import StoreConfigCallback
 from lightning_sparsegrad.stored_defaults import (
     Given,
@@ -46,7 +48,6 @@ from lightning_sparsegrad.stored_defaults import (
 __all__ = ["SparseGradArgumentParser", "SparseGradCLI", "StoreConfigCallback", "main"]
 
 _LARGEST_INTEGER = 2**63
-_INTERRUPTED = 130  # as shells say it
 _OTHERS = (
     "`study` compares strategies over many runs of `fit`; `export` writes a checkpoint as a folder for `transformers`."
 )
@@ -69,6 +70,9 @@ class SparseGradCLI(LightningCLI):
     seed that would have no effect is refused. The other commands take model, data and seed, and of the Trainer's
     arguments the precision alone: machine, logger and callbacks were the fit's.
 
+    **SIGTERM and Ctrl+C** end a command with the statuses 143 and 130, and one line on stderr. A fit ends where nothing
+    is lost, see `ExactResume`, and the line names the checkpoint to resume from. A second Ctrl+C ends it at once.
+
     **Nothing is written over.** Config, tables and predictions go into the folder of the run: that of its logger, else
     a new `lightning_logs/version_<n>`. A file that was there before stays, and the new one has a number.
 
@@ -89,6 +93,7 @@ class SparseGradCLI(LightningCLI):
     Raises:
         ConfigurationError: If a class refuses its arguments.
         FloatingPointError: If weights or validation loss are not finite at the end of a fit; what it wrote stays.
+        SystemExit: With status 143 after SIGTERM while a Trainer runs, and 130 after Ctrl+C.
 
     Example:
         >>> from lightning.pytorch.demos.boring_classes import DemoModel
@@ -100,6 +105,7 @@ class SparseGradCLI(LightningCLI):
     _subcommand_parsers: dict[str, LightningArgumentParser] = {}  # noqa: RUF012  # LightningCLI's; with run=False, none
     _claims: FolderClaims | None = None
     _stored: StoredRun | None = None  # the run that wrote the checkpoint, if one is named
+    _given: Given | None = None
 
     def __init__(
         self,
@@ -119,9 +125,19 @@ class SparseGradCLI(LightningCLI):
             if where := where_paths_start(error, self._stored):
                 raise ConfigurationError(f"{error}{where}") from error
             raise
+        except (SystemExit, KeyboardInterrupt) as error:
+            end(error, self._about_end())
         finally:
             if runs and self._claims is not None:
                 self._claims.release()
+
+    def _about_end(self) -> str:
+        """Return what to say when a signal has ended the command."""
+        command = self._given.subcommand if self._given else None
+        if command != "fit":
+            return f"stopped before `{command}` was done" if command else "stopped"
+        checkpoint = self._given.checkpoint if self._given else None
+        return about_end(getattr(self, "trainer", None), checkpoint)
 
     def setup_parser(
         self, add_subcommands: bool, main_kwargs: dict[str, Any], subparser_kwargs: dict[str, Any]
@@ -157,7 +173,7 @@ class SparseGradCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse the arguments, with those of the run that wrote the checkpoint they name as defaults."""
-        given = Given(args, self._subcommand_parsers)
+        self._given = given = Given(args, self._subcommand_parsers)
         if given.subcommand:
             self._set_stored_defaults(self._subcommand_parsers[given.subcommand], given)
         # jsonargparse changes a given dict in place
@@ -246,6 +262,7 @@ class SparseGradCLI(LightningCLI):
         for kind, makes_sense in wanted.items():
             if makes_sense and not any(isinstance(callback, kind) for callback in callbacks):
                 callbacks.insert(0, kind())
+        Stopping.of(trainer)
         (self._claims,) = (callback for callback in callbacks if isinstance(callback, FolderClaims))
         self._claims.claim_logs(trainer)
         return trainer
@@ -313,21 +330,29 @@ def main(args: list[str] | None = None) -> None:
     diverged or that `nonfinite="raise"` has ended, and an `OSError`: a file or a folder that is not there, not to be
     written, or full. Any other error may be a bug, and keeps its traceback.
 
+    SIGTERM ends it with status 143 and Ctrl+C with 130, and one line on stderr says from where a fit resumes; see
+    `SparseGradCLI`. A handler that the program has set for SIGTERM stays; handlers are restored at the end.
+
     Args:
         args: The arguments; by default those of the process.
     """
     arguments = sys.argv[1:] if args is None else args
-    try:
-        if arguments[:1] == ["study"]:
-            _study(arguments[1:])
-        elif arguments[:1] == ["export"]:
-            import_module("lightning_sparsegrad.export.command").main(arguments[1:])
-        else:
-            SparseGradCLI(args=args, parser_kwargs={"epilog": _OTHERS})
-    except (ConfigurationError, MisconfigurationException, OSError, FloatingPointError) as error:
-        if debugging():
-            raise
-        sys.stderr.write(f"error: {one_line(error)}\n")
-        raise SystemExit(2) from error
-    except KeyboardInterrupt as error:
-        raise SystemExit(_INTERRUPTED) from error
+    with SIGNALS.ending():
+        try:
+            _run(args, arguments)
+        except (ConfigurationError, MisconfigurationException, OSError, FloatingPointError) as error:
+            if debugging():
+                raise
+            sys.stderr.write(f"error: {one_line(error)}\n")
+            raise SystemExit(2) from error
+        except (SystemExit, KeyboardInterrupt) as error:
+            end(error, f"stopped before `{arguments[0]}` was done" if arguments else "stopped")
+
+
+def _run(args: list[str] | None, arguments: list[str]) -> None:
+    if arguments[:1] == ["study"]:
+        _study(arguments[1:])
+    elif arguments[:1] == ["export"]:
+        import_module("lightning_sparsegrad.export.command").main(arguments[1:])
+    else:
+        SparseGradCLI(args=args, parser_kwargs={"epilog": _OTHERS})

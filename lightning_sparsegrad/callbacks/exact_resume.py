@@ -1,6 +1,7 @@
 """Resuming equals never having stopped, bit for bit."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,9 +21,11 @@ from lightning_sparsegrad.resume.counters import counters, set_counters
 from lightning_sparsegrad.resume.hyperparameters import Hyperparameters
 from lightning_sparsegrad.resume.metrics import metric_states, set_metric_states
 from lightning_sparsegrad.resume.order import TrackedLoader, can_be_read_again
+from lightning_sparsegrad.resume.pausing import Pause, allow_to_begin, validate_first, watch_validations
 from lightning_sparsegrad.resume.progress import begin_epoch, is_cut_short, is_within_epoch, rewind
 from lightning_sparsegrad.resume.randomness import random_states, set_random_states
 from lightning_sparsegrad.resume.sources import set_source_states, source_states
+from lightning_sparsegrad.resume.stopping import Stopping
 from lightning_sparsegrad.resume.switches import set_switches, switches
 from lightning_sparsegrad.resume.waiting import INEXACT_KEY, WaitingCheckpoints
 from lightning_sparsegrad.searches import Searches
@@ -111,6 +114,10 @@ class ExactResume(WaitingCheckpoints):
         self._resumed: dict[str, Any] | None = None  # this process's part of the checkpoint that a fit goes on from
         self._watched: Iterator[Any] | None = None
         self._fetched = 0  # batches of the last epoch of a fit that has ended
+        self._stopping = Stopping()
+        self._pause: Pause | None = None  # where the fit stood before the validation at hand
+        self._is_paused = False  # within it, by a signal
+        self._steps = -1  # of the fit
         self._accumulate = 1  # as the Trainer was made; callbacks change it in an epoch
 
     # ------------------------------------------------------------ when checkpoints are written
@@ -125,6 +132,7 @@ class ExactResume(WaitingCheckpoints):
                 self._resumed = None
             if not self.inside_window(trainer):
                 self.write()
+                self._stopping.stop_if_told(trainer)
             try:
                 batch = next(iterator)
             except StopIteration:
@@ -153,11 +161,13 @@ class ExactResume(WaitingCheckpoints):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         # others come inside a batch, or in the middle of what follows it
         self._running &= not isinstance(exception, SIGTERMException)
+        vars(_fit_loop(trainer)).pop("run", None)
         super().on_exception(trainer, pl_module, exception)
 
     # ------------------------------------------------------------ the start of a fit
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
         self._running, self._begins_epoch, self._resumed, self._watched = False, False, None, None
+        self._pause, self._is_paused = None, False
         if stage != "fit":
             return
         require_our_trainer(trainer, type(self).__name__)
@@ -167,6 +177,9 @@ class ExactResume(WaitingCheckpoints):
         # the first, so that what it writes or restores in a hook is of before or after that hook for all others
         trainer.callbacks = [self, *(callback for callback in callbacks if callback is not self)]  # type: ignore[attr-defined]
         Searches.of(trainer)
+        self._stopping = Stopping.of(trainer)
+        self._stopping.is_exact = True
+        self._stopping.intercept(trainer)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
 
@@ -176,10 +189,13 @@ class ExactResume(WaitingCheckpoints):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         self._running = True
         self._track(trainer)
+        watch_validations(trainer, partial(self._begin_validation, trainer))
         if self._begins_epoch:
             begin_epoch(_fit_loop(trainer))
         elif self._resumed is not None:
             self._go_on(trainer, self._resumed)
+            if self._resumed.get("validates"):
+                validate_first(trainer, partial(self._resume_validation, trainer, self._resumed), steps=self._steps)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         self._track(trainer)
@@ -189,7 +205,28 @@ class ExactResume(WaitingCheckpoints):
             self._resumed = None
         if not self.inside_window(trainer):
             self.write()  # of the epoch before
+        self._stopping.stop_if_told(trainer)
 
+    # ------------------------------------------------------------ a validation that is cut short
+    def _begin_validation(self, trainer: Trainer) -> None:
+        # a run that is to stop early does not know of it when it is resumed
+        can_pause = not (self.suspended or trainer.should_stop or self.inside_window(trainer))
+        self._pause = Pause(trainer, self._state(trainer)) if can_pause else None
+
+    def on_validation_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        if self._pause is None or trainer.sanity_checking or not self._stopping.signum:
+            return
+        if self._pause.has_same_weights(trainer):
+            self._is_paused = True
+            self._stopping.stop()
+        self._pause = None  # it is finished
+
+    def _resume_validation(self, trainer: Trainer, state: dict[str, Any]) -> None:
+        self._set_states(trainer, state)
+        self._resumed = None
+        self._begin_validation(trainer)
+
+    # ------------------------------------------------------------ data and states
     def _track(self, trainer: Trainer) -> None:
         loop = _fit_loop(trainer)
         if isinstance(loop._data_fetcher, _DataLoaderIterDataFetcher):
@@ -240,27 +277,32 @@ class ExactResume(WaitingCheckpoints):
 
     # ------------------------------------------------------------ checkpoints
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        loop, within_epoch = _fit_loop(trainer), self.goes_on_within_epoch(trainer)
-        loaders = [] if loop._combined_loader is None else loop._combined_loader.flattened
-        mine = {
+        pause = self._pause if self._is_paused else None
+        mine = self._state(trainer) if pause is None else pause.state
+        if not is_alone(trainer):  # else the states of the other processes are not known
+            checkpoint[EXACT_RESUME_KEY] = {"processes": _gathered(trainer, mine)}
+        Hyperparameters.of(trainer).save(checkpoint)
+        progress = checkpoint["loops"]["fit_loop"]
+        if any(isinstance(loader, TrackedLoader) for loader in _loaders(trainer)):
+            progress["state_dict"].pop("combined_loader", None)  # of one process, and our loaders'
+        super().on_save_checkpoint(trainer, pl_module, checkpoint)
+        if pause is not None:
+            pause.put_into(checkpoint)
+        elif not (self._inexact and is_within_epoch(trainer)):
+            rewind(progress, within_epoch=mine["within_epoch"])
+
+    def _state(self, trainer: Trainer) -> dict[str, Any]:
+        within_epoch = self.goes_on_within_epoch(trainer)
+        return {
             "exact": not self._inexact,
             "within_epoch": within_epoch,
             "random": random_states(trainer.strategy.root_device),
             "metrics": metric_states(trainer, ended=is_within_epoch(trainer) and not within_epoch),
             "counters": counters(trainer),
             "switches": switches(trainer, configured=self._accumulate),
-            "loaders": [self._position(trainer, loader) for loader in loaders],
+            "loaders": [self._position(trainer, loader) for loader in _loaders(trainer)],
             "validation": [source_states(loader) for loader in _validation_loaders(trainer)],
         }
-        if not is_alone(trainer):  # else the states of the other processes are not known
-            checkpoint[EXACT_RESUME_KEY] = {"processes": _gathered(trainer, mine)}
-        Hyperparameters.of(trainer).save(checkpoint)
-        progress = checkpoint["loops"]["fit_loop"]
-        if any(isinstance(loader, TrackedLoader) for loader in loaders):
-            progress["state_dict"].pop("combined_loader", None)  # of one process, and our loaders'
-        super().on_save_checkpoint(trainer, pl_module, checkpoint)
-        if not (self._inexact and is_within_epoch(trainer)):
-            rewind(progress, within_epoch=within_epoch)
 
     def _position(self, trainer: Trainer, loader: Any) -> Any:
         loop = _fit_loop(trainer)
@@ -292,6 +334,9 @@ class ExactResume(WaitingCheckpoints):
         self._begins_epoch = not processes[0]["within_epoch"]
         if len(processes) == trainer.world_size:
             self._resumed = processes[trainer.global_rank]
+            if self._resumed.get("validates"):  # not in checkpoints of 0.1
+                self._steps = trainer.max_steps
+                allow_to_begin(trainer)
             checkpoint["loops"]["fit_loop"]["state_dict"].pop("combined_loader", None)  # of one process
             return
         if not self._begins_epoch:
@@ -314,6 +359,11 @@ def _tracked(loader: Any) -> Any:
     if isinstance(loader, _Stateful) or not can_be_read_again(loader):
         return loader
     return TrackedLoader(loader)
+
+
+def _loaders(trainer: Trainer) -> list[Any]:
+    combined = _fit_loop(trainer)._combined_loader
+    return [] if combined is None else combined.flattened
 
 
 def _validation_loaders(trainer: Trainer) -> list[Any]:

@@ -45,6 +45,18 @@ def rewind(progress: dict[str, Any], *, within_epoch: bool) -> None:
         progress["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
 
 
+def pause(progress: dict[str, Any]) -> None:
+    """Have the saved progress, of within a validation, say that it is to be run: Lightning resumes one that had begun.
+
+    What precedes it is counted as done, what follows it is not.
+    """
+    validation = progress["epoch_loop.val_loop.batch_progress"]
+    validation["current"] = dict.fromkeys(validation["current"], 0)
+    for name in ("ready", "started"):
+        validation["total"][name] = validation["total"]["processed"] + 1
+    validation["is_last_batch"] = False
+
+
 def settle(progress: dict[str, Any], *, batches: int, logged: int, ends_epoch: bool) -> None:
     """Have the saved progress stand behind the first `batches` batches of an epoch, with what follows them done.
 

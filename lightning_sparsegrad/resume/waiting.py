@@ -48,6 +48,9 @@ class WaitingCheckpoints(Callback):
         self._told = False  # that this fit resumes from what is not exact
         self._window = _NONE  # the step and the epoch of the one at hand
         self._before = (0, 0)  # micro-batches of the epoch before it, and how often Lightning logged a step
+        self._written: list[str] = []  # by this fit, in order
+        self._stopped = False  # by a signal
+        self.is_written = False  # where the fit stands
 
     @classmethod
     def of(cls, trainer: Trainer) -> "WaitingCheckpoints":
@@ -83,6 +86,17 @@ class WaitingCheckpoints(Callback):
             # the very question Lightning asks before it runs the optimizer; there is no public form of it
             return loop._should_accumulate()
         return self.holds_gradient is not None and self.holds_gradient()
+
+    @property
+    def has_trained(self) -> bool:
+        """Whether the fit has begun a batch."""
+        return self._window != _NONE
+
+    @property
+    def last_written(self) -> str | None:
+        """The newest checkpoint to resume from that the fit has written, and that is there still."""
+        there = (path for path in reversed(self._written) if "://" in path or Path(path).exists())
+        return next(there, None)
 
     def must_wait(self, trainer: Trainer) -> bool:
         """Return whether this is no moment to collect the state."""
@@ -142,10 +156,13 @@ class WaitingCheckpoints(Callback):
         weights_only: bool | None = None,
         storage_options: Any = None,
     ) -> None:
-        if self._is_interrupted_before_training(trainer) and Path(filepath).exists():
-            rank_zero_warn(f"Checkpoint `{filepath}` stays as it was: the fit that would replace it has not trained.")
+        if self._is_interrupted_before_training(trainer) and (self._stopped or Path(filepath).exists()):
+            if not self._stopped:
+                rank_zero_warn(
+                    f"Checkpoint `{filepath}` stays as it was: the fit that would replace it has not trained."
+                )
             return
-        request = partial(save, filepath, weights_only, storage_options)
+        request = partial(self._request, save, filepath, weights_only, storage_options)
         if weights_only or self.suspended or not self.must_wait(trainer):
             request()
         elif self._over:
@@ -153,9 +170,17 @@ class WaitingCheckpoints(Callback):
         else:
             self._requests[str(filepath)] = partial(self._write_waiting, trainer, filepath, request)
 
+    def _request(
+        self, save: Callable[..., None], filepath: Any, weights_only: bool | None, storage_options: Any
+    ) -> None:
+        save(filepath, weights_only, storage_options)
+        if not weights_only and not self.suspended:
+            self.is_written = True
+            self._written.append(str(filepath))
+
     def _is_interrupted_before_training(self, trainer: Trainer) -> bool:
         interrupted = trainer.state.status == TrainerStatus.INTERRUPTED and trainer.state.fn == TrainerFn.FITTING
-        return interrupted and self._window == _NONE
+        return interrupted and not self.has_trained
 
     def _write_waiting(self, trainer: Trainer, path: Any, request: Callable[[], None]) -> None:
         if self._over and self.must_wait(trainer):
@@ -194,6 +219,7 @@ class WaitingCheckpoints(Callback):
         self._begin()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
+        self.is_written = False
         window = (trainer.global_step, trainer.current_epoch)
         if window != self._window:
             loop = trainer.fit_loop.epoch_loop
@@ -216,11 +242,13 @@ class WaitingCheckpoints(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
         if trainer.state.fn == TrainerFn.FITTING and not isinstance(exception, SIGTERMException):  # it comes to all
             leave_others(trainer)
+        self._stopped = isinstance(exception, SIGTERMException)
         if trainer.training or trainer.validating:
             self._end()
 
     def _begin(self) -> None:
         self._requests, self._followers, self._over, self._told, self._window = {}, [], False, False, _NONE
+        self._written, self._stopped, self.is_written = [], False, False
 
     def _end(self) -> None:
         self._over = True

@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 
 from lightning_sparsegrad.diagnosis import HINT
 from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.signals import STATUSES
 from lightning_sparsegrad.studies.recorder import PARENT, SECONDS_TO_GO, write_result
 from lightning_sparsegrad.studies.runs import LOCK, LOG, RESULT, Run
 
@@ -137,7 +138,7 @@ _RUNNING: set[subprocess.Popen[bytes]] = set()
 
 def _was_stopped(code: int) -> bool:
     """Whether a process ended because its study was stopped, rather than for a reason of its own."""
-    return code in {130, -2, -15}
+    return code in {*STATUSES.values(), *(-signum for signum in STATUSES)}
 
 
 def _threads(jobs: int) -> int:
