@@ -22,7 +22,7 @@ import lightning_sparsegrad.data
 import lightning_sparsegrad.modules
 import lightning_sparsegrad.transforms  # noqa: F401  # what is imported can be named without its module
 from lightning_sparsegrad.callbacks import ExactResume, PredictionWriter, ResultsTable
-from lightning_sparsegrad.callbacks.run_folder import keep_earlier_logs
+from lightning_sparsegrad.callbacks.folder_claims import FolderClaims
 from lightning_sparsegrad.checkpoints import StoredRun, about_checkpoint, is_about_checkpoint
 from lightning_sparsegrad.data import TokenizedDataModule
 from lightning_sparsegrad.diagnosis import Fault, debugging, one_line
@@ -102,6 +102,7 @@ class SparseGradCLI(LightningCLI):
     """
 
     _subcommand_parsers: dict[str, LightningArgumentParser] = {}  # noqa: RUF012  # LightningCLI's; with run=False, none
+    _claims: FolderClaims | None = None
     _stored: StoredRun | None = None  # the run that wrote the checkpoint, if one is named
     _given: Given | None = None
 
@@ -111,6 +112,7 @@ class SparseGradCLI(LightningCLI):
         datamodule_class: Any = None,
         **kwargs: Any,
     ) -> None:
+        runs = kwargs.get("run", True)
         defaults = {
             "parser_class": SparseGradArgumentParser,
             "save_config_callback": StoreConfigCallback,
@@ -127,6 +129,9 @@ class SparseGradCLI(LightningCLI):
                 SIGNALS.hold_off()
                 end_launched(trainer)
             end(error, self._about_end())
+        finally:
+            if runs and self._claims is not None:
+                self._claims.release()
 
     def _about_end(self) -> str:
         """Return what to say when a signal has ended the command."""
@@ -256,12 +261,14 @@ class SparseGradCLI(LightningCLI):
             ResultsTable: True,
             ExactResume: self._get(self.config_init, "exact_resume"),
             PredictionWriter: self._is_of_this_library,
+            FolderClaims: True,
         }
         for kind, makes_sense in wanted.items():
             if makes_sense and not any(isinstance(callback, kind) for callback in callbacks):
                 callbacks.insert(0, kind())
         Stopping.of(trainer)
-        keep_earlier_logs(trainer)
+        (self._claims,) = (callback for callback in callbacks if isinstance(callback, FolderClaims))
+        self._claims.claim_logs(trainer)
         return trainer
 
     @property

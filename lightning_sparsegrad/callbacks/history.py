@@ -1,6 +1,7 @@
 """A growing table of measurements, which a fit writes now and then."""
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from lightning_sparsegrad.callbacks.run_folder import run_folder, write_new
 from lightning_sparsegrad.components import Component, NamedParameters, find_layers
 from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.files import replacing, sweep
 
 SUFFIXES = (".parquet", ".csv")
 _KEY = "lightning_sparsegrad_histories"  # in checkpoints: where the tables are, by name
@@ -61,6 +63,7 @@ class History:
             folder = "" if self._given or is_trial else run_folder(trainer)  # on every rank: they agree on it
             self.path = Path(self._given or Path(folder, f"{self._name}.parquet"))
         if trainer.is_global_zero and trainer.global_step and known and known.suffix in SUFFIXES and known.is_file():
+            sweep(known.parent)
             rows = read_history(known)
             self._rows = rows[rows["step"] < trainer.global_step]
 
@@ -88,10 +91,18 @@ class History:
         )
         self._rows = pd.concat([self._rows, rows], ignore_index=True) if len(self._rows) else rows
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by its connector
-            if not self._is_mine:
-                stem = write_new(self.path.with_suffix(""), {self.path.suffix: b""})
-                self.path, self._is_mine = Path(stem + self.path.suffix), True
-            _write(self._rows, self.path)
+            self._write(self.path)
+
+    def _write(self, path: Path) -> None:
+        buffer = BytesIO()
+        to_buffer: Any = self._rows.to_parquet if path.suffix == ".parquet" else self._rows.to_csv
+        to_buffer(buffer, index=False)
+        if self._is_mine:
+            with replacing(path) as file:
+                file.write(buffer.getbuffer())
+        else:
+            stem = write_new(path.with_suffix(""), {path.suffix: buffer.getvalue()})
+            self.path, self._is_mine = Path(stem + path.suffix), True
 
 
 class HistoryCallback(Callback):
@@ -146,10 +157,3 @@ def read_history(path: str | Path) -> pd.DataFrame:
         return pd.read_parquet(path)
     numbers = pd.read_csv(path, nrows=0).columns.difference(["component", "layer"])
     return pd.read_csv(path, keep_default_na=False, na_values=dict.fromkeys(numbers, ""))  # a name may be empty
-
-
-def _write(rows: pd.DataFrame, path: Path) -> None:
-    part = path.with_name(f".{path.name}.part")
-    write: Any = rows.to_parquet if path.suffix == ".parquet" else rows.to_csv
-    write(part, index=False)
-    part.replace(path)

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import gettempdir
 from typing import Any
 
 import torch.distributed as dist
@@ -17,6 +17,7 @@ from lightning_sparsegrad.data import TokenizedDataModule
 from lightning_sparsegrad.data.checks import require_file_names
 from lightning_sparsegrad.data.order import is_filler
 from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.files import new_folder
 from lightning_sparsegrad.modules.evaluation import loaders_of, parts_of
 from lightning_sparsegrad.twins import require_our_trainer
 
@@ -96,13 +97,15 @@ class PredictionWriter(BasePredictionWriter):
         folder = self._folder or f"{run_folder(trainer)}/predictions"  # on every process: they agree on it
         if not trainer.is_global_zero:
             return
-        with TemporaryDirectory() as made:
+        folder = folder.rstrip("/")
+        beside = Path(gettempdir() if "://" in folder else "", folder.rpartition("://")[2])
+        with new_folder(beside) as made:
             for place, part in enumerate(parts_of(trainer.predict_dataloaders)):
                 rows = dict(pair for found in gathered for pair in found.get(place, ()))
-                _data(trainer).write_predictions(Path(made), part or "", [rows[index] for index in sorted(rows)])
-            paths = sorted(path for path in Path(made).rglob("*") if path.is_file())
+                _data(trainer).write_predictions(made, part or "", [rows[index] for index in sorted(rows)])
+            paths = sorted(path for path in made.rglob("*") if path.is_file())
             found = {f"/{path.relative_to(made).as_posix()}": path.read_bytes() for path in paths}
-            folder = write_new(folder.rstrip("/"), found)
+            folder = write_new(folder, found)
         rank_zero_info(f"Predictions are in {folder}.")
 
 

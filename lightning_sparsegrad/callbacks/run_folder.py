@@ -9,8 +9,8 @@ from weakref import WeakKeyDictionary
 
 from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.utilities import rank_zero_info
+
+from lightning_sparsegrad import files
 
 _LOGS = "lightning_logs"  # where Lightning itself keeps one folder per run
 _OWN: WeakKeyDictionary[Trainer, str] = WeakKeyDictionary()
@@ -26,7 +26,7 @@ def run_folder(trainer: Trainer) -> str:
     if trainer.is_global_zero:
         folder = _OWN.get(trainer, "") or _folder_of_logger(trainer)
         if not folder:
-            _OWN[trainer] = folder = _new(join(_base(trainer), _LOGS, "version_"))
+            _OWN[trainer] = folder = make_next(join(_base(trainer), _LOGS, "version_"))
     return str(trainer.strategy.broadcast(folder))
 
 
@@ -35,50 +35,27 @@ def own_folder(trainer: Trainer, folder: str | Path) -> None:
     _OWN[trainer] = str(folder)
 
 
-def keep_earlier_logs(trainer: Trainer) -> None:
-    """Have a `CSVLogger` log into a new version where its own has logs: it would delete them at its start."""
-    for logger in trainer.loggers if trainer.is_global_zero else ():
-        if isinstance(logger, CSVLogger):
-            files, folder = get_filesystem(logger.log_dir), str(logger.log_dir)
-            if any(files.exists(join(folder, name)) for name in ("metrics.csv", "hparams.yaml")):
-                stem = f"{folder.rstrip('/')}-v" if str(logger.version) else join(logger.root_dir, "version_")
-                version = _new(stem, first=1 if str(logger.version) else 0)
-                logger._version = version.rpartition("/")[2]  # there is no public way
-                rank_zero_info(f"`{folder}` has logs already: this run logs into `{version}`.")
-
-
 def write_new(stem: str | Path, contents: Mapping[str, bytes]) -> str:
-    """Write files that were not there before, all under one new name.
-
-    Args:
-        stem: How the names begin. Where one of them is taken, all get a number, as the checkpoints of Lightning do:
-            `test-v1.csv` and `test-v1.md`.
-        contents: What to write, by how the names end: `{".csv": b"...", ".md": b"..."}`, or `{"/de.tsv": b"..."}`.
-
-    Returns:
-        The stem, with its number.
-    """
+    """Write files that were not there before, see `lightning_sparsegrad.files.write_new`; on any file system."""
     stem = str(stem)
-    files = get_filesystem(stem)
-    if parent := dirname(stem):
-        files.makedirs(parent, exist_ok=True)
+    if "://" not in stem:
+        return files.write_new(stem, contents)
+    remote = get_filesystem(stem)
     for version in count():
         name = f"{stem}-v{version}" if version else stem
         claimed: list[str] = []
         try:
-            for end in contents:
-                files.makedirs(dirname(name + end) or ".", exist_ok=True)
-                with files.open(name + end, "xb"):  # fails where there is a file
+            for end, content in contents.items():
+                remote.makedirs(dirname(name + end), exist_ok=True)
+                with remote.open(name + end, "xb") as file:  # fails where there is a file
                     claimed.append(name + end)
+                    file.write(content)
         except FileExistsError:
             for path in claimed:
-                files.rm_file(path)
+                remote.rm_file(path)
         else:
-            break
-    for end, content in contents.items():
-        with files.open(name + end, "wb") as file:
-            file.write(content)
-    return name
+            return name
+    raise AssertionError
 
 
 def _base(trainer: Trainer) -> str:
@@ -111,19 +88,19 @@ def _is_among(folder: str, shared: Sequence[str]) -> bool:
     return path in {Path(other).resolve() for other in shared} or path in Path.cwd().parents
 
 
-def _new(stem: str, *, first: int = 0) -> str:
+def make_next(stem: str, *, first: int = 0) -> str:
     """Make the folder `<stem><first>`, or the one with the next number, that nobody has made."""
-    files = get_filesystem(stem)
-    files.makedirs(dirname(stem) or ".", exist_ok=True)
+    remote = get_filesystem(stem)
+    remote.makedirs(dirname(stem) or ".", exist_ok=True)
     for number in count(first):
         path = f"{stem}{number}"
         try:
             if "://" not in path:
                 Path(path).mkdir()
-            elif files.exists(path):
+            elif remote.exists(path):
                 continue
             else:
-                files.makedirs(path)
+                remote.makedirs(path)
         except FileExistsError:
             continue
         return path

@@ -62,9 +62,9 @@ def export_checkpoint(
     if padding_of(model) is None:
         settle_padding(model, tokens)
     _agree(tokens, model, name, described.get("max_length"))
-    with written(folder):
-        model.save_pretrained(folder)
-        tokens.save_pretrained(folder)
+    with written(folder) as made:
+        model.save_pretrained(made)
+        tokens.save_pretrained(made)
     return model
 
 

@@ -1,11 +1,13 @@
-"""The folder that an export writes: new or empty, and again so if the export fails."""
+"""The folder that an export writes: new or empty, and as it was before if the export fails."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.files import new_folder
 
 
 def require_free(output: str) -> Path:
@@ -15,7 +17,7 @@ def require_free(output: str) -> Path:
         ConfigurationError: If it holds something, or is a file.
     """
     folder = Path(output)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if os.path.lexists(folder) and (not folder.is_dir() or any(folder.iterdir())):
         what = "which holds files already" if folder.is_dir() else "which is a file"
         raise ConfigurationError(
             f"Parameter `output` should be a folder that is new or empty. Found `output = {output}`, {what}."
@@ -24,15 +26,36 @@ def require_free(output: str) -> Path:
 
 
 @contextmanager
-def written(folder: Path) -> Iterator[None]:
-    """Make a folder to be written; if that fails, take away what was written."""
-    is_new = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
+def written(folder: Path) -> Iterator[Path]:
+    """Yield a folder to write into, which has the name of another when it is whole.
+
+    Raises:
+        ConfigurationError: If somebody else has written there in the meantime.
+    """
+    with new_folder(folder.absolute()) as made:
+        yield made
+        require_free(str(folder))
+        if folder.exists():  # somebody has made it, with rights of its own
+            _fill(folder, made)
+            return
+        try:
+            made.rename(folder)
+        except OSError as error:
+            require_free(str(folder))
+            raise OSError(error.errno, error.strerror, str(folder)) from error
+
+
+def _fill(folder: Path, made: Path) -> None:
+    placed: list[Path] = []
     try:
-        yield
+        for path in made.iterdir():
+            if path.is_dir():
+                shutil.copytree(path, folder / path.name)
+            else:
+                os.link(path, folder / path.name)
+            placed.append(folder / path.name)
     except BaseException:
-        for path in folder.iterdir():
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        if is_new:
-            folder.rmdir()
+        for path in placed:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        require_free(str(folder))
         raise

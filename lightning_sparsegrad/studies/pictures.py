@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from lightning_sparsegrad.files import replacing
 from lightning_sparsegrad.studies import histories
 from lightning_sparsegrad.studies.comparison import Summary
 from lightning_sparsegrad.studies.statistics import mean_interval
@@ -44,7 +45,8 @@ def draw_all(study: Study, summaries: Sequence[Summary], folder: Path) -> dict[s
             (folder / name).unlink(missing_ok=True)  # an earlier report's
         else:
             _show_dollars(figure)
-            figure.savefig(folder / name, dpi=_DOTS, metadata={"Software": None})
+            with replacing(folder / name) as file:
+                figure.savefig(file, format="png", dpi=_DOTS, metadata={"Software": None})
             drawn[name] = caption
     return drawn
 

@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_sparsegrad.callbacks.run_folder import own_folder
 from lightning_sparsegrad.divergence import divergence_of
+from lightning_sparsegrad.files import replacing
 from lightning_sparsegrad.launched import end_with
 from lightning_sparsegrad.studies.majority import majority_scores
 from lightning_sparsegrad.studies.runs import LOCK, RESULT
@@ -75,6 +76,5 @@ def write_result(folder: Path, result: dict[str, Any]) -> None:
     for name in ("metrics", "majority"):
         scores = result.get(name) or {}
         result[name] = {key: value if isfinite(value) else None for key, value in scores.items()}
-    part = folder / f".{RESULT}.part"
-    part.write_text(json.dumps(result, indent=1))
-    part.replace(folder / RESULT)
+    with replacing(folder / RESULT) as file:
+        file.write(json.dumps(result, indent=1).encode())

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from lightning_sparsegrad.files import replacing
 from lightning_sparsegrad.studies import pictures, tables
 from lightning_sparsegrad.studies.comparison import Difference, Summary, compare, summarise
 from lightning_sparsegrad.studies.outcomes import Outcome
@@ -43,10 +44,12 @@ def write_report(study: Study, outcomes: Sequence[Outcome], folder: Path, *, mis
         if table.empty:
             (folder / f"{name}.csv").unlink(missing_ok=True)  # an earlier report's
         else:
-            table.to_csv(folder / f"{name}.csv", index=False)
+            with replacing(folder / f"{name}.csv") as file:
+                file.write(table.to_csv(index=False).encode())
     drawn = pictures.draw_all(study, summaries, folder)
     text = _text(study, summaries, differences, parts, drawn, missing)
-    (folder / REPORT).write_text(text, encoding="utf-8")
+    with replacing(folder / REPORT) as file:
+        file.write(text.encode())
     return text
 
 

@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from lightning_sparsegrad.diagnosis import HINT
 from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.files import replacing
 from lightning_sparsegrad.main import SparseGradCLI
 from lightning_sparsegrad.replacing import imported
 from lightning_sparsegrad.studies.study import Overlay, Study
@@ -88,8 +89,8 @@ class Run:
         others = trainer["logger"] if isinstance(trainer["logger"], list) else [trainer["logger"]]
         trainer["logger"] = [csv_logger, *(other for other in others if isinstance(other, dict))]
         trainer["callbacks"].append({"class_path": _RECORDER, "init_args": {"folder": str(self.folder)}})
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+        with replacing(self.folder / CONFIG) as file:
+            file.write(yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode())
 
 
 def make_runs(study: Study, root: Path) -> list[Run]:

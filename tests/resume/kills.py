@@ -1,138 +1,276 @@
-"""Trains through the command line, killed again and again, and compares with a run that was not.
+"""Stops commands at random moments, in every way there is, and compares what they come to in the end.
 
-Started as a program by test_kills.py, with a folder, a number of kills and a seed. Each run is a process of its own, a
-fork, so that it need not load the libraries anew. It is killed at a random moment: before it has begun, some steps on,
-or while a checkpoint is half-written. Then every checkpoint has to load, and the next run goes on from the newest.
+`python -m tests.resume.kills FOLDER KILLS SEED [FAMILY]` prints a JSON line for each kill. A way is a signal, a
+target and a moment. Ways are drawn from the seed and tried in chains: a command is started, stopped, resumed, stopped
+again, and in the end left alone; then it has to have come to what an undisturbed one comes to.
 """
 
 import json
 import os
 import random
+import select
+import shutil
 import signal
 import sys
 import time
-import traceback
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from itertools import count, product
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader
 
-from lightning_sparsegrad import GradientTransform, SparseGradModule
-from lightning_sparsegrad.main import main
-from tests.resume.runs import Sensitive, checkpoints, shuffled
+from tests.resume import killed
+from tests.resume.runs import assert_same_bits, checkpoints
 
-STEPS = 40
-
-
-class Killed(Sensitive, SparseGradModule):
-    def __init__(self, gradient_transform: GradientTransform) -> None:
-        super().__init__(gradient_transform=gradient_transform)
-
-
-class Shuffled(LightningDataModule):
-    def train_dataloader(self) -> DataLoader[Any]:
-        return shuffled()
-
-    val_dataloader = train_dataloader
+SECONDS = 15  # in which everything has to be gone
+_SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+_TARGETS = {
+    "one": ("process", "group"),
+    "ddp": ("launcher", "other rank", "group"),
+    "study": ("study", "a run", "group"),
+}
+_OFTEN = {"one": 2, "ddp": 1, "study": 1}
+_CHAIN = 4
+_OF_THE_RUN = {"callbacks", "lightning_sparsegrad_config", "lightning_sparsegrad_folder"}  # with folders of the run
 
 
-def arguments(folder: Path, checkpoint: Path | None) -> list[str]:
-    """Return what a user would type; every step leaves a checkpoint."""
-    keeping = {"dirpath": str(folder), "filename": "{step}", "every_n_train_steps": 1, "save_top_k": -1}
-    callbacks = [{"class_path": "ModelCheckpoint", "init_args": keeping}]
-    trainer = {
-        "accelerator": "cpu",
-        "logger": "false",
-        "enable_progress_bar": "false",
-        "enable_model_summary": "false",
-        "accumulate_grad_batches": "2",
-        "val_check_interval": "3",
-        "max_epochs": str(STEPS // 4),
-        "default_root_dir": str(folder.parent),
-        "callbacks": json.dumps(callbacks),
-    }
-    transforms = {"mask": {"class_path": "GradDrop", "init_args": {"rate": 0.5}}}
-    transforms["clip"] = {"class_path": "ComponentNormClip", "init_args": {"max_norm": 0.02}}
-    transform = {"class_path": "Chain", "init_args": {"transforms": transforms}}
-    return [
-        *("fit", "--seed_everything=0", f"--model={__name__}.Killed", f"--data={__name__}.Shuffled"),
-        f"--model.gradient_transform={json.dumps(transform)}",
-        *(f"--trainer.{name}={value}" for name, value in trainer.items()),
-        *([f"--ckpt_path={checkpoint}"] if checkpoint else []),
+@dataclass
+class Kill:
+    """A way to stop a command, and what came of it."""
+
+    family: str
+    signal: str
+    target: str
+    moment: str
+    occurrence: int
+    delay: float
+    where: str = ""
+    status: int | None = None
+    seconds: float = 0.0
+    faults: list[str] = field(default_factory=list)
+
+
+def ways(draw: random.Random, families: tuple[str, ...]) -> Iterator[Kill]:
+    """Yield ways without end: all of them in a random order, again and again."""
+    every = [
+        (family, name, target, moment)
+        for family in families
+        for name, target, moment in product(_SIGNALS, _TARGETS[family], killed.MOMENTS)
+        for _ in range(_OFTEN[family])
     ]
-
-
-def start(folder: Path) -> int:
-    """Start a run from the newest checkpoint; return its process."""
-    newest = list(checkpoints(folder))[-1:]
-    process = os.fork()
-    if process:
-        return process
-    try:
-        with (folder.parent / "output.txt").open("w") as output, redirect_stdout(output), redirect_stderr(output):
-            try:
-                main(arguments(folder, newest[0] if newest else None))
-            except BaseException:
-                traceback.print_exc()
-                raise
-    except BaseException:
-        os._exit(1)
-    os._exit(0)
-
-
-def ended(process: int) -> bool:
-    """Return whether a process has ended by itself; raise if it failed."""
-    found, status = os.waitpid(process, os.WNOHANG)
-    if found and status:
-        raise RuntimeError("a run failed, see output.txt")
-    return bool(found)
-
-
-def await_moment(process: int, folder: Path, draw: random.Random) -> bool:
-    """Wait until a process is to be killed; return whether it has ended before."""
-    kind, steps = draw.choice(["at once", "between", "writing", "writing"]), draw.randint(1, 4)
-    before, begun, delay = len(list(folder.glob("*.ckpt"))), time.monotonic(), draw.random()
-    while not ended(process):
-        if kind == "at once" and time.monotonic() - begun > delay:
-            return False
-        if kind != "at once" and len(list(folder.glob("*.ckpt"))) >= before + steps:
-            if kind == "between":
-                time.sleep(0.02 * delay)
-                return ended(process)
-            if any(folder.glob(".*.part")):
-                return False
-    return True
-
-
-def run(folder: Path, kills: int, draw: random.Random) -> dict[str, Any]:
-    """Train to the end, killed up to so many times; return what happened."""
-    folder.mkdir(parents=True)
-    killed = halves = loaded = 0
     while True:
-        process = start(folder)
-        if killed == kills:
-            os.waitpid(process, 0)
+        draw.shuffle(every)
+        for family, name, target, moment in every:
+            occurrence = {"train": draw.randint(1, 15), "validation": draw.randint(1, 6), "write": draw.randint(1, 6)}
+            delay = draw.uniform(0, 0.6 if moment == "start" else 0.03)
+            yield Kill(family, name.name, target, moment, occurrence.get(moment, 1), delay)
+
+
+class Command:
+    """A command that runs, and all processes of it."""
+
+    def __init__(self, family: str, shared: Path, folder: Path) -> None:
+        kept = list(checkpoints(folder / "checkpoints"))
+        self._pipe, writes = os.pipe()
+        self.known: dict[int, str] = {}  # the ranks of its processes
+        self._text = b""
+        arguments = killed.arguments(family, shared, folder, kept[-1] if kept else None)
+        self.process = killed.start(arguments, folder / "output.txt", folder / "cache", writes)
+        os.close(writes)
+        self.status: int | None = None
+
+    def marks(self, seconds: float) -> Iterator[tuple[int, str]]:
+        """Yield each mark as it comes, until the first process has ended."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and not self.ended():
+            if not select.select([self._pipe], [], [], 0.02)[0]:
+                continue
+            *lines, self._text = (self._text + os.read(self._pipe, 65536)).split(b"\n")
+            for line in lines:
+                process, rank, moment = line.decode().split(" ")
+                self.known[int(process)] = rank
+                yield int(process), moment
+
+    def ended(self) -> bool:
+        if self.status is None:
+            found, status = os.waitpid(self.process, os.WNOHANG)
+            self.status = os.waitstatus_to_exitcode(status) if found else None
+        return self.status is not None
+
+    def alive(self) -> list[int]:
+        """Return its processes that have not ended."""
+        stats = {process: _stat(process) for process in (*self.known, *_processes())}
+        mine = {process for process, stat in stats.items() if stat[3:4] == [str(self.process)]} | self.known.keys()
+        return [process for process in mine if stats[process] and stats[process][0] != "Z"]
+
+    def wait(self, seconds: float) -> float:
+        """Wait until nothing is left of it; return how long that took."""
+        begun = time.monotonic()
+        while time.monotonic() - begun < seconds:
+            for _ in self.marks(0.05):
+                pass
+            if self.ended() and not self.alive():
+                break
+            time.sleep(0.01)
+        return time.monotonic() - begun
+
+    def close(self) -> None:
+        for process in self.alive():
+            os.kill(process, signal.SIGKILL)
+        self.wait(5)
+        os.close(self._pipe)
+
+
+def strike(command: Command, kill: Kill) -> bool:
+    """Wait for the moment and send the signal; return whether the command was still there."""
+    left, wants_run, wants_rank = kill.occurrence, kill.target == "a run", kill.target == "other rank"
+    for process, moment in command.marks(120):
+        left -= moment == kill.moment and not (wants_run and process == command.process)
+        victim = next((known for known, rank in command.known.items() if rank == "1"), None)
+        if left > 0 or (wants_rank and victim is None):
+            continue
+        time.sleep(kill.delay)
+        victim = victim if wants_rank else process if wants_run else command.process
+        if command.ended() or victim is None:
+            return False
+        number = signal.Signals[kill.signal]
+        try:
+            os.killpg(victim, number) if kill.target == "group" else os.kill(victim, number)
+        except ProcessLookupError:
+            return False
+        return True
+    return False
+
+
+def judge(command: Command, kill: Kill) -> None:
+    """Write down how a command ended."""
+    kill.seconds = round(command.wait(SECONDS), 2)
+    kill.status = command.status
+    if command.status is None:
+        kill.faults.append("hung")
+    elif alive := command.alive():
+        kill.faults.append(f"{len(alive)} orphans")
+    number = signal.Signals[kill.signal]
+    shell = 128 - command.status if (command.status or 0) < 0 else command.status  # type: ignore[operator]
+    is_other = kill.target in ("other rank", "a run")  # the rest is told by the processes that were not stopped
+    if command.status is not None and not is_other and shell not in (128 + number, 0 if kill.moment == "end" else -1):
+        kill.faults.append(f"status {command.status}")
+    command.close()
+
+
+def leftovers(folder: Path) -> list[str]:
+    """Return the half-written files in a folder."""
+    names = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return sorted(str(name) for name in names if name.suffix == ".part" or name.name.startswith("tmp"))
+
+
+def contents(path: Path) -> dict[str, Any]:
+    """Return what a checkpoint holds, but for what is of one run alone."""
+    checkpoint = torch.load(path, weights_only=True)
+    for process in checkpoint["exact_resume"]["processes"]:
+        del process["counters"]["checkpoints"]  # with the folders of the run
+    return {name: value for name, value in checkpoint.items() if name not in _OF_THE_RUN}
+
+
+def differences(family: str, folder: Path, whole: Path) -> Iterator[str]:
+    """Yield in what a command that was stopped differs in the end from one that was not."""
+    if family == "study":
+        kept, expected = (
+            {p.parent.name: _result(p) for p in f.glob("study/runs/*/result.json")} for f in (folder, whole)
+        )
+        yield from ["other results"] if kept != expected else []
+        yield from [] if (folder / "study" / "report.md").is_file() else ["no report"]
+        return
+    kept_paths, paths = ({p.name: p for p in (f / "checkpoints").glob("*.ckpt")} for f in (folder, whole))
+    yield from (f"no {name}" for name in paths.keys() - kept_paths.keys())
+    for name in sorted(paths.keys() & kept_paths.keys()):
+        try:
+            assert_same_bits(contents(kept_paths[name]), contents(paths[name]), name)
+        except AssertionError as error:
+            yield f"differs: {str(error).splitlines()[0]}"
+            return
+
+
+def _result(path: Path) -> dict[str, Any]:
+    return {name: value for name, value in json.loads(path.read_text()).items() if name != "seconds"}
+
+
+def alone(family: str, shared: Path, folder: Path) -> list[str]:
+    """Run a command to its end; return what went wrong."""
+    command = Command(family, shared, folder)
+    command.wait(120)
+    status = command.status
+    faults = [] if status == 0 else ["the last one hung" if status is None else f"the last one ended with {status}"]
+    command.close()
+    return faults
+
+
+def chain(kills: list[Kill], shared: Path, folder: Path, whole: Path) -> list[Kill]:
+    """Start a command, stop it in the first of some ways, resume it, and let the last one end; return these ways."""
+    (folder / "checkpoints").mkdir(parents=True)
+    family, tried = kills[0].family, list[Kill]()
+    while kills and len(tried) < _CHAIN:
+        kill = kills[0]
+        kill.where = folder.name
+        if kill.moment == "tokenise":
+            shutil.rmtree(folder / "cache", ignore_errors=True)
+        with (folder / "output.txt").open("a") as output:
+            output.write(f"\n======== {kill}\n")
+        command = Command(family, shared, folder)
+        came = strike(command, kill)
+        if not came and tried:  # what is resumed has less to do: it is the first of another chain
+            command.wait(120)
+            command.close()
             break
-        if await_moment(process, folder, draw):
-            break
-        os.kill(process, signal.SIGKILL)
-        os.waitpid(process, 0)
-        killed += 1
-        halves += any(folder.glob(".*.part"))
-        for path in folder.glob("*.ckpt"):
+        tried.append(kills.pop(0))
+        kill.faults += [] if came else ["came too late"]
+        judge(command, kill)
+        for path in folder.rglob("*.ckpt"):
             torch.load(path, weights_only=True)
-            loaded += 1
-    return {"kills": killed, "while writing": halves, "loaded": loaded, "steps": len(list(folder.glob("*.ckpt")))}
+        if kill.moment == "end" or kill.status == 0:
+            break  # there is nothing more to stop
+    faults = alone(family, shared, folder)
+    faults += [f"left {name}" for name in leftovers(folder)]
+    faults += differences(family, folder, whole)
+    for kill in tried:
+        kill.faults += faults
+    return tried
+
+
+def main(root: Path, wanted: int, seed: int, families: tuple[str, ...]) -> None:
+    draw = random.Random(seed)  # noqa: S311  # moments, no secrets
+    shared = root / "shared"
+    killed.material(shared)
+    drawn = ways(draw, families)
+    pools: dict[str, list[Kill]] = {}
+    for kill, _ in zip(drawn, range(wanted), strict=False):
+        pools.setdefault(kill.family, []).append(kill)
+    for family, kills in pools.items():
+        whole = root / f"{family} whole"
+        (whole / "checkpoints").mkdir(parents=True)
+        if faults := alone(family, shared, whole):
+            raise RuntimeError(f"{faults} {(whole / 'output.txt').read_text()[-3000:]}")
+        for number in count():
+            if not kills:
+                break
+            for kill in chain(kills, shared, root / f"{family} {number}", whole):
+                print(json.dumps(asdict(kill)), flush=True)  # noqa: T201
+
+
+def _processes() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]  # noqa: PTH208  # much faster
+
+
+def _stat(process: int) -> list[str]:
+    """Return what the system tells of a process: its state, parent, group and session."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2].split(" ")
+    except OSError:
+        return []
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    root, wanted, seed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    results = [run(root / "whole" / "checkpoints", 0, random.Random(seed))]  # noqa: S311  # moments, no secrets
-    while (done := sum(result["kills"] for result in results)) < wanted:
-        name = f"killed {len(results)}"
-        results.append(run(root / name / "checkpoints", wanted - done, random.Random(f"{seed} {name}")))  # noqa: S311
-    print(json.dumps(results))  # noqa: T201
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), tuple(sys.argv[4:]) or killed.FAMILIES)
