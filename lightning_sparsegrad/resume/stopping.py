@@ -191,6 +191,14 @@ class Stopping(Callback):
             rank_zero_warn(f"Checkpoint `{path}` is not written: {error}")
 
 
+def ended_by_signal(trainer: Trainer, error: BaseException) -> BaseException:
+    """Return the end by a signal in place of an error that one of several processes gets when another has ended."""
+    signum = Stopping.of(trainer).signum
+    if signum is None or trainer.world_size == 1 or not isinstance(error, Exception):
+        return error
+    return SystemExit(STATUSES[signum])
+
+
 def end_launched(trainer: Trainer) -> None:
     """Wait for the processes that a Trainer has launched, and end those that do not end by themselves."""
     launcher = trainer.strategy.launcher
