@@ -99,12 +99,12 @@ class ExactResume(WaitingCheckpoints):
     - where a `CombinedLoader` of loaders without a length stands in the modes `max_size` and `max_size_cycle`;
     - accumulation under manual optimization without a transform of this library.
 
-    A `training_step` that takes `dataloader_iter` is refused. SLURM's automatic requeue comes before the waiting checkpoint is written: have one every n steps, or
-    `plugins=[SLURMEnvironment(auto_requeue=False)]`. Loggers are told of a checkpoint when it is asked for. The folder
-    of a sharded checkpoint (`ModelParallelStrategy`) is written in place, by Lightning;
-    `save_distributed_checkpoint=False` writes one file. Under FSDP2, torch cannot restore an optimizer in which some
-    parameters have no state yet, so strategies that drop whole tensors (`HeadOnly`, `GradualUnfreezing`,
-    `LayerGradDrop`) may not be resumable there.
+    A `training_step` that takes `dataloader_iter` is refused. SLURM's automatic requeue comes before the waiting
+    checkpoint is written: have one every n steps, or `plugins=[SLURMEnvironment(auto_requeue=False)]`. Loggers are told
+    of a checkpoint when it is asked for. The folder of a sharded checkpoint (`ModelParallelStrategy`) is written in
+    place, by Lightning; `save_distributed_checkpoint=False` writes one file. Under FSDP2, torch cannot restore an
+    optimizer in which some parameters have no state yet, so strategies that drop whole tensors (`HeadOnly`,
+    `GradualUnfreezing`, `LayerGradDrop`) may not be resumable there.
 
     Raises:
         ConfigurationError: At the start of a fit, if the training loads its batches itself; on a resume, if its data

@@ -26,6 +26,7 @@ from lightning_sparsegrad.signals import SIGNALS, STATUSES, tell_launcher
 
 _SAME = 0.5  # seconds within which a launcher may pass on a signal that has reached its whole group
 _PATIENCE = 6.0  # seconds in which launched processes should have ended
+_LITTLE = 1.0
 _AGAIN = "stopping after the optimizer step at hand; press Ctrl+C again to stop at once"
 
 
@@ -205,7 +206,8 @@ def end_launched(trainer: Trainer) -> None:
     if not isinstance(launcher, _SubprocessScriptLauncher):
         return
     stay_when_launched_end()
-    until = monotonic() + _PATIENCE
+    has_trained = WaitingCheckpoints.of(trainer).has_trained  # else they may wait for this process, for nothing
+    until = monotonic() + (_PATIENCE if has_trained else _LITTLE)
     launcher.kill(signal.SIGTERM)
     for process in launcher.procs:
         try:
