@@ -122,7 +122,7 @@ class Stopping(Callback):
 
     def _tell_others(self) -> None:
         if (launcher := self._trainer.strategy.launcher) is not None:
-            launcher.kill(signal.SIGTERM)  # type: ignore[attr-defined]  # of all launchers of Lightning
+            launcher.kill(signal.SIGTERM)
             stay_when_launched_end()
         tell_launcher(signal.SIGTERM)
 

@@ -21,6 +21,7 @@ from tests.resume.runs import BATCHES, Outcome, Rows, assert_same_bits, fit, shu
 MASK_AND_CLIP = STRATEGIES["mask and clip"]
 
 pytestmark = [
+    pytest.mark.resume,
     pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),
     pytest.mark.filterwarnings("ignore:`.fit.ckpt_path=None.` was called without a model"),
     pytest.mark.filterwarnings("ignore:.fit.ckpt_path=.last.. is set, but there is no last checkpoint available"),
