@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from lightning.pytorch.utilities import rank_zero_only
 
-from lightning_sparsegrad.launched import is_launched, kill_launched
+from lightning_sparsegrad.launched import is_launched, take_launched
 
 _PATIENCE = 5.0  # seconds that a handler may wait for Python to run it
 STATUSES = {signal.SIGINT: 130, signal.SIGTERM: 143}  # as shells say it
@@ -107,6 +107,7 @@ class Signals:
     def _end_waiting(self, read: int) -> None:
         while byte := os.read(read, 1):
             until = monotonic() + _PATIENCE
+            launched = [] if self.runs or byte[0] not in STATUSES else take_launched()
             while byte[0] in STATUSES and not (self._is_ending or self.runs):
                 if select([read], [], [], 0.1)[0]:  # the block has ended, or another signal has come
                     break
@@ -114,7 +115,8 @@ class Signals:
                     if not getattr(rank_zero_only, "rank", 0):
                         sys.stderr.write("stopped before the first step\n")
                         sys.stderr.flush()
-                    kill_launched()
+                    for process in launched:
+                        process.kill()
                     os._exit(STATUSES[signal.Signals(byte[0])])
 
 

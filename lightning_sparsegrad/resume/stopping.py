@@ -20,7 +20,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from lightning_sparsegrad.launched import end_with_launcher, is_launched, stay_when_launched_end
+from lightning_sparsegrad.launched import end_with_launcher, is_launched, take_launched
 from lightning_sparsegrad.resume.waiting import WaitingCheckpoints
 from lightning_sparsegrad.signals import SIGNALS, STATUSES, tell_launcher
 
@@ -123,7 +123,7 @@ class Stopping(Callback):
     def _tell_others(self) -> None:
         if (launcher := self._trainer.strategy.launcher) is not None:
             launcher.kill(signal.SIGTERM)
-            stay_when_launched_end()
+            take_launched()
         tell_launcher(signal.SIGTERM)
 
     def _begin(self, trainer: Trainer) -> None:
@@ -205,7 +205,7 @@ def end_launched(trainer: Trainer) -> None:
     launcher = trainer.strategy.launcher
     if not isinstance(launcher, _SubprocessScriptLauncher):
         return
-    stay_when_launched_end()
+    take_launched()
     has_trained = WaitingCheckpoints.of(trainer).has_trained  # else they may wait for this process, for nothing
     until = monotonic() + (_PATIENCE if has_trained else _LITTLE)
     launcher.kill(signal.SIGTERM)
