@@ -44,17 +44,15 @@ def end_with_launcher() -> None:
 _watched = 0
 
 
-def stay_when_launched_end() -> None:
-    """Have Lightning not kill this process when it finds that one which it has launched has ended by a signal."""
+def take_launched() -> list[subprocess.Popen[bytes]]:
+    """Return the processes that Lightning has launched from this one, which it does not watch from now on.
+
+    It would kill this process when it finds that one of them has ended by a signal.
+    """
+    processes = [process for observer in _observers() for process in observer._child_processes]
     for observer in _observers():
         observer._child_processes = []
-
-
-def kill_launched() -> None:
-    """End the processes that Lightning has launched from this one, at once."""
-    processes: list[subprocess.Popen[bytes]] = [each for observer in _observers() for each in observer._child_processes]
-    for process in processes:
-        process.kill()
+    return processes
 
 
 def _observers() -> list[_ChildProcessObserver]:
