@@ -75,8 +75,8 @@ class SparseGradCLI(LightningCLI):
     a new `lightning_logs/version_<n>`. A file that was there before stays, and the new one has a number.
 
     Note:
-        `SECURITY.md` says what a config or a checkpoint of a stranger can do. In short: objects of the kind that a place
-        asks for are made, and their modules imported; nothing else is called. Read both before you run them.
+        `SECURITY.md` says what a config or a checkpoint of a stranger can do. In short: objects of the kind that a
+        place asks for are made, and their modules imported; nothing else is called. Read both before you run them.
 
     Args:
         model_class: The only model, or with `subclass_mode_model` the base of those that may be named; by default any.

@@ -180,6 +180,11 @@ class TokenizedDataModule(LabelledDataModule, ABC):
             raise ConfigurationError(
                 f"Tokenizer `{name}` should be a hub id or a local folder. Found: {reason}{help_offline}"
             ) from error
+        names = tokenizer.model_input_names
+        if not names or not all(isinstance(each, str) for each in names):
+            raise ConfigurationError(
+                f"Tokenizer `{name}` should make inputs for a model. Found `model_input_names = {str(names)[:80]}`."
+            )
         if self.max_length > tokenizer.model_max_length:
             raise ConfigurationError(
                 f"Parameter `max_length` should be at most {tokenizer.model_max_length} for tokenizer `{name}`. "

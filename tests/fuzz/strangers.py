@@ -112,7 +112,7 @@ class Strangers:
         content: dict[str, Any] = torch.load(BytesIO(self.checkpoint), weights_only=True)
         key = self.draw.choice([*content, *_STATE, "datamodule_hyper_parameters"])
         inner = content.get(key)
-        if isinstance(inner, dict) and inner and self.draw.random() < 0.7:
+        if isinstance(inner, dict | list) and inner and self.draw.random() < 0.7:
             key = f"{key}.{self._spoil(inner, self._odd)}" if list(places(inner)) else key
         else:
             content[key] = self._odd()
