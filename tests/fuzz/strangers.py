@@ -136,7 +136,7 @@ class Strangers:
     def _with(self, name: str, checkpoint: bytes) -> Case:
         command = self.draw.choice(["fit", "test", "predict", "export"])
         if command == "export":
-            return self._case(f"{name} export", "export", "x.ckpt", "out", x_ckpt=checkpoint)
+            return self._case(f"{name} export", "export", "--ckpt_path=x.ckpt", "--output=out", x_ckpt=checkpoint)
         name = f"{name} {command}"
         return (
             self._case(name, command, "--ckpt_path=x.ckpt", "--trainer.max_steps=2", x_ckpt=checkpoint)

@@ -22,10 +22,10 @@ def test_every_place_and_every_name_is_in_the_sample() -> None:
 
 
 def tried() -> list[tuple[str, str]]:
-    """Return every trap if `SPARSEGRAD_STRANGERS` is in the environment, else the sample and every other."""
+    """Return the sample and every third of the others; all, if `SPARSEGRAD_STRANGERS` is in the environment."""
     sample = list(traps.sample())
     others = [each for each in traps.TRAPS if each not in sample]
-    return [*sample, *(others if "SPARSEGRAD_STRANGERS" in os.environ else others[::2])]
+    return [*sample, *(others if "SPARSEGRAD_STRANGERS" in os.environ else others[::3])]
 
 
 def configure(cli: SparseGradCLI, _: str) -> None:
