@@ -26,7 +26,14 @@ _MAPPINGS = (CONFIG_KEY, *HYPER_PARAMETERS.values(), "lightning_sparsegrad_model
 _UNSAFE = re.compile(r"GLOBAL (\S+) (?:was not an allowed|whose module)")
 _RESTORING = re.compile(r"restore|resume|select_ckpt|parse_ckpt")
 _SAVING = re.compile(r"save|(?<!re)store")
-_OF_ODD_VALUES = (TypeError, ValueError, LookupError, AttributeError)  # what a value of a wrong type ends in
+_OF_ODD_VALUES = (
+    TypeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    RuntimeError,
+    MemoryError,
+)  # what a value of a wrong type ends in
 _MAX_REASON = 300  # characters
 
 
