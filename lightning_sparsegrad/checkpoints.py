@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from traceback import walk_tb
+from types import FrameType
 from typing import Any
 
 import torch
@@ -24,6 +25,15 @@ HYPER_PARAMETERS = {"model": "hyper_parameters", "data": "datamodule_hyper_param
 _MAPPINGS = (CONFIG_KEY, *HYPER_PARAMETERS.values(), "lightning_sparsegrad_model")
 _UNSAFE = re.compile(r"GLOBAL (\S+) (?:was not an allowed|whose module)")
 _RESTORING = re.compile(r"restore|resume|select_ckpt|parse_ckpt")
+_SAVING = re.compile(r"save|(?<!re)store")
+_OF_ODD_VALUES = (
+    TypeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    RuntimeError,
+    MemoryError,
+)  # what a value of a wrong type ends in
 _MAX_REASON = 300  # characters
 
 
@@ -97,10 +107,9 @@ def names_in(checkpoint: Mapping[str, Any]) -> list[str] | None:
     if names is None:
         is_regression = LABEL_NAMES in checkpoint or stored.get("num_labels") == 1  # 0.1 stored none of one
         return [] if is_regression else None
-    if not isinstance(names, list | tuple) or fault_of(names):
-        raise ConfigurationError(
-            f"A checkpoint should hold the names of its classes as a list. Found `{str(names)[:80]}`."
-        )
+    fault = fault_of(names) if isinstance(names, list | tuple) else f"`{type(names).__name__}`"
+    if fault:
+        raise ConfigurationError(f"A checkpoint should hold the names of its classes as a list. Found {fault}.")
     return [str(name) for name in names]
 
 
@@ -121,12 +130,18 @@ def require_mappings(checkpoint: Any, path: Any) -> None:
 
 
 def is_about_checkpoint(error: BaseException) -> bool:
-    """Return whether an error comes from what Lightning does to find and restore a checkpoint."""
-    frames = (frame for frame, _ in walk_tb(error.__traceback__))
+    """Return whether an error comes from what Lightning, or this library, does to find and restore a checkpoint."""
+    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
     return any(
         frame.f_globals.get("__name__") == checkpoint_connector.__name__ and _RESTORING.search(frame.f_code.co_name)
         for frame in frames
-    )
+    ) or (isinstance(error, _OF_ODD_VALUES) and any(map(_reads_checkpoint, frames)))
+
+
+def _reads_checkpoint(frame: FrameType) -> bool:
+    """Whether a function of this library has been handed what a checkpoint holds, to read it."""
+    is_ours = str(frame.f_globals.get("__name__")).startswith(f"{__name__.partition('.')[0]}.")
+    return is_ours and "checkpoint" in frame.f_locals and not _SAVING.search(frame.f_code.co_name)
 
 
 def about_checkpoint(path: Any, error: BaseException) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from lightning_sparsegrad.errors import ConfigurationError
 
 _SPECIAL = re.compile(r"\.__\w+__(?:\.|$)")  # `pip.__main__.x`, `torch.__builtins__.x`; not `__main__.MyModel`
-_MAY_BIND = (b"sys.modules", b"globals()", b"exec(")
+_MAY_BIND = (b"sys.modules", b"globals()", b"vars()", b"exec(")
 _of_checkpoint: ContextVar[tuple[Path, frozenset[str]] | None] = ContextVar("folder of the checkpoint", default=None)
 
 

@@ -38,4 +38,9 @@ def load_tokenizer(name: str, options: Mapping[str, Any]) -> PreTrainedTokenizer
             f"Tokenizer `{name}` should have a positive `model_max_length` in its `tokenizer_config.json`. "
             f"Found `model_max_length = {longest!r}`."
         )
+    names = tokenizer.model_input_names
+    if not names or not all(isinstance(each, str) for each in names):
+        raise ConfigurationError(
+            f"Tokenizer `{name}` should make inputs for a model. Found `model_input_names = {str(names)[:80]}`."
+        )
     return tokenizer

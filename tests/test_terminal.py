@@ -47,7 +47,7 @@ def test_warnings_and_logs_are_without_them(say: Callable[[str], None], capfd: p
     try:
         with controls_shown(), warnings.catch_warnings():
             warnings.resetwarnings()
-            warnings.showwarning = lambda *args: handler.stream.write(warnings.formatwarning(*args[:4]))
+            warnings.showwarning = lambda *args: print(warnings.formatwarning(*args[:4]), file=handler.stream)
             say(EVIL)
     finally:
         logger.removeHandler(handler)
@@ -65,7 +65,9 @@ def test_a_table_is_without_them(capsys: pytest.CaptureFixture[str]) -> None:
     assert not any(control in said for control in CONTROLS)
 
 
-@pytest.mark.parametrize("arguments", [["fit", f"--config={EVIL}"], ["fit", f"--{EVIL}=1"], ["export", EVIL, "x"]])
+@pytest.mark.parametrize(
+    "arguments", [["fit", f"--config={EVIL}"], ["fit", f"--{EVIL}=1"], ["export", f"--ckpt_path={EVIL}", "--output=x"]]
+)
 def test_nor_does_the_command_line_repeat_them(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(arguments)

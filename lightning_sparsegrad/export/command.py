@@ -3,6 +3,7 @@
 from rich import get_console
 from transformers import PreTrainedModel
 
+from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.export.checkpoint import export_checkpoint
 from lightning_sparsegrad.parser import SparseGradArgumentParser
 from lightning_sparsegrad.terminal import shown
@@ -27,7 +28,10 @@ def main(args: list[str]) -> None:
         prog="sparsegrad export", description="Write a checkpoint as a folder that `transformers` reads."
     )
     parser.add_function_arguments(export_checkpoint, as_group=False)
-    given = parser.parse_args(args)
+    try:
+        given = parser.parse_args(args)
+    except ValueError as error:  # of a text that no YAML can be
+        raise ConfigurationError(str(error)) from error
     model = export_checkpoint(**given.as_dict())
     get_console().print(shown(_how_to_read(model, given.output)), markup=False, highlight=False, soft_wrap=True)
 

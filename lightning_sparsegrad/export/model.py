@@ -47,7 +47,7 @@ def build(described: Mapping[str, Any], state: Mapping[str, Tensor], name: str) 
     except Exception as error:  # whatever a configuration that does not fit makes transformers raise
         raise ConfigurationError(
             f"Parameter `ckpt_path` should name a checkpoint with the configuration of its model. Found "
-            f"`ckpt_path = {name}`: {(str(error) or repr(error)).splitlines()[0]}"
+            f"`ckpt_path = {name}`: {(str(error) or repr(error)).splitlines()[0][:300]}"
         ) from error
     try:
         model.load_state_dict(weights, assign=True)

@@ -112,7 +112,7 @@ class Strangers:
         content: dict[str, Any] = torch.load(BytesIO(self.checkpoint), weights_only=True)
         key = self.draw.choice([*content, *_STATE, "datamodule_hyper_parameters"])
         inner = content.get(key)
-        if isinstance(inner, dict) and inner and self.draw.random() < 0.7:
+        if isinstance(inner, dict | list) and inner and self.draw.random() < 0.7:
             key = f"{key}.{self._spoil(inner, self._odd)}" if list(places(inner)) else key
         else:
             content[key] = self._odd()
@@ -136,7 +136,7 @@ class Strangers:
     def _with(self, name: str, checkpoint: bytes) -> Case:
         command = self.draw.choice(["fit", "test", "predict", "export"])
         if command == "export":
-            return self._case(f"{name} export", "export", "x.ckpt", "out", x_ckpt=checkpoint)
+            return self._case(f"{name} export", "export", "--ckpt_path=x.ckpt", "--output=out", x_ckpt=checkpoint)
         name = f"{name} {command}"
         return (
             self._case(name, command, "--ckpt_path=x.ckpt", "--trainer.max_steps=2", x_ckpt=checkpoint)

@@ -1,16 +1,20 @@
 """A sample of strangers' files; `SPARSEGRAD_STRANGERS=300` in the environment tries as many, and prints each."""
 
+import json
 import os
 import resource
 import sys
+from io import BytesIO
 from itertools import islice
 from pathlib import Path
 from shutil import rmtree
 
 import pytest
+import torch
 
-from tests.fuzz import traps
-from tests.fuzz.cases import Case, Outcome, try_in
+from lightning_sparsegrad.modules.description import MODEL_KEY
+from tests.fuzz import trap
+from tests.fuzz.cases import MARK, Case, Outcome, try_in
 from tests.fuzz.material import ROWS, task, to_yaml
 from tests.fuzz.strangers import Strangers
 
@@ -34,7 +38,7 @@ def _fault(outcome: Outcome) -> str:
         return f"{outcome.verdict}: {outcome.text[-300:]!r}"
     if outcome.verdict == "refused" and not outcome.text.isprintable():
         return f"controls in {outcome.text!r}"
-    return "a trap has sprung" if traps.trap.called else ""
+    return "a trap has sprung" if trap.called else ""
 
 
 @pytest.mark.timeout(300 + 10 * COUNT)
@@ -42,7 +46,7 @@ def test_strangers_run_no_code_and_end_in_one_line(model: str, checkpoint: bytes
     faults, before = {}, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for case in islice(Strangers(model, checkpoint, SEED).at_random(), COUNT):
         (tmp_path / "run").mkdir()
-        traps.trap.called.clear()
+        trap.called.clear()
         outcome = try_in(tmp_path / "run", case)
         rmtree(tmp_path / "run")
         if "SPARSEGRAD_STRANGERS" in os.environ:
@@ -51,3 +55,26 @@ def test_strangers_run_no_code_and_end_in_one_line(model: str, checkpoint: bytes
             faults[case.name] = fault
     assert faults == {}
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < _MEMORY
+
+
+@pytest.mark.parametrize(
+    ("changed", "answer"),
+    [
+        ({"class": "pipeline"}, "is no model of transformers"),
+        ({"class": "BertModel.__init__"}, "is no model of transformers"),
+        ({"config": "{"}, "the configuration of its model"),
+        ({"config": '{"model_type": "own", "auto_map": {"AutoConfig": "code.C"}}'}, "the configuration of its model"),
+        ({"tokenizer": "own", "tokenizer_options": {"trust_remote_code": True}}, "custom code"),
+    ],
+)
+def test_an_export_runs_nothing_that_a_checkpoint_names(
+    changed: dict[str, str], answer: str, checkpoint: bytes, tmp_path: Path
+) -> None:
+    content = torch.load(BytesIO(checkpoint), weights_only=True)
+    content[MODEL_KEY] |= changed
+    torch.save(content, tmp_path / "x.ckpt")
+    own = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["code.T", None]}}
+    files = {"own/tokenizer_config.json": json.dumps(own).encode(), "own/code.py": f"open({MARK!r}, 'w')\n".encode()}
+    outcome = try_in(tmp_path, Case("", ("export", "--ckpt_path=x.ckpt", "--output=out"), files))
+    assert outcome.verdict == "refused"
+    assert answer in outcome.text

@@ -6,7 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import fsspec
+import fsspec  # type: ignore[import-untyped]  # ships no types
 import pytest
 import torch
 from lightning.pytorch import Callback

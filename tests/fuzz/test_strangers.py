@@ -2,9 +2,10 @@
 
 import json
 import os
+import shutil
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from io import BytesIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -186,8 +187,9 @@ def test_aliases_are_as_ever() -> None:
 
 
 # ------------------------------------------------------------ models and data
-def test_a_model_runs_no_code(model: str, run: Run, tmp_path: Path) -> None:
-    """Neither that of a pickle nor that of a folder, which `trust_remote_code` would import."""
+def test_a_model_runs_no_code(model: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither that of a pickle nor that of a folder, which `trust_remote_code` would import; nobody is asked."""
+    monkeypatch.setattr("sys.stdin", StringIO("y\n" * 9))
     folder = tmp_path / "model"
     folder.mkdir()
     for file in Path(model).iterdir():
@@ -204,6 +206,16 @@ def test_a_model_runs_no_code(model: str, run: Run, tmp_path: Path) -> None:
     outcome = run("fit", "--config=task.yaml", flag)
     assert outcome.verdict == "refused"
     assert "model_name_or_path" in outcome.text
+
+
+@pytest.mark.parametrize("start", [b"\xff" * 8, (2**40).to_bytes(8, "little"), bytes(8), b"\x40" + bytes(7)])
+def test_weights_whose_header_lies_end_in_one_line(start: bytes, model: str, run: Run, tmp_path: Path) -> None:
+    shutil.copytree(model, tmp_path / "model")
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.write_bytes(start + weights.read_bytes()[8:])
+    outcome = run("fit", "--config=task.yaml", f"--model.model_name_or_path={tmp_path / 'model'}")
+    assert outcome.verdict == "refused"
+    assert "`model_name_or_path`" in outcome.text
 
 
 def test_a_folder_of_data_runs_no_code(run: Run, tmp_path: Path) -> None:
