@@ -27,7 +27,7 @@ def check_trainer(trainer: Trainer, *, fits: bool) -> None:
     _require(_may_clip(trainer.gradient_clip_val), "gradient_clip_val", trainer.gradient_clip_val, "positive, or None")
     _require(trainer.num_sanity_val_steps >= -1, "num_sanity_val_steps", trainer.num_sanity_val_steps, "at least -1")
     _require(trainer.log_every_n_steps >= 0, "log_every_n_steps", trainer.log_every_n_steps, "at least 0")  # type: ignore[attr-defined]  # set by its connector
-    _require(trainer.val_check_interval != 0, "val_check_interval", trainer.val_check_interval, "positive")  # type: ignore[attr-defined]
+    _require(trainer.val_check_interval != 0, "val_check_interval", trainer.val_check_interval, "positive")
     epochs = trainer.check_val_every_n_epoch
     _require(epochs is None or epochs >= 1, "check_val_every_n_epoch", epochs, "positive, or None")
     _require_local(trainer)
