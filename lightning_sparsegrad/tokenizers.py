@@ -26,13 +26,14 @@ def load_tokenizer(name: str, options: Mapping[str, Any]) -> PreTrainedTokenizer
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             source, local_files_only=is_unreachable(source, "model"), **{**options, **STRANGERS}
         )
-        tokenizer("a")  # some that make no tokens can be loaded
+        longest = tokenizer.model_max_length
+        if isinstance(longest, int | float) and longest >= 1:
+            tokenizer("a")  # some that make no tokens can be loaded
     except Exception as error:  # broken files are found by whatever stumbles over them
         raise ConfigurationError(
             f"Tokenizer `{name}` should be a hub id or a local folder with the files of a tokenizer. "
             f"Found: {reason_of(error)}{how_without(source, 'model')}"
         ) from error
-    longest = tokenizer.model_max_length
     if not isinstance(longest, int | float) or not longest >= 1:
         raise ConfigurationError(
             f"Tokenizer `{name}` should have a positive `model_max_length` in its `tokenizer_config.json`. "

@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 
-from lightning_sparsegrad.errors import MAX_SEED, ConfigurationError
+from lightning_sparsegrad.errors import MAX_SEED, ConfigurationError, reason_of
 
 _LARGEST_INTEGER = 2**63
 
@@ -25,10 +27,13 @@ def check_trainer(trainer: Trainer, *, fits: bool) -> None:
     _require(_may_clip(trainer.gradient_clip_val), "gradient_clip_val", trainer.gradient_clip_val, "positive, or None")
     _require(trainer.num_sanity_val_steps >= -1, "num_sanity_val_steps", trainer.num_sanity_val_steps, "at least -1")
     _require(trainer.log_every_n_steps >= 0, "log_every_n_steps", trainer.log_every_n_steps, "at least 0")  # type: ignore[attr-defined]  # set by its connector
-    _require(trainer.val_check_interval != 0, "val_check_interval", trainer.val_check_interval, "positive")  # type: ignore[attr-defined]
+    _require(trainer.val_check_interval != 0, "val_check_interval", trainer.val_check_interval, "positive")
     epochs = trainer.check_val_every_n_epoch
     _require(epochs is None or epochs >= 1, "check_val_every_n_epoch", epochs, "positive, or None")
     _require_local(trainer)
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint):
+            _require_template(callback)
     if fits:
         _require_something_to_train(trainer)
 
@@ -49,6 +54,17 @@ def _require_something_to_train(trainer: Trainer) -> None:
                 f"Parameter `min_{unit}` of the Trainer should be at most `max_{unit} = {most}`. "
                 f"Found `min_{unit} = {least}`."
             )
+
+
+def _require_template(callback: ModelCheckpoint) -> None:
+    """Refuse a template of names that would end a fit at its first checkpoint."""
+    try:
+        callback.format_checkpoint_name({"epoch": torch.tensor(0), "step": torch.tensor(0)})
+    except Exception as error:  # whatever formatting raises
+        raise ConfigurationError(
+            f"Parameter `filename` of `ModelCheckpoint` should be a template such as `{{epoch}}-{{val/loss:.2f}}`. "
+            f"Found `filename = {callback.filename!r}`: {reason_of(error)}"
+        ) from error
 
 
 def _require_local(trainer: Trainer) -> None:

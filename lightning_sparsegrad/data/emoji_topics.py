@@ -12,7 +12,7 @@ from lightning_sparsegrad.data.base import TokenizedDataModule
 from lightning_sparsegrad.data.checks import listed, require_at_least
 from lightning_sparsegrad.data.encodings import SequenceEncoding
 from lightning_sparsegrad.data.unicode_names import TRAIN_LANGUAGE, read_groups, topic_rows
-from lightning_sparsegrad.errors import ConfigurationError, require_one_of
+from lightning_sparsegrad.errors import ConfigurationError, reason_of, require_one_of
 from lightning_sparsegrad.sources import resolve_source
 
 GROUPS = (
@@ -95,16 +95,23 @@ class EmojiTopicsDataModule(TokenizedDataModule):
         """
         files = [*_CODE, self._groups, *(self._names / f"{name}.xml" for name in {TRAIN_LANGUAGE, *self._languages})]
         versions = tuple(sorted(f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files))
-        rows = Dataset.from_generator(
-            _rows,
-            Features(dict.fromkeys(_COLUMNS, Value("string"))),
-            gen_kwargs={
-                "names": str(self._names),
-                "groups": str(self._groups),
-                "languages": tuple(self._languages),
-                "versions": versions,  # so that changed files are read again, and all by changed code
-            },
-        )
+        try:
+            rows = Dataset.from_generator(
+                _rows,
+                Features(dict.fromkeys(_COLUMNS, Value("string"))),
+                gen_kwargs={
+                    "names": str(self._names),
+                    "groups": str(self._groups),
+                    "languages": tuple(self._languages),
+                    "versions": versions,  # so that changed files are read again, and all by changed code
+                },
+            )
+        except Exception as error:  # of XML, of UTF-8, of code points; `datasets` wraps them
+            cause = error if error.__cause__ is None else error.__cause__
+            raise ConfigurationError(
+                f"Parameter `root` should be a folder of files as Unicode's are. Found `root = {str(self._root)!r}`: "
+                f"{reason_of(cause)}"
+            ) from error
         found: dict[str, Dataset] = {}
         start = 0
         for split, same in groupby(rows["split"][:]):

@@ -35,9 +35,10 @@ class LoadedDataModule(TokenizedDataModule, ABC):
         dataset_config: The configuration of the data set, if it has several (`"cola"` of `"nyu-mll/glue"`).
         revision: The branch, tag or commit on the hub.
         data_files: Local files by split: `{"train": "a.csv", "validation": "b.csv"}`; `"validation.de"` is a part of a
-            split. Several files of a split are read one after the other. `package:<distribution>/<path>` names a file
-            inside an installed distribution. A file is read when its split is used: the one trained on may be gone
-            where a checkpoint is to predict.
+            split. Several files of a split are read one after the other. A path is taken as it is written: it is no
+            pattern, and `train[1].csv` is the file of that name; only a `~` that begins it is the home folder.
+            `package:<distribution>/<path>` names a file inside an installed distribution. A file is read when its
+            split is used: the one trained on may be gone where a checkpoint is to predict.
         splits: The name that each of `train`, `validation`, `test` and `predict` (or a part of one) has in the data. By
             default those that are called so, and `test` is the split to predict where no other is.
         validation_fraction: Set this fraction of the train split aside for validation, strictly between 0 and 1, where

@@ -31,9 +31,10 @@ def stored_config(source: str, *, offline: bool) -> Any:
         return None
     for name in _SIZES:
         value = getattr(text, name, None)
-        most = _MOST_LAYERS if name == "num_hidden_layers" else value
-        if isinstance(value, int) and not 1 <= value <= most:
-            allowed = "positive" if value < 1 else f"at most {most}"
+        if not isinstance(value, int):
+            continue
+        if value < 1 or (name == "num_hidden_layers" and value > _MOST_LAYERS):
+            allowed = "positive" if value < 1 else f"at most {_MOST_LAYERS}"
             raise ConfigurationError(f"`{name}` in the configuration of `{source}` should be {allowed}. Found {value}.")
     for name, value in _numbers(text.to_dict()):
         if not isfinite(value):

@@ -216,3 +216,21 @@ def test_the_installed_data() -> None:
         seen[kind] = set().union(*(emoji_of(data, split) for split in data.parts(kind).values()))
     assert all(not one & other for one, other in combinations(seen.values(), 2))
     assert all(len(emoji) > 100 for emoji in seen.values())
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "found"),
+    [("</annotations>", "", "mismatched tag"), ('<annotation cp="', "<annotation cp=", "not well-formed")],
+)
+def test_broken_files_are_refused(own: Path, old: str, new: str, found: str) -> None:
+    replace(annotations(own, "he"), old, new)
+    with pytest.raises(ConfigurationError, match=f"`root` should be a folder of files as Unicode's are.*: .*{found}"):
+        EmojiTopicsDataModule(str(own), languages=["he"]).load_splits()
+
+
+def test_a_folder_without_a_name_to_train_on_is_refused(own: Path) -> None:
+    replace(annotations(own, "en"), "Name", "↑↑↑")
+    text = annotations(own, "en").read_text(encoding="utf-8")
+    annotations(own, "en").write_text(text.replace("<annotation ", "<other ").replace("</annotation>", "</other>"))
+    with pytest.raises(ConfigurationError, match="`root` should be a folder with names of emoji"):
+        EmojiTopicsDataModule(str(own), languages=["he"]).load_splits()

@@ -177,6 +177,7 @@ def test_overflow_of_a_tensor_that_is_dropped_whole_does_not_count(door: str) ->
     assert not watched.moved[2]
 
 
+@pytest.mark.filterwarnings("ignore:Nothing trains")
 def test_dropping_everything_under_a_scaler_is_an_error(door: str) -> None:
     with pytest.raises(ConfigurationError, match=r"`GradDrop\(rate=1\)` should keep a gradient under loss scaling"):
         fit(door, GradDrop(1.0), **half(GradScaler("cpu", 256.0)))
