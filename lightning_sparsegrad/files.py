@@ -24,6 +24,8 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 _PART = re.compile(r"\..*\.[0-9a-f]{16}\.part", re.DOTALL)
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_IN_WORDS = re.compile(r"\(os error (\d+)\)")  # of libraries written in Rust
 _LONGEST = 200  # bytes of a name that the name of a part begins with, of 255
 _NO_LINKS = {errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EXDEV, errno.EMLINK}
 
@@ -97,6 +99,17 @@ def sweep(folder: str | Path) -> None:
         for name in [entry.name for entry in entries if is_part(entry.name)] if fcntl else ():
             with suppress(OSError):
                 _remove_if_left(Path(folder, name))
+
+
+def full_disk(error: BaseException | None, where: str | Path) -> OSError | None:
+    """Return an error that says so, if what went wrong is that nothing more could be written; `None` if not."""
+    while error is not None:
+        told = _IN_WORDS.search(str(error))
+        number = error.errno if isinstance(error, OSError) else int(told[1]) if told else None
+        if number in _FULL:
+            return OSError(number, os.strerror(number), str(where))
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def is_part(path: str | Path) -> bool:

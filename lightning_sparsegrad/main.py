@@ -33,8 +33,8 @@ from lightning_sparsegrad.modules import TransformerTask
 from lightning_sparsegrad.monitored import MonitorCheck, is_about_monitor
 from lightning_sparsegrad.outcome import print_outcome
 from lightning_sparsegrad.parser import SparseGradArgumentParser
-from lightning_sparsegrad.resume.stopping import Stopping, about_end
 from lightning_sparsegrad.restored import DataInstantiator, about_moved, replace_origin
+from lightning_sparsegrad.resume.stopping import Stopping, about_end
 from lightning_sparsegrad.signals import SIGNALS, end
 from lightning_sparsegrad.store_config import StoreConfigCallback
 from lightning_sparsegrad.stored_defaults import (

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from lightning_sparsegrad.adapters import tokenizer_source
+from lightning_sparsegrad.data.caches import caching
 from lightning_sparsegrad.data.checks import listed, require_at_least, require_file_names, require_no_mean
 from lightning_sparsegrad.data.encodings import Encoding, Tokens, kind_of
 from lightning_sparsegrad.data.encodings.base import Batch
@@ -139,7 +140,8 @@ class TokenizedDataModule(LabelledDataModule, ABC):
             rows = self.rows(split)
             if self.max_samples is not None and self.max_samples < len(rows) and not is_predicted:
                 rows = self.encoding.sample(rows, self.max_samples)
-            self._encoded[split] = labels, self.encoding.encode(rows, split, self.tokens, labels)
+            with caching(rows):
+                self._encoded[split] = labels, self.encoding.encode(rows, split, self.tokens, labels)
         return self._encoded[split][1]
 
     def decode(self, output: Mapping[str, Any], batch: Batch) -> list[Any]:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lightning_sparsegrad.errors import ConfigurationError
-from lightning_sparsegrad.files import new_folder
+from lightning_sparsegrad.files import full_disk, new_folder
 
 
 def require_free(output: str) -> Path:
@@ -33,7 +33,12 @@ def written(folder: Path) -> Iterator[Path]:
         ConfigurationError: If somebody else has written there in the meantime.
     """
     with new_folder(folder.absolute()) as made:
-        yield made
+        try:
+            yield made
+        except Exception as error:
+            if full := full_disk(error, str(folder)):
+                raise full from error
+            raise
         require_free(str(folder))
         if folder.exists():  # somebody has made it, with rights of its own
             _fill(folder, made)
