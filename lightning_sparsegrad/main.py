@@ -28,14 +28,15 @@ from lightning_sparsegrad.data import TokenizedDataModule
 from lightning_sparsegrad.diagnosis import Fault, debugging, one_line
 from lightning_sparsegrad.divergence import DivergenceWarning, divergence_of
 from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.launched import end_with_launcher
 from lightning_sparsegrad.linked import LINKED, ModelInstantiator, about_missing, ask_for_regression
 from lightning_sparsegrad.modules import TransformerTask
 from lightning_sparsegrad.monitored import MonitorCheck, is_about_monitor
 from lightning_sparsegrad.outcome import print_outcome
 from lightning_sparsegrad.parser import SparseGradArgumentParser
 from lightning_sparsegrad.restored import DataInstantiator, about_moved, replace_origin
-from lightning_sparsegrad.resume.stopping import Stopping, about_end
-from lightning_sparsegrad.signals import SIGNALS, end
+from lightning_sparsegrad.resume.stopping import Stopping, about_end, end_launched
+from lightning_sparsegrad.signals import SIGNALS, end, status_of
 from lightning_sparsegrad.store_config import StoreConfigCallback
 from lightning_sparsegrad.stored_defaults import (
     Given,
@@ -126,6 +127,9 @@ class SparseGradCLI(LightningCLI):
                 raise ConfigurationError(f"{error}{where}") from error
             raise
         except (SystemExit, KeyboardInterrupt) as error:
+            if status_of(error) is not None and (trainer := getattr(self, "trainer", None)) is not None:
+                SIGNALS.hold_off()
+                end_launched(trainer)
             end(error, self._about_end())
         finally:
             if runs and self._claims is not None:
@@ -337,6 +341,7 @@ def main(args: list[str] | None = None) -> None:
         args: The arguments; by default those of the process.
     """
     arguments = sys.argv[1:] if args is None else args
+    end_with_launcher()
     with SIGNALS.ending():
         try:
             _run(args, arguments)

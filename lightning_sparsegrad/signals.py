@@ -6,11 +6,16 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from select import select
+from time import monotonic
 from types import FrameType
 from typing import NoReturn
 
 from lightning.pytorch.utilities import rank_zero_only
 
+from lightning_sparsegrad.launched import is_launched, kill_launched
+
+_PATIENCE = 5.0  # seconds that a handler may wait for Python to run it
 STATUSES = {signal.SIGINT: 130, signal.SIGTERM: 143}  # as shells say it
 
 
@@ -23,6 +28,9 @@ class Signals:
 
     def __init__(self) -> None:
         self.is_taken = False  # the signal that is being handled
+        self.runs = False  # whether a Trainer takes signals
+        self._is_ending = False
+        self._owner = 0  # the process
 
     @contextmanager
     def ending(self) -> Iterator[None]:
@@ -34,27 +42,88 @@ class Signals:
         if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM):
             yield
             return
-        self.is_taken, owner = False, os.getpid()
+        self.is_taken, self.runs, self._is_ending, self._owner = False, False, False, os.getpid()
         before = {signum: signal.getsignal(signum) for signum in STATUSES}
-
-        def end(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001  # as handlers are called
-            if os.getpid() != owner:
-                signal.signal(signum, signal.SIG_DFL)
-                os.kill(os.getpid(), signum)
-            elif self.is_taken:
-                self.is_taken = False
-            else:
-                raise SystemExit(STATUSES[signal.Signals(signum)])
-
-        signal.signal(signal.SIGTERM, end)
+        for signum in (signal.SIGTERM, *([signal.SIGINT] if self.is_default(signal.SIGINT) else [])):
+            signal.signal(signum, self._end)
         try:
-            yield
+            with self._not_waiting():
+                yield
         finally:
+            self._owner = 0
             for signum, handler in before.items():
                 signal.signal(signum, handler)
 
+    def hold_off(self) -> None:
+        """Have another SIGTERM change nothing: the process ends."""
+        self._is_ending = True
+
+    def is_default(self, signum: signal.Signals) -> bool:
+        """Return whether a signal is handled by Python or here, and by nothing of the program's own."""
+        return signal.getsignal(signum) in {signal.SIG_DFL, signal.default_int_handler, self._end}
+
+    def _end(self, signum: int, frame: FrameType | None) -> None:
+        if self.is_taken:
+            self.is_taken = False
+        elif signum == signal.SIGINT:
+            self._is_ending = True
+            signal.default_int_handler(signum, frame)
+        elif not self._is_ending:
+            self._is_ending = True  # another one, as of a process that this one ends, changes nothing
+            tell_launcher(signum)
+            raise SystemExit(STATUSES[signal.Signals(signum)])
+
+    def leave(self) -> None:
+        """Have a process that was forked handle signals as ever."""
+        if self._owner not in {0, os.getpid()}:
+            self._owner = 0
+            signal.set_wakeup_fd(-1)
+            for signum, handler in ((signal.SIGTERM, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
+                if signal.getsignal(signum) not in {signal.SIG_DFL, signal.SIG_IGN}:
+                    signal.signal(signum, handler)
+
+    @contextmanager
+    def _not_waiting(self) -> Iterator[None]:
+        """End a process that waits for another one, outside of Python, where no handler runs: at a rendezvous."""
+        read, write = os.pipe()
+        os.set_blocking(write, False)
+        before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        thread = threading.Thread(target=self._end_waiting, args=(read,), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
+            os.close(write)
+            thread.join()
+            os.close(read)
+
+    def _end_waiting(self, read: int) -> None:
+        while byte := os.read(read, 1):
+            until = monotonic() + _PATIENCE
+            while byte[0] in STATUSES and not (self._is_ending or self.runs):
+                if select([read], [], [], 0.1)[0]:  # the block has ended, or another signal has come
+                    break
+                if monotonic() > until:
+                    if not getattr(rank_zero_only, "rank", 0):
+                        sys.stderr.write("stopped before the first step\n")
+                        sys.stderr.flush()
+                    kill_launched()
+                    os._exit(STATUSES[signal.Signals(byte[0])])
+
 
 SIGNALS = Signals()
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=SIGNALS.leave)
+
+
+def tell_launcher(signum: int) -> None:
+    """Send a signal on to the process that Lightning has launched this one from, which tells all the others.
+
+    It would kill them all, itself included, when it finds that one has ended.
+    """
+    if is_launched() and "TORCHELASTIC_RUN_ID" not in os.environ:
+        os.kill(os.getppid(), signum)
 
 
 def status_of(error: BaseException) -> int | None:
@@ -79,6 +148,6 @@ def end(error: BaseException, line: str) -> NoReturn:
     status = status_of(error)
     if status is None or isinstance(error, Ended):
         raise error
-    if rank_zero_only.rank == 0:
+    if not getattr(rank_zero_only, "rank", 0):
         sys.stderr.write(f"{line}\n")
     raise Ended(status) from error

@@ -19,6 +19,7 @@ from lightning_sparsegrad.resume.alone import is_alone
 from lightning_sparsegrad.resume.atomic import AtomicCheckpointIO
 from lightning_sparsegrad.resume.counters import counters, set_counters
 from lightning_sparsegrad.resume.hyperparameters import Hyperparameters
+from lightning_sparsegrad.resume.meeting import Meeting
 from lightning_sparsegrad.resume.metrics import metric_states, set_metric_states
 from lightning_sparsegrad.resume.order import TrackedLoader, can_be_read_again
 from lightning_sparsegrad.resume.pausing import Pause, allow_to_begin, validate_first, watch_validations
@@ -117,6 +118,7 @@ class ExactResume(WaitingCheckpoints):
         self._stopping = Stopping()
         self._pause: Pause | None = None  # where the fit stood before the validation at hand
         self._is_paused = False  # within it, by a signal
+        self._meeting = Meeting(1)
         self._steps = -1  # of the fit
         self._accumulate = 1  # as the Trainer was made; callbacks change it in an epoch
 
@@ -205,6 +207,7 @@ class ExactResume(WaitingCheckpoints):
             self._resumed = None
         if not self.inside_window(trainer):
             self.write()  # of the epoch before
+        self._stopping.agree(trainer)
         self._stopping.stop_if_told(trainer)
 
     # ------------------------------------------------------------ a validation that is cut short
@@ -212,14 +215,16 @@ class ExactResume(WaitingCheckpoints):
         # a run that is to stop early does not know of it when it is resumed
         can_pause = not (self.suspended or trainer.should_stop or self.inside_window(trainer))
         self._pause = Pause(trainer, self._state(trainer)) if can_pause else None
+        self._meeting = Meeting(trainer.world_size)
 
     def on_validation_batch_start(self, trainer: Trainer, *_: Any) -> None:
-        if self._pause is None or trainer.sanity_checking or not self._stopping.signum:
+        if self._pause is None or trainer.sanity_checking or not self._meeting.is_told(self._stopping):
             return
-        if self._pause.has_same_weights(trainer):
+        if not self._pause.has_same_weights(trainer) or self._meeting.is_given_up:
+            self._pause = None  # it is finished
+        elif self._meeting.all_stop():
             self._is_paused = True
             self._stopping.stop()
-        self._pause = None  # it is finished
 
     def _resume_validation(self, trainer: Trainer, state: dict[str, Any]) -> None:
         self._set_states(trainer, state)

@@ -3,21 +3,29 @@
 import os
 import shlex
 import signal
+import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
+from time import monotonic
 from types import FrameType
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from lightning_sparsegrad.launched import end_with_launcher, is_launched, stay_when_launched_end
 from lightning_sparsegrad.resume.waiting import WaitingCheckpoints
-from lightning_sparsegrad.signals import SIGNALS, STATUSES
+from lightning_sparsegrad.signals import SIGNALS, STATUSES, tell_launcher
 
+_SAME = 0.5  # seconds within which a launcher may pass on a signal that has reached its whole group
+_PATIENCE = 6.0  # seconds in which launched processes should have ended
 _AGAIN = "stopping after the optimizer step at hand; press Ctrl+C again to stop at once"
 
 
@@ -33,8 +41,11 @@ class Stopping(Callback):
         self.is_exact = False  # whether there is an `ExactResume`, which says when a fit ends
         self.signum: signal.Signals | None = None  # that has come
         self.raised = False
+        self._agreed = 0  # the signal that all processes know of
         self._runs = False
         self._owner = os.getpid()
+        self._interrupt: Any = signal.default_int_handler
+        self._since = 0.0  # when the signal came
 
     @classmethod
     def of(cls, trainer: Trainer) -> "Stopping":
@@ -55,10 +66,27 @@ class Stopping(Callback):
         self.raised = True
         raise SIGTERMException(self.status)
 
-    def stop_if_told(self, trainer: Trainer) -> None:  # noqa: ARG002
-        """End the run now if a signal has come."""
-        if self.signum:
+    def agree(self, trainer: Trainer) -> None:
+        """Have all processes know of a signal that one of them got; each has to come here at the same moment.
+
+        It takes the place of Lightning's broadcast before each batch, which is of process 0 alone, and costs as much.
+        """
+        if trainer.world_size > 1:
+            signum = torch.tensor([self.signum or 0], device=trainer.strategy.root_device)
+            torch.distributed.all_reduce(signum, op=torch.distributed.ReduceOp.MAX)
+            self._agreed = int(signum)
+            if self._agreed and not self.signum:
+                self.signum = signal.Signals(self._agreed)
+
+    def stop_if_told(self, trainer: Trainer) -> None:
+        """End the run now if a signal has come; of several processes, if all know of it."""
+        if self._agreed if trainer.world_size > 1 else self.signum:
             self.stop()
+
+    def _before_batch(self, trainer: Trainer) -> None:
+        self.agree(trainer)
+        if not self.is_exact:
+            self.stop_if_told(trainer)
 
     # ------------------------------------------------------------ signals
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
@@ -66,10 +94,12 @@ class Stopping(Callback):
 
     def intercept(self, trainer: Trainer) -> None:
         """Have a Trainer's signals come here; a second time changes nothing."""
-        self.signum, self.raised, self._owner = None, False, os.getpid()
+        self.signum, self.raised, self._agreed, self._owner = None, False, 0, os.getpid()
         # Lightning's own waits for the other processes within the handler, in which they may be anywhere
-        trainer._signal_connector._sigterm_notifier_fn = self._take  # type: ignore[method-assign]
+        trainer._signal_connector._sigterm_notifier_fn = self._take  # type: ignore[method-assign,assignment]
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = partial(self._before_batch, trainer)  # type: ignore[method-assign]
         self._trainer = trainer
+        end_with_launcher()
 
     def _take(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002  # as handlers are called
         if os.getpid() != self._owner:  # a process that was forked, as to load data
@@ -77,27 +107,38 @@ class Stopping(Callback):
             os.kill(os.getpid(), signum)
             return
         if signum == signal.SIGINT:
-            if self.signum == signum:
+            if self.signum == signum and monotonic() - self._since > (_SAME if is_launched() else 0):
                 raise KeyboardInterrupt
-            if self._trainer.is_global_zero:
+            if self._trainer.is_global_zero and not self.signum:
                 sys.stderr.write(f"\n{_AGAIN}\n")
-        self.signum = self.signum or signal.Signals(signum)
+        if not self.signum:
+            self.signum, self._since = signal.Signals(signum), monotonic()
+            if signum == signal.SIGTERM:
+                self._tell_others()
         SIGNALS.is_taken = self._runs and signum == signal.SIGTERM  # else it is ended at once
-        if not self.is_exact:
+        if not self.is_exact and self._trainer.world_size == 1:
             self._trainer._signal_connector.received_sigterm = True  # it ends where Lightning ends it
+
+    def _tell_others(self) -> None:
+        if (launcher := self._trainer.strategy.launcher) is not None:
+            launcher.kill(signal.SIGTERM)  # type: ignore[attr-defined]  # of all launchers of Lightning
+            stay_when_launched_end()
+        tell_launcher(signal.SIGTERM)
 
     def _begin(self, trainer: Trainer) -> None:
         """Take signals, from the first batch on."""
-        self._runs = True
+        self._runs = SIGNALS.runs = True
         if threading.current_thread() is not threading.main_thread() or trainer.state.fn != TrainerFn.FITTING:
             return
-        if self.is_exact and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        handler = signal.getsignal(signal.SIGINT)
+        if self.is_exact and handler not in {None, signal.SIG_IGN} and SIGNALS.is_default(signal.SIGINT):
+            self._interrupt = handler
             signal.signal(signal.SIGINT, self._take)
 
     def _end(self) -> None:
-        self._runs = False
+        self._runs = SIGNALS.runs = False
         if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) == self._take:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGINT, self._interrupt)
 
     # ------------------------------------------------------------ where a run ends
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
@@ -119,7 +160,7 @@ class Stopping(Callback):
         if self.signum:
             self.stop()
 
-    on_predict_batch_start = on_test_batch_start
+    on_predict_batch_start = on_test_batch_start  # type: ignore[assignment]
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
         if self.raised and self.is_exact and isinstance(exception, SIGTERMException):
@@ -135,7 +176,7 @@ class Stopping(Callback):
     def _save(self, trainer: Trainer) -> None:
         """Write a checkpoint beside those of the fit, if no callback has written where it ends."""
         waiting, saving = WaitingCheckpoints.of(trainer), trainer.checkpoint_callback
-        if not isinstance(saving, ModelCheckpoint) or saving.save_weights_only or trainer.fast_dev_run:
+        if not isinstance(saving, ModelCheckpoint) or saving.save_weights_only or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         if not waiting.has_trained or waiting.is_written:
             return
@@ -148,6 +189,22 @@ class Stopping(Callback):
             trainer.save_checkpoint(path)
         except OSError as error:
             rank_zero_warn(f"Checkpoint `{path}` is not written: {error}")
+
+
+def end_launched(trainer: Trainer) -> None:
+    """Wait for the processes that a Trainer has launched, and end those that do not end by themselves."""
+    launcher = trainer.strategy.launcher
+    if not isinstance(launcher, _SubprocessScriptLauncher):
+        return
+    stay_when_launched_end()
+    until = monotonic() + _PATIENCE
+    launcher.kill(signal.SIGTERM)
+    for process in launcher.procs:
+        try:
+            process.wait(max(0.1, until - monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def about_end(trainer: Trainer | None, checkpoint: Any) -> str:

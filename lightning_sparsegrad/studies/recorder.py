@@ -5,8 +5,7 @@ import os
 from math import isfinite
 from multiprocessing import parent_process
 from pathlib import Path
-from threading import Thread
-from time import monotonic, sleep
+from time import monotonic
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -15,6 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning_sparsegrad.callbacks.run_folder import own_folder
 from lightning_sparsegrad.divergence import divergence_of
 from lightning_sparsegrad.files import replacing
+from lightning_sparsegrad.launched import end_with
 from lightning_sparsegrad.studies.majority import majority_scores
 from lightning_sparsegrad.studies.runs import LOCK, RESULT
 
@@ -45,7 +45,7 @@ class RunRecorder(Callback):
         if study := os.environ.get(PARENT):
             is_of_study = trainer.is_global_zero and parent_process() is None  # other ranks are children of their first
             parent = int(study) if is_of_study else os.getppid()
-            Thread(target=_end_with, args=(parent,), daemon=True).start()
+            end_with(parent)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         self._start = monotonic()
@@ -78,9 +78,3 @@ def write_result(folder: Path, result: dict[str, Any]) -> None:
         result[name] = {key: value if isfinite(value) else None for key, value in scores.items()}
     with replacing(folder / RESULT) as file:
         file.write(json.dumps(result, indent=1).encode())
-
-
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        sleep(0.2)
-    os._exit(1)

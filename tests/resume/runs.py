@@ -118,6 +118,7 @@ def fit(
     transform: GradientTransform,
     *,
     data: Any = None,
+    validation: Any = None,
     callbacks: list[Callback] | None = None,
     path: Path | None = None,
     kind: type[Regression] = Sensitive,
@@ -137,7 +138,9 @@ def fit(
             **arguments,
         }
     )
-    run.fit(task, shuffled() if data is None else data, DataLoader(dataset(2), batch_size=2), ckpt_path=path)
+    run.fit(
+        task, shuffled() if data is None else data, validation or DataLoader(dataset(2), batch_size=2), ckpt_path=path
+    )
     return run, outcome(run)
 
 

@@ -1,6 +1,7 @@
 """A signal at any moment of a fit, and the run that resumes from what it leaves: bit for bit the undisturbed run."""
 
 import os
+import shlex
 import signal
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ def stop(folder: Path, at: Signal, saving: list[Callback] | None = None, **argum
     assert ended.value.code == 143
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
-    return rows, about_end(at.trainer, arguments.get("path")).partition("--ckpt_path ")[2]
+    return rows, shlex.split(about_end(at.trainer, arguments.get("path")))[-1]
 
 
 def assert_resumes(rows: Rows, path: str, whole: Outcome, **arguments: Any) -> None:
