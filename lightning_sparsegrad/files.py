@@ -93,6 +93,27 @@ def new_folder(beside: Path) -> Iterator[Path]:
             os.close(descriptor)
 
 
+def fill(folder: Path, made: Path) -> None:
+    """Put what a `new_folder` holds into a folder, all of it or nothing.
+
+    Raises:
+        FileExistsError: If there is something of one of these names.
+    """
+    placed: list[Path] = []
+    try:
+        for path in made.iterdir():
+            target = folder / path.name
+            if path.is_dir():
+                shutil.copytree(path, target)
+            else:
+                _place(path, target)
+            placed.append(target)
+    except BaseException:
+        for path in placed:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        raise
+
+
 def sweep(folder: str | Path) -> None:
     """Remove what processes that were killed have left half-written in a folder."""
     with suppress(OSError), os.scandir(folder) as entries:  # a folder that is not there, or not ours to change
@@ -191,7 +212,7 @@ def _written(path: Path) -> Iterator[Part]:
             yield part
     except BaseException as error:
         fault = part.fault if part and part.fault else error
-        if isinstance(fault, OSError) and (fault.filename is None or is_part(fault.filename)):
+        if isinstance(fault, OSError) and fault.errno and (fault.filename is None or is_part(fault.filename)):
             raise OSError(fault.errno, fault.strerror, str(path)) from error  # with the name that its user knows
         raise
     finally:

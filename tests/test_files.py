@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shutil
 import signal
 import stat
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ import pandas as pd
 import pytest
 import torch
 
-from lightning_sparsegrad.files import Part, full_disk, new_folder, replacing, sweep, write_new
+from lightning_sparsegrad.files import Part, fill, full_disk, new_folder, replacing, sweep, write_new
 
 LEFT = ".a.ckpt.0123456789abcdef.part"
 LIMIT = 40_000  # bytes of a file
@@ -187,3 +188,22 @@ def test_files_of_a_user_stay() -> None:
     sweep(".")
     sweep("nowhere")
     assert names() == sorted([*mine, LEFT])
+
+
+def test_a_folder_is_filled_whole_or_not_at_all() -> None:
+    for taken in (False, True):
+        with new_folder(Path("out")) as made:
+            for name in ("a", "b/c", "d"):
+                (made / name).parent.mkdir(exist_ok=True)
+                (made / name).touch()
+            Path("out").mkdir(exist_ok=True)
+            if taken:
+                Path("out/d").write_text("mine")
+                with pytest.raises(FileExistsError):
+                    fill(Path("out"), made)
+            else:
+                fill(Path("out"), made)
+        assert names() == (["out/d"] if taken else ["out/a", "out/b/c", "out/d"])
+        for name in names():
+            Path(name).unlink()
+        shutil.rmtree("out")
