@@ -11,7 +11,8 @@ from lightning.pytorch.cli import SaveConfigCallback
 from lightning_sparsegrad.callbacks.run_folder import run_folder, write_new
 from lightning_sparsegrad.checkpoints import CONFIG_KEY, FOLDER_KEY
 from lightning_sparsegrad.errors import ConfigurationError
-from lightning_sparsegrad.files import fill, new_folder
+from lightning_sparsegrad.files import fill
+from lightning_sparsegrad.parts import new_folder
 from lightning_sparsegrad.resume.hyperparameters import Hyperparameters
 
 _OF_ONE_COMMAND = {"config", "ckpt_path", "weights_only"}

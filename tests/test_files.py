@@ -14,7 +14,8 @@ import pandas as pd
 import pytest
 import torch
 
-from lightning_sparsegrad.files import Part, fill, full_disk, new_folder, replacing, sweep, write_new
+from lightning_sparsegrad.files import fill, full_disk, replacing, write_new
+from lightning_sparsegrad.parts import Part, new_folder, sweep
 
 LEFT = ".a.ckpt.0123456789abcdef.part"
 LIMIT = 40_000  # bytes of a file
@@ -112,6 +113,17 @@ def test_no_link_is_followed(link: str) -> None:
     assert write_new("a", {".ckpt": b"other"}) == "a-v1"
 
 
+def test_a_name_that_somebody_has_guessed_is_not_written_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("mine.txt").write_text("mine")
+    Path(".a.1.part").symlink_to("mine.txt")
+    Path(".a.2.part").write_text("mine")
+    digits = iter("123")
+    monkeypatch.setattr("lightning_sparsegrad.parts.token_hex", lambda _: next(digits))
+    replace("a", b"new")
+    assert Path("a").read_text() == "new"
+    assert Path("mine.txt").read_text() == Path(".a.2.part").read_text() == "mine"
+
+
 def test_a_link_to_nothing_is_not_written_through() -> None:
     Path("a.csv").symlink_to("nothing")
     assert write_new("a", {".csv": b"1"}) == "a-v1"
@@ -154,8 +166,8 @@ def test_a_file_system_without_links(monkeypatch: pytest.MonkeyPatch) -> None:
 def killed() -> None:
     """Leave a file and a folder half-written."""
     if not (process := os.fork()):
-        Part(Path("a.ckpt")).write(b"half")
-        with new_folder(Path("out")) as made:
+        with Part(Path("a.ckpt")) as part, new_folder(Path("out")) as made:
+            part.write(b"half")
             (made / "b").touch()
             os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(process, 0)

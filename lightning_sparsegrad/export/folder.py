@@ -6,7 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lightning_sparsegrad.errors import ConfigurationError
-from lightning_sparsegrad.files import fill, full_disk, new_folder
+from lightning_sparsegrad.files import fill, full_disk
+from lightning_sparsegrad.parts import new_folder
 
 
 def require_free(output: str) -> Path:
