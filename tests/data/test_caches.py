@@ -65,5 +65,5 @@ def test_where_other_programs_cache_what_is_new_stays(rows: Dataset, age: int, s
     class Moved:
         cache_files: ClassVar[Any] = [{"filename": str(elsewhere / "a.arrow")}]
 
-    with caching(Moved()):  # type: ignore[arg-type]
+    with caching(Moved()):
         assert (elsewhere / LEFT).exists() == stays
