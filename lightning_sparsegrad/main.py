@@ -35,7 +35,7 @@ from lightning_sparsegrad.monitored import MonitorCheck, is_about_monitor
 from lightning_sparsegrad.outcome import print_outcome
 from lightning_sparsegrad.parser import SparseGradArgumentParser
 from lightning_sparsegrad.restored import DataInstantiator, about_moved, replace_origin
-from lightning_sparsegrad.resume.stopping import Stopping, about_end, end_launched
+from lightning_sparsegrad.resume.stopping import Stopping, about_end, end_launched, ended_by_signal
 from lightning_sparsegrad.signals import SIGNALS, end, status_of
 from lightning_sparsegrad.store_config import StoreConfigCallback
 from lightning_sparsegrad.stored_defaults import (
@@ -126,11 +126,13 @@ class SparseGradCLI(LightningCLI):
             if where := where_paths_start(error, self._stored):
                 raise ConfigurationError(f"{error}{where}") from error
             raise
-        except (SystemExit, KeyboardInterrupt) as error:
-            if status_of(error) is not None and (trainer := getattr(self, "trainer", None)) is not None:
+        except BaseException as error:
+            trainer: Trainer | None = getattr(self, "trainer", None)
+            ending = error if trainer is None else ended_by_signal(trainer, error)
+            if trainer is not None and status_of(ending) is not None:
                 SIGNALS.hold_off()
                 end_launched(trainer)
-            end(error, self._about_end())
+            end(ending, self._about_end())
         finally:
             if runs and self._claims is not None:
                 self._claims.release()

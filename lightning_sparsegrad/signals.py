@@ -30,7 +30,7 @@ class Signals:
         self.is_taken = False  # the signal that is being handled
         self.runs = False  # whether a Trainer takes signals
         self._is_ending = False
-        self._owner = 0  # the process
+        self._ends = False  # whether handlers are set
 
     @contextmanager
     def ending(self) -> Iterator[None]:
@@ -42,7 +42,7 @@ class Signals:
         if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM):
             yield
             return
-        self.is_taken, self.runs, self._is_ending, self._owner = False, False, False, os.getpid()
+        self.is_taken, self.runs, self._is_ending, self._ends = False, False, False, True
         before = {signum: signal.getsignal(signum) for signum in STATUSES}
         for signum in (signal.SIGTERM, *([signal.SIGINT] if self.is_default(signal.SIGINT) else [])):
             signal.signal(signum, self._end)
@@ -50,7 +50,7 @@ class Signals:
             with self._not_waiting():
                 yield
         finally:
-            self._owner = 0
+            self._ends = False
             for signum, handler in before.items():
                 signal.signal(signum, handler)
 
@@ -74,13 +74,19 @@ class Signals:
             raise SystemExit(STATUSES[signal.Signals(signum)])
 
     def leave(self) -> None:
-        """Have a process that was forked handle signals as ever."""
-        if self._owner not in {0, os.getpid()}:
-            self._owner = 0
+        """Have a process that was forked handle signals as ever.
+
+        While a Trainer runs, it has a group of its own: a signal to the group of the Trainer's process, as Ctrl+C, is
+        that one's to handle, and a process that loads data for it must not end before.
+        """
+        if self.runs:
+            os.setpgid(0, 0)
+        if self._ends:
             signal.set_wakeup_fd(-1)
             for signum, handler in ((signal.SIGTERM, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
                 if signal.getsignal(signum) not in {signal.SIG_DFL, signal.SIG_IGN}:
                     signal.signal(signum, handler)
+        self.runs = self._ends = False
 
     @contextmanager
     def _not_waiting(self) -> Iterator[None]:

@@ -58,7 +58,16 @@ class ExactResume(WaitingCheckpoints):
     **When checkpoints are written.** One that is asked for during the fit waits for the next border: the optimizer step
     of the accumulation window is done, and what follows from it (all hooks, a validation, schedulers; at the end of an
     epoch, its logs), and the next batch is not loaded yet. The file is named when it is asked for, and older ones are
-    removed after it is written. After SIGTERM, which Lightning handles between two batches, that is there.
+    removed after it is written.
+
+    **SIGTERM and Ctrl+C.** The fit ends at the next border; under DDP and its kin all processes do, whichever of them
+    the signal came to. A validation is not waited for: it ends before its next batch, the checkpoint is of before it,
+    and a resumed fit begins with it. (It is finished where it runs within a window, with other weights than those that
+    are trained, as averages that a callback swaps in, or where several processes cannot agree on a batch.) If no
+    callback writes a checkpoint then, `stopped-step=<n>.ckpt` is written into the folder of the first
+    `ModelCheckpoint`. Before the first step none is written. Then the fit raises Lightning's `SIGTERMException`, with
+    the status 143 after SIGTERM, which schedulers send, and 130 after Ctrl+C. A second Ctrl+C ends it at once, as an
+    exception does. A handler for Ctrl+C that the program has set stays in place of this one.
 
     **Where there is no border any more,** after an exception or where a limit of time ends the training inside a
     window, what is asked for is written all the same, and a warning says that it is not exact. It holds
@@ -90,13 +99,12 @@ class ExactResume(WaitingCheckpoints):
     - where a `CombinedLoader` of loaders without a length stands in the modes `max_size` and `max_size_cycle`;
     - accumulation under manual optimization without a transform of this library.
 
-    A `training_step` that takes `dataloader_iter` is refused. SLURM's automatic
-    requeue comes before the waiting checkpoint is written: have one every n steps, or
-    `plugins=[SLURMEnvironment(auto_requeue=False)]`. Loggers are told of a checkpoint when it is asked for. The folder
-    of a sharded checkpoint (`ModelParallelStrategy`) is written in place, by Lightning;
-    `save_distributed_checkpoint=False` writes one file. Under FSDP2, torch cannot restore an optimizer in which some
-    parameters have no state yet, so strategies that drop whole tensors (`HeadOnly`, `GradualUnfreezing`,
-    `LayerGradDrop`) may not be resumable there.
+    A `training_step` that takes `dataloader_iter` is refused. SLURM's automatic requeue comes before the waiting
+    checkpoint is written: have one every n steps, or `plugins=[SLURMEnvironment(auto_requeue=False)]`. Loggers are told
+    of a checkpoint when it is asked for. The folder of a sharded checkpoint (`ModelParallelStrategy`) is written in
+    place, by Lightning; `save_distributed_checkpoint=False` writes one file. Under FSDP2, torch cannot restore an
+    optimizer in which some parameters have no state yet, so strategies that drop whole tensors (`HeadOnly`,
+    `GradualUnfreezing`, `LayerGradDrop`) may not be resumable there.
 
     Raises:
         ConfigurationError: At the start of a fit, if the training loads its batches itself; on a resume, if its data

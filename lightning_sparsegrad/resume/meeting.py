@@ -28,8 +28,7 @@ class Meeting:
         self._processes = processes
         self._store: Any = None  # of builds of torch that have one
         if processes > 1:
-            from torch.distributed import PrefixStore
-            from torch.distributed.distributed_c10d import _get_default_store
+            from torch.distributed.distributed_c10d import PrefixStore, _get_default_store
 
             self._store = PrefixStore(f"lightning_sparsegrad/validation/{next(_NUMBERS)}", _get_default_store())
         self._try = 0

@@ -26,6 +26,7 @@ from lightning_sparsegrad.signals import SIGNALS, STATUSES, tell_launcher
 
 _SAME = 0.5  # seconds within which a launcher may pass on a signal that has reached its whole group
 _PATIENCE = 6.0  # seconds in which launched processes should have ended
+_LITTLE = 1.0
 _AGAIN = "stopping after the optimizer step at hand; press Ctrl+C again to stop at once"
 
 
@@ -121,7 +122,7 @@ class Stopping(Callback):
 
     def _tell_others(self) -> None:
         if (launcher := self._trainer.strategy.launcher) is not None:
-            launcher.kill(signal.SIGTERM)  # type: ignore[attr-defined]  # of all launchers of Lightning
+            launcher.kill(signal.SIGTERM)
             stay_when_launched_end()
         tell_launcher(signal.SIGTERM)
 
@@ -191,13 +192,22 @@ class Stopping(Callback):
             rank_zero_warn(f"Checkpoint `{path}` is not written: {error}")
 
 
+def ended_by_signal(trainer: Trainer, error: BaseException) -> BaseException:
+    """Return the end by a signal in place of an error that one of several processes gets when another has ended."""
+    signum = Stopping.of(trainer).signum
+    if signum is None or trainer.world_size == 1 or not isinstance(error, Exception):
+        return error
+    return SystemExit(STATUSES[signum])
+
+
 def end_launched(trainer: Trainer) -> None:
     """Wait for the processes that a Trainer has launched, and end those that do not end by themselves."""
     launcher = trainer.strategy.launcher
     if not isinstance(launcher, _SubprocessScriptLauncher):
         return
     stay_when_launched_end()
-    until = monotonic() + _PATIENCE
+    has_trained = WaitingCheckpoints.of(trainer).has_trained  # else they may wait for this process, for nothing
+    until = monotonic() + (_PATIENCE if has_trained else _LITTLE)
     launcher.kill(signal.SIGTERM)
     for process in launcher.procs:
         try:

@@ -3,24 +3,28 @@
 import os
 import shlex
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_sparsegrad import ExactResume
 from lightning_sparsegrad.resume.stopping import about_end
 from tests.lightning.tasks import STRATEGIES
-from tests.resume.runs import BATCHES, Outcome, Rows, assert_same_bits, fit
+from tests.resume.runs import BATCHES, Outcome, Rows, assert_same_bits, fit, shuffled
 
 MASK_AND_CLIP = STRATEGIES["mask and clip"]
 
 pytestmark = [
+    pytest.mark.resume,
     pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),
+    pytest.mark.filterwarnings("ignore:`.fit.ckpt_path=None.` was called without a model"),
+    pytest.mark.filterwarnings("ignore:.fit.ckpt_path=.last.. is set, but there is no last checkpoint available"),
     pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
 ]
 
@@ -28,7 +32,10 @@ pytestmark = [
 class Signal(Callback):
     """Sends a signal to its own process when a hook is called for the `count`-th time from a step on."""
 
-    def __init__(self, hook: str, step: int, signum: signal.Signals = signal.SIGTERM, count: int = 1) -> None:
+    def __init__(
+        self, hook: str, step: int, signum: signal.Signals = signal.SIGTERM, count: int = 1, *, group: bool = False
+    ) -> None:
+        self.group = group
         self.trainer: Trainer | None = None
         self.left = count
         setattr(self, hook, lambda trainer, *_, **__: self.send(trainer, step, signum))
@@ -38,7 +45,7 @@ class Signal(Callback):
         if trainer.global_step >= step:
             self.left -= 1
             if self.left == 0:
-                os.kill(os.getpid(), signum)
+                os.kill(0 if self.group else os.getpid(), signum)
 
 
 def stop(folder: Path, at: Signal, saving: list[Callback] | None = None, **arguments: Any) -> tuple[Rows, str]:
@@ -119,3 +126,99 @@ def test_a_fit_stops_where_nothing_is_lost(moment: str, tmp_path: Path):
     hook, step, arguments = MOMENTS[moment]
     rows, path = stop(tmp_path, Signal(hook, step), **arguments)
     assert_resumes(rows, path, whole_run(arguments), **arguments)
+
+
+SAVING: dict[str, Callable[[Path], list[Callback]]] = {
+    "the last": lambda folder: [ModelCheckpoint(folder, save_last=True, save_on_exception=True)],
+    "the best": lambda folder: [ModelCheckpoint(folder, monitor="val/loss", save_on_exception=True)],
+    "every step": lambda folder: [ModelCheckpoint(folder, every_n_train_steps=1, save_top_k=1)],
+    "after an exception": lambda folder: [OnExceptionCheckpoint(folder)],
+}
+
+
+@pytest.mark.parametrize("hook", ["on_before_backward", "on_validation_batch_end"])
+@pytest.mark.parametrize("saving", SAVING)
+def test_whatever_writes_checkpoints_writes_one_to_resume_from(saving: str, hook: str, tmp_path: Path):
+    rows, path = stop(tmp_path, Signal(hook, BATCHES), SAVING[saving](tmp_path), **ENDS)
+    assert_resumes(rows, path, whole_run(ENDS), **ENDS)
+    assert not list(tmp_path.glob("stopped-*")) or saving == "every step"
+
+
+def test_without_a_callback_that_writes_checkpoints_it_says_so(tmp_path: Path):
+    at = Signal("on_before_backward", 2)
+    with pytest.raises(SIGTERMException):
+        fit("module", MASK_AND_CLIP, callbacks=[at, ExactResume()])
+    assert about_end(at.trainer, None) == "stopped at step 3; no checkpoint was written"
+
+
+def test_a_resumed_fit_that_is_stopped_before_a_step_names_the_checkpoint_it_came_from(tmp_path: Path):
+    rows, path = stop(tmp_path, Signal("on_before_backward", 2), **ENDS)
+    before = Path(path).read_bytes()
+    _, again = stop(tmp_path, Signal("on_train_start", 0), path=Path(path), **ENDS)
+    assert again == path
+    assert [each.name for each in tmp_path.iterdir()] == [Path(path).name]
+    assert Path(path).read_bytes() == before
+    assert_resumes(rows, path, whole_run(ENDS), **ENDS)
+
+
+def test_a_validation_that_is_cut_short_twice(tmp_path: Path):
+    rows, path = stop(tmp_path, Signal("on_validation_batch_end", BATCHES), **ENDS)
+    again_rows, again = stop(tmp_path, Signal("on_validation_batch_end", BATCHES), path=Path(path), **ENDS)
+    assert again == path
+    assert again_rows.rows == rows.rows[-len(again_rows.rows) :]
+    _, later = stop(tmp_path, Signal("on_validation_batch_end", BATCHES, count=2), path=Path(path), **ENDS)
+    assert Path(later).name == "epoch=0-step=7.ckpt"
+    assert_resumes(rows, path, whole_run(ENDS), **ENDS)
+    _, resumed = fit("module", MASK_AND_CLIP, path=Path(later), **ENDS)
+    assert_same_bits(resumed.states, whole_run(ENDS).states)
+
+
+def test_averages_that_are_swapped_in_for_a_validation_are_not_saved_as_the_weights(tmp_path: Path):
+    class Swapping(Callback):
+        """Validates other weights than it trains."""
+
+        def on_validation_start(self, trainer: Trainer, pl_module: Any) -> None:
+            self.change(pl_module, 2.0)
+
+        def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
+            self.change(pl_module, 0.5)
+
+        @torch.no_grad()
+        def change(self, module: Any, factor: float) -> None:
+            for parameter in module.parameters():
+                parameter.data *= factor
+
+    arguments = {**ENDS, "num_sanity_val_steps": 0}
+    _, whole = fit("module", MASK_AND_CLIP, callbacks=[Swapping(), ExactResume()], **arguments)
+    saving = [Swapping(), ModelCheckpoint(tmp_path, save_top_k=-1)]
+    _, path = stop(tmp_path, Signal("on_validation_batch_start", BATCHES), saving, **arguments)
+    assert "validates" not in torch.load(path, weights_only=True)["exact_resume"]["processes"][0]
+    _, resumed = fit("module", MASK_AND_CLIP, path=Path(path), callbacks=[Swapping(), ExactResume()], **arguments)
+    assert_same_bits(resumed.states["weights"], whole.states["weights"])
+
+
+def test_another_interval_does_not_leave_out_the_validation_that_was_cut_short(tmp_path: Path):
+    _, path = stop(tmp_path, Signal("on_validation_batch_start", 2), **WITHIN)
+    logger = Rows()
+    fit("module", MASK_AND_CLIP, path=Path(path), logger=logger, max_epochs=1, val_check_interval=7)
+    assert "val/loss_step" in logger.rows[0][1]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_processes_that_load_data_outlive_a_signal_to_the_group(signum: signal.Signals, tmp_path: Path):
+    arguments = {**ENDS, "data": shuffled(num_workers=2)}
+    process = os.fork()
+    if not process:
+        os.setsid()
+        at = Signal("on_before_backward", 3, signum, group=True)
+        try:
+            fit("module", MASK_AND_CLIP, callbacks=[at, ModelCheckpoint(tmp_path), ExactResume()], **arguments)
+        except SIGTERMException as error:
+            os._exit(int(error.code or 0))
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(process, 0)
+    assert os.waitstatus_to_exitcode(status) == 128 + signum
+    _, whole = fit("module", MASK_AND_CLIP, **{**ENDS, "data": shuffled(num_workers=2)})
+    _, resumed = fit("module", MASK_AND_CLIP, path=tmp_path / "stopped-step=4.ckpt", **arguments)
+    assert_same_bits(resumed.states, whole.states)
