@@ -11,6 +11,8 @@ from lightning.pytorch.cli import SaveConfigCallback
 from lightning_sparsegrad.callbacks.run_folder import run_folder, write_new
 from lightning_sparsegrad.checkpoints import CONFIG_KEY, FOLDER_KEY
 from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.files import fill
+from lightning_sparsegrad.parts import new_folder
 from lightning_sparsegrad.resume.hyperparameters import Hyperparameters
 
 _OF_ONE_COMMAND = {"config", "ckpt_path", "weights_only"}
@@ -38,8 +40,10 @@ class StoreConfigCallback(SaveConfigCallback):
     def _write(self, path: Path) -> None:
         if self.multifile:  # several files under the names of those that were read
             try:
-                self.parser.save(self.config, path, skip_unset=False, overwrite=False, multifile=True)
-            except ValueError as error:
+                with new_folder(path) as made:
+                    self.parser.save(self.config, made / path.name, skip_unset=False, multifile=True)
+                    fill(path.parent, made)
+            except FileExistsError as error:
                 raise ConfigurationError(f"Parameter `multifile` should find no file in its way. {error}.") from error
             return
         text = self.parser.dump(self.config, skip_unset=False)

@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_sparsegrad.callbacks.run_folder import make_next
-from lightning_sparsegrad.files import lock
+from lightning_sparsegrad.parts import lock
 
 _LOGS = ("metrics.csv", "hparams.yaml")
 

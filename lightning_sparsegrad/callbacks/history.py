@@ -13,7 +13,8 @@ from torch import Tensor
 from lightning_sparsegrad.callbacks.run_folder import run_folder, write_new
 from lightning_sparsegrad.components import Component, NamedParameters, find_layers
 from lightning_sparsegrad.errors import ConfigurationError
-from lightning_sparsegrad.files import replacing, sweep
+from lightning_sparsegrad.files import replacing
+from lightning_sparsegrad.parts import sweep
 
 SUFFIXES = (".parquet", ".csv")
 _KEY = "lightning_sparsegrad_histories"  # in checkpoints: where the tables are, by name

@@ -17,8 +17,8 @@ from lightning_sparsegrad.data import TokenizedDataModule
 from lightning_sparsegrad.data.checks import require_file_names
 from lightning_sparsegrad.data.order import is_filler
 from lightning_sparsegrad.errors import ConfigurationError
-from lightning_sparsegrad.files import new_folder
 from lightning_sparsegrad.modules.evaluation import loaders_of, parts_of
+from lightning_sparsegrad.parts import new_folder
 from lightning_sparsegrad.twins import require_our_trainer
 
 

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.types import EVAL_DATALOADERS
 from torch.utils.data import DataLoader, DistributedSampler
 from transformers import PreTrainedTokenizerBase
 
+from lightning_sparsegrad.data.caches import caching
 from lightning_sparsegrad.data.checks import (
     listed,
     most_workers,
@@ -151,7 +152,8 @@ class TokenizedDataModule(LabelledDataModule, ABC):
             rows = self.rows(split)
             if self.max_samples is not None and self.max_samples < len(rows) and not is_predicted:
                 rows = self.encoding.sample(rows, self.max_samples)
-            self._encoded[split] = labels, self.encoding.encode(rows, split, self.tokens, labels)
+            with caching(rows):
+                self._encoded[split] = labels, self.encoding.encode(rows, split, self.tokens, labels)
         return self._encoded[split][1]
 
     def decode(self, output: Mapping[str, Any], batch: Batch) -> list[Any]:

@@ -23,6 +23,7 @@ from lightning_sparsegrad.data.splits import Splits
 from lightning_sparsegrad.data.squad import is_squad, load_squad
 from lightning_sparsegrad.data.tables import SEPARATORS, load_table
 from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.files import full_disk
 from lightning_sparsegrad.hub import how_without, is_unreachable, without_network
 from lightning_sparsegrad.sources import PACKAGE_PREFIX, resolve_source
 
@@ -119,6 +120,8 @@ def load_files(data_files: Mapping[str, Sequence[str]], reads: Reads | None = No
         try:
             rows[split] = _load(paths, suffix, reads if kind != "predict" else replace(reads, labels=()))
         except Exception as error:
+            if full := full_disk(error, str(datasets.config.HF_DATASETS_CACHE)):
+                raise full from error
             raise ConfigurationError(
                 f"Data files should be readable as {_FORMATS.get(suffix, suffix)}. "
                 f"Found `data_files.{split} = {', '.join(paths)}`: {_cause(error)}"

@@ -1,13 +1,13 @@
 """The folder that an export writes: new or empty, and as it was before if the export fails."""
 
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from lightning_sparsegrad.errors import ConfigurationError
-from lightning_sparsegrad.files import new_folder
+from lightning_sparsegrad.files import fill, full_disk
+from lightning_sparsegrad.parts import new_folder
 
 
 def require_free(output: str) -> Path:
@@ -33,29 +33,22 @@ def written(folder: Path) -> Iterator[Path]:
         ConfigurationError: If somebody else has written there in the meantime.
     """
     with new_folder(folder.absolute()) as made:
-        yield made
+        try:
+            yield made
+        except Exception as error:
+            if full := full_disk(error, str(folder)):
+                raise full from error
+            raise
         require_free(str(folder))
         if folder.exists():  # somebody has made it, with rights of its own
-            _fill(folder, made)
+            try:
+                fill(folder, made)
+            except FileExistsError:
+                require_free(str(folder))
+                raise
             return
         try:
             made.rename(folder)
         except OSError as error:
             require_free(str(folder))
             raise OSError(error.errno, error.strerror, str(folder)) from error
-
-
-def _fill(folder: Path, made: Path) -> None:
-    placed: list[Path] = []
-    try:
-        for path in made.iterdir():
-            if path.is_dir():
-                shutil.copytree(path, folder / path.name)
-            else:
-                os.link(path, folder / path.name)
-            placed.append(folder / path.name)
-    except BaseException:
-        for path in placed:
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        require_free(str(folder))
-        raise

@@ -7,7 +7,8 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.types import _PATH
 
-from lightning_sparsegrad.files import replacing, sweep
+from lightning_sparsegrad.files import replacing
+from lightning_sparsegrad.parts import sweep
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

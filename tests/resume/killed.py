@@ -5,6 +5,7 @@ Every process says where it stands on a pipe: a line of its process id, its rank
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import traceback
@@ -80,6 +81,7 @@ def run(arguments: list[str], env: Any = None) -> None:
     """Run a command as a new process would, and end."""
     status = 1
     try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # the shell may have started this in the background
         os.environ.update(env or {})
         sys.argv = ["sparsegrad", *map(str, arguments)]
         sys.stdout, sys.stderr = (os.fdopen(os.dup(place), "w", buffering=1) for place in (1, 2))

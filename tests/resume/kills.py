@@ -144,7 +144,7 @@ def strike(command: Command, kill: Kill) -> bool:
     return False
 
 
-def judge(command: Command, kill: Kill) -> None:
+def judge(command: Command, kill: Kill, folder: Path) -> None:
     """Write down how a command ended."""
     kill.seconds = round(command.wait(SECONDS), 2)
     kill.status = command.status
@@ -157,6 +157,9 @@ def judge(command: Command, kill: Kill) -> None:
     is_other = kill.target in ("other rank", "a run")  # the rest is told by the processes that were not stopped
     if command.status is not None and not is_other and shell not in (128 + number, 0 if kill.moment == "end" else -1):
         kill.faults.append(f"status {command.status}")
+    if command.status == 128 + number and not is_other:  # by itself
+        told = (folder / "output.txt").read_text().rpartition("========")[2]
+        kill.faults += [] if "stopped" in told else ["not a word"]
     command.close()
 
 
@@ -226,7 +229,7 @@ def chain(kills: list[Kill], shared: Path, folder: Path, whole: Path) -> list[Ki
             break
         tried.append(kills.pop(0))
         kill.faults += [] if came else ["came too late"]
-        judge(command, kill)
+        judge(command, kill, folder)
         for path in folder.rglob("*.ckpt"):
             torch.load(path, weights_only=True)
         if kill.moment == "end" or kill.status == 0:
@@ -247,16 +250,16 @@ def main(root: Path, wanted: int, seed: int, families: tuple[str, ...]) -> None:
     pools: dict[str, list[Kill]] = {}
     for kill, _ in zip(drawn, range(wanted), strict=False):
         pools.setdefault(kill.family, []).append(kill)
-    for family, kills in pools.items():
-        whole = root / f"{family} whole"
-        (whole / "checkpoints").mkdir(parents=True)
-        if faults := alone(family, shared, whole):
-            raise RuntimeError(f"{faults} {(whole / 'output.txt').read_text()[-3000:]}")
-        for number in count():
-            if not kills:
-                break
-            for kill in chain(kills, shared, root / f"{family} {number}", whole):
+    for family in pools:
+        (root / f"{family} whole" / "checkpoints").mkdir(parents=True)
+        if faults := alone(family, shared, root / f"{family} whole"):
+            raise RuntimeError(f"{faults} {(root / f'{family} whole' / 'output.txt').read_text()[-3000:]}")
+    for number in count():
+        for family, kills in pools.items():
+            for kill in chain(kills, shared, root / f"{family} {number}", root / f"{family} whole") if kills else ():
                 print(json.dumps(asdict(kill)), flush=True)  # noqa: T201
+        if not any(pools.values()):
+            break
 
 
 def _processes() -> list[int]:

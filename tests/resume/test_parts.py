@@ -45,12 +45,13 @@ def test_a_write_that_fails_leaves_the_checkpoint_that_was_there(tmp_path: Path)
     assert torch.equal(torch.load(path, weights_only=True)["value"], torch.zeros(3))
 
 
-def test_a_half_written_file_goes_with_its_checkpoint(tmp_path: Path):
-    path, writing = tmp_path / "folder" / "last.ckpt", AtomicCheckpointIO()
+def test_what_was_left_half_written_goes_on_a_resume(tmp_path: Path):
+    path, writing = tmp_path / "last.ckpt", AtomicCheckpointIO()
     writing.save_checkpoint({}, path)
-    (path.parent / ".last.ckpt.part").write_bytes(b"half")
-    writing.remove_checkpoint(path)
-    assert not list(path.parent.iterdir())
+    (tmp_path / ".step=7.ckpt.0123456789abcdef.part").write_bytes(b"half")
+    (tmp_path / ".mine.part").touch()
+    writing.load_checkpoint(path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".mine.part", "last.ckpt"]
 
 
 def test_a_link_is_replaced_and_not_what_it_leads_to(tmp_path: Path):
