@@ -73,6 +73,7 @@ class Command:
 
     def __init__(self, family: str, shared: Path, folder: Path) -> None:
         kept = list(checkpoints(folder / "checkpoints"))
+        self.resumed = kept[-1].name if kept else None
         self._pipe, writes = os.pipe()
         self.known: dict[int, str] = {}  # the ranks of its processes
         self._text = b""
@@ -169,16 +170,29 @@ def leftovers(folder: Path) -> list[str]:
     return sorted(str(name) for name in names if name.suffix == ".part" or name.name.startswith("tmp"))
 
 
-def contents(path: Path) -> dict[str, Any]:
-    """Return what a checkpoint holds, but for what is of one run alone."""
+def contents(path: Path, *, is_resumed: bool) -> dict[str, Any]:
+    """Return what a checkpoint holds, but for what is of one run alone.
+
+    One that a command was resumed from may be of another moment of its step: of before a validation that was cut short.
+    Where that moment leads to is in those after it.
+    """
     checkpoint = torch.load(path, weights_only=True)
+    if is_resumed:
+        return {name: checkpoint[name] for name in ("state_dict", "optimizer_states", "global_step")}
     for process in checkpoint["exact_resume"]["processes"]:
         del process["counters"]["checkpoints"]  # with the folders of the run
     return {name: value for name, value in checkpoint.items() if name not in _OF_THE_RUN}
 
 
-def differences(family: str, folder: Path, whole: Path) -> Iterator[str]:
-    """Yield in what a command that was stopped differs in the end from one that was not."""
+def differences(family: str, folder: Path, whole: Path, resumed: set[str]) -> Iterator[str]:
+    """Yield in what a command that was stopped differs in the end from one that was not.
+
+    Args:
+        family: Which command it is.
+        folder: Where the one that was stopped has written.
+        whole: The same of the other one.
+        resumed: The checkpoints that it was resumed from.
+    """
     if family == "study":
         kept, expected = (
             {p.parent.name: _result(p) for p in f.glob("study/runs/*/result.json")} for f in (folder, whole)
@@ -190,7 +204,8 @@ def differences(family: str, folder: Path, whole: Path) -> Iterator[str]:
     yield from (f"no {name}" for name in paths.keys() - kept_paths.keys())
     for name in sorted(paths.keys() & kept_paths.keys()):
         try:
-            assert_same_bits(contents(kept_paths[name]), contents(paths[name]), name)
+            kept, expected = (contents(p[name], is_resumed=name in resumed) for p in (kept_paths, paths))
+            assert_same_bits(kept, expected, name)
         except AssertionError as error:
             yield f"differs: {str(error).splitlines()[0]}"
             return
@@ -200,9 +215,8 @@ def _result(path: Path) -> dict[str, Any]:
     return {name: value for name, value in json.loads(path.read_text()).items() if name != "seconds"}
 
 
-def alone(family: str, shared: Path, folder: Path) -> list[str]:
-    """Run a command to its end; return what went wrong."""
-    command = Command(family, shared, folder)
+def alone(command: Command) -> list[str]:
+    """Let a command run to its end; return what went wrong."""
     command.wait(120)
     status = command.status
     faults = [] if status == 0 else ["the last one hung" if status is None else f"the last one ended with {status}"]
@@ -213,7 +227,7 @@ def alone(family: str, shared: Path, folder: Path) -> list[str]:
 def chain(kills: list[Kill], shared: Path, folder: Path, whole: Path) -> list[Kill]:
     """Start a command, stop it in the first of some ways, resume it, and let the last one end; return these ways."""
     (folder / "checkpoints").mkdir(parents=True)
-    family, tried = kills[0].family, list[Kill]()
+    family, tried, resumed = kills[0].family, list[Kill](), set[str]()
     while kills and len(tried) < _CHAIN:
         kill = kills[0]
         kill.where = folder.name
@@ -222,6 +236,7 @@ def chain(kills: list[Kill], shared: Path, folder: Path, whole: Path) -> list[Ki
         with (folder / "output.txt").open("a") as output:
             output.write(f"\n======== {kill}\n")
         command = Command(family, shared, folder)
+        resumed.add(str(command.resumed))
         came = strike(command, kill)
         if not came and tried:  # what is resumed has less to do: it is the first of another chain
             command.wait(120)
@@ -234,9 +249,9 @@ def chain(kills: list[Kill], shared: Path, folder: Path, whole: Path) -> list[Ki
             torch.load(path, weights_only=True)
         if kill.moment == "end" or kill.status == 0:
             break  # there is nothing more to stop
-    faults = alone(family, shared, folder)
-    faults += [f"left {name}" for name in leftovers(folder)]
-    faults += differences(family, folder, whole)
+    last = Command(family, shared, folder)
+    faults = alone(last) + [f"left {name}" for name in leftovers(folder)]
+    faults += differences(family, folder, whole, {*resumed, str(last.resumed)})
     for kill in tried:
         kill.faults += faults
     return tried
@@ -252,7 +267,7 @@ def main(root: Path, wanted: int, seed: int, families: tuple[str, ...]) -> None:
         pools.setdefault(kill.family, []).append(kill)
     for family in pools:
         (root / f"{family} whole" / "checkpoints").mkdir(parents=True)
-        if faults := alone(family, shared, root / f"{family} whole"):
+        if faults := alone(Command(family, shared, root / f"{family} whole")):
             raise RuntimeError(f"{faults} {(root / f'{family} whole' / 'output.txt').read_text()[-3000:]}")
     for number in count():
         for family, kills in pools.items():
