@@ -8,6 +8,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
+import yaml
 from lightning.pytorch import Callback, Trainer
 
 from lightning_sparsegrad import SparseGradCLI
@@ -153,3 +154,17 @@ def test_a_command_line_of_somebody_else_ends_alike(capsys: pytest.CaptureFixtur
         SparseGradCLI(args=["fit", READER, LABELLED, *DROP, *QUICK, SAVE, *arguments])
     assert exit_info.value.code == 143
     assert "stopped at step 2; resume with" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("signum", STATUSES)
+def test_a_study_that_reads_its_arms(
+    signum: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    name = f"signalling_{int(signum)}"  # a module is imported once
+    (tmp_path / f"{name}.py").write_text(f"import os\n\nos.kill(os.getpid(), {int(signum)})\nModel = None\n")
+    study = {"base": [{"model": f"{name}.Model"}], "arms": {"plain": [], "other": []}, "seeds": 1, "metric": "val/loss"}
+    Path("study.yaml").write_text(yaml.safe_dump(study))
+    arguments = ["study", "--config=study.yaml", "--folder=kept"]
+    assert ended(arguments, capsys) == (STATUSES[signum], ["stopped before `study` was done"])
+    assert not Path("kept").exists()

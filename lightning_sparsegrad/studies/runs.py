@@ -20,6 +20,7 @@ from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.files import replacing
 from lightning_sparsegrad.main import SparseGradCLI
 from lightning_sparsegrad.replacing import imported
+from lightning_sparsegrad.signals import status_of
 from lightning_sparsegrad.studies.study import Overlay, Study
 
 CONFIG, RESULT, LOG, LOCK = "run.yaml", "result.json", "log.txt", ".lock"
@@ -131,6 +132,8 @@ def _resolve(overlays: Sequence[Overlay], study: Study, *, where: str) -> dict[s
         with redirect_stderr(said):
             reader = ConfigReader(args=["fit", *_arguments(overlays)])
     except (ConfigurationError, SystemExit) as error:
+        if (status := status_of(error)) is not None:  # by a signal, of which the study tells
+            raise SystemExit(status) from error
         reason = said.getvalue().strip().removeprefix("error: ").removesuffix(HINT).strip() or str(error)
         raise ConfigurationError(f"In arm `{where}`: {reason}") from error
     config = reader.resolved
