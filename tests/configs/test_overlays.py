@@ -1,4 +1,5 @@
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,13 @@ EFFECTS: dict[str, Callable[[Recorder], None]] = {
     "chain": chain,
     "graddrop_cgnc": graddrop_cgnc,
 }
+
+
+@pytest.fixture(autouse=True)
+def collected() -> Iterator[None]:
+    """Free the gigabyte that a run leaves: a Trainer is a cycle."""
+    yield
+    gc.collect()
 
 
 def test_every_overlay_has_an_effect_to_show() -> None:
