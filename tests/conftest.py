@@ -1,8 +1,13 @@
+import signal
+
 import pytest
 import torch
 
 # the models are tiny: a second thread costs more than it brings
 torch.set_num_threads(1)
+
+# a shell that starts this in the background has Ctrl+C ignored, by what is started here as well
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

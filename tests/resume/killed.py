@@ -10,6 +10,7 @@ import subprocess
 import sys
 import traceback
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 import datasets
@@ -18,6 +19,7 @@ import torch
 import yaml
 from datasets import Dataset
 from lightning.pytorch import Callback
+from tqdm import tqdm  # type: ignore[import-untyped]
 from transformers import BertForSequenceClassification  # noqa: F401  # loaded once, for all forks
 
 from lightning_sparsegrad import TextDataModule
@@ -86,6 +88,7 @@ def run(arguments: list[str], env: Any = None) -> None:
         sys.argv = ["sparsegrad", *map(str, arguments)]
         sys.stdout, sys.stderr = (os.fdopen(os.dup(place), "w", buffering=1) for place in (1, 2))
         rich._console = None  # another thread may hold its lock
+        tqdm.set_lock(RLock())  # its own is shared with forks, one of which may have been killed with it
         from lightning.fabric.utilities.rank_zero import rank_zero_only
 
         setattr(rank_zero_only, "rank", int(os.environ.get("LOCAL_RANK", "0")))  # noqa: B010
