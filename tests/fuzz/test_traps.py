@@ -2,8 +2,10 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from subprocess import Popen
 from typing import Any
 
 import pytest
@@ -13,6 +15,23 @@ from lightning_sparsegrad import SequenceClassification, SparseGradCLI
 from tests.fuzz import traps
 from tests.fuzz.conftest import Run
 from tests.fuzz.material import spec
+
+
+@pytest.fixture(autouse=True)
+def waited_for(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Wait for the programs that traps start in this process."""
+    started: list[Popen[Any]] = []
+    start = Popen.__init__
+
+    def start_and_keep(self: Popen[Any], *args: Any, **kwargs: Any) -> None:
+        started.append(self)
+        start(self, *args, **kwargs)
+
+    monkeypatch.setattr(Popen, "__init__", start_and_keep)
+    yield
+    for program in started:
+        if hasattr(program, "pid"):  # else it could not be started
+            program.wait()
 
 
 def test_every_place_and_every_name_is_in_the_sample() -> None:
