@@ -6,11 +6,12 @@ import signal
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import pytest
 import yaml
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import CSVLogger
 
 from lightning_sparsegrad import ConfigurationError
@@ -26,6 +27,17 @@ FIT += ["--trainer.accelerator=cpu", "--trainer.max_epochs=2", "--trainer.enable
 FIT += ["--trainer.enable_model_summary=false", "--trainer.log_every_n_steps=1", "--trainer.num_sanity_val_steps=0"]
 FIXED = '--trainer.logger={"class_path": "CSVLogger", "init_args": {"save_dir": "logs", "version": "fixed"}}'
 SHARED = '--trainer.callbacks={"class_path": "ModelCheckpoint", "init_args": {"dirpath": "kept", "save_top_k": -1}}'
+
+TOGETHER = f"--trainer.callbacks+={__name__}.Together"
+
+
+class Together(Callback):
+    """Has no run train before all of them have begun."""
+
+    def on_train_start(self, *_: Any) -> None:
+        Path(f"begun-{os.getpid()}").touch()
+        while len(list(Path().glob("begun-*"))) < RUNS:
+            sleep(0.01)
 
 
 class Refused(Unlabelled):
@@ -72,7 +84,7 @@ def _run(command: Sequence[str], waits: int, starts: int, output: Path) -> None:
 
 def fits(*arguments: str) -> list[int]:
     return at_once(
-        [[*FIT, *arguments, f"--seed_everything={seed}", f"--model.lr={seed}"] for seed in range(1, RUNS + 1)]
+        [[*FIT, *arguments, TOGETHER, f"--seed_everything={seed}", f"--model.lr={seed}"] for seed in range(1, RUNS + 1)]
     )
 
 
