@@ -43,8 +43,7 @@ class Part(FileIO):
                 descriptor = os.open(self.path, flags | getattr(os, "O_CLOEXEC", 0), 0o666)
             except FileExistsError:
                 continue  # of another, or made for us to follow
-            lock(descriptor)
-            if os.fstat(descriptor).st_nlink:
+            if lock(descriptor) is not False and os.fstat(descriptor).st_nlink:
                 break
             os.close(descriptor)  # taken for one that was left behind, between two lines
         super().__init__(descriptor, "r+b")
@@ -77,10 +76,13 @@ def new_folder(beside: Path) -> Iterator[Path]:
     while True:
         folder = _name_part(beside)
         folder.mkdir()
-        descriptor = os.open(folder, os.O_RDONLY) if fcntl else -1
+        try:
+            descriptor = os.open(folder, os.O_RDONLY) if fcntl else -1
+        except FileNotFoundError:  # taken for one that was left behind, between two lines
+            continue
         if not fcntl or (lock(descriptor) is not False and os.fstat(descriptor).st_nlink):
             break
-        os.close(descriptor)  # taken for one that was left behind, between two lines
+        os.close(descriptor)  # the same
     try:
         yield folder
     finally:

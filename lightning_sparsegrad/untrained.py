@@ -48,6 +48,7 @@ def _windows(trainer: Trainer, steps: int | None, seed: int) -> list[Window]:
     """Return some windows of a fit, evenly spread from the first to the last."""
     last = max(1, _ENDLESS if steps is None else steps) - 1
     batches = trainer.num_training_batches
-    each = ceil(batches / trainer.accumulate_grad_batches) if 0 < batches < float("inf") else last + 1
+    # where the length of an epoch is not known, the shortest: what then never trains never does
+    each = ceil(batches / trainer.accumulate_grad_batches) if 0 < batches < float("inf") else 1
     chosen = sorted({last * place // (_SAMPLE - 1) for place in range(_SAMPLE)})
     return [Window(step, epoch=step // each, total_steps=steps, seed=seed) for step in chosen]
