@@ -29,6 +29,7 @@ class Signals:
     def __init__(self) -> None:
         self.is_taken = False  # the signal that is being handled
         self.runs = False  # whether a Trainer takes signals
+        self.came: signal.Signals | None = None  # that no Trainer has taken
         self._is_ending = False
         self._ends = False  # whether handlers are set
 
@@ -42,7 +43,7 @@ class Signals:
         if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM):
             yield
             return
-        self.is_taken, self.runs, self._is_ending, self._ends = False, False, False, True
+        self.is_taken, self.runs, self.came, self._is_ending, self._ends = False, False, None, False, True
         before = {signum: signal.getsignal(signum) for signum in STATUSES}
         for signum in (signal.SIGTERM, *([signal.SIGINT] if self.is_default(signal.SIGINT) else [])):
             signal.signal(signum, self._end)
@@ -65,7 +66,9 @@ class Signals:
     def _end(self, signum: int, frame: FrameType | None) -> None:
         if self.is_taken:
             self.is_taken = False
-        elif signum == signal.SIGINT:
+            return
+        self.came = self.came or signal.Signals(signum)
+        if signum == signal.SIGINT:
             self._is_ending = True
             signal.default_int_handler(signum, frame)
         elif not self._is_ending:

@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -13,6 +14,8 @@ from lightning.pytorch import Callback, Trainer
 
 from lightning_sparsegrad import SparseGradCLI
 from lightning_sparsegrad.main import main
+from lightning_sparsegrad.resume.stopping import ended_by_signal
+from lightning_sparsegrad.signals import SIGNALS
 from tests.command_line import DROP, LABELLED, QUICK, READER, SAVE, UNLABELLED, Plain
 
 STATUSES = {signal.SIGTERM: 143, signal.SIGINT: 130}
@@ -168,3 +171,18 @@ def test_a_study_that_reads_its_arms(
     arguments = ["study", "--config=study.yaml", "--folder=kept"]
     assert ended(arguments, capsys) == (STATUSES[signum], ["stopped before `study` was done"])
     assert not Path("kept").exists()
+
+
+@pytest.mark.parametrize("signum", STATUSES)
+def test_an_error_after_a_signal_is_its_end_for_one_of_several_processes(signum: signal.Signals) -> None:
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    error = RuntimeError("Connection reset by peer")
+    with SIGNALS.ending():
+        assert ended_by_signal(trainer, error) is error
+        with suppress(KeyboardInterrupt, SystemExit):  # as what C code calls back does
+            os.kill(os.getpid(), signum)
+        assert ended_by_signal(trainer, error) is error  # nobody else can have ended
+        trainer.__class__ = type("OneOfTwo", (Trainer,), {"world_size": 2})
+        ended_so = ended_by_signal(trainer, error)
+    assert isinstance(ended_so, SystemExit)
+    assert ended_so.code == STATUSES[signum]

@@ -194,7 +194,7 @@ class Stopping(Callback):
 
 def ended_by_signal(trainer: Trainer, error: BaseException) -> BaseException:
     """Return the end by a signal in place of an error that one of several processes gets when another has ended."""
-    signum = Stopping.of(trainer).signum
+    signum = Stopping.of(trainer).signum or SIGNALS.came  # whose exception may be lost in a callback of C code
     if signum is None or trainer.world_size == 1 or not isinstance(error, Exception):
         return error
     return SystemExit(STATUSES[signum])
