@@ -31,6 +31,7 @@ class Signals:
         self.runs = False  # whether a Trainer takes signals
         self.came: signal.Signals | None = None  # that no Trainer has taken
         self._is_ending = False
+        self._is_over = False  # whether all is done, and a signal has nothing to end any more
         self._ends = False  # whether handlers are set
 
     @contextmanager
@@ -44,12 +45,16 @@ class Signals:
             yield
             return
         self.is_taken, self.runs, self.came, self._is_ending, self._ends = False, False, None, False, True
+        self._is_over = False
         before = {signum: signal.getsignal(signum) for signum in STATUSES}
         for signum in (signal.SIGTERM, *([signal.SIGINT] if self.is_default(signal.SIGINT) else [])):
             signal.signal(signum, self._end)
         try:
             with self._not_waiting():
-                yield
+                try:
+                    yield
+                finally:
+                    self._is_over = True
         finally:
             self._ends = False
             for signum, handler in before.items():
@@ -66,6 +71,8 @@ class Signals:
     def _end(self, signum: int, frame: FrameType | None) -> None:
         if self.is_taken:
             self.is_taken = False
+            return
+        if self._is_over:
             return
         self.came = self.came or signal.Signals(signum)
         if signum == signal.SIGINT:

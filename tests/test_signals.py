@@ -5,6 +5,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 from types import FrameType
 from typing import Any
 
@@ -186,3 +187,18 @@ def test_an_error_after_a_signal_is_its_end_for_one_of_several_processes(signum:
         ended_so = ended_by_signal(trainer, error)
     assert isinstance(ended_so, SystemExit)
     assert ended_so.code == STATUSES[signum]
+
+
+@pytest.mark.parametrize("signum", STATUSES)
+def test_a_signal_after_all_is_done_changes_nothing(signum: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
+    join, sent = Thread.join, []
+
+    def signal_and_join(self: Thread, timeout: float | None = None) -> None:
+        sent.append(signum)
+        os.kill(os.getpid(), signum)
+        join(self, timeout)
+
+    monkeypatch.setattr(Thread, "join", signal_and_join)
+    with SIGNALS.ending():
+        pass
+    assert sent == [signum]
