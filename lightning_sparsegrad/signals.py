@@ -56,7 +56,7 @@ class Signals:
                 finally:
                     self._is_over = True
         finally:
-            self._ends = False
+            self._ends, self.came = False, None
             for signum, handler in before.items():
                 signal.signal(signum, handler)
 

@@ -48,6 +48,14 @@ class Signals(Callback):
             os.kill(os.getpid(), signum)
 
 
+class Caught(Signals):
+    """Catches what a signal raises, as a library may that tries something."""
+
+    def send(self, trainer: Trainer, signum: int) -> None:
+        with suppress(BaseException):
+            super().send(trainer, signum)
+
+
 class Signalled(Plain):
     """Gets a signal while it is constructed."""
 
@@ -84,6 +92,14 @@ def test_before_the_first_step(hook: str, signum: signal.Signals, capsys: pytest
     status, lines = ended(["fit", READER, LABELLED, *DROP, *QUICK, SAVE, *sending(hook, signum)], capsys)
     assert (status, lines[-1]) == (STATUSES[signum], "stopped before the first step; no checkpoint was written")
     assert not list(Path().rglob("*.ckpt"))
+
+
+@pytest.mark.parametrize("signum", STATUSES)
+def test_what_it_raises_is_caught(signum: signal.Signals, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [argument.replace(".Signals", ".Caught") for argument in sending("setup", signum)]
+    status, lines = ended(["fit", READER, LABELLED, *DROP, *QUICK, SAVE, *arguments], capsys)
+    assert (status, lines) == (STATUSES[signum], ["stopped before the first step; no checkpoint was written"])
+    main(["fit", READER, LABELLED, *DROP, *QUICK, SAVE])
 
 
 @pytest.mark.parametrize("signum", STATUSES)

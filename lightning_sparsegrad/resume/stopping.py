@@ -129,6 +129,7 @@ class Stopping(Callback):
     def _begin(self, trainer: Trainer) -> None:
         """Take signals, from the first batch on."""
         self._runs = SIGNALS.runs = True
+        self.signum = self.signum or SIGNALS.came  # whose exception somebody has caught
         if threading.current_thread() is not threading.main_thread() or trainer.state.fn != TrainerFn.FITTING:
             return
         handler = signal.getsignal(signal.SIGINT)
