@@ -76,7 +76,8 @@ def stored_run(path: Path, named: Iterable[str] = ()) -> StoredRun:
         raise ConfigurationError(about_checkpoint(path, error)) from error
     require_mappings(checkpoint, path)
     config = dict(checkpoint.get(CONFIG_KEY) or {})
-    folder, is_exact = str(checkpoint.get(FOLDER_KEY) or ""), EXACT_RESUME_KEY in checkpoint
+    folder, is_exact = checkpoint.get(FOLDER_KEY), EXACT_RESUME_KEY in checkpoint
+    folder = folder if isinstance(folder, str) else ""
     names = names_in(checkpoint)
     for key, stored in HYPER_PARAMETERS.items() if not config else ():  # written by another LightningCLI
         arguments: Mapping[str, Any] = checkpoint.get(stored) or {}

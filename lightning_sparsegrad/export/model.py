@@ -57,6 +57,12 @@ def build(described: Mapping[str, Any], state: Mapping[str, Tensor], name: str) 
             f"Found `ckpt_path = {name}`: {' '.join(str(error).split())[:300]}"
         ) from error
     model.tie_weights()
-    if described.get("padding") is not None:
-        set_padding(model, described["padding"])
+    padding = described.get("padding")
+    if padding is not None and type(padding) is not int:
+        raise ConfigurationError(
+            f"Parameter `ckpt_path` should name a checkpoint with the id of its padding token. "
+            f"Found `ckpt_path = {name}`, whose `padding` is of type `{type(padding).__name__}`."
+        )
+    if padding is not None:
+        set_padding(model, padding)
     return model

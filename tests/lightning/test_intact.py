@@ -12,10 +12,14 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.demos.boring_classes import BoringModel
 from safetensors.torch import save
+from transformers import BertConfig, BertForSequenceClassification
 
 from lightning_sparsegrad import GradientTransformCallback, Identity
+from lightning_sparsegrad.checkpoints import stored_run
 from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.export.model import build
 from lightning_sparsegrad.intact import DamagedError, require_intact
+from lightning_sparsegrad.modules.description import describe
 
 CONTENT = {"state_dict": {"weight": torch.arange(64.0)}, "epoch": 3, "hyper_parameters": {"lr": 0.1}}
 
@@ -131,3 +135,18 @@ def test_a_trainer_does_not_go_on_from_one_that_is_damaged(flipped: Path, tmp_pa
     )  # fmt: skip
     with pytest.raises(ConfigurationError, match="Bad CRC-32"):
         trainer.fit(BoringModel(), ckpt_path=flipped)
+
+
+def test_a_folder_that_is_no_text_is_none(tmp_path: Path) -> None:
+    torch.save({"lightning_sparsegrad_folder": torch.ones(2)}, tmp_path / "x.ckpt")
+    assert stored_run(tmp_path / "x.ckpt").folder == ""
+
+
+def test_padding_that_is_no_id_is_refused_by_an_export() -> None:
+    model = BertForSequenceClassification(
+        BertConfig(vocab_size=2, hidden_size=4, num_hidden_layers=1, num_attention_heads=1)
+    )
+    described = {**describe(model, {}), "padding": b"bytes"}
+    state = {f"model.{name}": value for name, value in model.state_dict().items()}
+    with pytest.raises(ConfigurationError, match="whose `padding` is of type `bytes`"):
+        build(described, state, "x.ckpt")
