@@ -93,7 +93,7 @@ class TrainerDriver:
         steps = self._count_steps(trainer)
         self._engine = self._new_engine(trainer, module, total_steps=steps)
         self._warn_of_lost_states(module)
-        warn_of_untrained(trainer, module, self._engine, count=lambda: count_steps(trainer) if steps is None else steps)
+        warn_of_untrained(trainer, self._engine, count=lambda: count_steps(trainer) if steps is None else steps)
         tell_what_trains(module)
         _LeaveAsItWas.join(trainer, self._engine)
         DivergenceCheck.join(trainer)

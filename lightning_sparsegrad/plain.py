@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 MAX_DEPTH = 100  # levels; what reads a config calls itself once a level
-MAX_VALUES = 1_000_000  # with what is shared written out: 30 lists of two can stand for 10^9
+MAX_VALUES = 1_000_000  # with what is shared written out: 30 lists of two or nine lines of aliases can be 10^9
 
 
 def fault_of(value: Any) -> str:

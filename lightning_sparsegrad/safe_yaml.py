@@ -8,9 +8,9 @@ from typing import Any
 import yaml
 from jsonargparse import get_loader, set_loader
 
+from lightning_sparsegrad.plain import MAX_DEPTH, MAX_VALUES
+
 PARSER_MODE = "sparsegrad_yaml"
-_MAX_DEPTH = 100  # levels; what reads a config calls itself once a level
-_MAX_ENTRIES = 1_000_000  # values with aliases written out; nine lines of aliases can stand for 10^9
 _MAX_DIGITS = 100  # Python refuses to read thousands, and nothing here counts that far
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _WORDS = {True: "yes, on or true", False: "no, off or false", None: "null"}
@@ -95,8 +95,8 @@ def _check(text: str) -> None:
             size = sizes.get(event.anchor or "", 1)  # an unknown one is refused when it is read
         elif isinstance(event, yaml.CollectionStartEvent):
             open_.append(_Collection(event.anchor, isinstance(event, yaml.MappingStartEvent)))
-            if len(open_) > _MAX_DEPTH:
-                raise _refusal(f"more than {_MAX_DEPTH} levels", event)
+            if len(open_) > MAX_DEPTH:
+                raise _refusal(f"more than {MAX_DEPTH} levels", event)
             continue
         elif isinstance(event, yaml.CollectionEndEvent):
             closed = open_.pop()
@@ -111,8 +111,8 @@ def _check(text: str) -> None:
             continue
         open_[-1].size += size
         open_[-1].entries += 1
-        if open_[-1].size > _MAX_ENTRIES:
-            raise _refusal(f"more than {_MAX_ENTRIES} values, with aliases written out", event)
+        if open_[-1].size > MAX_VALUES:
+            raise _refusal(f"more than {MAX_VALUES} values, with aliases written out", event)
 
 
 def _check_key(collection: _Collection, event: yaml.ScalarEvent) -> None:

@@ -3,10 +3,9 @@
 from collections.abc import Callable
 from math import ceil
 
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
-from lightning_sparsegrad.components import NamedParameters
 from lightning_sparsegrad.engine import GradientEngine
 from lightning_sparsegrad.transforms.base import Window
 from lightning_sparsegrad.transforms.gradual_unfreezing import GradualUnfreezing
@@ -15,14 +14,11 @@ _SAMPLE = 16  # windows that are looked at
 _ENDLESS = 100_000  # steps that stand for a run without an end
 
 
-def warn_of_untrained(
-    trainer: Trainer, module: LightningModule, engine: GradientEngine, *, count: Callable[[], int | None]
-) -> None:
+def warn_of_untrained(trainer: Trainer, engine: GradientEngine, *, count: Callable[[], int | None]) -> None:
     """Warn if a strategy drops every gradient in every step, or unfreezes nothing from the first to the last.
 
     Args:
         trainer: The Trainer, at the start of a fit.
-        module: The module.
         engine: The engine, with the strategy bound to the module.
         count: Returns the optimizer steps of the fit, `None` without an end; called only if something is dropped, since
             counting sets up the data.
@@ -31,7 +27,7 @@ def warn_of_untrained(
     if not transform.skippable(Window(step=0, epoch=0, total_steps=1, seed=engine.seed)):
         return
     windows = _windows(trainer, count(), engine.seed)
-    trainable = {name for name, tensor in NamedParameters(module).tensors.items() if tensor.requires_grad}
+    trainable = {name for name, tensor in engine.parameters.tensors.items() if tensor.requires_grad}
     if trainable and all(trainable <= transform.skippable(window) for window in windows):
         rank_zero_warn(f"Nothing trains: `{transform!r}` drops every gradient in every step of this run.")
     for member in transform.flattened():

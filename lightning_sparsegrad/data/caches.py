@@ -10,6 +10,8 @@ from stat import S_ISREG
 
 from datasets import Dataset
 
+from lightning_sparsegrad.parts import lock
+
 try:
     import fcntl
 except ImportError:  # Windows
@@ -41,11 +43,7 @@ def caching(rows: Dataset) -> Iterator[None]:
 
 
 def _share(descriptor: int, folder: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        pass
-    else:
+    if lock(descriptor):
         _sweep(folder)
     fcntl.flock(descriptor, fcntl.LOCK_SH)
 

@@ -17,6 +17,16 @@ from tests.tiny import tiny_bert
 
 _DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 PLACE = "__PLACE__"  # where the text of a bad value goes
+SHORT = {
+    "max_steps": 2,
+    "accelerator": "cpu",
+    "devices": 1,
+    "logger": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "enable_checkpointing": False,
+}
+"""Of the Trainer: a fit that is quick, and writes nothing."""
 ROWS = "text,label\n" + "".join(f"{text},{label}\n" for text, label in zip(SENTENCES, LABELS, strict=True))
 GOOD: dict[str, dict[str, Any]] = {
     "GradDrop": {"rate": 0.5},
@@ -90,13 +100,7 @@ def task(model: str) -> dict[str, Any]:
             max_length=16,
         ),
         "trainer": {
-            "max_steps": 2,
-            "accelerator": "cpu",
-            "devices": 1,
-            "logger": False,
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            "enable_checkpointing": False,
+            **SHORT,
             "callbacks": [{"class_path": "ModelSummary", "init_args": {"max_depth": 1}}],
         },
     }

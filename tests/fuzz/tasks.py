@@ -9,7 +9,7 @@ from lightning.pytorch import Callback
 from lightning_sparsegrad.data import TokenizedDataModule
 from lightning_sparsegrad.modules import TransformerTask
 from tests.fuzz.cases import Case
-from tests.fuzz.material import PLACE, spec, to_yaml
+from tests.fuzz.material import PLACE, SHORT, spec, to_yaml
 from tests.fuzz.recipes import RECIPES, Files, Recipe, exported, parameters_of
 from tests.fuzz.values import ARGUMENTS, VALUES
 
@@ -100,16 +100,10 @@ class Tasks:
             "model": spec(recipe.task, model_name_or_path=self._model, gradient_transform=spec("GradDrop", rate=0.5)),
             "data": spec(name, **arguments),
             "trainer": {
-                "max_steps": 2,
+                **SHORT,
                 "limit_val_batches": 1,
                 "limit_test_batches": 1,
                 "limit_predict_batches": 1,
-                "accelerator": "cpu",
-                "devices": 1,
-                "logger": False,
-                "enable_progress_bar": False,
-                "enable_model_summary": False,
-                "enable_checkpointing": False,
             },
         }
 
