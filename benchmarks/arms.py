@@ -14,7 +14,7 @@ from benchmarks.models import Batch, Thresholds, gradients_of, run_backward
 from benchmarks.peers import find_peers
 from benchmarks.strategies import LAYERS, RATE, TENSORS, UNFREEZING, make_strategies
 from lightning_sparsegrad import ComponentNormClip, GradientEngine, GradientTransform
-from lightning_sparsegrad.meter import GradientMeter
+from lightning_sparsegrad.engine.gradient_meter import GradientMeter
 
 STEP = "step"
 CHANGE = "change"

@@ -22,8 +22,9 @@ load them when they are first asked for.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from lightning_sparsegrad.components import FusedProjection
-from lightning_sparsegrad.engine import GradientEngine
+from lightning_sparsegrad import _moved  # noqa: F401  # finds what was elsewhere in 0.1
+from lightning_sparsegrad.components import Component, FusedProjection, NamedParameters, partition
+from lightning_sparsegrad.engine import GradientEngine, GradientMeter
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.schedules import Constant, Cosine, Linear, Schedule, TopDown
 from lightning_sparsegrad.transforms import *  # noqa: F403  # a new strategy is exported there, once
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
         PretrainedDistance,
         ResultsTable,
     )
+    from lightning_sparsegrad.cli.parser import SparseGradArgumentParser
+    from lightning_sparsegrad.cli.sparsegrad_cli import SparseGradCLI
     from lightning_sparsegrad.data import (
         EmojiTopicsDataModule,
         GlueDataModule,
@@ -50,7 +53,6 @@ if TYPE_CHECKING:
         XglueDataModule,
     )
     from lightning_sparsegrad.export import export_checkpoint
-    from lightning_sparsegrad.main import SparseGradArgumentParser, SparseGradCLI
     from lightning_sparsegrad.modules import (
         ExtractiveQuestionAnswering,
         PointwiseRanking,
@@ -73,8 +75,8 @@ _LAZY = {
     "RankingsDataModule": "data",
     "ResultsTable": "callbacks",
     "SequenceClassification": "modules",
-    "SparseGradArgumentParser": "main",
-    "SparseGradCLI": "main",
+    "SparseGradArgumentParser": "cli.parser",
+    "SparseGradCLI": "cli.sparsegrad_cli",
     "SparseGradModule": "modules",
     "TextDataModule": "data",
     "TokenClassification": "modules",
@@ -86,6 +88,7 @@ _LAZY = {
 }
 
 __all__ = [
+    "Component",
     "ConfigurationError",
     "Constant",
     "Cosine",
@@ -95,9 +98,11 @@ __all__ = [
     "FusedProjection",
     "GlueDataModule",
     "GradientEngine",
+    "GradientMeter",
     "GradientMonitor",
     "GradientTransformCallback",
     "Linear",
+    "NamedParameters",
     "PointwiseRanking",
     "PredictionWriter",
     "PretrainedDistance",
@@ -117,6 +122,7 @@ __all__ = [
     "WordsDataModule",
     "XglueDataModule",
     "export_checkpoint",
+    "partition",
 ]
 __all__ += _transforms
 

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 
 from lightning_sparsegrad import GradientTransform, SparseGradCLI
-from lightning_sparsegrad.diagnosis import one_line
+from lightning_sparsegrad.cli._diagnosis import one_line
 
 Error = Callable[..., str]
 

@@ -14,8 +14,8 @@ import pandas as pd
 import pytest
 import torch
 
-from lightning_sparsegrad.files import fill, full_disk, replacing, write_new
-from lightning_sparsegrad.parts import Part, new_folder, sweep
+from lightning_sparsegrad.files._unfinished import Part, new_folder, sweep
+from lightning_sparsegrad.files._writing import fill, full_disk, replacing, write_new
 
 LEFT = ".a.ckpt.0123456789abcdef.part"
 LIMIT = 40_000  # bytes of a file
@@ -118,7 +118,7 @@ def test_a_name_that_somebody_has_guessed_is_not_written_to(monkeypatch: pytest.
     Path(".a.1.part").symlink_to("mine.txt")
     Path(".a.2.part").write_text("mine")
     digits = iter("123")
-    monkeypatch.setattr("lightning_sparsegrad.parts.token_hex", lambda _: next(digits))
+    monkeypatch.setattr("lightning_sparsegrad.files._unfinished.token_hex", lambda _: next(digits))
     replace("a", b"new")
     assert Path("a").read_text() == "new"
     assert Path("mine.txt").read_text() == Path(".a.2.part").read_text() == "mine"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lightning_sparsegrad import ConfigurationError, Identity, SequenceClassification, TextDataModule
-from lightning_sparsegrad.hub import how_without, is_unreachable
+from lightning_sparsegrad.hub._network import how_without, is_unreachable
 
 MODEL = "nobody/no-such-model"
 

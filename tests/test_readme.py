@@ -7,8 +7,8 @@ import torch
 import yaml
 
 import lightning_sparsegrad
-from lightning_sparsegrad.studies.runs import ConfigReader, make_runs
-from lightning_sparsegrad.studies.study import Study
+from lightning_sparsegrad.studies._runs import ConfigReader, make_runs
+from lightning_sparsegrad.studies._study import Study
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

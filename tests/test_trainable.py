@@ -6,7 +6,7 @@ import pytest
 from torch import nn
 
 from lightning_sparsegrad import GradualUnfreezing, HeadOnly
-from lightning_sparsegrad.trainable import frozen_parts, tell_what_trains
+from lightning_sparsegrad.loops._trainable import frozen_parts, tell_what_trains
 
 from .lightning.tasks import DOORS, Network, Regression, fit
 from .tiny import tiny_bert

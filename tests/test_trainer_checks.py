@@ -8,7 +8,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_sparsegrad import ConfigurationError
-from lightning_sparsegrad.trainer_checks import check_trainer, require_seed
+from lightning_sparsegrad.cli._trainer_checks import check_trainer, require_seed
 
 
 def checked(*, fits: bool = True, **arguments: Any) -> None:

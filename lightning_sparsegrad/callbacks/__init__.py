@@ -1,11 +1,11 @@
 """Callbacks: the engine for any LightningModule, an exact resume of any fit, tables, and what a fit did to a model."""
 
-from lightning_sparsegrad.callbacks.exact_resume import ExactResume
 from lightning_sparsegrad.callbacks.gradient_monitor import GradientMonitor
 from lightning_sparsegrad.callbacks.gradient_transform import GradientTransformCallback
 from lightning_sparsegrad.callbacks.prediction_writer import PredictionWriter
 from lightning_sparsegrad.callbacks.pretrained_distance import PretrainedDistance
 from lightning_sparsegrad.callbacks.results_table import ResultsTable
+from lightning_sparsegrad.resume.exact_resume import ExactResume
 
 __all__ = [
     "ExactResume",

@@ -8,12 +8,12 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lightning_sparsegrad.callbacks._history import HistoryCallback
 from lightning_sparsegrad.callbacks.gradient_transform import GradientTransformCallback
-from lightning_sparsegrad.callbacks.history import HistoryCallback
 from lightning_sparsegrad.components import ComponentSpec
-from lightning_sparsegrad.engine import GradientEngine
+from lightning_sparsegrad.engine.gradient_engine import GradientEngine
+from lightning_sparsegrad.engine.gradient_meter import GradientMeter, Measurement, check_meter
 from lightning_sparsegrad.errors import ConfigurationError
-from lightning_sparsegrad.meter import GradientMeter, Measurement, check_meter
 from lightning_sparsegrad.modules.base import SparseGradModule
 
 _COLUMNS = ("norm_before", "norm_after", "clipped", "kept")

@@ -12,14 +12,14 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
-from lightning_sparsegrad.callbacks.run_folder import run_folder, write_new
+from lightning_sparsegrad.callbacks._run_folder import run_folder, write_new
 from lightning_sparsegrad.data import TokenizedDataModule
-from lightning_sparsegrad.data.checks import require_file_names
-from lightning_sparsegrad.data.order import is_filler
+from lightning_sparsegrad.data._checks import require_file_names
+from lightning_sparsegrad.data.samplers import is_filler
 from lightning_sparsegrad.errors import ConfigurationError
-from lightning_sparsegrad.modules.evaluation import loaders_of, parts_of
-from lightning_sparsegrad.parts import new_folder
-from lightning_sparsegrad.twins import require_our_trainer
+from lightning_sparsegrad.files._unfinished import new_folder
+from lightning_sparsegrad.loops._twins import require_our_trainer
+from lightning_sparsegrad.modules._evaluation import loaders_of, parts_of
 
 
 class PredictionWriter(BasePredictionWriter):

@@ -3,9 +3,9 @@
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich import get_console
 
-from lightning_sparsegrad.callbacks.run_folder import run_folder, write_new
-from lightning_sparsegrad.results import results_of
-from lightning_sparsegrad.terminal import shown
+from lightning_sparsegrad.callbacks._run_folder import run_folder, write_new
+from lightning_sparsegrad.metrics._evaluation_table import results_of
+from lightning_sparsegrad.untrusted._terminal import shown
 
 _PREFIXES = {"validate": "val/", "test": "test/"}
 

@@ -5,6 +5,7 @@ which names does a pattern match (`patterns`), how deep does a parameter lie (`l
 which tensors and slices belong together (`partition`, and `projections` for fused ones).
 """
 
+from lightning_sparsegrad.components._tree import find_blocks
 from lightning_sparsegrad.components.layers import Layers, find_layers
 from lightning_sparsegrad.components.parameters import NamedParameters
 from lightning_sparsegrad.components.partition import (
@@ -15,7 +16,6 @@ from lightning_sparsegrad.components.partition import (
     without_split,
 )
 from lightning_sparsegrad.components.projections import FusedProjection, Part
-from lightning_sparsegrad.components.tree import find_blocks
 
 __all__ = [
     "Component",

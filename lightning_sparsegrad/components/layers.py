@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lightning_sparsegrad.components._patterns import as_patterns
+from lightning_sparsegrad.components._tree import depths_in_tree
 from lightning_sparsegrad.components.parameters import NamedParameters
-from lightning_sparsegrad.components.patterns import as_patterns
-from lightning_sparsegrad.components.tree import depths_in_tree
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from torch import nn
 
-from lightning_sparsegrad.components.patterns import as_patterns, matching
+from lightning_sparsegrad.components._patterns import as_patterns, matching
 from lightning_sparsegrad.errors import ConfigurationError
 
 # what torch.compile, FSDP1 and activation checkpointing insert into the names of what they wrap

@@ -13,8 +13,8 @@ from lightning.pytorch.utilities.types import EVAL_DATALOADERS
 from torch.utils.data import DataLoader, DistributedSampler
 from transformers import PreTrainedTokenizerBase
 
-from lightning_sparsegrad.data.caches import caching
-from lightning_sparsegrad.data.checks import (
+from lightning_sparsegrad.data._caches import caching
+from lightning_sparsegrad.data._checks import (
     listed,
     most_workers,
     require_at_least,
@@ -23,18 +23,18 @@ from lightning_sparsegrad.data.checks import (
     require_no_mean,
     require_seed,
 )
+from lightning_sparsegrad.data._extremes import extreme_rows
+from lightning_sparsegrad.data._labelled import LabelledDataModule
+from lightning_sparsegrad.data._labels import LabelSpace
+from lightning_sparsegrad.data._padding import settle_padding
+from lightning_sparsegrad.data._predictions import write_table
 from lightning_sparsegrad.data.encodings import Encoding, Tokens, kind_of
-from lightning_sparsegrad.data.encodings.base import Batch
-from lightning_sparsegrad.data.extremes import extreme_rows
-from lightning_sparsegrad.data.labelled import LabelledDataModule
-from lightning_sparsegrad.data.labels import LabelSpace
-from lightning_sparsegrad.data.order import LengthGroupedSampler, UnrepeatedSampler, lengths_of
-from lightning_sparsegrad.data.padding import settle_padding
-from lightning_sparsegrad.data.predictions import write_table
+from lightning_sparsegrad.data.encodings._base import Batch
+from lightning_sparsegrad.data.samplers import LengthGroupedSampler, UnrepeatedSampler, lengths_of
 from lightning_sparsegrad.errors import ConfigurationError, require_one_of
+from lightning_sparsegrad.hub._tokenizers import load_tokenizer
+from lightning_sparsegrad.loops._twins import require_our_trainer
 from lightning_sparsegrad.metrics import MetricName
-from lightning_sparsegrad.tokenizers import load_tokenizer
-from lightning_sparsegrad.twins import require_our_trainer
 
 SPLITS = ("train", "validation", "test", "predict")
 _LARGEST = 2**31 - 1  # rows or tokens; more is a slip of the key, and torch counts in 64 bits

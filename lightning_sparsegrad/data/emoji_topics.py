@@ -7,13 +7,13 @@ from typing import Any
 
 from datasets import Dataset, Features, Value
 
-from lightning_sparsegrad.data import unicode_names
+from lightning_sparsegrad.data import _unicode_names as unicode_names
+from lightning_sparsegrad.data._checks import listed, require_at_least
+from lightning_sparsegrad.data._unicode_names import TRAIN_LANGUAGE, read_groups, topic_rows
 from lightning_sparsegrad.data.base import TokenizedDataModule
-from lightning_sparsegrad.data.checks import listed, require_at_least
 from lightning_sparsegrad.data.encodings import SequenceEncoding
-from lightning_sparsegrad.data.unicode_names import TRAIN_LANGUAGE, read_groups, topic_rows
 from lightning_sparsegrad.errors import ConfigurationError, reason_of, require_one_of
-from lightning_sparsegrad.sources import resolve_source
+from lightning_sparsegrad.hub._names import resolve_source
 
 GROUPS = (
     *("Smileys & Emotion", "People & Body", "Animals & Nature", "Food & Drink", "Travel & Places"),

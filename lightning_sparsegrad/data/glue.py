@@ -7,11 +7,11 @@ from typing import Any, Literal, get_args
 
 from datasets import Dataset
 
+from lightning_sparsegrad.data._origins import load_dataset, resolve_folder
+from lightning_sparsegrad.data._predictions import write_table
 from lightning_sparsegrad.data.base import TokenizedDataModule
 from lightning_sparsegrad.data.encodings import SequenceEncoding, kind_of
-from lightning_sparsegrad.data.encodings.base import Batch
-from lightning_sparsegrad.data.loading import load_dataset, resolve_folder
-from lightning_sparsegrad.data.predictions import write_table
+from lightning_sparsegrad.data.encodings._base import Batch
 from lightning_sparsegrad.errors import ConfigurationError, require_one_of
 from lightning_sparsegrad.metrics import MetricName
 

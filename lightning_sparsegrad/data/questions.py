@@ -6,9 +6,9 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
 
+from lightning_sparsegrad.data._loaded import LoadedDataModule
+from lightning_sparsegrad.data._predictions import write_table
 from lightning_sparsegrad.data.encodings import AnswerEncoding
-from lightning_sparsegrad.data.loaded import LoadedDataModule
-from lightning_sparsegrad.data.predictions import write_table
 
 
 class QuestionsDataModule(LoadedDataModule):

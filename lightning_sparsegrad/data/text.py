@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
+from lightning_sparsegrad.data._labels import Problem
+from lightning_sparsegrad.data._loaded import LoadedDataModule
 from lightning_sparsegrad.data.encodings import SequenceEncoding
-from lightning_sparsegrad.data.labels import Problem
-from lightning_sparsegrad.data.loaded import LoadedDataModule
 
 
 class TextDataModule(LoadedDataModule):

@@ -6,12 +6,12 @@ from typing import Any, Literal, get_args
 
 from datasets import Dataset, Features, Value
 
+from lightning_sparsegrad.data._checks import listed
+from lightning_sparsegrad.data._lines import digests_of, lines_of
 from lightning_sparsegrad.data.base import TokenizedDataModule
-from lightning_sparsegrad.data.checks import listed
 from lightning_sparsegrad.data.encodings import SequenceEncoding
-from lightning_sparsegrad.data.lines import digests_of, lines_of
 from lightning_sparsegrad.errors import ConfigurationError, near_matches
-from lightning_sparsegrad.sources import resolve_source
+from lightning_sparsegrad.hub._names import resolve_source
 
 LEXICON = "package:vaderSentiment/vaderSentiment/vader_lexicon.txt"
 Target = Literal["polarity", "valence"]

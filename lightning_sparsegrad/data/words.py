@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from lightning_sparsegrad.data._loaded import LoadedDataModule
 from lightning_sparsegrad.data.encodings import TokenEncoding
-from lightning_sparsegrad.data.loaded import LoadedDataModule
 
 
 class WordsDataModule(LoadedDataModule):

@@ -8,8 +8,9 @@ from typing import Any, Literal, get_args
 
 from datasets import Dataset
 
+from lightning_sparsegrad.data._checks import listed, require_columns
+from lightning_sparsegrad.data._origins import load_dataset, resolve_folder
 from lightning_sparsegrad.data.base import TokenizedDataModule
-from lightning_sparsegrad.data.checks import listed, require_columns
 from lightning_sparsegrad.data.encodings import (
     AnswerEncoding,
     Encoding,
@@ -17,8 +18,7 @@ from lightning_sparsegrad.data.encodings import (
     SequenceEncoding,
     TokenEncoding,
 )
-from lightning_sparsegrad.data.encodings.base import Batch
-from lightning_sparsegrad.data.loading import load_dataset, resolve_folder
+from lightning_sparsegrad.data.encodings._base import Batch
 from lightning_sparsegrad.errors import ConfigurationError, require_one_of
 from lightning_sparsegrad.metrics import MetricName
 

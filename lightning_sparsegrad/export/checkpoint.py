@@ -8,18 +8,18 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from lightning_sparsegrad.checkpoints import about_checkpoint, names_in, require_mappings
-from lightning_sparsegrad.data.padding import settle_padding as settle_tokenizer
+from lightning_sparsegrad.data._padding import settle_padding as settle_tokenizer
 from lightning_sparsegrad.errors import ConfigurationError, reason_of
-from lightning_sparsegrad.export.folder import require_free, written
-from lightning_sparsegrad.export.model import build
-from lightning_sparsegrad.export.release_0_1 import describe
-from lightning_sparsegrad.hub import STRANGERS, how_without, is_unreachable
-from lightning_sparsegrad.intact import require_intact
-from lightning_sparsegrad.modules.description import MODEL_KEY, name_classes
-from lightning_sparsegrad.modules.limits import longest_row
-from lightning_sparsegrad.modules.padding import padding_of, settle_padding
-from lightning_sparsegrad.sources import resolve_source
+from lightning_sparsegrad.export._folder import require_free, written
+from lightning_sparsegrad.export._model import build
+from lightning_sparsegrad.export._release_0_1 import describe
+from lightning_sparsegrad.files._checksums import require_intact
+from lightning_sparsegrad.hub._names import resolve_source
+from lightning_sparsegrad.hub._network import STRANGERS, how_without, is_unreachable
+from lightning_sparsegrad.modules._description import MODEL_KEY, name_classes
+from lightning_sparsegrad.modules._limits import longest_row
+from lightning_sparsegrad.modules._padding import padding_of, settle_padding
+from lightning_sparsegrad.resume._checkpoints import about_checkpoint, names_in, require_mappings
 
 
 def export_checkpoint(

@@ -23,7 +23,7 @@ from hashlib import blake2b
 import torch
 from torch import Tensor
 
-from lightning_sparsegrad.functional.blocks import block_size, ranges
+from lightning_sparsegrad.functional._blocks import block_size, ranges
 
 MULTIPLIERS = (0xED5AD4BB, 0xAC4C1B51, 0x31848BAB)
 SHIFTS = (17, 11, 15)

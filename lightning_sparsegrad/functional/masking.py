@@ -15,10 +15,10 @@ from math import prod
 import torch
 from torch import Tensor
 
-from lightning_sparsegrad.functional.blocks import block_size, pieces, ranges
-from lightning_sparsegrad.functional.fused import fused_mask_
+from lightning_sparsegrad.functional._blocks import block_size, pieces, ranges
+from lightning_sparsegrad.functional._fused import fused_mask_
+from lightning_sparsegrad.functional._sharding import shard_of
 from lightning_sparsegrad.functional.hashing import WORD, hash_entries, hash_indices, hash_stack, keep_threshold, signed
-from lightning_sparsegrad.functional.sharding import shard_of
 
 _SMALL = 1 << 13  # entries up to which launching costs more than hashing
 _MANY_ROWS = 1 << 12  # rows from which it pays to look for rows of zeros

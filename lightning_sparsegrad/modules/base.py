@@ -5,12 +5,12 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from torch.optim import Optimizer
 
-from lightning_sparsegrad.driver import Door, TrainerDriver, require_super
-from lightning_sparsegrad.engine import GradientEngine
-from lightning_sparsegrad.nonfinite import NonFinite
-from lightning_sparsegrad.searches import Searches
-from lightning_sparsegrad.strangers import LoadedFromStrangers
+from lightning_sparsegrad.engine._nonfinite import NonFinite
+from lightning_sparsegrad.engine.gradient_engine import GradientEngine
+from lightning_sparsegrad.loops._driver import Door, TrainerDriver, require_super
+from lightning_sparsegrad.resume._searches import Searches
 from lightning_sparsegrad.transforms.base import GradientTransform
+from lightning_sparsegrad.untrusted._strangers import LoadedFromStrangers
 
 
 class SparseGradModule(LoadedFromStrangers, Door, LightningModule):

@@ -16,37 +16,37 @@ from torch.optim import Optimizer
 from torchmetrics import MetricCollection
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-import lightning_sparsegrad._jsonargparse  # noqa: F401  # any parser then calls of `optimizer` what makes one
-from lightning_sparsegrad.checkpoints import LABEL_NAMES, names_in
+import lightning_sparsegrad.untrusted._jsonargparse  # noqa: F401  # any parser then calls of `optimizer` what makes one
 from lightning_sparsegrad.components import find_blocks
+from lightning_sparsegrad.data._checks import listed
+from lightning_sparsegrad.data._classes import are_same
 from lightning_sparsegrad.data.base import TokenizedDataModule
-from lightning_sparsegrad.data.checks import listed
-from lightning_sparsegrad.data.classes import are_same
-from lightning_sparsegrad.data.order import is_filler
+from lightning_sparsegrad.data.samplers import is_filler
+from lightning_sparsegrad.engine._nonfinite import NonFinite
 from lightning_sparsegrad.errors import ConfigurationError, reason_of
-from lightning_sparsegrad.hub import how_without
-from lightning_sparsegrad.modules.base import SparseGradModule
-from lightning_sparsegrad.modules.description import (
+from lightning_sparsegrad.hub._names import resolve_source
+from lightning_sparsegrad.hub._network import how_without
+from lightning_sparsegrad.modules._description import (
     MODEL_KEY,
     describe,
     describe_tokens,
     name_classes,
     tokens_in,
 )
-from lightning_sparsegrad.modules.evaluation import Evaluation, loaders_of
-from lightning_sparsegrad.modules.limits import is_on_cpu, require_fit
-from lightning_sparsegrad.modules.loading import DType, check_dtype, dtypes_of, load_pretrained, warn_of_dtypes
-from lightning_sparsegrad.modules.numbers import check_optimizer
-from lightning_sparsegrad.modules.padding import (
+from lightning_sparsegrad.modules._evaluation import Evaluation, loaders_of
+from lightning_sparsegrad.modules._limits import is_on_cpu, require_fit
+from lightning_sparsegrad.modules._loading import DType, check_dtype, dtypes_of, load_pretrained, warn_of_dtypes
+from lightning_sparsegrad.modules._numbers import check_optimizer
+from lightning_sparsegrad.modules._padding import (
     find_padding,
     set_padding,
     settle_padding,
     with_padding_of,
 )
-from lightning_sparsegrad.modules.probe import embed, run
-from lightning_sparsegrad.modules.schedulers import Interval, Scheduling, made
-from lightning_sparsegrad.nonfinite import NonFinite
-from lightning_sparsegrad.sources import resolve_source
+from lightning_sparsegrad.modules._probe import embed, run
+from lightning_sparsegrad.modules._schedulers import Interval, Scheduling, made
+from lightning_sparsegrad.modules.base import SparseGradModule
+from lightning_sparsegrad.resume._checkpoints import LABEL_NAMES, names_in
 from lightning_sparsegrad.transforms.base import GradientTransform
 
 Batch = dict[str, Any]

@@ -2,14 +2,14 @@
 
 from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, Window
 from lightning_sparsegrad.transforms.chain import Chain
-from lightning_sparsegrad.transforms.component_norm_clip import ComponentNormClip
-from lightning_sparsegrad.transforms.global_norm_clip import GlobalNormClip
-from lightning_sparsegrad.transforms.grad_drop import GradDrop
-from lightning_sparsegrad.transforms.gradual_unfreezing import GradualUnfreezing
-from lightning_sparsegrad.transforms.head_only import HeadOnly
+from lightning_sparsegrad.transforms.clips.component_norm_clip import ComponentNormClip
+from lightning_sparsegrad.transforms.clips.global_norm_clip import GlobalNormClip
+from lightning_sparsegrad.transforms.clips.value_clip import ValueClip
+from lightning_sparsegrad.transforms.freezes.gradual_unfreezing import GradualUnfreezing
+from lightning_sparsegrad.transforms.freezes.head_only import HeadOnly
 from lightning_sparsegrad.transforms.identity import Identity
-from lightning_sparsegrad.transforms.layer_grad_drop import LayerGradDrop
-from lightning_sparsegrad.transforms.value_clip import ValueClip
+from lightning_sparsegrad.transforms.masks.grad_drop import GradDrop
+from lightning_sparsegrad.transforms.masks.layer_grad_drop import LayerGradDrop
 
 __all__ = [
     "Chain",

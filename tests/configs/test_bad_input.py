@@ -1,7 +1,6 @@
 from pathlib import Path
 
 import pytest
-
 from lightning_sparsegrad.main import main
 
 ROOT = Path(__file__).parents[2]

@@ -10,8 +10,8 @@ import yaml
 
 from benchmarks.studies.__main__ import CONFIGS
 from benchmarks.studies.reviews import SIZES, make_reviews
-from lightning_sparsegrad.studies.runs import Run, make_runs
-from lightning_sparsegrad.studies.study import Study, Trial
+from lightning_sparsegrad.studies._runs import Run, make_runs
+from lightning_sparsegrad.studies._study import Study, Trial
 
 ROOT = Path(__file__).parents[2]
 STUDIES = sorted((ROOT / "configs" / "studies").glob("*.yaml"))

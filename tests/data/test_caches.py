@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import pytest
 from datasets import Dataset
 
-from lightning_sparsegrad.data.caches import caching
+from lightning_sparsegrad.data._caches import caching
 
 LEFT, OTHERS = "tmp0a1b2c3d", ("tmp0a1b2c3d.arrow", "cache-0a1b2c3d.arrow", "mine")
 

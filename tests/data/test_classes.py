@@ -13,7 +13,7 @@ import torch
 from datasets import ClassLabel, Dataset, Features, Value
 
 from lightning_sparsegrad.data import RankingsDataModule, TextDataModule, WordsDataModule
-from lightning_sparsegrad.data.labels import LabelSpace
+from lightning_sparsegrad.data._labels import LabelSpace
 from lightning_sparsegrad.errors import ConfigurationError
 from tests.data.helpers import write
 

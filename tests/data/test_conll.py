@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_sparsegrad.data.loading import load_files, resolve_files
+from lightning_sparsegrad.data._origins import load_files, resolve_files
 from lightning_sparsegrad.errors import ConfigurationError
 
 

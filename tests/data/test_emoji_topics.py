@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lightning_sparsegrad.data import EmojiTopicsDataModule, emoji_topics
-from lightning_sparsegrad.data.unicode_names import fold_of, read_groups, read_names, topic_rows
+from lightning_sparsegrad.data._unicode_names import fold_of, read_groups, read_names, topic_rows
 from lightning_sparsegrad.errors import ConfigurationError
 from tests.data.helpers import MINILM
 

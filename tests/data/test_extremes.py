@@ -2,7 +2,7 @@
 
 from datasets import Dataset, concatenate_datasets
 
-from lightning_sparsegrad.data.extremes import extreme_rows
+from lightning_sparsegrad.data._extremes import extreme_rows
 
 IDS = [[1, 2], [9], [3, 3, 3], [], [4, 8]]
 TYPES = [[0, 1], [0], [0, 0, 0], [], [0, 0]]

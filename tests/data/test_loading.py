@@ -7,7 +7,7 @@ import datasets
 import pytest
 
 from lightning_sparsegrad.data import TextDataModule, ValenceDataModule
-from lightning_sparsegrad.data.loading import load_files, resolve_files
+from lightning_sparsegrad.data._origins import load_files, resolve_files
 from lightning_sparsegrad.errors import ConfigurationError
 from tests.data.helpers import write
 

@@ -7,7 +7,7 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 
 from lightning_sparsegrad.data import TextDataModule
-from lightning_sparsegrad.data.order import LengthGroupedSampler, UnrepeatedSampler, is_filler
+from lightning_sparsegrad.data.samplers import LengthGroupedSampler, UnrepeatedSampler, is_filler
 from tests.data.helpers import write
 
 ROWS, BATCH = 203, 4

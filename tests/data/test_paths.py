@@ -9,7 +9,7 @@ import pytest
 
 from lightning_sparsegrad.data import EmojiTopicsDataModule, GlueDataModule, TextDataModule, WordsDataModule
 from lightning_sparsegrad.errors import ConfigurationError
-from lightning_sparsegrad.sources import resolve_source
+from lightning_sparsegrad.hub._names import resolve_source
 from tests.data.helpers import write
 from tests.hub import write_glue
 

@@ -20,7 +20,7 @@ from lightning_sparsegrad import (
     LayerGradDrop,
 )
 from lightning_sparsegrad.components import ComponentSpec, FusedProjection
-from lightning_sparsegrad.meter import GradientMeter
+from lightning_sparsegrad.engine.gradient_meter import GradientMeter
 from tests.engine.helpers import backward, loss_on, tokens_at
 from tests.transforms.golden import GOLDEN
 from tests.transforms.small import WINDOWS, Small, Snapshot, apply, bits, engine_for, set_gradients, snapshot

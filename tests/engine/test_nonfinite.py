@@ -18,7 +18,7 @@ from lightning_sparsegrad import (
     Identity,
     ValueClip,
 )
-from lightning_sparsegrad.nonfinite import NonFinite
+from lightning_sparsegrad.engine._nonfinite import NonFinite
 from tests.engine.helpers import OPTIMIZERS, weights
 from tests.transforms.golden import GOLDEN, Golden
 from tests.transforms.small import SEED, STEPS_PER_EPOCH, TOTAL_STEPS, Small, assert_same_bits, set_gradients, snapshot

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning_sparsegrad.main import main
 from torch.utils.data import DataLoader
 from transformers import (
     AutoModelForQuestionAnswering,
@@ -34,9 +35,8 @@ from lightning_sparsegrad import (
     WordsDataModule,
     export_checkpoint,
 )
-from lightning_sparsegrad.main import main
 from lightning_sparsegrad.modules import TransformerTask
-from lightning_sparsegrad.modules.limits import longest_row
+from lightning_sparsegrad.modules._limits import longest_row
 from tests import hub
 from tests.data.helpers import write
 from tests.lightning.tasks import trainer

@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.testing import assert_close
 
-from lightning_sparsegrad.functional import blocks, clip_components_, clip_values_, component_norms
+from lightning_sparsegrad.functional import _blocks as blocks
+from lightning_sparsegrad.functional import clip_components_, clip_values_, component_norms
 from tests.nasty import (
     EXAMPLES,
     FLOATS,

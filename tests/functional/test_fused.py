@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch._dynamo.utils import counters
 
-from lightning_sparsegrad.functional import derive_key, fused, hash_index, keep_mask, mask_entries_
+from lightning_sparsegrad.functional import _fused as fused
+from lightning_sparsegrad.functional import derive_key, hash_index, keep_mask, mask_entries_
 from tests.nasty import FLOATS, assert_same_bits, clones
 
 KEY = derive_key("fused")

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lightning_sparsegrad.functional import blocks, derive_key, hash_entries, hash_index, keep_threshold
+from lightning_sparsegrad.functional import _blocks as blocks
+from lightning_sparsegrad.functional import derive_key, hash_entries, hash_index, keep_threshold
 from lightning_sparsegrad.functional.hashing import folded_indices
 from tests.nasty import EXAMPLES
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lightning_sparsegrad.functional import _blocks as blocks
 from lightning_sparsegrad.functional import (
-    blocks,
     count_kept,
     derive_key,
     hash_index,

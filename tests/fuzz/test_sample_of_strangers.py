@@ -12,7 +12,7 @@ from shutil import rmtree
 import pytest
 import torch
 
-from lightning_sparsegrad.modules.description import MODEL_KEY
+from lightning_sparsegrad.modules._description import MODEL_KEY
 from tests.fuzz import trap
 from tests.fuzz.cases import MARK, Case, Outcome, try_in
 from tests.fuzz.material import ROWS, task, to_yaml

@@ -17,7 +17,7 @@ from jsonargparse import ArgumentParser, capture_parser
 from safetensors.torch import load_file
 
 from lightning_sparsegrad import SequenceClassification, SparseGradArgumentParser, SparseGradCLI
-from lightning_sparsegrad.safe_yaml import load
+from lightning_sparsegrad.untrusted._safe_yaml import load
 from tests.fuzz import trap
 from tests.fuzz.cases import MARK
 from tests.fuzz.conftest import Run

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from jsonargparse import ArgumentParser, _typehints, _util
 
-from lightning_sparsegrad import _jsonargparse, callables, imports
+from lightning_sparsegrad.untrusted import _callables as callables
+from lightning_sparsegrad.untrusted import _imports as imports
+from lightning_sparsegrad.untrusted import _jsonargparse as _jsonargparse
 from tests.fuzz import trap
 from tests.fuzz.cases import MARK
 from tests.fuzz.material import spec, to_yaml

@@ -26,7 +26,7 @@ from lightning_sparsegrad import (
     XglueDataModule,
 )
 from lightning_sparsegrad.data import TextDataModule, TokenizedDataModule
-from lightning_sparsegrad.studies.majority import majority_scores
+from lightning_sparsegrad.studies._majority import majority_scores
 from tests import hub
 from tests.data.helpers import write
 from tests.lightning.tasks import trainer

@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lightning_sparsegrad import ConfigurationError, GradDrop, Identity, SequenceClassification
-from lightning_sparsegrad.divergence import DivergenceWarning
-from lightning_sparsegrad.modules.loading import DType
+from lightning_sparsegrad.loops._divergence import DivergenceWarning
+from lightning_sparsegrad.modules._loading import DType
 
 from ..tiny import tiny_bert
 from .tasks import assert_same_weights, trainer, weights

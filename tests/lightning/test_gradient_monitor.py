@@ -24,7 +24,7 @@ from lightning_sparsegrad import (
     GradientTransformCallback,
     Identity,
 )
-from lightning_sparsegrad.callbacks.history import read_history
+from lightning_sparsegrad.callbacks._history import read_history
 from tests.lightning.tasks import BATCHES, WIDTH, Regression, fit, loader, through, trainer
 from tests.transforms.small import on_one_thread
 
@@ -210,7 +210,7 @@ class Undefined(Regression):
         return self.loss(batch) * (float("nan") if batch_idx == 3 else 1.0)
 
 
-@pytest.mark.filterwarnings("ignore::lightning_sparsegrad.divergence.DivergenceWarning")
+@pytest.mark.filterwarnings("ignore::lightning_sparsegrad.loops._divergence.DivergenceWarning")
 def test_totals_do_not_hide_what_is_undefined(tmp_path: Path) -> None:
     logger = CSVLogger(tmp_path, name="", version="")
     fit(

@@ -15,11 +15,11 @@ from safetensors.torch import save
 from transformers import BertConfig, BertForSequenceClassification
 
 from lightning_sparsegrad import GradientTransformCallback, Identity
-from lightning_sparsegrad.checkpoints import stored_run
 from lightning_sparsegrad.errors import ConfigurationError
-from lightning_sparsegrad.export.model import build
-from lightning_sparsegrad.intact import DamagedError, require_intact
-from lightning_sparsegrad.modules.description import describe
+from lightning_sparsegrad.export._model import build
+from lightning_sparsegrad.files._checksums import DamagedError, require_intact
+from lightning_sparsegrad.modules._description import describe
+from lightning_sparsegrad.resume._checkpoints import stored_run
 
 CONTENT = {"state_dict": {"weight": torch.arange(64.0)}, "epoch": 3, "hyper_parameters": {"lr": 0.1}}
 

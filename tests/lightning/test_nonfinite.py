@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.amp import GradScaler
 
 from lightning_sparsegrad import ConfigurationError, GradDrop
-from lightning_sparsegrad.divergence import DivergenceWarning
-from lightning_sparsegrad.nonfinite import NonFinite
+from lightning_sparsegrad.engine._nonfinite import NonFinite
+from lightning_sparsegrad.loops._divergence import DivergenceWarning
 
 from .tasks import (
     DOORS,

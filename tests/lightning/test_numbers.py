@@ -9,7 +9,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, OneCycleL
 
 from lightning_sparsegrad import ConfigurationError
 from lightning_sparsegrad.modules import LinearDecay
-from lightning_sparsegrad.modules.numbers import check_optimizer, check_scheduler
+from lightning_sparsegrad.modules._numbers import check_optimizer, check_scheduler
 
 
 def weights() -> list[torch.nn.Parameter]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning_sparsegrad.main import main
 
 from lightning_sparsegrad import (
     ConfigurationError,
@@ -20,8 +21,7 @@ from lightning_sparsegrad import (
     TokenClassification,
     WordsDataModule,
 )
-from lightning_sparsegrad.checkpoints import LABEL_NAMES, names_in
-from lightning_sparsegrad.main import main
+from lightning_sparsegrad.resume._checkpoints import LABEL_NAMES, names_in
 from tests import hub
 
 from .tasks import trainer

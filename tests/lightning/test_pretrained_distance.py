@@ -13,7 +13,7 @@ from torch.nn.functional import mse_loss
 from torch.optim import SGD
 
 from lightning_sparsegrad import ConfigurationError, ExactResume, Identity, PretrainedDistance
-from lightning_sparsegrad.callbacks.history import read_history
+from lightning_sparsegrad.callbacks._history import read_history
 from tests.lightning.tasks import BATCHES, WIDTH, Regression, loader, through, trainer
 from tests.transforms.small import on_one_thread
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_sparsegrad import ResultsTable, SparseGradCLI
-from lightning_sparsegrad.results import results_of
+from lightning_sparsegrad.metrics._evaluation_table import results_of
 from tests.command_line import QUICK, UNLABELLED, Plain
 
 LANGUAGES = [f"{first}{second}" for first in "abcdefghijk" for second in "abcdefghij"]

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
 from lightning_sparsegrad.main import main
 
 TEXTS = "lightning_sparsegrad.TextDataModule"

@@ -13,9 +13,9 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from lightning_sparsegrad import ExactResume, SparseGradCLI
-from lightning_sparsegrad.resume.atomic import AtomicCheckpointIO
-from lightning_sparsegrad.resume.order import TrackedLoader
-from lightning_sparsegrad.resume.randomness import random_states, set_random_states
+from lightning_sparsegrad.resume._atomic import AtomicCheckpointIO
+from lightning_sparsegrad.resume._loaders import TrackedLoader
+from lightning_sparsegrad.resume._randomness import random_states, set_random_states
 from tests.command_line import DROP, LABELLED, QUICK, READER, SAVE
 from tests.lightning.tasks import STRATEGIES
 from tests.lightning.test_checkpoints import contents

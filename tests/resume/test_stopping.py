@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_sparsegrad import ExactResume
-from lightning_sparsegrad.resume.stopping import about_end
+from lightning_sparsegrad.resume._stopping import about_end
 from tests.lightning.tasks import STRATEGIES
 from tests.resume.runs import BATCHES, Outcome, Rows, assert_same_bits, fit, shuffled
 

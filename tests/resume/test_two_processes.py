@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lightning_sparsegrad import ConfigurationError, ExactResume
-from lightning_sparsegrad.resume.waiting import INEXACT_KEY
+from lightning_sparsegrad.resume._waiting import INEXACT_KEY
 from tests.launch import launch
 from tests.resume.runs import BATCHES, checkpoints, fit
 from tests.resume.two_processes import CASES, Drifting, noisy

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
 from lightning_sparsegrad import ExactResume
-from lightning_sparsegrad.resume.waiting import INEXACT_KEY
+from lightning_sparsegrad.resume._waiting import INEXACT_KEY
 from tests.lightning.tasks import DOORS, STRATEGIES, Batch, dataset
 from tests.resume.runs import BATCHES, Sensitive, assert_went_on, fit
 

@@ -20,7 +20,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.utils.data import DataLoader
 
 from lightning_sparsegrad import ExactResume
-from lightning_sparsegrad.resume.stopping import about_end
+from lightning_sparsegrad.resume._stopping import about_end
 from tests.lightning.tasks import STRATEGIES, dataset
 from tests.resume.runs import BATCHES, Rows, assert_same_bits, fit
 from tests.resume.two_processes import Drifting, noisy

@@ -32,9 +32,9 @@ from lightning_sparsegrad import (
     Identity,
     PretrainedDistance,
 )
-from lightning_sparsegrad.callbacks.history import read_history
-from lightning_sparsegrad.meter import GradientMeter
-from lightning_sparsegrad.nonfinite import NonFinite
+from lightning_sparsegrad.callbacks._history import read_history
+from lightning_sparsegrad.engine._nonfinite import NonFinite
+from lightning_sparsegrad.engine.gradient_meter import GradientMeter
 from tests.engine.helpers import backward, loss_on, tokens_at
 from tests.lightning.tasks import SEED, STRATEGIES, dataset, door_of, through, trainer
 from tests.transforms.golden import GOLDEN

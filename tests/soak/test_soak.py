@@ -8,13 +8,15 @@ import torch
 from torch import Tensor
 
 from lightning_sparsegrad import Chain, ValueClip
-from lightning_sparsegrad.driver import TrainerDriver
-from lightning_sparsegrad.engine import GradientEngine
+from lightning_sparsegrad.engine._skipping import WorkSkipper
+from lightning_sparsegrad.engine.gradient_engine import GradientEngine
 from lightning_sparsegrad.functional import clip_components_
-from lightning_sparsegrad.skipping import WorkSkipper
-from lightning_sparsegrad.transforms import grad_drop, norm_clip, value_clip
+from lightning_sparsegrad.loops._driver import TrainerDriver
 from lightning_sparsegrad.transforms.base import Gradients, Window
-from lightning_sparsegrad.transforms.draws import draw_key
+from lightning_sparsegrad.transforms.clips import norm_clip as norm_clip
+from lightning_sparsegrad.transforms.clips import value_clip as value_clip
+from lightning_sparsegrad.transforms.masks import grad_drop as grad_drop
+from lightning_sparsegrad.transforms.masks._draws import draw_key
 from tests.soak import chains
 from tests.soak.chains import DRAWS, OTHERS
 from tests.soak.configurations import draw_configuration

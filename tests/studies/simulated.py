@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lightning_sparsegrad.studies.outcomes import Outcome
-from lightning_sparsegrad.studies.study import Study
+from lightning_sparsegrad.studies._outcomes import Outcome
+from lightning_sparsegrad.studies._study import Study
 
 BAR = 0.5
 

@@ -15,11 +15,11 @@ import pandas as pd
 import pytest
 import yaml
 from filelock import FileLock, Timeout
-
 from lightning_sparsegrad.main import main
-from lightning_sparsegrad.studies.report import FILES
-from lightning_sparsegrad.studies.runs import make_runs
-from lightning_sparsegrad.studies.study import Study
+
+from lightning_sparsegrad.studies._report import FILES
+from lightning_sparsegrad.studies._runs import make_runs
+from lightning_sparsegrad.studies._study import Study
 from tests.studies.tasks import BASE, DROP, write
 
 ROOT = Path(__file__).parents[2]
@@ -188,8 +188,8 @@ def test_mistakes_are_answered_in_one_line(
 def test_a_run_that_another_process_is_at_is_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("lightning_sparsegrad.studies.launchers.SECONDS_TO_GO", 0.1)
-    monkeypatch.setattr("lightning_sparsegrad.studies.recorder.SECONDS_TO_GO", 0.1)
+    monkeypatch.setattr("lightning_sparsegrad.studies._launchers.SECONDS_TO_GO", 0.1)
+    monkeypatch.setattr("lightning_sparsegrad.studies._recorder.SECONDS_TO_GO", 0.1)
     study(tmp_path, "--print_commands", arms={"plain": []}, seeds=1)
     command = capsys.readouterr().out.split()
     folder = Path(command[-1]).parent

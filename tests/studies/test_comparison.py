@@ -6,9 +6,9 @@ from math import inf, isnan, nan
 import numpy as np
 import pytest
 
-from lightning_sparsegrad.studies.comparison import NOTHING_SHOWN, Difference, compare, summarise
-from lightning_sparsegrad.studies.outcomes import Outcome
-from lightning_sparsegrad.studies.statistics import corrected
+from lightning_sparsegrad.studies._comparison import NOTHING_SHOWN, Difference, compare, summarise
+from lightning_sparsegrad.studies._inference import corrected
+from lightning_sparsegrad.studies._outcomes import Outcome
 from tests.studies.simulated import BAR, broken, outcomes, study_of
 
 

@@ -12,12 +12,12 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from lightning_sparsegrad import ConfigurationError, GradientTransformCallback, Identity
-from lightning_sparsegrad.studies.comparison import compare, summarise
-from lightning_sparsegrad.studies.outcomes import Outcome, outcomes_of
-from lightning_sparsegrad.studies.recorder import RunRecorder, write_result
-from lightning_sparsegrad.studies.report import write_report
-from lightning_sparsegrad.studies.runs import Run
-from lightning_sparsegrad.studies.study import Study
+from lightning_sparsegrad.studies._comparison import compare, summarise
+from lightning_sparsegrad.studies._outcomes import Outcome, outcomes_of
+from lightning_sparsegrad.studies._recorder import RunRecorder, write_result
+from lightning_sparsegrad.studies._report import write_report
+from lightning_sparsegrad.studies._runs import Run
+from lightning_sparsegrad.studies._study import Study
 from tests.lightning.tasks import Batch, Regression, loader, trainer
 
 from .simulated import study_of

@@ -10,7 +10,7 @@ from sklearn.dummy import DummyClassifier
 from sklearn.metrics import accuracy_score, f1_score
 
 from lightning_sparsegrad import Identity, SequenceClassification
-from lightning_sparsegrad.studies.majority import majority_scores
+from lightning_sparsegrad.studies._majority import majority_scores
 from tests.launch import launch
 from tests.lightning.tasks import Regression, loader, trainer
 from tests.lightning.test_evaluation import Languages

@@ -8,10 +8,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from lightning_sparsegrad.studies.outcomes import Outcome, outcome_of
-from lightning_sparsegrad.studies.recorder import write_result
-from lightning_sparsegrad.studies.runs import Run
-from lightning_sparsegrad.studies.study import Study
+from lightning_sparsegrad.studies._outcomes import Outcome, outcome_of
+from lightning_sparsegrad.studies._recorder import write_result
+from lightning_sparsegrad.studies._runs import Run
+from lightning_sparsegrad.studies._study import Study
 from tests.studies.simulated import study_of
 
 METRIC = "val/accuracy/mean"

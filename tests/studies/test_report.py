@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
-from lightning_sparsegrad.studies.comparison import summarise
-from lightning_sparsegrad.studies.histories import draw, draw_gradients
-from lightning_sparsegrad.studies.outcomes import Outcome
-from lightning_sparsegrad.studies.report import write_report
-from lightning_sparsegrad.studies.study import Study
+from lightning_sparsegrad.studies._comparison import summarise
+from lightning_sparsegrad.studies._gradient_pictures import draw, draw_gradients
+from lightning_sparsegrad.studies._outcomes import Outcome
+from lightning_sparsegrad.studies._report import write_report
+from lightning_sparsegrad.studies._study import Study
 from tests.studies.simulated import broken, outcomes, study_of
 
 GAINS = {"en": 0.1, "de": 0.0, "sw": -0.1}

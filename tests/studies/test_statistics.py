@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lightning_sparsegrad.studies import statistics
-from lightning_sparsegrad.studies.statistics import (
+from lightning_sparsegrad.studies import _inference as statistics
+from lightning_sparsegrad.studies._inference import (
     Interval,
     corrected,
     deviation_interval,

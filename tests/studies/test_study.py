@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from lightning_sparsegrad import ConfigurationError
-from lightning_sparsegrad.studies.runs import Run, make_runs
-from lightning_sparsegrad.studies.study import Study, Trial
+from lightning_sparsegrad.studies._runs import Run, make_runs
+from lightning_sparsegrad.studies._study import Study, Trial
 from tests.studies.tasks import BASE, DROP, study
 
 

@@ -10,7 +10,7 @@ from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_sparsegrad import Identity, SequenceClassification
-from lightning_sparsegrad.studies.majority import majority_scores
+from lightning_sparsegrad.studies._majority import majority_scores
 from tests.tiny import tiny_bert
 
 LABELS = [0, 1, 0, 1, 1, 1]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_sparsegrad import GradDrop, GradientEngine
-from lightning_sparsegrad.transforms.grad_drop import Granularity
+from lightning_sparsegrad.transforms.masks.grad_drop import Granularity
 from tests.transforms.small import fill_gradients
 
 UNITS: dict[Granularity, int] = {"element": 64 * 150, "row": 8 * 150, "tensor": 150, "component": 150}

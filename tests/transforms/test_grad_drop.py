@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lightning_sparsegrad import ConfigurationError, Constant, Cosine, Linear, TopDown
 from lightning_sparsegrad.schedules import Schedule
-from lightning_sparsegrad.transforms.grad_drop import Granularity
+from lightning_sparsegrad.transforms.masks.grad_drop import Granularity
 from tests.tiny import tiny_bert
 from tests.transforms.grad_drop_cases import UNITS, engine_of, every_granularity, kept_in, wide
 from tests.transforms.small import Small, apply, fill_gradients, on_one_thread, set_gradients, trained

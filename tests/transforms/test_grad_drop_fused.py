@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from lightning_sparsegrad import Constant, GradDrop, GradientEngine, Linear
-from lightning_sparsegrad.functional import fused
+from lightning_sparsegrad.functional import _fused as fused
 from lightning_sparsegrad.schedules import Schedule
-from lightning_sparsegrad.transforms import grad_drop
+from lightning_sparsegrad.transforms.masks import grad_drop as grad_drop
 from tests.nasty import assert_same_bits
 from tests.transforms.small import apply, fill_gradients
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lightning_sparsegrad import GradDrop
-from lightning_sparsegrad.transforms.grad_drop import Granularity
+from lightning_sparsegrad.transforms.masks.grad_drop import Granularity
 from tests.tiny import tiny_gpt2
 from tests.transforms.grad_drop_cases import engine_of, kept_in
 from tests.transforms.small import Small, apply, bits, engine_for, fill_gradients, on_one_thread, set_gradients, trained

@@ -1,0 +1,54 @@
+"""Modules of 0.1 under their old names, until 0.3: a program or a config may name a class by them."""
+
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+_OURS = __package__
+_MOVED = {
+    "callbacks.exact_resume": "resume.exact_resume",
+    "data.loaded": "data._loaded",
+    "data.order": "data.samplers",
+    "meter": "engine.gradient_meter",
+    "parser": "cli.parser",
+    "studies.recorder": "studies._recorder",
+    "transforms.component_norm_clip": "transforms.clips.component_norm_clip",
+    "transforms.draws": "transforms.masks._draws",
+    "transforms.global_norm_clip": "transforms.clips.global_norm_clip",
+    "transforms.grad_drop": "transforms.masks.grad_drop",
+    "transforms.gradual_unfreezing": "transforms.freezes.gradual_unfreezing",
+    "transforms.head_only": "transforms.freezes.head_only",
+    "transforms.layer_grad_drop": "transforms.masks.layer_grad_drop",
+    "transforms.layer_mask": "transforms.freezes.layer_mask",
+    "transforms.norm_clip": "transforms.clips.norm_clip",
+    "transforms.value_clip": "transforms.clips.value_clip",
+}
+
+
+class _Finder(MetaPathFinder, Loader):
+    """Finds a module of 0.1 where it is now."""
+
+    def find_spec(
+        self,
+        fullname: str,
+        path: Sequence[str] | None = None,  # noqa: ARG002
+        target: ModuleType | None = None,  # noqa: ARG002
+    ) -> ModuleSpec | None:
+        return ModuleSpec(fullname, self) if _now(fullname) else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        name, now = module.__name__, _now(module.__name__)
+        warnings.warn(f"`{name}` is `{now}` now; the old name goes with 0.3", DeprecationWarning, stacklevel=2)
+        sys.modules[name] = import_module(now)
+
+
+def _now(name: str) -> str:
+    moved = _MOVED.get(name.removeprefix(f"{_OURS}."))
+    return f"{_OURS}.{moved}" if moved and name.startswith(f"{_OURS}.") else ""
+
+
+sys.meta_path.append(_Finder())

@@ -1,0 +1,192 @@
+"""Folders that one run at a time writes into: runs that start at once do not share one."""
+
+import os
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from posixpath import join
+from weakref import WeakSet, finalize
+
+from lightning.fabric.utilities.cloud_io import get_filesystem
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_info
+
+from lightning_sparsegrad.callbacks._run_folder import make_next
+from lightning_sparsegrad.files._unfinished import lock
+
+_LOGS = ("metrics.csv", "hparams.yaml")
+
+
+class Claims:
+    """Folders that are locked for this process; the system lets go of them when it ends, however it ends."""
+
+    def __init__(self) -> None:
+        self._locks: dict[Path, int] = {}
+        self._made: list[Path] = []
+        _ALL.add(self)
+        finalize(self, _release, self._locks, self._made, os.getpid())
+
+    def take(self, folder: str | Path) -> bool:
+        """Make a folder and lock it; `False` if another run has."""
+        path = Path(folder).resolve()
+        while path not in self._locks:
+            self._make(path)
+            try:
+                descriptor = os.open(path, os.O_RDONLY)
+            except FileNotFoundError:  # its run has ended, and had written nothing
+                continue
+            except PermissionError:  # Windows opens no folder; or it is one to write into alone
+                return True
+            if lock(descriptor) is False:
+                os.close(descriptor)
+                return False
+            self._locks[path] = descriptor
+            if not path.exists() or not os.path.samestat(os.fstat(descriptor), path.stat()):
+                os.close(self._locks.pop(path))
+        return True
+
+    def take_new(self, stem: str, *, first: int = 0) -> str:
+        """Make and lock the folder `<stem><first>`, or the one with the next number, that nobody has made."""
+        for number in count(first):
+            path = Path(f"{stem}{number}").resolve()
+            self._make(path.parent)
+            try:
+                path.mkdir()
+            except FileExistsError:
+                continue
+            self._made.append(path)
+            if self.take(path):
+                return f"{stem}{number}"
+        raise AssertionError
+
+    def unlock(self) -> None:
+        """Let others take them."""
+        _unlock(self._locks, os.getpid())
+
+    def release(self) -> None:
+        """Unlock all of them; those that were made for nothing go."""
+        _release(self._locks, self._made, os.getpid())
+
+    def _make(self, path: Path) -> None:
+        for folder in (*reversed(path.parents), path):
+            if not folder.exists():
+                folder.mkdir(exist_ok=True)
+                self._made.append(folder)
+
+    def __reduce__(self) -> tuple[type["Claims"], tuple[()]]:
+        return Claims, ()  # another process has none of them
+
+    def forget(self) -> None:
+        """Leave them to the process that this one is a fork of."""
+        for descriptor in self._locks.values():
+            os.close(descriptor)
+        self._locks.clear()
+        self._made.clear()
+
+
+_ALL: WeakSet[Claims] = WeakSet()
+
+
+def _release(locks: dict[Path, int], made: list[Path], process: int) -> None:
+    if os.getpid() != process:
+        return
+    for folder in reversed(made):
+        try:
+            folder.rmdir()
+        except OSError:  # something is in it
+            continue
+    made.clear()
+    _unlock(locks, process)
+
+
+def _unlock(locks: dict[Path, int], process: int) -> None:
+    if os.getpid() == process:
+        for descriptor in locks.values():
+            os.close(descriptor)
+        locks.clear()
+
+
+def _forget_all() -> None:
+    for claims in list(_ALL):
+        claims.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)
+
+
+class FolderClaims(Callback):
+    """Have what logs and checkpoints are written into be of one run alone, while it is at work.
+
+    A `CSVLogger` or a `TensorBoardLogger` without a version takes the next one that no other run has made. A
+    `CSVLogger` with a version logs into a new one, `<version>-v1`, where there are logs already or another run is at
+    work: it would delete them. Where another run is at work in the folder of a `ModelCheckpoint`, it writes into
+    `<folder>-v1`, and so on. Process 0 decides, and the others follow.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._claims = Claims()
+
+    def claim_logs(self, trainer: Trainer) -> None:
+        """Claim the folders of the loggers; before a run, which makes them before any hook."""
+        for logger in trainer.loggers if trainer.is_global_zero else ():
+            if not isinstance(logger, (CSVLogger, TensorBoardLogger)):
+                continue
+            if _is_elsewhere(str(logger.root_dir)):
+                if isinstance(logger, CSVLogger) and _has_logs(logger.log_dir):
+                    _move_on(logger, make_next)
+            elif logger._version is None:  # there is no public way to tell
+                path = self._claims.take_new(join(logger.root_dir, "version_"), first=int(logger.version))
+                logger._version = int(path.rpartition("_")[2])
+            elif isinstance(logger, CSVLogger) and (_has_logs(logger.log_dir) or not self._claims.take(logger.log_dir)):
+                _move_on(logger, self._claims.take_new)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+        if trainer.world_size > 1:
+            for logger in trainer.loggers:
+                if isinstance(logger, (CSVLogger, TensorBoardLogger)):
+                    logger._version = trainer.strategy.broadcast(logger._version)
+        if stage != "fit" or trainer.fast_dev_run or not trainer.is_global_zero:  # type: ignore[attr-defined]  # set by its connector
+            return
+        for callback in trainer.checkpoint_callbacks:
+            folder = _folder_of(callback, trainer) if isinstance(callback, ModelCheckpoint) else None
+            if folder and not _is_elsewhere(folder) and not self._claims.take(folder):
+                callback.dirpath = self._claims.take_new(f"{folder.rstrip('/')}-v", first=1)  # type: ignore[attr-defined]
+                rank_zero_info(
+                    f"Another run is at work in `{folder}`: the checkpoints of this one go into `{callback.dirpath}`."  # type: ignore[attr-defined]
+                )
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+        self._claims.unlock()  # loggers write once more
+
+    def release(self) -> None:
+        """Let others have the folders; those in which nothing was written go."""
+        self._claims.release()
+
+
+def _folder_of(callback: ModelCheckpoint, trainer: Trainer) -> str | None:
+    """Return where a `ModelCheckpoint` will write; nothing where the version of a logger makes that its own."""
+    if callback.dirpath is not None:
+        return str(callback.dirpath)
+    return None if trainer.loggers else join(trainer.default_root_dir, "checkpoints")
+
+
+def _has_logs(folder: str) -> bool:
+    files = get_filesystem(folder)
+    return any(files.exists(join(folder, name)) for name in _LOGS)
+
+
+def _is_elsewhere(folder: str) -> bool:
+    """Return whether a folder is on another file system, or named in a way that its logger alone understands."""
+    return "://" in folder or folder.startswith("~") or "$" in folder
+
+
+def _move_on(logger: CSVLogger, take_new: Callable[..., str]) -> None:
+    folder = str(logger.log_dir)
+    stem = f"{folder.rstrip('/')}-v" if str(logger.version) else join(logger.root_dir, "version_")
+    version = take_new(stem, first=1 if str(logger.version) else 0)
+    logger._version = version.rpartition("/")[2]  # there is no public way
+    rank_zero_info(f"`{folder}` has logs already, or another run is at work in it: this run logs into `{version}`.")

@@ -1,0 +1,72 @@
+"""The config of a run, saved in its folder and in its checkpoints."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import SaveConfigCallback
+
+from lightning_sparsegrad.callbacks._run_folder import run_folder, write_new
+from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.files._unfinished import new_folder
+from lightning_sparsegrad.files._writing import fill
+from lightning_sparsegrad.resume._checkpoints import CONFIG_KEY, FOLDER_KEY
+from lightning_sparsegrad.resume._hyperparameters import Hyperparameters
+
+_OF_ONE_COMMAND = {"config", "ckpt_path", "weights_only"}
+
+
+class StoreConfigCallback(SaveConfigCallback):
+    """Save the config in the folder of the run, and in every checkpoint.
+
+    A checkpoint so tells how to resume the fit, and which classes it is of also when they save no hyperparameters. A
+    file that was there before is never written over, whatever `overwrite` says: `config-v1.yaml` stands beside it.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Save the config, once."""
+        if self.already_saved:
+            return
+        if self.save_to_log_dir:
+            folder = run_folder(trainer)  # on every rank: they agree on it
+            if trainer.is_global_zero:
+                self._write(Path(folder, self.config_filename))
+        if trainer.is_global_zero:
+            self.save_config(trainer, pl_module, stage)
+        self.already_saved = True
+
+    def _write(self, path: Path) -> None:
+        if self.multifile:  # several files under the names of those that were read
+            try:
+                with new_folder(path) as made:
+                    self.parser.save(self.config, made / path.name, skip_unset=False, multifile=True)
+                    fill(path.parent, made)
+            except FileExistsError as error:
+                raise ConfigurationError(f"Parameter `multifile` should find no file in its way. {error}.") from error
+            return
+        text = self.parser.dump(self.config, skip_unset=False)
+        write_new(path.with_suffix(""), {path.suffix: text.encode()})
+
+    @cached_property
+    def _stored(self) -> dict[str, Any]:
+        text = self.parser.dump(self.config, skip_unset=False, skip_validation=True)
+        config: dict[str, Any] = yaml.safe_load(text)
+        return {key: value for key, value in config.items() if key not in _OF_ONE_COMMAND and value is not None}
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
+        self.store_config(checkpoint)
+        Hyperparameters.of(trainer).save(checkpoint)
+
+    def store_config(self, checkpoint: dict[str, Any]) -> None:
+        """Write into a checkpoint with what the run was started; tasks ask for it where weights alone are saved."""
+        checkpoint[CONFIG_KEY] = self._stored
+        checkpoint[FOLDER_KEY] = str(Path.cwd())
+
+    # for a module of any class, also without an exact resume
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        Hyperparameters.of(trainer).fit_start(trainer)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
+        Hyperparameters.of(trainer).load(trainer, checkpoint)

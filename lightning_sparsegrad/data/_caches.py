@@ -1,0 +1,58 @@
+"""The cache of `datasets`, in which what a killed run left half-written goes."""
+
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from stat import S_ISREG
+
+from datasets import Dataset
+
+from lightning_sparsegrad.files._unfinished import lock
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+_LEFT = re.compile(r"tmp[a-z0-9_]{8}")  # as `tempfile` names what `datasets` moves to its place when it is whole
+_OURS = "generator"  # the folder of rows that this library has read; other programs cache in the others, too
+_A_DAY = 24 * 60 * 60
+
+
+@contextmanager
+def caching(rows: Dataset) -> Iterator[None]:
+    """Hold the folders in which what is made of the rows is cached; what was left half-written there goes first.
+
+    Each process that encodes shares a lock on the folder, and who has it alone removes: what lies there then, nobody
+    writes to any more. Where other programs may cache, that is so of what has not changed for a day.
+    """
+    folders = {Path(file["filename"]).parent for file in rows.cache_files} if fcntl else set[Path]()
+    descriptors = []
+    try:
+        for folder in folders:
+            with suppress(OSError):  # not ours to read, or a file system without locks
+                descriptors.append(os.open(folder, os.O_RDONLY))
+                _share(descriptors[-1], folder)
+        yield
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _share(descriptor: int, folder: Path) -> None:
+    if lock(descriptor):
+        _sweep(folder)
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
+
+
+def _sweep(folder: Path) -> None:
+    latest = time.time() - (0 if _OURS in folder.parts else _A_DAY)
+    for path in folder.iterdir():
+        if _LEFT.fullmatch(path.name):
+            with suppress(OSError):
+                status = path.lstat()
+                if S_ISREG(status.st_mode) and status.st_mtime < latest:
+                    path.unlink()

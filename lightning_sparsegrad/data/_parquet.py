@@ -1,0 +1,44 @@
+"""Parquet files, read by their paths: to the reader of `datasets` a path is a pattern, and may be a chain of URLs."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa  # type: ignore[import-untyped]  # ships no types
+from datasets import Dataset, Features
+from pyarrow.parquet import ParquetFile, read_schema  # type: ignore[import-untyped]  # ships no types
+
+from lightning_sparsegrad.data._arrow_tables import dataset_of_tables
+from lightning_sparsegrad.data._checks import listed
+from lightning_sparsegrad.data._lines import digests_of
+
+_BATCH = 10_000  # rows that are read at once
+
+
+def load_parquet(paths: Sequence[str]) -> Dataset:
+    """Return the rows of parquet files that have the same columns, with the types of the first.
+
+    Raises:
+        ValueError: If the columns of two files differ, or a file is no parquet.
+    """
+    first, *others = (_schema(path) for path in paths)
+    for path, schema in zip(paths[1:], others, strict=True):  # a cast would fill a column with nothing
+        if set(schema.names) != set(first.names):
+            raise ValueError(
+                f"{Path(path).name}: the columns should be those of {Path(paths[0]).name}, {listed(first.names)}. "
+                f"Found {listed(schema.names)}"
+            )
+    facts = {"paths": tuple(paths), "contents": digests_of(paths)}
+    return dataset_of_tables(_tables, Features.from_arrow_schema(first), facts)
+
+
+def _schema(path: str) -> Any:
+    with Path(path).open("rb") as file:  # pyarrow would take some names for URLs
+        return read_schema(file)
+
+
+def _tables(paths: Sequence[str], contents: Sequence[str]) -> Iterator[Any]:  # noqa: ARG001
+    for path in paths:
+        with Path(path).open("rb") as file:
+            for batch in ParquetFile(file).iter_batches(batch_size=_BATCH):
+                yield pa.Table.from_batches([batch])

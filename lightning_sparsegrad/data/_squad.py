@@ -1,0 +1,84 @@
+"""Questions in the nested JSON of SQuAD: articles, their paragraphs, and the questions about each."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, Features, List, Value
+
+from lightning_sparsegrad.data._lines import digests_of
+
+_TEXT = ("id", "title", "context", "question")
+_ANSWERS = {"text": List(Value("string")), "answer_start": List(Value("int64"))}
+
+
+def is_squad(path: str) -> bool:
+    """Return whether a file is one JSON object with articles as its `data`."""
+    return _articles(path) is not None
+
+
+def load_squad(paths: Sequence[str]) -> Dataset:
+    """Return the questions of some files in their order: `id`, `title`, `context`, `question` and `answers`.
+
+    `answers` are `{"text": [...], "answer_start": [...]}`, empty where `is_impossible` is true, as in SQuAD 2. There is
+    no such column where no question has an entry of either name: these are to be predicted.
+
+    Raises:
+        ValueError: If a file is none of SQuAD, an entry is missing, or there is no question.
+
+    References:
+        Pranav Rajpurkar, Robin Jia, Percy Liang. Know What You Don't Know: Unanswerable Questions for SQuAD. ACL 2018.
+        https://arxiv.org/abs/1806.03822
+    """
+    known = [("answers" in question or "is_impossible" in question) for *_, question in _questions(paths)]
+    if not known:
+        raise ValueError(f"{', '.join(Path(path).name for path in paths)}: no question")
+    features = {**dict.fromkeys(_TEXT, Value("string")), **({"answers": _ANSWERS} if any(known) else {})}
+    facts = {"paths": tuple(paths), "columns": tuple(features), "contents": digests_of(paths)}
+    return Dataset.from_generator(_rows, Features(features), gen_kwargs=facts)
+
+
+def _rows(
+    paths: Sequence[str],
+    columns: Sequence[str],
+    contents: Sequence[str],  # noqa: ARG001
+) -> Iterator[dict[str, Any]]:
+    for path, title, context, question in _questions(paths):
+        try:
+            row = {"id": str(question["id"]), "title": title, "context": context, "question": question["question"]}
+            answers = [] if question.get("is_impossible") else question.get("answers", [])
+            if "answers" in columns:
+                row["answers"] = {key: [answer[key] for answer in answers] for key in _ANSWERS}
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{Path(path).name}: question {question!r} lacks {error}") from None  # the cause is shown
+        yield row
+
+
+def _questions(paths: Sequence[str]) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
+    """Yield the file, the title, the text and the entries of each question."""
+    for path in paths:
+        articles = _articles(path)
+        if articles is None:
+            raise ValueError(f"{Path(path).name}: no articles, as the files before it have")
+        for article in articles:
+            for paragraph in article["paragraphs"]:
+                for question in paragraph.get("qas", ()):
+                    yield path, str(article.get("title", "")), paragraph.get("context"), question
+
+
+def _articles(path: str) -> list[dict[str, Any]] | None:
+    text = Path(path).read_bytes()
+    if not text.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
+        return None
+    try:
+        found = json.loads(text.decode("utf-8-sig"))
+    except (ValueError, RecursionError):  # one object a line, or `datasets` says what is wrong
+        return None
+    articles = found.get("data") if isinstance(found, dict) else None
+    is_nested = (
+        isinstance(articles, list)
+        and articles
+        and all(isinstance(article, dict) and isinstance(article.get("paragraphs"), list) for article in articles)
+    )
+    return articles if is_nested else None

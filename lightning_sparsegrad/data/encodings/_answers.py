@@ -1,0 +1,269 @@
+"""Questions about texts that hold the answers."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from lightning_sparsegrad.data._checks import require_at_least, require_columns
+from lightning_sparsegrad.data._labels import LabelSpace
+from lightning_sparsegrad.data._reads import Reads
+from lightning_sparsegrad.data.encodings._base import Batch, Encoding, Tokens, kind_of, require_text
+from lightning_sparsegrad.errors import ConfigurationError
+
+_NO_TEXT = (-1, -1)
+
+
+class AnswerEncoding(Encoding):
+    """A question, a text, and the answers: spans of the text.
+
+    A text that is too long is cut into windows that overlap, each behind the question. A batch to train on holds one
+    window per row: `input_ids` and `attention_mask` (and `token_type_ids` where the tokenizer makes them), integers of
+    shape (windows, length), and `start_positions` and `end_positions` of shape (windows,), the tokens where the first
+    answer begins and ends, or the first token of all where the window does not hold it whole, or there is none. A
+    batch to evaluate or predict holds all windows of its rows, and `window_row`, `offsets`, `contexts` and `answers`,
+    as `ExtractiveQuestionAnswering` has them; the answer to a question without one is an empty text.
+
+    Args:
+        question_column: The column of the questions.
+        context_column: The column of the texts.
+        answers_column: The column of the answers: `{"text": [...], "answer_start": [...]}`, in characters, or a list of
+            such with one answer each; empty where the text does not answer the question, as in SQuAD 2.
+        stride: How many tokens neighbouring windows share.
+        max_question_length: The tokens a question is truncated to.
+
+    Raises:
+        ConfigurationError: If a number is out of range.
+    """
+
+    module = "ExtractiveQuestionAnswering"
+    labels: ClassVar[tuple[str, ...]] = ("start", "end")
+    """What a model tells of each token: is it the first of the answer, is it the last."""
+
+    padding = {"offsets": _NO_TEXT}  # noqa: RUF012  # read only
+
+    def __init__(
+        self,
+        question_column: str = "question",
+        context_column: str = "context",
+        answers_column: str = "answers",
+        *,
+        stride: int = 128,
+        max_question_length: int = 64,
+    ) -> None:
+        require_at_least(0, stride=stride)
+        require_at_least(1, max_question_length=max_question_length)
+        self.columns = [question_column, context_column]
+        self.answers_column = answers_column
+        self.stride, self.max_question_length = stride, max_question_length
+
+    @property
+    def reads(self) -> Reads:
+        return Reads(tuple(self.columns), (self.answers_column,))
+
+    def label_space(self, rows: Dataset, split: str, names: Sequence[str] | None = None) -> LabelSpace:  # noqa: ARG002
+        """Return what is told of each token."""
+        return LabelSpace(self.answers_column, self.labels)
+
+    def encode(self, rows: Dataset, split: str, tokens: Tokens, labels: LabelSpace | None) -> Dataset:
+        """Return the windows, one to a row for training, else all windows of a row together.
+
+        Raises:
+            ConfigurationError: If a column is missing, a text is missing or no text, a text does not hold its answer,
+                no question to train on has one, there is no room for windows, or the tokenizer is no fast one.
+        """
+        tokens.require_places()
+        require_columns(rows, dict(zip(self.columns, ("question_column", "context_column"), strict=True)), split)
+        require_text(rows, self.columns, split)
+        self._require_room(tokens)
+        columns = list(self.columns)
+        if labels is not None:
+            require_columns(rows, {self.answers_column: "answers_column"}, split)
+            columns.append(self.answers_column)
+            if kind_of(split) == "train" and not any(map(_has_answer, rows[self.answers_column])):
+                raise ConfigurationError(
+                    f"Column `{self.answers_column}` of split `{split}` should hold an answer in some row. Found none."
+                )
+        try:
+            return rows.select_columns(columns).map(
+                _encode_questions,
+                batched=True,
+                input_columns=columns,
+                remove_columns=columns,
+                fn_kwargs={
+                    "tokenizer": tokens.tokenizer,
+                    "max_length": tokens.max_length,
+                    "stride": self.stride,
+                    "max_question_length": self.max_question_length,
+                    "is_train": kind_of(split) == "train",
+                },
+                desc=f"Tokenizing {split}",
+            )
+        except _AnswerError as error:
+            found = zip(rows[self.answers_column], rows[self.columns[1]], strict=True)
+            row = next(place for place, (given, context) in enumerate(found) if _is_wrong(given, context))
+            raise ConfigurationError(
+                f"Column `{self.answers_column}` of split `{split}` should {error} This is row {row}."
+            ) from error
+
+    def has_unanswerable(self, rows: Dataset) -> bool:
+        """Return whether the rows hold a question without an answer."""
+        return not all(map(_has_answer, rows[self.answers_column]))
+
+    def decode(self, output: Mapping[str, Any], batch: Batch, labels: LabelSpace) -> list[Any]:  # noqa: ARG002
+        """Return the answer to each row's question."""
+        return list(output["predictions"])
+
+    def collate(self, tokens: Tokens, rows: list[dict[str, Any]], pad_to_multiple_of: int | None) -> Batch:
+        if "windows" not in rows[0]:
+            return self._collated(tokens, rows, pad_to_multiple_of)
+        batch = self._collated(tokens, [window for row in rows for window in row["windows"]], pad_to_multiple_of)
+        counts = torch.tensor([len(row["windows"]) for row in rows])
+        batch["window_row"] = torch.repeat_interleave(torch.arange(len(rows)), counts)
+        for name in ("contexts", "answers"):
+            if name in rows[0]:
+                batch[name] = [row[name] for row in rows]
+        return batch
+
+    def _collated(self, tokens: Tokens, windows: list[dict[str, Any]], pad_to_multiple_of: int | None) -> Batch:
+        batch = super().collate(tokens, windows, pad_to_multiple_of)
+        if tokens.tokenizer.padding_side == "left":
+            for name in {"start_positions", "end_positions"} & batch.keys():
+                batch[name] += (batch["attention_mask"] == 0).sum(1)
+        return batch
+
+    def _require_room(self, tokens: Tokens) -> None:
+        special = tokens.tokenizer.num_special_tokens_to_add(pair=True)
+        room = tokens.max_length - self.max_question_length - special
+        if room <= self.stride:
+            raise ConfigurationError(
+                f"Parameter `max_length` should leave more than `stride` tokens beside a question of "
+                f"`max_question_length` and {special} special tokens. Found `max_length = {tokens.max_length}`, "
+                f"`stride = {self.stride}`, `max_question_length = {self.max_question_length}`."
+            )
+
+
+class _AnswerError(ValueError):
+    """The rest of a sentence about the column of the answers."""
+
+
+def _encode_questions(
+    questions: list[str],
+    contexts: list[str],
+    answers: list[Any] | None = None,
+    *,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    stride: int,
+    max_question_length: int,
+    is_train: bool,
+) -> dict[str, Any]:
+    encoded = tokenizer(
+        _truncated(questions, tokenizer, max_question_length),
+        contexts,
+        truncation="only_second",
+        max_length=max_length,
+        stride=stride,
+        return_overflowing_tokens=True,
+        return_offsets_mapping=True,
+    )
+    rows, all_offsets = encoded.pop("overflow_to_sample_mapping"), encoded.pop("offset_mapping")
+    spans = None if answers is None else [_spans(given, text) for given, text in zip(answers, contexts, strict=True)]
+    windows: list[dict[str, Any]] = []
+    for window, (row, offsets) in enumerate(zip(rows, all_offsets, strict=True)):
+        parts = encoded.sequence_ids(window)
+        inside = [tuple(where) if part == 1 else _NO_TEXT for where, part in zip(offsets, parts, strict=True)]
+        found: dict[str, Any] = {name: values[window] for name, values in encoded.items()}
+        if spans is not None:
+            places = _tokens_of(spans[row][0], inside) if spans[row] else (0, 0)
+            found["start_positions"], found["end_positions"] = places
+        windows.append(found if is_train else {**found, "offsets": inside})
+    if is_train:
+        return {name: [window[name] for window in windows] for name in windows[0]} if windows else {}
+    by_row: list[list[dict[str, Any]]] = [[] for _ in contexts]
+    for row, found in zip(rows, windows, strict=True):
+        by_row[row].append(found)
+    texts = {} if spans is None else {"answers": [[text for *_, text in each] or [""] for each in spans]}
+    return {"windows": by_row, "contexts": contexts, **texts}
+
+
+def _truncated(questions: list[str], tokenizer: PreTrainedTokenizerBase, length: int) -> list[str]:
+    """Return the questions without leading blanks, cut behind `length` tokens."""
+    questions = [question.lstrip() for question in questions]
+    ends = tokenizer(questions, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    return [
+        question[: offsets[length - 1][1]] if len(offsets) > length else question
+        for question, offsets in zip(questions, ends, strict=True)
+    ]
+
+
+def _spans(answers: Any, context: str) -> list[tuple[int, int, str]]:
+    """Return where each answer begins and ends, in characters and without blanks around it, and its text.
+
+    An answer without a text says that there is none.
+    """
+    found = []
+    for text, said in filter(_holds_text, _listed(answers)):
+        start = min(_occurrences(text, context), key=lambda place: abs(place - said), default=None)
+        if start is None:
+            raise _AnswerError(f"hold answers that their texts hold. Found {text!r} in none of {context[:80]!r} ...")
+        blanks = len(text) - len(text.lstrip())
+        found.append((start + blanks, start + blanks + len(text.strip()), text))
+    return found
+
+
+def _holds_text(answer: tuple[str, int]) -> bool:
+    return bool(answer[0].strip())
+
+
+def _has_answer(answers: Any) -> bool:
+    """Return whether there is an answer; what is written otherwise is reported when it is encoded."""
+    try:
+        return any(map(_holds_text, _listed(answers)))
+    except _AnswerError:
+        return True
+
+
+def _is_wrong(answers: Any, context: str) -> bool:
+    try:
+        _spans(answers, context)
+    except _AnswerError:
+        return True
+    return False
+
+
+def _listed(answers: Any) -> list[tuple[str, int]]:
+    """Return the text of each answer and where it is said to begin, however they are written."""
+    try:
+        if isinstance(answers, list):
+            return [(_text(answer["text"]), int(answer["answer_start"])) for answer in answers]
+        return [(_text(text), int(start)) for text, start in zip(answers["text"], answers["answer_start"], strict=True)]
+    except (TypeError, KeyError, ValueError) as error:
+        raise _AnswerError(
+            f"hold answers as {{'text': [...], 'answer_start': [...]}}, or a list of such with one answer each. "
+            f"Found {answers!r}."
+        ) from error
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def _occurrences(text: str, context: str) -> Iterator[int]:
+    place = context.find(text)
+    while place >= 0:
+        yield place
+        place = context.find(text, place + 1)
+
+
+def _tokens_of(span: tuple[int, int, str], offsets: list[tuple[int, int]]) -> tuple[int, int]:
+    """Return the first and last token of a span; the first of all, twice, if the window does not hold it whole."""
+    begin, finish, _ = span
+    inside = [place for place, (start, end) in enumerate(offsets) if start < finish and end > begin]
+    if not inside or offsets[inside[0]][0] > begin or offsets[inside[-1]][1] < finish:
+        return 0, 0
+    return inside[0], inside[-1]

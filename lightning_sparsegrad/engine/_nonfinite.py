@@ -1,0 +1,44 @@
+"""What happens to a window whose gradients are infinite or undefined."""
+
+from collections.abc import Mapping
+from math import inf
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from lightning_sparsegrad.errors import require_one_of
+from lightning_sparsegrad.functional import component_norms
+from lightning_sparsegrad.functional._sharding import shard_of
+
+_ELSEWHERE = "a parameter that another process holds whole"
+NonFinite = Literal["propagate", "skip", "raise"]
+
+
+def check_policy(nonfinite: NonFinite) -> None:
+    """Raise a `ConfigurationError` unless `nonfinite` is one of the policies."""
+    require_one_of("nonfinite", nonfinite, get_args(NonFinite))
+
+
+@torch.no_grad()
+def first_nonfinite(gradients: Mapping[str, Tensor]) -> str | None:
+    """Return the first name whose gradient is not finite everywhere; `None` on every process or on none.
+
+    It takes one pass over the gradients, two collectives if they are sharded, and one 0-d read on the host.
+
+    Args:
+        gradients: Name to gradient, whole or sharded by rows.
+    """
+    if not gradients:
+        return None
+    shards = [shard_of(gradient) for gradient in gradients.values()]
+    groups = [shard.group for shard in shards]
+    largest = component_norms([shard.local for shard in shards], [1] * len(shards), norm_type=inf, groups=groups)
+    bad = ~largest.isfinite()
+    found = bad.any().float()
+    for group in dict.fromkeys(group for group in groups if group is not None):
+        # what is whole beside what is sharded may have been reduced by nobody
+        torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX, group=group)
+    if not found:
+        return None
+    return next((name for name, is_bad in zip(gradients, bad.tolist(), strict=True) if is_bad), _ELSEWHERE)

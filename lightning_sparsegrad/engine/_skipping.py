@@ -1,0 +1,200 @@
+"""Work that need not be done: the gradient of a tensor that will be dropped whole is not computed.
+
+While a window is open such a tensor does not require a gradient, so that autograd leaves its weight gradient out, and
+ends the backward pass above the lowest tensor that trains. The weights come out as if everything had been computed.
+"""
+
+import warnings
+from collections.abc import Collection, Iterable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from lightning_sparsegrad.components import NamedParameters, without_split
+from lightning_sparsegrad.functional._sharding import is_spread
+
+
+class WorkSkipper:
+    """Turns `requires_grad` of tensors off for a window, where that changes nothing but the time it takes.
+
+    Where it would, the gradients are computed and dropped, and one warning says why. The first window is always
+    computed whole: it shows what the loss depends on.
+
+    Args:
+        model: The model as it is called in training, its wrappers included.
+        parameters: Its parameters.
+
+    Attributes:
+        obstacle: Why nothing may be skipped, or `None`.
+    """
+
+    def __init__(self, model: nn.Module, parameters: NamedParameters) -> None:
+        self._parameters = parameters
+        self.obstacle = _obstacle(model)
+        self._regions = _compiled_regions(model, parameters)
+        self._skipped: frozenset[str] = frozenset()
+        self._kept: frozenset[str] = frozenset()  # what trains in this window
+        self._stale: dict[str, tuple[int, int]] = {}  # the gradients from before this window, and their states
+        self._trained: set[str] = set()  # what has had a gradient so far
+        self._reliable: set[str] | None = None  # what has had one in every window in which it was kept
+        self._witness = _Witness(parameters)
+        self._told = False
+
+    def start(self, names: frozenset[str]) -> None:
+        """Stop computing the gradients of those of `names` for which that is safe."""
+        self._kept = frozenset(name for name in self._parameters if self._parameters[name].requires_grad)
+        names = self._safe(names & self._kept)
+        if not names:
+            return
+        for name in names:
+            self._parameters[name].requires_grad_(False)
+        self._skipped, self._kept = names, self._kept - names
+        gradients = ((name, self._parameters[name].grad) for name in self._kept)
+        self._stale = {name: _state(gradient) for name, gradient in gradients if gradient is not None}
+        self._witness.watch((self._kept & self._trained).difference(*self._regions))  # a hook would be compiled anew
+
+    def stop(self) -> frozenset[str]:
+        """Put every `requires_grad` back where it was, and return the tensors for which it was off."""
+        skipped, self._skipped = self._skipped, frozenset()
+        self._witness.leave()
+        for name in skipped:
+            self._parameters[name].requires_grad_(True)
+        return skipped
+
+    def finish(self, found: Mapping[str, Tensor], step: int) -> dict[str, int]:
+        """Put every `requires_grad` back, and look for what has no gradient because others were skipped.
+
+        That befalls what runs without a graph, to be run again in the backward pass, and the backward pass does not
+        come to it: reentrant activation checkpointing of something whose input needs no gradient.
+
+        Args:
+            found: The gradients.
+            step: Where training stands, for the error.
+
+        Returns:
+            The tensors whose gradients were not computed, with their numbers of entries.
+
+        Raises:
+            RuntimeError: If a tensor should have a gradient, as it had before, and has none because of skipping.
+        """
+        skipped = self.stop()
+        if skipped and found:
+            fresh = {name for name, gradient in found.items() if self._stale.get(name) != _state(gradient)}
+            if lost := self._witness.without_graph() - fresh:
+                raise RuntimeError(
+                    f"`{min(lost)}` should train. Found no gradient at step {step}, where the work on gradients that "
+                    f"are dropped was skipped. Activation checkpointing should be given `use_reentrant=False`; "
+                    f"otherwise use `skip_dropped=False`."
+                )
+        if found:  # else no backward pass was run, which tells nothing
+            self._trained.update(found)
+            self._reliable = set(found) if self._reliable is None else self._reliable - (self._kept - found.keys())
+        return {name: self._parameters[name].numel() for name in skipped}
+
+    def state_dict(self) -> dict[str, list[str]]:
+        """Return what was seen so far, by name, so that a resumed run skips what one that never stopped skips."""
+        return {"trained": sorted(self._trained), "reliable": sorted(self._reliable or ())}
+
+    def load_state_dict(self, state: Mapping[str, Collection[str]]) -> None:
+        """Restore what `state_dict` returned."""
+        self._trained = set(state.get("trained", ())) & set(self._parameters)
+        self._reliable = set(state.get("reliable", ())) & set(self._parameters) or None
+
+    def _safe(self, names: frozenset[str]) -> frozenset[str]:
+        if not names:
+            return names
+        if self.obstacle:
+            self._tell(self.obstacle)
+            return frozenset()
+        whole = without_split(names, self._regions)
+        if whole != names:
+            self._tell("one compiled region holds what is dropped and what is kept; compile block by block")
+        # the loss needs something to differentiate by
+        return whole if self._reliable and self._reliable & (self._kept - whole) else frozenset()
+
+    def _tell(self, why: str) -> None:
+        if not self._told:
+            warnings.warn(
+                f"Gradients that are dropped whole are computed nevertheless, with the same result but slower: {why}. "
+                f"`skip_dropped=False` says the same without this warning.",
+                stacklevel=2,
+            )
+        self._told = True
+
+
+class _Witness:
+    """Sees which modules run in a window, and whether they record a graph when they do.
+
+    Args:
+        parameters: The parameters of the model.
+    """
+
+    def __init__(self, parameters: NamedParameters) -> None:
+        self._parameters = parameters
+        self._names: dict[str, list[str]] = {}  # of the parameters, by the path of the module that holds them
+        self._graph: dict[str, bool] = {}
+        self._handles: list[RemovableHandle] = []
+
+    def watch(self, names: Iterable[str]) -> None:
+        """Begin to watch the modules of some parameters."""
+        self._names, self._graph = {}, {}
+        for name in names:
+            self._names.setdefault(self._parameters.owners[name], []).append(name)
+        modules = ((path, self._parameters.model.get_submodule(path)) for path in self._names)
+        self._handles = [module.register_forward_pre_hook(partial(self._see, path)) for path, module in modules]
+
+    def leave(self) -> None:
+        """Watch no more."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def without_graph(self) -> set[str]:
+        """Return the parameters whose modules ran in the window, but never with a graph."""
+        return {name for path, graph in self._graph.items() if not graph for name in self._names[path]}
+
+    def _see(self, path: str, *_: Any) -> None:
+        self._graph[path] = self._graph.get(path, False) or torch.is_grad_enabled()
+
+
+def _state(gradient: Tensor) -> tuple[int, int]:
+    return id(gradient), gradient._version
+
+
+def _obstacle(model: nn.Module) -> str | None:
+    """Return why no gradient of this model may be skipped, or `None`."""
+    parallel = nn.parallel.DistributedDataParallel
+    wrapper = getattr(model, "_orig_mod", model)
+    if any(isinstance(module, parallel | nn.DataParallel) for module in model.modules() if module is not wrapper):
+        return "a part of the model is wrapped for parallel training by itself"
+    if isinstance(wrapper, nn.DataParallel):
+        return "DataParallel is not known to work with it"
+    if isinstance(wrapper, parallel):
+        if wrapper.static_graph or not wrapper.find_unused_parameters:
+            return "DDP skips with `find_unused_parameters=True` and without `static_graph` only"
+        return None
+    if any(is_spread(parameter) for parameter in model.parameters()):
+        return "FSDP2 reduces the gradients of a module together"
+    processes = torch.distributed
+    if processes.is_available() and processes.is_initialized() and processes.get_world_size() > 1:
+        return "of several processes, the engine has to be given the DistributedDataParallel wrapper"
+    return None
+
+
+def _compiled_regions(model: nn.Module, parameters: NamedParameters) -> list[frozenset[str]]:
+    """Return the parameters of each module that is compiled as one, or has a method that is."""
+    names = {id(parameter): name for name, parameter in parameters.tensors.items()}
+    return [
+        frozenset(names[id(parameter)] for parameter in module.parameters() if parameter.requires_grad)
+        for module in model.modules()
+        if hasattr(module, "_orig_mod")  # torch.compile(module)
+        or module._compiled_call_impl is not None  # module.compile()
+        or any(hasattr(member, "_torchdynamo_orig_callable") for member in _members(module))  # torch.compile(a method)
+    ]
+
+
+def _members(module: nn.Module) -> list[Any]:
+    return [*vars(module).values(), *(member for owner in type(module).__mro__ for member in vars(owner).values())]

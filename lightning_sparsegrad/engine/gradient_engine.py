@@ -1,0 +1,328 @@
+"""The engine: applies a transform to the whole gradient of a model, exactly once per optimizer step."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_sparsegrad.components import NamedParameters
+from lightning_sparsegrad.engine._nonfinite import NonFinite, check_policy, first_nonfinite
+from lightning_sparsegrad.engine._skipping import WorkSkipper
+from lightning_sparsegrad.engine.gradient_meter import GradientMeter
+from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.functional._sharding import is_spread, shard_of
+from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, Window, refuse_equal_draws
+
+# wrappers whose parameters do not tell which of their entries a gradient is of, and what does the same
+_HIDDEN = {
+    "FullyShardedDataParallel": "FSDP2, `torch.distributed.fsdp.fully_shard`, in place of FSDP1",
+    "DeepSpeedEngine": "FSDP2, `torch.distributed.fsdp.fully_shard`, in place of DeepSpeed",
+}
+
+
+class GradientEngine:
+    """Drives a transform over a model's gradients, window by window.
+
+    A window is the micro-batches whose gradients accumulate into one optimizer step. It is opened before the first
+    forward pass, the transform is applied after the last backward pass, and the optimizer steps after that:
+
+    ```python
+    for step, batch in enumerate(loader):
+        with engine.window(step, epoch=epoch):
+            loss_fn(model(batch)).backward()
+            engine.apply_()
+        optimizer.step()
+        optimizer.zero_grad()
+    ```
+
+    Args:
+        model: The model whose gradients are changed; names are relative to it.
+        transform: The strategy. The engine keeps a copy of its own, so that one object can serve several engines.
+        total_steps: Optimizer steps of the whole training; needed only by schedules that follow it.
+        seed: Seed of the run, for transforms that have none of their own. Non-negative; the same on all ranks.
+        skip_dropped: Whether to leave out the work on gradients that will be dropped whole: while a window is open,
+            such a tensor does not require a gradient. The weights come out the same. The first window is computed
+            whole, to see what the loss depends on. Where skipping cannot work (under DDP without
+            `find_unused_parameters`, within one compiled region), everything is computed, and a warning says so. A
+            program needs `False` that itself uses gradients before `apply_` (`torch.autograd.grad` by parameters, a
+            norm of them all), or looks at `requires_grad` meanwhile, as `nn.TransformerEncoder` does in eval mode.
+        nonfinite: What to do in a window with a gradient that is infinite or undefined, in a tensor that is not dropped
+            whole. `"propagate"`: nothing, as torch does. `"skip"`: every gradient becomes `None`, so that the optimizer
+            leaves weights and momenta as they are, and the transform does not see the window. `"raise"`: a
+            `FloatingPointError` names the first such tensor and the step, before anything is changed. Both look at
+            every gradient, and read one number on the host per window; the statistic `nonfinite` counts such windows.
+            Under fp16 loss scaling an overflow is an ordinary event, for which the scaler skips the step and lowers the
+            scale: both then count it, and leave it to the scaler. After `unscale_`, use `"propagate"`.
+
+    Attributes:
+        transform: The engine's own, bound transform.
+        seed: Seed of the run.
+        parameters: The parameters of the model, by name.
+        meter: Measures what the transform does to each component, if there is one: see `GradientMeter`.
+
+    Raises:
+        ConfigurationError: If the transform cannot work on this model, `total_steps` is missing or not positive, or
+            the parameters are sharded in another way than by rows, as FSDP2 does.
+
+    Example:
+        >>> import torch
+        >>> from lightning_sparsegrad import GradDrop
+        >>> model = torch.nn.Linear(4, 2)
+        >>> engine = GradientEngine(model, GradDrop(rate=0.5), seed=0)
+        >>> with engine.window(step=0):
+        ...     model(torch.ones(1, 4)).sum().backward()
+        ...     engine.apply_()
+        >>> model.weight.grad
+        tensor([[0., 0., 1., 1.],
+                [0., 0., 1., 0.]])
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        transform: GradientTransform,
+        *,
+        total_steps: int | None = None,
+        seed: int = 0,
+        skip_dropped: bool = True,
+        nonfinite: NonFinite = "propagate",
+    ) -> None:
+        if not isinstance(transform, GradientTransform):
+            raise ConfigurationError(
+                f"Parameter `transform` should be a gradient transform, `Identity()` for none. Found `{transform!r}`."
+            )
+        if total_steps is not None and not (_is_integer(total_steps) and total_steps > 0):
+            raise ConfigurationError(
+                f"Parameter `total_steps` should be a positive integer. Found `total_steps = {total_steps!r}`."
+            )
+        if not isinstance(model, nn.Module):
+            raise ConfigurationError(f"Parameter `model` should be a module. Found `{type(model).__name__}`.")
+        check_policy(nonfinite)
+        self._set_seed(seed, transform)
+        self.parameters = NamedParameters(model)
+        _refuse_hidden(self.parameters, transform)
+        self.transform = deepcopy(transform)
+        self.transform.bind(self.parameters, total_steps=total_steps)
+        self._total_steps = total_steps
+        self._skipper = WorkSkipper(model, self.parameters) if skip_dropped else None
+        self._policy, self._nonfinite_windows, self._left_out = nonfinite, 0, False
+        self._window: Window | None = None
+        self._applied = False
+        self.meter: GradientMeter | None = None
+
+    @contextmanager
+    def window(self, step: int, *, epoch: int | None = None) -> Iterator[Window]:
+        """Open the window of one optimizer step, and check at its end that `apply_` was called.
+
+        Args:
+            step: Optimizer steps done before, from 0. Masks depend on it, not on how often a window was opened.
+            epoch: Epochs done before, from 0; needed only by transforms that follow it.
+
+        Raises:
+            RuntimeError: If a window is open already, or this one ends without `apply_`.
+        """
+        opened = self.open(step, epoch=epoch)
+        try:
+            yield opened
+            if not self._applied:
+                raise RuntimeError("GradientEngine.apply_() should be called once before a window ends. Found no call.")
+        finally:
+            self.abandon()
+
+    def open(self, step: int, *, epoch: int | None = None) -> Window:
+        """Open a window without a `with` block, for loops that are spread over hooks; `abandon` closes it.
+
+        Raises:
+            RuntimeError: If a window is open already.
+        """
+        if self._window is not None:
+            raise RuntimeError(
+                f"GradientEngine has a window open already. Found step {self._window.step}, opening {step}."
+            )
+        _check_index("step", step)
+        if epoch is not None:
+            _check_index("epoch", epoch)
+        window = Window(step=step, epoch=epoch, total_steps=self._total_steps, seed=self.seed)
+        if self._skipper is not None:
+            self._skipper.start(self.transform.skippable(window))
+        self._window, self._applied = window, False
+        return window
+
+    def abandon(self) -> None:
+        """Close the window, if one is open."""
+        self._window = None
+        if self._skipper is not None:
+            self._skipper.stop()
+
+    @property
+    def current(self) -> Window | None:
+        """The open window."""
+        return self._window
+
+    @property
+    def applied(self) -> bool:
+        """Whether the transform was applied in the open window, or the last one if none is open."""
+        return self._applied
+
+    @torch.no_grad()
+    def apply_(self, *, loss_scale: Tensor | None = None) -> None:
+        """Apply the transform in place to all gradients of the model; what it drops whole ends with `grad=None`.
+
+        Args:
+            loss_scale: 0-d tensor by which the loss was multiplied and the gradients still are (fp16 training before
+                `unscale_`), or `None`. Thresholds are compared with the true gradients.
+
+        Raises:
+            RuntimeError: If no window is open, the transform was applied in it already, a tensor that should have
+                trained has no gradient because the work on others was skipped, or the transform now keeps what it
+                said it would drop.
+            ConfigurationError: If a gradient is sparse, complex or of a parameter that is new in the model, or
+                everything was dropped under loss scaling, where the optimizer needs a gradient.
+            FloatingPointError: If a gradient is not finite, with `nonfinite="raise"`.
+        """
+        if self._window is None:
+            raise RuntimeError("GradientEngine.apply_() should be called inside a window. Found none open.")
+        if self._applied:
+            raise RuntimeError(
+                f"GradientEngine.apply_() should be called once. Found two calls at step {self._window.step}."
+            )
+        found = {name: p.grad for name, p in self.parameters.tensors.items() if p.grad is not None}
+        skipped = self._skipper.finish(found, self._window.step) if self._skipper is not None else {}
+        for name in skipped:  # what it has is left from before the window: zeros, by `zero_grad`
+            self.parameters.tensors[name].grad = None
+            found.pop(name, None)
+        for name, gradient in found.items():
+            if is_spread(gradient):
+                _require_rows(name, gradient)
+            if gradient.layout != torch.strided or gradient.is_complex():
+                kind = "complex" if gradient.is_complex() else "sparse"
+                raise ConfigurationError(f"Gradients should be dense and real. Found a {kind} gradient of `{name}`.")
+        self._refuse_unknown()
+        meter = self.meter if self.meter is not None and self.meter.is_due(self._window) else None
+        self._left_out = self._policy != "propagate" and self._is_lost(found, self._window, loss_scale)
+        if self._left_out:
+            for parameter in self.parameters.tensors.values():
+                parameter.grad = None
+            self._applied = True
+            return
+        gradients = Gradients(found, loss_scale=loss_scale, skipped=skipped)
+        if meter is not None:
+            meter.before(gradients, self._window)
+        self.transform.apply_(gradients, self._window)
+        if meter is not None:
+            meter.after(gradients)
+        if gradients.skipped:
+            raise RuntimeError(
+                f"`{self.transform!r}` should drop what it said before the forward pass that it would. Found "
+                f"`{min(gradients.skipped)}` at step {self._window.step}, which was not computed and is not dropped."
+            )
+        for name in gradients.dropped:
+            self.parameters.tensors[name].grad = None
+        self._applied = True
+        if found and not gradients and loss_scale is not None:
+            raise ConfigurationError(
+                f"`{self.transform!r}` should keep a gradient under loss scaling, or the scaler finds none to check. "
+                f"Found all dropped at step {self._window.step}."
+            )
+
+    def _is_lost(self, found: Mapping[str, Tensor], window: Window, loss_scale: Tensor | None) -> bool:
+        """Look for gradients that are not finite, and follow the policy; say whether the window is to be left out."""
+        unread = self.transform.skippable(window)
+        name = first_nonfinite({name: gradient for name, gradient in found.items() if name not in unread})
+        if name is None:
+            return False
+        self._nonfinite_windows += 1
+        if loss_scale is not None:
+            return False
+        if self._policy == "raise":
+            raise FloatingPointError(
+                f"Gradients should be finite with `nonfinite = 'raise'`. Found an infinite or undefined one, of "
+                f"`{name}`, at step {window.step}."
+            )
+        return True
+
+    def _refuse_unknown(self) -> None:
+        """Refuse a gradient of a parameter that was put into the model after the engine was made."""
+        for name, parameter in self.parameters.newcomers():
+            if parameter.grad is not None:
+                raise ConfigurationError(
+                    f"Parameters should be in the model before its engine is made. Found `{name}`, which is new."
+                )
+
+    def compute_everything(self, why: str) -> None:
+        """Skip no work from now on; where a window could, one warning gives the reason."""
+        if self._skipper is not None:
+            self._skipper.obstacle = why
+
+    @property
+    def statistics(self) -> dict[str, Tensor]:
+        """What the transform did in the last window, by name, as 0-d tensors that are computed when asked for.
+
+        With a policy on them, `nonfinite` is the number of windows so far whose gradients were not finite.
+        """
+        counts = {} if self._policy == "propagate" else {"nonfinite": torch.tensor(float(self._nonfinite_windows))}
+        return counts if self._left_out else {**self.transform.statistics, **counts}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs, as plain numbers, names and tensors."""
+        skipping = {} if self._skipper is None else {"skipping": self._skipper.state_dict()}
+        counts = {"nonfinite": self._nonfinite_windows}
+        return {"seed": self.seed, "transform": self.transform.state_dict(), **counts, **skipping}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned: the seed of the run that goes on, and the transform's state if present.
+
+        Raises:
+            ConfigurationError: If the state holds no seed.
+        """
+        if "seed" not in state:
+            raise ConfigurationError(f"Parameter `state` should hold a `seed`. Found keys {sorted(state)}.")
+        self._set_seed(state["seed"], self.transform)
+        if "transform" in state:
+            self.transform.load_state_dict(state["transform"])
+        self._nonfinite_windows = int(state.get("nonfinite", 0))
+        if self._skipper is not None:
+            self._skipper.load_state_dict(state.get("skipping", {}))
+
+    def _set_seed(self, seed: int, transform: GradientTransform) -> None:
+        _check_index("seed", seed)
+        refuse_equal_draws((kind, seed if own is None else own) for kind, own in transform.seeds)
+        self.seed = seed
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _check_index(parameter: str, value: int) -> None:
+    if not _is_integer(value) or value < 0:
+        raise ConfigurationError(
+            f"Parameter `{parameter}` should be a non-negative integer. Found `{parameter} = {value!r}`."
+        )
+
+
+def _refuse_hidden(parameters: NamedParameters, transform: GradientTransform) -> None:
+    """Refuse models whose gradients are not where their parameters say, or are no rows of them."""
+    for module in parameters.model.modules():
+        kinds = {cls.__name__ for cls in type(module).__mro__}
+        for kind, instead in _HIDDEN.items():
+            if kind in kinds:
+                raise ConfigurationError(f"Parameter `model` should be sharded by {instead}. Found a `{kind}`.")
+    spread = {name: parameter for name, parameter in parameters.tensors.items() if is_spread(parameter)}
+    for name, parameter in spread.items():
+        _require_rows(name, parameter)
+    if spread and not transform.handles_shards:
+        raise ConfigurationError(
+            f"`{transform!r}` should say `handles_shards = True` if it does: of a sharded gradient, slices and numbers "
+            f"read on the host are this process's own. Found `{min(spread)}` sharded."
+        )
+
+
+def _require_rows(name: str, tensor: Tensor) -> None:
+    try:
+        shard_of(tensor)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{error} It is `{name}`.") from None

@@ -1,0 +1,195 @@
+"""What a transform does to each component of the gradient: norms before and after, what is clipped, what is kept."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import nan
+
+import torch
+from torch import Tensor
+
+from lightning_sparsegrad.components import Component, ComponentSpec, NamedParameters, Part, check_components, partition
+from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.functional import component_norms
+from lightning_sparsegrad.functional._sharding import Group, group_of, norms_over
+from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, Window
+from lightning_sparsegrad.transforms.clips.norm_clip import NormClip
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One look at the gradient; nothing of it is read on the host before `values` is.
+
+    Args:
+        step: Optimizer steps done before.
+        epoch: Epochs done before; `None` if unknown.
+        values: Tensor of shape (4, components) on the device of the gradients: the norms before the transform and after
+            it, in true gradient units; 1 for what a norm clip scaled, else 0; the share of entries kept, of those that
+            were not zero before. A component that was dropped has norm 0 after, is not clipped, and keeps nothing; its
+            norm before is undefined if it was not computed. One that has no gradient, as it is frozen, has norm 0
+            after; its norm before and the share kept are undefined.
+    """
+
+    step: int
+    epoch: int | None
+    values: Tensor
+
+
+class GradientMeter:
+    """Measures, every few windows, what the engine's transform does to each component.
+
+    It costs two passes over the gradients before the transform and two after it, in the windows it looks at, and reads
+    nothing on the host. Set it as an engine's `meter`; `last` is what it saw last.
+
+    Args:
+        parameters: The parameters of the model, those of the engine.
+        transform: The transform, bound to the model: the engine's own.
+        every: Look after every so many optimizer steps, in the window of the last of them.
+        components: What is measured by itself, see `ComponentNormClip`.
+
+    Attributes:
+        components: The components, in the order of the measurements.
+        last: The last measurement; `None` before the first.
+
+    Raises:
+        ConfigurationError: If `every` is not positive, or the model cannot be cut so.
+
+    Example:
+        >>> from lightning_sparsegrad import ComponentNormClip, GradientEngine
+        >>> model = torch.nn.Linear(4, 1)
+        >>> engine = GradientEngine(model, ComponentNormClip(max_norm=0.5))
+        >>> engine.meter = GradientMeter(engine.parameters, engine.transform, every=1)
+        >>> with engine.window(step=0):
+        ...     model(torch.ones(1, 4)).sum().backward()
+        ...     engine.apply_()
+        >>> engine.meter.last.values[:, 0].round(decimals=2).tolist()  # of the weight: norms, clipped, kept
+        [2.0, 0.5, 1.0, 1.0]
+    """
+
+    def __init__(
+        self,
+        parameters: NamedParameters,
+        transform: GradientTransform,
+        *,
+        every: int,
+        components: ComponentSpec = "projection",
+    ) -> None:
+        check_meter(every, components)
+        self._every = every
+        self.components = partition(parameters, components)
+        self._clips = [part for part in transform.flattened() if isinstance(part, NormClip)]
+        self._clipping = [_touching(self.components, clip.clipped_components, parameters) for clip in self._clips]
+        self.last: Measurement | None = None
+        self._before: tuple[Tensor, Tensor] | None = None
+        self._window: Window | None = None
+        self._absent: list[bool] = []
+        self._asked: int | None = None
+
+    def is_due(self, window: Window) -> bool:
+        """Whether to look at a window, asked of one after the other: several optimizers may step in each."""
+        before = window.step - 1 if self._asked is None or self._asked >= window.step else self._asked
+        self._asked = window.step
+        return (window.step + 1) // self._every > (before + 1) // self._every
+
+    def before(self, gradients: Gradients, window: Window) -> None:
+        """Look at the gradients that the transform is about to change."""
+        self._window = window
+        self._before = self._norms_and_counts(gradients, missing=nan)
+        there = {*gradients, *gradients.skipped}
+        self._absent = [there.isdisjoint(part.parameter for part in of.parts) for of in self.components]
+
+    def after(self, gradients: Gradients) -> None:
+        """Look at what the transform left, and make a `last` measurement of both."""
+        if self._before is None or self._window is None:
+            raise RuntimeError("`GradientMeter.after` should be called after `before`. Found no call.")
+        (norms, counts), self._before = self._before, None
+        left, kept = self._norms_and_counts(gradients, missing=0.0)
+        shares = torch.where(counts > 0, kept / counts.clamp(min=1), (~norms.isnan()).to(counts))
+        dropped = [component.name not in self._found for component in self.components]
+        shares = _filled(_filled(shares, dropped, 0.0), self._absent, nan)
+        clipped = _filled(self._clipped(norms), dropped, 0.0)  # computed or not, with the rest of what a clip scaled
+        values = torch.stack([norms, left, clipped, shares]).float()
+        self.last = Measurement(self._window.step, self._window.epoch, values)
+
+    def _clipped(self, like: Tensor) -> Tensor:
+        clipped = torch.zeros_like(like)
+        for clip, touching in zip(self._clips, self._clipping, strict=True):
+            factors = clip.factors
+            for place, names in enumerate(touching):
+                for name in names:
+                    if name in factors:
+                        clipped[place] = torch.maximum(clipped[place], (~(factors[name] >= 1)).to(clipped))
+        return clipped
+
+    def _norms_and_counts(self, gradients: Gradients, *, missing: float) -> tuple[Tensor, Tensor]:
+        """Return the norm of each component, and how many of its entries are not zero; of none, `missing` and 0."""
+        held: list[tuple[Tensor, Group | None]] = []
+        sizes, places = [], []
+        self._found = set()
+        for place, component in enumerate(self.components):
+            found = [(part, gradients[part.parameter]) for part in component.parts if part.parameter in gradients]
+            pieces = [(piece, group_of(gradient)) for part, gradient in found for piece in part.held(gradient)]
+            if pieces:
+                held += pieces
+                sizes.append(len(pieces))
+                places.append(place)
+                self._found.add(component.name)
+        device = held[0][0].device if held else torch.device("cpu")
+        norms = torch.full((len(self.components),), missing, device=device)
+        counts = torch.zeros_like(norms)
+        if not held:
+            return norms, counts
+        tensors, groups = zip(*held, strict=True)
+        where = torch.tensor(places, device="cpu").to(device, non_blocking=True)
+        found_norms = component_norms(tensors, sizes, groups=groups)
+        if gradients.loss_scale is not None:
+            found_norms = found_norms / gradients.loss_scale.to(found_norms)
+        norms[where] = found_norms.to(norms)
+        entries = torch.stack([torch.count_nonzero(tensor).to(device) for tensor in tensors])
+        if any(group is not None for group in groups):  # a count over processes is the square of a norm
+            counts[where] = norms_over(entries.double().sqrt(), sizes, groups).square().to(counts)
+        else:
+            counts[where] = torch.stack([of_one.sum() for of_one in torch.split(entries, sizes)]).to(counts)
+        return norms, counts
+
+
+def check_meter(every: int, components: ComponentSpec, *, parameter: str = "every") -> None:
+    """Raise a `ConfigurationError` unless `every` is a positive integer and `components` can be cut to."""
+    if not isinstance(every, int) or isinstance(every, bool) or every < 1:
+        raise ConfigurationError(
+            f"Parameter `{parameter}` should be a positive integer. Found `{parameter} = {every!r}`."
+        )
+    check_components(components)
+
+
+def _filled(values: Tensor, places: Sequence[bool], value: float) -> Tensor:
+    return values.masked_fill(torch.tensor(places, device="cpu").to(values.device, non_blocking=True), value)
+
+
+def _touching(
+    measured: Sequence[Component], clipped: Sequence[Component], parameters: NamedParameters
+) -> list[list[str]]:
+    """Return for each component that is measured the names of those that are clipped and share an entry with it."""
+    by_parameter: dict[str, list[tuple[Part, str]]] = {}
+    for component in clipped:
+        for part in component.parts:
+            by_parameter.setdefault(part.parameter, []).append((part, component.name))
+    names = (
+        [
+            name
+            for part in component.parts
+            for other, name in by_parameter.get(part.parameter, ())
+            if _overlap(part, other, parameters[part.parameter])
+        ]
+        for component in measured
+    )
+    return [list(dict.fromkeys(of_one)) for of_one in names]
+
+
+def _overlap(part: Part, other: Part, tensor: Tensor) -> bool:
+    if part.length is None or other.length is None:
+        return True
+    if part.groups == other.groups:
+        return part.start < other.start + other.length and other.start < part.start + part.length
+    places = torch.arange(tensor.shape[part.dim], device="cpu")
+    covered, others = (replace(each, dim=0).of(places).flatten() for each in (part, other))
+    return bool(torch.isin(covered, others).any())

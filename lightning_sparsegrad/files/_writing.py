@@ -1,0 +1,151 @@
+"""Files that are under their names only when they are whole, and that are written over nothing of another's."""
+
+import errno
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from itertools import count
+from pathlib import Path
+
+from lightning_sparsegrad.files._unfinished import Part, is_part, sweep
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_IN_WORDS = re.compile(r"\(os error (\d+)\)")  # of libraries written in Rust
+_NO_LINKS = {errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EXDEV, errno.EMLINK}
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator["Part"]:
+    """Write a file that takes the place of what has its name when it is whole and on the disk; else nothing changes.
+
+    A symbolic link of that name is replaced, and what it leads to stays as it is.
+
+    Raises:
+        OSError: With the name of the file, if it cannot be written: whatever the writer made of that.
+    """
+    with _written(Path(path)) as part:
+        yield part
+        part.finish()
+        part.path.replace(path)
+        sync_folder(Path(path).parent)
+
+
+def write_new(stem: str | Path, contents: Mapping[str, bytes]) -> str:
+    """Write files that were not there before, all under one new name, each whole from the start.
+
+    Args:
+        stem: How the names begin. Where one of them is taken, all get a number, as the checkpoints of Lightning do:
+            `test-v1.csv` and `test-v1.md`.
+        contents: What to write, by how the names end: `{".csv": b"...", ".md": b"..."}`, or `{"/de.tsv": b"..."}`.
+
+    Returns:
+        The stem, with its number.
+
+    Raises:
+        OSError: If one cannot be written; then none of them is there.
+    """
+    with ExitStack() as stack:
+        parts = {}
+        for end, content in contents.items():
+            parts[end] = part = stack.enter_context(_written(Path(f"{stem}{end.replace('/', '.')}")))
+            part.write(content)
+            part.finish()
+        for version in count():
+            name = f"{stem}-v{version}" if version else str(stem)
+            if _place_all({Path(name + end): part for end, part in parts.items()}):
+                return name
+    raise AssertionError
+
+
+def fill(folder: Path, made: Path) -> None:
+    """Put what a `new_folder` holds into a folder, all of it or nothing.
+
+    Raises:
+        FileExistsError: If there is something of one of these names.
+    """
+    placed: list[Path] = []
+    try:
+        for path in made.iterdir():
+            target = folder / path.name
+            if path.is_dir():
+                shutil.copytree(path, target)
+            else:
+                _place(path, target)
+            placed.append(target)
+    except BaseException:
+        for path in placed:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        raise
+
+
+def full_disk(error: BaseException | None, where: str | Path) -> OSError | None:
+    """Return an error that says so, if what went wrong is that nothing more could be written; `None` if not."""
+    while error is not None:
+        told = _IN_WORDS.search(str(error))
+        number = error.errno if isinstance(error, OSError) else int(told[1]) if told else None
+        if number in _FULL:
+            return OSError(number, os.strerror(number), str(where))
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder on the disk."""
+    if os.name != "posix":  # elsewhere a folder cannot be opened
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[Part]:
+    """Open a part beside a place; at the end it is gone from there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sweep(path.parent)
+    part: Part | None = None
+    try:
+        with Part(path) as part:
+            yield part
+    except BaseException as error:
+        fault = part.fault if part and part.fault else error
+        if isinstance(fault, OSError) and fault.errno and (fault.filename is None or is_part(fault.filename)):
+            raise OSError(fault.errno, fault.strerror, str(path)) from error  # with the name that its user knows
+        raise
+    finally:
+        if part is not None:
+            part.path.unlink(missing_ok=True)
+
+
+def _place_all(parts: Mapping[Path, Part]) -> bool:
+    """Give files their names; return whether all of these were free, else none of them is taken."""
+    placed: list[Path] = []
+    try:
+        for path, part in parts.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _place(part.path, path)
+            placed.append(path)
+            sync_folder(path.parent)
+    except BaseException as error:
+        for path in placed:
+            path.unlink(missing_ok=True)
+        if isinstance(error, (FileExistsError, NotADirectoryError)):
+            return False
+        raise
+    return True
+
+
+def _place(part: Path, path: Path) -> None:
+    try:
+        os.link(part, path)  # fails where there is something
+    except FileExistsError:
+        raise
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        part.replace(path)

@@ -1,0 +1,47 @@
+"""Tokenizers by their names, with one sentence about whatever is wrong with their files."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from lightning_sparsegrad.errors import ConfigurationError, reason_of
+from lightning_sparsegrad.hub._adapters import tokenizer_source
+from lightning_sparsegrad.hub._names import resolve_source
+from lightning_sparsegrad.hub._network import STRANGERS, how_without, is_unreachable
+
+
+def load_tokenizer(name: str, options: Mapping[str, Any]) -> PreTrainedTokenizerBase:
+    """Load a tokenizer.
+
+    Args:
+        name: Hub id, local folder or `package:` source; of an adapter without one, that of its base model.
+        options: What `transformers` takes beside the name.
+
+    Raises:
+        ConfigurationError: If it cannot be loaded, or its files are broken.
+    """
+    source = tokenizer_source(resolve_source(name))
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            source, local_files_only=is_unreachable(source, "model"), **{**options, **STRANGERS}
+        )
+        longest = tokenizer.model_max_length
+        if isinstance(longest, int | float) and longest >= 1:
+            tokenizer("a")  # some that make no tokens can be loaded
+    except Exception as error:  # broken files are found by whatever stumbles over them
+        raise ConfigurationError(
+            f"Tokenizer `{name}` should be a hub id or a local folder with the files of a tokenizer. "
+            f"Found: {reason_of(error)}{how_without(source, 'model')}"
+        ) from error
+    if not isinstance(longest, int | float) or not longest >= 1:
+        raise ConfigurationError(
+            f"Tokenizer `{name}` should have a positive `model_max_length` in its `tokenizer_config.json`. "
+            f"Found `model_max_length = {longest!r}`."
+        )
+    names = tokenizer.model_input_names
+    if not names or not all(isinstance(each, str) for each in names):
+        raise ConfigurationError(
+            f"Tokenizer `{name}` should make inputs for a model. Found `model_input_names = {str(names)[:80]}`."
+        )
+    return tokenizer

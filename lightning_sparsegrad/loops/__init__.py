@@ -1,0 +1,1 @@
+"""Training loops: one adapter per loop tells an engine where training stands."""

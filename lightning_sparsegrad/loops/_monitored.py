@@ -1,0 +1,191 @@
+"""Whether what callbacks and schedulers monitor will be logged, checked before the first step of a fit."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from inspect import unwrap
+from itertools import takewhile
+from traceback import walk_tb
+from types import CodeType
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, LambdaCallback, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_warn
+
+from lightning_sparsegrad.errors import ConfigurationError, near_matches
+from lightning_sparsegrad.loops._twins import is_a
+
+_LIBRARIES = ("lightning.", "pytorch_lightning.", "lightning_sparsegrad.")
+_OF_LOGGERS = {"logger", "loggers", "logging", "getlogger", "logged_metrics", "log_metrics", "log_hyperparams"}
+_METRICS = {"callback_metrics", "logged_metrics", "progress_bar_metrics"}
+_LISTED = 8
+
+
+class MonitorCheck(Callback):
+    """Check before the first step that what callbacks and schedulers monitor will be there to be monitored.
+
+    A callback with a `monitor`, such as `EarlyStopping` or `ModelCheckpoint`, and a `ReduceLROnPlateau` look up a name
+    among what was logged, after an epoch. What a task of this library logs is known when the fit starts: any other name
+    is refused then. Of other modules only what the sanity check logged is known: a name that is missing there, and is
+    of the validation or nearly one that was logged, gets a warning. So does a `mode` that takes the worst value for the
+    best (`"min"` for an accuracy).
+
+    Raises:
+        ConfigurationError: At the start of the training, if a name will not be logged.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._logged: set[str] | None = None  # by the sanity check
+
+    @classmethod
+    def join(cls, trainer: Trainer) -> None:
+        """Add one to the callbacks of a Trainer that has none."""
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by its connector
+        if not any(isinstance(callback, cls) for callback in callbacks):
+            callbacks.append(cls())
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+        self._logged = None
+
+    def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        self._logged = set(trainer.callback_metrics)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        names = _names_logged(trainer, pl_module)
+        validates = bool(trainer.val_dataloaders) or (trainer.val_dataloaders is None and trainer.enable_validation)
+        for monitor in _monitors(trainer, pl_module):
+            if monitor.name not in names and not _is_open(monitor, trainer):
+                if monitor.reads_metrics and self._is_certain(trainer, pl_module, monitor.name):
+                    _refuse(monitor, names, trainer, validates=validates)
+                else:
+                    _warn_of_doubtful(monitor, {*names, *(self._logged or ())}, self._logged, validates=validates)
+            higher = names.get(monitor.name)
+            if higher is not None and monitor.mode not in (None, "max" if higher else "min"):
+                rank_zero_warn(
+                    f"`{monitor.owner}(monitor={monitor.name!r}, mode={monitor.mode!r})` takes the worst value for the "
+                    f"best: of `{monitor.name}`, {'higher' if higher else 'lower'} is better, "
+                    f"`mode={'max' if higher else 'min'!r}`."
+                )
+
+    def _is_certain(self, trainer: Trainer, module: LightningModule, name: str) -> bool:
+        """Return whether nothing but what says so logs anything."""
+        if trainer.val_dataloaders is None and trainer.enable_validation and name.startswith("val/"):
+            return False  # which parts it has is known from the first validation on
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by its connector
+        words = {word for each in (module, *callbacks) for word in _words_of(type(each))}
+        may_log = any("log" in word.lower() and word.lower() not in _OF_LOGGERS for word in words)
+        any_function = any(is_a(callback, LambdaCallback) for callback in callbacks)
+        return hasattr(module, "names_logged") and not (may_log or any_function or name in words)
+
+
+@dataclass(frozen=True)
+class _Monitor:
+    """Who monitors what, and whether training ends where the name is missing."""
+
+    owner: str
+    name: str
+    mode: str | None
+    strict: bool = True
+    is_checkpoint: bool = False
+    reads_metrics: bool = True
+
+
+def _monitors(trainer: Trainer, module: LightningModule) -> Iterator[_Monitor]:
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set by its connector
+        name, owner, mode = getattr(callback, "monitor", None), type(callback).__name__, getattr(callback, "mode", None)
+        if not isinstance(name, str):
+            continue
+        if is_a(callback, ModelCheckpoint):
+            if callback.save_top_k != 0:
+                yield _Monitor(owner, name, mode, is_checkpoint=True)
+        elif is_a(callback, EarlyStopping):
+            yield _Monitor(owner, name, mode, strict=callback.strict)
+        else:  # of somebody's own, which may monitor something else by this name
+            yield _Monitor(owner, name, mode, reads_metrics=not _METRICS.isdisjoint(_words_of(type(callback))))
+    for config in trainer.lr_scheduler_configs if module.automatic_optimization else ():
+        if config.reduce_on_plateau and config.monitor is not None:
+            scheduler = config.scheduler
+            yield _Monitor(type(scheduler).__name__, config.monitor, getattr(scheduler, "mode", None), config.strict)
+
+
+def _names_logged(trainer: Trainer, module: LightningModule) -> dict[str, bool | None]:
+    """Return what modules and callbacks say that they log, with whether higher is better where that is known."""
+    names: dict[str, bool | None] = {}
+    for each in (module, *trainer.callbacks):  # type: ignore[attr-defined]  # set by its connector
+        names |= getattr(each, "names_logged", dict)()
+    return names
+
+
+def _is_open(monitor: _Monitor, trainer: Trainer) -> bool:
+    """Return whether a name may be one of those that are only known when they are logged."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by its connector
+    prefixes = ["gradient/"]
+    if any(is_a(callback, LearningRateMonitor) for callback in callbacks):
+        prefixes += ["lr-", *(config.name for config in trainer.lr_scheduler_configs if config.name)]
+    return monitor.name.startswith(tuple(prefixes)) or (monitor.is_checkpoint and monitor.name in {"epoch", "step"})
+
+
+def _refuse(monitor: _Monitor, names: Mapping[str, Any], trainer: Trainer, *, validates: bool) -> None:
+    message = (
+        f"Parameter `monitor` of `{monitor.owner}` should be a name that this fit logs. "
+        f"Found `monitor = {monitor.name!r}`{'' if validates else ', and no validation'}."
+        f"{near_matches(monitor.name, names) or _listed(names)}"
+    )
+    is_off = trainer.limit_val_batches == 0 and monitor.is_checkpoint  # training works, and saves nothing by it
+    if not monitor.strict or is_off or trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by its connector
+        rank_zero_warn(message)
+    else:
+        raise ConfigurationError(message)
+
+
+def _warn_of_doubtful(monitor: _Monitor, names: set[str], logged: set[str] | None, *, validates: bool) -> None:
+    """Warn of a name that the sanity check did not log, if it is of the validation or nearly a name that it did."""
+    is_of_validation = monitor.name.lower().startswith("val")
+    is_nearly = _letters(monitor.name) in map(_letters, names)
+    if monitor.name in names or not (is_nearly or (is_of_validation and (logged or not validates))):
+        return
+    found = f"the sanity check logged {_names(logged)}" if logged else "this fit has no validation"
+    rank_zero_warn(
+        f"Parameter `monitor` of `{monitor.owner}` should be a name that is logged: unless something else logs it, it "
+        f"will be missing. Found `monitor = {monitor.name!r}`, and {found}.{near_matches(monitor.name, names)}"
+    )
+
+
+def _letters(name: str) -> str:
+    return "".join(filter(str.isalnum, name.lower()))
+
+
+def _listed(names: Mapping[str, Any]) -> str:
+    return f" It logs {_names(names)}." if names else ""
+
+
+def _names(names: Mapping[str, Any] | set[str]) -> str:
+    ordered = sorted(names)
+    more = f" and {len(ordered) - _LISTED} more" if len(ordered) > _LISTED else ""
+    return ", ".join(f"`{name}`" for name in ordered[:_LISTED]) + more
+
+
+def _words_of(cls: type) -> set[str]:
+    """Return all names and strings in the functions of a class, but not of a class of Lightning or this library."""
+    own = takewhile(lambda owner: not owner.__module__.startswith(_LIBRARIES), cls.__mro__)
+    members = (member for owner in own for member in vars(owner).values())
+    functions = (getattr(member, "__func__", None) or getattr(member, "fget", None) or member for member in members)
+    codes = (getattr(unwrap(function), "__code__", None) for function in functions if callable(function))
+    return {word for code in codes if code is not None for word in _words_in(code)}
+
+
+def _words_in(code: CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, str):
+            yield constant
+        elif isinstance(constant, CodeType):
+            yield from _words_in(constant)
+
+
+def is_about_monitor(error: BaseException) -> bool:
+    """Return whether `EarlyStopping` raised an error, since what it monitors is missing."""
+    frames = list(walk_tb(error.__traceback__))
+    raised_in = str(frames[-1][0].f_globals.get("__name__")) if frames else ""
+    return isinstance(error, RuntimeError) and raised_in == EarlyStopping.__module__

@@ -1,0 +1,157 @@
+"""Checkpoint files as a command reads them: the run that wrote one, and messages about one that cannot be used."""
+
+import re
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from traceback import walk_tb
+from types import FrameType
+from typing import Any
+
+import torch
+from lightning.pytorch.trainer.connectors import checkpoint_connector
+
+from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.files._checksums import require_intact
+from lightning_sparsegrad.resume.exact_resume import EXACT_RESUME_KEY
+from lightning_sparsegrad.untrusted._imports import ImportRefusedError, named_by_checkpoint
+from lightning_sparsegrad.untrusted._jsonargparse import find
+from lightning_sparsegrad.untrusted._plain import fault_of
+
+CONFIG_KEY = "lightning_sparsegrad_config"
+LABEL_NAMES = "lightning_sparsegrad_label_names"
+FOLDER_KEY = "lightning_sparsegrad_folder"
+HYPER_PARAMETERS = {"model": "hyper_parameters", "data": "datamodule_hyper_parameters"}
+_MAPPINGS = (CONFIG_KEY, *HYPER_PARAMETERS.values(), "lightning_sparsegrad_model")
+_UNSAFE = re.compile(r"GLOBAL (\S+) (?:was not an allowed|whose module)")
+_RESTORING = re.compile(r"restore|resume|select_ckpt|parse_ckpt")
+_SAVING = re.compile(r"save|(?<!re)store")
+_OF_ODD_VALUES = (
+    TypeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    RuntimeError,
+    MemoryError,
+)  # what a value of a wrong type ends in
+_MAX_REASON = 300  # characters
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """What a checkpoint says of the run that wrote it.
+
+    Args:
+        path: The checkpoint.
+        config: The arguments of the run; of the model and the data alone, if another command line wrote it.
+        folder: Where the run was started; empty if that is not known.
+        resumes_exactly: Whether random states are in the checkpoint.
+        names: The names of the classes; empty for regression, `None` if the checkpoint does not tell.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    folder: str = ""
+    resumes_exactly: bool = False
+    names: list[str] | None = None
+
+
+def stored_run(path: Path, named: Iterable[str] = ()) -> StoredRun:
+    """Return what a checkpoint says of the run that wrote it.
+
+    Args:
+        path: The checkpoint.
+        named: Classes of model and data that the user names himself.
+
+    Raises:
+        ConfigurationError: If it cannot be read.
+    """
+    require_intact(path)
+    try:
+        # the weights, which nothing here looks at, stay on the disk
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # torch has no one class for what is wrong with a file
+        if _UNSAFE.search(str(error)):  # a class that the user's own code may yet declare to be safe
+            return StoredRun(path, {})
+        raise ConfigurationError(about_checkpoint(path, error)) from error
+    require_mappings(checkpoint, path)
+    config = dict(checkpoint.get(CONFIG_KEY) or {})
+    folder, is_exact = checkpoint.get(FOLDER_KEY), EXACT_RESUME_KEY in checkpoint
+    folder = folder if isinstance(folder, str) else ""
+    names = names_in(checkpoint)
+    for key, stored in HYPER_PARAMETERS.items() if not config else ():  # written by another LightningCLI
+        arguments: Mapping[str, Any] = checkpoint.get(stored) or {}
+        if "_class_path" in arguments:
+            init_args = {name: value for name, value in arguments.items() if not name.startswith("_")}
+            config[key] = {"class_path": arguments["_class_path"], "init_args": init_args}
+    for key in HYPER_PARAMETERS.keys() & config.keys():
+        class_path = config[key].get("class_path") if isinstance(config[key], Mapping) else None
+        if isinstance(class_path, str) and (why := _why_not_there(class_path, path, named)) is not None:
+            warnings.warn(f"`{path}` is of `{class_path}`, which is not found: give --{key}.{why}", stacklevel=2)
+            del config[key]
+    return StoredRun(path, config, folder, is_exact, names)
+
+
+def _why_not_there(class_path: str, path: Path, named: Iterable[str]) -> str | None:
+    """Return why a class is not to be had, as the end of a message; `None` for one that is there."""
+    try:
+        with named_by_checkpoint(path, but=named):
+            return "" if find(class_path) is None else None
+    except ImportRefusedError as error:
+        return f" {error}."
+
+
+def names_in(checkpoint: Mapping[str, Any]) -> list[str] | None:
+    """Return the names of the classes that a checkpoint is of; empty for regression, `None` if it does not tell."""
+    stored: Mapping[str, Any] = checkpoint.get("hyper_parameters") or {}
+    names = checkpoint.get(LABEL_NAMES) or stored.get("label_names")
+    if names is None:
+        is_regression = LABEL_NAMES in checkpoint or stored.get("num_labels") == 1  # 0.1 stored none of one
+        return [] if is_regression else None
+    fault = fault_of(names) if isinstance(names, list | tuple) else f"`{type(names).__name__}`"
+    if fault:
+        raise ConfigurationError(f"A checkpoint should hold the names of its classes as a list. Found {fault}.")
+    return [str(name) for name in names]
+
+
+def require_mappings(checkpoint: Any, path: Any) -> None:
+    """Refuse a checkpoint in which configs or arguments are no mappings, or such as no config file could hold.
+
+    Raises:
+        ConfigurationError: If one is; the line names its key.
+    """
+    parts = checkpoint if isinstance(checkpoint, Mapping) else {}
+    for key, value in [("", checkpoint), *((key, parts.get(key)) for key in _MAPPINGS)]:
+        fault = "" if isinstance(value, Mapping) or (key and value is None) else f"`{type(value).__name__}`"
+        if key and not fault:
+            fault = fault_of(value) or next((f"the key {name!r}" for name in value or () if type(name) is not str), "")
+        if fault:
+            where = f"its `{key}` should be a mapping of names" if key else "it should be a mapping"
+            raise ConfigurationError(about_checkpoint(path, ValueError(f"{where}, found {fault}")))
+
+
+def is_about_checkpoint(error: BaseException) -> bool:
+    """Return whether an error comes from what Lightning, or this library, does to find and restore a checkpoint."""
+    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+    return any(
+        frame.f_globals.get("__name__") == checkpoint_connector.__name__ and _RESTORING.search(frame.f_code.co_name)
+        for frame in frames
+    ) or (isinstance(error, _OF_ODD_VALUES) and any(map(_reads_checkpoint, frames)))
+
+
+def _reads_checkpoint(frame: FrameType) -> bool:
+    """Whether a function of this library has been handed what a checkpoint holds, to read it."""
+    is_ours = str(frame.f_globals.get("__name__")).startswith(f"{__name__.partition('.')[0]}.")
+    return is_ours and "checkpoint" in frame.f_locals and not _SAVING.search(frame.f_code.co_name)
+
+
+def about_checkpoint(path: Any, error: BaseException) -> str:
+    """Return a sentence about a checkpoint that could not be used, and why."""
+    unsafe = _UNSAFE.search(str(error))
+    found = f"an object of `{unsafe[1]}`, and to build it would run code" if unsafe else " ".join(str(error).split())
+    found = found if len(found) < _MAX_REASON else f"{found[:_MAX_REASON]}..."
+    return (
+        f"Parameter `ckpt_path` should name a checkpoint of this model that holds tensors and plain values. "
+        f"Found `ckpt_path = {path}`: {found or type(error).__name__}"
+    )

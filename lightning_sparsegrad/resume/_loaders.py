@@ -1,0 +1,131 @@
+"""The order of the training data: where a loader stands in its epoch, and how a new one comes to stand there."""
+
+from collections.abc import Iterator
+from itertools import chain, islice
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.data import sized_len
+from torch.utils.data import DataLoader
+from torch.utils.data.dataloader import _DatasetKind, _SingleProcessDataLoaderIter
+
+from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.resume._loader_states import draws_while_loading, set_source_states, source_states
+from lightning_sparsegrad.resume._randomness import random_states, set_random_states
+
+_CPU = torch.device("cpu")  # where loaders draw
+
+
+class TrackedLoader:
+    """A loader that knows with which random states its pass over the data began, and how many batches it has given.
+
+    That is its state: a new loader is given these random states, begins its pass, and passes over as many batches. So
+    it need not be of a special class, and whatever decides on the order at the start of a pass is covered: a generator
+    (of torch, NumPy or Python) of the loader, its sampler or its dataset, a `state_dict` of the last two, an epoch set
+    by `set_epoch`, and the global random states. Of a map-style dataset in the main process that has neither, batches
+    are passed over without being loaded.
+
+    Args:
+        loader: A DataLoader, or any iterable that can be read again.
+    """
+
+    def __init__(self, loader: Any) -> None:
+        self.loader = loader
+        self._start: dict[str, Any] | None = None  # of the pass at hand; `None` if it has given nothing
+        self._batches = 0
+        self._goes_on_from: dict[str, Any] | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "loader" or name.startswith("__"):  # asked for before there is one, as by `copy`
+            raise AttributeError(name)
+        return getattr(self.loader, name)
+
+    @property
+    def _iterator(self) -> Any:  # Lightning ends the workers of a DataLoader through it
+        return self.loader._iterator
+
+    @_iterator.setter
+    def _iterator(self, value: Any) -> None:
+        self.loader._iterator = value
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        """Begin a pass; nothing is drawn for it before its first batch, unless it goes on from a state."""
+        state, self._goes_on_from = self._goes_on_from, None
+        self._start, self._batches = None, 0
+        if state is None or state["random"] is None:
+            return self._pass(None)
+        set_random_states(state["random"], _CPU)
+        self._start = {name: value for name, value in state.items() if name != "batches"}
+        self._batches = state["batches"]
+        iterator = iter(self.loader)
+        if not self._batches:  # the order is drawn with the first batch, for which the states will be other ones
+            return self._pass(chain(list(islice(iterator, 1)), iterator))
+        _pass_over(iterator, self._batches, loading=draws_while_loading(self.loader))
+        return self._pass(iterator)
+
+    def _pass(self, iterator: Iterator[Any] | None) -> Iterator[Any]:
+        if iterator is None:
+            self._start = {"random": random_states(_CPU), "sources": source_states(self.loader), **self._shape()}
+            iterator = iter(self.loader)
+        for batch in iterator:
+            self._batches += 1
+            yield batch
+
+    def position(self, *, ahead: int) -> dict[str, Any]:
+        """Return the state, but for the batches that were given and not yet used."""
+        if self._start is None:
+            return self.rest()
+        return {**self._start, "batches": self._batches - ahead}
+
+    def rest(self) -> dict[str, Any]:
+        """Return the state between two passes."""
+        return {"random": None, "sources": source_states(self.loader), "batches": 0}
+
+    def _shape(self) -> dict[str, int | None]:
+        size = getattr(getattr(self.loader, "batch_sampler", self.loader), "batch_size", None)
+        seed = getattr(getattr(self.loader, "sampler", None), "seed", None)  # of a DistributedSampler, and its kin
+        seed = getattr(getattr(getattr(self.loader, "batch_sampler", None), "sampler", None), "seed", seed)
+        return {
+            "length": sized_len(self.loader),
+            "batch_size": size if isinstance(size, int) else None,
+            "seed": seed if isinstance(seed, int) else None,
+        }
+
+    # by these two names Lightning knows that a loader can go on
+    def state_dict(self) -> dict[str, Any]:
+        return self.position(ahead=0)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Have the next pass go on from a state.
+
+        Raises:
+            ConfigurationError: Within a pass, if the loader has another length, seed or size of batches.
+        """
+        for name, now in self._shape().items() if state["random"] is not None else ():
+            if now != state.get(name, now):  # the seed is not in checkpoints of 0.1
+                raise ConfigurationError(
+                    f"Parameter `{name}` of a training loader should be {state[name]} to go on within an epoch, as in "
+                    f"the run it goes on from. Found `{name} = {now}`."
+                )
+        set_source_states(self.loader, state["sources"])
+        self._goes_on_from = state
+
+
+def _pass_over(iterator: Iterator[Any], batches: int, *, loading: bool) -> None:
+    of_a_map = isinstance(iterator, _SingleProcessDataLoaderIter) and iterator._dataset_kind == _DatasetKind.Map
+    for passed in range(batches):
+        try:
+            iterator._next_index() if of_a_map and not loading else next(iterator)  # type: ignore[attr-defined]
+        except StopIteration:
+            # Lightning would take it for the end of the training
+            raise ConfigurationError(
+                f"The training data should have the {batches} batches that its epoch has already used. Found {passed}."
+            ) from None
+
+
+def can_be_read_again(loader: Any) -> bool:
+    """Return whether iterating over a loader a second time gives its batches a second time."""
+    return isinstance(loader, DataLoader) or hasattr(loader, "__len__")

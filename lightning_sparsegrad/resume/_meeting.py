@@ -1,0 +1,70 @@
+"""Several processes agree to stop within a validation, in which each may be at another batch."""
+
+from itertools import count
+from signal import Signals
+from time import monotonic, sleep
+from typing import Any
+
+from lightning_sparsegrad.resume._stopping import Stopping
+
+_EVERY = 0.5  # seconds between two looks at whether another process has got a signal
+_PATIENCE = 2.0  # seconds that one waits for the others, which may be in a batch or wait for it
+_TRIES = 4
+_TOLD, _STOP, _GO_ON = "told", "stop", "go on"
+_NUMBERS = count()  # of the validations of a process, the same in all
+
+
+class Meeting:
+    """Where processes wait for each other between two batches of a validation, through the store of their group.
+
+    They stop if all come. If one does not, it may wait for those that have come, in a batch that they all work on: then
+    they go on, and meet again before the next batch. No collective is used, as the others may have no batch left.
+
+    Args:
+        processes: How many there are.
+    """
+
+    def __init__(self, processes: int) -> None:
+        self._processes = processes
+        self._store: Any = None  # of builds of torch that have one
+        if processes > 1:
+            from torch.distributed.distributed_c10d import PrefixStore, _get_default_store
+
+            self._store = PrefixStore(f"lightning_sparsegrad/validation/{next(_NUMBERS)}", _get_default_store())
+        self._try = 0
+        self._next_look = 0.0
+        self._has_told = False
+
+    @property
+    def is_given_up(self) -> bool:
+        return self._try >= _TRIES
+
+    def is_told(self, stopping: Stopping) -> bool:
+        """Return whether a signal has come, to this process or another one."""
+        if self._store is not None and stopping.signum and not self._has_told:
+            self._store.set(_TOLD, str(int(stopping.signum)))
+            self._has_told = True
+        elif self._store is not None and not stopping.signum and monotonic() > self._next_look:
+            self._next_look = monotonic() + _EVERY
+            if self._store.check([_TOLD]):
+                stopping.signum, self._has_told = Signals(int(self._store.get(_TOLD))), True
+        return stopping.signum is not None
+
+    def all_stop(self) -> bool:
+        """Return whether all processes stop now; else they go on with the validation."""
+        if self._store is None:
+            return True
+        until = monotonic() + _PATIENCE
+        while not self.is_given_up:
+            decision, arrived = f"{self._try} decision", self._store.add(f"{self._try} arrived", 1)
+            if arrived == self._processes:
+                self._store.compare_set(decision, "", _STOP)
+            while not self._store.check([decision]) and monotonic() < until:
+                sleep(0.01)
+            is_late = monotonic() >= until
+            if self._store.compare_set(decision, "", _GO_ON) == _STOP.encode():
+                return True
+            self._try += 1
+            if is_late:
+                return False  # the others may wait for this process, in a batch
+        return False

@@ -1,0 +1,104 @@
+"""A validation that a signal cuts short: the checkpoint is of before it, and a resumed fit begins with it."""
+
+from collections.abc import Callable
+from copy import deepcopy
+from functools import partial
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from torch import Tensor
+
+from lightning_sparsegrad.resume._progress import pause
+
+
+class Pause:
+    """Where a fit stands before a validation: what changes while it runs, and whether the weights stay.
+
+    Args:
+        trainer: The Trainer, before the validation.
+        state: What `ExactResume` keeps, as of then.
+    """
+
+    def __init__(self, trainer: Trainer, state: dict[str, Any]) -> None:
+        self.state = {**state, "validates": True}
+        self._callbacks = {callback.state_key: callback.state_dict() for callback in _counting(trainer)}
+        self._norms = _norms(trainer.lightning_module)
+
+    def has_same_weights(self, trainer: Trainer) -> bool:
+        """Return whether the weights are those of before the validation, not averages that are swapped in for it."""
+        return all(map(torch.equal, self._norms, _norms(trainer.lightning_module)))
+
+    def put_into(self, checkpoint: dict[str, Any]) -> None:
+        """Have a checkpoint that is collected within the validation say what one from before it would."""
+        checkpoint["callbacks"].update({key: state for key, state in self._callbacks.items() if state})
+        progress = checkpoint["loops"]["fit_loop"]
+        progress["epoch_loop.val_loop.batch_progress"] = deepcopy(self.state["counters"]["validation"])
+        pause(progress)
+
+
+def watch_validations(trainer: Trainer, begins: Callable[[], None]) -> None:
+    """Call `begins` before each validation of a fit. There is no hook before its data and its random draws begin."""
+    loop: Any = trainer.fit_loop.epoch_loop
+    vars(loop).pop("_should_check_val_fx", None)
+    loop._should_check_val_fx = partial(_due, loop, begins)
+
+
+def _due(loop: Any, begins: Callable[[], None], fetcher: Any) -> bool:
+    due = type(loop)._should_check_val_fx(loop, fetcher)
+    if due:
+        begins()
+    return bool(due)
+
+
+def allow_to_begin(trainer: Trainer) -> None:
+    """Have Lightning begin a fit that has made all of its steps, for the validation that follows the last one."""
+    loop: Any = trainer.fit_loop.epoch_loop
+    run, steps = trainer.fit_loop.run, loop.max_steps
+
+    def run_from_it() -> None:
+        if 0 <= steps <= trainer.global_step:
+            loop.max_steps = trainer.global_step + 1
+        try:
+            run()
+        finally:
+            loop.max_steps = steps
+
+    trainer.fit_loop.run = run_from_it  # type: ignore[method-assign]
+
+
+def validate_first(trainer: Trainer, restore: Callable[[], None], *, steps: int) -> None:
+    """Have a resumed fit begin with the validation that was cut short, whether it is due by the settings or not.
+
+    Args:
+        trainer: The Trainer, as its training starts.
+        restore: Restores the states; called when the validation begins.
+        steps: The steps of the fit.
+    """
+    loop: Any = trainer.fit_loop.epoch_loop
+    due = loop._should_check_val_fx
+    vars(trainer.fit_loop).pop("run", None)  # the instance's
+
+    def is_due(fetcher: Any) -> bool:  # noqa: ARG001  # as Lightning asks
+        """Lightning asks twice: before the batch that it leaves out here, and before the validation."""
+        loop.max_steps = steps
+        if not loop.val_loop.restarting:
+            loop._should_check_val_fx = due
+            restore()
+        loop.val_loop.restarting = False  # it is run whole
+        return True
+
+    loop._should_check_val_fx = is_due
+
+
+def _counting(trainer: Trainer) -> list[Any]:
+    # what a ModelCheckpoint keeps follows the file that is written
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # set by its connector
+    return [callback for callback in callbacks if not isinstance(callback, Checkpoint)]
+
+
+def _norms(module: LightningModule) -> list[Tensor]:
+    tensors = [*module.parameters(), *module.buffers()]
+    local = [getattr(tensor, "to_local", lambda tensor=tensor: tensor)().detach() for tensor in tensors]
+    return [torch.linalg.vector_norm(tensor) for tensor in local if tensor.is_floating_point()]

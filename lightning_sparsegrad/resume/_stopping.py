@@ -1,0 +1,235 @@
+"""The end of a run after SIGTERM or Ctrl+C: where nothing is lost, with a checkpoint, and a line that says so."""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+from functools import partial
+from pathlib import Path
+from time import monotonic
+from types import FrameType
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from lightning_sparsegrad.resume._launched import end_with_launcher, is_launched, take_launched
+from lightning_sparsegrad.resume._signals import SIGNALS, STATUSES, tell_launcher
+from lightning_sparsegrad.resume._waiting import WaitingCheckpoints
+
+_SAME = 0.5  # seconds within which a launcher may pass on a signal that has reached its whole group
+_PATIENCE = 6.0  # seconds in which launched processes should have ended
+_LITTLE = 1.0
+_AGAIN = "stopping after the optimizer step at hand; press Ctrl+C again to stop at once"
+
+
+class Stopping(Callback):
+    """Has the run of a Trainer end after SIGTERM, and a fit with `ExactResume` after Ctrl+C, where nothing is lost.
+
+    A signal is remembered. A fit with `ExactResume` ends between two optimizer steps, or within a validation; another
+    one where Lightning ends it; what evaluates or predicts before its next batch. What ends it is Lightning's
+    `SIGTERMException`, with a status: 143 after SIGTERM, 130 after Ctrl+C.
+    """
+
+    def __init__(self) -> None:
+        self.is_exact = False  # whether there is an `ExactResume`, which says when a fit ends
+        self.signum: signal.Signals | None = None  # that has come
+        self.raised = False
+        self._agreed = 0  # the signal that all processes know of
+        self._runs = False
+        self._owner = os.getpid()
+        self._interrupt: Any = signal.default_int_handler
+        self._since = 0.0  # when the signal came
+
+    @classmethod
+    def of(cls, trainer: Trainer) -> "Stopping":
+        """Return the one that a Trainer has; it gets one if it has none."""
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by its connector
+        for callback in callbacks:
+            if isinstance(callback, cls):
+                return callback
+        callbacks.append(stopping := cls())  # the last, so that others have written their checkpoints before
+        return stopping
+
+    @property
+    def status(self) -> int:
+        return STATUSES[self.signum or signal.SIGTERM]
+
+    def stop(self) -> None:
+        """End the run now."""
+        self.raised = True
+        raise SIGTERMException(self.status)
+
+    def agree(self, trainer: Trainer) -> None:
+        """Have all processes know of a signal that one of them got; each has to come here at the same moment.
+
+        It takes the place of Lightning's broadcast before each batch, which is of process 0 alone, and costs as much.
+        """
+        if trainer.world_size > 1:
+            signum = torch.tensor([self.signum or 0], device=trainer.strategy.root_device)
+            torch.distributed.all_reduce(signum, op=torch.distributed.ReduceOp.MAX)
+            self._agreed = int(signum)
+            if self._agreed and not self.signum:
+                self.signum = signal.Signals(self._agreed)
+
+    def stop_if_told(self, trainer: Trainer) -> None:
+        """End the run now if a signal has come; of several processes, if all know of it."""
+        if self._agreed if trainer.world_size > 1 else self.signum:
+            self.stop()
+
+    def _before_batch(self, trainer: Trainer) -> None:
+        self.agree(trainer)
+        if not self.is_exact:
+            self.stop_if_told(trainer)
+
+    # ------------------------------------------------------------ signals
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+        self.intercept(trainer)
+
+    def intercept(self, trainer: Trainer) -> None:
+        """Have a Trainer's signals come here; a second time changes nothing."""
+        self.signum, self.raised, self._agreed, self._owner = None, False, 0, os.getpid()
+        # Lightning's own waits for the other processes within the handler, in which they may be anywhere
+        trainer._signal_connector._sigterm_notifier_fn = self._take  # type: ignore[method-assign,assignment]
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = partial(self._before_batch, trainer)  # type: ignore[method-assign]
+        self._trainer = trainer
+        end_with_launcher()
+
+    def _take(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002  # as handlers are called
+        if os.getpid() != self._owner:  # a process that was forked, as to load data
+            signal.signal(signum, signal.SIG_DFL)
+            os.kill(os.getpid(), signum)
+            return
+        if signum == signal.SIGINT:
+            if self.signum == signum and monotonic() - self._since > (_SAME if is_launched() else 0):
+                raise KeyboardInterrupt
+            if self._trainer.is_global_zero and not self.signum:
+                sys.stderr.write(f"\n{_AGAIN}\n")
+        if not self.signum:
+            self.signum, self._since = signal.Signals(signum), monotonic()
+            if signum == signal.SIGTERM:
+                self._tell_others()
+        SIGNALS.is_taken = self._runs and signum == signal.SIGTERM  # else it is ended at once
+        if not self.is_exact and self._trainer.world_size == 1:
+            self._trainer._signal_connector.received_sigterm = True  # it ends where Lightning ends it
+
+    def _tell_others(self) -> None:
+        if (launcher := self._trainer.strategy.launcher) is not None:
+            launcher.kill(signal.SIGTERM)
+            take_launched()
+        tell_launcher(signal.SIGTERM)
+
+    def _begin(self, trainer: Trainer) -> None:
+        """Take signals, from the first batch on."""
+        self._runs = SIGNALS.runs = True
+        self.signum = self.signum or SIGNALS.came  # whose exception somebody has caught
+        if threading.current_thread() is not threading.main_thread() or trainer.state.fn != TrainerFn.FITTING:
+            return
+        handler = signal.getsignal(signal.SIGINT)
+        if self.is_exact and handler not in {None, signal.SIG_IGN} and SIGNALS.is_default(signal.SIGINT):
+            self._interrupt = handler
+            signal.signal(signal.SIGINT, self._take)
+
+    def _end(self) -> None:
+        self._runs = SIGNALS.runs = False
+        if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) == self._take:
+            signal.signal(signal.SIGINT, self._interrupt)
+
+    # ------------------------------------------------------------ where a run ends
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        self._begin(trainer)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        self._begin(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        self._begin(trainer)
+
+    on_test_start = on_predict_start = on_validation_start
+
+    def on_validation_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        if self.signum and (trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking):
+            self.stop()
+
+    def on_test_batch_start(self, trainer: Trainer, *_: Any) -> None:  # noqa: ARG002
+        if self.signum:
+            self.stop()
+
+    on_predict_batch_start = on_test_batch_start  # type: ignore[assignment]
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
+        if self.raised and self.is_exact and isinstance(exception, SIGTERMException):
+            self._save(trainer)
+        self._end()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+        self._end()
+        if self.signum and not self.raised:  # after the last batch: all is done
+            self.stop()
+
+    # ------------------------------------------------------------ what is left
+    def _save(self, trainer: Trainer) -> None:
+        """Write a checkpoint beside those of the fit, if no callback has written where it ends."""
+        waiting, saving = WaitingCheckpoints.of(trainer), trainer.checkpoint_callback
+        if not isinstance(saving, ModelCheckpoint) or saving.save_weights_only or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        if not waiting.has_trained or waiting.is_written:
+            return
+        stem, number = f"stopped-step={trainer.global_step}", 0
+        path = Path(str(saving.dirpath), f"{stem}.ckpt")
+        while trainer.strategy.broadcast(path.exists()):
+            number += 1
+            path = path.with_name(f"{stem}-v{number}.ckpt")
+        try:
+            trainer.save_checkpoint(path)
+        except OSError as error:
+            rank_zero_warn(f"Checkpoint `{path}` is not written: {error}")
+
+
+def ended_by_signal(trainer: Trainer, error: BaseException) -> BaseException:
+    """Return the end by a signal in place of an error that one of several processes gets when another has ended."""
+    signum = Stopping.of(trainer).signum or SIGNALS.came  # whose exception may be lost in a callback of C code
+    if signum is None or trainer.world_size == 1 or not isinstance(error, Exception):
+        return error
+    return SystemExit(STATUSES[signum])
+
+
+def end_launched(trainer: Trainer) -> None:
+    """Wait for the processes that a Trainer has launched, and end those that do not end by themselves."""
+    launcher = trainer.strategy.launcher
+    if not isinstance(launcher, _SubprocessScriptLauncher):
+        return
+    take_launched()
+    has_trained = WaitingCheckpoints.of(trainer).has_trained  # else they may wait for this process, for nothing
+    until = monotonic() + (_PATIENCE if has_trained else _LITTLE)
+    launcher.kill(signal.SIGTERM)
+    for process in launcher.procs:
+        try:
+            process.wait(max(0.1, until - monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def about_end(trainer: Trainer | None, checkpoint: Any) -> str:
+    """Return what to say of a fit that a signal has ended.
+
+    Args:
+        trainer: Its Trainer, `None` if there was none yet.
+        checkpoint: The one that the fit was to resume from.
+    """
+    callbacks: list[Callback] = [] if trainer is None else trainer.callbacks  # type: ignore[attr-defined]
+    waiting = next((callback for callback in callbacks if isinstance(callback, WaitingCheckpoints)), None)
+    has_trained, written = (waiting.has_trained, waiting.last_written) if waiting else (False, None)
+    where = f"at step {trainer.global_step}" if trainer and has_trained else "before the first step"
+    path = written or (trainer and trainer.ckpt_path) or checkpoint
+    if not path:
+        return f"stopped {where}; no checkpoint was written"
+    return f"stopped {where}; resume with sparsegrad fit --ckpt_path {shlex.quote(str(path))}"

@@ -1,0 +1,255 @@
+"""A checkpoint asked for inside an accumulation window waits for the window's end; where none comes, it is marked."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
+from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from lightning_sparsegrad.loops._twins import is_a
+from lightning_sparsegrad.resume._alone import is_alone, leave_others, rejoin_others, why_not_alone
+from lightning_sparsegrad.resume._progress import is_within_epoch, settle
+
+INEXACT_KEY = "lightning_sparsegrad_inexact"  # in checkpoints, with the step at which training broke off
+_NONE = (-1, -1)  # no window
+
+
+class WaitingCheckpoints(Callback):
+    """Has checkpoints that are asked for inside a window written when the window has ended.
+
+    Inside a window the gradients of earlier micro-batches belong to the state of the training, and no checkpoint holds
+    them. So what `Trainer.save_checkpoint` is asked for there, by a ModelCheckpoint or by anybody, is written after the
+    optimizer step; the removal of an older checkpoint and a link to the new one wait with it. Checkpoints of weights
+    alone (`weights_only=True`) hold nothing to go on from, and do not wait.
+
+    Where there is no such moment any more, after an exception or the end of the training inside a window, it is written
+    all the same, and a warning says that it is not exact: it holds `lightning_sparsegrad_inexact`, and a resume from it
+    goes on after the last finished optimizer step. After an exception in one of several processes the first process
+    writes what it holds, without the others, for which it might wait forever.
+
+    Attributes:
+        holds_gradient: Whether a gradient waits for an optimizer step that only its owner knows of, as under manual
+            optimization; asked beside the Trainer.
+        suspended: Whether everything is written at once, as within a search of Lightning's tuner.
+    """
+
+    def __init__(self) -> None:
+        self.holds_gradient: Callable[[], bool] | None = None
+        self.suspended = False
+        self._requests: dict[str, Callable[[], None]] = {}
+        self._followers: list[Callable[[], None]] = []
+        self._over = False  # whether there will be no end of a window any more
+        self._inexact = False  # what is being written
+        self._told = False  # that this fit resumes from what is not exact
+        self._window = _NONE  # the step and the epoch of the one at hand
+        self._before = (0, 0)  # micro-batches of the epoch before it, and how often Lightning logged a step
+        self._written: list[str] = []  # by this fit, in order
+        self._stopped = False  # by a signal
+        self.is_written = False  # where the fit stands
+
+    @classmethod
+    def of(cls, trainer: Trainer) -> "WaitingCheckpoints":
+        """Return the one that a Trainer has; it gets one if it has none."""
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by its connector
+        for callback in callbacks:
+            if isinstance(callback, WaitingCheckpoints):
+                return callback
+        callbacks.append(waiting := cls())
+        waiting.intercept(trainer)
+        return waiting
+
+    def intercept(self, trainer: Trainer) -> None:
+        """Have a Trainer bring its requests here; a second time changes nothing."""
+        self._begin()
+        rejoin_others(trainer)
+        if "save_checkpoint" not in vars(trainer):
+            # there is no hook between a request and the collection of the state: Trainer.save_checkpoint does both
+            trainer.save_checkpoint = partial(self._save, trainer, trainer.save_checkpoint)  # type: ignore[method-assign]
+            trainer.strategy.remove_checkpoint = partial(self._follow, trainer.strategy.remove_checkpoint)  # type: ignore[method-assign]
+        for callback in trainer.checkpoint_callbacks:
+            if is_a(callback, ModelCheckpoint):  # of the class, as another Trainer may have had it before
+                link = type(callback)._link_checkpoint
+                callback._link_checkpoint = partial(self._follow, link)  # type: ignore[method-assign]
+
+    def inside_window(self, trainer: Trainer) -> bool:
+        """Return whether a batch is being worked on, or gradients wait for the optimizer step of their window."""
+        loop = trainer.fit_loop.epoch_loop
+        progress = loop.batch_progress.current
+        if progress.ready != progress.processed:  # type: ignore[attr-defined]  # of the batches' tracker
+            return True
+        if trainer.lightning_module.automatic_optimization:
+            # the very question Lightning asks before it runs the optimizer; there is no public form of it
+            return loop._should_accumulate()
+        return self.holds_gradient is not None and self.holds_gradient()
+
+    @property
+    def has_trained(self) -> bool:
+        """Whether the fit has begun a batch."""
+        return self._window != _NONE
+
+    @property
+    def last_written(self) -> str | None:
+        """The newest checkpoint to resume from that the fit has written, and that is there still."""
+        there = (path for path in reversed(self._written) if "://" in path or Path(path).exists())
+        return next(there, None)
+
+    def must_wait(self, trainer: Trainer) -> bool:
+        """Return whether this is no moment to collect the state."""
+        return self.inside_window(trainer)
+
+    def write(self) -> None:
+        """Write what waits, then remove or link what was to follow it."""
+        requests, self._requests = self._requests, {}
+        followers, self._followers = self._followers, []
+        for action in (*requests.values(), *followers):
+            action()
+
+    def finished_batches(self, trainer: Trainer) -> int:
+        """Return the micro-batches of the epoch up to the last finished optimizer step."""
+        progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+        if not self._has_stepped(trainer):
+            return self._before[0]
+        return int(progress.ready if trainer.lightning_module.automatic_optimization else progress.processed)
+
+    def mark(self, trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+        """Say of a checkpoint that it is not exact, and have it go on after the last finished optimizer step."""
+        checkpoint[INEXACT_KEY] = {"step": trainer.global_step}
+        if is_within_epoch(trainer):
+            settle(
+                checkpoint["loops"]["fit_loop"],
+                batches=self.finished_batches(trainer),
+                logged=self._before[1] + self._has_stepped(trainer),
+                ends_epoch=self._ends_epoch(trainer),
+            )
+
+    def tell_of(self, checkpoint: Mapping[str, Any], trainer: Trainer) -> None:
+        """Say so, once, if the checkpoint that a fit resumes from is not exact."""
+        mark = checkpoint.get(INEXACT_KEY)
+        if mark and not self._told:
+            self._told = True
+            rank_zero_warn(
+                f"`{trainer.ckpt_path}` is not exact: training stopped at step {mark['step']} inside a window, or "
+                f"before all that follows a step was done. It goes on after the last finished optimizer step."
+            )
+
+    def goes_on_within_epoch(self, trainer: Trainer) -> bool:
+        """Return whether a resume from what is being written goes on within an epoch."""
+        return is_within_epoch(trainer) and not (self._inexact and self._ends_epoch(trainer))
+
+    def _ends_epoch(self, trainer: Trainer) -> bool:
+        return self._has_stepped(trainer) and trainer.fit_loop.epoch_loop._num_ready_batches_reached()
+
+    def _has_stepped(self, trainer: Trainer) -> bool:
+        return trainer.global_step > self._window[0]
+
+    # ------------------------------------------------------------ what a Trainer is asked for
+    def _save(
+        self,
+        trainer: Trainer,
+        save: Callable[..., None],
+        filepath: Any,
+        weights_only: bool | None = None,
+        storage_options: Any = None,
+    ) -> None:
+        if self._is_interrupted_before_training(trainer) and (self._stopped or Path(filepath).exists()):
+            if not self._stopped:
+                rank_zero_warn(
+                    f"Checkpoint `{filepath}` stays as it was: the fit that would replace it has not trained."
+                )
+            return
+        request = partial(self._request, save, filepath, weights_only, storage_options)
+        if weights_only or self.suspended or not self.must_wait(trainer):
+            request()
+        elif self._over:
+            self._write_inexact(trainer, filepath, request)
+        else:
+            self._requests[str(filepath)] = partial(self._write_waiting, trainer, filepath, request)
+
+    def _request(
+        self, save: Callable[..., None], filepath: Any, weights_only: bool | None, storage_options: Any
+    ) -> None:
+        save(filepath, weights_only, storage_options)
+        if not weights_only and not self.suspended:
+            self.is_written = True
+            self._written.append(str(filepath))
+
+    def _is_interrupted_before_training(self, trainer: Trainer) -> bool:
+        interrupted = trainer.state.status == TrainerStatus.INTERRUPTED and trainer.state.fn == TrainerFn.FITTING
+        return interrupted and not self.has_trained
+
+    def _write_waiting(self, trainer: Trainer, path: Any, request: Callable[[], None]) -> None:
+        if self._over and self.must_wait(trainer):
+            self._write_inexact(trainer, path, request)
+        else:
+            request()
+
+    def _write_inexact(self, trainer: Trainer, path: Any, request: Callable[[], None]) -> None:
+        if why := why_not_alone(trainer):
+            rank_zero_warn(f"Checkpoint `{path}` is not written: training stopped at step {trainer.global_step}, {why}")
+            return
+        if is_alone(trainer) and not trainer.is_global_zero:
+            return
+        self._inexact = True
+        try:
+            request()
+        finally:
+            self._inexact = False
+        rank_zero_warn(
+            f"Checkpoint `{path}` is not exact: training stopped at step {trainer.global_step} inside a window, or "
+            f"before all that follows a step was done. A resume from it goes on after the last finished optimizer step."
+        )
+
+    def _follow(self, act: Callable[..., None], *args: Any) -> None:
+        if self._requests:  # what takes its place, or it leads to, is not there yet
+            self._followers.append(partial(act, *args))
+        else:
+            act(*args)
+
+    # ------------------------------------------------------------ hooks
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
+        if self._inexact:
+            self.mark(trainer, checkpoint)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        self._begin()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
+        self.is_written = False
+        window = (trainer.global_step, trainer.current_epoch)
+        if window != self._window:
+            loop = trainer.fit_loop.epoch_loop
+            self._window, self._before = window, (loop.batch_progress.current.ready - 1, loop._batches_that_stepped)
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,  # noqa: ARG002
+        outputs: Any,  # noqa: ARG002
+        batch: Any,  # noqa: ARG002
+        batch_idx: int,  # noqa: ARG002
+    ) -> None:
+        if not self.must_wait(trainer):
+            self.write()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        self._end()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
+        if trainer.state.fn == TrainerFn.FITTING and not isinstance(exception, SIGTERMException):  # it comes to all
+            leave_others(trainer)
+        self._stopped = isinstance(exception, SIGTERMException)
+        if trainer.training or trainer.validating:
+            self._end()
+
+    def _begin(self) -> None:
+        self._requests, self._followers, self._over, self._told, self._window = {}, [], False, False, _NONE
+        self._written, self._stopped, self.is_written = [], False, False
+
+    def _end(self) -> None:
+        self._over = True
+        self.write()

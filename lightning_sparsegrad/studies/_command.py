@@ -1,0 +1,138 @@
+"""`sparsegrad study --config STUDY.yaml`: run what is missing of a study, and report."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from rich import get_console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from lightning_sparsegrad.cli.parser import SparseGradArgumentParser
+from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.studies._launchers import Launcher, launch
+from lightning_sparsegrad.studies._outcomes import outcomes_of
+from lightning_sparsegrad.studies._report import FILES, write_report
+from lightning_sparsegrad.studies._runs import CONFIG, Run, make_runs
+from lightning_sparsegrad.studies._study import Study, Trial
+from lightning_sparsegrad.untrusted._terminal import shown
+
+_RUNS, _QUICK = "runs", "quick"
+_OPTIONAL = {"grid", "groups", "trial"}  # which a file may name and leave empty
+
+
+def main(args: list[str]) -> None:
+    """Run the command.
+
+    Args:
+        args: The arguments behind `study`.
+
+    Raises:
+        ConfigurationError: If the study cannot be read, or another one is at work in its folder.
+    """
+    parser = _parser()
+    given = parser.parse_args(args)
+    own = {"config", "folder", "jobs", "launcher", "quick", "retry", "print_commands", "report_only"}
+    told = {name: value for name, value in given.as_dict().items() if name not in own}  # classes in it stay names
+    told = {name: value for name, value in told.items() if value is not None or name not in _OPTIONAL}
+    study = Study(**{**told, "trial": Trial(**told.get("trial", {}))})
+    if given.jobs < 1:
+        raise ConfigurationError(f"Parameter `jobs` should be positive. Found `jobs = {given.jobs}`.")
+    name = Path(str(given.config[-1])).stem if given.config else "study"
+    folder = Path(given.folder or Path("studies", name))
+    if given.quick:
+        study, folder = study.quickened(), folder / _QUICK
+    runs = make_runs(study, (folder / _RUNS).absolute())
+    _require_own(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            missing = [run for run in runs if _is_missing(run, retry=given.retry)]
+            if given.print_commands:
+                _print_commands(missing)
+                return
+            if study.warning:
+                get_console().print(shown(study.warning), markup=False, highlight=False)
+            if not given.report_only:
+                _run(missing, done=len(runs) - len(missing), launcher=given.launcher, jobs=given.jobs)
+            _report(study, runs, folder)
+    except Timeout as error:
+        raise ConfigurationError(
+            f"Parameter `folder` should be that of one study at a time. Found `folder = {folder}`, which another "
+            f"process works in."
+        ) from error
+
+
+def _require_own(folder: Path) -> None:
+    """Refuse a folder of no study in which a report would write over files."""
+    taken = [name for name in FILES if (folder / name).exists()]
+    if taken and not any((folder / _RUNS).glob(f"*/{CONFIG}")):
+        raise ConfigurationError(
+            f"Parameter `folder` should be new, or that of a study: its report would write over `{taken[0]}`. "
+            f"Found `folder = {folder}`."
+        )
+
+
+def _parser() -> SparseGradArgumentParser:
+    parser = SparseGradArgumentParser(
+        prog="sparsegrad study", description="Run every arm with every seed, and compare them."
+    )
+    parser.add_argument("-c", "--config", action="config", help="The file that says what the study is.")
+    parser.add_class_arguments(Study)
+    parser.add_argument("--folder", type=str, default=None, help="Where runs and report go; `studies/CONFIG` if null.")
+    parser.add_argument("--jobs", type=int, default=1, help="How many runs at a time.")
+    parser.add_argument("--launcher", type=Launcher, default="local", help="Where runs are started.")
+    parser.add_argument("--quick", action="store_true", help="Run its quick version, in a folder of its own.")
+    parser.add_argument("--retry", action="store_true", help="Run those again that ended with an error.")
+    parser.add_argument(
+        "--print_commands",
+        "--print-commands",
+        action="store_true",
+        help="Write the configs of what is missing, and print its commands.",
+    )
+    parser.add_argument("--report_only", action="store_true", help="Report what there is, and run nothing.")
+    return parser
+
+
+def _is_missing(run: Run, *, retry: bool) -> bool:
+    result = run.result
+    return result is None or (retry and "error" in result)
+
+
+def _print_commands(runs: Sequence[Run]) -> None:
+    for run in runs:
+        run.write()
+        print(shlex.join(["sparsegrad", *run.command]))  # noqa: T201  # what was asked for
+
+
+def _run(runs: Sequence[Run], *, done: int, launcher: Launcher, jobs: int) -> None:
+    console = get_console()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(elapsed_when_finished=False),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("runs", total=done + len(runs), completed=done)
+        for run in launch(runs, launcher, jobs=jobs):
+            result = run.result
+            if result is None:
+                reason = f"{run.name} has not ended: it was stopped, or another process is at it."
+                console.print(shown(reason), markup=False, highlight=False, soft_wrap=True)
+            elif "error" in result:
+                text = shown(f"{run.name} failed: {result['error']}")
+                console.print(text, markup=False, highlight=False, soft_wrap=True)
+            elif "diverged" in result:
+                console.print(shown(f"{run.name} diverged."), markup=False, highlight=False, soft_wrap=True)
+            progress.update(task, advance=1, refresh=True)
+
+
+def _report(study: Study, runs: Sequence[Run], folder: Path) -> None:
+    ended = [run for run in runs if run.result is not None]
+    if not ended:
+        raise ConfigurationError(f"A report should have a run that has ended. Found none in `{folder}`.")
+    report = write_report(study, outcomes_of(ended, study), folder, missing=len(runs) - len(ended))
+    get_console().print(shown(report), markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,169 @@
+"""What the runs of a study say: of each arm, and of each arm against the baseline."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import inf, isnan, nan
+from statistics import median
+
+from lightning_sparsegrad.studies._inference import (
+    ALPHA,
+    Interval,
+    corrected,
+    deviation_interval,
+    mean_interval,
+    p_of_failures,
+    p_of_means,
+    p_of_variances,
+    spread,
+)
+from lightning_sparsegrad.studies._outcomes import Outcome
+from lightning_sparsegrad.studies._study import Study
+
+NOTHING_SHOWN = "no difference shown"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One arm in one setting.
+
+    Args:
+        setting: The setting.
+        arm: The arm.
+        outcomes: Its runs, by seed.
+        mean: The mean over the seeds, of runs with a value; failed ones count with theirs.
+        deviation: The standard deviation over the seeds.
+    """
+
+    setting: str
+    arm: str
+    outcomes: dict[int, Outcome]
+    mean: Interval
+    deviation: Interval
+
+    @property
+    def values(self) -> list[float]:
+        """The values, of runs that have one."""
+        return [outcome.value for outcome in self.outcomes.values() if not isnan(outcome.value)]
+
+    @property
+    def failed(self) -> int:
+        """How many runs have failed, those without a value included."""
+        return sum(outcome.failed for outcome in self.outcomes.values())
+
+    @property
+    def seconds(self) -> float:
+        """The median time of a run's fit; undefined if none is known."""
+        known = [outcome.seconds for outcome in self.outcomes.values() if not isnan(outcome.seconds)]
+        return median(known) if known else nan
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One arm against the baseline, seed by seed, in one setting.
+
+    Args:
+        setting: The setting.
+        arm: The arm.
+        pairs: On how many seeds both have a value.
+        mean: The mean of the differences, arm less baseline.
+        p_mean: Of the paired permutation test, corrected for the number of arms.
+        ratio: The standard deviation of the arm's values by that of the baseline's.
+        wider: Their mean distance from their median, less that of the baseline's: what the Brown-Forsythe test tests.
+        p_variance: Of the Brown-Forsythe test, corrected.
+        p_failures: Of McNemar's exact test, corrected.
+        failures: Failed runs of the arm less those of the baseline, on the seeds of both.
+        sign: 1 if more is better, else -1.
+        lost: On how many seeds a run has ended without a value.
+    """
+
+    setting: str
+    arm: str
+    pairs: int
+    mean: Interval
+    p_mean: float
+    ratio: float
+    wider: float
+    p_variance: float
+    p_failures: float
+    failures: int
+    sign: int
+    lost: int
+
+    @property
+    def verdict(self) -> str:
+        """What is shown, in words: only what both the corrected test and the interval or the ratio say."""
+        found = []
+        among = " among runs with a value" if self.lost else ""
+        if self.p_mean < ALPHA and self.mean.excludes_zero:
+            found.append(("better mean" if self.mean.value * self.sign > 0 else "worse mean") + among)
+        if self.p_variance < ALPHA and (self.ratio - 1) * self.wider > 0:
+            found.append(("varies less" if self.ratio < 1 else "varies more") + among)
+        if self.p_failures < ALPHA:
+            found.append("fails less" if self.failures < 0 else "fails more")
+        return ", ".join(found) or NOTHING_SHOWN
+
+
+def summarise(study: Study, outcomes: Sequence[Outcome]) -> list[Summary]:
+    """Return every arm in every setting that has a run, in the order of the study."""
+    summaries, by_seed = [], sorted(outcomes, key=lambda run: run.seed)
+    for setting, _ in study.settings():
+        for arm in study.arms:
+            found = {run.seed: run for run in by_seed if (run.arm, run.setting) == (arm, setting)}
+            values = [run.value for run in found.values() if not isnan(run.value)]
+            if found:
+                mean = mean_interval(values) if values else Interval(nan)
+                deviation = deviation_interval(values) if values else Interval(nan)
+                summaries.append(Summary(setting, arm, found, mean, deviation))
+    return summaries
+
+
+def compare(study: Study, summaries: Sequence[Summary]) -> list[Difference]:
+    """Return every other arm against the baseline; p-values are corrected over the arms of a setting."""
+    differences: list[Difference] = []
+    for setting, _ in study.settings():
+        within = [summary for summary in summaries if summary.setting == setting]
+        baseline = next((summary for summary in within if summary.arm == study.reference), None)
+        if baseline is None:
+            continue
+        raw = [_difference(summary, baseline, study.sign) for summary in within if summary is not baseline]
+        means, variances, failures = (
+            corrected([getattr(difference, name) for difference in raw])
+            for name in ("p_mean", "p_variance", "p_failures")
+        )
+        differences += [
+            replace(difference, p_mean=p_mean, p_variance=p_variance, p_failures=p_failures)
+            for difference, p_mean, p_variance, p_failures in zip(raw, means, variances, failures, strict=True)
+        ]
+    return differences
+
+
+def _difference(summary: Summary, baseline: Summary, sign: int) -> Difference:
+    shared = [seed for seed in summary.outcomes if seed in baseline.outcomes]
+    pairs = [(summary.outcomes[seed], baseline.outcomes[seed]) for seed in shared]
+    differences = paired(pairs)
+    failed, others = [a.failed for a, _ in pairs], [b.failed for _, b in pairs]
+    deviation, other = summary.deviation.value, baseline.deviation.value
+    return Difference(
+        setting=summary.setting,
+        arm=summary.arm,
+        pairs=len(differences),
+        mean=mean_interval(differences) if differences else Interval(nan),
+        p_mean=p_of_means(differences),
+        ratio=deviation / other if other else inf if deviation else nan,
+        wider=spread(summary.values) - spread(baseline.values),
+        p_variance=p_of_variances(summary.values, baseline.values),
+        p_failures=p_of_failures(failed, others),
+        failures=sum(failed) - sum(others),
+        sign=sign,
+        lost=len(pairs) - len(differences),
+    )
+
+
+def paired(pairs: Sequence[tuple[Outcome, Outcome]], part: str | None = None) -> list[float]:
+    """Return the differences of what both runs of a pair have: their values, or those of a part of the data."""
+
+    def of(run: Outcome) -> float:
+        return run.value if part is None else run.parts.get(part, nan)
+
+    both = [of(first) - of(second) for first, second in pairs]
+    return [difference for difference in both if not isnan(difference)]

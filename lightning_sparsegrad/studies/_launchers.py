@@ -1,0 +1,154 @@
+"""Start runs: as processes here, or on a Ray cluster."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from queue import SimpleQueue
+from shutil import rmtree
+from typing import Any, Literal
+
+import torch
+from filelock import FileLock, Timeout
+
+from lightning_sparsegrad.cli._diagnosis import HINT
+from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.resume._signals import STATUSES
+from lightning_sparsegrad.studies._recorder import PARENT, SECONDS_TO_GO, write_result
+from lightning_sparsegrad.studies._runs import LOCK, LOG, RESULT, Run
+
+Launcher = Literal["local", "ray"]
+_TAIL = 2_000  # characters of a log that a reason is looked for in
+
+
+def launch(runs: Sequence[Run], launcher: Launcher, *, jobs: int) -> Iterator[Run]:
+    """Run each in a process of its own, several at a time; yield each when it has ended, however it did.
+
+    Args:
+        runs: The runs, in the order in which they start.
+        launcher: `"local"`: on this machine. `"ray"`: on the Ray cluster that `RAY_ADDRESS` names, else on one that is
+            started here; its machines have to share the folder.
+        jobs: How many at a time. With `"ray"`, each takes that share of the processors of this machine.
+
+    Raises:
+        ConfigurationError: If Ray is asked for and not installed.
+    """
+    yield from (_launch_here if launcher == "local" else _launch_on_ray)(runs, jobs)
+
+
+def _launch_here(runs: Sequence[Run], jobs: int) -> Iterator[Run]:
+    places: SimpleQueue[int] = SimpleQueue()
+    for place in range(jobs):
+        places.put(place)
+
+    def start(run: Run) -> Run:
+        place = places.get()
+        try:
+            execute(run, threads=_threads(jobs), device=place if jobs > 1 else None)
+        finally:
+            places.put(place)
+        return run
+
+    with _cancelling(ThreadPoolExecutor(jobs)) as pool:
+        for done in as_completed([pool.submit(start, run) for run in runs]):
+            yield done.result()
+
+
+@contextmanager
+def _cancelling(pool: ThreadPoolExecutor) -> Iterator[ThreadPoolExecutor]:
+    """Start nothing more once the study is stopped."""
+    try:
+        yield pool
+    except BaseException:
+        for process in list(_RUNNING):
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _launch_on_ray(runs: Sequence[Run], jobs: int) -> Iterator[Run]:
+    if not find_spec("ray"):
+        raise ConfigurationError(
+            "Parameter `launcher` should be 'local' where Ray is not installed (`pip install "
+            "lightning-sparsegrad[ray]`). Found `launcher = 'ray'`."
+        )
+    import ray  # an extra
+
+    threads = _threads(jobs)
+    if not ray.is_initialized():
+        ray.init(address=os.environ.get("RAY_ADDRESS"), log_to_driver=False, include_dashboard=False)
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    remote: Any = ray.remote(num_cpus=threads, num_gpus=1 if resources.get("GPU") else 0, max_retries=0)
+    start: Callable[..., Any] = remote(execute).remote
+    try:
+        waiting = {start(run, threads=threads): run for run in runs}
+        while waiting:
+            done, _ = ray.wait(list(waiting))
+            for reference in done:
+                run = waiting.pop(reference)
+                try:
+                    ray.get(reference)
+                except ray.exceptions.RayError as error:
+                    write_result(run.folder, {"error": f"{type(error).__name__}: {str(error).splitlines()[0]}"})
+                yield run
+    finally:
+        ray.shutdown()
+
+
+def execute(run: Run, *, threads: int, device: int | None = None) -> None:
+    """Run one in a process of its own; how it went is in its folder then.
+
+    Args:
+        run: The run. What an earlier try has left in its folder goes; where another process is at it, nothing is done.
+        threads: The threads it may use.
+        device: The number of the accelerator it may use, by their count; all by default.
+    """
+    if run.folder.exists():
+        try:
+            with FileLock(run.folder / LOCK, timeout=SECONDS_TO_GO):
+                rmtree(run.folder)
+        except Timeout:
+            return
+    run.write()
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), PARENT: str(os.getpid())}
+    if device is not None and (count := torch.cuda.device_count()) > 1:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
+        environment["CUDA_VISIBLE_DEVICES"] = visible.split(",")[device % count]
+    log = run.folder / LOG
+    with log.open("w") as file:
+        command = [sys.executable, "-m", "lightning_sparsegrad", *run.command]
+        process = subprocess.Popen(command, stdout=file, stderr=file, env=environment)  # noqa: S603  # our own words
+        _RUNNING.add(process)
+        try:
+            code = process.wait()
+        finally:
+            _RUNNING.discard(process)
+    if code and not (run.folder / RESULT).exists() and not _was_stopped(code):
+        write_result(run.folder, {"error": _reason(code, log)})
+
+
+_RUNNING: set[subprocess.Popen[bytes]] = set()
+
+
+def _was_stopped(code: int) -> bool:
+    """Whether a process ended because its study was stopped, rather than for a reason of its own."""
+    return code in {*STATUSES.values(), *(-signum for signum in STATUSES)}
+
+
+def _threads(jobs: int) -> int:
+    return max(1, (os.cpu_count() or 1) // jobs)
+
+
+def _reason(code: int, log: Path) -> str:
+    """Return why a process ended: what killed it, or the last line of its log, which tells what went wrong."""
+    if code < 0:
+        return f"The process was ended by signal {-code} ({signal.strsignal(-code)})."
+    lines = log.read_text(errors="replace")[-_TAIL:].strip().splitlines()
+    last = lines[-1].removeprefix("error: ").replace(HINT, "").strip() if lines else ""
+    return last or f"The process ended with status {code}."

@@ -1,0 +1,1 @@
+"""Clips: strategies that bound gradients."""

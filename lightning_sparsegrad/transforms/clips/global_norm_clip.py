@@ -1,0 +1,35 @@
+"""Global norm clipping: the whole gradient is one component."""
+
+from lightning_sparsegrad.components import Component, NamedParameters, Part
+from lightning_sparsegrad.schedules import Schedule
+from lightning_sparsegrad.transforms.clips.norm_clip import NormClip
+
+
+class GlobalNormClip(NormClip):
+    r"""Clip the norm of the whole gradient, as `torch.nn.utils.clip_grad_norm_` does.
+
+    .. math:: \tilde g = g \cdot \min\left(1, \frac{\text{max\_norm}}{\lVert g \rVert + 10^{-6}}\right)
+
+    Behind a mask in a chain, what was dropped does not count towards the norm.
+
+    Args:
+        max_norm: Threshold in true gradient units, positive; infinity clips nothing; or a schedule.
+        norm_type: 2.0 or infinity.
+
+    Raises:
+        ConfigurationError: For an argument outside its range.
+
+    References:
+        R. Pascanu, T. Mikolov and Y. Bengio, "On the difficulty of training recurrent neural networks", 2013,
+        https://arxiv.org/abs/1211.5063, algorithm 1.
+
+    Example:
+        >>> GlobalNormClip(max_norm=1.0)
+        GlobalNormClip(max_norm=1)
+    """
+
+    def __init__(self, max_norm: float | Schedule, *, norm_type: float = 2.0) -> None:
+        super().__init__(max_norm, norm_type=norm_type)
+
+    def resolve(self, parameters: NamedParameters) -> list[tuple[Component, Schedule]]:
+        return [(Component("all", tuple(Part(name) for name in parameters)), self.max_norm)]

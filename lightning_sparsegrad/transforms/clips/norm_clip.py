@@ -1,0 +1,106 @@
+"""What clips of gradient norms have in common."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from math import inf, isinf
+
+import torch
+from torch import Tensor
+
+from lightning_sparsegrad.components import Component, NamedParameters, without_split
+from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.functional import clip_components_
+from lightning_sparsegrad.functional._sharding import Group, group_of
+from lightning_sparsegrad.schedules import Schedule, as_threshold
+from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, Window, refuse_depth
+
+
+class NormClip(GradientTransform):
+    """Base of clips that scale each component to a threshold of its own.
+
+    Args:
+        max_norm: Threshold in true gradient units, positive, or a schedule; infinity clips nothing.
+        norm_type: 2.0 or infinity.
+    """
+
+    bounds = frozenset({"norm"})
+    handles_shards = True
+
+    def __init__(self, max_norm: float | Schedule, *, norm_type: float = 2.0) -> None:
+        self.max_norm = as_threshold("max_norm", max_norm)
+        refuse_depth("max_norm", self.max_norm)
+        if norm_type not in {2.0, inf}:
+            raise ConfigurationError(f"Parameter `norm_type` should be 2.0 or inf. Found `norm_type = {norm_type}`.")
+        self.norm_type = float(norm_type)
+        self._resolved: list[tuple[Component, Schedule]] = []
+        self._names: list[str] = []
+        self._norms = self._factors = torch.ones(0)
+
+    @property
+    def schedules(self) -> Sequence[Schedule]:
+        return (self.max_norm,)
+
+    @abstractmethod
+    def resolve(self, parameters: NamedParameters) -> list[tuple[Component, Schedule]]:
+        """Return the components of a model, each with its threshold."""
+
+    def bind(self, parameters: NamedParameters, *, total_steps: int | None) -> None:
+        self.require_total_steps(total_steps)
+        self._resolved = self.resolve(parameters)
+
+    def skippable(self, window: Window, later: frozenset[str] = frozenset()) -> frozenset[str]:  # noqa: ARG002
+        """Return what transforms behind this one do not need, but for components of which they need a part."""
+        if not later:
+            return later
+        members = (frozenset(part.parameter for part in component.parts) for component, _ in self._resolved)
+        return without_split(later, members)
+
+    def apply_(self, gradients: Gradients, window: Window) -> None:
+        held: list[tuple[Tensor, Group | None]] = []
+        sizes: list[int] = []
+        thresholds: list[float] = []
+        self._names = []
+        max_norms = {id(schedule): schedule(window.progress) for schedule in self.schedules}
+        for component, threshold in self._resolved:
+            max_norm = max_norms[id(threshold)]
+            if isinf(max_norm):
+                continue
+            found = [(part, gradients[part.parameter]) for part in component.parts if part.parameter in gradients]
+            pieces = [(piece, group_of(gradient)) for part, gradient in found for piece in part.held(gradient)]
+            if pieces:
+                held += pieces
+                sizes.append(len(pieces))
+                thresholds.append(max_norm)
+                self._names.append(component.name)
+        if held:
+            tensors, groups = zip(*held, strict=True)
+            scale = gradients.loss_scale
+            self._norms, self._factors = clip_components_(
+                tensors, sizes, thresholds, norm_type=self.norm_type, loss_scale=scale, groups=groups
+            )
+
+    @property
+    def clipped_components(self) -> list[Component]:
+        """What is clipped by itself; empty before the transform is bound."""
+        return [component for component, _ in self._resolved]
+
+    @property
+    def factors(self) -> dict[str, Tensor]:
+        """What the last window multiplied the gradient of each component by, 0-d tensors by name."""
+        return dict(zip(self._names, self._factors.unbind(), strict=True)) if self._names else {}
+
+    @property
+    def statistics(self) -> dict[str, Tensor]:
+        """`clipped`: share of components over their threshold; of each, `norm_before/NAME` and `norm_after/NAME`."""
+        if not self._names:
+            return {"clipped": torch.zeros(())}
+        before, after = self._norms.unbind(), (self._norms * self._factors).unbind()
+        over = ~(self._factors >= 1)  # an undefined norm counts
+        return {
+            "clipped": over.float().mean(),
+            **{f"norm_before/{name}": norm for name, norm in zip(self._names, before, strict=True)},
+            **{f"norm_after/{name}": norm for name, norm in zip(self._names, after, strict=True)},
+        }
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(max_norm={self.max_norm!r})"

@@ -1,0 +1,1 @@
+"""Freezes: strategies that take whole tensors out."""

@@ -1,0 +1,33 @@
+"""Head-only training: the baseline that freezes the pretrained model."""
+
+from lightning_sparsegrad.transforms.base import Window
+from lightning_sparsegrad.transforms.freezes.layer_mask import LayerMask
+
+
+class HeadOnly(LayerMask):
+    r"""Train the head alone, :math:`\tilde g_l = 0` for every layer below it: linear probing, where the head is linear.
+
+    The layers end without a gradient: their weights stay as they are, bit for bit. The head is all that lies behind the
+    last block and its norm, a pretrained pooler included; `head` narrows it.
+
+    Args:
+        layers: One glob per layer, bottom first, for a model whose blocks cannot be found.
+        head: Globs of the head, if it is not what is found.
+
+    Raises:
+        ConfigurationError: When bound, for a model without layers or without a head, or a pattern without match.
+
+    References:
+        The baseline of J. O'Neill and S. Dutta, "Gradient Sparsification For Masked Fine-Tuning of Transformers", 2023,
+        https://arxiv.org/abs/2307.10098, abstract.
+
+    Example:
+        >>> HeadOnly(head="classifier.*")
+        HeadOnly(head='classifier.*')
+    """
+
+    def dropped_depths(self, window: Window) -> frozenset[int]:  # noqa: ARG002
+        return frozenset(range(self.depths.count))
+
+    def __repr__(self) -> str:
+        return f"HeadOnly({', '.join(self._patterns())})"

@@ -1,0 +1,1 @@
+"""Masks: strategies that zero some gradients, drawn anew or learnt."""

@@ -1,0 +1,87 @@
+"""LayerGradDrop: stochastic masks on whole layers."""
+
+from collections.abc import Sequence
+
+from lightning_sparsegrad.schedules import Schedule, as_rate
+from lightning_sparsegrad.transforms.base import (
+    ResampleEvery,
+    Window,
+    check_every,
+    check_seed,
+)
+from lightning_sparsegrad.transforms.freezes.layer_mask import LayerMask
+from lightning_sparsegrad.transforms.masks._draws import draw_dropped, draw_key
+
+
+class LayerGradDrop(LayerMask):
+    r"""Drop the gradient of whole layers, each independently with probability `rate`.
+
+    .. math:: \tilde g_l = m_l \, g_l, \qquad m_l \sim \mathrm{Bernoulli}(1 - p)
+
+    for the embeddings and each block :math:`l`. The head always trains. A final norm belongs to the last block; encoder
+    blocks come before decoder blocks; a tied weight is dropped only if all its roles are. A dropped layer ends without
+    a gradient: its weights stay as they are, bit for bit. On a model without a head, a draw that would drop every layer
+    is drawn again.
+
+    Args:
+        rate: Probability that a layer is dropped, in [0, 1]; or a schedule, which may depend on depth.
+        resample_every: Number of optimizer steps a draw is kept for; `"epoch"`, or `None` for one draw for good.
+        layers: One glob per layer, bottom first, for a model whose blocks cannot be found.
+        head: Globs of the head, if it is not what is found.
+        seed: Seed of the draws; `None` means the seed of the run.
+
+    Raises:
+        ConfigurationError: At construction, for an argument outside its range; when bound, for a model without layers.
+
+    Note:
+        Written after the abstract of the paper, which names variants of GradDrop without defining them; the rate is
+        not the paper's.
+
+    References:
+        J. O'Neill and S. Dutta, "Gradient Sparsification For Masked Fine-Tuning of Transformers", 2023,
+        https://arxiv.org/abs/2307.10098, abstract.
+
+    Example:
+        >>> LayerGradDrop(rate=0.5, resample_every="epoch")
+        LayerGradDrop(rate=0.5)
+    """
+
+    def __init__(
+        self,
+        rate: float | Schedule,
+        *,
+        resample_every: ResampleEvery = 1,
+        layers: list[str] | None = None,
+        head: list[str] | str | None = None,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(layers=layers, head=head)
+        self.rate = as_rate("rate", rate)
+        check_every("resample_every", resample_every)
+        check_seed(seed)
+        self.resample_every, self.seed = resample_every, seed
+
+    @property
+    def schedules(self) -> Sequence[Schedule]:
+        return (self.rate,)
+
+    @property
+    def seeds(self) -> Sequence[tuple[str, int | None]]:
+        return ((type(self).__name__, self.seed),)
+
+    def check_without_head(self) -> None:
+        """Refuse a rate of 1 on a model without a head."""
+        if self.rate.bounds()[1] == 1:
+            super().check_without_head()
+
+    def dropped_depths(self, window: Window) -> frozenset[int]:
+        layers = self.depths
+        height = max(len(layers.names) - 1, 1)
+        depths = {layers.names[depth]: depth for depth in range(layers.count)}
+        rates = {name: self.rate(window.progress, depth / height) for name, depth in depths.items()}
+        key = draw_key(type(self).__name__, self.seed, self.resample_every, window)
+        dropped = draw_dropped(rates, key, lambda names: self.trains_without(frozenset(depths[name] for name in names)))
+        return frozenset(depths[name] for name in dropped)
+
+    def __repr__(self) -> str:
+        return f"LayerGradDrop({', '.join([f'rate={self.rate!r}', *self._patterns()])})"

@@ -1,0 +1,141 @@
+"""Private parts of jsonargparse, and functions where it knows classes only.
+
+`optimizer: Callable[[Iterable], Optimizer]` accepts the path of a class with some of its arguments, to be called later
+with the rest. With the path of a *function*, jsonargparse 4.53 calls it at once, whatever it is, and takes what it
+returns for the callable. Here, for every parser of the process, a function is treated as a class is: it has to be
+annotated to return what the place asks for, and it is called later. When jsonargparse does so, this goes. What it warns
+of today, and 5 will refuse, is refused: `os`, `subprocess` and other names that no config has a use for, which it does
+not even import.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from inspect import isclass
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+from jsonargparse import _typehints, _util, set_parsing_settings
+from jsonargparse._common import ImportDenied
+from jsonargparse._typehints import accepts_any_value, get_callable_return_type, get_subclass_types, is_protocol
+from jsonargparse._util import import_object
+from torch.optim.lr_scheduler import LRScheduler
+
+from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.loops import _learning_rates as learning_rates
+from lightning_sparsegrad.untrusted._imports import ImportRefusedError, require_importable
+
+__all__ = [
+    "ImportDenied",
+    "accepts_any_value",
+    "classes_asked_for",
+    "find",
+    "full_name",
+    "import_object",
+    "makes",
+    "members",
+    "returned",
+]
+
+# as `transformers` names them, without an annotation; but for one that returns no LRScheduler
+_SCHEDULES = re.compile(r"get_(?!greedy)\w*schedule(_\w+)?")
+_SCHEDULES_MODULE = "transformers.optimization"
+
+
+def makes(function: Any, types: tuple[type, ...]) -> bool:
+    """Whether a function is annotated to return an instance of one of some types, or is a schedule of transformers."""
+    if is_schedule_of_transformers(function):
+        return any(issubclass(LRScheduler, kind) for kind in types)
+    kinds = list(members(returned(function)))
+    return all(isclass(kind) and issubclass(kind, types) for kind in kinds)
+
+
+def returned(function: Any) -> Any:
+    """Return what a function is annotated to return, `None` without an annotation that can be read."""
+    try:
+        return get_type_hints(function).get("return")
+    except (NameError, TypeError, AttributeError):
+        return None
+
+
+def is_schedule_of_transformers(function: Any) -> bool:
+    """Whether a function is one of transformers' `get_*_schedule*`."""
+    name = getattr(function, "__name__", "")
+    return getattr(function, "__module__", None) == _SCHEDULES_MODULE and _SCHEDULES.fullmatch(name) is not None
+
+
+def full_name(name: str) -> str:
+    """Return the path of a schedule of transformers, ours if it takes a length; any other name as it is."""
+    module, _, last = name.rpartition(".")
+    if not _SCHEDULES.fullmatch(last) or module not in {"", "transformers", _SCHEDULES_MODULE}:
+        return name
+    return f"{learning_rates.__name__ if last in learning_rates.__all__ else _SCHEDULES_MODULE}.{last}"
+
+
+def classes_asked_for(callable_type: Any) -> tuple[type, ...]:
+    """Return the classes of which a callable should return an instance; none if it may return anything."""
+    kind = get_callable_return_type(callable_type)  # type: ignore[no-untyped-call]
+    return get_subclass_types(kind) or () if kind else ()  # type: ignore[no-untyped-call]
+
+
+def members(hint: Any) -> Iterator[Any]:
+    """Return the types of a union, those of its unions among them; of any other type, the type."""
+    origin = get_origin(hint)
+    if origin in {Union, UnionType} or origin is Annotated:
+        for member in get_args(hint)[: 1 if origin is Annotated else None]:
+            yield from members(member)
+    else:
+        yield hint
+
+
+_adapt_class: Callable[[Any, Any], tuple[Any, set[Any] | None]] = _typehints.adapt_partial_callable_class
+
+
+def _adapt_class_or_function(callable_type: Any, spec: Any) -> tuple[Any, set[Any] | None]:
+    """Return what was named, and the parameters that it is called with later: `None` if it is called at once."""
+    types = classes_asked_for(callable_type)
+    if LRScheduler in types and spec.class_path != full_name(spec.class_path):
+        spec = spec.clone()
+        spec.class_path = full_name(spec.class_path)
+    spec, later = _adapt_class(callable_type, spec)
+    if later is not None or not types:
+        return spec, later
+    named = import_object(spec.class_path)
+    if isclass(named):
+        return spec, later
+    if is_protocol(callable_type) or not makes(named, types):
+        kinds = " or ".join(kind.__name__ for kind in types)
+        raise ImportError(f"`{spec.class_path}` is no {kinds} and not annotated to return one")
+    return spec, {len(callable_type.__args__) - 1}
+
+
+def find(path: Any) -> Any:
+    """Return what a dotted name of a checkpoint stands for, `None` if it is not there.
+
+    Raises:
+        ImportRefusedError: If its module is not imported, see `require_importable`.
+    """
+    try:
+        return import_object(path)
+    except ImportDenied as error:
+        raise ImportRefusedError(str(error)) from error
+    except (ImportError, AttributeError, ValueError):
+        return None
+    except Exception as error:  # whatever a module raises when it is run
+        raise ConfigurationError(f"`{path}` should be importable. Found: {str(error) or repr(error)}") from error
+
+
+def _check_import(path: str) -> None:
+    """Refuse a name before anything is imported for it: jsonargparse's list of names, and `require_importable`."""
+    _check_path(path)
+    try:
+        require_importable(path)
+    except ImportRefusedError as error:
+        raise ImportDenied(str(error)) from error
+
+
+set_parsing_settings(import_path_denylist=[])  # makes a refusal of the warning
+_check_path: Callable[[str], None] = _util.check_import_path  # type: ignore[attr-defined]
+if _check_path.__module__ != __name__:  # not yet replaced
+    _util.check_import_path = _typehints.check_import_path = _check_import  # type: ignore[attr-defined]
+if _adapt_class.__module__ == _typehints.__name__:  # not yet replaced
+    _typehints.adapt_partial_callable_class = _adapt_class_or_function

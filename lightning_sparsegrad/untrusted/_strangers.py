@@ -1,0 +1,37 @@
+"""Modules and data that are loaded from a checkpoint of any origin."""
+
+from contextlib import suppress
+from importlib import import_module
+from typing import Any
+
+from lightning.pytorch.utilities.model_helpers import _restricted_classmethod  # Lightning's own wrapper of the method
+
+from lightning_sparsegrad.files._checksums import require_intact
+
+_OTHERS = 3  # arguments by position, the last of which may be `weights_only`
+
+
+class LoadedFromStrangers:
+    """A `load_from_checkpoint` that calls nothing the parameters do not ask for, and reads no damaged file."""
+
+    @_restricted_classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
+        """Load, as Lightning does.
+
+        Args:
+            checkpoint_path: The checkpoint.
+            *args: What Lightning takes.
+            **kwargs: What Lightning takes. `weights_only` is `True` by default, for a checkpoint from http as well.
+
+        Raises:
+            ConfigurationError: If the file is damaged.
+        """
+        with suppress(ModuleNotFoundError):  # without jsonargparse, nothing is called
+            import_module(
+                "lightning_sparsegrad.untrusted._callables"
+            )  # checks the arguments of all that jsonargparse makes
+        if isinstance(checkpoint_path, str) or hasattr(checkpoint_path, "__fspath__"):
+            require_intact(checkpoint_path)
+        if len(args) < _OTHERS and kwargs.get("weights_only") is None:
+            kwargs["weights_only"] = True
+        return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)  # type: ignore[misc]
