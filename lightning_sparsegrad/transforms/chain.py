@@ -10,7 +10,15 @@ from torch import Tensor
 from lightning_sparsegrad.components import NamedParameters
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.schedules import Schedule
-from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, Window, refuse_equal_draws
+from lightning_sparsegrad.transforms.base import (
+    Gradients,
+    GradientTransform,
+    Window,
+    needless,
+    refuse_equal_draws,
+    run_,
+    runs_on_shards,
+)
 
 
 class Chain(GradientTransform):
@@ -49,7 +57,11 @@ class Chain(GradientTransform):
         self._refuse_fighting_clips()
         refuse_equal_draws(self.seeds)
         self.bounds = frozenset().union(*(transform.bounds for transform in self.transforms.values()))
-        self.handles_shards = all(transform.handles_shards for transform in self.transforms.values())
+
+    @property
+    def on_shards(self) -> bool:  # type: ignore[override]  # as its members say
+        """Whether all members are right for sharded gradients."""
+        return all(runs_on_shards(transform) for transform in self.transforms.values())
 
     def flattened(self) -> Iterator[GradientTransform]:
         return chain.from_iterable(transform.flattened() for transform in self.transforms.values())
@@ -72,12 +84,12 @@ class Chain(GradientTransform):
 
     def skippable(self, window: Window, later: frozenset[str] = frozenset()) -> frozenset[str]:
         for transform in reversed(self.transforms.values()):
-            later = transform.skippable(window, later)
+            later = needless(transform, window, later)
         return later
 
     def apply_(self, gradients: Gradients, window: Window) -> None:
         for transform in self.transforms.values():
-            transform.apply_(gradients, window)
+            run_(transform, gradients, window)
 
     @property
     def statistics(self) -> dict[str, Tensor]:

@@ -1,5 +1,9 @@
 """The null object."""
 
+from collections.abc import Iterable, Mapping
+
+from torch import Tensor
+
 from lightning_sparsegrad.components import NamedParameters
 from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, Window
 
@@ -13,13 +17,17 @@ class Identity(GradientTransform):
         >>> engine = GradientEngine(torch.nn.Linear(2, 1), Identity())
     """
 
-    handles_shards = True
+    on_shards = True
 
     def bind(self, parameters: NamedParameters, *, total_steps: int | None) -> None:
         pass
 
-    def skippable(self, window: Window, later: frozenset[str] = frozenset()) -> frozenset[str]:  # noqa: ARG002
-        return later
+    def reads_together(self) -> Iterable[frozenset[str]]:
+        return ()
+
+    @property
+    def factors(self) -> Mapping[str, Tensor]:
+        return {}
 
     def apply_(self, gradients: Gradients, window: Window) -> None:
         pass
