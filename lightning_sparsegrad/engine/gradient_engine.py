@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from lightning_sparsegrad.components import NamedParameters
 from lightning_sparsegrad.engine._nonfinite import NonFinite, check_policy, first_nonfinite
 from lightning_sparsegrad.engine._skipping import WorkSkipper
+from lightning_sparsegrad.engine._steps import Steps
 from lightning_sparsegrad.engine.gradient_meter import GradientMeter
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.functional._sharding import is_spread, shard_of
@@ -121,6 +123,7 @@ class GradientEngine:
         self._total_steps = total_steps
         self._skipper = WorkSkipper(model, self.parameters) if skip_dropped else None
         self._policy, self._nonfinite_windows, self._left_out = nonfinite, 0, False
+        self._steps = Steps(self.transform, self.parameters)
         self._window: Window | None = None
         self._applied = False
         self.meter: GradientMeter | None = None
@@ -158,7 +161,8 @@ class GradientEngine:
         if epoch is not None:
             _check_index("epoch", epoch)
         window = Window(step=step, epoch=epoch, total_steps=self._total_steps, seed=self.seed)
-        if self._skipper is not None:
+        self._steps.open()
+        if self._skipper is not None and not self._steps.calibrating(window):
             self._skipper.start(needless(self.transform, window))
         self._window, self._applied = window, False
         return window
@@ -204,11 +208,16 @@ class GradientEngine:
         gradients = self._gather(self._window, loss_scale)
         self._refuse_unusable(gradients)
         meter = self.meter if self.meter is not None and self.meter.is_due(self._window) else None
-        self._left_out = self._is_left_out(gradients, self._window)
-        if self._left_out:
+        is_lost = self._is_left_out(gradients, self._window)
+        calibrates = not is_lost and self._steps.calibrating(self._window)
+        self._left_out = is_lost or calibrates
+        if is_lost:
             gradients.lose(list(gradients), by=self)
+        elif calibrates:
+            self._steps.calibrate_(gradients, self._window)
         else:
             self._run_(gradients, self._window, meter)
+        self._steps.applied(self._window, learns=not self._left_out)
         for name in gradients.dropped:
             self.parameters.tensors[name].grad = None
         self._applied = True
@@ -285,6 +294,27 @@ class GradientEngine:
                 stacklevel=3,
             )
             self._warned = True
+
+    @property
+    def acts_on_steps(self) -> bool:
+        """Whether a strategy learns from steps or acts on updates, for which optimizers have to be attached."""
+        return self._steps.need_optimizer
+
+    def attach(self, *optimizers: Optimizer) -> None:
+        """Follow the steps of optimizers, for strategies that learn from steps or act on updates; others need it not.
+
+        A deep copy of an optimizer is a new one, which loses its hooks: attach it, too.
+        """
+        for optimizer in optimizers:
+            self._steps.follow(optimizer)
+
+    @torch.no_grad()
+    def before_step_(self, optimizer: Optimizer) -> None:
+        """Have strategies of the update phase act: after `apply_` and any unscaling, before an optimizer steps.
+
+        A loop that steps with a closure has to call it, at the end of the closure; in any other the step itself does.
+        """
+        self._steps.before_(optimizer)
 
     def compute_everything(self, why: str) -> None:
         """Skip no work from now on; where a window could, one warning gives the reason."""

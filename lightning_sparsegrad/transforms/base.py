@@ -7,7 +7,7 @@ A strategy states facts, and the engine acts on them. Each fact counts only wher
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -37,6 +37,9 @@ __all__ = [
 ]
 
 
+Phase = Literal["calibration", "gradient", "update"]
+
+
 class _Derived:
     """`handles_shards` of 0.1, until 0.3: an attribute that a strategy of 0.1 sets, and anybody may read."""
 
@@ -56,10 +59,15 @@ class GradientTransform(ABC):
         bounds: What it clips, of `"norm"` and `"value"`; a run clips each at most once.
         on_shards: Whether `apply_` is right for gradients that are sharded by rows, which it is given as `DTensor`. By
             default it is not, and such a model is refused.
+        phases: When it acts: in a `"calibration"`, on the `"gradient"`, on the `"update"`. They run in this order, and
+            the strategies of a chain within each in the order of the text.
+        learns: Whether it keeps state that waits for the step, see `commit_`.
     """
 
     bounds: frozenset[str] = frozenset()
     on_shards: bool = False
+    phases: frozenset[Phase] = frozenset({"gradient"})
+    learns: bool = False
     handles_shards = _Derived()
 
     @abstractmethod
@@ -79,7 +87,8 @@ class GradientTransform(ABC):
         """Change the gradients of a window in place, without those that the strategy drops.
 
         Called once per window. A gradient scaler may leave out the step of a window whose gradients overflowed, and is
-        asked only afterwards: a strategy that learns from gradients has to leave non-finite ones out itself.
+        asked only afterwards: a strategy that learns from gradients keeps what it learns only when a step has happened,
+        see `commit_`, and leaves gradients that are not finite out itself.
         """
 
     # ------------------------------------------------------------ facts about `apply_`
@@ -113,6 +122,43 @@ class GradientTransform(ABC):
     def scaled_components(self) -> Sequence[Component]:
         """The components that `factors` names, once the strategy is bound; none if it names parameters."""
         return ()
+
+    # ------------------------------------------------------------ phases
+    def calibrates(self, window: Window) -> bool:  # noqa: ARG002
+        """Return whether the strategy calibrates in a window, in which then nothing steps; a function of its step."""
+        return False
+
+    def calibrate_(self, gradients: Gradients, window: Window) -> None:  # noqa: B027  # most do not calibrate
+        """Look at the gradients of a window in which the strategy calibrates; `apply_` is not called in it."""
+
+    def before_step_(self, weights: Mapping[str, Tensor], window: Window) -> None:  # noqa: B027
+        """Act before an optimizer steps: after the last backward pass of a window and any unscaling.
+
+        Args:
+            weights: The parameters that the optimizer holds, by name, as they stand before its step.
+            window: The window.
+        """
+
+    def after_step_(self, weights: Mapping[str, Tensor], window: Window, happened: Tensor) -> None:  # noqa: B027
+        """Act after an optimizer was stepped.
+
+        Args:
+            weights: The parameters that the optimizer holds, by name, as they stand after the step.
+            window: The window.
+            happened: Whether the step has changed them, as a 0-d boolean tensor on their device: a fused optimizer does
+                nothing where gradients have overflowed.
+        """
+
+    def commit_(self, names: frozenset[str], happened: Tensor) -> None:  # noqa: B027
+        """Keep what `apply_` has learnt about parameters, now that an optimizer has stepped with their gradients.
+
+        Args:
+            names: The parameters that the optimizer holds.
+            happened: As for `after_step_`: to be followed on the device, by `torch.where`.
+        """
+
+    def forget_(self) -> None:  # noqa: B027
+        """Forget what `apply_` has learnt and no step has committed; called before each window."""
 
     # ------------------------------------------------------------ what else an engine asks
     def flattened(self) -> Iterator["GradientTransform"]:

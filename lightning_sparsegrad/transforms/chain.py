@@ -13,6 +13,7 @@ from lightning_sparsegrad.schedules import Schedule
 from lightning_sparsegrad.transforms.base import (
     Gradients,
     GradientTransform,
+    Phase,
     Window,
     needless,
     refuse_equal_draws,
@@ -55,8 +56,14 @@ class Chain(GradientTransform):
                     f"Parameter `transforms` should hold gradient transforms. Found `{name} = {transform!r}`."
                 )
         self._refuse_fighting_clips()
+        self._refuse_gradients_behind_updates()
         refuse_equal_draws(self.seeds)
         self.bounds = frozenset().union(*(transform.bounds for transform in self.transforms.values()))
+
+    @property
+    def phases(self) -> frozenset[Phase]:  # type: ignore[override]  # those of its members
+        """The phases in which a member acts."""
+        return frozenset().union(*(transform.phases for transform in self.transforms.values()))
 
     @property
     def on_shards(self) -> bool:  # type: ignore[override]  # as its members say
@@ -120,6 +127,16 @@ class Chain(GradientTransform):
                         f"change what the first has bounded. Found `{clips[kind]}` and `{name}`."
                     )
                 clips[kind] = name
+
+    def _refuse_gradients_behind_updates(self) -> None:
+        update = None
+        for member in self.flattened():
+            if update is not None and "gradient" in member.phases:
+                raise ConfigurationError(
+                    f"Parameter `transforms` should hold what acts on gradients before what acts on updates, the order "
+                    f"in which they run. Found `{member!r}` behind `{update!r}`."
+                )
+            update = member if member.phases == {"update"} else update
 
     def __repr__(self) -> str:
         return f"Chain({', '.join(f'{name}={transform!r}' for name, transform in self.transforms.items())})"

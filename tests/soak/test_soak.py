@@ -88,13 +88,13 @@ def _drawn_from_the_global_generator(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _zeros_instead_of_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(self: Gradients, names: Any) -> None:
+    def broken(self: Gradients, names: Any, by: object) -> None:
         for name in names:
             self.skipped.pop(name, None)
             if name in self:
                 self[name].mul_(0)
 
-    monkeypatch.setattr(Gradients, "drop", broken)
+    monkeypatch.setattr(Gradients, "lose", broken)
 
 
 def _no_way_back(monkeypatch: pytest.MonkeyPatch) -> None:

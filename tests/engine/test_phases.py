@@ -1,0 +1,292 @@
+"""Phases: strategies that calibrate, learn from steps, and act on updates, in any loop."""
+
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lightning_sparsegrad import (
+    Chain,
+    ComponentNormClip,
+    ConfigurationError,
+    GradDrop,
+    GradientEngine,
+    Gradients,
+    GradientTransform,
+    NamedParameters,
+    Window,
+)
+from tests.transforms.small import assert_same_bits
+
+
+class LargestSeen(GradientTransform):
+    """Clips each tensor to the largest norm with which a step has happened."""
+
+    learns = True
+
+    def __init__(self) -> None:
+        self.largest: dict[str, Tensor] = {}
+        self.seen: dict[str, Tensor] = {}
+
+    def bind(self, parameters: NamedParameters, *, total_steps: int | None) -> None:
+        self.largest = {name: torch.zeros(()) for name in parameters}
+
+    def reads_together(self) -> Iterable[frozenset[str]]:
+        return ()
+
+    def apply_(self, gradients: Gradients, window: Window) -> None:
+        self.seen = gradients.norms()
+        for name, norm in self.seen.items():
+            largest = self.largest[name]
+            gradients[name].mul_(torch.where(largest > 0, (largest / norm).clamp(max=1), 1))
+
+    def commit_(self, names: frozenset[str], happened: Tensor) -> None:
+        for name in names & self.seen.keys():
+            seen = torch.maximum(self.largest[name], self.seen.pop(name))
+            self.largest[name] = torch.where(happened & seen.isfinite(), seen, self.largest[name])
+
+    def forget_(self) -> None:
+        self.seen = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"largest": dict(self.largest)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.largest = dict(state["largest"])
+
+
+class FirstRowStays(GradientTransform):
+    """Restores the first row of every matrix after the step, whatever moved it."""
+
+    phases = frozenset({"update"})
+
+    def __init__(self) -> None:
+        self.kept: dict[str, Tensor] = {}
+        self.happened: list[bool] = []
+
+    def bind(self, parameters: NamedParameters, *, total_steps: int | None) -> None:
+        pass
+
+    def reads_together(self) -> Iterable[frozenset[str]]:
+        return ()
+
+    def apply_(self, gradients: Gradients, window: Window) -> None:
+        pass
+
+    def before_step_(self, weights: Mapping[str, Tensor], window: Window) -> None:
+        self.kept.update({name: weight[0].clone() for name, weight in weights.items() if weight.ndim == 2})
+
+    def after_step_(self, weights: Mapping[str, Tensor], window: Window, happened: Tensor) -> None:
+        self.happened.append(bool(happened))
+        for name, weight in weights.items():
+            if weight.ndim == 2:
+                weight[0] = self.kept.pop(name)
+
+
+class LargestOfFirst(GradientTransform):
+    """Trains the entries with the largest gradients of the first two windows, half of each tensor."""
+
+    phases = frozenset({"calibration", "gradient"})
+
+    def __init__(self) -> None:
+        self.scores: dict[str, Tensor] = {}
+
+    def bind(self, parameters: NamedParameters, *, total_steps: int | None) -> None:
+        self.scores = {name: torch.zeros_like(parameters[name].detach()) for name in parameters}
+
+    def calibrates(self, window: Window) -> bool:
+        return window.step < 2
+
+    def calibrate_(self, gradients: Gradients, window: Window) -> None:
+        for name, gradient in gradients.items():
+            self.scores[name] += gradient.abs()
+
+    def apply_(self, gradients: Gradients, window: Window) -> None:
+        for name, gradient in gradients.items():
+            gradient.mul_(self.scores[name] >= self.scores[name].median())
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"scores": dict(self.scores)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.scores = {name: score.clone() for name, score in state["scores"].items()}
+
+
+def backward(model: nn.Module, size: float) -> None:
+    (model(torch.ones(2, 3)).sum() * size).backward()
+
+
+def step(
+    engine: GradientEngine, model: nn.Module, optimizers: Iterable[torch.optim.Optimizer], at: int, size: float = 1.0
+) -> None:
+    model.zero_grad()
+    with engine.window(at):
+        backward(model, size)
+        engine.apply_()
+    for optimizer in optimizers:
+        optimizer.step()
+
+
+def made(transform: GradientTransform) -> tuple[nn.Sequential, GradientEngine, torch.optim.Optimizer]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    engine = GradientEngine(model, transform)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.1, fused=True)
+    engine.attach(optimizer)
+    return model, engine, optimizer
+
+
+def matrix(model: nn.Module, index: int) -> Tensor:
+    weight = model.get_parameter(f"{index}.weight")
+    return weight.detach()
+
+
+def member(engine: GradientEngine, kind: type) -> Any:
+    (only,) = (each for each in engine.transform.flattened() if isinstance(each, kind))
+    return only
+
+
+# ---------------------------------------------------------------- learning
+def test_what_a_window_teaches_is_kept_once_its_step_has_happened():
+    model, engine, optimizer = made(LargestSeen())
+    step(engine, model, [optimizer], 0, size=1.0)
+    largest = member(engine, LargestSeen).largest["1.bias"]
+    assert float(largest) == pytest.approx(2 * 2**0.5)
+    step(engine, model, [], 1, size=50.0)  # a scaler leaves the step out
+    step(engine, model, [optimizer], 2, size=0.5)
+    assert torch.equal(member(engine, LargestSeen).largest["1.bias"], largest)
+    gradient = model.get_parameter("1.bias").grad
+    assert gradient is not None
+    assert float(gradient.norm()) == pytest.approx(2**0.5)
+
+
+def test_a_fused_step_without_effect_teaches_nothing():
+    model, engine, optimizer = made(LargestSeen())
+    for at, overflow in enumerate([0.0, 1.0, 0.0]):
+        # as `GradScaler` does
+        optimizer.grad_scale, optimizer.found_inf = torch.ones(()), torch.tensor(overflow)  # type: ignore[attr-defined]
+        step(engine, model, [optimizer], at, size=[1.0, 50.0, 0.5][at])
+    assert float(member(engine, LargestSeen).largest["1.bias"]) == pytest.approx(2 * 2**0.5)
+
+
+def test_what_is_not_finite_teaches_nothing_under_a_policy():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    engine = GradientEngine(model, LargestSeen(), nonfinite="skip")
+    optimizer = torch.optim.AdamW(model.parameters())
+    engine.attach(optimizer)
+    before = deepcopy(model.state_dict())
+    step(engine, model, [optimizer], 0, size=float("inf"))
+    assert not any(member(engine, LargestSeen).largest.values())
+    assert_same_bits(before, model.state_dict())
+
+
+def test_of_several_optimizers_the_one_that_holds_a_tensor_commits_it():
+    model, engine, _ = made(LargestSeen())
+    first, second = (torch.optim.SGD(part.parameters(), lr=0.1) for part in model)
+    engine.attach(first, second)
+    step(engine, model, [second], 0)
+    largest = member(engine, LargestSeen).largest
+    assert {name for name in largest if largest[name] > 0} == {"1.weight", "1.bias"}
+    first.step()
+    assert all(norm > 0 for norm in member(engine, LargestSeen).largest.values())
+
+
+def test_a_copy_of_an_optimizer_is_attached_anew_and_one_that_is_attached_is_not_called_twice():
+    model, engine, optimizer = made(Chain([LargestSeen(), FirstRowStays()]))
+    other = deepcopy(optimizer)
+    other.param_groups[0]["params"] = list(model.parameters())
+    engine.attach(other)
+    engine.attach(other, optimizer)
+    step(engine, model, [other], 0)
+    step(engine, model, [optimizer], 1)
+    assert member(engine, FirstRowStays).happened == [True, True]
+
+
+def test_an_optimizer_is_asked_for():
+    torch.manual_seed(0)
+    model = nn.Linear(3, 2)
+    engine = GradientEngine(model, LargestSeen())
+    assert engine.acts_on_steps
+    with pytest.raises(ConfigurationError, match=r"attached for `LargestSeen\(\)`, by `GradientEngine.attach"):
+        step(engine, model, [], 0)
+    assert not GradientEngine(model, GradDrop(0.5)).acts_on_steps
+
+
+# ---------------------------------------------------------------- update
+def test_an_update_strategy_acts_before_and_after_each_step():
+    model, engine, optimizer = made(Chain([GradDrop(0.3), FirstRowStays()]))
+    before = matrix(model, 0)[1].clone()
+    first = [matrix(model, index)[0].clone() for index in range(2)]
+    for at in range(4):
+        step(engine, model, [optimizer], at)
+        assert all(torch.equal(matrix(model, index)[0], row) for index, row in enumerate(first))
+    assert not torch.equal(matrix(model, 0)[1], before)
+    assert member(engine, FirstRowStays).happened == [True] * 4
+
+
+def test_in_a_step_with_a_closure_it_is_called_when_the_gradients_are_there():
+    model, engine, optimizer = made(FirstRowStays())
+    before = matrix(model, 0).clone()
+
+    def closure() -> float:
+        model.zero_grad()
+        with engine.window(0):
+            backward(model, 1.0)
+            engine.apply_()
+        engine.before_step_(optimizer)
+        return 0.0
+
+    optimizer.step(closure)
+    assert torch.equal(matrix(model, 0)[0], before[0])
+    assert not torch.equal(matrix(model, 0)[1], before[1])
+
+
+def test_what_acts_on_gradients_stands_before_what_acts_on_updates():
+    with pytest.raises(ConfigurationError, match=r"Found `GradDrop\(rate=0.5\)` behind `FirstRowStays\(\)`"):
+        Chain([Chain([ComponentNormClip(1.0), FirstRowStays()]), GradDrop(0.5)])
+    Chain([LargestOfFirst(), GradDrop(0.5), Chain([FirstRowStays(), FirstRowStays()])])
+
+
+# ---------------------------------------------------------------- calibration
+def test_nothing_steps_while_a_strategy_calibrates():
+    model, engine, optimizer = made(Chain([GradDrop(0.5), LargestOfFirst()]))
+    before = deepcopy(model.state_dict())
+    for at in range(2):
+        step(engine, model, [optimizer], at)
+        assert_same_bits(before, model.state_dict())
+        assert not engine.statistics
+    assert all(score.any() for score in member(engine, LargestOfFirst).scores.values())
+    step(engine, model, [optimizer], 2)
+    assert engine.statistics["kept"] < 1
+    scores = member(engine, LargestOfFirst).scores["0.weight"]
+    gradient = model.get_parameter("0.weight").grad
+    assert gradient is not None
+    assert not gradient[scores < scores.median()].any()
+    assert not torch.equal(before["0.weight"], matrix(model, 0))
+
+
+def test_a_calibration_is_resumed():
+    whole, engine, optimizer = made(LargestOfFirst())
+    for at in range(4):
+        step(engine, whole, [optimizer], at)
+    model, engine, optimizer = made(LargestOfFirst())
+    step(engine, model, [optimizer], 0)
+    state = deepcopy(engine.state_dict())
+    _, engine, _ = made(LargestOfFirst())
+    engine = GradientEngine(model, LargestOfFirst())
+    engine.load_state_dict(state)
+    for at in range(1, 4):
+        step(engine, model, [optimizer], at)
+    assert_same_bits(whole.state_dict(), model.state_dict())
+
+
+def test_a_calibration_under_loss_scaling_is_refused():
+    model, engine, _ = made(LargestOfFirst())
+    engine.open(0)
+    backward(model, 1.0)
+    with pytest.raises(ConfigurationError, match=r"`LargestOfFirst\(\)` calibrate .* without loss scaling"):
+        engine.apply_(loss_scale=torch.tensor(2.0))
