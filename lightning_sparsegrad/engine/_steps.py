@@ -30,7 +30,6 @@ class Steps:
         self._weights: Mapping[str, Tensor] = parameters.tensors
         self._followed: WeakSet[Optimizer] = WeakSet()
         self._window: Window | None = None  # the last one whose gradients an optimizer may step with
-        self._learns_now = False
         self._ready: set[int] = set()  # the optimizers before whose step strategies have acted
 
     @property
@@ -72,12 +71,8 @@ class Steps:
                 member.calibrate_(gradients, window)
         gradients.lose(list(gradients), by=self)
 
-    def applied(self, window: Window, *, learns: bool) -> None:
+    def applied(self, window: Window) -> None:
         """Note that the gradients of a window are ready for the step.
-
-        Args:
-            window: The window.
-            learns: Whether strategies have seen its gradients.
 
         Raises:
             ConfigurationError: If strategies act around the step, and no optimizer is followed.
@@ -87,7 +82,7 @@ class Steps:
             raise ConfigurationError(
                 f"Optimizers should be attached for {names}, by `GradientEngine.attach(optimizer)`. Found none."
             )
-        self._window, self._learns_now = window, learns
+        self._window = window
         self._ready.clear()
 
     def before_(self, optimizer: Optimizer) -> None:
@@ -109,7 +104,7 @@ class Steps:
         weights = self._held_by(optimizer)
         happened = _happened(optimizer, next(iter(weights.values())).device if weights else torch.device("cpu"))
         with torch.no_grad():
-            for member in self._learn if self._learns_now else ():
+            for member in self._learn:
                 member.commit_(frozenset(weights), happened)
             for member in self._update:
                 member.after_step_(weights, self._window, happened)

@@ -217,7 +217,7 @@ class GradientEngine:
             self._steps.calibrate_(gradients, self._window)
         else:
             self._run_(gradients, self._window, meter)
-        self._steps.applied(self._window, learns=not self._left_out)
+        self._steps.applied(self._window)
         for name in gradients.dropped:
             self.parameters.tensors[name].grad = None
         self._applied = True

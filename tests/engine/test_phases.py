@@ -16,10 +16,12 @@ from lightning_sparsegrad import (
     GradientEngine,
     Gradients,
     GradientTransform,
+    LayerGradDrop,
     NamedParameters,
     Window,
 )
-from tests.transforms.small import assert_same_bits
+from tests.engine.skipping import one_window, warmed_up
+from tests.transforms.small import Small, assert_same_bits
 
 
 class LargestSeen(GradientTransform):
@@ -38,8 +40,9 @@ class LargestSeen(GradientTransform):
         return ()
 
     def apply_(self, gradients: Gradients, window: Window) -> None:
-        self.seen = gradients.norms()
-        for name, norm in self.seen.items():
+        norms = gradients.norms()
+        self.seen.update(norms)
+        for name, norm in norms.items():
             largest = self.largest[name]
             gradients[name].mul_(torch.where(largest > 0, (largest / norm).clamp(max=1), 1))
 
@@ -66,6 +69,7 @@ class FirstRowStays(GradientTransform):
     def __init__(self) -> None:
         self.kept: dict[str, Tensor] = {}
         self.happened: list[bool] = []
+        self.calls = 0
 
     def bind(self, parameters: NamedParameters, *, total_steps: int | None) -> None:
         pass
@@ -77,6 +81,7 @@ class FirstRowStays(GradientTransform):
         pass
 
     def before_step_(self, weights: Mapping[str, Tensor], window: Window) -> None:
+        self.calls += 1
         self.kept.update({name: weight[0].clone() for name, weight in weights.items() if weight.ndim == 2})
 
     def after_step_(self, weights: Mapping[str, Tensor], window: Window, happened: Tensor) -> None:
@@ -96,6 +101,9 @@ class LargestOfFirst(GradientTransform):
 
     def bind(self, parameters: NamedParameters, *, total_steps: int | None) -> None:
         self.scores = {name: torch.zeros_like(parameters[name].detach()) for name in parameters}
+
+    def reads_together(self) -> Iterable[frozenset[str]]:
+        return ()
 
     def calibrates(self, window: Window) -> bool:
         return window.step < 2
@@ -163,6 +171,18 @@ def test_what_a_window_teaches_is_kept_once_its_step_has_happened():
     assert float(gradient.norm()) == pytest.approx(2**0.5)
 
 
+def test_what_no_step_has_committed_is_forgotten():
+    model, engine, optimizer = made(LargestSeen())
+    step(engine, model, [], 0)
+    model.zero_grad(set_to_none=True)
+    with engine.window(1):
+        model[1](torch.ones(2, 4)).sum().backward()
+        engine.apply_()
+    optimizer.step()
+    largest = member(engine, LargestSeen).largest
+    assert {name for name in largest if largest[name] > 0} == {"1.weight", "1.bias"}
+
+
 def test_a_fused_step_without_effect_teaches_nothing():
     model, engine, optimizer = made(LargestSeen())
     for at, overflow in enumerate([0.0, 1.0, 0.0]):
@@ -201,9 +221,15 @@ def test_a_copy_of_an_optimizer_is_attached_anew_and_one_that_is_attached_is_not
     other.param_groups[0]["params"] = list(model.parameters())
     engine.attach(other)
     engine.attach(other, optimizer)
-    step(engine, model, [other], 0)
+    model.zero_grad()
+    with engine.window(0):
+        backward(model, 1.0)
+        engine.apply_()
+    engine.before_step_(other)
+    other.step()
     step(engine, model, [optimizer], 1)
     assert member(engine, FirstRowStays).happened == [True, True]
+    assert member(engine, FirstRowStays).calls == 2
 
 
 def test_an_optimizer_is_asked_for():
@@ -267,6 +293,17 @@ def test_nothing_steps_while_a_strategy_calibrates():
     assert gradient is not None
     assert not gradient[scores < scores.median()].any()
     assert not torch.equal(before["0.weight"], matrix(model, 0))
+
+
+def test_a_calibration_sees_what_other_strategies_drop():
+    model = Small()
+    engine = warmed_up(model, Chain([LargestOfFirst(), LayerGradDrop(1.0)]))
+    scores = deepcopy(member(engine, LargestOfFirst).scores)
+    one_window(engine, model, step=1)
+    now = member(engine, LargestOfFirst).scores
+    assert not torch.equal(scores["embeddings.weight"], now["embeddings.weight"])
+    model.zero_grad()
+    assert not any(name.startswith(("embeddings", "blocks")) for name in one_window(engine, model, step=2))
 
 
 def test_a_calibration_is_resumed():
