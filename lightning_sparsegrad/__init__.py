@@ -77,7 +77,6 @@ if TYPE_CHECKING:
     from lightning_sparsegrad.modules import *  # noqa: F403
 
 
-
 def __getattr__(name: str) -> Any:
     if name not in _PACKAGE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

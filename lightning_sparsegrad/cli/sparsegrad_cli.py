@@ -17,7 +17,7 @@ from lightning.pytorch.cli import (
 )
 
 import lightning_sparsegrad.data
-import lightning_sparsegrad.modules
+import lightning_sparsegrad.modules._exports
 import lightning_sparsegrad.transforms  # noqa: F401  # what is imported can be named without its module
 from lightning_sparsegrad.callbacks import ExactResume, PredictionWriter, ResultsTable
 from lightning_sparsegrad.callbacks._folder_claims import FolderClaims
