@@ -11,7 +11,7 @@ from lightning_sparsegrad import Chain, ValueClip
 from lightning_sparsegrad.engine._skipping import WorkSkipper
 from lightning_sparsegrad.engine.gradient_engine import GradientEngine
 from lightning_sparsegrad.functional import clip_components_
-from lightning_sparsegrad.loops._driver import TrainerDriver
+from lightning_sparsegrad.loops._lightning_adapter import LightningAdapter
 from lightning_sparsegrad.transforms.base import Gradients, Window
 from lightning_sparsegrad.transforms.clips import norm_clip, value_clip
 from lightning_sparsegrad.transforms.masks import _entries
@@ -109,7 +109,7 @@ def _forgotten_seed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _unread_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(TrainerDriver, "load", lambda self, checkpoint: None)
+    monkeypatch.setattr(LightningAdapter, "load", lambda self, checkpoint: None)
 
 
 BROKEN = [
