@@ -23,7 +23,9 @@ from lightning_sparsegrad.transforms.base import (
 
 
 class Chain(GradientTransform):
-    r"""Apply transforms in the order of the text, :math:`\tilde g = (f_n \circ \dots \circ f_1)(g)`.
+    r"""Apply several transforms, in the order of the text.
+
+    .. math:: \tilde g = (f_n \circ \dots \circ f_1)(g)
 
     Order is semantics: a mask before a clip lowers the norms that the clip sees; behind it, it drops entries of what
     was clipped.

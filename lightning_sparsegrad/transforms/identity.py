@@ -9,7 +9,9 @@ from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, W
 
 
 class Identity(GradientTransform):
-    r"""Leave every gradient as it is, :math:`\tilde g = g`: plain fine-tuning.
+    r"""Leave every gradient as it is: plain fine-tuning.
+
+    .. math:: \tilde g = g
 
     Example:
         >>> import torch

@@ -17,11 +17,12 @@ Granularity = Literal["element", "row", "tensor", "component"]
 
 
 class GradDrop(Mask):
-    r"""Drop each unit of the gradient independently with probability `rate`, in every window anew.
+    r"""Drop entries, rows, tensors or components of the gradient at random, each with probability `rate`.
 
     .. math:: \tilde g_i = m_i \, g_i, \qquad m_i \sim \mathrm{Bernoulli}(1 - p)
 
-    with the same :math:`m` for all entries of a unit: an entry, a row, a tensor or a component. With `rescale`,
+    with the same :math:`m` for all entries of a unit: an entry, a row, a tensor or a component. Units are drawn
+    independently, in every window anew by default. With `rescale`,
     :math:`\tilde g_i = m_i \, g_i / (1 - p)`, whose expectation is :math:`g_i`.
 
     Entries and rows are dropped by multiplying with zero: zeros enter the optimizer, so momentum and weight decay still

@@ -31,7 +31,7 @@ class LayerGradDrop(Mask, LayerMask):
         not the paper's.
 
     References:
-        J. O'Neill and S. Dutta, "Gradient Sparsification For Masked Fine-Tuning of Transformers", 2023,
+        A variant of J. O'Neill and S. Dutta, "Gradient Sparsification For Masked Fine-Tuning of Transformers", 2023,
         https://arxiv.org/abs/2307.10098, abstract.
 
     Example:
