@@ -12,7 +12,16 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from lightning_sparsegrad.functional.hashing import MULTIPLIERS, SHIFTS, WORD, folded_indices, hash_entries, signed
+from lightning_sparsegrad.functional._words import send
+from lightning_sparsegrad.functional.hashing import (
+    MULTIPLIERS,
+    SHIFTS,
+    WORD,
+    entry_words,
+    folded_indices,
+    hash_entries,
+    signed,
+)
 
 _WIDTH = 1 << 10  # entries in a row of the kernel
 _Kernel = Callable[[Tensor, Tensor, Tensor, Tensor], None]
@@ -22,50 +31,67 @@ class _NotCompiledError(RuntimeError):
     """The kernel's Python code ran, which means that the compiler gave up."""
 
 
-def fused_mask_(tensor: Tensor, start: int, key: int, threshold: int, factor: float) -> list[tuple[int, Tensor]] | None:
-    """Mask the entries of a tensor in place, as far as the kernel goes.
+def fused_words(tensor: Tensor, start: int, key: int, threshold: int) -> list[int] | None:
+    """Return the words by which the kernel masks the entries of a tensor; `None` where it cannot be used.
 
     Args:
         tensor: Gradient of any floating dtype, or a part of one.
         start: Index of its first entry.
         key: 64-bit key, see `derive_key`.
         threshold: The smallest hash that is kept, in [0, 2^32], see `keep_threshold`.
+    """
+    head, count = _rows_within(tensor, start)
+    if count <= 0 or threshold == WORD or not tensor.is_contiguous():
+        return None
+    if _checked_kernel(tensor.device, tensor.dtype) is None:
+        return None
+    return entry_words(key, start + head, threshold)
+
+
+def fused_mask_(tensor: Tensor, start: int, words: Tensor, factor: float) -> list[tuple[int, Tensor]] | None:
+    """Mask the entries of a tensor in place, as far as the kernel goes.
+
+    Args:
+        tensor: Gradient of any floating dtype, or a part of one.
+        start: Index of its first entry.
+        words: What `fused_words` returned, as an int32 tensor of shape (4,) on the device of the tensor.
         factor: What is kept is multiplied by it.
 
     Returns:
         What is left to do, the index of its first entry and a flat view each: less than a row of the kernel at either
-        end, and entries beyond 2^32. `None` where the kernel cannot be used.
+        end, and entries beyond 2^32. `None` where the kernel could not be used after all.
     """
-    head = min(-start % _WIDTH, tensor.numel())
-    count = (min(start + tensor.numel(), WORD) - start - head) // _WIDTH * _WIDTH
-    if count <= 0 or threshold == WORD or not tensor.is_contiguous():
-        return None
     kernel = _checked_kernel(tensor.device, tensor.dtype)
     if kernel is None:
         return None
+    head, count = _rows_within(tensor, start)
     flat = tensor.view(-1)
     try:
-        kernel(flat[head : head + count].view(-1, _WIDTH), *_arguments(tensor, start + head, key, threshold, factor))
+        kernel(flat[head : head + count].view(-1, _WIDTH), *_arguments(tensor, words, factor))
     except _NotCompiledError as error:  # nothing was changed yet
         _warn(error)
         return None
     return [(start, flat[:head]), (start + head + count, flat[head + count :])]
 
 
-def _arguments(tensor: Tensor, start: int, key: int, threshold: int, factor: float) -> tuple[Tensor, Tensor, Tensor]:
-    words = [signed(key % WORD), signed(key // WORD), threshold - WORD // 2, signed(start)]
-    numbers = torch.tensor(words, dtype=torch.int32, device="cpu").to(tensor.device, non_blocking=True)
+def _rows_within(tensor: Tensor, start: int) -> tuple[int, int]:
+    """Return how many entries come before the first whole row of the kernel, and how many are in whole rows."""
+    head = min(-start % _WIDTH, tensor.numel())
+    return head, (min(start + tensor.numel(), WORD) - start - head) // _WIDTH * _WIDTH
+
+
+def _arguments(tensor: Tensor, words: Tensor, factor: float) -> tuple[Tensor, Tensor, Tensor]:
     dtype = torch.promote_types(tensor.dtype, torch.float32)  # a factor is not rounded to half precision
     scale = torch.full((), factor, dtype=dtype, device=tensor.device)
-    return folded_indices(tensor.device)[:_WIDTH], numbers, scale
+    return folded_indices(tensor.device)[:_WIDTH], words, scale
 
 
-def _mask_(rows: Tensor, folded: Tensor, numbers: Tensor, factor: Tensor) -> None:
+def _mask_(rows: Tensor, folded: Tensor, words: Tensor, factor: Tensor) -> None:
     """Mask a matrix; the hash is that of `hashing`, with what is equal along a row computed once."""
     if not torch.compiler.is_compiling():
         raise _NotCompiledError("torch.compile left the kernel uncompiled")
-    first, second, threshold = numbers[0], numbers[1], numbers[2]
-    start = numbers[3] + torch.arange(rows.shape[0], dtype=torch.int32, device=rows.device).view(-1, 1) * _WIDTH ^ first
+    first, second, threshold = words[0], words[1], words[3]
+    start = words[2] + torch.arange(rows.shape[0], dtype=torch.int32, device=rows.device).view(-1, 1) * _WIDTH ^ first
     x = folded ^ _xor_shift(start, 0)
     x = x * signed(MULTIPLIERS[0]) ^ second
     x = _xor_shift(x, 1) * signed(MULTIPLIERS[1])
@@ -86,7 +112,8 @@ def _checked_kernel(device: torch.device, dtype: torch.dtype) -> _Kernel | None:
     keep = hash_entries(key, 0, sample.numel(), device) >= threshold - WORD // 2
     expected = sample * keep * 1.5
     try:
-        kernel(sample.view(-1, _WIDTH), *_arguments(sample, 0, key, threshold, 1.5))
+        words = send(entry_words(key, 0, threshold), torch.int32, device)
+        kernel(sample.view(-1, _WIDTH), *_arguments(sample, words, 1.5))
     except Exception as error:  # whatever a missing or broken compiler raises; the eager path needs none
         _warn(error)
         return None

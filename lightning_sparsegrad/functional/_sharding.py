@@ -98,20 +98,25 @@ def norms_over(
         Tensor of shape (len(sizes),), the same on all processes.
     """
     component = [index for index, size in enumerate(sizes) for _ in range(size)]
-    parts = []
+    wide = norms.double()
+    each, zero = wide.unbind(), wide.new_zeros(())
+    totals = []
     for group in dict.fromkeys(groups):
         members = [its is group for its in groups]
-        inside = torch.tensor(members, device="cpu").to(norms.device, non_blocking=True)
-        held = torch.split(norms.double().where(inside, 0.0), list(sizes))
-        part = torch.stack(torch._foreach_norm(held, norm_type))
+        # whatever the indices, stacking copies nothing from the host
+        inside = torch.stack([norm if member else zero for norm, member in zip(each, members, strict=True)])
+        total = torch.stack(torch._foreach_norm(torch.split(inside, list(sizes)), norm_type))
         if group is not None:
-            # of components with a member alone: what others have found of theirs may differ from process to process
+            # of components with a member alone: what others have of theirs may differ from process to process
             shared = sorted({index for index, member in zip(component, members, strict=True) if member})
-            places = torch.tensor(shared, device="cpu").to(norms.device, non_blocking=True)
-            part[places] = _reduce(part[places], group, norm_type)
-        parts.append(part)
-    total: Tensor = torch.linalg.vector_norm(torch.stack(parts), norm_type, dim=0)
-    return total.to(norms.dtype)
+            of_each = list(total.unbind())
+            reduced = _reduce(torch.stack([of_each[index] for index in shared]), group, norm_type)
+            for index, norm in zip(shared, reduced.unbind(), strict=True):
+                of_each[index] = norm
+            total = torch.stack(of_each)
+        totals.append(total)
+    over_all: Tensor = torch.linalg.vector_norm(torch.stack(totals), norm_type, dim=0)
+    return over_all.to(norms.dtype)
 
 
 def _reduce(part: Tensor, group: Group, norm_type: float) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_sparsegrad.functional._blocks import pieces
 from lightning_sparsegrad.functional._sharding import Group, norms_over, shard_of
+from lightning_sparsegrad.functional._words import send
 
 EPSILON = 1e-6  # what `torch.nn.utils.clip_grad_norm_` adds to the norm, in true gradient units
 
@@ -80,7 +81,7 @@ def clip_components_(
         norms = norms / loss_scale.to(norms)
     bounds: Tensor | float = max_norms[0]
     if any(max_norm != bounds for max_norm in max_norms):
-        bounds = torch.tensor(max_norms, dtype=norms.dtype, device="cpu").to(norms.device, non_blocking=True)
+        bounds = send(max_norms, norms.dtype, norms.device)
     factors = ((norms + EPSILON).reciprocal() * bounds).clamp(max=1.0)  # rounded as in torch: equal to the last bit
     _scale_(tensors, sizes, factors)
     return norms, factors
@@ -110,10 +111,11 @@ def clip_values_(tensors: Sequence[Tensor], max_value: float, *, loss_scale: Ten
             bound = bound * loss_scale.to(bound)
         for _, piece in pieces(tensor):
             sizes = piece.abs()
-            largest = float(sizes.amax()) if piece.device.type == "cpu" else inf  # reading is free there
-            if largest <= bound and largest < inf:
-                continue
-            if not largest < inf:
+            if piece.is_cpu:  # reading is free there
+                largest = float(sizes.amax())
+                if largest <= float(bound) and largest < inf:
+                    continue
+            if not (piece.is_cpu and largest < inf):
                 # `clamp` alone turns an infinite entry into the bound, and the overflow would be hidden
                 piece.masked_fill_(sizes.isinf(), torch.nan)
                 torch.abs(piece, out=sizes)

@@ -16,7 +16,6 @@ References:
     apart by comparing the whole word with a threshold.
 """
 
-from collections.abc import Sequence
 from functools import cache
 from hashlib import blake2b
 
@@ -28,7 +27,6 @@ from lightning_sparsegrad.functional._blocks import block_size, ranges
 MULTIPLIERS = (0xED5AD4BB, 0xAC4C1B51, 0x31848BAB)
 SHIFTS = (17, 11, 15)
 WORD = 1 << 32
-_LOWEST = torch.tensor(-(1 << 31), dtype=torch.int32, device="cpu")
 
 
 def derive_key(*parts: str | int | None) -> int:
@@ -101,34 +99,38 @@ def hash_indices(key: int, indices: Tensor) -> Tensor:
     return _finish_(_xor_shift_(x, torch.empty_like(x), 0), signed(second))
 
 
-def hash_stack(keys: Sequence[int], starts: Sequence[int], count: int, device: torch.device) -> Tensor:
+def entry_words(key: int, start: int, threshold: int, *, folded: bool = False) -> list[int]:
+    """Return the four int32 words by which a kernel masks entries of a tensor, see `hash_stack`.
+
+    Args:
+        key: 64-bit key, see `derive_key`.
+        start: Index of the first entry, in [0, 2^64).
+        threshold: The smallest hash that is kept, in [0, 2^32), see `keep_threshold`.
+        folded: Whether the first word is that of the folded index; `start` is 0 then.
+
+    Returns:
+        Low and high word of the key, the start, and the threshold in the shifted range of the hashes.
+    """
+    first, second = _words(key, start // WORD)
+    return [signed(_fold(first) if folded else first), signed(second), signed(start % WORD), threshold - WORD // 2]
+
+
+def hash_stack(words: Tensor, count: int, *, folded: bool) -> Tensor:
     """Return the hashes of `count` indices under several keys, shifted to the range of int32.
 
     Args:
-        keys: 64-bit keys, see `derive_key`.
-        starts: First index under each key; the ranges may not cross a multiple of 2^32.
-        count: Number of indices, at most `block_size(device)`.
-        device: Where to compute.
+        words: int32 tensor of shape (keys, 4), see `entry_words`; the ranges may not cross a multiple of 2^32.
+        count: Number of indices, at most `block_size(words.device)`.
+        folded: Whether all ranges start at 0, and the words were made for that.
 
     Returns:
-        int32 tensor of shape (len(keys), count).
+        int32 tensor of shape (keys, count).
     """
-    pairs = [_words(key, start // WORD) for key, start in zip(keys, starts, strict=True)]
-    if any(starts):
-        words = [
-            [signed(first), signed(second), signed(start % WORD)]
-            for (first, second), start in zip(pairs, starts, strict=True)
-        ]
-        first, second, start = _columns(words, device)
-        x = start + torch.arange(count, dtype=torch.int32, device=device) ^ first
-        return _finish_(_xor_shift_(x, torch.empty_like(x), 0), second)
-    first, second = _columns([[signed(_fold(first)), signed(second)] for first, second in pairs], device)
-    return _finish_(folded_indices(device)[:count] ^ first, second)
-
-
-def _columns(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, ...]:
-    words = torch.tensor(rows, dtype=torch.int32, device="cpu").to(device, non_blocking=True)
-    return words.unsqueeze(-1).unbind(1)
+    first, second, start, _ = words.unsqueeze(-1).unbind(1)
+    if folded:
+        return _finish_(folded_indices(words.device)[:count] ^ first, second)
+    x = start + torch.arange(count, dtype=torch.int32, device=words.device) ^ first
+    return _finish_(_xor_shift_(x, torch.empty_like(x), 0), second)
 
 
 @cache
@@ -148,7 +150,13 @@ def _finish_(x: Tensor, second: Tensor | int) -> Tensor:
     scratch = torch.empty_like(x)
     _xor_shift_(x, scratch, 1).mul_(signed(MULTIPLIERS[1]))
     _xor_shift_(x, scratch, 2)
-    return torch.add(_LOWEST, x, alpha=signed(MULTIPLIERS[2]), out=x)  # product and shift in one pass
+    lowest = _lowest(x.device)
+    return torch.add(lowest, x, alpha=signed(MULTIPLIERS[2]), out=x)  # product and shift in one pass
+
+
+@cache
+def _lowest(device: torch.device) -> Tensor:
+    return torch.full((), -(1 << 31), dtype=torch.int32, device=device)
 
 
 def _xor_shift_(x: Tensor, scratch: Tensor, stage: int) -> Tensor:

@@ -9,16 +9,26 @@ Of a `DTensor` that is sharded by rows, each process masks what it holds, by the
 the same for every number of processes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from math import prod
 
 import torch
 from torch import Tensor
 
 from lightning_sparsegrad.functional._blocks import block_size, pieces, ranges
-from lightning_sparsegrad.functional._fused import fused_mask_
+from lightning_sparsegrad.functional._fused import fused_mask_, fused_words
 from lightning_sparsegrad.functional._sharding import shard_of
-from lightning_sparsegrad.functional.hashing import WORD, hash_entries, hash_indices, hash_stack, keep_threshold, signed
+from lightning_sparsegrad.functional._words import send_rows
+from lightning_sparsegrad.functional.hashing import (
+    WORD,
+    entry_words,
+    hash_entries,
+    hash_indices,
+    hash_stack,
+    keep_threshold,
+    signed,
+)
 
 _SMALL = 1 << 13  # entries up to which launching costs more than hashing
 _MANY_ROWS = 1 << 12  # rows from which it pays to look for rows of zeros
@@ -45,7 +55,7 @@ def keep_mask(
         tensor([[False,  True,  True,  True],
                 [ True,  True, False, False]])
     """
-    return _keep(key, rate, start, prod(shape), torch.device(device), torch.bool).view(tuple(shape))
+    return _keep(key, keep_threshold(rate), start, prod(shape), torch.device(device), torch.bool).view(tuple(shape))
 
 
 def mask_entries_(
@@ -65,7 +75,8 @@ def mask_entries_(
         rescale: Multiply what is kept by `1 / (1 - rate)`, so that the expectation is unchanged.
         fused: Use the compiled kernel for large tensors; it is compiled at its first use. The bits are the same.
     """
-    small: list[_Small] = []
+    small: list[_Masked] = []
+    large: list[_Masked] = []
     for whole, key, rate in zip(tensors, keys, rates, strict=True):
         if rate == 0:
             continue
@@ -74,20 +85,21 @@ def mask_entries_(
         if threshold == WORD:  # one more than int32 can hold: nothing is kept
             tensor.mul_(0)
             continue
-        if tensor.numel() <= _SMALL and shard.start % WORD + tensor.numel() <= WORD:
-            small.append((tensor, shard.start, key, rate))
-            continue
-        factor = 1 / (1 - rate) if rescale else 1.0
-        left = fused_mask_(tensor, shard.start, key, threshold, factor) if fused else None
-        fits = shard.start + tensor.numel() < WORD
-        if left is None and fits and (rows := _scattered_rows(tensor)) is not None:
-            _mask_rows_of_entries_(tensor, shard.start, rows, key, rate, factor)
-            continue
-        for begin, part in [(shard.start, tensor)] if left is None else left:
-            for start, piece in pieces(part, begin):
-                mask = _keep(key, rate, start, piece.numel(), tensor.device, tensor.dtype)
-                _multiply_(piece, mask.view(piece.shape), factor)
-    _mask_small_(small, rescale=rescale)
+        masked = _Masked(tensor, shard.start, key, threshold, 1 / (1 - rate) if rescale else 1.0)
+        is_small = tensor.numel() <= _SMALL and shard.start % WORD + tensor.numel() <= WORD
+        (small if is_small else large).append(masked)
+    stacks, compiled = list(_stacks(small)), {}
+    for place, masked in enumerate(large) if fused else ():
+        row = fused_words(masked.tensor, masked.start, masked.key, masked.threshold)
+        if row is not None:
+            compiled[place] = row
+    blocks = [(stack[0].tensor.device, _stack_words(stack)) for stack in stacks]
+    words = send_rows(blocks + [(large[place].tensor.device, [row]) for place, row in compiled.items()])
+    by_kernel = {place: row[0] for place, row in zip(compiled, words[len(stacks) :], strict=True)}
+    for place, masked in enumerate(large):
+        _mask_large_(masked, by_kernel.get(place))
+    for stack, stack_words in zip(stacks, words, strict=False):
+        _mask_stack_(stack, stack_words)
 
 
 def mask_rows_(
@@ -100,10 +112,13 @@ def mask_rows_(
     for whole, key, rate in zip(tensors, keys, rates, strict=True):
         if rate == 0:
             continue
-        shard = shard_of(whole)
+        shard, threshold = shard_of(whole), keep_threshold(rate)
         tensor = shard.local
+        if threshold == WORD:
+            tensor.mul_(0)
+            continue
         rows = tensor.shape[0] if tensor.ndim else 1
-        mask = _keep(key, rate, shard.first_row, rows, tensor.device, tensor.dtype)
+        mask = _keep(key, threshold, shard.first_row, rows, tensor.device, tensor.dtype)
         shape = (rows, *[1] * (tensor.ndim - 1)) if tensor.ndim else ()
         _multiply_(tensor, mask.view(shape), 1 / (1 - rate) if rescale else 1.0)
 
@@ -111,10 +126,10 @@ def mask_rows_(
 def count_kept(numel: int, key: int, rate: float, device: torch.device) -> Tensor:
     """Return how many of `numel` entries a mask keeps, as a 0-d int64 tensor on `device`."""
     if rate == 0:
-        return torch.tensor(numel, device=device)
+        return torch.full((), numel, device=device)
     total = torch.zeros((), dtype=torch.int64, device=device)
     for start, count in ranges(0, numel, device):
-        total += _keep(key, rate, start, count, device, torch.bool).sum()
+        total += _keep(key, keep_threshold(rate), start, count, device, torch.bool).sum()
     return total
 
 
@@ -124,9 +139,8 @@ def _multiply_(tensor: Tensor, mask: Tensor, factor: float) -> None:
         tensor.mul_(factor)
 
 
-def _keep(key: int, rate: float, start: int, count: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+def _keep(key: int, threshold: int, start: int, count: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Return a flat mask of zeros and ones in the dtype of the gradient, whose product is the fastest."""
-    threshold = keep_threshold(rate)
     mask = torch.empty(count, dtype=dtype, device=device)
     if threshold == WORD:  # one more than int32 can hold: nothing is kept
         return mask.zero_()
@@ -137,34 +151,70 @@ def _keep(key: int, rate: float, start: int, count: int, device: torch.device, d
 
 
 # ---------------------------------------------------------------- ways through a tensor
-_Small = tuple[Tensor, int, int, float]  # a tensor, the index of its first entry, its key and its rate
+@dataclass(frozen=True)
+class _Masked:
+    """A tensor to mask.
+
+    Args:
+        tensor: What this process holds of it.
+        start: Index of its first entry.
+        key: 64-bit key.
+        threshold: The smallest hash that is kept, below 2^32.
+        factor: What is kept is multiplied by it.
+    """
+
+    tensor: Tensor
+    start: int
+    key: int
+    threshold: int
+    factor: float
 
 
-def _mask_small_(small: Sequence[_Small], *, rescale: bool) -> None:
-    """Mask tensors of a similar size together."""
-    groups: dict[tuple[torch.device, torch.dtype, int], list[_Small]] = {}
+def _mask_large_(masked: _Masked, words: Tensor | None) -> None:
+    """Mask one tensor, through the compiled kernel if there are words for it."""
+    tensor, begin = masked.tensor, masked.start
+    left = None if words is None else fused_mask_(tensor, begin, words, masked.factor)
+    fits = begin + tensor.numel() < WORD
+    if left is None and fits and (rows := _scattered_rows(tensor)) is not None:
+        _mask_rows_of_entries_(masked, rows)
+        return
+    for first, rest in [(begin, tensor)] if left is None else left:
+        for start, piece in pieces(rest, first):
+            mask = _keep(masked.key, masked.threshold, start, piece.numel(), tensor.device, tensor.dtype)
+            _multiply_(piece, mask.view(piece.shape), masked.factor)
+
+
+def _stacks(small: Sequence[_Masked]) -> Iterator[list[_Masked]]:
+    """Bring tensors of a similar size together, as many as one block holds."""
+    groups: dict[tuple[torch.device, torch.dtype, int], list[_Masked]] = {}
     for each in small:
-        tensor = each[0]
-        size = max(tensor.numel() - 1, 0).bit_length()  # up to twice the smallest
-        groups.setdefault((tensor.device, tensor.dtype, size), []).append(each)
+        size = max(each.tensor.numel() - 1, 0).bit_length()  # up to twice the smallest
+        groups.setdefault((each.tensor.device, each.tensor.dtype, size), []).append(each)
     for (device, _, size), group in groups.items():
         together = max(1, block_size(device) >> size)
         for first in range(0, len(group), together):
-            _mask_stack_(group[first : first + together], rescale=rescale)
+            yield group[first : first + together]
 
 
-def _mask_stack_(group: Sequence[_Small], *, rescale: bool) -> None:
-    tensors, starts, keys, rates = zip(*group, strict=True)
-    device = tensors[0].device
-    hashes = hash_stack(keys, starts, max(tensor.numel() for tensor in tensors), device)
-    thresholds = torch.tensor([keep_threshold(rate) - WORD // 2 for rate in rates], dtype=torch.int32, device="cpu")
-    masks = torch.empty(hashes.shape, dtype=tensors[0].dtype, device=device)
-    torch.ge(hashes, thresholds.view(-1, 1).to(device, non_blocking=True), out=masks)
+def _is_folded(stack: Sequence[_Masked]) -> bool:
+    return not any(masked.start for masked in stack)
+
+
+def _stack_words(stack: Sequence[_Masked]) -> list[list[int]]:
+    folded = _is_folded(stack)
+    return [entry_words(masked.key, masked.start, masked.threshold, folded=folded) for masked in stack]
+
+
+def _mask_stack_(stack: Sequence[_Masked], words: Tensor) -> None:
+    tensors = [masked.tensor for masked in stack]
+    hashes = hash_stack(words, max(tensor.numel() for tensor in tensors), folded=_is_folded(stack))
+    masks = torch.empty(hashes.shape, dtype=tensors[0].dtype, device=words.device)
+    torch.ge(hashes, words[:, 3:], out=masks)
     views = [mask[: tensor.numel()].view(tensor.shape) for mask, tensor in zip(masks.unbind(), tensors, strict=True)]
-    torch._foreach_mul_(list(tensors), views)
-    if rescale:
-        for tensor, rate in zip(tensors, rates, strict=True):
-            tensor.mul_(1 / (1 - rate))
+    torch._foreach_mul_(tensors, views)
+    for masked in stack:
+        if masked.factor != 1:
+            masked.tensor.mul_(masked.factor)
 
 
 def _scattered_rows(tensor: Tensor) -> Tensor | None:
@@ -184,14 +234,15 @@ def _scattered_rows(tensor: Tensor) -> Tensor | None:
     return rows if len(rows) <= most else None
 
 
-def _mask_rows_of_entries_(tensor: Tensor, start: int, rows: Tensor, key: int, rate: float, factor: float) -> None:
-    """Drop single entries of some rows of a tensor whose first entry has the index `start`."""
-    matrix = tensor.view(tensor.shape[0], -1)
-    width = matrix.shape[1]
-    threshold = keep_threshold(rate) - WORD // 2
-    columns = torch.arange(width, dtype=torch.int32, device=tensor.device) + signed(start)
-    for some in torch.split(rows, max(1, block_size(tensor.device) // width)):
+def _mask_rows_of_entries_(masked: _Masked, rows: Tensor) -> None:
+    """Drop single entries of some rows of a tensor."""
+    matrix = masked.tensor.view(masked.tensor.shape[0], -1)
+    width, device = matrix.shape[1], matrix.device
+    threshold = masked.threshold - WORD // 2
+    columns = torch.arange(width, dtype=torch.int32, device=device) + signed(masked.start)
+    for some in torch.split(rows, max(1, block_size(device) // width)):
         indices = some.to(torch.int32).view(-1, 1) * width + columns  # modulo 2^32, as the hash takes them
         entries = matrix.index_select(0, some)
-        _multiply_(entries, torch.ge(hash_indices(key, indices), threshold, out=torch.empty_like(entries)), factor)
+        mask = torch.ge(hash_indices(masked.key, indices), threshold, out=torch.empty_like(entries))
+        _multiply_(entries, mask, masked.factor)
         matrix.index_copy_(0, some, entries)

@@ -27,6 +27,12 @@ def gradient(count: int, dtype: torch.dtype, *, offset: int = 0) -> Tensor:
     return tensor[offset:]
 
 
+def by_kernel(tensor: Tensor, start: int, threshold: int) -> list[tuple[int, Tensor]] | None:
+    words = fused.fused_words(tensor, start, KEY, threshold)
+    assert words is not None
+    return fused.fused_mask_(tensor, start, torch.tensor(words, dtype=torch.int32), 1.0)
+
+
 def compiled_graphs() -> int:
     graphs: int = counters["stats"]["unique_graphs"]
     return graphs
@@ -57,7 +63,7 @@ def test_the_kernel_gives_the_bits_of_the_eager_path(only_fused, dtype, rescale)
 
 def test_the_kernel_does_the_work(monkeypatch):
     tensor = torch.ones(10 * 1024 + 5)
-    left = fused.fused_mask_(tensor, 0, KEY, 1 << 31, 1.0)
+    left = by_kernel(tensor, 0, 1 << 31)
     assert left is not None
     assert [(start, part.numel()) for start, part in left] == [(0, 0), (10 * 1024, 5)]
     assert torch.equal(tensor[: 10 * 1024].bool(), keep_mask((10 * 1024,), KEY, 0.5))
@@ -68,7 +74,7 @@ def test_the_kernel_does_the_work(monkeypatch):
 def test_the_kernel_masks_a_part_of_a_tensor_by_the_index_in_the_whole(start):
     count = min(20 * 1024, (1 << 32) - start)
     tensor = torch.ones(count)
-    left = fused.fused_mask_(tensor, start, KEY, 1 << 31, 1.0)
+    left = by_kernel(tensor, start, 1 << 31)
     assert left is not None
     for begin, part in left:
         assert part.numel() < 1024
@@ -80,9 +86,9 @@ def test_the_kernel_masks_a_part_of_a_tensor_by_the_index_in_the_whole(start):
 def test_an_entry_whose_hash_is_the_threshold_is_kept():
     threshold = hash_index(KEY, 77)
     tensor = torch.ones(10 * 1024)
-    assert fused.fused_mask_(tensor, 0, KEY, threshold, 1.0)
+    assert by_kernel(tensor, 0, threshold)
     assert tensor[77] == 1
-    assert fused.fused_mask_(tensor, 0, KEY, threshold + 1, 1.0)
+    assert by_kernel(tensor, 0, threshold + 1)
     assert tensor[77] == 0
 
 
@@ -104,7 +110,7 @@ def test_shapes_rates_and_keys_share_one_compilation(only_fused):
 
 def test_other_layouts_go_the_eager_way():
     tensor = torch.ones(300, 200).T
-    assert fused.fused_mask_(tensor, 0, KEY, 1 << 31, 1.0) is None
+    assert fused.fused_words(tensor, 0, KEY, 1 << 31) is None
     mask_entries_([tensor], [KEY], [0.5], fused=True)
     assert torch.equal(tensor.bool(), keep_mask((200, 300), KEY, 0.5))
 

@@ -45,10 +45,10 @@ def test_a_kernel_is_compiled_when_the_run_is_long_enough_to_pay_for_it(monkeypa
     monkeypatch.setattr(_entries, "_WORTH_COMPILING", 30_000)
     asked: list[int] = []
 
-    def kernel(tensor: torch.Tensor, start: int, key: int, threshold: int, factor: float) -> None:
+    def words(tensor: torch.Tensor, start: int, key: int, threshold: int) -> None:
         asked.append(step)
 
-    monkeypatch.setattr("lightning_sparsegrad.functional.masking.fused_mask_", kernel)
+    monkeypatch.setattr("lightning_sparsegrad.functional.masking.fused_words", words)
     engine = GradientEngine(model, GradDrop(0.5))
     for step in range(6):
         fill_gradients(model)
