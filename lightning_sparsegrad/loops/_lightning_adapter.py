@@ -171,8 +171,7 @@ class LightningAdapter:
             self.engine.abandon()
             return
         if self.engine.applied and not self._pending and id(optimizer) not in self._stepped:
-            self._stepped.add(id(optimizer))
-            self.engine.abandon()
+            self._release(optimizer)
             return
         if not module.automatic_optimization:
             raise RuntimeError(
@@ -187,7 +186,12 @@ class LightningAdapter:
             )
         # `training_step` returned None for the last micro-batch: the optimizer uses what the earlier ones left
         self.apply_(trainer, module)
+        self._release(optimizer)
+
+    def _release(self, optimizer: Optimizer) -> None:
+        """Leave the gradients to an optimizer, which steps next."""
         self._stepped.add(id(optimizer))
+        self.engine.before_step_(optimizer)
         self.engine.abandon()
 
     def apply_(self, trainer: Trainer, module: LightningModule) -> None:
@@ -199,6 +203,7 @@ class LightningAdapter:
                 f"step {trainer.global_step}."
             )
         self.batch_start(trainer)
+        self.engine.attach(*trainer.optimizers)  # which may be others than in the window before
         self.engine.apply_(loss_scale=_loss_scale(trainer, module))
         self._pending = False
         self._stepped.clear()
