@@ -75,7 +75,7 @@ def test_nor_does_the_command_line_repeat_them(arguments: list[str], capsys: pyt
 
 
 def test_all_that_is_printed_is_shown() -> None:
-    for file in (Path(__file__).parents[1] / "lightning_sparsegrad").rglob("*.py"):
+    for file in (Path(__file__).parents[2] / "lightning_sparsegrad").rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func) in ("console.print", "get_console().print"):
                 assert ast.unparse(node.args[0]).startswith(("shown(", "text", "table")), f"{file}:{node.lineno}"
