@@ -51,4 +51,4 @@ def _now(name: str) -> str:
     return f"{_OURS}.{moved}" if moved and name.startswith(f"{_OURS}.") else ""
 
 
-sys.meta_path.append(_Finder())
+sys.meta_path.insert(0, _Finder())  # before files of 0.1 that an upgrade may have left
