@@ -15,6 +15,7 @@ _MOVED = {
     "data.order": "data.samplers",
     "meter": "engine.gradient_meter",
     "parser": "cli.parser",
+    "studies.histories": "studies.gradient_pictures",
     "studies.recorder": "studies._recorder",
     "transforms.component_norm_clip": "transforms.clips.component_norm_clip",
     "transforms.draws": "transforms.masks._draws",

@@ -70,6 +70,7 @@ PUBLIC = [
 OTHERS = [
     ("data.loaded", "LoadedDataModule"),
     ("data.order", "LengthGroupedSampler"),
+    ("studies.histories", "draw_gradients"),
     ("studies.recorder", "RunRecorder"),
     ("transforms.layer_mask", "LayerMask"),
     ("transforms.norm_clip", "NormClip"),
