@@ -45,6 +45,7 @@ from lightning_sparsegrad.cli.parser import SparseGradArgumentParser
 from lightning_sparsegrad.data import TokenizedDataModule
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.files._checksums import IntactCheckpoint
+from lightning_sparsegrad.loops._callbacks import callbacks_of
 from lightning_sparsegrad.loops._divergence import DivergenceWarning, divergence_of
 from lightning_sparsegrad.loops._monitored import MonitorCheck, is_about_monitor
 from lightning_sparsegrad.modules import TransformerTask
@@ -254,7 +255,7 @@ class SparseGradCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Instantiate the Trainer, with `ResultsTable`, `ExactResume` and `PredictionWriter` where they make sense."""
         trainer = super().instantiate_trainer(**kwargs)
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by its connector
+        callbacks = callbacks_of(trainer)
         wanted: dict[type[Callback], bool] = {
             MonitorCheck: True,
             IntactCheckpoint: True,
