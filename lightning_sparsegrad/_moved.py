@@ -15,6 +15,7 @@ _MOVED = {
     "data.order": "data.samplers",
     "meter": "engine.gradient_meter",
     "parser": "cli.parser",
+    "studies.histories": "studies.gradient_pictures",
     "studies.recorder": "studies._recorder",
     "transforms.component_norm_clip": "transforms.clips.component_norm_clip",
     "transforms.draws": "transforms.masks.mask",
@@ -51,4 +52,4 @@ def _now(name: str) -> str:
     return f"{_OURS}.{moved}" if moved and name.startswith(f"{_OURS}.") else ""
 
 
-sys.meta_path.append(_Finder())
+sys.meta_path.insert(0, _Finder())  # before files of 0.1 that an upgrade may have left

@@ -14,6 +14,7 @@ from lightning_sparsegrad.components import ComponentSpec
 from lightning_sparsegrad.engine.gradient_engine import GradientEngine
 from lightning_sparsegrad.engine.gradient_meter import GradientMeter, Measurement, check_meter
 from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.loops._callbacks import callbacks_of
 from lightning_sparsegrad.modules.base import SparseGradModule
 
 _COLUMNS = ("norm_before", "norm_after", "clipped", "kept")
@@ -125,7 +126,7 @@ def _totals(values: Tensor) -> dict[str, Tensor]:
 def _engine(trainer: Trainer, module: LightningModule) -> GradientEngine:
     if isinstance(module, SparseGradModule):
         return module.gradient_engine
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set by its connector
+    for callback in callbacks_of(trainer):
         if isinstance(callback, GradientTransformCallback):
             return callback.gradient_engine
     raise ConfigurationError(

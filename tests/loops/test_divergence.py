@@ -16,9 +16,9 @@ from lightning_sparsegrad import Identity, SparseGradModule
 from lightning_sparsegrad.loops._divergence import DivergenceWarning, divergence_of, is_validation_loss
 from lightning_sparsegrad.main import main
 from tests.command_line import QUICK, SAVE, UNLABELLED, Plain
-
-from .tasks import BATCHES, DOORS, Batch, Regression, loader, through, trainer, weights
-from .test_precision import half
+from tests.lightning.conftest import run_of_its_own  # noqa: F401
+from tests.lightning.tasks import BATCHES, DOORS, Batch, Regression, loader, through, trainer, weights
+from tests.lightning.test_precision import half
 
 LAST = BATCHES - 1
 ENDS = r"^The fit ended with weights that are not finite: `network\.blocks\.0\.0\.weight` and 13 more\. "

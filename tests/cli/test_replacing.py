@@ -11,7 +11,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lightning_sparsegrad import GradDrop, GradientTransform
-from tests.parser.helpers import (
+from tests.cli.helpers import (
     MASK,
     STRATEGIES,
     Arguments,

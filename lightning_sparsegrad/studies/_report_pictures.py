@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from lightning_sparsegrad.files._writing import replacing
-from lightning_sparsegrad.studies import _gradient_pictures as histories
+from lightning_sparsegrad.studies import gradient_pictures
 from lightning_sparsegrad.studies._comparison import Summary
 from lightning_sparsegrad.studies._inference import mean_interval
+from lightning_sparsegrad.studies._report_tables import part_gain
 from lightning_sparsegrad.studies._study import Study
-from lightning_sparsegrad.studies._tables import part_gain
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#777777"
 _DOTS = 110  # per inch
@@ -37,7 +37,7 @@ def draw_all(study: Study, summaries: Sequence[Summary], folder: Path) -> dict[s
             draw_gains(study, summaries),
             f"Mean gain over `{study.reference}` by part of the data; a dot where the 95% interval has no zero.",
         ),
-        **histories.draw(study, summaries),
+        **gradient_pictures.draw(study, summaries),
     }
     drawn = {}
     for name, (figure, caption) in figures.items():
@@ -101,7 +101,7 @@ def draw_curves(study: Study, summaries: Sequence[Summary]) -> Figure | None:
 
     if not shown:
         return None
-    figure, panels = histories.make_panels(len(shown), 2.6, 2.1, beside=0.8)
+    figure, panels = gradient_pictures.make_panels(len(shown), 2.6, 2.1, beside=0.8)
     for panel, summary in zip(panels, shown, strict=True):
         band = _band(summary)
         panel.fill_between(band["step"], band["low"], band["high"], color=BLUE, alpha=0.2, linewidth=0)

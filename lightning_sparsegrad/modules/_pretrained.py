@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lightning_sparsegrad.errors import require_one_of
-from lightning_sparsegrad.hub._adapters import find_adapter
 from lightning_sparsegrad.hub._network import STRANGERS, is_unreachable
-from lightning_sparsegrad.modules._adapted import load_adapted
+from lightning_sparsegrad.hub._peft_adapters import find_adapter
 from lightning_sparsegrad.modules._padding import padding_options
-from lightning_sparsegrad.modules._stored_config import stored_config
+from lightning_sparsegrad.modules._peft_models import load_adapted
+from lightning_sparsegrad.modules._pretrained_config import stored_config
 
 DType = Literal["float32", "bfloat16", "float16", "auto"]
 

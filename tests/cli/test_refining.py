@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from jsonargparse import Namespace
 
-from tests.parser.helpers import MASK, STRATEGIES, Arguments, alone, any_model, in_any, strategy
+from tests.cli.helpers import MASK, STRATEGIES, Arguments, alone, any_model, in_any, strategy
 
 
 @pytest.mark.parametrize(

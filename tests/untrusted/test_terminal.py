@@ -12,7 +12,7 @@ from rich.console import Console
 from lightning_sparsegrad.cli._diagnosis import one_line
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.main import main
-from lightning_sparsegrad.metrics._evaluation_table import results_of
+from lightning_sparsegrad.metrics._evaluation_table import evaluation_table
 from lightning_sparsegrad.untrusted._terminal import controls_shown, shown
 
 EVIL = "\x1b]0;owned\x07\x9b2J\u202e\udc80\r"
@@ -59,7 +59,7 @@ def test_warnings_and_logs_are_without_them(say: Callable[[str], None], capfd: p
 
 def test_a_table_is_without_them(capsys: pytest.CaptureFixture[str]) -> None:
 
-    results_of({f"val/accuracy/{EVIL}": 0.5, "val/accuracy/de": 0.5}, prefix="val/").show(Console(), heading=EVIL)
+    evaluation_table({f"val/accuracy/{EVIL}": 0.5, "val/accuracy/de": 0.5}, prefix="val/").show(Console(), heading=EVIL)
     said = capsys.readouterr().out
     assert r"\x1b]0;owned\x07" in said
     assert not any(control in said for control in CONTROLS)
@@ -75,7 +75,7 @@ def test_nor_does_the_command_line_repeat_them(arguments: list[str], capsys: pyt
 
 
 def test_all_that_is_printed_is_shown() -> None:
-    for file in (Path(__file__).parents[1] / "lightning_sparsegrad").rglob("*.py"):
+    for file in (Path(__file__).parents[2] / "lightning_sparsegrad").rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func) in ("console.print", "get_console().print"):
                 assert ast.unparse(node.args[0]).startswith(("shown(", "text", "table")), f"{file}:{node.lineno}"

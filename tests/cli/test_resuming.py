@@ -9,8 +9,8 @@ import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
-from lightning_sparsegrad import ConfigurationError, SparseGradCLI
-from lightning_sparsegrad.cli._stored_defaults import require_same_seed
+from lightning_sparsegrad import ConfigurationError, ExactResume, GradDrop, SparseGradCLI
+from lightning_sparsegrad.cli._checkpoint_defaults import require_same_seed
 from lightning_sparsegrad.main import main
 from lightning_sparsegrad.resume._checkpoints import StoredRun
 from tests.command_line import DROP, LABELLED, PLAIN, READER, Reader
@@ -254,9 +254,27 @@ def test_a_run_of_a_fixed_version_is_resumed_beside_it() -> None:
     assert Path("runs/lightning_logs/version_0/config.yaml").is_file()
 
 
-def test_the_result_of_a_study_is_left_as_it_is(first: Path) -> None:
-    recorder = {"class_path": "lightning_sparsegrad.studies._recorder.RunRecorder", "init_args": {"folder": "study"}}
+OLD_NAMES = pytest.mark.filterwarnings("ignore:.*the old name goes with 0.3:DeprecationWarning")
+
+
+@OLD_NAMES
+@pytest.mark.parametrize("module", ["studies._recorder", "studies.recorder"])  # of today, and of 0.1
+def test_the_result_of_a_study_is_left_as_it_is(module: str, first: Path) -> None:
+    recorder = {"class_path": f"lightning_sparsegrad.{module}.RunRecorder", "init_args": {"folder": "study"}}
     Path("study").mkdir()
     Path("study", "result.json").write_text("{}")
     assert run("fit", "--ckpt_path", change(first, trainer__callbacks=[recorder])).global_step == 8
     assert Path("study", "result.json").read_text() == "{}"
+
+
+@OLD_NAMES
+def test_a_checkpoint_of_0_1_names_classes_by_its_own_modules(first: Path) -> None:
+    model = stored(first)[CONFIG]["model"]
+    drop = {"class_path": "lightning_sparsegrad.transforms.grad_drop.GradDrop", "init_args": {"rate": 0.5}}
+    model["init_args"]["gradient_transform"] = drop
+    exact = {"class_path": "lightning_sparsegrad.callbacks.exact_resume.ExactResume"}
+    path = change(first, model=model, trainer__callbacks=[exact], exact_resume=False)
+    trainer = run("fit", "--ckpt_path", path)
+    assert trainer.global_step == 8
+    assert repr(trainer.lightning_module.gradient_transform) == repr(GradDrop(0.5))
+    assert [type(each) for each in trainer.callbacks].count(ExactResume) == 1  # type: ignore[attr-defined]

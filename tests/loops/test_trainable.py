@@ -7,9 +7,8 @@ from torch import nn
 
 from lightning_sparsegrad import GradualUnfreezing, HeadOnly
 from lightning_sparsegrad.loops._trainable import frozen_parts, tell_what_trains
-
-from .lightning.tasks import DOORS, Network, Regression, fit
-from .tiny import tiny_bert
+from tests.lightning.tasks import DOORS, Network, Regression, fit
+from tests.tiny import tiny_bert
 
 LOGGER = "lightning.pytorch.utilities.rank_zero"
 

@@ -1,5 +1,6 @@
-"""Arguments of a model that its data determine: the command line links them."""
+"""Model and data of one command: what the data determine of the model, and a checkpoint of the data."""
 
+from collections.abc import Mapping
 from inspect import Parameter, signature
 from typing import Any
 
@@ -7,9 +8,11 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningCLI, _InstantiatorFn
 
 from lightning_sparsegrad.cli._replacing import imported
+from lightning_sparsegrad.data import TokenizedDataModule
 from lightning_sparsegrad.errors import ConfigurationError
 
 LINKED = ("num_labels", "label_names")
+_DESCRIPTIONS = {"data_files": ("splits",), "dataset": ("splits", "dataset_config", "revision")}  # by origin
 
 
 class ModelInstantiator(_InstantiatorFn):
@@ -36,6 +39,28 @@ class ModelInstantiator(_InstantiatorFn):
         return super().__call__(class_type, *args, applied_instantiation_links=links, **kwargs)
 
 
+class DataInstantiator(_InstantiatorFn):
+    """Lightning's, which tells the data the classes of the checkpoint before a model asks for their number.
+
+    Args:
+        cli: The command line.
+        key: Where the data stand in its config.
+        trained_names: The names of the classes, empty for regression; `None` if they are the data's to tell.
+    """
+
+    def __init__(self, cli: LightningCLI, key: str, trained_names: list[str] | None) -> None:
+        super().__init__(cli, key)
+        self.trained_names = trained_names
+
+    def __call__(
+        self, class_type: type[Any], *args: Any, applied_instantiation_links: dict[str, Any], **kwargs: Any
+    ) -> Any:
+        data = super().__call__(class_type, *args, applied_instantiation_links=applied_instantiation_links, **kwargs)
+        if isinstance(data, TokenizedDataModule):
+            data.trained_names = self.trained_names
+        return data
+
+
 def ask_for_regression(config: Namespace) -> None:
     """Have the data learn numbers, in place, where the user gives a model one output and nothing names classes."""
     model, data = (config.get(f"{key}.init_args") for key in ("model", "data"))
@@ -43,6 +68,22 @@ def ask_for_regression(config: Namespace) -> None:
         return
     if model.get("num_labels") == 1 and data.problem is None and data.get("label_names") is None:
         data.problem = "regression"
+
+
+def replace_origin(config: Namespace, stored: Mapping[str, Any]) -> None:
+    """Take out the origin of the rows that a checkpoint stores, in place, where the user names one of the other kind.
+
+    Args:
+        config: What was parsed, with what the checkpoint stores as defaults.
+        stored: What the checkpoint stores.
+    """
+    arguments, before = config.get("data.init_args"), (stored.get("data") or {}).get("init_args") or {}
+    if not isinstance(arguments, Namespace) or not all(arguments.get(origin) for origin in _DESCRIPTIONS):
+        return
+    kept = [origin for origin in _DESCRIPTIONS if arguments[origin] == before.get(origin)]
+    for name in (*kept, *_DESCRIPTIONS[kept[0]]) if len(kept) == 1 else ():
+        if name in arguments and arguments[name] == before.get(name):
+            arguments[name] = None
 
 
 def about_missing(cli: LightningCLI) -> str:
@@ -53,6 +94,16 @@ def about_missing(cli: LightningCLI) -> str:
         if model.get(f"init_args.{name}", name) is None and not hasattr(data_class, name):
             return f" Neither `--model.{name}` nor the data says `{name}`."
     return ""
+
+
+def about_moved(message: str, checkpoint: Any) -> str:
+    """Say so if the pretrained model, which a command builds before it restores a checkpoint, is not where it was."""
+    if not checkpoint or "`model_name_or_path`" not in message:
+        return ""
+    return (
+        " The model is built from there, and its tokenizer, before the checkpoint is restored: "
+        "`--model.model_name_or_path` names a folder that holds them."
+    )
 
 
 def _about_problem(cli: LightningCLI, name: str, found: Any, of_data: Any) -> str:

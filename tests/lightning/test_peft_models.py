@@ -22,7 +22,7 @@ from lightning_sparsegrad import (
     Identity,
     SequenceClassification,
 )
-from lightning_sparsegrad.hub._adapters import tokenizer_source
+from lightning_sparsegrad.hub._peft_adapters import tokenizer_source
 
 from ..tiny import VOCABULARY, tiny_bert
 from .tasks import assert_same_weights, trainer, weights

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.parser.helpers import Arguments
+from tests.cli.helpers import Arguments
 
 
 @pytest.fixture

@@ -15,10 +15,10 @@ from transformers import (
 )
 
 from lightning_sparsegrad.errors import ConfigurationError, reason_of
-from lightning_sparsegrad.hub._adapters import INSTALL, base_of
 from lightning_sparsegrad.hub._network import STRANGERS, how_without, is_unreachable
+from lightning_sparsegrad.hub._peft_adapters import INSTALL, base_of
 from lightning_sparsegrad.modules._padding import padding_options
-from lightning_sparsegrad.modules._stored_config import stored_config
+from lightning_sparsegrad.modules._pretrained_config import stored_config
 
 # what PEFT calls the tasks whose adapters hold a head: that of one would be taken for that of another
 _TASKS = {

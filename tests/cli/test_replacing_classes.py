@@ -19,7 +19,7 @@ from torch.optim import SGD, AdamW
 from torch.optim.lr_scheduler import StepLR
 
 from lightning_sparsegrad import SparseGradArgumentParser
-from tests.parser.helpers import Arguments, plain
+from tests.cli.helpers import Arguments, plain
 
 HERE = __name__
 

@@ -24,10 +24,11 @@ from lightning_sparsegrad import (
 from lightning_sparsegrad.main import main
 from tests import hub
 from tests.data.helpers import write
+from tests.lightning.conftest import run_of_its_own  # noqa: F401
+from tests.lightning.tasks import Regression, loader, trainer
+from tests.lightning.test_evaluation import CLASSES, Languages
 
 from ..tiny import tiny_bert
-from .tasks import Regression, loader, trainer
-from .test_evaluation import CLASSES, Languages
 
 
 @pytest.fixture(scope="module")

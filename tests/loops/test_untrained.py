@@ -14,8 +14,7 @@ from lightning_sparsegrad import (
     HeadOnly,
     Linear,
 )
-
-from .lightning.tasks import DOORS, fit
+from tests.lightning.tasks import DOORS, fit
 
 NOTHING = "^Nothing trains: `.*` drops every gradient in every step of this run"
 FROZEN = r"^`GradualUnfreezing\(.*\)` unfreezes nothing in this run of 7 steps: 3 layers never train"

@@ -23,8 +23,8 @@ from lightning_sparsegrad.main import main
 from tests import hub
 from tests.command_line import PLAIN, QUICK, UNLABELLED
 from tests.data.helpers import write
-
-from .tasks import Network, Regression, assert_same_weights, fit, loader, trainer, weights
+from tests.lightning.conftest import run_of_its_own  # noqa: F401
+from tests.lightning.tasks import Network, Regression, assert_same_weights, fit, loader, trainer, weights
 
 other = pytest.importorskip("pytorch_lightning")
 callbacks = other.callbacks

@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LightningCLI
 
 from lightning_sparsegrad import SparseGradArgumentParser
-from tests.parser.helpers import STRATEGIES, Arguments, Task, alone, any_model, in_any, in_one, strategy
+from tests.cli.helpers import STRATEGIES, Arguments, Task, alone, any_model, in_any, in_one, strategy
 
 
 class UsersCLI(LightningCLI):

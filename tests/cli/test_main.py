@@ -301,7 +301,7 @@ def test_printed_config_is_yaml(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_script_exits_with_its_status() -> None:
-    script = str(Path(__file__).parents[1] / "cli.py")
+    script = str(Path(__file__).parents[2] / "cli.py")
     run = subprocess.run([sys.executable, script, "fit", "--modle=3"], capture_output=True, text=True, check=False)
     assert (run.returncode, run.stdout) == (2, "")
     assert run.stderr.splitlines()[-1].startswith("error: `modle` is no option, in `--modle=3`. Near matches: `model`.")

@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerBase
 from lightning_sparsegrad.errors import ConfigurationError
 
 
-def settle_padding(tokenizer: PreTrainedTokenizerBase, name: str, config: Any) -> None:
+def settle_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str, config: Any) -> None:
     """Give a tokenizer a padding token, and the side on which the heads of models expect it.
 
     A tokenizer without a padding token pads with that of the model, if it has it as a special token, else with its end
