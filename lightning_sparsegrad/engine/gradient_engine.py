@@ -12,11 +12,11 @@ from torch.optim import Optimizer
 from lightning_sparsegrad.components import NamedParameters
 from lightning_sparsegrad.engine._deprecated import Deprecated
 from lightning_sparsegrad.engine._nonfinite import NonFinite, check_policy, first_nonfinite
+from lightning_sparsegrad.engine._refusals import refuse_hidden, refuse_unusable
 from lightning_sparsegrad.engine._skipping import WorkSkipper
 from lightning_sparsegrad.engine._steps import Steps
 from lightning_sparsegrad.engine.gradient_meter import GradientMeter
 from lightning_sparsegrad.errors import ConfigurationError
-from lightning_sparsegrad.functional._sharding import is_spread, shard_of
 from lightning_sparsegrad.transforms.base import (
     Gradients,
     GradientTransform,
@@ -24,14 +24,7 @@ from lightning_sparsegrad.transforms.base import (
     needless,
     refuse_equal_draws,
     run_,
-    runs_on_shards,
 )
-
-# wrappers whose parameters do not tell which of their entries a gradient is of, and what does the same
-_HIDDEN = {
-    "FullyShardedDataParallel": "FSDP2, `torch.distributed.fsdp.fully_shard`, in place of FSDP1",
-    "DeepSpeedEngine": "FSDP2, `torch.distributed.fsdp.fully_shard`, in place of DeepSpeed",
-}
 
 
 class GradientEngine:
@@ -114,7 +107,7 @@ class GradientEngine:
         check_policy(nonfinite)
         self._set_seed(seed, transform)
         self.parameters = NamedParameters(model)
-        _refuse_hidden(self.parameters, transform)
+        refuse_hidden(self.parameters, transform)
         self.transform = deepcopy(transform)
         self.transform.bind(self.parameters, total_steps=total_steps)
         self._deprecated = Deprecated(transform)
@@ -197,33 +190,31 @@ class GradientEngine:
                 everything was dropped under loss scaling, where the optimizer needs a gradient.
             FloatingPointError: If a gradient is not finite, with `nonfinite="raise"`.
         """
+        window = self._window_to_apply()
+        gradients = self._gather(window, loss_scale)
+        refuse_unusable(gradients, self.parameters)
+        meter = self.meter if self.meter is not None and self.meter.is_due(window) else None
+        self._left_out = True
+        if self._is_lost(gradients, window):
+            gradients.lose(list(gradients), by=self)
+        elif self._steps.calibrating(window):
+            self._steps.calibrate_(gradients, window)
+        else:
+            self._left_out = False
+            self._change_(gradients, window, meter)
+        self._steps.applied(window)
+        self._applied = True
+        self._clear_dropped(gradients, window)
+
+    def _window_to_apply(self) -> Window:
+        """Return the open window, in which nothing was applied yet."""
         if self._window is None:
             raise RuntimeError("GradientEngine.apply_() should be called inside a window. Found none open.")
         if self._applied:
             raise RuntimeError(
                 f"GradientEngine.apply_() should be called once. Found two calls at step {self._window.step}."
             )
-        gradients = self._gather(self._window, loss_scale)
-        self._refuse_unusable(gradients)
-        meter = self.meter if self.meter is not None and self.meter.is_due(self._window) else None
-        is_lost = self._is_left_out(gradients, self._window)
-        calibrates = not is_lost and self._steps.calibrating(self._window)
-        self._left_out = is_lost or calibrates
-        if is_lost:
-            gradients.lose(list(gradients), by=self)
-        elif calibrates:
-            self._steps.calibrate_(gradients, self._window)
-        else:
-            self._run_(gradients, self._window, meter)
-        self._steps.applied(self._window)
-        for name in gradients.dropped:
-            self.parameters.tensors[name].grad = None
-        self._applied = True
-        if not gradients and gradients.dropped and loss_scale is not None:
-            raise ConfigurationError(
-                f"`{self.transform!r}` should keep a gradient under loss scaling, or the scaler finds none to check. "
-                f"Found all dropped at step {self._window.step}."
-            )
+        return self._window
 
     def _gather(self, window: Window, loss_scale: Tensor | None) -> Gradients:
         """Return the gradients of the window, without those that were not computed."""
@@ -237,21 +228,7 @@ class GradientEngine:
             gradients, loss_scale=loss_scale, skipped=skipped, weights=tensors, deprecated=self._deprecated.drops
         )
 
-    def _refuse_unusable(self, gradients: Gradients) -> None:
-        """Refuse gradients that are sparse, complex, sharded otherwise than by rows, or of a new parameter."""
-        for name, gradient in gradients.items():
-            if is_spread(gradient):
-                _require_rows(name, gradient)
-            if gradient.layout != torch.strided or gradient.is_complex():
-                kind = "complex" if gradient.is_complex() else "sparse"
-                raise ConfigurationError(f"Gradients should be dense and real. Found a {kind} gradient of `{name}`.")
-        for name, parameter in self.parameters.newcomers():
-            if parameter.grad is not None:
-                raise ConfigurationError(
-                    f"Parameters should be in the model before its engine is made. Found `{name}`, which is new."
-                )
-
-    def _is_left_out(self, gradients: Gradients, window: Window) -> bool:
+    def _is_lost(self, gradients: Gradients, window: Window) -> bool:
         """Look for gradients that are not finite, and follow the policy; return whether to leave the window out."""
         if self._policy == "propagate":
             return False
@@ -269,7 +246,7 @@ class GradientEngine:
             )
         return True
 
-    def _run_(self, gradients: Gradients, window: Window, meter: GradientMeter | None) -> None:
+    def _change_(self, gradients: Gradients, window: Window, meter: GradientMeter | None) -> None:
         """Run the transform, between two looks of a meter that is due."""
         if meter is not None:
             meter.before(gradients, window)
@@ -281,6 +258,16 @@ class GradientEngine:
             raise RuntimeError(
                 f"`{self.transform!r}` should drop what it said before the forward pass that it would. Found "
                 f"`{min(gradients.skipped)}` at step {window.step}, which was not computed and is not dropped."
+            )
+
+    def _clear_dropped(self, gradients: Gradients, window: Window) -> None:
+        """Leave no gradient of what was dropped."""
+        for name in gradients.dropped:
+            self.parameters.tensors[name].grad = None
+        if gradients.dropped and not gradients and gradients.loss_scale is not None:
+            raise ConfigurationError(
+                f"`{self.transform!r}` should keep a gradient under loss scaling, or the scaler finds none to check. "
+                f"Found all dropped at step {window.step}."
             )
 
     @property
@@ -354,27 +341,3 @@ def _check_index(parameter: str, value: int) -> None:
         raise ConfigurationError(
             f"Parameter `{parameter}` should be a non-negative integer. Found `{parameter} = {value!r}`."
         )
-
-
-def _refuse_hidden(parameters: NamedParameters, transform: GradientTransform) -> None:
-    """Refuse models whose gradients are not where their parameters say, or are no rows of them."""
-    for module in parameters.model.modules():
-        kinds = {cls.__name__ for cls in type(module).__mro__}
-        for kind, instead in _HIDDEN.items():
-            if kind in kinds:
-                raise ConfigurationError(f"Parameter `model` should be sharded by {instead}. Found a `{kind}`.")
-    spread = {name: parameter for name, parameter in parameters.tensors.items() if is_spread(parameter)}
-    for name, parameter in spread.items():
-        _require_rows(name, parameter)
-    if spread and not runs_on_shards(transform):
-        raise ConfigurationError(
-            f"`{transform!r}` should state `on_shards = True` if it is right there: of a sharded gradient, slices and "
-            f"numbers read on the host are this process's own. Found `{min(spread)}` sharded."
-        )
-
-
-def _require_rows(name: str, tensor: Tensor) -> None:
-    try:
-        shard_of(tensor)
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{error} It is `{name}`.") from None

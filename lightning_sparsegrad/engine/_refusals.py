@@ -1,0 +1,54 @@
+"""Models and gradients that no strategy can work on."""
+
+import torch
+from torch import Tensor
+
+from lightning_sparsegrad.components import NamedParameters
+from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.functional._sharding import is_spread, shard_of
+from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, runs_on_shards
+
+# wrappers whose parameters do not tell which of their entries a gradient is of, and what does the same
+_HIDDEN = {
+    "FullyShardedDataParallel": "FSDP2, `torch.distributed.fsdp.fully_shard`, in place of FSDP1",
+    "DeepSpeedEngine": "FSDP2, `torch.distributed.fsdp.fully_shard`, in place of DeepSpeed",
+}
+
+
+def refuse_hidden(parameters: NamedParameters, transform: GradientTransform) -> None:
+    """Refuse models whose gradients are not where their parameters say, or are no rows of them."""
+    for module in parameters.model.modules():
+        kinds = {cls.__name__ for cls in type(module).__mro__}
+        for kind, instead in _HIDDEN.items():
+            if kind in kinds:
+                raise ConfigurationError(f"Parameter `model` should be sharded by {instead}. Found a `{kind}`.")
+    spread = {name: parameter for name, parameter in parameters.tensors.items() if is_spread(parameter)}
+    for name, parameter in spread.items():
+        _require_rows(name, parameter)
+    if spread and not runs_on_shards(transform):
+        raise ConfigurationError(
+            f"`{transform!r}` should state `on_shards = True` if it is right there: of a sharded gradient, slices and "
+            f"numbers read on the host are this process's own. Found `{min(spread)}` sharded."
+        )
+
+
+def refuse_unusable(gradients: Gradients, parameters: NamedParameters) -> None:
+    """Refuse gradients that are sparse, complex, sharded otherwise than by rows, or of a new parameter."""
+    for name, gradient in gradients.items():
+        if is_spread(gradient):
+            _require_rows(name, gradient)
+        if gradient.layout != torch.strided or gradient.is_complex():
+            kind = "complex" if gradient.is_complex() else "sparse"
+            raise ConfigurationError(f"Gradients should be dense and real. Found a {kind} gradient of `{name}`.")
+    for name, parameter in parameters.newcomers():
+        if parameter.grad is not None:
+            raise ConfigurationError(
+                f"Parameters should be in the model before its engine is made. Found `{name}`, which is new."
+            )
+
+
+def _require_rows(name: str, tensor: Tensor) -> None:
+    try:
+        shard_of(tensor)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{error} It is `{name}`.") from None
