@@ -1,4 +1,4 @@
-"""What happened to the gradient of each component, over a fit."""
+"""A record of the gradient of each component over a fit: norms, clips, shares kept."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What every data module of the library shares: tokenizer, cache, padding and loaders."""
+"""The base of the data modules: tokenizer, cache, padding and loaders."""
 
 import os
 from abc import ABC

@@ -1,4 +1,4 @@
-"""What is an emoji about? Names by the translators of Unicode, in over a hundred languages."""
+"""The topics of emoji: names by the translators of Unicode, in over a hundred languages."""
 
 from collections.abc import Iterator
 from itertools import groupby

@@ -1,4 +1,4 @@
-"""What is not whole yet: files and folders that are written beside their places.
+"""Files and folders that are not whole yet, written beside their places.
 
 They are called `.<name>.<16 hexadecimal digits>.part`: a name of its own, behind which no link is followed, and locked
 by the process that writes it. The system lets go of the lock when that process ends, however it ends; so what is not

@@ -1,4 +1,4 @@
-"""What a fit cannot have together with an engine: refused, or warned of, when it starts or its class is defined."""
+"""Trainers and modules that defeat an engine: refused, or warned of, when a fit starts or a class is defined."""
 
 from inspect import unwrap
 

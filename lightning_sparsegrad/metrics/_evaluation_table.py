@@ -1,4 +1,4 @@
-"""What an evaluation logged, as a table: one row per metric, one column per part of the data."""
+"""The table of an evaluation: one row per metric, one column per part of the data."""
 
 import csv
 from collections.abc import Callable, Mapping, Sequence

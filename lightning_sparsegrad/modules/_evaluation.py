@@ -1,4 +1,4 @@
-"""What is measured on each part of the data: a language, or one of several validation sets."""
+"""Metrics of each part of the data: a language, or one of several validation sets."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any

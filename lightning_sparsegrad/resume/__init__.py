@@ -1,1 +1,1 @@
-"""What an exact resume is made of: when checkpoints are written and how, random states, data order and metrics."""
+"""Exact resume: when checkpoints are written and how, random states, data order and metrics."""

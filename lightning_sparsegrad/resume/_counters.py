@@ -1,4 +1,4 @@
-"""What Lightning counts and does not keep: when loaders are made anew, batches of validations, checkpoints written."""
+"""Counters that Lightning does not keep: when loaders are made anew, batches of validations, checkpoints written."""
 
 from typing import Any
 

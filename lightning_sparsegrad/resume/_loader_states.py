@@ -1,4 +1,4 @@
-"""What decides on the order of a loader's data beside the global random states: generators and states of its parts."""
+"""States that, beside the global random states, decide on the order of a loader's data: of generators and its parts."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What an epoch has seen so far: the running means of `self.log`, and the states of metrics in the module."""
+"""The epoch so far: the running means of `self.log`, and the states of metrics in the module."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What hooks at the start of an epoch switch, and a resume within the epoch finds as it was at the start of the fit."""
+"""Switches that hooks set at the start of an epoch, which a resume within the epoch would not see."""
 
 from typing import Any
 

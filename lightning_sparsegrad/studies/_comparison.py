@@ -1,4 +1,4 @@
-"""What the runs of a study say: of each arm, and of each arm against the baseline."""
+"""Summaries of the runs of a study: of each arm, and of each arm against the baseline."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

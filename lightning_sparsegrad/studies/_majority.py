@@ -1,4 +1,4 @@
-"""What always giving the same answer would score."""
+"""The scores of always giving the same answer."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What a run of a study leaves behind of itself."""
+"""The record that a run of a study leaves: how it ended."""
 
 import json
 import os

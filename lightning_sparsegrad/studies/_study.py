@@ -1,4 +1,4 @@
-"""What a study compares: arms, in settings, over seeds."""
+"""The config of a study: arms, in settings, over seeds."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""What a row becomes, by task: which columns are read, token ids and labels, and how predictions are read back."""
+"""Encodings of rows, by task: which columns are read, token ids and labels, and how predictions are read back."""
 
 from lightning_sparsegrad.data.encodings._answers import AnswerEncoding
 from lightning_sparsegrad.data.encodings._base import Encoding, Tokens, kind_of

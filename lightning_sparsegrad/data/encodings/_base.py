@@ -1,4 +1,4 @@
-"""What a row of text becomes: token ids, labels, and a batch."""
+"""The base of encodings, from a row of text to token ids, labels, and a batch."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
