@@ -6,7 +6,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 _GZIP = b"\x1f\x8b"
-_CODE = ("conll.py", "lines.py", "objects.py", "parquet.py", "records.py", "squad.py", "tables.py", "valence.py")
+_CODE = (
+    *("_conll.py", "_lines.py", "_objects.py", "_parquet.py", "_records.py", "_squad.py", "_tables.py"),
+    "valence.py",
+)
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
