@@ -1,6 +1,6 @@
 import logging
 import re
-import time
+import socket
 from typing import Any
 
 import datasets
@@ -110,13 +110,16 @@ def test_parquet_files_of_a_split_have_the_same_columns(tmp_path, names):
         data.rows("train")
 
 
-def test_a_hub_that_cannot_be_reached_fails_fast(monkeypatch):
+def test_a_hub_that_cannot_be_reached_is_asked_once(monkeypatch):
+    asked, resolve = [], socket.getaddrinfo
+    monkeypatch.setattr(
+        "socket.getaddrinfo", lambda host, *arguments, **named: asked.append(host) or resolve(host, *arguments, **named)
+    )
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     data = TextDataModule("nobody/nothing", dataset_config="en")
-    start = time.monotonic()
     with pytest.raises(ConfigurationError) as caught:
         _ = data.num_labels
-    assert time.monotonic() - start < 5
+    assert asked == ["127.0.0.1"]  # the hub's own client would try again and again
     assert "Found `dataset = 'nobody/nothing'`, `dataset_config = 'en'`: " in str(caught.value)
     assert re.search(r"Without a network pass a folder: `hf download .* nobody/nothing`", str(caught.value))
     assert "\n" not in str(caught.value)

@@ -29,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_processes_stop_together(folder: Path, case: str) -> None:
     results = [json.loads((folder / f"{case} {rank}.json").read_text()) for rank in range(2)]
     step, validates = CASES[case][-2:]
-    assert results == [{"code": 143, "quick": True, "step": step, "validates": validates, "fault": ""}] * 2
+    assert results == [{"code": 143, "step": step, "validates": validates, "fault": ""}] * 2
 
 
 @pytest.mark.long
@@ -58,10 +58,10 @@ def test_none_that_was_launched_outlives_the_others(
     while not list(tmp_path.rglob("*.ckpt")) and time.monotonic() < until:
         time.sleep(0.1)
     os.kill(process.pid, signum) if to == "launcher" else os.killpg(process.pid, signum)
-    _, errors = process.communicate(timeout=15)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == status
     assert signum == signal.SIGKILL or "resume with sparsegrad fit --ckpt_path" in errors
-    until = time.monotonic() + 15
+    until = time.monotonic() + 60
     while _is_there(process.pid) and time.monotonic() < until:
         time.sleep(0.1)
     assert not _is_there(process.pid)

@@ -8,7 +8,6 @@ import os
 import shlex
 import signal
 import sys
-import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -69,12 +68,10 @@ def outcome(case: str, folder: Path) -> dict[str, Any]:
     _, whole = fit("module", transform, data=noisy(), **arguments)
     at, rows = Signal(hook, step, ranks), Rows()
     callbacks = [at, ModelCheckpoint(folder, save_top_k=-1), ExactResume()]
-    begun = time.monotonic()
     try:
         fit("module", transform, data=noisy(), callbacks=callbacks, logger=rows, **arguments)
     except SIGTERMException as error:
         result: dict[str, Any] = {"code": error.code}
-    result["quick"] = time.monotonic() - begun < 15
     path = Path(shlex.split(about_end(at.trainer, None))[-1])
     stored = torch.load(path, weights_only=True)
     result["step"] = stored["global_step"]
