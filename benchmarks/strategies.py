@@ -1,5 +1,10 @@
 """The strategies under test."""
 
+from pathlib import Path
+
+import yaml
+from jsonargparse import ArgumentParser
+
 from benchmarks.models import Thresholds
 from lightning_sparsegrad import (
     Chain,
@@ -9,10 +14,12 @@ from lightning_sparsegrad import (
     GradientTransform,
     GradualUnfreezing,
     HeadOnly,
+    Identity,
     LayerGradDrop,
     ValueClip,
 )
 
+OVERLAYS = Path(__file__).parents[1] / "configs" / "gradient"
 RATE = 0.5
 
 FUSED = "GradDrop, fused"
@@ -31,14 +38,14 @@ CHAIN = "Chain of GradDrop and ComponentNormClip"
 
 
 def make_strategies(thresholds: Thresholds, *, fused: bool) -> dict[str, GradientTransform]:
-    """Return every strategy by name.
+    """Return every strategy by name; one that has no line here, as its overlays have it.
 
     Args:
         thresholds: Norms to clip to.
         fused: Include the compiled mask, which takes long to compile, and use it in the chain.
     """
     masks: dict[str, GradientTransform] = {FUSED: GradDrop(rate=RATE, fused=True)} if fused else {}
-    return masks | {
+    listed = masks | {
         EAGER: GradDrop(rate=RATE, fused=False),
         ROWS: GradDrop(rate=RATE, granularity="row"),
         TENSORS: GradDrop(rate=RATE, granularity="tensor"),
@@ -52,3 +59,18 @@ def make_strategies(thresholds: Thresholds, *, fused: bool) -> dict[str, Gradien
         VALUE: ValueClip(max_value=thresholds.value),
         CHAIN: Chain([GradDrop(rate=RATE, fused=fused), ComponentNormClip(max_norm=thresholds.all)]),
     }
+    return listed | from_overlays({type(transform).__name__ for transform in (*listed.values(), Identity())})
+
+
+def from_overlays(listed: set[str]) -> dict[str, GradientTransform]:
+    """Return the strategies of all overlays but those of the classes named."""
+    parser = ArgumentParser()
+    parser.add_subclass_arguments(GradientTransform, "gradient_transform")
+    others: dict[str, GradientTransform] = {}
+    for overlay in sorted(OVERLAYS.glob("*.yaml")):
+        arguments = yaml.safe_load(overlay.read_text())["model"]["init_args"]
+        kind = arguments["gradient_transform"]["class_path"]
+        if kind not in listed:
+            made = parser.instantiate_classes(parser.parse_object(arguments))
+            others[f"{kind}, as in {overlay.name}"] = made.gradient_transform
+    return others

@@ -24,8 +24,9 @@ from benchmarks.peers import find_peers
 from benchmarks.plots import draw_bars
 from benchmarks.ratios import Ratio, Summary, divide
 from benchmarks.report import Report, Row, format_number
-from benchmarks.strategies import UNFREEZING, make_strategies
+from benchmarks.strategies import UNFREEZING, from_overlays, make_strategies
 from lightning_sparsegrad import ComponentNormClip, GradientEngine
+from tests.strategies import STRATEGIES
 
 CPU = torch.device("cpu")
 TINY = Size(hidden=16, layers=2, heads=2, intermediate=24, vocabulary=40, examples=2, tokens=6)
@@ -220,6 +221,15 @@ class TestArms:
         after = list(model.parameters())
         assert all(torch.equal(old, new) for old, new in zip(before, after, strict=True))  # every arm sees the same
         assert all(parameter.requires_grad for parameter in after)
+
+    def test_a_strategy_without_a_line_is_measured_as_its_overlays_have_it(self) -> None:
+        others = from_overlays({strategy.__name__ for strategy in STRATEGIES} - {"GradDrop"})
+        assert {name: str(transform) for name, transform in others.items()} == {
+            "GradDrop, as in grad_drop.yaml": "GradDrop(rate=0.2)",
+            "GradDrop, as in graddrop_epoch.yaml": "GradDrop(rate=0.2)",
+            "GradDrop, as in sparse_unfreezing.yaml": "GradDrop(rate=TopDown(1, 0, width=0.5))",
+        }
+        assert from_overlays({strategy.__name__ for strategy in STRATEGIES}) == {}
 
     def test_peers_clip_what_is_large_or_are_not_installed(self, model: nn.Module) -> None:
         for peer in find_peers().values():

@@ -1,17 +1,23 @@
 """The good arguments of every strategy and schedule are accepted; those that are spoilt start from them."""
 
 import pytest
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser
 
-from lightning_sparsegrad import GradientTransform, Schedule
-from tests.fuzz.material import KINDS, arguments_of_strategies, strategy
+from lightning_sparsegrad import ConfigurationError, GradientTransform, Schedule
+from tests.fuzz.material import KINDS, arguments_of_strategies, good_arguments, strategy
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_good_arguments_are_accepted(kind: str) -> None:
-    parser = ArgumentParser()
+    parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(GradientTransform, "gradient_transform")
-    made = parser.instantiate_classes(parser.parse_object(strategy(kind)["model"]["init_args"])).gradient_transform
+    try:
+        made = parser.instantiate_classes(parser.parse_object(strategy(kind)["model"]["init_args"])).gradient_transform
+    except (ArgumentError, ConfigurationError) as error:
+        pytest.fail(
+            f"{kind} should accept {good_arguments(kind)}: a strategy what its overlay says, a schedule 0.5 for every "
+            f"argument without a default. {error}"
+        )
     named = made.rate if issubclass(KINDS[kind], Schedule) else made
     assert type(named).__name__ == kind
 

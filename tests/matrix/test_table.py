@@ -9,7 +9,7 @@ import pytest
 from tests.transforms.golden import GOLDEN
 
 from . import table
-from .table import CONDITIONS, label, lines, module_of, tests_of
+from .table import CONDITIONS, label, lines, module_of
 
 
 def test_every_file_of_tests_is_a_condition() -> None:
@@ -39,7 +39,7 @@ def test_a_condition_without_a_test_over_every_row_is_an_error() -> None:
 
     module.test_most_rows = test_most_rows  # type: ignore[attr-defined]
     with pytest.raises(AssertionError, match="test_tpu needs a test over all golden rows"):
-        tests_of(module)
+        table.tests_of(module)
 
 
 def test_a_row_that_is_refused_is_no_row_that_is_right(monkeypatch: pytest.MonkeyPatch) -> None:

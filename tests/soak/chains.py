@@ -31,7 +31,7 @@ DRAWS: dict[type[GradientTransform], Callable[[Setting], Drawn]] = {
     LayerGradDrop: strategies.layer_grad_drop,
     ValueClip: strategies.value_clip,
 }
-# a strategy that nobody has told the soak about is drawn as its golden rows have it, on the model they are for
+# a strategy without a draw of its own is drawn from its golden rows, on the model they are for
 OTHERS = [row for row in GOLDEN if type(row.transform) not in {*DRAWS, Chain}]
 _LIKELY: dict[type[GradientTransform], float] = {GradDrop: 4, ComponentNormClip: 3, LayerGradDrop: 2}
 

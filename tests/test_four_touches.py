@@ -1,0 +1,231 @@
+"""A new strategy takes four files written by hand, and one command writes the rest: shown on a copy of the repository.
+
+Every test that goes over all strategies then takes the new one. What is missing is named by the test that fails.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from shutil import copytree, ignore_patterns
+
+import pytest
+
+from tests.generate import TABLES
+from tests.strategies import ROOT
+
+STRATEGY = '''"""Vector damping: the gradients of biases and normalisation weights are scaled down."""
+
+from lightning_sparsegrad.components import NamedParameters
+from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, Window
+
+
+class VectorDamping(GradientTransform):
+    r"""Scale the gradient of every vector, a bias or a normalisation weight, by a factor.
+
+    .. math:: \\tilde g = \\gamma \\, g
+
+    for tensors of one dimension; all others stay as they are.
+
+    Args:
+        factor: The factor :math:`\\gamma`, in [0, 1].
+
+    Raises:
+        ConfigurationError: If the factor is outside of [0, 1].
+
+    References:
+        After A. Author and B. Author, "A title", 2020, https://example.org/paper, section 2.
+    """
+
+    def __init__(self, factor: float) -> None:
+        if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 <= factor <= 1:
+            raise ConfigurationError(f"Parameter `factor` should be in [0, 1]. Found `factor = {factor!r}`.")
+        self.factor = factor
+
+    def bind(self, parameters: NamedParameters, *, total_steps: int | None) -> None:
+        pass
+
+    def apply_(self, gradients: Gradients, window: Window) -> None:
+        for gradient in gradients.values():
+            if gradient.ndim == 1:
+                gradient.mul_(self.factor)
+
+    def __repr__(self) -> str:
+        return f"VectorDamping(factor={self.factor})"
+'''
+OVERLAY = """# VectorDamping: biases and normalisation weights get no gradient.
+# An example; no study has this number.
+model:
+  init_args:
+    gradient_transform:
+      class_path: VectorDamping
+      init_args:
+        factor: 0.0
+"""
+GOLDEN_ROW = '''"""The golden row of VectorDamping."""
+
+from lightning_sparsegrad import VectorDamping
+from tests.layout import Layout
+from tests.reference import Entries, Values, When
+from tests.transforms.golden._row import Fit, Golden
+
+
+def damp(values: Values, when: When, layout: Layout) -> Values:
+    return {
+        name: Entries(entries.shape, [0.5 * value for value in entries.values])
+        if entries is not None and len(entries.shape) == 1
+        else entries
+        for name, entries in values.items()
+    }
+
+
+def _vectors_have_no_gradient(fit: Fit) -> None:
+    for name, gradient in fit.present(0).items():
+        assert gradient.ndim > 1 or not gradient.any(), name
+    assert any(gradient.any() for gradient in fit.present(0).values())
+
+
+ROWS = (
+    Golden(
+        VectorDamping(0.5),
+        (-249.390625, 93.40625, -421.640625),
+        does=damp,
+        overlay="vector_damping",
+        effect=_vectors_have_no_gradient,
+    ),
+)
+'''
+ROOM = "lightning_sparsegrad/transforms"
+IMPORT = "from lightning_sparsegrad.transforms.masks.vector_damping import VectorDamping\n"
+MINE = "VectorDamping or vector_damping or table"
+QUICK = [
+    "tests/test_generate.py",
+    "tests/test_readme.py",
+    "tests/configs/test_overlays.py::test_an_overlay_has_a_golden_row_that_says_what_it_shows",
+    "tests/engine/test_skipping.py",
+    "tests/fuzz/test_material.py",
+    "tests/matrix/test_table.py",
+    "tests/transforms",
+]
+BENCHMARKED = """
+from benchmarks.strategies import make_strategies
+from benchmarks.models import Thresholds
+print(list(make_strategies(Thresholds(1.0, 1.0, 1.0, 1.0), fused=False)))
+"""
+
+
+class Copy:
+    """A copy of the repository.
+
+    Args:
+        root: Its folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        for name in ("benchmarks", "configs", "lightning_sparsegrad", "tests"):
+            copytree(ROOT / name, root / name, ignore=ignore_patterns("material", ".*"))
+        for file in (path for pattern in ("*.md", "*.py", "*.toml", "*.txt") for path in ROOT.glob(pattern)):
+            (root / file.name).write_bytes(file.read_bytes())
+        self._original = self._files()
+
+    def _files(self) -> dict[str, bytes]:
+        files = (path for path in self.root.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+        return {path.relative_to(self.root).as_posix(): path.read_bytes() for path in files}
+
+    def changed(self) -> set[str]:
+        """Return the files that are new or are not as they were."""
+        return {name for name, content in self._files().items() if self._original.get(name) != content}
+
+    def write(self, name: str, text: str) -> None:
+        (self.root / name).write_text(text)
+
+    def add_strategy(self) -> None:
+        self.write(f"{ROOM}/masks/vector_damping.py", STRATEGY)
+
+    def add_import(self) -> None:
+        exports = (self.root / ROOM / "__init__.py").read_text()
+        exports = exports.replace("\n\n__all__ = [\n", f'\n{IMPORT}\n__all__ = [\n    "VectorDamping",\n', 1)
+        self.write(f"{ROOM}/__init__.py", exports)
+
+    def add_overlay(self) -> None:
+        self.write("configs/gradient/vector_damping.yaml", OVERLAY)
+
+    def add_golden_row(self, text: str = GOLDEN_ROW) -> None:
+        self.write("tests/transforms/golden/vector_damping.py", text)
+
+    def python(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, *arguments],
+            cwd=self.root,
+            env={**os.environ, "PYTHONPATH": str(self.root)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def pytest(self, tests: Sequence[str], only: str = MINE) -> subprocess.CompletedProcess[str]:
+        return self.python("-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", only, *tests)
+
+    def generate(self) -> None:
+        done = self.python("-m", "tests.generate")
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Copy:
+    return Copy(tmp_path / "repository")
+
+
+def test_four_files_and_a_command_add_a_strategy(copy: Copy) -> None:
+    copy.add_strategy()
+    alone = copy.pytest(["tests/transforms/test_contract.py"])
+    assert alone.returncode == 1, alone.stdout
+    assert f"import VectorDamping in {ROOM}/__init__.py" in alone.stdout
+    assert "a strategy needs an overlay of its name: add configs/gradient/vector_damping.yaml" in alone.stdout
+    assert "VectorDamping needs a golden row: add tests/transforms/golden/vector_damping.py" in alone.stdout
+
+    copy.add_import()
+    copy.add_overlay()
+    copy.add_golden_row()
+    by_hand = copy.changed()
+    assert len(by_hand) == 4
+    copy.generate()
+    assert copy.changed() - by_hand == {file.relative_to(ROOT).as_posix() for file in TABLES}
+    done = copy.pytest(QUICK)
+    assert done.returncode == 0, done.stdout[-5000:]
+    assert (
+        "| `VectorDamping` | `vector_damping` | Scale the gradient of every vector, a bias or a normalisation weight, "
+        "by a factor | After [Author and Author 2020](https://example.org/paper), section 2 |\n"
+    ) in (copy.root / "README.md").read_text()
+    cells = [line for line in (copy.root / "tests/matrix/README.md").read_text().splitlines() if "VectorDamp" in line]
+    assert "[right](test_ddp.py) | [refused](test_fsdp2.py)" in cells[0]
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_every_condition_and_the_soak_take_the_strategy(copy: Copy) -> None:
+    copy.add_strategy()
+    copy.add_import()
+    copy.add_overlay()
+    copy.add_golden_row()
+    copy.generate()
+    assert "VectorDamping, as in vector_damping.yaml" in copy.python("-c", BENCHMARKED).stdout
+    rest = ["configs", "engine", "matrix", "sharding", "soak", "fuzz", "benchmarks"]
+    only = f"{MINE} or refused_by_name or golden_rows_have_it or short_soak_finds"
+    done = copy.pytest([f"tests/{name}" for name in rest], only)
+    assert done.returncode == 0, done.stdout[-5000:]
+
+
+@pytest.mark.long
+def test_a_row_without_the_effect_of_its_overlay_is_red(copy: Copy) -> None:
+    copy.add_strategy()
+    copy.add_import()
+    copy.add_overlay()
+    copy.add_golden_row(GOLDEN_ROW.replace('        overlay="vector_damping",\n', "").replace("effect=_", "# _"))
+    done = copy.pytest(QUICK)
+    assert done.returncode == 1, done.stdout
+    assert "configs/gradient/vector_damping.yaml needs its effect: a row of `VectorDamping`" in done.stdout
+    assert "README.md is stale: run `python -m tests.generate`" in done.stdout
