@@ -17,7 +17,7 @@ _MOVED = {
     "parser": "cli.parser",
     "studies.recorder": "studies._recorder",
     "transforms.component_norm_clip": "transforms.clips.component_norm_clip",
-    "transforms.draws": "transforms.masks._draws",
+    "transforms.draws": "transforms.masks.mask",
     "transforms.global_norm_clip": "transforms.clips.global_norm_clip",
     "transforms.grad_drop": "transforms.masks.grad_drop",
     "transforms.gradual_unfreezing": "transforms.freezes.gradual_unfreezing",

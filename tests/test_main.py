@@ -10,9 +10,9 @@ import torch
 import yaml
 from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningCLI
-from lightning_sparsegrad.main import main
 
 from lightning_sparsegrad import ComponentNormClip, ConfigurationError, GradDrop, GradientTransform, SparseGradCLI
+from lightning_sparsegrad.main import main
 from tests.command_line import DROP, HOOK, LABELLED, PLAIN, QUICK, READER, SAVE, UNLABELLED, Plain, Reader
 
 

@@ -8,10 +8,10 @@ import torch
 import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
-from lightning_sparsegrad.main import main
 
 from lightning_sparsegrad import ConfigurationError, SparseGradCLI
 from lightning_sparsegrad.cli._stored_defaults import require_same_seed
+from lightning_sparsegrad.main import main
 from lightning_sparsegrad.resume._checkpoints import StoredRun
 from tests.command_line import DROP, LABELLED, PLAIN, READER, Reader
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import yaml
 from lightning.pytorch import Callback, Trainer
-from lightning_sparsegrad.main import main
 
 from lightning_sparsegrad import SparseGradCLI
+from lightning_sparsegrad.main import main
 from lightning_sparsegrad.resume._signals import SIGNALS
 from lightning_sparsegrad.resume._stopping import ended_by_signal
 from tests.command_line import DROP, LABELLED, QUICK, READER, SAVE, UNLABELLED, Plain

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from lightning_sparsegrad.main import main
 from rich.console import Console
 
 from lightning_sparsegrad.cli._diagnosis import one_line
 from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.main import main
 from lightning_sparsegrad.metrics._evaluation_table import results_of
 from lightning_sparsegrad.untrusted._terminal import controls_shown, shown
 

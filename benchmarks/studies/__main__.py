@@ -6,11 +6,10 @@ What follows the name of the study goes to `sparsegrad study`.
 import sys
 from pathlib import Path
 
-from lightning_sparsegrad.main import main
-
 from benchmarks.studies.encoder import make_encoder
 from benchmarks.studies.reviews import make_reviews
 from lightning_sparsegrad import EmojiTopicsDataModule
+from lightning_sparsegrad.main import main
 
 MATERIAL = Path("benchmarks/studies/material")
 CONFIGS = {

@@ -1,17 +1,17 @@
-"""Callbacks: the engine for any LightningModule, an exact resume of any fit, tables, and what a fit did to a model."""
+"""Callbacks: the engine for any LightningModule, an exact resume of any fit, tables, and what a fit did to a model.
 
-from lightning_sparsegrad.callbacks.gradient_monitor import GradientMonitor
-from lightning_sparsegrad.callbacks.gradient_transform import GradientTransformCallback
-from lightning_sparsegrad.callbacks.prediction_writer import PredictionWriter
-from lightning_sparsegrad.callbacks.pretrained_distance import PretrainedDistance
-from lightning_sparsegrad.callbacks.results_table import ResultsTable
-from lightning_sparsegrad.resume.exact_resume import ExactResume
+`GradientTransformCallback` needs torch and lightning alone. All are loaded when one is first asked for here.
+"""
 
-__all__ = [
-    "ExactResume",
-    "GradientMonitor",
-    "GradientTransformCallback",
-    "PredictionWriter",
-    "PretrainedDistance",
-    "ResultsTable",
-]
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lightning_sparsegrad.callbacks._exports import *  # noqa: F403
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("_") and name != "__all__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from lightning_sparsegrad.callbacks import _exports
+
+    return getattr(_exports, name)

@@ -8,12 +8,16 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from lightning.fabric.utilities.cloud_io import get_filesystem
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 
 from lightning_sparsegrad.files import _writing as files
 
 _LOGS = "lightning_logs"  # where Lightning itself keeps one folder per run
 _OWN: WeakKeyDictionary[Trainer, str] = WeakKeyDictionary()
+
+
+class OfOneRun(Callback):
+    """A callback whose arguments name the folder of one run: what resumes from a checkpoint of it does without."""
 
 
 def run_folder(trainer: Trainer) -> str:

@@ -8,13 +8,15 @@ from torch.optim import Optimizer
 from lightning_sparsegrad.engine._nonfinite import NonFinite
 from lightning_sparsegrad.engine.gradient_engine import GradientEngine
 from lightning_sparsegrad.errors import ConfigurationError
-from lightning_sparsegrad.loops._driver import Door, TrainerDriver, require_super
+from lightning_sparsegrad.loops._lightning_adapter import AdapterOwner, LightningAdapter
+from lightning_sparsegrad.loops._refusals import require_super
 from lightning_sparsegrad.modules.base import SparseGradModule
+from lightning_sparsegrad.resume._gate import CheckpointGate
 from lightning_sparsegrad.resume._searches import Searches
 from lightning_sparsegrad.transforms.base import GradientTransform
 
 
-class GradientTransformCallback(Door, Callback):
+class GradientTransformCallback(AdapterOwner, Callback):
     """Put the gradients of any LightningModule through a transform, once per optimizer step.
 
     It does for a module of your own what `SparseGradModule` does for its subclasses. Under manual optimization call
@@ -43,8 +45,12 @@ class GradientTransformCallback(Door, Callback):
         self, gradient_transform: GradientTransform, *, skip_dropped: bool = True, nonfinite: NonFinite = "propagate"
     ) -> None:
         super().__init__()
-        self._driver = TrainerDriver(
-            gradient_transform, door=type(self).__name__, skip_dropped=skip_dropped, nonfinite=nonfinite
+        self._loop_adapter = LightningAdapter(
+            gradient_transform,
+            owner=type(self).__name__,
+            gate=CheckpointGate(),
+            skip_dropped=skip_dropped,
+            nonfinite=nonfinite,
         )
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -54,12 +60,12 @@ class GradientTransformCallback(Door, Callback):
     @property
     def gradient_transform(self) -> GradientTransform:
         """The strategy, as given."""
-        return self._driver.transform
+        return self._loop_adapter.transform
 
     @property
     def gradient_engine(self) -> GradientEngine:
         """The engine, from the start of a fit on: its statistics tell what the last step did."""
-        return self._driver.engine
+        return self._loop_adapter.engine
 
     def apply_gradient_transform_(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Apply the transform now, to all gradients: for manual optimization, where only you know which step follows.
@@ -69,7 +75,7 @@ class GradientTransformCallback(Door, Callback):
         Raises:
             RuntimeError: If no `manual_backward` has come since the last call.
         """
-        self._driver.apply_(trainer, pl_module)
+        self._loop_adapter.apply_(trainer, pl_module)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
         Searches.of(trainer)
@@ -84,21 +90,21 @@ class GradientTransformCallback(Door, Callback):
                 f"Gradients should be transformed in one place; use `Chain` for several transforms. "
                 f"Found {', '.join(f'`{door}`' for door in doors)}."
             )
-        self._driver.fit_start(trainer, pl_module)
+        self._loop_adapter.fit_start(trainer, pl_module)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
-        self._driver.batch_start(trainer)
+        self._loop_adapter.batch_start(trainer)
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Apply the transform if an optimizer step follows this backward pass."""
-        self._driver.after_backward(trainer, pl_module)
+        self._loop_adapter.after_backward(trainer, pl_module)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Make sure that the transform was applied."""
-        self._driver.before_optimizer_step(trainer, pl_module, optimizer)
+        self._loop_adapter.before_optimizer_step(trainer, pl_module, optimizer)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
-        self._driver.save(checkpoint)
+        self._loop_adapter.save(checkpoint)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
-        self._driver.load(checkpoint, trainer)
+        self._loop_adapter.load(checkpoint, trainer)

@@ -12,6 +12,7 @@ from typing import Any
 from jsonargparse import Namespace
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser
 
+from lightning_sparsegrad.callbacks._run_folder import OfOneRun
 from lightning_sparsegrad.cli._diagnosis import HINT, diagnose
 from lightning_sparsegrad.cli._replacing import read_config
 from lightning_sparsegrad.errors import ConfigurationError
@@ -23,7 +24,6 @@ _TRAINER = "trainer"
 _OF_EVALUATIONS = ("precision",)  # the Trainer's arguments that belong to the model rather than to the fit
 _LOOKED_UP = {"best", "last", "hpc"}  # no file names: Lightning finds them
 _VERSIONED = ("CSVLogger", "TensorBoardLogger")  # each run has a folder of its own, unless it is told which
-_OF_ONE_RUN = "lightning_sparsegrad.studies._recorder.RunRecorder"
 
 
 class Given:
@@ -120,7 +120,9 @@ def set_defaults(parser: LightningArgumentParser, given: Given, stored: StoredRu
     trainer = config.pop(_TRAINER, None)
     trainer = dict(trainer) if isinstance(trainer, Mapping) else {}
     kept = trainer if given.subcommand == "fit" else {name: trainer.get(name) for name in _OF_EVALUATIONS}
-    config |= {f"{_TRAINER}.{name}": value for name, value in _for_a_new_run(kept).items()}
+    kept = {name: value for name, value in kept.items() if f"{_TRAINER}.{name}" not in given.names}
+    with named_by_checkpoint(stored.path, but=given.classes):
+        config |= {f"{_TRAINER}.{name}": value for name, value in _for_a_new_run(kept).items()}
     known = [action.dest for action in parser._actions]  # argparse has no public list
     defaults: dict[str, Any] = {}
     for key, value in config.items():
@@ -154,8 +156,13 @@ def _for_a_new_run(trainer: Mapping[str, Any]) -> dict[str, Any]:
             (logger.get("init_args") or {}).pop("version", None)
     callbacks = trainer.get("callbacks")
     if isinstance(callbacks, list):
-        callbacks = [each for each in callbacks if not isinstance(each, dict) or each.get("class_path") != _OF_ONE_RUN]
-    return {**trainer, "callbacks": callbacks} if "callbacks" in trainer else dict(trainer)
+        return {**trainer, "callbacks": [each for each in callbacks if not _is_of_one_run(each)]}
+    return dict(trainer)
+
+
+def _is_of_one_run(callback: Any) -> bool:
+    cls = find(callback.get("class_path")) if isinstance(callback, dict) else None
+    return isinstance(cls, type) and issubclass(cls, OfOneRun)
 
 
 def _class_paths(value: Any) -> Iterator[Any]:

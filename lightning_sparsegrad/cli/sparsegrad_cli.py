@@ -17,7 +17,7 @@ from lightning.pytorch.cli import (
 )
 
 import lightning_sparsegrad.data
-import lightning_sparsegrad.modules
+import lightning_sparsegrad.modules._exports
 import lightning_sparsegrad.transforms  # noqa: F401  # what is imported can be named without its module
 from lightning_sparsegrad.callbacks import ExactResume, PredictionWriter, ResultsTable
 from lightning_sparsegrad.callbacks._folder_claims import FolderClaims
@@ -25,6 +25,7 @@ from lightning_sparsegrad.cli._diagnosis import Fault
 from lightning_sparsegrad.cli._fit_summary import print_outcome
 from lightning_sparsegrad.cli._linked import LINKED, ModelInstantiator, about_missing, ask_for_regression
 from lightning_sparsegrad.cli._restored import DataInstantiator, about_moved, replace_origin
+from lightning_sparsegrad.cli._store_config import StoreConfigCallback
 from lightning_sparsegrad.cli._stored_defaults import (
     Given,
     require_same_seed,
@@ -34,7 +35,6 @@ from lightning_sparsegrad.cli._stored_defaults import (
 )
 from lightning_sparsegrad.cli._trainer_checks import check_trainer, require_seed
 from lightning_sparsegrad.cli.parser import SparseGradArgumentParser
-from lightning_sparsegrad.cli.store_config import StoreConfigCallback
 from lightning_sparsegrad.data import TokenizedDataModule
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.files._checksums import IntactCheckpoint

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 _GZIP = b"\x1f\x8b"
-_CODE = ("conll.py", "lines.py", "objects.py", "parquet.py", "records.py", "squad.py", "tables.py", "valence.py")
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -33,9 +32,9 @@ def lines_of(path: str) -> Iterator[str]:
 
 
 def digests_of(paths: Sequence[str]) -> tuple[str, ...]:
-    """Return hashes of the contents of files and of the code that reads them: when one changes, all is read again."""
+    """Return hashes of the contents of files and of the code of this room: when one changes, all is read again."""
     digests = []
-    for path in (*(Path(__file__).with_name(name) for name in _CODE), *map(Path, paths)):
+    for path in (*sorted(Path(__file__).parent.glob("*.py")), *map(Path, paths)):
         with path.open("rb") as file:
             digests.append(hashlib.file_digest(file, "sha256").hexdigest())
     return tuple(digests)

@@ -28,6 +28,7 @@ from lightning_sparsegrad.data._labelled import LabelledDataModule
 from lightning_sparsegrad.data._labels import LabelSpace
 from lightning_sparsegrad.data._padding import settle_padding
 from lightning_sparsegrad.data._predictions import write_table
+from lightning_sparsegrad.data._task_kinds import Task
 from lightning_sparsegrad.data.encodings import Encoding, Tokens, kind_of
 from lightning_sparsegrad.data.encodings._base import Batch
 from lightning_sparsegrad.data.samplers import LengthGroupedSampler, UnrepeatedSampler, lengths_of
@@ -222,10 +223,9 @@ class TokenizedDataModule(LabelledDataModule, ABC):
 
     def _require_module(self) -> None:
         module = self._module
-        names = [kind.__name__ for kind in type(module).__mro__]
-        if "TransformerTask" in names and self.encoding.module not in names:
+        if isinstance(module, Task) and module.task_kind != self.encoding.task_kind:
             raise ConfigurationError(
-                f"Data of `{type(self).__name__}` should be given to a `{self.encoding.module}`. "
+                f"Data of `{type(self).__name__}` should be given to a `{self.encoding.task_kind.value}`. "
                 f"Found `{type(module).__name__}`."
             )
 
@@ -233,7 +233,7 @@ class TokenizedDataModule(LabelledDataModule, ABC):
         """Check that a model of this library learns classes where the data have them, and numbers where not."""
         module = self._module
         found = getattr(module, "num_labels", None)
-        if "TransformerTask" not in [kind.__name__ for kind in type(module).__mro__] or found is None:
+        if not isinstance(module, Task) or found is None:
             return
         if found < self.num_labels or (found == 1) != (self.num_labels == 1):
             problem = "regression" if found == 1 else "classification"

@@ -1,5 +1,6 @@
 """The engine: applies a transform to the whole gradient of a model, exactly once per optimizer step."""
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
@@ -7,14 +8,25 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from lightning_sparsegrad.components import NamedParameters
 from lightning_sparsegrad.engine._nonfinite import NonFinite, check_policy, first_nonfinite
 from lightning_sparsegrad.engine._skipping import WorkSkipper
+from lightning_sparsegrad.engine._steps import Steps
 from lightning_sparsegrad.engine.gradient_meter import GradientMeter
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.functional._sharding import is_spread, shard_of
-from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, Window, refuse_equal_draws
+from lightning_sparsegrad.transforms.base import (
+    Gradients,
+    GradientTransform,
+    Window,
+    deprecated_facts,
+    needless,
+    refuse_equal_draws,
+    run_,
+    runs_on_shards,
+)
 
 # wrappers whose parameters do not tell which of their entries a gradient is of, and what does the same
 _HIDDEN = {
@@ -106,9 +118,12 @@ class GradientEngine:
         _refuse_hidden(self.parameters, transform)
         self.transform = deepcopy(transform)
         self.transform.bind(self.parameters, total_steps=total_steps)
+        self._warned = False
+        self._warn_of_deprecated(*dict.fromkeys(f"{kind}.{fact}" for kind, fact in deprecated_facts(transform)))
         self._total_steps = total_steps
         self._skipper = WorkSkipper(model, self.parameters) if skip_dropped else None
         self._policy, self._nonfinite_windows, self._left_out = nonfinite, 0, False
+        self._steps = Steps(self.transform, self.parameters)
         self._window: Window | None = None
         self._applied = False
         self.meter: GradientMeter | None = None
@@ -146,8 +161,9 @@ class GradientEngine:
         if epoch is not None:
             _check_index("epoch", epoch)
         window = Window(step=step, epoch=epoch, total_steps=self._total_steps, seed=self.seed)
-        if self._skipper is not None:
-            self._skipper.start(self.transform.skippable(window))
+        self._steps.open()
+        if self._skipper is not None and not self._steps.calibrating(window):
+            self._skipper.start(needless(self.transform, window))
         self._window, self._applied = window, False
         return window
 
@@ -189,53 +205,64 @@ class GradientEngine:
             raise RuntimeError(
                 f"GradientEngine.apply_() should be called once. Found two calls at step {self._window.step}."
             )
-        found = {name: p.grad for name, p in self.parameters.tensors.items() if p.grad is not None}
-        skipped = self._skipper.finish(found, self._window.step) if self._skipper is not None else {}
-        for name in skipped:  # what it has is left from before the window: zeros, by `zero_grad`
-            self.parameters.tensors[name].grad = None
-            found.pop(name, None)
-        for name, gradient in found.items():
-            if is_spread(gradient):
-                _require_rows(name, gradient)
-            if gradient.layout != torch.strided or gradient.is_complex():
-                kind = "complex" if gradient.is_complex() else "sparse"
-                raise ConfigurationError(f"Gradients should be dense and real. Found a {kind} gradient of `{name}`.")
-        self._refuse_unknown()
+        gradients = self._gather(self._window, loss_scale)
+        self._refuse_unusable(gradients)
         meter = self.meter if self.meter is not None and self.meter.is_due(self._window) else None
-        self._left_out = self._policy != "propagate" and self._is_lost(found, self._window, loss_scale)
-        if self._left_out:
-            for parameter in self.parameters.tensors.values():
-                parameter.grad = None
-            self._applied = True
-            return
-        gradients = Gradients(found, loss_scale=loss_scale, skipped=skipped)
-        if meter is not None:
-            meter.before(gradients, self._window)
-        self.transform.apply_(gradients, self._window)
-        if meter is not None:
-            meter.after(gradients)
-        if gradients.skipped:
-            raise RuntimeError(
-                f"`{self.transform!r}` should drop what it said before the forward pass that it would. Found "
-                f"`{min(gradients.skipped)}` at step {self._window.step}, which was not computed and is not dropped."
-            )
+        is_lost = self._is_left_out(gradients, self._window)
+        calibrates = not is_lost and self._steps.calibrating(self._window)
+        self._left_out = is_lost or calibrates
+        if is_lost:
+            gradients.lose(list(gradients), by=self)
+        elif calibrates:
+            self._steps.calibrate_(gradients, self._window)
+        else:
+            self._run_(gradients, self._window, meter)
+        self._steps.applied(self._window)
         for name in gradients.dropped:
             self.parameters.tensors[name].grad = None
         self._applied = True
-        if found and not gradients and loss_scale is not None:
+        if not gradients and gradients.dropped and loss_scale is not None:
             raise ConfigurationError(
                 f"`{self.transform!r}` should keep a gradient under loss scaling, or the scaler finds none to check. "
                 f"Found all dropped at step {self._window.step}."
             )
 
-    def _is_lost(self, found: Mapping[str, Tensor], window: Window, loss_scale: Tensor | None) -> bool:
-        """Look for gradients that are not finite, and follow the policy; say whether the window is to be left out."""
-        unread = self.transform.skippable(window)
-        name = first_nonfinite({name: gradient for name, gradient in found.items() if name not in unread})
+    def _gather(self, window: Window, loss_scale: Tensor | None) -> Gradients:
+        """Return the gradients of the window, without those that were not computed."""
+        tensors = self.parameters.tensors
+        gradients = {name: tensor.grad for name, tensor in tensors.items() if tensor.grad is not None}
+        skipped = self._skipper.finish(gradients, window.step) if self._skipper is not None else {}
+        for name in skipped:  # what it has is left from before the window: zeros, by `zero_grad`
+            tensors[name].grad = None
+            gradients.pop(name, None)
+        return Gradients(
+            gradients, loss_scale=loss_scale, skipped=skipped, weights=tensors, deprecated=self._warn_of_deprecated
+        )
+
+    def _refuse_unusable(self, gradients: Gradients) -> None:
+        """Refuse gradients that are sparse, complex, sharded otherwise than by rows, or of a new parameter."""
+        for name, gradient in gradients.items():
+            if is_spread(gradient):
+                _require_rows(name, gradient)
+            if gradient.layout != torch.strided or gradient.is_complex():
+                kind = "complex" if gradient.is_complex() else "sparse"
+                raise ConfigurationError(f"Gradients should be dense and real. Found a {kind} gradient of `{name}`.")
+        for name, parameter in self.parameters.newcomers():
+            if parameter.grad is not None:
+                raise ConfigurationError(
+                    f"Parameters should be in the model before its engine is made. Found `{name}`, which is new."
+                )
+
+    def _is_left_out(self, gradients: Gradients, window: Window) -> bool:
+        """Look for gradients that are not finite, and follow the policy; return whether to leave the window out."""
+        if self._policy == "propagate":
+            return False
+        unread = needless(self.transform, window)
+        name = first_nonfinite({name: gradient for name, gradient in gradients.items() if name not in unread})
         if name is None:
             return False
         self._nonfinite_windows += 1
-        if loss_scale is not None:
+        if gradients.loss_scale is not None:
             return False
         if self._policy == "raise":
             raise FloatingPointError(
@@ -244,13 +271,50 @@ class GradientEngine:
             )
         return True
 
-    def _refuse_unknown(self) -> None:
-        """Refuse a gradient of a parameter that was put into the model after the engine was made."""
-        for name, parameter in self.parameters.newcomers():
-            if parameter.grad is not None:
-                raise ConfigurationError(
-                    f"Parameters should be in the model before its engine is made. Found `{name}`, which is new."
-                )
+    def _run_(self, gradients: Gradients, window: Window, meter: GradientMeter | None) -> None:
+        """Run the transform, between two looks of a meter that is due."""
+        if meter is not None:
+            meter.before(gradients, window)
+        run_(self.transform, gradients, window)
+        if meter is not None:
+            meter.after(gradients)
+        if gradients.skipped:
+            raise RuntimeError(
+                f"`{self.transform!r}` should drop what it said before the forward pass that it would. Found "
+                f"`{min(gradients.skipped)}` at step {window.step}, which was not computed and is not dropped."
+            )
+
+    def _warn_of_deprecated(self, *names: str) -> None:
+        """Warn once of what strategies of 0.1 do in other ways."""
+        if names and not self._warned:
+            warnings.warn(
+                f"`{self.transform!r}` uses {', '.join(f'`{name}`' for name in names)}, which goes with 0.3: state "
+                f"`dropped`, `reads_together` and `on_shards` instead, see `GradientTransform`.",
+                DeprecationWarning,
+                stacklevel=3,
+            )
+            self._warned = True
+
+    @property
+    def acts_on_steps(self) -> bool:
+        """Whether a strategy learns from steps or acts on updates, for which optimizers have to be attached."""
+        return self._steps.need_optimizer
+
+    def attach(self, *optimizers: Optimizer) -> None:
+        """Follow the steps of optimizers, for strategies that learn from steps or act on updates; others need it not.
+
+        A deep copy of an optimizer is a new one, which loses its hooks: attach it, too.
+        """
+        for optimizer in optimizers:
+            self._steps.follow(optimizer)
+
+    @torch.no_grad()
+    def before_step_(self, optimizer: Optimizer) -> None:
+        """Have strategies of the update phase act: after `apply_` and any unscaling, before an optimizer steps.
+
+        A loop that steps with a closure has to call it, at the end of the closure; in any other the step itself does.
+        """
+        self._steps.before_(optimizer)
 
     def compute_everything(self, why: str) -> None:
         """Skip no work from now on; where a window could, one warning gives the reason."""
@@ -314,10 +378,10 @@ def _refuse_hidden(parameters: NamedParameters, transform: GradientTransform) ->
     spread = {name: parameter for name, parameter in parameters.tensors.items() if is_spread(parameter)}
     for name, parameter in spread.items():
         _require_rows(name, parameter)
-    if spread and not transform.handles_shards:
+    if spread and not runs_on_shards(transform):
         raise ConfigurationError(
-            f"`{transform!r}` should say `handles_shards = True` if it does: of a sharded gradient, slices and numbers "
-            f"read on the host are this process's own. Found `{min(spread)}` sharded."
+            f"`{transform!r}` should state `on_shards = True` if it is right there: of a sharded gradient, slices and "
+            f"numbers read on the host are this process's own. Found `{min(spread)}` sharded."
         )
 
 

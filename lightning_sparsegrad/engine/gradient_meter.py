@@ -11,8 +11,7 @@ from lightning_sparsegrad.components import Component, ComponentSpec, NamedParam
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.functional import component_norms
 from lightning_sparsegrad.functional._sharding import Group, group_of, norms_over
-from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, Window
-from lightning_sparsegrad.transforms.clips.norm_clip import NormClip
+from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, Window, scaling_of
 
 
 @dataclass(frozen=True)
@@ -23,8 +22,9 @@ class Measurement:
         step: Optimizer steps done before.
         epoch: Epochs done before; `None` if unknown.
         values: Tensor of shape (4, components) on the device of the gradients: the norms before the transform and after
-            it, in true gradient units; 1 for what a norm clip scaled, else 0; the share of entries kept, of those that
-            were not zero before. A component that was dropped has norm 0 after, is not clipped, and keeps nothing; its
+            it, in true gradient units; the share of its units that a clip scaled (1 or 0 where the component is one),
+            undefined beside a strategy that does not say; the share of entries kept, of those that were not zero
+            before. A component that was dropped has norm 0 after, is not clipped, and keeps nothing; its
             norm before is undefined if it was not computed. One that has no gradient, as it is frozen, has norm 0
             after; its norm before and the share kept are undefined.
     """
@@ -76,8 +76,8 @@ class GradientMeter:
         check_meter(every, components)
         self._every = every
         self.components = partition(parameters, components)
-        self._clips = [part for part in transform.flattened() if isinstance(part, NormClip)]
-        self._clipping = [_touching(self.components, clip.clipped_components, parameters) for clip in self._clips]
+        self._parameters, self._members = parameters, list(transform.flattened())
+        self._touching: dict[int, list[list[str]]] = {}  # by member, for each component
         self.last: Measurement | None = None
         self._before: tuple[Tensor, Tensor] | None = None
         self._window: Window | None = None
@@ -112,12 +112,18 @@ class GradientMeter:
 
     def _clipped(self, like: Tensor) -> Tensor:
         clipped = torch.zeros_like(like)
-        for clip, touching in zip(self._clips, self._clipping, strict=True):
-            factors = clip.factors
-            for place, names in enumerate(touching):
+        for index, member in enumerate(self._members):
+            factors = scaling_of(member)
+            if factors is None:
+                return torch.full_like(like, nan)
+            if factors and index not in self._touching:
+                scaled = member.scaled_components or partition(self._parameters, "tensor")
+                self._touching[index] = _touching(self.components, scaled, self._parameters)
+            for place, names in enumerate(self._touching[index] if factors else ()):
                 for name in names:
                     if name in factors:
-                        clipped[place] = torch.maximum(clipped[place], (~(factors[name] >= 1)).to(clipped))
+                        share = (~(factors[name] >= 1)).to(clipped).mean()
+                        clipped[place] = torch.maximum(clipped[place], share)
         return clipped
 
     def _norms_and_counts(self, gradients: Gradients, *, missing: float) -> tuple[Tensor, Tensor]:

@@ -1,19 +1,17 @@
-"""LightningModules: the base that masks and clips gradients, then one task per file."""
+"""LightningModules: the base that masks and clips gradients, then one task per file.
 
-from lightning_sparsegrad.modules.base import SparseGradModule
-from lightning_sparsegrad.modules.extractive_question_answering import ExtractiveQuestionAnswering
-from lightning_sparsegrad.modules.linear_decay import LinearDecay
-from lightning_sparsegrad.modules.pointwise_ranking import PointwiseRanking
-from lightning_sparsegrad.modules.sequence_classification import SequenceClassification
-from lightning_sparsegrad.modules.token_classification import TokenClassification
-from lightning_sparsegrad.modules.transformer import TransformerTask
+The base needs torch and lightning alone. Tasks need transformers; all are loaded when one is first asked for here.
+"""
 
-__all__ = [
-    "ExtractiveQuestionAnswering",
-    "LinearDecay",
-    "PointwiseRanking",
-    "SequenceClassification",
-    "SparseGradModule",
-    "TokenClassification",
-    "TransformerTask",
-]
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lightning_sparsegrad.modules._exports import *  # noqa: F403
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("_") and name != "__all__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from lightning_sparsegrad.modules import _exports
+
+    return getattr(_exports, name)

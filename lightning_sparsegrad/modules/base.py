@@ -7,13 +7,15 @@ from torch.optim import Optimizer
 
 from lightning_sparsegrad.engine._nonfinite import NonFinite
 from lightning_sparsegrad.engine.gradient_engine import GradientEngine
-from lightning_sparsegrad.loops._driver import Door, TrainerDriver, require_super
+from lightning_sparsegrad.loops._lightning_adapter import AdapterOwner, LightningAdapter
+from lightning_sparsegrad.loops._refusals import require_super
+from lightning_sparsegrad.resume._gate import CheckpointGate
 from lightning_sparsegrad.resume._searches import Searches
 from lightning_sparsegrad.transforms.base import GradientTransform
 from lightning_sparsegrad.untrusted._strangers import LoadedFromStrangers
 
 
-class SparseGradModule(LoadedFromStrangers, Door, LightningModule):
+class SparseGradModule(LoadedFromStrangers, AdapterOwner, LightningModule):
     """A LightningModule whose gradients go through a transform, once per optimizer step.
 
     Subclass it like any LightningModule. The transform sees the whole gradient: after all micro-batches of an
@@ -47,8 +49,12 @@ class SparseGradModule(LoadedFromStrangers, Door, LightningModule):
         self, *, gradient_transform: GradientTransform, skip_dropped: bool = True, nonfinite: NonFinite = "propagate"
     ) -> None:
         super().__init__()
-        self._driver = TrainerDriver(
-            gradient_transform, door=type(self).__name__, skip_dropped=skip_dropped, nonfinite=nonfinite
+        self._loop_adapter = LightningAdapter(
+            gradient_transform,
+            owner=type(self).__name__,
+            gate=CheckpointGate(),
+            skip_dropped=skip_dropped,
+            nonfinite=nonfinite,
         )
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -58,12 +64,12 @@ class SparseGradModule(LoadedFromStrangers, Door, LightningModule):
     @property
     def gradient_transform(self) -> GradientTransform:
         """The strategy, as given."""
-        return self._driver.transform
+        return self._loop_adapter.transform
 
     @property
     def gradient_engine(self) -> GradientEngine:
         """The engine, from the start of a fit on: its statistics tell what the last step did."""
-        return self._driver.engine
+        return self._loop_adapter.engine
 
     @property
     def trainer(self) -> Trainer:
@@ -84,30 +90,30 @@ class SparseGradModule(LoadedFromStrangers, Door, LightningModule):
         Raises:
             RuntimeError: If no `manual_backward` has come since the last call.
         """
-        self._driver.apply_(self.trainer, self)
+        self._loop_adapter.apply_(self.trainer, self)
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
-        self._driver.fit_start(self.trainer, self)
+        self._loop_adapter.fit_start(self.trainer, self)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
-        self._driver.batch_start(self.trainer)
+        self._loop_adapter.batch_start(self.trainer)
         return super().on_train_batch_start(batch, batch_idx)
 
     def on_after_backward(self) -> None:
         """Apply the transform if an optimizer step follows this backward pass."""
         super().on_after_backward()
-        self._driver.after_backward(self.trainer, self)
+        self._loop_adapter.after_backward(self.trainer, self)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Make sure that the transform was applied."""
         super().on_before_optimizer_step(optimizer)
-        self._driver.before_optimizer_step(self.trainer, self, optimizer)
+        self._loop_adapter.before_optimizer_step(self.trainer, self, optimizer)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        self._driver.save(checkpoint)
+        self._loop_adapter.save(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        self._driver.load(checkpoint, self._trainer)
+        self._loop_adapter.load(checkpoint, self._trainer)

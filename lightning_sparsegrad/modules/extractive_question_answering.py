@@ -8,6 +8,7 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 from transformers import AutoModelForQuestionAnswering
 
+from lightning_sparsegrad.data._task_kinds import TaskKind
 from lightning_sparsegrad.data.questions import QuestionsDataModule
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.metrics import AnswerExactMatch, AnswerF1
@@ -67,6 +68,7 @@ class ExtractiveQuestionAnswering(TransformerTask):
         2
     """
 
+    task_kind = TaskKind.QUESTION_ANSWERING
     auto_model = AutoModelForQuestionAnswering
     beside = ("window_row", "offsets", "contexts", "answers")
     targets = ("start_positions", "end_positions")

@@ -7,6 +7,7 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 from transformers import AutoModelForSequenceClassification
 
+from lightning_sparsegrad.data._task_kinds import TaskKind
 from lightning_sparsegrad.metrics import GroupedNDCG, named_metrics
 from lightning_sparsegrad.modules.sequence_classification import head_of, labels_of
 from lightning_sparsegrad.modules.transformer import Batch, TransformerTask
@@ -44,6 +45,7 @@ class PointwiseRanking(TransformerTask):
         5
     """
 
+    task_kind = TaskKind.RANKING
     auto_model = AutoModelForSequenceClassification
     beside = ("group",)
 

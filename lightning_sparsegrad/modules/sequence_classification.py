@@ -6,6 +6,7 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 from transformers import AutoModelForSequenceClassification
 
+from lightning_sparsegrad.data._task_kinds import TaskKind
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.metrics import MetricName, named_metrics
 from lightning_sparsegrad.modules.transformer import Batch, TransformerTask
@@ -41,6 +42,7 @@ class SequenceClassification(TransformerTask):
         2
     """
 
+    task_kind = TaskKind.SEQUENCE_CLASSIFICATION
     auto_model = AutoModelForSequenceClassification
 
     def __init__(

@@ -7,6 +7,7 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 from transformers import AutoModelForTokenClassification
 
+from lightning_sparsegrad.data._task_kinds import TaskKind
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.metrics import SpanF1, SpanPrecision, SpanRecall
 from lightning_sparsegrad.metrics.spans import IGNORED
@@ -43,6 +44,7 @@ class TokenClassification(TransformerTask):
         'B-PER'
     """
 
+    task_kind = TaskKind.TOKEN_CLASSIFICATION
     auto_model = AutoModelForTokenClassification
     beside = ("word_index", "word_count")
 

@@ -20,6 +20,7 @@ import lightning_sparsegrad.untrusted._jsonargparse  # noqa: F401  # any parser 
 from lightning_sparsegrad.components import find_blocks
 from lightning_sparsegrad.data._checks import listed
 from lightning_sparsegrad.data._classes import are_same
+from lightning_sparsegrad.data._task_kinds import Task
 from lightning_sparsegrad.data.base import TokenizedDataModule
 from lightning_sparsegrad.data.samplers import is_filler
 from lightning_sparsegrad.engine._nonfinite import NonFinite
@@ -54,7 +55,7 @@ Batch = dict[str, Any]
 _LEARNING_RATE = "lightning_sparsegrad_learning_rate"  # in checkpoints
 
 
-class TransformerTask(SparseGradModule, ABC):
+class TransformerTask(SparseGradModule, Task, ABC):
     """Abstract task: fine-tune a pretrained transformer with a head.
 
     A subclass names the head (`auto_model`), and says what is measured (`metrics`, `measure`) and what is predicted

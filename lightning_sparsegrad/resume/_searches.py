@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from lightning_sparsegrad.loops._driver import Door
+from lightning_sparsegrad.loops._lightning_adapter import AdapterOwner
 from lightning_sparsegrad.resume._hyperparameters import Hyperparameters
 from lightning_sparsegrad.resume._untouched import same_draws, untouched
 
@@ -69,15 +69,18 @@ def _search(
         rank_zero_info(f"`{trainer.ckpt_path}` has a learning rate, with which the fit goes on: none is searched for.")
         return
     candidates: list[Any] = [pl_module, *trainer.callbacks]  # type: ignore[attr-defined]
-    doors = [each for each in candidates if isinstance(each, Door)] if fits else []
+    owners = [each for each in candidates if isinstance(each, AdapterOwner)] if fits else []
     with same_draws(trainer):
         before, made_with = _learning_rates(trainer), _learning_rates(trainer, key="initial_lr")
         if fits and not begun:
             Hyperparameters.of(trainer).searched(trainer)
         with untouched(trainer, same_batches=same_batches), ExitStack() as engines:
-            begins = [engines.enter_context(door._driver.searching(trainer, pl_module, begun=begun)) for door in doors]
+            begins = [
+                engines.enter_context(owner._loop_adapter.searching(trainer, pl_module, begun=begun))
+                for owner in owners
+            ]
             run = trainer.fit_loop.run
-            trainer.fit_loop.run = partial(_run, trainer, doors, begins, run)  # type: ignore[method-assign]
+            trainer.fit_loop.run = partial(_run, trainer, owners, begins, run)  # type: ignore[method-assign]
             try:
                 search(trainer, pl_module)
             finally:
@@ -94,10 +97,10 @@ def _search(
             Hyperparameters.of(trainer).searched(trainer)
 
 
-def _run(trainer: Trainer, doors: list[Any], begins: list[Callable[[], None]], run: Callable[[], None]) -> None:
+def _run(trainer: Trainer, owners: list[Any], begins: list[Callable[[], None]], run: Callable[[], None]) -> None:
     """Train for a search; its Trainer has none of its own callbacks."""
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    callbacks.extend(door for door in doors if isinstance(door, Callback) and door not in callbacks)
+    callbacks.extend(owner for owner in owners if isinstance(owner, Callback) and owner not in callbacks)
     for begin in begins:
         begin()
     run()

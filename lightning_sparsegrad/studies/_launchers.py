@@ -19,8 +19,8 @@ from filelock import FileLock, Timeout
 from lightning_sparsegrad.cli._diagnosis import HINT
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.resume._signals import STATUSES
-from lightning_sparsegrad.studies._recorder import PARENT, SECONDS_TO_GO, write_result
-from lightning_sparsegrad.studies._runs import LOCK, LOG, RESULT, Run
+from lightning_sparsegrad.studies._recorder import LOCK, PARENT, RESULT, SECONDS_TO_GO, write_result
+from lightning_sparsegrad.studies._runs import LOG, Run
 
 Launcher = Literal["local", "ray"]
 _TAIL = 2_000  # characters of a log that a reason is looked for in

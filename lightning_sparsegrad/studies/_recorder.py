@@ -9,20 +9,20 @@ from time import monotonic
 from typing import Any
 
 from filelock import FileLock, Timeout
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 
-from lightning_sparsegrad.callbacks._run_folder import own_folder
+from lightning_sparsegrad.callbacks._run_folder import OfOneRun, own_folder
 from lightning_sparsegrad.files._writing import replacing
 from lightning_sparsegrad.loops._divergence import divergence_of
 from lightning_sparsegrad.resume._launched import end_with
 from lightning_sparsegrad.studies._majority import majority_scores
-from lightning_sparsegrad.studies._runs import LOCK, RESULT
 
+RESULT, LOCK = "result.json", ".lock"
 PARENT = "SPARSEGRAD_STUDY_PROCESS"  # set for a run that should not outlive the study that started it
 SECONDS_TO_GO = 60  # that a run whose study was killed may take to end
 
 
-class RunRecorder(Callback):
+class RunRecorder(OfOneRun):
     """Write `result.json` when a fit ends: its last metrics, what always answering one class would get, its time.
 
     An error ends up there, too, and that a run has diverged. Together with a `CSVLogger`, that is all that a study

@@ -21,10 +21,11 @@ from lightning_sparsegrad.cli.sparsegrad_cli import SparseGradCLI
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.files._writing import replacing
 from lightning_sparsegrad.resume._signals import status_of
+from lightning_sparsegrad.studies._recorder import RESULT, RunRecorder
 from lightning_sparsegrad.studies._study import Overlay, Study
 
-CONFIG, RESULT, LOG, LOCK = "run.yaml", "result.json", "log.txt", ".lock"
-_RECORDER = "lightning_sparsegrad.studies._recorder.RunRecorder"
+CONFIG, LOG = "run.yaml", "log.txt"
+_RECORDER = f"{RunRecorder.__module__}.{RunRecorder.__qualname__}"
 _STRING_OR_NOT_FINITE = re.compile(r'"(?:[^"\\]|\\.)*"|-?Infinity|NaN')
 _NOT_FINITE = {"Infinity": ".inf", "-Infinity": "-.inf", "NaN": ".nan"}
 _LONGEST = 100  # bytes of a file's name, of 255, for an arm and for a setting

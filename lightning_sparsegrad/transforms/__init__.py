@@ -4,16 +4,21 @@ from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, W
 from lightning_sparsegrad.transforms.chain import Chain
 from lightning_sparsegrad.transforms.clips.component_norm_clip import ComponentNormClip
 from lightning_sparsegrad.transforms.clips.global_norm_clip import GlobalNormClip
+from lightning_sparsegrad.transforms.clips.norm_clip import NormClip
 from lightning_sparsegrad.transforms.clips.value_clip import ValueClip
+from lightning_sparsegrad.transforms.freezes.freeze import Freeze
 from lightning_sparsegrad.transforms.freezes.gradual_unfreezing import GradualUnfreezing
 from lightning_sparsegrad.transforms.freezes.head_only import HeadOnly
+from lightning_sparsegrad.transforms.freezes.layer_mask import LayerMask
 from lightning_sparsegrad.transforms.identity import Identity
 from lightning_sparsegrad.transforms.masks.grad_drop import GradDrop
 from lightning_sparsegrad.transforms.masks.layer_grad_drop import LayerGradDrop
+from lightning_sparsegrad.transforms.masks.mask import Mask
 
 __all__ = [
     "Chain",
     "ComponentNormClip",
+    "Freeze",
     "GlobalNormClip",
     "GradDrop",
     "GradientTransform",
@@ -22,6 +27,9 @@ __all__ = [
     "HeadOnly",
     "Identity",
     "LayerGradDrop",
+    "LayerMask",
+    "Mask",
+    "NormClip",
     "ValueClip",
     "Window",
 ]

@@ -1,103 +1,74 @@
-"""What a strategy is: bound to a model once, then applied to the whole gradient once per optimizer step."""
+"""A strategy: bound to a model once, then applied to the whole gradient once per optimizer step.
+
+A strategy states facts, and the engine acts on them. Each fact counts only where it is stated by the class that defines
+`apply_`, or below it: of an `apply_` that a subclass has put in its place it says nothing, and the default holds.
+"""
 
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from lightning_sparsegrad.components import NamedParameters
+from lightning_sparsegrad.components import Component, NamedParameters, without_split
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.schedules import Schedule
+from lightning_sparsegrad.transforms._checks import check_every, check_seed, refuse_depth, refuse_equal_draws
+from lightning_sparsegrad.transforms._window import Gradients, ResampleEvery, Window, require_epoch, resample_index
 
-ResampleEvery = int | Literal["epoch"] | None
-
-
-@dataclass(frozen=True)
-class Window:
-    """Where training stands: the micro-batches that accumulate into one optimizer step.
-
-    Args:
-        step: Optimizer steps done before this one, from 0.
-        epoch: Epochs done before this one, from 0; `None` if unknown.
-        total_steps: Optimizer steps of the whole training; `None` if unknown.
-        seed: Seed of the run, for strategies that have none of their own.
-    """
-
-    step: int
-    epoch: int | None = None
-    total_steps: int | None = None
-    seed: int = 0
-
-    @property
-    def progress(self) -> float:
-        """Share of training done: 0 at the first optimizer step, 1 at the last and after it."""
-        if self.total_steps is None:
-            return 0.0  # only schedules that do not look at it get here: see `GradientTransform.require_total_steps`
-        return min(1.0, self.step / max(1, self.total_steps - 1))
+__all__ = [
+    "GradientTransform",
+    "Gradients",
+    "ResampleEvery",
+    "Window",
+    "check_every",
+    "check_seed",
+    "needless",
+    "refuse_depth",
+    "refuse_equal_draws",
+    "require_epoch",
+    "resample_index",
+    "run_",
+    "runs_on_shards",
+    "scaling_of",
+    "share",
+]
 
 
-class Gradients(dict[str, Tensor]):
-    """The gradients of one window by parameter name, in model order; a transform edits the tensors in place.
+Phase = Literal["calibration", "gradient", "update"]
 
-    Args:
-        gradients: Name to gradient, of the parameters that have one.
-        loss_scale: 0-d tensor by which all of them are multiplied, or `None`.
-        skipped: Name to number of entries, of the tensors whose gradients were not computed, for they will be dropped.
 
-    Attributes:
-        dropped: Names of the tensors dropped whole so far. They are out of the mapping, and end without a gradient.
-        skipped: What was not computed and not yet dropped.
-    """
+class _Derived:
+    """`handles_shards` of 0.1, until 0.3: an attribute that a strategy of 0.1 sets, and anybody may read."""
 
-    def __init__(
-        self,
-        gradients: dict[str, Tensor],
-        *,
-        loss_scale: Tensor | None = None,
-        skipped: Mapping[str, int] | None = None,
-    ) -> None:
-        super().__init__(gradients)
-        self.loss_scale, self.skipped = loss_scale, dict(skipped or {})
-        self.dropped: list[str] = []
-
-    def drop(self, names: Iterable[str]) -> None:
-        """Take tensors out of the window: they end with `grad=None`, and an optimizer leaves their weights alone."""
-        for name in names:
-            self.skipped.pop(name, None)
-            if self.pop(name, None) is not None:
-                self.dropped.append(name)
-
-    def numel(self) -> int:
-        """Return the number of entries of what is not dropped yet, computed or not."""
-        return sum(gradient.numel() for gradient in self.values()) + sum(self.skipped.values())
+    def __get__(self, transform: "GradientTransform | None", kind: "type[GradientTransform]") -> bool:
+        return kind.on_shards is True if transform is None else runs_on_shards(transform)
 
 
 class GradientTransform(ABC):
     """Base of all strategies.
 
     A strategy is constructed from plain arguments, which it validates; bound to a model, where it resolves names; and
-    applied once per window. It keeps no reference to gradients between windows.
+    applied once per window. It keeps no reference to gradients between windows. About its `apply_` it states what it
+    drops (`dropped`), reads (`reads_together`, `on_shards`) and multiplies (`factors`). None of these facts is
+    inherited by a subclass with an `apply_` of its own: it states them anew, or the default holds.
 
     Attributes:
         bounds: What it clips, of `"norm"` and `"value"`; a run clips each at most once.
-        handles_shards: Whether `apply_` is right for gradients that are sharded by rows, which it is given as
-            `DTensor`; see `functional.sharding`. A subclass with an `apply_` of its own has to say so anew.
+        on_shards: Whether `apply_` is right for gradients that are sharded by rows, which it is given as `DTensor`. By
+            default it is not, and such a model is refused.
+        phases: When it acts: in a `"calibration"`, on the `"gradient"`, on the `"update"`. They run in this order, and
+            the strategies of a chain within each in the order of the text.
+        learns: Whether it keeps state that waits for the step, see `commit_`.
     """
 
     bounds: frozenset[str] = frozenset()
-    handles_shards: bool = False
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if "apply_" in cls.__dict__:  # it may read what its base does not
-            if "skippable" not in cls.__dict__:
-                cls.skippable = GradientTransform.skippable  # type: ignore[method-assign]
-            if "handles_shards" not in cls.__dict__:
-                cls.handles_shards = False
+    on_shards: bool = False
+    phases: frozenset[Phase] = frozenset({"gradient"})
+    learns: bool = False
+    handles_shards = _Derived()
 
     @abstractmethod
     def bind(self, parameters: NamedParameters, *, total_steps: int | None) -> None:
@@ -113,25 +84,83 @@ class GradientTransform(ABC):
 
     @abstractmethod
     def apply_(self, gradients: Gradients, window: Window) -> None:
-        """Change the gradients of a window in place.
+        """Change the gradients of a window in place, without those that the strategy drops.
 
         Called once per window. A gradient scaler may leave out the step of a window whose gradients overflowed, and is
-        asked only afterwards: a strategy that learns from gradients has to leave non-finite ones out itself.
+        asked only afterwards: a strategy that learns from gradients keeps what it learns only when a step has happened,
+        see `commit_`, and leaves gradients that are not finite out itself.
         """
 
-    def skippable(self, window: Window, later: frozenset[str] = frozenset()) -> frozenset[str]:  # noqa: ARG002
-        """Return the tensors whose gradients need not be computed in a window; asked before its forward pass.
+    # ------------------------------------------------------------ facts about `apply_`
+    def dropped(self, window: Window) -> frozenset[str]:  # noqa: ARG002
+        """Return the tensors that lose their gradient whole in a window, whatever the gradients are.
 
-        These are what the transform drops whole whatever the gradients are, and what transforms behind it drop unless
-        it reads them together with others, as a norm over several tensors does. By default, and in a subclass with an
-        `apply_` of its own, none: it may read anything.
-
-        Args:
-            window: The window.
-            later: The tensors that transforms behind this one do not need.
+        Asked once per window, before its forward pass. The engine takes them out at the strategy's place in a chain:
+        they end with `grad=None`, and an optimizer leaves their weights alone. Where nothing before that place reads
+        them together with others, they are not computed.
         """
         return frozenset()
 
+    def reads_together(self) -> Iterable[frozenset[str]] | None:
+        """Return the groups of tensors that `apply_` reads together, once the strategy is bound.
+
+        A tensor in no group is read alone: what becomes of another does not depend on it. `None`, the default:
+        everything is read together.
+        """
+        return None
+
+    @property
+    def factors(self) -> Mapping[str, Tensor] | None:
+        """What each component was multiplied by in the last window, by its name; `{}` if nothing ever is.
+
+        A factor is a 0-d tensor, or has an entry for each unit of the component. A component is one of
+        `scaled_components`, or a parameter. `None`, the default: it is not known.
+        """
+        return None
+
+    @property
+    def scaled_components(self) -> Sequence[Component]:
+        """The components that `factors` names, once the strategy is bound; none if it names parameters."""
+        return ()
+
+    # ------------------------------------------------------------ phases
+    def calibrates(self, window: Window) -> bool:  # noqa: ARG002
+        """Return whether the strategy calibrates in a window, in which then nothing steps; a function of its step."""
+        return False
+
+    def calibrate_(self, gradients: Gradients, window: Window) -> None:  # noqa: B027  # most do not calibrate
+        """Look at the gradients of a window in which the strategy calibrates; `apply_` is not called in it."""
+
+    def before_step_(self, weights: Mapping[str, Tensor], window: Window) -> None:  # noqa: B027
+        """Act before an optimizer steps: after the last backward pass of a window and any unscaling.
+
+        Args:
+            weights: The parameters that the optimizer holds, by name, as they stand before its step.
+            window: The window.
+        """
+
+    def after_step_(self, weights: Mapping[str, Tensor], window: Window, happened: Tensor) -> None:  # noqa: B027
+        """Act after an optimizer was stepped.
+
+        Args:
+            weights: The parameters that the optimizer holds, by name, as they stand after the step.
+            window: The window.
+            happened: Whether the step has changed them, as a 0-d boolean tensor on their device: a fused optimizer does
+                nothing where gradients have overflowed.
+        """
+
+    def commit_(self, names: frozenset[str], happened: Tensor) -> None:  # noqa: B027
+        """Keep what `apply_` has learnt about parameters, now that an optimizer has stepped with their gradients.
+
+        Args:
+            names: The parameters that the optimizer holds.
+            happened: As for `after_step_`: to be followed on the device, by `torch.where`.
+        """
+
+    def forget_(self) -> None:  # noqa: B027
+        """Forget what `apply_` has learnt and no step has committed; called before each window."""
+
+    # ------------------------------------------------------------ what else an engine asks
     def flattened(self) -> Iterator["GradientTransform"]:
         """Yield the transforms that this one is made of, in their order; by default itself."""
         yield self
@@ -163,6 +192,18 @@ class GradientTransform(ABC):
     def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027  # most strategies have no state
         """Restore what `state_dict` returned."""
 
+    def skippable(self, window: Window, later: frozenset[str] = frozenset()) -> frozenset[str]:
+        """Return the tensors whose gradients need not be computed. Until 0.3, for strategies of 0.1.
+
+        Args:
+            window: The window.
+            later: The tensors that transforms behind this one do not need.
+        """
+        dropped = window.dropped_by(self) if _states(type(self), "dropped") else frozenset()
+        groups = self.reads_together() if later and _states(type(self), "reads_together") else None
+        unread = frozenset() if groups is None else without_split(later, (group - dropped for group in groups))
+        return unread | dropped
+
     def require_total_steps(self, total_steps: int | None) -> None:
         """Raise a `ConfigurationError` if a schedule has nothing to follow."""
         if total_steps is None and self.needs_total_steps:
@@ -176,55 +217,62 @@ class GradientTransform(ABC):
         return f"{type(self).__name__}()"
 
 
-def check_every(parameter: str, value: ResampleEvery) -> None:
-    """Raise a `ConfigurationError` unless `value` is a positive number of steps, `"epoch"` or `None`."""
-    if value is None or value == "epoch" or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
-        return
-    raise ConfigurationError(
-        f"Parameter `{parameter}` should be a positive number of steps, 'epoch' or None. "
-        f"Found `{parameter} = {value!r}`."
-    )
+# ---------------------------------------------------------------- how the facts are used
+def run_(transform: GradientTransform, gradients: Gradients, window: Window) -> None:
+    """Do what a strategy does to the gradients of a window: drop what it states, and change the rest."""
+    if _states(type(transform), "dropped"):
+        gradients.lose(window.dropped_by(transform), by=transform)
+    transform.apply_(gradients, window)
 
 
-def check_seed(value: int | None) -> None:
-    """Raise a `ConfigurationError` unless `value` is a non-negative integer or `None`."""
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
-        raise ConfigurationError(
-            f"Parameter `seed` should be a non-negative integer, or None for the seed of the run. "
-            f"Found `seed = {value!r}`."
-        )
+def needless(transform: GradientTransform, window: Window, later: frozenset[str] = frozenset()) -> frozenset[str]:
+    """Return the tensors whose gradients need not be computed in a window.
+
+    Args:
+        transform: A strategy, bound.
+        window: The window.
+        later: The tensors that strategies behind this one do not need.
+    """
+    kind = type(transform)
+    if _owner(kind, "skippable") is GradientTransform or _states(kind, "skippable"):
+        return transform.skippable(window, later)
+    return frozenset()  # stated about another `apply_`
 
 
-def refuse_equal_draws(seeds: Iterable[tuple[str, int | None]]) -> None:
-    """Raise a `ConfigurationError` if two strategies of one class would draw by the same seed."""
-    for (kind, seed), count in Counter(seeds).items():
-        if count > 1:
-            raise ConfigurationError(
-                f"Parameter `seed` should differ between the `{kind}` of a chain, or they drop the same entries. "
-                f"Found `seed = {seed}` {count} times."
-            )
+def runs_on_shards(transform: GradientTransform) -> bool:
+    """Return whether a strategy states that it is right for gradients that are sharded by rows."""
+    kind = type(transform)
+    if "handles_shards" in vars(transform) or _states(kind, "handles_shards"):
+        return bool(transform.handles_shards)
+    return transform.on_shards and _states(kind, "on_shards")
 
 
-def refuse_depth(parameter: str, schedule: Schedule) -> None:
-    """Raise a `ConfigurationError` if a schedule follows depth where there is none to follow."""
-    if schedule.needs_height:
-        raise ConfigurationError(
-            f"Parameter `{parameter}` should be the same at every depth. Found `{parameter} = {schedule}`."
-        )
+def scaling_of(transform: GradientTransform) -> Mapping[str, Tensor] | None:
+    """Return a strategy's `factors`; `None` where it states none about its `apply_`."""
+    return transform.factors if _states(type(transform), "factors") else None
 
 
-def resample_index(every: ResampleEvery, window: Window) -> int:
-    """Return the number of draws before this window's: masks with the same index are the same."""
-    if every is None:
-        return 0
-    return require_epoch("resample_every", window) if every == "epoch" else window.step // every
+def deprecated_facts(transform: GradientTransform) -> Iterator[tuple[str, str]]:
+    """Yield the class and the name of each fact that a strategy states in the way of 0.1."""
+    for member in transform.flattened():
+        kinds = [kind for kind in type(member).__mro__ if kind.__module__.partition(".")[0] != _OURS]
+        for name in ("skippable", "handles_shards"):
+            if name in vars(member) or any(name in vars(kind) for kind in kinds):
+                yield type(member).__name__, name
 
 
-def require_epoch(parameter: str, window: Window) -> int:
-    """Return the window's epoch; a `ConfigurationError` if it is unknown."""
-    if window.epoch is None:
-        raise ConfigurationError(f"Parameter `epoch` of the window should be given with `{parameter} = 'epoch'`.")
-    return window.epoch
+_OURS = __name__.partition(".")[0]
+
+
+def _owner(kind: type, name: str) -> type:
+    return next(cls for cls in kind.__mro__ if name in vars(cls))
+
+
+@cache
+def _states(kind: type, fact: str) -> bool:
+    """Return whether a fact is stated by the class that defines `apply_`, or below it."""
+    order = kind.__mro__
+    return order.index(_owner(kind, fact)) <= order.index(_owner(kind, "apply_"))
 
 
 def share(part: Tensor | float, whole: int) -> Tensor:

@@ -10,11 +10,22 @@ from torch import Tensor
 from lightning_sparsegrad.components import NamedParameters
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.schedules import Schedule
-from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, Window, refuse_equal_draws
+from lightning_sparsegrad.transforms.base import (
+    Gradients,
+    GradientTransform,
+    Phase,
+    Window,
+    needless,
+    refuse_equal_draws,
+    run_,
+    runs_on_shards,
+)
 
 
 class Chain(GradientTransform):
-    r"""Apply transforms in the order of the text, :math:`\tilde g = (f_n \circ \dots \circ f_1)(g)`.
+    r"""Apply several transforms, in the order of the text.
+
+    .. math:: \tilde g = (f_n \circ \dots \circ f_1)(g)
 
     Order is semantics: a mask before a clip lowers the norms that the clip sees; behind it, it drops entries of what
     was clipped.
@@ -47,9 +58,19 @@ class Chain(GradientTransform):
                     f"Parameter `transforms` should hold gradient transforms. Found `{name} = {transform!r}`."
                 )
         self._refuse_fighting_clips()
+        self._refuse_gradients_behind_updates()
         refuse_equal_draws(self.seeds)
         self.bounds = frozenset().union(*(transform.bounds for transform in self.transforms.values()))
-        self.handles_shards = all(transform.handles_shards for transform in self.transforms.values())
+
+    @property
+    def phases(self) -> frozenset[Phase]:  # type: ignore[override]  # those of its members
+        """The phases in which a member acts."""
+        return frozenset().union(*(transform.phases for transform in self.transforms.values()))
+
+    @property
+    def on_shards(self) -> bool:  # type: ignore[override]  # as its members say
+        """Whether all members are right for sharded gradients."""
+        return all(runs_on_shards(transform) for transform in self.transforms.values())
 
     def flattened(self) -> Iterator[GradientTransform]:
         return chain.from_iterable(transform.flattened() for transform in self.transforms.values())
@@ -72,12 +93,12 @@ class Chain(GradientTransform):
 
     def skippable(self, window: Window, later: frozenset[str] = frozenset()) -> frozenset[str]:
         for transform in reversed(self.transforms.values()):
-            later = transform.skippable(window, later)
+            later = needless(transform, window, later)
         return later
 
     def apply_(self, gradients: Gradients, window: Window) -> None:
         for transform in self.transforms.values():
-            transform.apply_(gradients, window)
+            run_(transform, gradients, window)
 
     @property
     def statistics(self) -> dict[str, Tensor]:
@@ -108,6 +129,16 @@ class Chain(GradientTransform):
                         f"change what the first has bounded. Found `{clips[kind]}` and `{name}`."
                     )
                 clips[kind] = name
+
+    def _refuse_gradients_behind_updates(self) -> None:
+        update = None
+        for member in self.flattened():
+            if update is not None and "gradient" in member.phases:
+                raise ConfigurationError(
+                    f"Parameter `transforms` should hold what acts on gradients before what acts on updates, the order "
+                    f"in which they run. Found `{member!r}` behind `{update!r}`."
+                )
+            update = member if member.phases == {"update"} else update
 
     def __repr__(self) -> str:
         return f"Chain({', '.join(f'{name}={transform!r}' for name, transform in self.transforms.items())})"

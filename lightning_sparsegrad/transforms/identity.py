@@ -1,11 +1,17 @@
 """The null object."""
 
+from collections.abc import Iterable, Mapping
+
+from torch import Tensor
+
 from lightning_sparsegrad.components import NamedParameters
 from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, Window
 
 
 class Identity(GradientTransform):
-    r"""Leave every gradient as it is, :math:`\tilde g = g`: plain fine-tuning.
+    r"""Leave every gradient as it is: plain fine-tuning.
+
+    .. math:: \tilde g = g
 
     Example:
         >>> import torch
@@ -13,13 +19,17 @@ class Identity(GradientTransform):
         >>> engine = GradientEngine(torch.nn.Linear(2, 1), Identity())
     """
 
-    handles_shards = True
+    on_shards = True
 
     def bind(self, parameters: NamedParameters, *, total_steps: int | None) -> None:
         pass
 
-    def skippable(self, window: Window, later: frozenset[str] = frozenset()) -> frozenset[str]:  # noqa: ARG002
-        return later
+    def reads_together(self) -> Iterable[frozenset[str]]:
+        return ()
+
+    @property
+    def factors(self) -> Mapping[str, Tensor]:
+        return {}
 
     def apply_(self, gradients: Gradients, window: Window) -> None:
         pass

@@ -1,7 +1,6 @@
 """Modules and data that are loaded from a checkpoint of any origin."""
 
 from contextlib import suppress
-from importlib import import_module
 from typing import Any
 
 from lightning.pytorch.utilities.model_helpers import _restricted_classmethod  # Lightning's own wrapper of the method
@@ -27,9 +26,8 @@ class LoadedFromStrangers:
             ConfigurationError: If the file is damaged.
         """
         with suppress(ModuleNotFoundError):  # without jsonargparse, nothing is called
-            import_module(
-                "lightning_sparsegrad.untrusted._callables"
-            )  # checks the arguments of all that jsonargparse makes
+            # checks the arguments of all that jsonargparse makes
+            from lightning_sparsegrad.untrusted import _callables  # noqa: F401  # for what its import does
         if isinstance(checkpoint_path, str) or hasattr(checkpoint_path, "__fspath__"):
             require_intact(checkpoint_path)
         if len(args) < _OTHERS and kwargs.get("weights_only") is None:

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+
 from lightning_sparsegrad.main import main
 
 ROOT = Path(__file__).parents[2]

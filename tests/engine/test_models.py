@@ -198,21 +198,19 @@ class Own(GradientTransform):
 
 
 class OnShards(Own):
-    handles_shards = True
+    on_shards = True
 
 
 @pytest.mark.usefixtures("process_group")
 @pytest.mark.parametrize(
     "within", [Own, lambda: Chain([GradDrop(0.5), Own()]), type("Derived", (OnShards,), {"apply_": Own.apply_})]
 )
-def test_a_transform_has_to_say_that_it_handles_shards(within: Callable[[], GradientTransform]):
+def test_a_transform_has_to_state_that_it_is_right_on_shards(within: Callable[[], GradientTransform]):
     model, mesh = nn.Linear(4, 4), init_device_mesh("cpu", (1,))
     GradientEngine(model, within())
     fully_shard(model, mesh=mesh)
     GradientEngine(model, Chain([GradDrop(0.5), OnShards()]))
-    with pytest.raises(
-        ConfigurationError, match=r"should say `handles_shards = True` if it does.* Found `bias` sharded"
-    ):
+    with pytest.raises(ConfigurationError, match=r"should state `on_shards = True` if .* Found `bias` sharded"):
         GradientEngine(model, within())
 
 

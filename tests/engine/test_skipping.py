@@ -21,7 +21,7 @@ from lightning_sparsegrad import (
     TopDown,
     ValueClip,
 )
-from lightning_sparsegrad.transforms.base import Window
+from lightning_sparsegrad.transforms.base import Window, needless
 from tests.engine.helpers import OPTIMIZERS, backward, loss_on, tokens_at
 from tests.engine.skipping import (
     LAYERS,
@@ -130,16 +130,16 @@ def test_a_component_is_spared_only_if_all_of_it_is_dropped():
     clip = ComponentNormClip(1.0, components={"a.*": "left", "b.weight": "left", "*": "right"})
     engine = GradientEngine(model, clip)
     every = frozenset(dict(model.named_parameters()))
-    assert engine.transform.skippable(window, every) == every
+    assert needless(engine.transform, window, every) == every
     left = frozenset({"a.weight", "a.bias", "b.weight"})
-    assert engine.transform.skippable(window, left | {"c.bias"}) == left
-    assert engine.transform.skippable(window, frozenset({"a.weight", "b.weight"})) == frozenset()
+    assert needless(engine.transform, window, left | {"c.bias"}) == left
+    assert needless(engine.transform, window, frozenset({"a.weight", "b.weight"})) == frozenset()
 
 
 def test_a_transform_of_ones_own_may_read_everything():
     class Total(Identity):
-        def skippable(self, window: Window, later: frozenset[str] = frozenset()) -> frozenset[str]:
-            return GradientTransform.skippable(self, window, later)
+        def reads_together(self) -> None:  # type: ignore[override]  # it may read anything
+            return None
 
     assert len(computed(Small(), Chain([Total(), LAYERS]))) == len(list(Small().parameters()))
 
@@ -151,8 +151,8 @@ def test_a_subclass_that_applies_something_else_may_read_everything():
             super().apply_(gradients, window)
 
     class Saying(Reading):
-        def skippable(self, window: Window, later: frozenset[str] = frozenset()) -> frozenset[str]:
-            return later
+        def reads_together(self) -> tuple[()]:
+            return ()
 
     assert len(computed(Small(), Chain([Reading(1.0), LAYERS]))) == len(list(Small().parameters()))
     with pytest.raises(AssertionError):
@@ -229,7 +229,7 @@ def test_a_window_that_cannot_be_opened_is_not_open():
     one_window(engine, model, step=1)
 
 
-def test_a_transform_that_keeps_what_it_said_it_would_drop_is_an_error():
+def test_a_strategy_is_asked_once_in_a_window_what_it_drops():
     class Undecided(LayerGradDrop):
         asked = 0
 
@@ -238,7 +238,23 @@ def test_a_transform_that_keeps_what_it_said_it_would_drop_is_an_error():
             return frozenset({self.asked % 2})
 
     model = Small()
-    engine = GradientEngine(model, Undecided(0.5))
+    for transform in (Undecided(0.5), Chain([GradDrop(0.5), Undecided(0.5), ComponentNormClip(1.0)])):
+        engine = GradientEngine(model, transform, nonfinite="skip")
+        for step in range(3):
+            model.zero_grad()
+            one_window(engine, model, step=step)
+        (member,) = (each for each in engine.transform.flattened() if isinstance(each, Undecided))
+        assert member.asked == 3
+
+
+def test_a_transform_of_0_1_that_keeps_what_it_said_it_would_drop_is_an_error():
+    class Saying(Identity):
+        def skippable(self, window: Window, later: frozenset[str] = frozenset()) -> frozenset[str]:
+            return frozenset({"head.weight"})
+
+    model = Small()
+    with pytest.warns(DeprecationWarning, match=r"uses `Saying.skippable`, which goes with 0.3: state `dropped`"):
+        engine = GradientEngine(model, Saying())
     one_window(engine, model)
     model.zero_grad()
     with pytest.raises(RuntimeError, match=r"Found `.*` at step 0, which was not computed and is not dropped"):

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import LightningDataModule
-from lightning_sparsegrad.main import main
 from torch.utils.data import DataLoader
 from transformers import (
     AutoModelForQuestionAnswering,
@@ -35,6 +34,7 @@ from lightning_sparsegrad import (
     WordsDataModule,
     export_checkpoint,
 )
+from lightning_sparsegrad.main import main
 from lightning_sparsegrad.modules import TransformerTask
 from lightning_sparsegrad.modules._limits import longest_row
 from tests import hub

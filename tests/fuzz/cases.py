@@ -16,6 +16,7 @@ import datasets
 import huggingface_hub
 import torch
 import yaml
+
 from lightning_sparsegrad.main import main
 
 LIMIT = 10.0  # seconds until a run that is still going on is taken for accepted, or for hanging while it is read

@@ -6,7 +6,17 @@ from copy import deepcopy
 from typing import Any
 
 from tests.fuzz.cases import Case
-from tests.fuzz.material import GOOD, PLACE, ROWS, arguments_of_strategies, places, strategy, task, to_yaml
+from tests.fuzz.material import (
+    KINDS,
+    PLACE,
+    ROWS,
+    arguments_of_strategies,
+    good_arguments,
+    places,
+    strategy,
+    task,
+    to_yaml,
+)
 from tests.fuzz.values import CHECKPOINTS, FLAGS, SPOILT_DEVICES, TASK_FLAGS, TRAINER, VALUES
 
 
@@ -84,9 +94,9 @@ class Configs:
                     says=(spoilt.removesuffix(".x"), kind),
                     overlay=overlay,
                 )
-        for kind, arguments in GOOD.items():
-            for left_out in arguments:
-                rest = {key: value for key, value in arguments.items() if key != left_out}
+        for kind in KINDS:
+            for left_out in good_arguments(kind):
+                rest = {key: value for key, value in good_arguments(kind).items() if key != left_out}
                 spoilt_config = strategy(kind)
                 _inner(spoilt_config, kind)["init_args"] = rest
                 yield self._case(

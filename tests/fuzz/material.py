@@ -10,9 +10,9 @@ from typing import Any
 import torch
 import yaml
 
-import lightning_sparsegrad
-from lightning_sparsegrad import GradientTransform, Schedule
+from lightning_sparsegrad import Schedule
 from tests.data.helpers import LABELS, SENTENCES, save_tokenizer
+from tests.strategies import SCHEDULES, STRATEGIES, overlay_name, spec_in
 from tests.tiny import tiny_bert
 
 _DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
@@ -28,21 +28,8 @@ SHORT = {
 }
 """Of the Trainer: a fit that is quick, and writes nothing."""
 ROWS = "text,label\n" + "".join(f"{text},{label}\n" for text, label in zip(SENTENCES, LABELS, strict=True))
-GOOD: dict[str, dict[str, Any]] = {
-    "GradDrop": {"rate": 0.5},
-    "LayerGradDrop": {"rate": 0.5},
-    "GradualUnfreezing": {"unfreeze_every": 1},
-    "HeadOnly": {},
-    "ComponentNormClip": {"max_norm": 1.0},
-    "GlobalNormClip": {"max_norm": 1.0},
-    "ValueClip": {"max_value": 1.0},
-    "Chain": {"transforms": {"mask": {"class_path": "GradDrop", "init_args": {"rate": 0.5}}}},
-    "Identity": {},
-    "Constant": {"value": 0.5},
-    "Linear": {"start": 0.0, "end": 1.0},
-    "Cosine": {"start": 0.0, "end": 1.0},
-    "TopDown": {},
-}
+KINDS: dict[str, type] = {kind.__name__: kind for kind in (*STRATEGIES, *SCHEDULES)}
+"""Every strategy and every schedule."""
 
 
 def save_model(folder: Path) -> str:
@@ -110,25 +97,27 @@ def spec(class_path: str, **init_args: Any) -> dict[str, Any]:
     return {"class_path": class_path, "init_args": init_args}
 
 
+@cache
+def good_arguments(kind: str) -> dict[str, Any]:
+    """Return arguments that are accepted: of a strategy, those of its overlay; of a schedule, 0.5 for what it needs."""
+    if not issubclass(KINDS[kind], Schedule):
+        return dict(spec_in(overlay_name(KINDS[kind])).get("init_args", {}))
+    parameters = inspect.signature(KINDS[kind]).parameters.values()
+    return {parameter.name: 0.5 for parameter in parameters if parameter.default is parameter.empty}
+
+
 def strategy(kind: str, **init_args: Any) -> dict[str, Any]:
     """Return an overlay that names a strategy; a schedule as the rate of a `GradDrop`."""
-    named = spec(kind, **{**GOOD[kind], **init_args})
-    if issubclass(getattr(lightning_sparsegrad, kind), Schedule):
+    named = spec(kind, **{**good_arguments(kind), **init_args})
+    if issubclass(KINDS[kind], Schedule):
         named = spec("GradDrop", rate=named)
     return {"model": {"init_args": {"gradient_transform": named}}}
 
 
 @cache
 def arguments_of_strategies() -> tuple[tuple[str, str], ...]:
-    """Return every argument of every strategy and every schedule; a new strategy is here by itself."""
-    kinds = [
-        (name, kind)
-        for name in sorted(lightning_sparsegrad.__all__)
-        if isinstance(kind := getattr(lightning_sparsegrad, name), type)
-        and issubclass(kind, (GradientTransform, Schedule))
-        and not inspect.isabstract(kind)
-    ]
-    return tuple((name, parameter) for name, kind in kinds for parameter in inspect.signature(kind).parameters)
+    """Return every argument of every strategy and every schedule."""
+    return tuple((name, parameter) for name in sorted(KINDS) for parameter in inspect.signature(KINDS[name]).parameters)
 
 
 def to_yaml(config: Any, value: str = "") -> bytes:

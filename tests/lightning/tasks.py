@@ -209,6 +209,7 @@ def plain_loop(
     """Train a task that knows its loss on a batch as anybody would without a Trainer; return the weights."""
     engine = GradientEngine(task, transform, total_steps=total_steps, seed=seed)
     optimizer = optimizer or task.configure_optimizers()
+    engine.attach(optimizer)
     scaler = scaler or torch.amp.GradScaler("cpu", enabled=False)
     for step, (epoch, divisor, batches) in enumerate(windows, start=first_step):
         optimizer.zero_grad(set_to_none=set_to_none)

@@ -9,12 +9,12 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping
-from lightning_sparsegrad.main import main
 from torch import Tensor
 from torch.amp import GradScaler
 
 from lightning_sparsegrad import Identity, SparseGradModule
 from lightning_sparsegrad.loops._divergence import DivergenceWarning, divergence_of, is_validation_loss
+from lightning_sparsegrad.main import main
 from tests.command_line import QUICK, SAVE, UNLABELLED, Plain
 
 from .tasks import BATCHES, DOORS, Batch, Regression, loader, through, trainer, weights

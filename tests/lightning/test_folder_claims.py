@@ -13,10 +13,10 @@ import pytest
 import yaml
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import CSVLogger
-from lightning_sparsegrad.main import main
 
 from lightning_sparsegrad import ConfigurationError
 from lightning_sparsegrad.callbacks._folder_claims import Claims, FolderClaims
+from lightning_sparsegrad.main import main
 from tests.command_line import READER, SAVE, UNLABELLED, Unlabelled
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks, for runs that start at the same instant")

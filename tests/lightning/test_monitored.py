@@ -11,7 +11,6 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
-from lightning_sparsegrad.main import main
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from lightning_sparsegrad import (
@@ -22,6 +21,7 @@ from lightning_sparsegrad import (
     Identity,
     SequenceClassification,
 )
+from lightning_sparsegrad.main import main
 from tests import hub
 from tests.data.helpers import write
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from lightning_sparsegrad.main import main
 
 from lightning_sparsegrad import (
     ConfigurationError,
@@ -21,6 +20,7 @@ from lightning_sparsegrad import (
     TokenClassification,
     WordsDataModule,
 )
+from lightning_sparsegrad.main import main
 from lightning_sparsegrad.resume._checkpoints import LABEL_NAMES, names_in
 from tests import hub
 

@@ -8,7 +8,6 @@ import pytest
 from lightning.fabric.utilities.cloud_io import get_filesystem
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, Logger
-from lightning_sparsegrad.main import main
 
 from lightning_sparsegrad import (
     Identity,
@@ -18,6 +17,7 @@ from lightning_sparsegrad import (
     TextDataModule,
 )
 from lightning_sparsegrad.callbacks._run_folder import own_folder, run_folder, write_new
+from lightning_sparsegrad.main import main
 from tests import hub
 from tests.command_line import QUICK, READER, UNLABELLED
 from tests.data.helpers import write

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 from lightning.pytorch.callbacks import EarlyStopping
-from lightning_sparsegrad.main import main
 
 from lightning_sparsegrad import (
     Chain,
@@ -20,6 +19,7 @@ from lightning_sparsegrad import (
     SparseGradModule,
     TextDataModule,
 )
+from lightning_sparsegrad.main import main
 from tests import hub
 from tests.command_line import PLAIN, QUICK, UNLABELLED
 from tests.data.helpers import write

@@ -138,7 +138,6 @@ def in_plain_loop(row: Golden, windows: Plan, kind: Callable[[], Task] = Task, *
 
 def by_reference(row: Golden, windows: Plan, *, total_steps: int | None = None) -> Weights:
     """Train without the library: each window as one big batch, its gradient through the slow reference."""
-    assert row.does is not None
     task = Task()
     optimizer = task.configure_optimizers()
     for step, (epoch, divisor, batches) in enumerate(windows):
@@ -191,7 +190,6 @@ class Witness(Callback):
 
 def assert_follows_reference(row: Golden, seen: Sequence[Seen]) -> None:
     """Assert that every window's gradient went through the slow reference, once, in its true units."""
-    assert row.does is not None
     assert len(seen) == TOTAL_STEPS
     layout, changed = layout_of(Small()), False
     for step, window in enumerate(seen):

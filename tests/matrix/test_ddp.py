@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from lightning_sparsegrad import GradientTransform
 from tests.launch import launch
 from tests.lightning.tasks import assert_same_weights
 from tests.transforms.golden import GOLDEN, Golden
@@ -29,6 +30,10 @@ def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     folder = tmp_path_factory.mktemp("ranks")
     launch("tests.matrix.ranks", request.param, folder)
     return [torch.load(folder / f"{rank}.pt") for rank in range(request.param)]
+
+
+def row_of(transform: GradientTransform) -> Golden:
+    return next(row for row in GOLDEN if str(row) == str(transform))
 
 
 def seen(result: dict[str, Any]) -> list[Seen]:
@@ -94,16 +99,14 @@ def test_replicas_are_the_same_whatever_the_ranks_do(results: Results, name: str
 @pytest.mark.parametrize("name", SEEDED)
 def test_the_seed_of_the_first_rank_is_everybodys(results: Results, name: str) -> None:
     case = CASES[name]
-    row = Golden(case.transform, ())
+    row = row_of(case.transform)
     seed = EXPECTED_SEEDS[case.seeding]
     assert_close(results[0][name]["weights"], in_plain_loop(row, joint_plan(case, len(results)), seed=seed))
 
 
 def test_dropout_differs_between_ranks_and_masks_do_not(results: Results) -> None:
-    chain = next(row for row in GOLDEN if str(row) == str(CASES["dropout"].transform))
-    layers = next(row for row in GOLDEN if str(row) == str(LAYERS))
-    assert_ranks_follow_reference(chain, results, "dropout")
-    assert_ranks_follow_reference(layers, results, "dropout of layers")
+    assert_ranks_follow_reference(row_of(CASES["dropout"].transform), results, "dropout")
+    assert_ranks_follow_reference(row_of(LAYERS), results, "dropout of layers")
     assert results[0]["dropout of layers"]["skipped"] > 0
 
 
@@ -119,7 +122,7 @@ def test_skipping_changes_nothing(results: Results, name: str) -> None:
 
 @pytest.mark.parametrize("name", COMPILED)
 def test_compiled_blocks_are_skipped_with_the_same_bits(results: Results, name: str) -> None:
-    (index,) = (i for i, row in enumerate(GOLDEN) if str(row) == str(LAYERS))
+    index = GOLDEN.index(row_of(LAYERS))
     for result in results:
         assert result[name]["skipped"] == result[f"{index}, skipping"]["skipped"] > 0
         assert_same_weights(result[name]["weights"], result[f"{index}, skipping"]["weights"])

@@ -11,11 +11,12 @@ from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor
 from torch.amp import GradScaler
 
-from lightning_sparsegrad import Chain, GradientTransform
+from lightning_sparsegrad import Chain, GradDrop, GradientTransform
 from lightning_sparsegrad.components import NamedParameters
 from lightning_sparsegrad.transforms.base import Gradients, Window
 from tests.lightning.tasks import Weights, assert_same_weights, door_of, weights
-from tests.transforms.golden import GOLDEN, Golden
+from tests.transforms.golden import Golden
+from tests.transforms.golden.grad_drop import drop_entries
 from tests.transforms.small import TOTAL_STEPS, Small, layout_of, set_gradients, values_of, window_of
 
 from .task import (
@@ -116,7 +117,6 @@ class Spiked(Task):
 def test_the_overflow_of_one_entry_counts_unless_its_tensor_is_dropped_whole(
     door: str, row: Golden, kind: type[Task]
 ) -> None:
-    assert row.does is not None
     scaler = GradScaler("cpu", 16.0)
     found = Steps(scaler)
     fit(door, row, type("Task", (Spiked, kind), {}), callbacks=[found], **half(scaler))
@@ -146,6 +146,6 @@ class Counting(GradientTransform):
 @each_door
 @each_optimizer
 def test_a_state_goes_on_by_one_in_a_step_that_is_skipped(door: str, kind: type[Task]) -> None:
-    chain = Chain({"count": Counting(), "strategy": GOLDEN[1].transform})
-    run = fit(door, Golden(chain, ()), kind, **half(shrinking()))
+    chain = Chain({"count": Counting(), "mask": GradDrop(0.5)})
+    run = fit(door, Golden(chain, (), does=drop_entries(0.5)), kind, **half(shrinking()))
     assert door_of(run).gradient_engine.transform.state_dict()["count"] == {"steps": list(range(TOTAL_STEPS))}

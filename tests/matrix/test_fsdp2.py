@@ -5,14 +5,15 @@ import torch
 
 from tests.engine.helpers import backward, loss_on, tokens_at
 from tests.sharding.models import gathered_weights
-from tests.sharding.processes import TRAINED, transformed
+from tests.sharding.processes import NOT_FOR_SHARDS, SHARDED, TRAINED, transformed
 from tests.sharding.results import Results, assert_alike, results_of, sums_up
-from tests.transforms.golden import GOLDEN, Golden
+from tests.transforms.golden import Golden
 from tests.transforms.small import STEPS_PER_EPOCH, Small, engine_for
 
 pytestmark = pytest.mark.distributed
 
-every_row = pytest.mark.parametrize("row", GOLDEN, ids=str)
+REFUSED_ROWS = NOT_FOR_SHARDS
+every_row = pytest.mark.parametrize("row", SHARDED, ids=str)
 
 
 @pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.long)], ids=["on_two", "on_four"])
@@ -22,7 +23,7 @@ def results(request: pytest.FixtureRequest) -> Results:
 
 @every_row
 def test_gradients_are_those_of_one_process(results: Results, row: Golden) -> None:
-    found = results["golden"][0][GOLDEN.index(row)]
+    found = results["golden"][0][SHARDED.index(row)]
     assert_alike(found, transformed(Small(), row.transform), to_the_bit=not sums_up(row.transform))
 
 
@@ -38,5 +39,11 @@ def test_training_is_that_of_one_process(results: Results, row: Golden) -> None:
             model.temperature.grad = None
             engine.apply_()
         optimizer.step()
-    trained = results["trained"][0][GOLDEN.index(row)]
+    trained = results["trained"][0][SHARDED.index(row)]
     torch.testing.assert_close(trained, gathered_weights(model), rtol=1e-3, atol=2e-4)
+
+
+def test_a_strategy_that_does_not_take_shards_is_refused_by_name(results: Results) -> None:
+    _, errors = results["not_for_shards"][0]
+    for row, error in zip(REFUSED_ROWS, errors, strict=True):
+        assert str(row) in error

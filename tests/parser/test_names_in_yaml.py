@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from lightning_sparsegrad.main import main
 
 TEXTS = "lightning_sparsegrad.TextDataModule"

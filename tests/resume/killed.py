@@ -19,11 +19,11 @@ import torch
 import yaml
 from datasets import Dataset
 from lightning.pytorch import Callback
-from lightning_sparsegrad.main import main
 from tqdm import tqdm  # type: ignore[import-untyped]
 from transformers import BertForSequenceClassification  # noqa: F401  # loaded once, for all forks
 
 from lightning_sparsegrad import TextDataModule
+from lightning_sparsegrad.main import main
 from lightning_sparsegrad.studies import _command as _study  # noqa: F401  # the same
 from tests import hub
 from tests.data.helpers import write

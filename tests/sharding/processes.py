@@ -43,6 +43,8 @@ from tests.transforms.small import STEPS_PER_EPOCH, WINDOWS, Small, apply, engin
 from . import models
 
 TRAINED = 4  # steps
+SHARDED = [row for row in GOLDEN if row.on_shards]
+NOT_FOR_SHARDS = [row for row in GOLDEN if not row.on_shards]
 
 Case = Callable[[DeviceMesh, Path], Any]
 CASES: dict[str, Case] = {}
@@ -66,7 +68,19 @@ def transformed(model: nn.Module, transform: GradientTransform) -> tuple[list[An
 
 @case
 def golden(mesh: DeviceMesh, _: Path) -> Any:
-    return [transformed(models.shard(Small(), mesh), row.transform) for row in GOLDEN]
+    return [transformed(models.shard(Small(), mesh), row.transform) for row in SHARDED]
+
+
+@case
+def not_for_shards(mesh: DeviceMesh, _: Path) -> Any:
+    """Return with which error an engine refuses each strategy that does not take shards."""
+    errors = []
+    for row in NOT_FOR_SHARDS:
+        try:
+            engine_for(models.shard(Small(), mesh), row.transform)
+        except ConfigurationError as error:
+            errors.append(str(error))
+    return len(errors), errors
 
 
 @case
@@ -90,7 +104,7 @@ WIDE: dict[str, GradientTransform] = {
 def trained(mesh: DeviceMesh, _: Path) -> Any:
     """Train with real backward passes, two micro-batches to a window, each rank on its share of the sequences."""
     rank, ranks, done = mesh.get_rank(), mesh.size(), []
-    for row in GOLDEN:
+    for row in SHARDED:
         model = models.shard(Small(), mesh, to_train=True)
         engine = engine_for(model, row.transform)
         sharded = [p for p in model.parameters() if p.ndim]
@@ -122,7 +136,7 @@ def measured(model: nn.Module, transform: GradientTransform) -> list[Any]:
 
 @case
 def metered(mesh: DeviceMesh, _: Path) -> Any:
-    return [measured(models.shard(Small(), mesh), row.transform) for row in GOLDEN]
+    return [measured(models.shard(Small(), mesh), row.transform) for row in SHARDED]
 
 
 @case

@@ -5,11 +5,11 @@ import torch
 
 from lightning_sparsegrad import ComponentNormClip
 from tests.lightning.tasks import SEED, STRATEGIES, Regression, loader, plain_loop, windows
-from tests.transforms.golden import GOLDEN
+from tests.transforms.golden import Golden
 from tests.transforms.small import Small
 
 from . import models
-from .processes import CASES, RUNS, WIDE, measured, transformed
+from .processes import CASES, RUNS, SHARDED, WIDE, measured, transformed
 from .results import Results, assert_alike, assert_gradients_alike, flat, results_of, sums_up
 
 pytestmark = pytest.mark.distributed
@@ -94,10 +94,10 @@ def test_what_is_not_sharded_by_rows_is_refused(results: Results) -> None:
     )
 
 
-@pytest.mark.parametrize("place", range(len(GOLDEN)), ids=lambda place: str(GOLDEN[place]))
-def test_a_meter_sees_what_it_sees_of_one_process(results: Results, place: int) -> None:
-    expected = measured(Small(), GOLDEN[place].transform)
-    for seen, alone in zip(results["metered"][0][place], expected, strict=True):
+@pytest.mark.parametrize("row", SHARDED, ids=str)
+def test_a_meter_sees_what_it_sees_of_one_process(results: Results, row: Golden) -> None:
+    expected = measured(Small(), row.transform)
+    for seen, alone in zip(results["metered"][0][SHARDED.index(row)], expected, strict=True):
         skipped = seen[0].isnan() | alone[0].isnan()  # not computed by one of the two, for it is dropped whole
         assert not seen[1:, skipped].any()
         torch.testing.assert_close(seen[:, ~skipped], alone[:, ~skipped], rtol=1e-5, atol=1e-6)

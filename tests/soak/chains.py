@@ -32,7 +32,7 @@ DRAWS: dict[type[GradientTransform], Callable[[Setting], Drawn]] = {
     ValueClip: strategies.value_clip,
 }
 # a strategy that nobody has told the soak about is drawn as its golden rows have it, on the model they are for
-OTHERS = [row for row in GOLDEN if type(row.transform) not in {*DRAWS, Chain} and row.does is not None]
+OTHERS = [row for row in GOLDEN if type(row.transform) not in {*DRAWS, Chain}]
 _LIKELY: dict[type[GradientTransform], float] = {GradDrop: 4, ComponentNormClip: 3, LayerGradDrop: 2}
 
 
@@ -53,7 +53,7 @@ def draw_chain(rng: Random, layout: Layout, *, layers: Sequence[str], head: Sequ
     likely = [_LIKELY.get(kind, 1.0) for kind in DRAWS]
     if OTHERS and "blocks.0.norm.weight" in layout.shapes:
         row = rng.choice(OTHERS)
-        draws.append(lambda _: Drawn(row.transform, row.does or reference.keep_all, reports=None))
+        draws.append(lambda _: Drawn(row.transform, row.does, reports=None))
         likely.append(2.0)
     drawn: list[Drawn] = []
     bounds: set[str] = set()

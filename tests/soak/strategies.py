@@ -23,6 +23,11 @@ from tests.layout import Layout
 from tests.reference import Rate, Reference, Values, When
 from tests.soak.reports import Report, clipped_norms, clipped_values, kept_layers, kept_share, nothing
 from tests.soak.schedules import draw_schedule
+from tests.transforms.golden.grad_drop import drop_entries, drop_units
+from tests.transforms.golden.gradual_unfreezing import unfreeze
+from tests.transforms.golden.head_only import head_only as only_the_head
+from tests.transforms.golden.layer_grad_drop import drop_layers
+from tests.transforms.golden.value_clip import clip_values
 
 
 @dataclass(frozen=True)
@@ -130,12 +135,10 @@ def grad_drop(setting: Setting) -> Drawn:
         **filters,
     )
     if granularity in {"element", "row"}:
-        does = reference.drop_entries(
-            same, seed=seed, every=every, by_row=granularity == "row", rescale=rescale, leave=leave
-        )
+        does = drop_entries(same, seed=seed, every=every, by_row=granularity == "row", rescale=rescale, leave=leave)
     else:
         kind = "tensor" if granularity == "tensor" else components or "projection"
-        does = reference.drop_units(same, kind, seed=seed, every=every, rescale=rescale, leave=leave)
+        does = drop_units(same, kind, seed=seed, every=every, rescale=rescale, leave=leave)
     return Drawn(transform, does, kept_share(does, same, leave), masks=True)
 
 
@@ -159,7 +162,7 @@ def layer_grad_drop(setting: Setting) -> Drawn:
     every, seed = setting.every(), setting.seeds.pop()
     patterns, tell = _relaid(setting)
     transform = LayerGradDrop(rate, resample_every=every, seed=seed, **patterns)
-    return Drawn(transform, tell(reference.drop_layers(same, seed=seed, every=every)), kept_layers)
+    return Drawn(transform, tell(drop_layers(same, seed=seed, every=every)), kept_layers)
 
 
 def _progress(progress: float, height: float) -> float:
@@ -186,12 +189,12 @@ def gradual_unfreezing(setting: Setting) -> Drawn:
         def joined(when: When) -> float:
             return (same(when.progress, 1.0) if callable(same) else same) * (top + 1)
 
-    return Drawn(transform, tell(reference.unfreeze(joined)), kept_layers)
+    return Drawn(transform, tell(unfreeze(joined)), kept_layers)
 
 
 def head_only(setting: Setting) -> Drawn:
     patterns, tell = _relaid(setting)
-    return Drawn(HeadOnly(**patterns), tell(reference.head_only), kept_layers)
+    return Drawn(HeadOnly(**patterns), tell(only_the_head), kept_layers)
 
 
 # ---------------------------------------------------------------- clips
@@ -232,7 +235,7 @@ def global_norm_clip(setting: Setting) -> Drawn:
 
 def value_clip(setting: Setting) -> Drawn:
     max_value, same = _threshold(setting.rng)
-    return Drawn(ValueClip(max_value), reference.clip_values(same), clipped_values(same))
+    return Drawn(ValueClip(max_value), clip_values(same), clipped_values(same))
 
 
 def identity(setting: Setting) -> Drawn:

@@ -11,12 +11,12 @@ from lightning_sparsegrad import Chain, ValueClip
 from lightning_sparsegrad.engine._skipping import WorkSkipper
 from lightning_sparsegrad.engine.gradient_engine import GradientEngine
 from lightning_sparsegrad.functional import clip_components_
-from lightning_sparsegrad.loops._driver import TrainerDriver
+from lightning_sparsegrad.loops._lightning_adapter import LightningAdapter
 from lightning_sparsegrad.transforms.base import Gradients, Window
-from lightning_sparsegrad.transforms.clips import norm_clip as norm_clip
-from lightning_sparsegrad.transforms.clips import value_clip as value_clip
-from lightning_sparsegrad.transforms.masks import grad_drop as grad_drop
-from lightning_sparsegrad.transforms.masks._draws import draw_key
+from lightning_sparsegrad.transforms.clips import norm_clip, value_clip
+from lightning_sparsegrad.transforms.masks import _entries
+from lightning_sparsegrad.transforms.masks.grad_drop import GradDrop
+from lightning_sparsegrad.transforms.masks.mask import Mask
 from tests.soak import chains
 from tests.soak.chains import DRAWS, OTHERS
 from tests.soak.configurations import draw_configuration
@@ -55,10 +55,11 @@ def test_a_strategy_that_the_soak_does_not_know_is_drawn_as_its_golden_rows_have
 
 # ---------------------------------------------------------------- what is broken on purpose
 def _key_of_the_next_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(kind: str, seed: int | None, every: Any, window: Window) -> tuple[str | int, ...]:
-        return draw_key(kind, seed, every, Window(window.step + 1, window.epoch, window.total_steps, window.seed))
+    def broken(self: Mask, window: Window) -> tuple[str | int, ...]:
+        return key(self, Window(window.step + 1, window.epoch, window.total_steps, window.seed))
 
-    monkeypatch.setattr(grad_drop, "draw_key", broken)
+    key = Mask.key
+    monkeypatch.setattr(GradDrop, "key", broken)
 
 
 def _clip_without_loss_scale(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,17 +84,17 @@ def _drawn_from_the_global_generator(monkeypatch: pytest.MonkeyPatch) -> None:
         for tensor, rate in zip(tensors, rates, strict=True):
             tensor.mul_(torch.rand_like(tensor) >= rate)
 
-    monkeypatch.setattr(grad_drop, "mask_entries_", broken)
+    monkeypatch.setattr(_entries, "mask_entries_", broken)
 
 
 def _zeros_instead_of_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(self: Gradients, names: Any) -> None:
+    def broken(self: Gradients, names: Any, by: object) -> None:
         for name in names:
             self.skipped.pop(name, None)
             if name in self:
                 self[name].mul_(0)
 
-    monkeypatch.setattr(Gradients, "drop", broken)
+    monkeypatch.setattr(Gradients, "lose", broken)
 
 
 def _no_way_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +109,7 @@ def _forgotten_seed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _unread_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(TrainerDriver, "load", lambda self, checkpoint: None)
+    monkeypatch.setattr(LightningAdapter, "load", lambda self, checkpoint: None)
 
 
 BROKEN = [

@@ -15,8 +15,8 @@ import pandas as pd
 import pytest
 import yaml
 from filelock import FileLock, Timeout
-from lightning_sparsegrad.main import main
 
+from lightning_sparsegrad.main import main
 from lightning_sparsegrad.studies._report import FILES
 from lightning_sparsegrad.studies._runs import make_runs
 from lightning_sparsegrad.studies._study import Study

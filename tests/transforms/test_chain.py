@@ -21,6 +21,7 @@ from lightning_sparsegrad import (
 from lightning_sparsegrad.components import NamedParameters
 from lightning_sparsegrad.transforms import Gradients, Window
 from tests import reference
+from tests.transforms.golden.grad_drop import drop_entries
 from tests.transforms.small import (
     Small,
     apply,
@@ -36,7 +37,7 @@ from tests.transforms.small import (
 )
 
 MASK, CLIP = GradDrop(0.5), ComponentNormClip(0.5)
-SLOW_MASK, SLOW_CLIP = reference.drop_entries(0.5), reference.clip_norms(0.5, "projection")
+SLOW_MASK, SLOW_CLIP = drop_entries(0.5), reference.clip_norms(0.5, "projection")
 
 
 # ---------------------------------------------------------------- order

@@ -1,25 +1,20 @@
 """What holds for every strategy. The strategies are found by themselves; each needs an overlay and a golden row."""
 
-import inspect
 import json
 import os
 import pickle
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
 from copy import deepcopy
-from importlib import import_module
 from io import BytesIO
-from pathlib import Path
-from pkgutil import iter_modules
-from re import sub
 
 import numpy as np
 import pytest
 import torch
 
 from lightning_sparsegrad import GradientTransform, transforms
+from tests.strategies import ROOT, STRATEGIES, overlay_name, spec_in
 from tests.transforms.contract import every_row
 from tests.transforms.golden import GOLDEN, Golden, digests, weighted_sum
 from tests.transforms.small import (
@@ -41,29 +36,6 @@ from tests.transforms.small import (
 
 one_thread = pytest.fixture(autouse=True, scope="module")(on_one_thread)
 
-ROOT = Path(__file__).parents[2]
-OVERLAYS = ROOT / "configs" / "gradient"
-
-for _module in iter_modules(transforms.__path__):
-    import_module(f"{transforms.__name__}.{_module.name}")
-
-
-def _subclasses(kind: type) -> Iterator[type]:
-    subclasses: list[type] = kind.__subclasses__()
-    for subclass in subclasses:
-        yield subclass
-        yield from _subclasses(subclass)
-
-
-STRATEGIES = sorted(
-    {
-        kind
-        for kind in _subclasses(GradientTransform)
-        if not inspect.isabstract(kind) and kind.__module__.startswith("lightning_sparsegrad")
-    },
-    key=lambda kind: kind.__name__,
-)
-
 every_strategy = pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda kind: kind.__name__)
 
 
@@ -74,21 +46,22 @@ def test_all_strategies_are_found():
 
 @every_strategy
 def test_strategy_has_an_overlay_of_its_name(strategy: type):
-    overlay = OVERLAYS / f"{sub('(?<!^)(?=[A-Z])', '_', strategy.__name__).lower()}.yaml"
-    assert overlay.is_file(), f"{strategy.__name__} needs an overlay: add {overlay.relative_to(ROOT)}"
-    assert f"class_path: {strategy.__name__}\n" in overlay.read_text(), f"{overlay} should name {strategy.__name__}"
+    assert spec_in(overlay_name(strategy))["class_path"] == strategy.__name__
 
 
 @every_strategy
 def test_strategy_has_a_golden_row(strategy: type):
     kinds = {type(row.transform) for row in GOLDEN}
-    assert strategy in kinds, f"{strategy.__name__} needs a row in tests/transforms/golden.py"
+    assert strategy in kinds, (
+        f"{strategy.__name__} needs a golden row: add tests/transforms/golden/{overlay_name(strategy)}.py"
+    )
 
 
 @every_strategy
 def test_strategy_is_imported_by_its_package(strategy: type):
-    assert getattr(transforms, strategy.__name__, None) is strategy, f"import {strategy.__name__} in transforms"
-    assert strategy.__name__ in transforms.__all__
+    file = "lightning_sparsegrad/transforms/__init__.py"
+    assert getattr(transforms, strategy.__name__, None) is strategy, f"import {strategy.__name__} in {file}"
+    assert strategy.__name__ in transforms.__all__, f"add {strategy.__name__} to `__all__` in {file}"
 
 
 # ---------------------------------------------------------------- numbers
@@ -106,7 +79,6 @@ def test_golden_rows_tell_the_strategies_apart():
 @every_row
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 def test_equals_the_slow_reference(row: Golden, tied: bool):
-    assert row.does is not None
     model = Small(tied=tied)
     engine = engine_for(model, row.transform)
     for step in range(6):

@@ -7,7 +7,7 @@ from torch import nn
 from lightning_sparsegrad import Constant, GradDrop, GradientEngine, Linear
 from lightning_sparsegrad.functional import _fused as fused
 from lightning_sparsegrad.schedules import Schedule
-from lightning_sparsegrad.transforms.masks import grad_drop as grad_drop
+from lightning_sparsegrad.transforms.masks import _entries
 from tests.nasty import assert_same_bits
 from tests.transforms.small import apply, fill_gradients
 
@@ -42,7 +42,7 @@ def test_the_kernel_changes_no_bit_and_is_compiled_once(monkeypatch, rate, resca
 
 def test_a_kernel_is_compiled_when_the_run_is_long_enough_to_pay_for_it(monkeypatch):
     model = nn.Linear(100, 100, bias=False)
-    monkeypatch.setattr(grad_drop, "_WORTH_COMPILING", 30_000)
+    monkeypatch.setattr(_entries, "_WORTH_COMPILING", 30_000)
     asked: list[int] = []
 
     def words(tensor: torch.Tensor, start: int, key: int, threshold: int) -> None:

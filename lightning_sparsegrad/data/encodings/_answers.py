@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from lightning_sparsegrad.data._checks import require_at_least, require_columns
 from lightning_sparsegrad.data._labels import LabelSpace
 from lightning_sparsegrad.data._reads import Reads
+from lightning_sparsegrad.data._task_kinds import TaskKind
 from lightning_sparsegrad.data.encodings._base import Batch, Encoding, Tokens, kind_of, require_text
 from lightning_sparsegrad.errors import ConfigurationError
 
@@ -38,7 +39,7 @@ class AnswerEncoding(Encoding):
         ConfigurationError: If a number is out of range.
     """
 
-    module = "ExtractiveQuestionAnswering"
+    task_kind = TaskKind.QUESTION_ANSWERING
     labels: ClassVar[tuple[str, ...]] = ("start", "end")
     """What a model tells of each token: is it the first of the answer, is it the last."""
 

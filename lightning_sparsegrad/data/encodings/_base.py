@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lightning_sparsegrad.data._labels import LabelSpace
 from lightning_sparsegrad.data._reads import Reads
+from lightning_sparsegrad.data._task_kinds import TaskKind
 from lightning_sparsegrad.errors import ConfigurationError
 
 Batch = dict[str, Any]
@@ -50,8 +51,8 @@ class Tokens:
 class Encoding(ABC):
     """Abstract: which columns of a row are read, and what they become."""
 
-    module: ClassVar[str]
-    """The class of `modules` that its batches are for."""
+    task_kind: ClassVar[TaskKind]
+    """The kind of task that its batches are for."""
 
     tokenizer_options: ClassVar[Mapping[str, Any]] = {}
     """What the tokenizer is loaded with."""

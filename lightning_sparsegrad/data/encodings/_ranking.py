@@ -10,6 +10,7 @@ from datasets import Dataset
 from lightning_sparsegrad.data._checks import require_columns
 from lightning_sparsegrad.data._labels import LabelSpace
 from lightning_sparsegrad.data._reads import Reads
+from lightning_sparsegrad.data._task_kinds import TaskKind
 from lightning_sparsegrad.data.encodings._base import Batch, Tokens
 from lightning_sparsegrad.data.encodings._sequence import SequenceEncoding
 
@@ -28,7 +29,7 @@ class RankingEncoding(SequenceEncoding):
         ConfigurationError: As `SequenceEncoding` does.
     """
 
-    module = "PointwiseRanking"
+    task_kind = TaskKind.RANKING
 
     def __init__(self, query_column: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)

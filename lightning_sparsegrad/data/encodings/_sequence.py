@@ -8,6 +8,7 @@ from datasets import Dataset
 from lightning_sparsegrad.data._checks import require_columns
 from lightning_sparsegrad.data._labels import LabelSpace, Problem
 from lightning_sparsegrad.data._reads import Reads
+from lightning_sparsegrad.data._task_kinds import TaskKind
 from lightning_sparsegrad.data.encodings._base import Batch, Encoding, Tokens, require_text
 from lightning_sparsegrad.errors import ConfigurationError, require_one_of
 
@@ -30,7 +31,7 @@ class SequenceEncoding(Encoding):
             or more different names, or there are names for a regression.
     """
 
-    module = "SequenceClassification"
+    task_kind = TaskKind.SEQUENCE_CLASSIFICATION
 
     def __init__(
         self,

@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from lightning_sparsegrad.data._checks import require_columns
 from lightning_sparsegrad.data._labels import LabelSpace
 from lightning_sparsegrad.data._reads import Reads
+from lightning_sparsegrad.data._task_kinds import TaskKind
 from lightning_sparsegrad.data.encodings._base import Batch, Encoding, Tokens
 from lightning_sparsegrad.data.encodings._sequence import require_names
 from lightning_sparsegrad.errors import ConfigurationError
@@ -33,7 +34,7 @@ class TokenEncoding(Encoding):
         ConfigurationError: If there are not two or more different names.
     """
 
-    module = "TokenClassification"
+    task_kind = TaskKind.TOKEN_CLASSIFICATION
     # RoBERTa's and GPT-2's tell words within a sentence by the blank before them
     tokenizer_options = {"add_prefix_space": True}  # noqa: RUF012  # read only
     padding = {"labels": IGNORED, "word_index": IGNORED}  # noqa: RUF012  # read only

@@ -1,13 +1,13 @@
-"""What clips of gradient norms have in common."""
+"""Clips of gradient norms."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import inf, isinf
 
 import torch
 from torch import Tensor
 
-from lightning_sparsegrad.components import Component, NamedParameters, without_split
+from lightning_sparsegrad.components import Component, NamedParameters
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.functional import clip_components_
 from lightning_sparsegrad.functional._sharding import Group, group_of
@@ -24,7 +24,7 @@ class NormClip(GradientTransform):
     """
 
     bounds = frozenset({"norm"})
-    handles_shards = True
+    on_shards = True
 
     def __init__(self, max_norm: float | Schedule, *, norm_type: float = 2.0) -> None:
         self.max_norm = as_threshold("max_norm", max_norm)
@@ -48,12 +48,8 @@ class NormClip(GradientTransform):
         self.require_total_steps(total_steps)
         self._resolved = self.resolve(parameters)
 
-    def skippable(self, window: Window, later: frozenset[str] = frozenset()) -> frozenset[str]:  # noqa: ARG002
-        """Return what transforms behind this one do not need, but for components of which they need a part."""
-        if not later:
-            return later
-        members = (frozenset(part.parameter for part in component.parts) for component, _ in self._resolved)
-        return without_split(later, members)
+    def reads_together(self) -> Iterator[frozenset[str]]:
+        return (frozenset(part.parameter for part in component.parts) for component, _ in self._resolved)
 
     def apply_(self, gradients: Gradients, window: Window) -> None:
         held: list[tuple[Tensor, Group | None]] = []
@@ -80,13 +76,11 @@ class NormClip(GradientTransform):
             )
 
     @property
-    def clipped_components(self) -> list[Component]:
-        """What is clipped by itself; empty before the transform is bound."""
+    def scaled_components(self) -> Sequence[Component]:
         return [component for component, _ in self._resolved]
 
     @property
-    def factors(self) -> dict[str, Tensor]:
-        """What the last window multiplied the gradient of each component by, 0-d tensors by name."""
+    def factors(self) -> Mapping[str, Tensor]:
         return dict(zip(self._names, self._factors.unbind(), strict=True)) if self._names else {}
 
     @property

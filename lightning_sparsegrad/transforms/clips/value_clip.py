@@ -1,6 +1,6 @@
 """Value clipping: every entry is bounded by itself."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import isinf
 
 from torch import Tensor
@@ -34,7 +34,7 @@ class ValueClip(GradientTransform):
     """
 
     bounds = frozenset({"value"})
-    handles_shards = True
+    on_shards = True
 
     def __init__(self, max_value: float | Schedule) -> None:
         self.max_value = as_threshold("max_value", max_value)
@@ -49,8 +49,8 @@ class ValueClip(GradientTransform):
     def bind(self, parameters: NamedParameters, *, total_steps: int | None) -> None:  # noqa: ARG002
         self.require_total_steps(total_steps)
 
-    def skippable(self, window: Window, later: frozenset[str] = frozenset()) -> frozenset[str]:  # noqa: ARG002
-        return later
+    def reads_together(self) -> Iterable[frozenset[str]]:
+        return ()
 
     def apply_(self, gradients: Gradients, window: Window) -> None:
         max_value = self.max_value(window.progress)

@@ -5,9 +5,12 @@ from lightning_sparsegrad.transforms.freezes.layer_mask import LayerMask
 
 
 class HeadOnly(LayerMask):
-    r"""Train the head alone, :math:`\tilde g_l = 0` for every layer below it: linear probing, where the head is linear.
+    r"""Train the head alone: linear probing, where the head is linear.
 
-    The layers end without a gradient: their weights stay as they are, bit for bit. The head is all that lies behind the
+    .. math:: \tilde g_l = 0
+
+    for every layer :math:`l` below the head. The layers end without a gradient: their weights stay as they are, bit for
+    bit. The head is all that lies behind the
     last block and its norm, a pretrained pooler included; `head` narrows it.
 
     Args:

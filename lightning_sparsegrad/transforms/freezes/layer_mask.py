@@ -1,17 +1,18 @@
-"""What strategies have in common that drop whole layers."""
+"""Freezes of whole layers."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
 
-from torch import Tensor
-
 from lightning_sparsegrad.components import Layers, NamedParameters, find_layers
 from lightning_sparsegrad.errors import ConfigurationError
-from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, Window, share
+from lightning_sparsegrad.transforms.base import Window
+from lightning_sparsegrad.transforms.freezes.freeze import Freeze
 
 
-class LayerMask(GradientTransform):
-    """Base of masks that drop layers: the embeddings and the blocks. The head always trains.
+class LayerMask(Freeze):
+    """Base of strategies that drop layers: the embeddings and the blocks. The head always trains.
+
+    A subclass says which, see `dropped_depths`.
 
     Args:
         layers: One glob per layer, bottom first, for a model whose blocks cannot be found; what none of them matches
@@ -19,15 +20,13 @@ class LayerMask(GradientTransform):
         head: Globs of the head, if it is not what is found: all that lies behind the last block and its norm.
     """
 
-    handles_shards = True
-
     def __init__(self, *, layers: list[str] | None = None, head: list[str] | str | None = None) -> None:
+        super().__init__()
         if layers is not None and not layers:
             raise ConfigurationError(f"Parameter `layers` should hold a pattern per layer. Found `layers = {layers}`.")
         self.layers, self.head = layers, head
         self._layers: Layers | None = None
         self._trainable: frozenset[str] = frozenset()
-        self._kept: tuple[int, int] = (0, 0)
 
     @property
     def depths(self) -> Layers:
@@ -37,7 +36,7 @@ class LayerMask(GradientTransform):
         return self._layers
 
     def bind(self, parameters: NamedParameters, *, total_steps: int | None) -> None:
-        self.require_total_steps(total_steps)
+        super().bind(parameters, total_steps=total_steps)
         self._layers = find_layers(parameters, layers=self.layers, head=self.head)
         self._trainable = frozenset(name for name in parameters if parameters[name].requires_grad)
         if not self.trains_without(frozenset(range(self._layers.count))):
@@ -58,18 +57,8 @@ class LayerMask(GradientTransform):
     def dropped_depths(self, window: Window) -> frozenset[int]:
         """Return the depths that lose their gradient in a window; known before its forward pass."""
 
-    def skippable(self, window: Window, later: frozenset[str] = frozenset()) -> frozenset[str]:
-        return later | self.depths.within(self.dropped_depths(window))
-
-    def apply_(self, gradients: Gradients, window: Window) -> None:
-        total = gradients.numel()
-        gradients.drop(self.depths.within(self.dropped_depths(window)))
-        self._kept = gradients.numel(), total
-
-    @property
-    def statistics(self) -> dict[str, Tensor]:
-        """`kept`: the share of gradient entries kept."""
-        return {"kept": share(*self._kept)}
+    def dropped(self, window: Window) -> frozenset[str]:
+        return self.depths.within(self.dropped_depths(window))
 
     def _patterns(self) -> Sequence[str]:
         return [f"{name}={value!r}" for name, value in (("layers", self.layers), ("head", self.head)) if value]

@@ -1,19 +1,12 @@
 """LayerGradDrop: stochastic masks on whole layers."""
 
-from collections.abc import Sequence
-
-from lightning_sparsegrad.schedules import Schedule, as_rate
-from lightning_sparsegrad.transforms.base import (
-    ResampleEvery,
-    Window,
-    check_every,
-    check_seed,
-)
+from lightning_sparsegrad.schedules import Schedule
+from lightning_sparsegrad.transforms.base import ResampleEvery, Window
 from lightning_sparsegrad.transforms.freezes.layer_mask import LayerMask
-from lightning_sparsegrad.transforms.masks._draws import draw_dropped, draw_key
+from lightning_sparsegrad.transforms.masks.mask import Mask, draw_dropped
 
 
-class LayerGradDrop(LayerMask):
+class LayerGradDrop(Mask, LayerMask):
     r"""Drop the gradient of whole layers, each independently with probability `rate`.
 
     .. math:: \tilde g_l = m_l \, g_l, \qquad m_l \sim \mathrm{Bernoulli}(1 - p)
@@ -38,7 +31,7 @@ class LayerGradDrop(LayerMask):
         not the paper's.
 
     References:
-        J. O'Neill and S. Dutta, "Gradient Sparsification For Masked Fine-Tuning of Transformers", 2023,
+        A variant of J. O'Neill and S. Dutta, "Gradient Sparsification For Masked Fine-Tuning of Transformers", 2023,
         https://arxiv.org/abs/2307.10098, abstract.
 
     Example:
@@ -55,19 +48,8 @@ class LayerGradDrop(LayerMask):
         head: list[str] | str | None = None,
         seed: int | None = None,
     ) -> None:
-        super().__init__(layers=layers, head=head)
-        self.rate = as_rate("rate", rate)
-        check_every("resample_every", resample_every)
-        check_seed(seed)
-        self.resample_every, self.seed = resample_every, seed
-
-    @property
-    def schedules(self) -> Sequence[Schedule]:
-        return (self.rate,)
-
-    @property
-    def seeds(self) -> Sequence[tuple[str, int | None]]:
-        return ((type(self).__name__, self.seed),)
+        Mask.__init__(self, rate, resample_every=resample_every, seed=seed)
+        LayerMask.__init__(self, layers=layers, head=head)
 
     def check_without_head(self) -> None:
         """Refuse a rate of 1 on a model without a head."""
@@ -79,9 +61,11 @@ class LayerGradDrop(LayerMask):
         height = max(len(layers.names) - 1, 1)
         depths = {layers.names[depth]: depth for depth in range(layers.count)}
         rates = {name: self.rate(window.progress, depth / height) for name, depth in depths.items()}
-        key = draw_key(type(self).__name__, self.seed, self.resample_every, window)
-        dropped = draw_dropped(rates, key, lambda names: self.trains_without(frozenset(depths[name] for name in names)))
-        return frozenset(depths[name] for name in dropped)
+
+        def trains(names: frozenset[str]) -> bool:
+            return self.trains_without(frozenset(depths[name] for name in names))
+
+        return frozenset(depths[name] for name in draw_dropped(rates, self.key(window), trains))
 
     def __repr__(self) -> str:
         return f"LayerGradDrop({', '.join([f'rate={self.rate!r}', *self._patterns()])})"

@@ -1,55 +1,42 @@
-"""Drives an engine from the hooks of a Trainer; the module and the callback are two doors to it."""
+"""The adapter of Lightning's loop: tells an engine where a Trainer stands, from the hooks of a module or a callback."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
-from inspect import unwrap
 from math import ceil
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, GradientAccumulationScheduler
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
-from torch.optim import LBFGS, Optimizer
+from torch.optim import Optimizer
 
 from lightning_sparsegrad.engine._nonfinite import NonFinite, check_policy
 from lightning_sparsegrad.engine.gradient_engine import GradientEngine
 from lightning_sparsegrad.errors import ConfigurationError
-from lightning_sparsegrad.files._checksums import require_intact
-from lightning_sparsegrad.functional._sharding import is_spread
 from lightning_sparsegrad.loops._divergence import DivergenceCheck
+from lightning_sparsegrad.loops._gate import Gate
 from lightning_sparsegrad.loops._monitored import MonitorCheck
+from lightning_sparsegrad.loops._refusals import refuse_twins, refuse_unsupported, warn_of_lost_states
 from lightning_sparsegrad.loops._trainable import tell_what_trains
-from lightning_sparsegrad.loops._twins import is_a, package_of
+from lightning_sparsegrad.loops._twins import is_a
 from lightning_sparsegrad.loops._untrained import warn_of_untrained
-from lightning_sparsegrad.resume._hyperparameters import Hyperparameters
-from lightning_sparsegrad.resume._waiting import INEXACT_KEY, WaitingCheckpoints
-from lightning_sparsegrad.transforms.base import GradientTransform, Window
+from lightning_sparsegrad.transforms.base import GradientTransform
 
 CHECKPOINT_KEY = "lightning_sparsegrad"
 _NORMS = {"norm_before", "norm_after"}  # of every component: too many to log
-# strategies that flatten gradients or keep them out of the parameters: norms and masks would be silently wrong
-_HIDDEN = ("FSDPStrategy", "XLAFSDPStrategy", "DeepSpeedStrategy")
-_HOOKS = {
-    "setup",  # of the callback
-    "on_fit_start",
-    "on_train_batch_start",
-    "on_after_backward",
-    "on_before_optimizer_step",
-    "on_save_checkpoint",
-    "on_load_checkpoint",
-}
 
 
-class TrainerDriver:
+class LightningAdapter:
     """Opens a window at the first micro-batch of an optimizer step and applies the transform after its last backward.
 
     Args:
         transform: The strategy.
-        door: Name of the class that holds this driver, for errors.
+        owner: Name of the class that holds this adapter, for errors.
+        gate: What its checkpoints go through.
         skip_dropped: Whether to leave out the work on gradients that will be dropped, see `GradientEngine`.
         nonfinite: What to do with gradients that are not finite, see `GradientEngine`.
 
@@ -57,18 +44,19 @@ class TrainerDriver:
         transform: The strategy, as given.
     """
 
-    def __init__(self, transform: GradientTransform, *, door: str, skip_dropped: bool, nonfinite: NonFinite) -> None:
+    def __init__(
+        self, transform: GradientTransform, *, owner: str, gate: Gate, skip_dropped: bool, nonfinite: NonFinite
+    ) -> None:
         if not isinstance(transform, GradientTransform):
             raise ConfigurationError(
-                f"Parameter `gradient_transform` of `{door}` should be a gradient transform, `Identity()` for none. "
+                f"Parameter `gradient_transform` of `{owner}` should be a gradient transform, `Identity()` for none. "
                 f"Found `{transform!r}`."
             )
         check_policy(nonfinite)
         self.transform = transform
-        self._door, self._skip_dropped, self._nonfinite = door, skip_dropped, nonfinite
+        self._owner, self._gate, self._skip_dropped, self._nonfinite = owner, gate, skip_dropped, nonfinite
         self._engine: GradientEngine | None = None
         self._restored: Mapping[str, Any] | None = None
-        self._hyperparameters: Hyperparameters | None = None  # of the running fit
         self._hook_seen = False  # in this window
         self._pending = False  # whether there is a gradient that the transform has not seen
         self._stepped: set[int] = set()  # the optimizers that have used what the transform left
@@ -78,7 +66,7 @@ class TrainerDriver:
         """The engine of the running fit; a `RuntimeError` before `fit_start`."""
         if self._engine is None:
             raise RuntimeError(
-                f"The gradient engine of `{self._door}` should exist from the start of a fit on. Found none: does "
+                f"The gradient engine of `{self._owner}` should exist from the start of a fit on. Found none: does "
                 f"`on_fit_start` call super()?"
             )
         return self._engine
@@ -86,29 +74,26 @@ class TrainerDriver:
     # ------------------------------------------------------------ hooks, in the order they are called
     def fit_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Bind the transform to the module; raise a `ConfigurationError` for what cannot work together."""
-        self._refuse_fighting_clips(trainer)
-        self._refuse_unsupported(trainer)
-        _refuse_twins(trainer)
+        refuse_unsupported(trainer, self.transform)
+        refuse_twins(trainer)
         MonitorCheck.join(trainer)
         steps = self._count_steps(trainer)
         self._engine = self._new_engine(trainer, module, total_steps=steps)
-        self._warn_of_lost_states(module)
+        warn_of_lost_states(module, self._engine, self.transform)
         warn_of_untrained(trainer, self._engine, count=lambda: count_steps(trainer) if steps is None else steps)
         tell_what_trains(module)
-        _LeaveAsItWas.join(trainer, self._engine)
+        _LeaveAsItWas.join(trainer, self._engine, self._gate)
         DivergenceCheck.join(trainer)
-        waiting = WaitingCheckpoints.of(trainer)
-        waiting.holds_gradient = lambda: self._pending
+        self._gate.opened(trainer, holds_gradient=lambda: self._pending)
         self._hook_seen = self._pending = False
         if self._restored is not None and trainer.ckpt_path:  # else this fit starts anew from loaded weights
-            waiting.tell_of(self._restored, trainer)
+            self._gate.resumed(trainer, self._restored)
             if CHECKPOINT_KEY in self._restored:
                 self._engine.load_state_dict(self._state_of_same_strategy(self._restored[CHECKPOINT_KEY]))
             if os.environ.get("PL_GLOBAL_SEED", seed := str(self._engine.seed)) != seed:
                 rank_zero_info(f"The strategy draws with the seed of the run before, {seed}, unless it has its own.")
         self._restored = None
-        self._hyperparameters = Hyperparameters.of(trainer)
-        self._hyperparameters.fit_start(trainer)
+        self._gate.started(trainer)
 
     @contextmanager
     def searching(self, trainer: Trainer, module: LightningModule, *, begun: bool) -> Iterator[Callable[[], None]]:
@@ -123,8 +108,7 @@ class TrainerDriver:
             What begins a trial, with a new engine.
         """
         kept = dict(vars(self))
-        self._refuse_fighting_clips(trainer)
-        self._refuse_unsupported(trainer)
+        refuse_unsupported(trainer, self.transform)
         steps = self._count_steps(trainer)
         state = deepcopy(self._engine.state_dict()) if begun and self._engine is not None else None
 
@@ -187,34 +171,39 @@ class TrainerDriver:
             self.engine.abandon()
             return
         if self.engine.applied and not self._pending and id(optimizer) not in self._stepped:
-            self._stepped.add(id(optimizer))
-            self.engine.abandon()
+            self._release(optimizer)
             return
         if not module.automatic_optimization:
             raise RuntimeError(
-                f"With manual optimization, call `{self._door}.apply_gradient_transform_()` after the last "
+                f"With manual optimization, call `{self._owner}.apply_gradient_transform_()` after the last "
                 f"`manual_backward` before each `optimizer.step()`. Found no call at step {trainer.global_step}."
             )
         gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
         if not self._hook_seen and any(gradient.any() for gradient in gradients):  # zeros are what `zero_grad` left
             raise RuntimeError(
-                f"`{self._door}.on_after_backward` should run: an override has to call super().on_after_backward(). "
+                f"`{self._owner}.on_after_backward` should run: an override has to call super().on_after_backward(). "
                 f"Found that it did not at step {trainer.global_step}."
             )
         # `training_step` returned None for the last micro-batch: the optimizer uses what the earlier ones left
         self.apply_(trainer, module)
+        self._release(optimizer)
+
+    def _release(self, optimizer: Optimizer) -> None:
+        """Leave the gradients to an optimizer, which steps next."""
         self._stepped.add(id(optimizer))
+        self.engine.before_step_(optimizer)
         self.engine.abandon()
 
     def apply_(self, trainer: Trainer, module: LightningModule) -> None:
         """Apply the transform now, and log what it did when the loggers are due."""
         if not module.automatic_optimization and not self._pending:
             raise RuntimeError(
-                f"`{self._door}.apply_gradient_transform_()` should be called once after the last `manual_backward`, "
+                f"`{self._owner}.apply_gradient_transform_()` should be called once after the last `manual_backward`, "
                 f"before the first `optimizer.step()` that uses it. Found no `manual_backward` since the last call, at "
                 f"step {trainer.global_step}."
             )
         self.batch_start(trainer)
+        self.engine.attach(*trainer.optimizers)  # which may be others than in the window before
         self.engine.apply_(loss_scale=_loss_scale(trainer, module))
         self._pending = False
         self._stepped.clear()
@@ -230,16 +219,13 @@ class TrainerDriver:
         """Put the engine's state into a checkpoint, under one key, as plain numbers and tensors."""
         if self._engine is not None:
             checkpoint[CHECKPOINT_KEY] = {**self._engine.state_dict(), "strategy": repr(self.transform)}
-        if self._hyperparameters is not None:
-            self._hyperparameters.save(checkpoint)
+        self._gate.save(checkpoint)
 
     def load(self, checkpoint: dict[str, Any], trainer: Trainer | None) -> None:
         """Take the engine's state from a checkpoint that has one; it is used when the fit starts."""
         if trainer is not None:
-            require_intact(trainer.ckpt_path)
-        self._restored = {key: checkpoint[key] for key in (CHECKPOINT_KEY, INEXACT_KEY) if key in checkpoint}
-        if trainer is not None:
-            Hyperparameters.of(trainer).load(trainer, checkpoint)
+            self._gate.load(trainer, checkpoint)
+        self._restored = {key: checkpoint[key] for key in (CHECKPOINT_KEY, *self._gate.keys) if key in checkpoint}
 
     def _state_of_same_strategy(self, state: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the state without a transform's that has given way to another class; say so if the strategy changed.
@@ -253,78 +239,36 @@ class TrainerDriver:
         same_class = before.partition("(")[0] == now.partition("(")[0]
         return {key: value for key, value in state.items() if same_class or key != "transform"}
 
-    # ------------------------------------------------------------ what cannot work together
-    def _refuse_fighting_clips(self, trainer: Trainer) -> None:
-        if trainer.gradient_clip_val and self.transform.bounds:
-            raise ConfigurationError(
-                f"Parameter `gradient_clip_val` of the Trainer should be left out beside `{self.transform!r}`: the "
-                f"second clip would change what the first has bounded. "
-                f"Found `gradient_clip_val = {trainer.gradient_clip_val}`."
-            )
 
-    def _warn_of_lost_states(self, module: LightningModule) -> None:
-        sharded = any(is_spread(parameter) for parameter in module.parameters())
-        if sharded and self.engine.transform.skippable(Window(step=0, epoch=0, total_steps=1, seed=self.engine.seed)):
-            rank_zero_warn(
-                f"`{self.transform!r}` drops tensors whole, which have no optimizer state until they train; and torch "
-                f"restores a sharded optimizer only if all have one. A checkpoint from before may not be gone on from."
-            )
+class AdapterOwner:
+    """What holds the adapter and hands on its hooks: our module, or our callback."""
 
-    def _refuse_unsupported(self, trainer: Trainer) -> None:
-        if any(isinstance(optimizer, LBFGS) for optimizer in trainer.optimizers):
-            raise ConfigurationError(
-                "Parameter `optimizer` should compute one gradient per step. Found `LBFGS`, which computes several and "
-                "compares them: masks and clips would change what it compares."
-            )
-        strategy = {cls.__name__ for cls in type(trainer.strategy).__mro__}
-        if strategy.intersection(_HIDDEN):
-            raise ConfigurationError(
-                f"Parameter `strategy` of the Trainer should leave each parameter its gradient, whole as 'ddp' does or "
-                f"sharded by rows as `ModelParallelStrategy` (FSDP2) does. Found `{type(trainer.strategy).__name__}`."
-            )
-
-
-def _refuse_twins(trainer: Trainer) -> None:
-    """Refuse callbacks of the package that the Trainer is not of, where it has to know them by their class."""
-    package = package_of(type(trainer))
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set by its connector
-        known = is_a(callback, GradientAccumulationScheduler) or is_a(callback, Checkpoint)
-        if known and package_of(type(callback)) != package:
-            raise ConfigurationError(
-                f"Callbacks should be of `{package}`, as the Trainer is. "
-                f"Found `{type(callback).__name__}` of `{package_of(type(callback))}`, which the Trainer does not know."
-            )
-
-
-class Door:
-    """What the gradients of a Trainer's module come through: our module, or our callback."""
-
-    _driver: TrainerDriver
+    _loop_adapter: LightningAdapter
 
 
 class _LeaveAsItWas(Callback):
     """Closes a window that was cut short; after an exception a Trainer calls the hooks of callbacks alone."""
 
-    def __init__(self, engine: GradientEngine) -> None:
-        self._engine = engine
+    def __init__(self, engine: GradientEngine, gate: Gate) -> None:
+        self._engine, self._gate = engine, gate
 
     @classmethod
-    def join(cls, trainer: Trainer, engine: GradientEngine) -> None:
+    def join(cls, trainer: Trainer, engine: GradientEngine, gate: Gate) -> None:
         """Have an engine's windows closed by the callback that a Trainer has for it, or a new one."""
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by its connector
         for callback in callbacks:
             if isinstance(callback, cls):
-                callback._engine = engine
+                callback._engine, callback._gate = engine, gate
                 return
         # the first, so that what others do of an exception finds no window open, as a checkpoint has to
-        trainer.callbacks = [cls(engine), *callbacks]  # type: ignore[attr-defined]
+        trainer.callbacks = [cls(engine, gate), *callbacks]  # type: ignore[attr-defined]
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         self._engine.abandon()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._engine.abandon()
-        WaitingCheckpoints.of(trainer).on_exception(trainer, pl_module, exception)  # before any other asks for one
+        self._gate.on_exception(trainer, pl_module, exception)
 
 
 def count_steps(trainer: Trainer) -> int | None:
@@ -354,16 +298,3 @@ def _loss_scale(trainer: Trainer, module: LightningModule) -> Tensor | None:
     """Return what a gradient scaler multiplied the loss by, without reading it on the host."""
     scaler = getattr(trainer.precision_plugin, "scaler", None)
     return None if scaler is None else scaler.scale(torch.ones((), device=module.device))
-
-
-def require_super(cls: type, base: type) -> None:
-    """Refuse a subclass that overrides a hook of `base` without naming it, as `super().on_after_backward()` does."""
-    for owner in cls.__mro__[: cls.__mro__.index(base)]:
-        for hook in vars(base).keys() & _HOOKS:
-            override = owner.__dict__.get(hook)
-            code = getattr(unwrap(override), "__code__", None) if override else None
-            if code is not None and hook not in code.co_names:
-                raise ConfigurationError(
-                    f"`{owner.__name__}.{hook}` should call super().{hook}(): gradients are masked and clipped there. "
-                    f"Found an override that does not."
-                )

@@ -1,0 +1,124 @@
+"""Steps: when an optimizer has stepped, and what strategies do before it, after it, and while nothing steps yet."""
+
+from collections.abc import Mapping
+from typing import Any
+from weakref import WeakSet
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lightning_sparsegrad.components import NamedParameters
+from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, Window
+
+
+class Steps:
+    """Calls strategies in the phases that are not the gradient's: calibration, and around the step.
+
+    Args:
+        transform: The engine's transform.
+        parameters: The parameters of the model.
+    """
+
+    def __init__(self, transform: GradientTransform, parameters: NamedParameters) -> None:
+        members = list(transform.flattened())
+        self._calibrate = [member for member in members if "calibration" in member.phases]
+        self._update = [member for member in members if "update" in member.phases]
+        self._learn = [member for member in members if member.learns]
+        self._names = {id(tensor): name for name, tensor in parameters.tensors.items()}
+        self._weights: Mapping[str, Tensor] = parameters.tensors
+        self._followed: WeakSet[Optimizer] = WeakSet()
+        self._window: Window | None = None  # the last one whose gradients an optimizer may step with
+        self._ready: set[int] = set()  # the optimizers before whose step strategies have acted
+
+    @property
+    def need_optimizer(self) -> bool:
+        """Whether a strategy acts around the step."""
+        return bool(self._update or self._learn)
+
+    def follow(self, optimizer: Optimizer) -> None:
+        """Have strategies hear of each step of an optimizer; of one that is followed already, nothing changes."""
+        if self.need_optimizer and optimizer not in self._followed:
+            optimizer.register_step_pre_hook(self._before)
+            optimizer.register_step_post_hook(self._after)
+            self._followed.add(optimizer)
+
+    def open(self) -> None:
+        """Forget what no step has committed: a window begins."""
+        self._window = None
+        for member in self._learn:
+            member.forget_()
+
+    def calibrating(self, window: Window) -> bool:
+        """Return whether a strategy calibrates in a window, in which then nothing steps."""
+        return any(member.calibrates(window) for member in self._calibrate)
+
+    def calibrate_(self, gradients: Gradients, window: Window) -> None:
+        """Show the gradients to the strategies that calibrate, and take them all out.
+
+        Raises:
+            ConfigurationError: Under loss scaling, where an optimizer without gradients cannot be stepped.
+        """
+        if gradients.loss_scale is not None:
+            names = ", ".join(f"`{member!r}`" for member in self._calibrate)
+            raise ConfigurationError(
+                f"Windows in which {names} calibrate should be computed without loss scaling, in float32 or bfloat16: "
+                f"nothing steps in them. Found a loss scale at step {window.step}."
+            )
+        for member in self._calibrate:
+            if member.calibrates(window):
+                member.calibrate_(gradients, window)
+        gradients.lose(list(gradients), by=self)
+
+    def applied(self, window: Window) -> None:
+        """Note that the gradients of a window are ready for the step.
+
+        Raises:
+            ConfigurationError: If strategies act around the step, and no optimizer is followed.
+        """
+        if self.need_optimizer and not self._followed:
+            names = ", ".join(f"`{member!r}`" for member in dict.fromkeys([*self._learn, *self._update]))
+            raise ConfigurationError(
+                f"Optimizers should be attached for {names}, by `GradientEngine.attach(optimizer)`. Found none."
+            )
+        self._window = window
+        self._ready.clear()
+
+    def before_(self, optimizer: Optimizer) -> None:
+        """Call strategies of the update phase once before the step of an optimizer."""
+        if self._window is None or id(optimizer) in self._ready:
+            return  # with a closure, the step begins before the gradients are there
+        self._ready.add(id(optimizer))
+        weights = self._held_by(optimizer) if self._update else {}
+        for member in self._update:
+            member.before_step_(weights, self._window)
+
+    def _before(self, optimizer: Optimizer, *_: Any) -> None:
+        with torch.no_grad():
+            self.before_(optimizer)
+
+    def _after(self, optimizer: Optimizer, *_: Any) -> None:
+        if self._window is None:
+            return
+        weights = self._held_by(optimizer)
+        happened = _happened(optimizer, next(iter(weights.values())).device if weights else torch.device("cpu"))
+        with torch.no_grad():
+            for member in self._learn:
+                member.commit_(frozenset(weights), happened)
+            for member in self._update:
+                member.after_step_(weights, self._window, happened)
+
+    def _held_by(self, optimizer: Optimizer) -> dict[str, Tensor]:
+        tensors = (tensor for group in optimizer.param_groups for tensor in group["params"])
+        names = (self._names.get(id(tensor)) for tensor in tensors)
+        return {name: self._weights[name] for name in names if name is not None}
+
+
+def _happened(optimizer: Optimizer, device: torch.device) -> Tensor:
+    """Return whether a step that was asked for has changed the weights, as a 0-d boolean tensor.
+
+    A fused optimizer is stepped under loss scaling also when gradients have overflowed, and then does nothing.
+    """
+    overflows = getattr(optimizer, "found_inf", None)  # set by `GradScaler` for the time of the step
+    return torch.ones((), dtype=torch.bool, device=device) if overflows is None else overflows.reshape(()) == 0

@@ -1,0 +1,51 @@
+"""The gate between the adapter of a loop and the checkpoints of its runs."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+from lightning.pytorch import LightningModule, Trainer
+
+
+class Gate(ABC):
+    """Abstract: what an adapter calls so that a run can be stopped and resumed. Who owns an adapter passes one in.
+
+    The adapter knows when a gradient waits for its step; the gate knows what a checkpoint holds beside the engine's
+    state, and when it may be written.
+    """
+
+    keys: ClassVar[tuple[str, ...]]
+    """The keys of a checkpoint that the adapter keeps for `resumed`."""
+
+    @abstractmethod
+    def load(self, trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+        """Read a checkpoint that a Trainer restores.
+
+        Raises:
+            ConfigurationError: If its file is damaged.
+        """
+
+    @abstractmethod
+    def opened(self, trainer: Trainer, *, holds_gradient: Callable[[], bool]) -> None:
+        """Begin a fit.
+
+        Args:
+            trainer: Its Trainer.
+            holds_gradient: Returns whether a gradient waits for an optimizer step that only the adapter knows of.
+        """
+
+    @abstractmethod
+    def resumed(self, trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
+        """Begin with what was restored: the entries under `keys`. Not called for a fit that starts anew."""
+
+    @abstractmethod
+    def started(self, trainer: Trainer) -> None:
+        """Begin to train, with the engine's state restored."""
+
+    @abstractmethod
+    def save(self, checkpoint: dict[str, Any]) -> None:
+        """Put what the gate keeps into a checkpoint; nothing before a fit has started."""
+
+    @abstractmethod
+    def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
+        """Act on what ends a fit, before any callback asks for a checkpoint."""

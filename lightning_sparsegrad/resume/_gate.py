@@ -1,0 +1,41 @@
+"""The gate of a Trainer's fits: checkpoints that wait for the end of a window, and hyperparameters that may change."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+
+from lightning_sparsegrad.files._checksums import require_intact
+from lightning_sparsegrad.loops._gate import Gate
+from lightning_sparsegrad.resume._hyperparameters import Hyperparameters
+from lightning_sparsegrad.resume._waiting import INEXACT_KEY, WaitingCheckpoints
+
+
+class CheckpointGate(Gate):
+    """What every fit has, with `ExactResume` and without."""
+
+    keys = (INEXACT_KEY,)
+
+    def __init__(self) -> None:
+        self._hyperparameters: Hyperparameters | None = None  # of the running fit
+
+    def load(self, trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+        require_intact(trainer.ckpt_path)
+        Hyperparameters.of(trainer).load(trainer, checkpoint)
+
+    def opened(self, trainer: Trainer, *, holds_gradient: Callable[[], bool]) -> None:
+        WaitingCheckpoints.of(trainer).holds_gradient = holds_gradient
+
+    def resumed(self, trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
+        WaitingCheckpoints.of(trainer).tell_of(checkpoint, trainer)
+
+    def started(self, trainer: Trainer) -> None:
+        self._hyperparameters = Hyperparameters.of(trainer)
+        self._hyperparameters.fit_start(trainer)
+
+    def save(self, checkpoint: dict[str, Any]) -> None:
+        if self._hyperparameters is not None:
+            self._hyperparameters.save(checkpoint)
+
+    def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
+        WaitingCheckpoints.of(trainer).on_exception(trainer, module, exception)

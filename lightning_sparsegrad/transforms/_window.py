@@ -1,0 +1,142 @@
+"""One optimizer step as a strategy sees it: where training stands, and the gradients."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from math import inf
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.functional import component_norms
+from lightning_sparsegrad.functional._sharding import shard_of
+
+ResampleEvery = int | Literal["epoch"] | None
+
+
+class _Drops(Protocol):
+    def dropped(self, window: "Window", /) -> frozenset[str]: ...
+
+
+@dataclass(frozen=True)
+class Window:
+    """Where training stands: the micro-batches that accumulate into one optimizer step.
+
+    Args:
+        step: Optimizer steps done before this one, from 0.
+        epoch: Epochs done before this one, from 0; `None` if unknown.
+        total_steps: Optimizer steps of the whole training; `None` if unknown.
+        seed: Seed of the run, for strategies that have none of their own.
+    """
+
+    step: int
+    epoch: int | None = None
+    total_steps: int | None = None
+    seed: int = 0
+    _draws: dict[int, frozenset[str]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @property
+    def progress(self) -> float:
+        """Share of training done: 0 at the first optimizer step, 1 at the last and after it."""
+        if self.total_steps is None:
+            return 0.0  # only schedules that do not look at it get here: see `GradientTransform.require_total_steps`
+        return min(1.0, self.step / max(1, self.total_steps - 1))
+
+    def dropped_by(self, transform: _Drops) -> frozenset[str]:
+        """Return what a strategy drops whole in this window; it is asked once."""
+        if id(transform) not in self._draws:
+            self._draws[id(transform)] = transform.dropped(self)
+        return self._draws[id(transform)]
+
+
+class Gradients(dict[str, Tensor]):
+    """The gradients of one window by parameter name, in model order; a strategy edits the tensors in place.
+
+    Args:
+        gradients: Name to gradient, of the parameters that have one.
+        loss_scale: 0-d tensor by which all of them are multiplied, or `None`.
+        skipped: Name to number of entries, of the tensors whose gradients were not computed, for they will be dropped.
+        weights: Name to parameter, of the whole model.
+        deprecated: Called with what a strategy uses that goes with 0.3.
+
+    Attributes:
+        dropped: Names of the tensors dropped whole so far. They are out of the mapping, and end without a gradient.
+        skipped: What was not computed and not yet dropped.
+        weights: The parameters of the whole model by name, as they stand before the step.
+    """
+
+    def __init__(
+        self,
+        gradients: dict[str, Tensor],
+        *,
+        loss_scale: Tensor | None = None,
+        skipped: Mapping[str, int] | None = None,
+        weights: Mapping[str, Tensor] | None = None,
+        deprecated: Callable[[str], None] | None = None,
+    ) -> None:
+        super().__init__(gradients)
+        self.loss_scale, self.skipped, self.weights = loss_scale, dict(skipped or {}), weights or {}
+        self.dropped: list[str] = []
+        self._lost: dict[int, int] = {}
+        self._deprecated = deprecated
+
+    @property
+    def finite(self) -> Tensor:
+        """Whether every entry is finite now: a 0-d boolean tensor on the device of the gradients."""
+        if not self:
+            return torch.ones((), dtype=torch.bool)
+        return self._norms(inf).isfinite().all()
+
+    def norms(self) -> dict[str, Tensor]:
+        """Return the norm of each gradient as it stands now, in true units: 0-d tensors, in float32 or wider."""
+        if not self:
+            return {}
+        norms = self._norms(2.0)
+        if self.loss_scale is not None:
+            norms = norms / self.loss_scale.to(norms)
+        return dict(zip(self, norms.unbind(), strict=True))
+
+    def numel(self) -> int:
+        """Return the number of entries of what is not dropped yet, computed or not."""
+        return sum(gradient.numel() for gradient in self.values()) + sum(self.skipped.values())
+
+    def lose(self, names: Iterable[str], by: object) -> None:
+        """Take out what a strategy drops whole: it ends with `grad=None`, and an optimizer leaves the weights alone."""
+        count = 0
+        for name in names:
+            count += self.skipped.pop(name, 0)
+            gradient = self.pop(name, None)
+            if gradient is not None:
+                self.dropped.append(name)
+                count += gradient.numel()
+        self._lost[id(by)] = self.lost_by(by) + count
+
+    def lost_by(self, transform: object) -> int:
+        """Return how many entries, computed or not, a strategy has taken out."""
+        return self._lost.get(id(transform), 0)
+
+    def drop(self, names: Iterable[str]) -> None:
+        """Take tensors out of the window. Until 0.3: a strategy states what it drops, see `GradientTransform`."""
+        if self._deprecated is not None:
+            self._deprecated("gradients.drop")
+        self.lose(names, by=self)
+
+    def _norms(self, norm_type: float) -> Tensor:
+        shards = [shard_of(gradient) for gradient in self.values()]
+        groups = [shard.group for shard in shards]
+        return component_norms([shard.local for shard in shards], [1] * len(self), norm_type=norm_type, groups=groups)
+
+
+def resample_index(every: ResampleEvery, window: Window) -> int:
+    """Return the number of draws before this window's: masks with the same index are the same."""
+    if every is None:
+        return 0
+    return require_epoch("resample_every", window) if every == "epoch" else window.step // every
+
+
+def require_epoch(parameter: str, window: Window) -> int:
+    """Return the window's epoch; a `ConfigurationError` if it is unknown."""
+    if window.epoch is None:
+        raise ConfigurationError(f"Parameter `epoch` of the window should be given with `{parameter} = 'epoch'`.")
+    return window.epoch

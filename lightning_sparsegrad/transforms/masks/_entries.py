@@ -1,0 +1,84 @@
+"""The half of GradDrop that drops entries or rows."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from lightning_sparsegrad.components import NamedParameters
+from lightning_sparsegrad.functional import count_kept, derive_key, keep_threshold, mask_entries_, mask_rows_
+from lightning_sparsegrad.transforms.base import Gradients
+
+_WORTH_COMPILING = 1 << 35  # entries whose eager masks have cost about as much time as compiling the kernel
+
+
+class EntryMask:
+    """Multiplies entries or rows with zero; what has a rate of 1 is dropped whole.
+
+    Args:
+        by_row: Whether the unit is a row rather than an entry.
+        rescale: Divide what is kept by `1 - rate`.
+        fused: Whether entries go through the compiled kernel, see `GradDrop`.
+    """
+
+    def __init__(self, *, by_row: bool, rescale: bool, fused: bool | None) -> None:
+        self._by_row, self._rescale, self._fused = by_row, rescale, fused
+        self._masked = 0  # entries so far
+        self._last = _Masks()
+
+    def bind(self, parameters: NamedParameters, names: list[str]) -> None:
+        """Do nothing: entries need no names resolved."""
+
+    def dropped(self, rates: Mapping[str, float], key: tuple[str | int, ...]) -> frozenset[str]:  # noqa: ARG002
+        """Return the tensors that a mask drops whole."""
+        return frozenset(name for name, rate in rates.items() if keep_threshold(rate) == keep_threshold(1))
+
+    def apply_(self, gradients: Gradients, rates: Mapping[str, float], key: tuple[str | int, ...], lost: int) -> None:
+        """Drop entries or rows of what is left.
+
+        Args:
+            gradients: The gradients, without those dropped whole.
+            rates: Parameter name to rate.
+            key: What the draws are keyed by besides the name.
+            lost: Number of entries dropped whole.
+        """
+        names = [name for name in rates if name in gradients]
+        tensors, drawn = [gradients[name] for name in names], [rates[name] for name in names]
+        self._last = _Masks(lost)
+        if not any(drawn):
+            self._last.kept += sum(tensor.numel() for tensor in tensors)
+            return
+        keys = [derive_key(*key, name) for name in names]
+        if self._by_row:
+            mask_rows_(tensors, keys, drawn, rescale=self._rescale)
+        else:
+            fused = self._masked >= _WORTH_COMPILING if self._fused is None else self._fused
+            mask_entries_(tensors, keys, drawn, rescale=self._rescale, fused=fused)
+            self._masked += sum(tensor.numel() for tensor in tensors)
+        self._last.device = tensors[0].device
+        for tensor, entry_key, rate in zip(tensors, keys, drawn, strict=True):
+            count = (tensor.shape[0] if tensor.ndim else 1) if self._by_row else tensor.numel()
+            self._last.masks.append((count, tensor.numel() // max(count, 1), entry_key, rate))
+
+    @property
+    def kept(self) -> Tensor:
+        """The share of entries kept in the last window, of those it may drop; 0-d, float32."""
+        return self._last.share_kept()
+
+
+@dataclass
+class _Masks:
+    """What one window drew: enough to count, when someone asks, what was kept."""
+
+    lost: int = 0
+    kept: int = 0
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    masks: list[tuple[int, int, int, float]] = field(default_factory=list)  # (units, entries of each, key, rate)
+
+    def share_kept(self) -> Tensor:
+        total = self.lost + self.kept + sum(units * size for units, size, _, _ in self.masks)
+        kept = torch.tensor(float(self.kept), dtype=torch.float64, device=self.device)
+        for units, size, key, rate in self.masks:
+            kept += size * count_kept(units, key, rate, self.device)
+        return (kept / total).float() if total else torch.ones((), device=self.device)

@@ -1,0 +1,75 @@
+"""Random masks: which units are dropped is a hash of their names and places, so that nothing has to be stored."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.functional import derive_key, hash_index, keep_threshold
+from lightning_sparsegrad.schedules import Schedule, as_rate
+from lightning_sparsegrad.transforms.base import (
+    GradientTransform,
+    ResampleEvery,
+    Window,
+    check_every,
+    check_seed,
+    resample_index,
+)
+
+_ATTEMPTS = 10_000
+
+
+class Mask(GradientTransform):
+    """Base of random masks: each unit is dropped independently with probability `rate`.
+
+    Args:
+        rate: Expected fraction of dropped units, in [0, 1]; or a schedule.
+        resample_every: Number of optimizer steps a mask is kept for; `"epoch"`, or `None` for one mask for good.
+        seed: Seed of the masks; `None` means the seed of the run.
+    """
+
+    def __init__(self, rate: float | Schedule, *, resample_every: ResampleEvery = 1, seed: int | None = None) -> None:
+        self.rate = as_rate("rate", rate)
+        check_every("resample_every", resample_every)
+        check_seed(seed)
+        self.resample_every, self.seed = resample_every, seed
+
+    @property
+    def schedules(self) -> Sequence[Schedule]:
+        return (self.rate,)
+
+    @property
+    def seeds(self) -> Sequence[tuple[str, int | None]]:
+        return ((type(self).__name__, self.seed),)
+
+    def key(self, window: Window) -> tuple[str | int, ...]:
+        """Return what the draws of a window are keyed by: class, seed, resample index."""
+        seed = window.seed if self.seed is None else self.seed
+        return type(self).__name__, seed, resample_index(self.resample_every, window)
+
+
+def draw_dropped(
+    rates: Mapping[str, float], key: tuple[str | int, ...], trains: Callable[[frozenset[str]], bool]
+) -> frozenset[str]:
+    """Drop each unit with its rate; a draw that would train nothing is drawn again, where chance plays a part.
+
+    Args:
+        rates: Unit name to drop rate, in [0, 1].
+        key: What the draw is keyed by besides the unit, see `Mask.key`.
+        trains: Whether anything trains when the given units are dropped.
+
+    Returns:
+        The names of the dropped units.
+
+    Raises:
+        ConfigurationError: If the rates leave almost no chance that anything trains.
+    """
+    thresholds = {name: keep_threshold(rate) for name, rate in rates.items()}
+    for attempt in range(_ATTEMPTS):
+        dropped = frozenset(
+            name for name, threshold in thresholds.items() if hash_index(derive_key(*key, attempt, name), 0) < threshold
+        )
+        if trains(dropped) or all(rate in {0, 1} for rate in rates.values()):  # a rate of 1 drops all: no chance in it
+            return dropped
+    raise ConfigurationError(
+        f"Parameter `rate` of `{key[0]}` should leave something to train. "
+        f"Found `rate = {max(rates.values())}` on all of {len(rates)} units."
+    )

@@ -1,0 +1,189 @@
+"""The rooms of the package: which there are, what each may import, and which names are public."""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import lightning_sparsegrad
+from lightning_sparsegrad.data import encodings
+from lightning_sparsegrad.data._task_kinds import TaskKind
+from lightning_sparsegrad.modules import TransformerTask
+
+PACKAGE = "lightning_sparsegrad"
+FOLDER = Path(lightning_sparsegrad.__file__).parent
+ABOVE_ALL = {"", "__main__", "_moved"}  # the package itself, its start, and its old names
+UNEXPORTED = {"transforms.clips.norm_clip", "transforms.freezes.layer_mask"}  # bases that strategies share
+LIGHTNING = ["lightning", "pytorch_lightning", "torchmetrics"]
+TASKS = ["transformers", "datasets", "jsonargparse", "pandas", "peft", "matplotlib"]
+
+# ------------------------------------------------------------ what is written in the package
+_DOTTED = re.compile(rf"\b{PACKAGE}\.[\w.]+")
+_BULLET = re.compile(r"^- `(\w+)`:", re.MULTILINE)
+_ABOVE, _BELOW = str(lightning_sparsegrad.__doc__).split("imports torch alone", 1)
+TORCH_ONLY = _BULLET.findall(_BELOW)
+ROOMS = [*_BULLET.findall(_ABOVE), *TORCH_ONLY]
+MODULES = {
+    ".".join(path.relative_to(FOLDER).with_suffix("").parts).removesuffix("__init__").rstrip("."): path
+    for path in FOLDER.rglob("*.py")
+}
+
+
+@cache
+def tree(module: str) -> ast.Module:
+    return ast.parse(MODULES[module].read_text(encoding="utf-8"))
+
+
+def imported(module: str) -> Iterator[str]:
+    """Yield the full names that a module imports, in functions and for type checkers as well."""
+    for node in ast.walk(tree(module)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"`{module}` has a relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def of_ours(name: str) -> str | None:
+    """Return the module of ours that a full name leads to: the longest that there is; `None` for another's."""
+    first, *rest = name.split(".")
+    if first != PACKAGE:
+        return None
+    while rest and ".".join(rest) not in MODULES:
+        rest.pop()
+    return ".".join(rest)
+
+
+def own_imports(module: str) -> set[str]:
+    return {ours for name in imported(module) if (ours := of_ours(name)) is not None}
+
+
+def room(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def goes_up(module: str, other: str) -> bool:
+    if room(module) in ABOVE_ALL:
+        return False
+    return room(other) in ABOVE_ALL or ROOMS.index(room(other)) < ROOMS.index(room(module))
+
+
+def strings(module: str) -> Iterator[str]:
+    """Yield the strings of a module but for its docstrings."""
+    documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    bodies = [node.body for node in ast.walk(tree(module)) if isinstance(node, documented)]
+    first = [body[0].value for body in bodies if body and isinstance(body[0], ast.Expr)]
+    for node in ast.walk(tree(module)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in first:
+            yield node.value
+
+
+# ------------------------------------------------------------ rooms and imports
+def test_every_module_is_in_a_room_of_the_docstring() -> None:
+    assert {room(module) for module in MODULES} - ABOVE_ALL == set(ROOMS)
+    assert len(ROOMS) == len(set(ROOMS))
+
+
+def test_the_root_holds_at_most_six_modules() -> None:
+    assert len(list(FOLDER.glob("*.py"))) <= 6
+
+
+def test_imports_go_one_way() -> None:
+    pairs = [(module, other) for module in MODULES for other in own_imports(module)]
+    assert [pair for pair in pairs if goes_up(*pair)] == []
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    try:
+        TopologicalSorter({module: own_imports(module) - {module} for module in MODULES}).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_no_string_leads_up() -> None:
+    named = [(module, name) for module in MODULES for text in strings(module) for name in _DOTTED.findall(text)]
+    assert [pair for pair in named if goes_up(pair[0], str(of_ours(pair[1])))] == []
+
+
+def test_no_name_of_a_module_is_put_together() -> None:
+    """What `import_module` is given stands there as a string, which the test above reads."""
+    calls = [(module, node) for module in MODULES for node in ast.walk(tree(module)) if isinstance(node, ast.Call)]
+    of_modules = [pair for pair in calls if ast.unparse(pair[1].func).endswith("import_module")]
+    computed = {module for module, call in of_modules if not isinstance(call.args[0], ast.Constant)}
+    assert computed - ABOVE_ALL == set()
+
+
+def test_the_lower_rooms_import_torch_alone() -> None:
+    lower = [module for module in MODULES if room(module) in TORCH_ONLY]
+    first = {(module, name.partition(".")[0]) for module in lower for name in imported(module)}
+    assert [pair for pair in sorted(first) if pair[1] not in {*sys.stdlib_module_names, "torch", PACKAGE}] == []
+
+
+# ------------------------------------------------------------ what runs where only some is installed
+def run(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    return done.stdout + done.stderr
+
+
+def test_the_lower_rooms_run_with_torch_alone() -> None:
+    rooms = ", ".join(f"{PACKAGE}.{name}" for name in TORCH_ONLY)
+    assert run(f"import sys, {rooms}; print([name for name in {LIGHTNING + TASKS} if name in sys.modules])") == "[]\n"
+
+
+@pytest.mark.parametrize(
+    "door", ["modules.base.SparseGradModule", "callbacks.gradient_transform.GradientTransformCallback"]
+)
+def test_both_doors_run_with_torch_and_lightning(door: str) -> None:
+    module, _, name = door.rpartition(".")
+    # Lightning has torchmetrics, which imports transformers where that is installed
+    block = "import sys, lightning.pytorch\nfor name in list(sys.modules):\n"
+    block += f" if name.partition('.')[0] in {TASKS}: del sys.modules[name]\n"
+    block += f"sys.modules.update(dict.fromkeys({TASKS}))\n"
+    assert run(f"{block}from {PACKAGE}.{module} import {name}; print({name}.__name__)") == f"{name}\n"
+
+
+# ------------------------------------------------------------ names
+def test_lazy_names_are_those_that_the_packages_export() -> None:
+    named = {package: names.split() for package, names in lightning_sparsegrad._LAZY.items()}
+    assert named == {package: import_module(f"{PACKAGE}.{package}").__all__ for package in named}
+    assert dir(lightning_sparsegrad) == sorted(lightning_sparsegrad.__all__)
+    assert len(set(lightning_sparsegrad.__all__)) == len(lightning_sparsegrad.__all__)
+    for name in lightning_sparsegrad.__all__:
+        assert getattr(lightning_sparsegrad, name).__name__ == name
+
+
+def defined(module: str) -> set[str]:
+    body = tree(module).body
+    names = {node.name for node in body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+    targets = [target for node in body if isinstance(node, ast.Assign) for target in node.targets]
+    return names | {target.id for target in targets if isinstance(target, ast.Name)}
+
+
+def exported_above(module: str) -> set[str]:
+    packages = [
+        PACKAGE,
+        *(f"{PACKAGE}.{'.'.join(module.split('.')[:depth])}" for depth in range(1, module.count(".") + 1)),
+    ]
+    return {name for package in packages for name in getattr(import_module(package), "__all__", ())}
+
+
+def test_a_module_is_private_by_name_unless_a_package_exports_what_it_defines() -> None:
+    files = {module for module, path in MODULES.items() if path.name != "__init__.py"} - {"main"}
+    public = {module for module in files if not module.rpartition(".")[2].startswith("_")}
+    assert {module for module in public if not defined(module) & exported_above(module)} == UNEXPORTED
+
+
+@pytest.mark.parametrize("kind", TaskKind)
+def test_a_kind_of_task_is_of_one_task_which_it_names_and_has_an_encoding(kind: TaskKind) -> None:
+    exported = [getattr(lightning_sparsegrad, name) for name in lightning_sparsegrad.__all__]
+    tasks = [each for each in exported if isinstance(each, type) and issubclass(each, TransformerTask)]
+    assert [task.__name__ for task in tasks if task.task_kind is kind] == [kind.value]
+    kinds = [getattr(encodings, name) for name in encodings.__all__]
+    assert [each for each in kinds if getattr(each, "task_kind", None) is kind]

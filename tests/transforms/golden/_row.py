@@ -1,0 +1,71 @@
+"""A golden row, and what the fit of an overlay leaves to look at."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from lightning_sparsegrad import GradientTransform
+from tests.reference import Reference
+
+
+@dataclass
+class Fit:
+    """A short fit of a small BERT, with three optimizer steps to an epoch.
+
+    Attributes:
+        gradients: For every optimizer step, the gradients by parameter name, as the optimizer saw them.
+        weights: The weights before the first step and after each.
+        statistics: For every optimizer step, the statistics of the strategy.
+    """
+
+    gradients: list[dict[str, Tensor | None]] = field(default_factory=list)
+    weights: list[dict[str, Tensor]] = field(default_factory=list)
+    statistics: list[dict[str, Tensor]] = field(default_factory=list)
+
+    def present(self, step: int) -> dict[str, Tensor]:
+        """Return the gradients of the tensors that were not dropped at a step."""
+        return {name: gradient for name, gradient in self.gradients[step].items() if gradient is not None}
+
+    def trained(self, step: int) -> set[str]:
+        """Return the tensors with a gradient at a step; assert that no other weight changed by a bit."""
+        before, after = self.weights[step], self.weights[step + 1]
+        held = set(self.gradients[step]) - set(self.present(step))
+        assert all(torch.equal(before[name], after[name]) for name in held)
+        return set(self.present(step))
+
+
+Effect = Callable[[Fit], None]
+
+
+@dataclass(frozen=True)
+class Golden:
+    """What a strategy does to the gradients that `small.by_formula` gives.
+
+    Args:
+        transform: The strategy, with arguments.
+        sums: For each of `small.WINDOWS`, the `weighted_sum` of all entries left.
+        dropped: For each of `small.WINDOWS`, how many tensors end without a gradient.
+        does: The same as a slow reference.
+        overlay: Name of a file in `configs/gradient` that names this strategy.
+        effect: Asserts that a fit with the overlay shows what the strategy is for.
+    """
+
+    transform: GradientTransform
+    sums: tuple[float, ...]
+    dropped: tuple[int, ...] = (0, 0, 0)
+    does: Reference = field(kw_only=True)
+    overlay: str | None = field(default=None, kw_only=True)
+    effect: Effect | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        assert (self.overlay is None) == (self.effect is None), f"{self} needs an overlay and its effect, or neither"
+
+    def __str__(self) -> str:
+        return repr(self.transform)
+
+    @property
+    def on_shards(self) -> bool:
+        """Whether the strategy takes sharded gradients; otherwise an engine refuses them."""
+        return self.transform.handles_shards

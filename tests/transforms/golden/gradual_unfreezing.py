@@ -1,0 +1,44 @@
+"""The golden rows of GradualUnfreezing."""
+
+from collections.abc import Callable
+from itertools import pairwise
+
+from lightning_sparsegrad import GradualUnfreezing
+from tests.layout import Layout
+from tests.reference import Reference, Values, When, without
+from tests.transforms.golden._row import Fit, Golden
+
+
+def unfreeze(joined: Callable[[When], float]) -> Reference:
+    """Return GradualUnfreezing with as many layers as a function says, the top ones."""
+
+    def step(values: Values, when: When, layout: Layout) -> Values:
+        return without(values, layout, set(range(layout.head - int(min(joined(when), layout.head)))))
+
+    return step
+
+
+def _layers_join(fit: Fit) -> None:
+    trained = [fit.trained(step) for step in range(len(fit.gradients))]
+    assert all("model.classifier.weight" in names for names in trained)
+    assert not any("encoder" in name for name in trained[0])
+    assert all(before <= after for before, after in pairwise(trained))
+    assert trained[-1] == set(fit.weights[0])
+
+
+ROWS = (
+    Golden(
+        GradualUnfreezing(),
+        (-16.625, 104.125, -465.34375),
+        (20, 10, 0),
+        does=unfreeze(lambda when: when.progress * 4),
+        overlay="gradual_unfreezing",
+        effect=_layers_join,
+    ),
+    Golden(
+        GradualUnfreezing(unfreeze_every="epoch"),
+        (-16.625, 104.125, -426.3125),
+        (20, 10, 2),
+        does=unfreeze(lambda when: when.epoch),
+    ),
+)
