@@ -85,7 +85,7 @@ class _Held:
 
     @staticmethod
     def of(gradient: Tensor, weight: Tensor, dim: int) -> "_Held":
-        is_whole = sum(size > 1 for size in gradient.shape) <= 1
+        is_whole = sum(size > 1 for size in gradient.shape) <= 1 or not gradient.numel()
         units, shard = 1 if is_whole else gradient.shape[dim], shard_of(gradient)
         return _Held(
             shard.local, shard_of(weight).local, None if is_whole else dim, units, shard.first_row, shard.group
