@@ -11,10 +11,18 @@ from types import ModuleType
 _OURS = __package__
 _MOVED = {
     "callbacks.exact_resume": "resume.exact_resume",
+    "callbacks.history": "callbacks._history",
+    "data.encodings.answers": "data.encodings._answers",
+    "data.encodings.base": "data.encodings._base",
+    "data.encodings.ranking": "data.encodings._ranking",
+    "data.encodings.sequence": "data.encodings._sequence",
+    "data.encodings.tokens": "data.encodings._tokens",
     "data.loaded": "data._loaded",
     "data.order": "data.samplers",
     "meter": "engine.gradient_meter",
     "parser": "cli.parser",
+    "resume.waiting": "resume._waiting",
+    "studies.histories": "studies.gradient_pictures",
     "studies.recorder": "studies._recorder",
     "transforms.component_norm_clip": "transforms.clips.component_norm_clip",
     "transforms.draws": "transforms.masks.mask",
@@ -51,4 +59,4 @@ def _now(name: str) -> str:
     return f"{_OURS}.{moved}" if moved and name.startswith(f"{_OURS}.") else ""
 
 
-sys.meta_path.append(_Finder())
+sys.meta_path.insert(0, _Finder())  # before files of 0.1 that an upgrade may have left

@@ -6,6 +6,7 @@ from importlib import import_module
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lightning_sparsegrad.cli._diagnosis import debugging, one_line
+from lightning_sparsegrad.cli._run_config import StoreConfigCallback
 from lightning_sparsegrad.cli.parser import SparseGradArgumentParser
 from lightning_sparsegrad.cli.sparsegrad_cli import SparseGradCLI
 from lightning_sparsegrad.errors import ConfigurationError
@@ -13,7 +14,7 @@ from lightning_sparsegrad.resume._launched import end_with_launcher
 from lightning_sparsegrad.resume._signals import SIGNALS, end
 from lightning_sparsegrad.untrusted._terminal import controls_shown
 
-__all__ = ["SparseGradArgumentParser", "SparseGradCLI", "main"]
+__all__ = ["SparseGradArgumentParser", "SparseGradCLI", "StoreConfigCallback", "main"]
 
 _OTHERS = (
     "`study` compares strategies over many runs of `fit`; `export` writes a checkpoint as a folder for `transformers`."

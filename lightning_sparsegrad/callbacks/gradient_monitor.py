@@ -14,6 +14,7 @@ from lightning_sparsegrad.components import ComponentSpec
 from lightning_sparsegrad.engine.gradient_engine import GradientEngine
 from lightning_sparsegrad.engine.gradient_meter import GradientMeter, Measurement, check_meter
 from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.loops._callbacks import callbacks_of
 from lightning_sparsegrad.modules.base import SparseGradModule
 
 _COLUMNS = ("norm_before", "norm_after", "clipped", "kept")
@@ -24,11 +25,12 @@ class GradientMonitor(HistoryCallback):
 
     The file has a row for each component and step it looked at, with the columns `step` (optimizer steps done before),
     `epoch`, `component`, `layer`, `norm_before` and `norm_after` (of the strategy, in true gradient units), `clipped`
-    (whether a norm clip scaled it) and `kept` (the share of its entries that were not zero and are not). What was
-    dropped whole is not `clipped` and has 0 `kept`; its `norm_before` is undefined if it was not computed. Of what has
-    no gradient, as it is frozen, both `norm_before` and `kept` are undefined. Nothing is read on the host before an
-    epoch or the fit ends or a checkpoint is saved. A resumed fit writes a file of its own, with the rows
-    of the steps before it.
+    (whether a clip scaled it, or the share of its units that a clip of units did) and `kept` (the share of its entries
+    that were not zero and are not). What was dropped whole is not `clipped` and has 0 `kept`; its `norm_before` is
+    undefined if it was not computed. Of what has no gradient, as it is frozen, both `norm_before` and `kept` are
+    undefined. `clipped` is undefined beside a strategy that does not state its `factors`, as `ValueClip`. Nothing is
+    read on the host before an epoch or the fit ends or a checkpoint is saved. A resumed fit writes a file of its own,
+    with the rows of the steps before it.
 
     Loggers get the totals of the last look with the other metrics of a step: `monitor/norm_before` and
     `monitor/norm_after` of all components together, the means `monitor/clipped` and `monitor/kept` over those with a
@@ -124,7 +126,7 @@ def _totals(values: Tensor) -> dict[str, Tensor]:
 def _engine(trainer: Trainer, module: LightningModule) -> GradientEngine:
     if isinstance(module, SparseGradModule):
         return module.gradient_engine
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set by its connector
+    for callback in callbacks_of(trainer):
         if isinstance(callback, GradientTransformCallback):
             return callback.gradient_engine
     raise ConfigurationError(

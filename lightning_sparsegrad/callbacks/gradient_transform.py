@@ -8,6 +8,7 @@ from torch.optim import Optimizer
 from lightning_sparsegrad.engine._nonfinite import NonFinite
 from lightning_sparsegrad.engine.gradient_engine import GradientEngine
 from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.loops._callbacks import callbacks_of
 from lightning_sparsegrad.loops._lightning_adapter import AdapterOwner, LightningAdapter
 from lightning_sparsegrad.loops._refusals import require_super
 from lightning_sparsegrad.modules.base import SparseGradModule
@@ -81,7 +82,7 @@ class GradientTransformCallback(AdapterOwner, Callback):
         Searches.of(trainer)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        present: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by the callback connector
+        present = callbacks_of(trainer)
         doors = [type(callback).__name__ for callback in present if isinstance(callback, GradientTransformCallback)]
         if isinstance(pl_module, SparseGradModule):
             doors.append(type(pl_module).__name__)

@@ -4,7 +4,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich import get_console
 
 from lightning_sparsegrad.callbacks._run_folder import run_folder, write_new
-from lightning_sparsegrad.metrics._evaluation_table import results_of
+from lightning_sparsegrad.metrics._evaluation_table import evaluation_table
 from lightning_sparsegrad.untrusted._terminal import shown
 
 _PREFIXES = {"validate": "val/", "test": "test/"}
@@ -44,7 +44,7 @@ class ResultsTable(Callback):
 
     def _report(self, trainer: Trainer, name: str, prefix: str) -> None:
         metrics = trainer.callback_metrics
-        results = results_of(metrics, prefix=prefix)
+        results = evaluation_table(metrics, prefix=prefix)
         writes = bool(results.rows) and not trainer.fast_dev_run  # type: ignore[attr-defined]  # set by its connector
         folder = (self.folder or run_folder(trainer)) if writes else None  # on every rank: they agree on it
         if not trainer.is_global_zero:

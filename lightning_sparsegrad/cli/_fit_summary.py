@@ -7,14 +7,14 @@ from rich import get_console
 from rich.table import Table
 from rich.text import Text
 
-from lightning_sparsegrad.metrics._evaluation_table import is_part, place_of, results_of
+from lightning_sparsegrad.metrics._evaluation_table import evaluation_table, is_part, place_of
 from lightning_sparsegrad.untrusted._terminal import shown
 
 _SHARES = {"kept": "share of entries kept", "clipped": "share of components clipped"}
 _VALIDATION = "val/"
 
 
-def print_outcome(trainer: Trainer, *, seconds: float, diverged: bool = False) -> None:
+def print_fit_summary(trainer: Trainer, *, seconds: float, diverged: bool = False) -> None:
     """Print how a fit went, and below it the results by part where its validation has several.
 
     Args:
@@ -25,17 +25,17 @@ def print_outcome(trainer: Trainer, *, seconds: float, diverged: bool = False) -
     """
     table = Table("")
     table.add_column("at the end of the fit", overflow="fold")  # a path is to be copied
-    for name, value in _outcome(trainer, diverged=diverged).items():
+    for name, value in _summary(trainer, diverged=diverged).items():
         table.add_row(Text(shown(name)), Text(shown(value)))
     table.add_row("wall time", f"{seconds:.1f} s")
     console = get_console()
     console.print(table)
-    results = results_of(trainer.callback_metrics, prefix=_VALIDATION)
-    if results.has_parts:
-        results.show(console, heading="val")
+    table_of_parts = evaluation_table(trainer.callback_metrics, prefix=_VALIDATION)
+    if table_of_parts.has_parts:
+        table_of_parts.show(console, heading="val")
 
 
-def _outcome(trainer: Trainer, *, diverged: bool) -> dict[str, str]:
+def _summary(trainer: Trainer, *, diverged: bool) -> dict[str, str]:
     """Return the last metrics but those of parts, what the last step kept and clipped, and the checkpoint."""
     metrics, shares = {}, {}
     for name, value in trainer.callback_metrics.items():

@@ -21,23 +21,31 @@ import lightning_sparsegrad.modules._exports
 import lightning_sparsegrad.transforms  # noqa: F401  # what is imported can be named without its module
 from lightning_sparsegrad.callbacks import ExactResume, PredictionWriter, ResultsTable
 from lightning_sparsegrad.callbacks._folder_claims import FolderClaims
-from lightning_sparsegrad.cli._diagnosis import Fault
-from lightning_sparsegrad.cli._fit_summary import print_outcome
-from lightning_sparsegrad.cli._linked import LINKED, ModelInstantiator, about_missing, ask_for_regression
-from lightning_sparsegrad.cli._restored import DataInstantiator, about_moved, replace_origin
-from lightning_sparsegrad.cli._store_config import StoreConfigCallback
-from lightning_sparsegrad.cli._stored_defaults import (
+from lightning_sparsegrad.cli._checkpoint_defaults import (
     Given,
     require_same_seed,
     set_defaults,
     stored_defaults,
     where_paths_start,
 )
+from lightning_sparsegrad.cli._diagnosis import Fault
+from lightning_sparsegrad.cli._fit_summary import print_fit_summary
+from lightning_sparsegrad.cli._instantiators import (
+    LINKED,
+    DataInstantiator,
+    ModelInstantiator,
+    about_missing,
+    about_moved,
+    ask_for_regression,
+    replace_origin,
+)
+from lightning_sparsegrad.cli._run_config import StoreConfigCallback
 from lightning_sparsegrad.cli._trainer_checks import check_trainer, require_seed
 from lightning_sparsegrad.cli.parser import SparseGradArgumentParser
 from lightning_sparsegrad.data import TokenizedDataModule
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.files._checksums import IntactCheckpoint
+from lightning_sparsegrad.loops._callbacks import callbacks_of
 from lightning_sparsegrad.loops._divergence import DivergenceWarning, divergence_of
 from lightning_sparsegrad.loops._monitored import MonitorCheck, is_about_monitor
 from lightning_sparsegrad.modules import TransformerTask
@@ -247,7 +255,7 @@ class SparseGradCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Instantiate the Trainer, with `ResultsTable`, `ExactResume` and `PredictionWriter` where they make sense."""
         trainer = super().instantiate_trainer(**kwargs)
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by its connector
+        callbacks = callbacks_of(trainer)
         wanted: dict[type[Callback], bool] = {
             MonitorCheck: True,
             IntactCheckpoint: True,
@@ -281,7 +289,7 @@ class SparseGradCLI(LightningCLI):
             self.trainer.fit(**kwargs)
         fault = divergence_of(self.trainer)
         if self.trainer.is_global_zero:
-            print_outcome(self.trainer, seconds=monotonic() - start, diverged=fault is not None)
+            print_fit_summary(self.trainer, seconds=monotonic() - start, diverged=fault is not None)
         if fault is not None:
             raise FloatingPointError(fault)
 

@@ -28,8 +28,8 @@ def depths_in_tree(model: nn.Module) -> tuple[dict[str, int], tuple[str, ...]]:
     if not tree.blocks:
         raise ConfigurationError(
             f"Parameter `layers` should be given for a model whose blocks cannot be found: one pattern per layer, "
-            f"bottom first. Found no list of blocks in `{type(model).__name__}`. LayerGradDrop, GradualUnfreezing and "
-            f"HeadOnly take it; where `components` is 'block', patterns can take its place."
+            f"bottom first. Found no list of blocks in `{type(model).__name__}`. Where `components` is 'block', "
+            f"patterns can take its place."
         )
     depth_of: dict[str, int] = {}
     reached = 0

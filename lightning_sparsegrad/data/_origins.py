@@ -14,13 +14,13 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_sparsegrad.data._checks import listed
 from lightning_sparsegrad.data._conll import SHARED_TASKS, UNIVERSAL_DEPENDENCIES, load_conll
+from lightning_sparsegrad.data._delimited import SEPARATORS, load_table
 from lightning_sparsegrad.data._folders import find_splits, require_plain
 from lightning_sparsegrad.data._parquet import load_parquet
 from lightning_sparsegrad.data._reads import Reads
 from lightning_sparsegrad.data._records import load_records
 from lightning_sparsegrad.data._splits import Splits
 from lightning_sparsegrad.data._squad import is_squad, load_squad
-from lightning_sparsegrad.data._tables import SEPARATORS, load_table
 from lightning_sparsegrad.data.encodings import kind_of
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.files._writing import full_disk

@@ -26,9 +26,9 @@ from lightning_sparsegrad.data._checks import (
 from lightning_sparsegrad.data._extremes import extreme_rows
 from lightning_sparsegrad.data._labelled import LabelledDataModule
 from lightning_sparsegrad.data._labels import LabelSpace
-from lightning_sparsegrad.data._padding import settle_padding
 from lightning_sparsegrad.data._predictions import write_table
 from lightning_sparsegrad.data._task_kinds import Task
+from lightning_sparsegrad.data._tokenizer_padding import settle_tokenizer
 from lightning_sparsegrad.data.encodings import Encoding, Tokens, kind_of
 from lightning_sparsegrad.data.encodings._base import Batch
 from lightning_sparsegrad.data.samplers import LengthGroupedSampler, UnrepeatedSampler, lengths_of
@@ -195,7 +195,7 @@ class TokenizedDataModule(LabelledDataModule, ABC):
                 f"tokens of its own into each row. Found `max_length = {self.max_length}`."
             )
         module = self._module
-        settle_padding(tokenizer, name, getattr(getattr(module, "model", None), "config", None))
+        settle_tokenizer(tokenizer, name, getattr(getattr(module, "model", None), "config", None))
         return tokenizer
 
     def _model_name(self) -> str:

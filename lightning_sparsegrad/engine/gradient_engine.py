@@ -1,6 +1,5 @@
 """The engine: applies a transform to the whole gradient of a model, exactly once per optimizer step."""
 
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lightning_sparsegrad.components import NamedParameters
+from lightning_sparsegrad.engine._deprecated import Deprecated
 from lightning_sparsegrad.engine._nonfinite import NonFinite, check_policy, first_nonfinite
 from lightning_sparsegrad.engine._skipping import WorkSkipper
 from lightning_sparsegrad.engine._steps import Steps
@@ -21,7 +21,6 @@ from lightning_sparsegrad.transforms.base import (
     Gradients,
     GradientTransform,
     Window,
-    deprecated_facts,
     needless,
     refuse_equal_draws,
     run_,
@@ -118,8 +117,7 @@ class GradientEngine:
         _refuse_hidden(self.parameters, transform)
         self.transform = deepcopy(transform)
         self.transform.bind(self.parameters, total_steps=total_steps)
-        self._warned = False
-        self._warn_of_deprecated(*dict.fromkeys(f"{kind}.{fact}" for kind, fact in deprecated_facts(transform)))
+        self._deprecated = Deprecated(transform)
         self._total_steps = total_steps
         self._skipper = WorkSkipper(model, self.parameters) if skip_dropped else None
         self._policy, self._nonfinite_windows, self._left_out = nonfinite, 0, False
@@ -236,7 +234,7 @@ class GradientEngine:
             tensors[name].grad = None
             gradients.pop(name, None)
         return Gradients(
-            gradients, loss_scale=loss_scale, skipped=skipped, weights=tensors, deprecated=self._warn_of_deprecated
+            gradients, loss_scale=loss_scale, skipped=skipped, weights=tensors, deprecated=self._deprecated.drops
         )
 
     def _refuse_unusable(self, gradients: Gradients) -> None:
@@ -276,6 +274,7 @@ class GradientEngine:
         if meter is not None:
             meter.before(gradients, window)
         run_(self.transform, gradients, window)
+        self._deprecated.warn()
         if meter is not None:
             meter.after(gradients)
         if gradients.skipped:
@@ -283,17 +282,6 @@ class GradientEngine:
                 f"`{self.transform!r}` should drop what it said before the forward pass that it would. Found "
                 f"`{min(gradients.skipped)}` at step {window.step}, which was not computed and is not dropped."
             )
-
-    def _warn_of_deprecated(self, *names: str) -> None:
-        """Warn once of what strategies of 0.1 do in other ways."""
-        if names and not self._warned:
-            warnings.warn(
-                f"`{self.transform!r}` uses {', '.join(f'`{name}`' for name in names)}, which goes with 0.3: state "
-                f"`dropped`, `reads_together` and `on_shards` instead, see `GradientTransform`.",
-                DeprecationWarning,
-                stacklevel=3,
-            )
-            self._warned = True
 
     @property
     def acts_on_steps(self) -> bool:

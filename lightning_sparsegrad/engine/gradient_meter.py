@@ -122,8 +122,8 @@ class GradientMeter:
             for place, names in enumerate(self._touching[index] if factors else ()):
                 for name in names:
                     if name in factors:
-                        share = (~(factors[name] >= 1)).to(clipped).mean()
-                        clipped[place] = torch.maximum(clipped[place], share)
+                        over = ~(factors[name] >= 1)
+                        clipped[place] = torch.maximum(clipped[place], over.sum() / max(1, over.numel()))
         return clipped
 
     def _norms_and_counts(self, gradients: Gradients, *, missing: float) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from lightning_sparsegrad.data._padding import settle_padding as settle_tokenizer
+from lightning_sparsegrad.data._tokenizer_padding import settle_tokenizer
 from lightning_sparsegrad.errors import ConfigurationError, reason_of
 from lightning_sparsegrad.export._folder import require_free, written
 from lightning_sparsegrad.export._model import build

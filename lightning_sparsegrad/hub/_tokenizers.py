@@ -6,9 +6,9 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from lightning_sparsegrad.errors import ConfigurationError, reason_of
-from lightning_sparsegrad.hub._adapters import tokenizer_source
 from lightning_sparsegrad.hub._names import resolve_source
 from lightning_sparsegrad.hub._network import STRANGERS, how_without, is_unreachable
+from lightning_sparsegrad.hub._peft_adapters import tokenizer_source
 
 
 def load_tokenizer(name: str, options: Mapping[str, Any]) -> PreTrainedTokenizerBase:

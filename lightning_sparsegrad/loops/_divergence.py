@@ -9,6 +9,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_warn
 
+from lightning_sparsegrad.loops._callbacks import callbacks_of
+
 _VALIDATION = re.compile(r"(?:^|[\W_])(?:val|valid|validation|dev|eval)(?:[\W_]|$)", re.IGNORECASE)
 _TRAINING = re.compile(r"(?:^|[\W_])train(?:ing)?(?:[\W_]|$)", re.IGNORECASE)
 
@@ -23,13 +25,6 @@ class DivergenceCheck(Callback):
     It reads the weights once, after the last step. `warnings.simplefilter("error", DivergenceWarning)` makes the fit
     end with an error.
     """
-
-    @classmethod
-    def join(cls, trainer: Trainer) -> None:
-        """Have a Trainer's fits looked at; a second time changes nothing."""
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by its connector
-        if not any(isinstance(callback, cls) for callback in callbacks):
-            callbacks.append(cls())
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         if fault := divergence_of(trainer):
@@ -88,7 +83,7 @@ def is_validation_loss(name: str) -> bool:
 
 def _losses(trainer: Trainer) -> Iterator[tuple[str, float]]:
     """Yield the last values of what is called a loss of a validation, and of what is monitored as a loss."""
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by its connector
+    callbacks = callbacks_of(trainer)
     monitored = {callback.monitor for callback in callbacks if isinstance(callback, EarlyStopping | ModelCheckpoint)}
     for name, value in trainer.callback_metrics.items():
         is_monitored = name in monitored and "loss" in name.lower() and not _TRAINING.search(name)

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from lightning_sparsegrad.engine._nonfinite import NonFinite, check_policy
 from lightning_sparsegrad.engine.gradient_engine import GradientEngine
 from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.loops._callbacks import callbacks_of, find_callback, find_or_add_callback, put_first
 from lightning_sparsegrad.loops._divergence import DivergenceCheck
 from lightning_sparsegrad.loops._gate import Gate
 from lightning_sparsegrad.loops._monitored import MonitorCheck
@@ -76,14 +77,14 @@ class LightningAdapter:
         """Bind the transform to the module; raise a `ConfigurationError` for what cannot work together."""
         refuse_unsupported(trainer, self.transform)
         refuse_twins(trainer)
-        MonitorCheck.join(trainer)
+        find_or_add_callback(trainer, MonitorCheck)
         steps = self._count_steps(trainer)
         self._engine = self._new_engine(trainer, module, total_steps=steps)
         warn_of_lost_states(module, self._engine, self.transform)
         warn_of_untrained(trainer, self._engine, count=lambda: count_steps(trainer) if steps is None else steps)
         tell_what_trains(module)
         _LeaveAsItWas.join(trainer, self._engine, self._gate)
-        DivergenceCheck.join(trainer)
+        find_or_add_callback(trainer, DivergenceCheck)
         self._gate.opened(trainer, holds_gradient=lambda: self._pending)
         self._hook_seen = self._pending = False
         if self._restored is not None and trainer.ckpt_path:  # else this fit starts anew from loaded weights
@@ -255,13 +256,10 @@ class _LeaveAsItWas(Callback):
     @classmethod
     def join(cls, trainer: Trainer, engine: GradientEngine, gate: Gate) -> None:
         """Have an engine's windows closed by the callback that a Trainer has for it, or a new one."""
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by its connector
-        for callback in callbacks:
-            if isinstance(callback, cls):
-                callback._engine, callback._gate = engine, gate
-                return
-        # the first, so that what others do of an exception finds no window open, as a checkpoint has to
-        trainer.callbacks = [cls(engine, gate), *callbacks]  # type: ignore[attr-defined]
+        if present := find_callback(trainer, cls):
+            present._engine, present._gate = engine, gate
+        else:  # the first, so that what others do of an exception finds no window open, as a checkpoint has to
+            put_first(trainer, cls(engine, gate))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         self._engine.abandon()
@@ -275,7 +273,7 @@ def count_steps(trainer: Trainer) -> int | None:
     """Return the optimizer steps of the whole fit, or `None` for one that has no end or data of unknown length."""
     steps = trainer.estimated_stepping_batches
     batches, epochs = trainer.num_training_batches, trainer.max_epochs or -1
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set by its connector
+    for callback in callbacks_of(trainer):
         if is_a(callback, GradientAccumulationScheduler) and epochs > 0 and batches != float("inf"):
             # Lightning counts as if every epoch accumulated as the one it is asked in does
             factors = [callback.get_accumulate_grad_batches(epoch) for epoch in range(epochs)]

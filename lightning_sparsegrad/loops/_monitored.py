@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import EarlyStopping, LambdaCallback, LearningR
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_sparsegrad.errors import ConfigurationError, near_matches
+from lightning_sparsegrad.loops._callbacks import callbacks_of
 from lightning_sparsegrad.loops._twins import is_a
 
 _LIBRARIES = ("lightning.", "pytorch_lightning.", "lightning_sparsegrad.")
@@ -37,13 +38,6 @@ class MonitorCheck(Callback):
     def __init__(self) -> None:
         super().__init__()
         self._logged: set[str] | None = None  # by the sanity check
-
-    @classmethod
-    def join(cls, trainer: Trainer) -> None:
-        """Add one to the callbacks of a Trainer that has none."""
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by its connector
-        if not any(isinstance(callback, cls) for callback in callbacks):
-            callbacks.append(cls())
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
         self._logged = None
@@ -72,7 +66,7 @@ class MonitorCheck(Callback):
         """Return whether nothing but what says so logs anything."""
         if trainer.val_dataloaders is None and trainer.enable_validation and name.startswith("val/"):
             return False  # which parts it has is known from the first validation on
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by its connector
+        callbacks = callbacks_of(trainer)
         words = {word for each in (module, *callbacks) for word in _words_of(type(each))}
         may_log = any("log" in word.lower() and word.lower() not in _OF_LOGGERS for word in words)
         any_function = any(is_a(callback, LambdaCallback) for callback in callbacks)
@@ -92,7 +86,7 @@ class _Monitor:
 
 
 def _monitors(trainer: Trainer, module: LightningModule) -> Iterator[_Monitor]:
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set by its connector
+    for callback in callbacks_of(trainer):
         name, owner, mode = getattr(callback, "monitor", None), type(callback).__name__, getattr(callback, "mode", None)
         if not isinstance(name, str):
             continue
@@ -112,14 +106,14 @@ def _monitors(trainer: Trainer, module: LightningModule) -> Iterator[_Monitor]:
 def _names_logged(trainer: Trainer, module: LightningModule) -> dict[str, bool | None]:
     """Return what modules and callbacks say that they log, with whether higher is better where that is known."""
     names: dict[str, bool | None] = {}
-    for each in (module, *trainer.callbacks):  # type: ignore[attr-defined]  # set by its connector
+    for each in (module, *callbacks_of(trainer)):
         names |= getattr(each, "names_logged", dict)()
     return names
 
 
 def _is_open(monitor: _Monitor, trainer: Trainer) -> bool:
     """Return whether a name may be one of those that are only known when they are logged."""
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by its connector
+    callbacks = callbacks_of(trainer)
     prefixes = ["gradient/"]
     if any(is_a(callback, LearningRateMonitor) for callback in callbacks):
         prefixes += ["lr-", *(config.name for config in trainer.lr_scheduler_configs if config.name)]

@@ -10,6 +10,7 @@ from torch.optim import LBFGS
 from lightning_sparsegrad.engine.gradient_engine import GradientEngine
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.functional._sharding import is_spread
+from lightning_sparsegrad.loops._callbacks import callbacks_of
 from lightning_sparsegrad.loops._twins import is_a, package_of
 from lightning_sparsegrad.transforms.base import GradientTransform, Window
 
@@ -59,7 +60,7 @@ def warn_of_lost_states(module: LightningModule, engine: GradientEngine, transfo
 def refuse_twins(trainer: Trainer) -> None:
     """Refuse callbacks of the package that the Trainer is not of, where it has to know them by their class."""
     package = package_of(type(trainer))
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set by its connector
+    for callback in callbacks_of(trainer):
         known = is_a(callback, GradientAccumulationScheduler) or is_a(callback, Checkpoint)
         if known and package_of(type(callback)) != package:
             raise ConfigurationError(

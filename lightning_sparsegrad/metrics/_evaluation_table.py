@@ -39,7 +39,7 @@ def is_part(part: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Results:
+class EvaluationTable:
     """A table of metrics by part.
 
     Args:
@@ -115,7 +115,7 @@ class Results:
         return blocks
 
 
-def results_of(metrics: Mapping[str, float | Tensor], *, prefix: str) -> Results:
+def evaluation_table(metrics: Mapping[str, float | Tensor], *, prefix: str) -> EvaluationTable:
     """Make a table of what was logged under a prefix.
 
     Columns are in the order in which their parts were first logged; what was logged for no part stands before them,
@@ -128,7 +128,7 @@ def results_of(metrics: Mapping[str, float | Tensor], *, prefix: str) -> Results
 
     Example:
         >>> metrics = {"val/f1/en": 0.75, "val/f1/de": 0.5, "val/f1/mean": 0.625, "val/f1/mean_unseen": 0.5}
-        >>> print(results_of(metrics, prefix="val/").to_markdown(), end="")
+        >>> print(evaluation_table(metrics, prefix="val/").to_markdown(), end="")
         | metric |   en |  de |  mean | mean_unseen |
         | ------ | ---: | --: | ----: | ----------: |
         | f1     | 0.75 | 0.5 | 0.625 |         0.5 |
@@ -141,7 +141,7 @@ def results_of(metrics: Mapping[str, float | Tensor], *, prefix: str) -> Results
             rows.setdefault(metric, {})[part] = float(value)
             found[part] = None
     order = (_WHOLE, *filter(is_part, found), *MEANS)
-    return Results([column for column in order if column in found], rows)
+    return EvaluationTable([column for column in order if column in found], rows)
 
 
 def to_markdown(lines: Sequence[Sequence[str]]) -> str:

@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from lightning_sparsegrad.hub._adapters import tokenizer_source
 from lightning_sparsegrad.hub._network import STRANGERS, is_unreachable
+from lightning_sparsegrad.hub._peft_adapters import tokenizer_source
 
 
 def vocabulary_of(model: PreTrainedModel) -> int | None:

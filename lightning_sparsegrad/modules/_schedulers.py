@@ -23,8 +23,8 @@ from torch.optim.lr_scheduler import (
 )
 
 from lightning_sparsegrad.errors import ConfigurationError, require_one_of
-from lightning_sparsegrad.loops._learning_rates import TRAINING_STEPS
 from lightning_sparsegrad.loops._lightning_adapter import count_steps
+from lightning_sparsegrad.loops.learning_rates import TRAINING_STEPS
 from lightning_sparsegrad.modules._numbers import check_scheduler
 from lightning_sparsegrad.modules.linear_decay import LinearDecay
 

@@ -36,7 +36,6 @@ from lightning_sparsegrad.modules._description import (
 )
 from lightning_sparsegrad.modules._evaluation import Evaluation, loaders_of
 from lightning_sparsegrad.modules._limits import is_on_cpu, require_fit
-from lightning_sparsegrad.modules._loading import DType, check_dtype, dtypes_of, load_pretrained, warn_of_dtypes
 from lightning_sparsegrad.modules._numbers import check_optimizer
 from lightning_sparsegrad.modules._padding import (
     find_padding,
@@ -44,6 +43,7 @@ from lightning_sparsegrad.modules._padding import (
     settle_padding,
     with_padding_of,
 )
+from lightning_sparsegrad.modules._pretrained import DType, check_dtype, dtypes_of, load_pretrained, warn_of_dtypes
 from lightning_sparsegrad.modules._probe import embed, run
 from lightning_sparsegrad.modules._schedulers import Interval, Scheduling, made
 from lightning_sparsegrad.modules.base import SparseGradModule

@@ -11,6 +11,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lightning_sparsegrad.loops._callbacks import callbacks_of
 from lightning_sparsegrad.resume._optimizers import Made, follow_new, settings_of
 
 HYPERPARAMETERS_KEY = "lightning_sparsegrad_optimizers"  # in checkpoints, as the other
@@ -117,7 +118,7 @@ def _unless_searched(before: Any, made: Any, searched: list[Any]) -> Any:
 def _keep_arguments(trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
     """Have callbacks keep the arguments they are made with, such as the patience of `EarlyStopping`."""
     states = checkpoint.get("callbacks") or {}
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set by its connector
+    for callback in callbacks_of(trainer):
         state = states.get(callback.state_key)
         if isinstance(state, dict) and not isinstance(callback, Checkpoint):  # whose folder tells what is of this run
             for name in signature(type(callback)).parameters.keys() & state.keys() & vars(callback).keys():

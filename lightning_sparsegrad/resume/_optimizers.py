@@ -7,7 +7,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_sparsegrad.errors import ConfigurationError
-from lightning_sparsegrad.resume._schedules import OF_SCHEDULERS, Schedules, have_same_rates
+from lightning_sparsegrad.resume._lr_schedules import OF_SCHEDULERS, Schedules, have_same_rates
 
 _NO_SETTINGS = {"params", "param_names", "initial_lr"}  # the last stands for `lr` where there is a scheduler
 _UNSURE = {"betas", "momentum"}  # in a checkpoint of 0.1: some schedulers change these as well

@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
+from lightning_sparsegrad.loops._callbacks import callbacks_of
 from lightning_sparsegrad.resume._progress import pause
 
 
@@ -94,7 +95,7 @@ def validate_first(trainer: Trainer, restore: Callable[[], None], *, steps: int)
 
 def _counting(trainer: Trainer) -> list[Any]:
     # what a ModelCheckpoint keeps follows the file that is written
-    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # set by its connector
+    callbacks = callbacks_of(trainer)
     return [callback for callback in callbacks if not isinstance(callback, Checkpoint)]
 
 

@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
+from lightning_sparsegrad.loops._callbacks import callbacks_of, find_or_add_callback
 from lightning_sparsegrad.loops._lightning_adapter import AdapterOwner
 from lightning_sparsegrad.resume._hyperparameters import Hyperparameters
 from lightning_sparsegrad.resume._untouched import same_draws, untouched
@@ -36,11 +37,8 @@ class Searches(Callback):
     @classmethod
     def of(cls, trainer: Trainer) -> "Searches":
         """Return the one that a Trainer has; it gets one if it has none. Its finders search through it from now on."""
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by its connector
-        searches = next((callback for callback in callbacks if isinstance(callback, cls)), None)
-        if searches is None:
-            callbacks.append(searches := cls())
-        for callback in callbacks:
+        searches = find_or_add_callback(trainer, cls)
+        for callback in callbacks_of(trainer):
             if isinstance(callback, LearningRateFinder) and "lr_find" not in vars(callback):
                 callback.lr_find = partial(_search, callback.lr_find, same_batches=True)  # type: ignore[method-assign]
             if isinstance(callback, BatchSizeFinder) and "scale_batch_size" not in vars(callback):
@@ -68,7 +66,7 @@ def _search(
     if same_batches and trainer.ckpt_path and not begun:
         rank_zero_info(f"`{trainer.ckpt_path}` has a learning rate, with which the fit goes on: none is searched for.")
         return
-    candidates: list[Any] = [pl_module, *trainer.callbacks]  # type: ignore[attr-defined]
+    candidates: list[Any] = [pl_module, *callbacks_of(trainer)]
     owners = [each for each in candidates if isinstance(each, AdapterOwner)] if fits else []
     with same_draws(trainer):
         before, made_with = _learning_rates(trainer), _learning_rates(trainer, key="initial_lr")
@@ -99,7 +97,7 @@ def _search(
 
 def _run(trainer: Trainer, owners: list[Any], begins: list[Callable[[], None]], run: Callable[[], None]) -> None:
     """Train for a search; its Trainer has none of its own callbacks."""
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    callbacks = callbacks_of(trainer)
     callbacks.extend(owner for owner in owners if isinstance(owner, Callback) and owner not in callbacks)
     for begin in begins:
         begin()

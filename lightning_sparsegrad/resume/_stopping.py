@@ -20,6 +20,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from lightning_sparsegrad.loops._callbacks import find_callback, find_or_add_callback
 from lightning_sparsegrad.resume._launched import end_with_launcher, is_launched, take_launched
 from lightning_sparsegrad.resume._signals import SIGNALS, STATUSES, tell_launcher
 from lightning_sparsegrad.resume._waiting import WaitingCheckpoints
@@ -51,12 +52,7 @@ class Stopping(Callback):
     @classmethod
     def of(cls, trainer: Trainer) -> "Stopping":
         """Return the one that a Trainer has; it gets one if it has none."""
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by its connector
-        for callback in callbacks:
-            if isinstance(callback, cls):
-                return callback
-        callbacks.append(stopping := cls())  # the last, so that others have written their checkpoints before
-        return stopping
+        return find_or_add_callback(trainer, cls)  # the last, so that others have written their checkpoints before
 
     @property
     def status(self) -> int:
@@ -225,8 +221,7 @@ def about_end(trainer: Trainer | None, checkpoint: Any) -> str:
         trainer: Its Trainer, `None` if there was none yet.
         checkpoint: The one that the fit was to resume from.
     """
-    callbacks: list[Callback] = [] if trainer is None else trainer.callbacks  # type: ignore[attr-defined]
-    waiting = next((callback for callback in callbacks if isinstance(callback, WaitingCheckpoints)), None)
+    waiting = None if trainer is None else find_callback(trainer, WaitingCheckpoints)
     has_trained, written = (waiting.has_trained, waiting.last_written) if waiting else (False, None)
     where = f"at step {trainer.global_step}" if trainer and has_trained else "before the first step"
     path = written or (trainer and trainer.ckpt_path) or checkpoint

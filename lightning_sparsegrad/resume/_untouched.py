@@ -6,11 +6,12 @@ from contextlib import contextmanager
 from copy import copy, deepcopy
 from typing import Any
 
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.loops.loop import _Loop
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 
+from lightning_sparsegrad.loops._callbacks import callbacks_of
 from lightning_sparsegrad.resume._loader_states import set_source_states, source_states
 from lightning_sparsegrad.resume._logged import module_metrics, set_module_metrics
 from lightning_sparsegrad.resume._randomness import random_states, set_random_states
@@ -48,7 +49,7 @@ def untouched(trainer: Trainer, *, same_batches: bool) -> Iterator[None]:
         trainer: The Trainer, while it fits or evaluates; of an evaluation, Lightning restores all but the checkpoint.
         same_batches: Whether what has been loaded of the data may be used afterwards; otherwise it is made anew.
     """
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by its connector
+    callbacks = callbacks_of(trainer)
     waiting = [callback for callback in callbacks if isinstance(callback, WaitingCheckpoints)]
     fits, module, loop = trainer.state.fn == TrainerFn.FITTING, trainer.lightning_module, _fit_loop(trainer)
     loops = list(_loops(loop)) if fits else []

@@ -11,6 +11,7 @@ from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from lightning_sparsegrad.loops._callbacks import find_callback, find_or_add_callback
 from lightning_sparsegrad.loops._twins import is_a
 from lightning_sparsegrad.resume._alone import is_alone, leave_others, rejoin_others, why_not_alone
 from lightning_sparsegrad.resume._progress import is_within_epoch, settle
@@ -55,12 +56,9 @@ class WaitingCheckpoints(Callback):
     @classmethod
     def of(cls, trainer: Trainer) -> "WaitingCheckpoints":
         """Return the one that a Trainer has; it gets one if it has none."""
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by its connector
-        for callback in callbacks:
-            if isinstance(callback, WaitingCheckpoints):
-                return callback
-        callbacks.append(waiting := cls())
-        waiting.intercept(trainer)
+        if (waiting := find_callback(trainer, WaitingCheckpoints)) is None:
+            waiting = find_or_add_callback(trainer, cls)
+            waiting.intercept(trainer)
         return waiting
 
     def intercept(self, trainer: Trainer) -> None:

@@ -8,13 +8,14 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.data import _set_sampler_epoch
 from lightning.fabric.utilities.types import _Stateful
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loops.fetchers import _DataLoaderIterDataFetcher
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.loops._callbacks import put_first
 from lightning_sparsegrad.loops._twins import require_our_trainer
 from lightning_sparsegrad.resume._alone import is_alone
 from lightning_sparsegrad.resume._atomic import AtomicCheckpointIO
@@ -183,9 +184,8 @@ class ExactResume(WaitingCheckpoints):
         require_our_trainer(trainer, type(self).__name__)
         self._accumulate = trainer.accumulate_grad_batches
         self.intercept(trainer)
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by its connector
         # the first, so that what it writes or restores in a hook is of before or after that hook for all others
-        trainer.callbacks = [self, *(callback for callback in callbacks if callback is not self)]  # type: ignore[attr-defined]
+        put_first(trainer, self)
         Searches.of(trainer)
         self._stopping = Stopping.of(trainer)
         self._stopping.is_exact = True

@@ -6,8 +6,8 @@ from pathlib import Path
 import pandas as pd
 
 from lightning_sparsegrad.files._writing import replacing
-from lightning_sparsegrad.studies import _pictures as pictures
-from lightning_sparsegrad.studies import _tables as tables
+from lightning_sparsegrad.studies import _report_pictures as pictures
+from lightning_sparsegrad.studies import _report_tables as tables
 from lightning_sparsegrad.studies._comparison import Difference, Summary, compare, summarise
 from lightning_sparsegrad.studies._outcomes import Outcome
 from lightning_sparsegrad.studies._study import Study

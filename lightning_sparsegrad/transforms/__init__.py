@@ -7,6 +7,7 @@ from lightning_sparsegrad.transforms.clips.component_norm_clip import ComponentN
 from lightning_sparsegrad.transforms.clips.global_norm_clip import GlobalNormClip
 from lightning_sparsegrad.transforms.clips.norm_clip import NormClip
 from lightning_sparsegrad.transforms.clips.value_clip import ValueClip
+from lightning_sparsegrad.transforms.freezes.bias_only import BiasOnly
 from lightning_sparsegrad.transforms.freezes.freeze import Freeze
 from lightning_sparsegrad.transforms.freezes.gradual_unfreezing import GradualUnfreezing
 from lightning_sparsegrad.transforms.freezes.head_only import HeadOnly
@@ -18,6 +19,7 @@ from lightning_sparsegrad.transforms.masks.mask import Mask
 
 __all__ = [
     "AdaptiveGradientClip",
+    "BiasOnly",
     "Chain",
     "ComponentNormClip",
     "Freeze",

@@ -58,7 +58,7 @@ class Gradients(dict[str, Tensor]):
         loss_scale: 0-d tensor by which all of them are multiplied, or `None`.
         skipped: Name to number of entries, of the tensors whose gradients were not computed, for they will be dropped.
         weights: Name to parameter, of the whole model.
-        deprecated: Called with what a strategy uses that goes with 0.3.
+        deprecated: Called when a strategy uses `drop`.
 
     Attributes:
         dropped: Names of the tensors dropped whole so far. They are out of the mapping, and end without a gradient.
@@ -73,7 +73,7 @@ class Gradients(dict[str, Tensor]):
         loss_scale: Tensor | None = None,
         skipped: Mapping[str, int] | None = None,
         weights: Mapping[str, Tensor] | None = None,
-        deprecated: Callable[[str], None] | None = None,
+        deprecated: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(gradients)
         self.loss_scale, self.skipped, self.weights = loss_scale, dict(skipped or {}), weights or {}
@@ -119,7 +119,7 @@ class Gradients(dict[str, Tensor]):
     def drop(self, names: Iterable[str]) -> None:
         """Take tensors out of the window. Until 0.3: a strategy states what it drops, see `GradientTransform`."""
         if self._deprecated is not None:
-            self._deprecated("gradients.drop")
+            self._deprecated()
         self.lose(names, by=self)
 
     def _norms(self, norm_type: float) -> Tensor:

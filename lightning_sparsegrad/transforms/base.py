@@ -199,8 +199,10 @@ class GradientTransform(ABC):
             window: The window.
             later: The tensors that transforms behind this one do not need.
         """
-        dropped = window.dropped_by(self) if _states(type(self), "dropped") else frozenset()
-        groups = self.reads_together() if later and _states(type(self), "reads_together") else None
+        kind = type(self)
+        is_base = _owner(kind, "skippable") is not GradientTransform  # of one that answers for its own `apply_`
+        dropped = window.dropped_by(self) if is_base or _states(kind, "dropped") else frozenset()
+        groups = self.reads_together() if later and (is_base or _states(kind, "reads_together")) else None
         unread = frozenset() if groups is None else without_split(later, (group - dropped for group in groups))
         return unread | dropped
 
@@ -250,18 +252,6 @@ def runs_on_shards(transform: GradientTransform) -> bool:
 def scaling_of(transform: GradientTransform) -> Mapping[str, Tensor] | None:
     """Return a strategy's `factors`; `None` where it states none about its `apply_`."""
     return transform.factors if _states(type(transform), "factors") else None
-
-
-def deprecated_facts(transform: GradientTransform) -> Iterator[tuple[str, str]]:
-    """Yield the class and the name of each fact that a strategy states in the way of 0.1."""
-    for member in transform.flattened():
-        kinds = [kind for kind in type(member).__mro__ if kind.__module__.partition(".")[0] != _OURS]
-        for name in ("skippable", "handles_shards"):
-            if name in vars(member) or any(name in vars(kind) for kind in kinds):
-                yield type(member).__name__, name
-
-
-_OURS = __name__.partition(".")[0]
 
 
 def _owner(kind: type, name: str) -> type:

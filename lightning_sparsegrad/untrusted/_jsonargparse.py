@@ -21,7 +21,7 @@ from jsonargparse._util import import_object
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_sparsegrad.errors import ConfigurationError
-from lightning_sparsegrad.loops import _learning_rates as learning_rates
+from lightning_sparsegrad.loops import learning_rates
 from lightning_sparsegrad.untrusted._imports import ImportRefusedError, require_importable
 
 __all__ = [

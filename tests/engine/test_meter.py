@@ -1,5 +1,6 @@
 """What the meter measures, against norms and counts taken tensor by tensor before and after."""
 
+from collections.abc import Mapping
 from math import isnan
 from typing import Any
 
@@ -14,10 +15,14 @@ from lightning_sparsegrad import (
     GlobalNormClip,
     GradDrop,
     GradientEngine,
+    Gradients,
     GradientTransform,
     HeadOnly,
     Identity,
     LayerGradDrop,
+    NamedParameters,
+    ValueClip,
+    Window,
 )
 from lightning_sparsegrad.components import ComponentSpec, FusedProjection
 from lightning_sparsegrad.engine.gradient_meter import GradientMeter
@@ -91,6 +96,59 @@ def test_clipped_is_what_a_clip_scaled(transform: GradientTransform) -> None:
             elif left is None:
                 assert not values[CLIPPED]
     assert True in seen
+
+
+class Halving(GradientTransform):
+    """A clip of somebody's own, which scales what it likes."""
+
+    def bind(self, parameters: NamedParameters, *, total_steps: int | None) -> None:
+        pass
+
+    def apply_(self, gradients: Gradients, window: Window) -> None:
+        torch._foreach_mul_(list(gradients.values()), 0.5)
+
+    @property
+    def statistics(self) -> dict[str, Tensor]:
+        return {"clipped": torch.ones(())}
+
+
+class HalvingRows(Halving):
+    """Says what it scales: the first row of each tensor."""
+
+    def apply_(self, gradients: Gradients, window: Window) -> None:
+        self._factors = {}
+        for name, gradient in gradients.items():
+            rows = gradient if gradient.ndim else gradient.view(1)
+            self._factors[name] = torch.ones(len(rows))
+            self._factors[name][:1] = 0.5
+            rows[:1] *= 0.5
+
+    @property
+    def factors(self) -> Mapping[str, Tensor]:
+        return self._factors
+
+
+class HalvingMore(HalvingRows):
+    """Says it of another `apply_`."""
+
+    def apply_(self, gradients: Gradients, window: Window) -> None:
+        super().apply_(gradients, window)
+
+
+@pytest.mark.parametrize("clip", [Halving(), HalvingMore(), ValueClip(0.1)], ids=repr)
+def test_what_a_strategy_does_not_say_is_undefined_rather_than_zero(clip: GradientTransform) -> None:
+    for transform in (clip, Chain([GradDrop(0.5), clip]), Chain([ComponentNormClip(1.0), clip])):
+        measured, _, _ = metered(transform, step=0, components="block")
+        assert all(isnan(values[CLIPPED]) for values in measured.values())
+
+
+def test_a_strategy_says_by_parameter_and_unit_what_it_scales() -> None:
+    measured, _, _ = metered(Chain([GradDrop(0.5), HalvingRows()]), step=0)
+    assert float(measured["empty"][CLIPPED]) == 0
+    assert float(measured["embeddings.weight"][CLIPPED]) == pytest.approx(1 / len(Small().embeddings.weight))
+    assert float(measured["temperature"][CLIPPED]) == 1
+    measured, _, _ = metered(HalvingRows(), step=0, components="module")
+    assert float(measured["embeddings"][CLIPPED]) == pytest.approx(1 / len(Small().embeddings.weight))
 
 
 def test_parts_of_fused_projections_are_measured_and_clipped_by_themselves() -> None:

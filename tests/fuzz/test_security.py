@@ -26,7 +26,7 @@ OPEN = "no test can show it"
 # a part of each sentence, and the test that shows it
 SHOWN = {
     "ends in one line and status 2": f"{SAMPLE}.test_strangers_run_no_code_and_end_in_one_line",
-    "are written out": "tests.test_terminal.test_controls_are_written_out",
+    "are written out": "tests.untrusted.test_terminal.test_controls_are_written_out",
     "of any module on your Python path": f"{TRAPS}.test_a_users_own_module_is_imported",
     "of the kind their place asks for": f"{HERE}.test_a_config_has_callbacks_made",
     "annotated to return what their place asks for": f"{HERE}.test_a_config_has_functions_called",
@@ -43,8 +43,8 @@ SHOWN = {
     "whatever key says it": f"{TRAPS}.test_nor_do_the_hyperparameters_of_one",
     "lies in its own folder or below": f"{TRAPS}.test_a_checkpoint_imports_nothing_that_lies_beside_it",
     "other than tensors and plain values": f"{STRANGERS}.test_a_checkpoint_runs_no_code",
-    "without notice by chance": "tests.lightning.test_intact.test_no_flipped_bit_changes_what_is_loaded",
-    "be compressed": "tests.lightning.test_intact.test_what_is_no_archive_as_written_is_refused",
+    "without notice by chance": "tests.files.test_checksums.test_no_flipped_bit_changes_what_is_loaded",
+    "be compressed": "tests.files.test_checksums.test_what_is_no_archive_as_written_is_refused",
     "lets a checkpoint run anything": f"{HERE}.test_a_user_can_let_a_checkpoint_run_code_in_python",
     "It cannot run Python files": f"{STRANGERS}.test_a_model_runs_no_code",
     "is never asked for": f"{HERE}.test_everything_is_loaded_without_its_code",

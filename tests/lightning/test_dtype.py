@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_sparsegrad import ConfigurationError, GradDrop, Identity, SequenceClassification
 from lightning_sparsegrad.loops._divergence import DivergenceWarning
-from lightning_sparsegrad.modules._loading import DType
+from lightning_sparsegrad.modules._pretrained import DType
 
 from ..tiny import tiny_bert
 from .tasks import assert_same_weights, trainer, weights

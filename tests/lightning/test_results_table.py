@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_sparsegrad import ResultsTable, SparseGradCLI
-from lightning_sparsegrad.metrics._evaluation_table import results_of
+from lightning_sparsegrad.metrics._evaluation_table import evaluation_table
 from tests.command_line import QUICK, UNLABELLED, Plain
 
 LANGUAGES = [f"{first}{second}" for first in "abcdefghijk" for second in "abcdefghij"]
@@ -259,7 +259,9 @@ def test_other_ranks_print_and_write_nothing(capsys: pytest.CaptureFixture[str])
 @pytest.mark.parametrize("width", [24, 40, 75, 79, 80, 200, 2000])
 def test_blocks_fill_the_width_and_the_means_are_not_parted(width: int) -> None:
     console = Console(file=StringIO(), width=width)
-    results_of({f"val/{name}": value for name, value in LOGGED.items()}, prefix="val/").show(console, heading="val")
+    evaluation_table({f"val/{name}": value for name, value in LOGGED.items()}, prefix="val/").show(
+        console, heading="val"
+    )
     output = console.file.getvalue()  # type: ignore[attr-defined]
     lines = output.splitlines()
     blocks = printed(output)
@@ -272,12 +274,12 @@ def test_blocks_fill_the_width_and_the_means_are_not_parted(width: int) -> None:
 
 
 def test_a_part_that_is_called_all_is_not_taken_for_the_whole() -> None:
-    results = results_of({"test/f1": 0.5, "test/f1/all": 0.25, "val/f1": 1.0}, prefix="test/")
+    results = evaluation_table({"test/f1": 0.5, "test/f1/all": 0.25, "val/f1": 1.0}, prefix="test/")
     assert results.to_csv() == "metric,without part,all\nf1,0.5,0.25\n"
 
 
 def test_names_of_any_letters_are_quoted_and_aligned() -> None:
-    results = results_of({"val/a|b,c/中文": 0.5, 'val/a|b,c/"x"': 0.25}, prefix="val/")
+    results = evaluation_table({"val/a|b,c/中文": 0.5, 'val/a|b,c/"x"': 0.25}, prefix="val/")
     assert list(csv.reader(StringIO(results.to_csv()))) == [["metric", "中文", '"x"'], ["a|b,c", "0.5", "0.25"]]
     assert results.to_markdown() == (
         '| metric | 中文 |  "x" |\n'

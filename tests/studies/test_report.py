@@ -9,10 +9,10 @@ import pytest
 from matplotlib.image import imread
 
 from lightning_sparsegrad.studies._comparison import summarise
-from lightning_sparsegrad.studies._gradient_pictures import draw, draw_gradients
 from lightning_sparsegrad.studies._outcomes import Outcome
 from lightning_sparsegrad.studies._report import write_report
 from lightning_sparsegrad.studies._study import Study
+from lightning_sparsegrad.studies.gradient_pictures import draw, draw_gradients
 from tests.studies.simulated import broken, outcomes, study_of
 
 GAINS = {"en": 0.1, "de": 0.0, "sw": -0.1}

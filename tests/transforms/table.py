@@ -32,9 +32,9 @@ def _order(strategy: type) -> tuple[bool, str]:
 def summary(strategy: type) -> str:
     """Return the first line of a strategy's docstring."""
     first = (getdoc(strategy) or "").partition("\n\n")[0].replace("\n", " ")
-    assert first.endswith(".") and ":math:" not in first, (
-        f"the docstring of {strategy.__name__} should begin with one sentence, without formulas. Found {first!r}"
-    )
+    problem = f"the docstring of {strategy.__name__} should begin with one sentence, without formulas. Found {first!r}"
+    assert first.endswith("."), problem
+    assert ":math:" not in first, problem
     return first.removesuffix(".")
 
 

@@ -1,0 +1,123 @@
+"""Model and data of one command: what the data determine of the model, and a checkpoint of the data."""
+
+from collections.abc import Mapping
+from inspect import Parameter, signature
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning.pytorch.cli import LightningCLI, _InstantiatorFn
+
+from lightning_sparsegrad.cli._replacing import imported
+from lightning_sparsegrad.data import TokenizedDataModule
+from lightning_sparsegrad.errors import ConfigurationError
+
+LINKED = ("num_labels", "label_names")
+_DESCRIPTIONS = {"data_files": ("splits",), "dataset": ("splits", "dataset_config", "revision")}  # by origin
+
+
+class ModelInstantiator(_InstantiatorFn):
+    """Lightning's, which would store among the hyperparameters of a model also what is linked to arguments it lacks.
+
+    `load_from_checkpoint` would pass them on. Nor would it say a word where the data override what the user gave.
+    """
+
+    def __call__(
+        self, class_type: type[Any], *args: Any, applied_instantiation_links: dict[str, Any], **kwargs: Any
+    ) -> Any:
+        links = dict(applied_instantiation_links)
+        given = self.cli._get(self.cli.config, "model") or Namespace()  # type: ignore[no-untyped-call]
+        for name in LINKED:
+            value = links.get(target := f"{self.key}.init_args.{name}")
+            if name not in kwargs:
+                links.pop(target, None)
+            elif target in links and given.get(f"init_args.{name}") not in (None, value, _default(class_type, name)):
+                found = given[f"init_args.{name}"]
+                raise ConfigurationError(
+                    f"Parameter `--model.{name}` should be left out, or be what the data say: {value}. "
+                    f"Found `--model.{name} = {found}`.{_about_problem(self.cli, name, found, value)}"
+                )
+        return super().__call__(class_type, *args, applied_instantiation_links=links, **kwargs)
+
+
+class DataInstantiator(_InstantiatorFn):
+    """Lightning's, which tells the data the classes of the checkpoint before a model asks for their number.
+
+    Args:
+        cli: The command line.
+        key: Where the data stand in its config.
+        trained_names: The names of the classes, empty for regression; `None` if they are the data's to tell.
+    """
+
+    def __init__(self, cli: LightningCLI, key: str, trained_names: list[str] | None) -> None:
+        super().__init__(cli, key)
+        self.trained_names = trained_names
+
+    def __call__(
+        self, class_type: type[Any], *args: Any, applied_instantiation_links: dict[str, Any], **kwargs: Any
+    ) -> Any:
+        data = super().__call__(class_type, *args, applied_instantiation_links=applied_instantiation_links, **kwargs)
+        if isinstance(data, TokenizedDataModule):
+            data.trained_names = self.trained_names
+        return data
+
+
+def ask_for_regression(config: Namespace) -> None:
+    """Have the data learn numbers, in place, where the user gives a model one output and nothing names classes."""
+    model, data = (config.get(f"{key}.init_args") for key in ("model", "data"))
+    if not isinstance(model, Namespace) or not isinstance(data, Namespace) or "problem" not in data:
+        return
+    if model.get("num_labels") == 1 and data.problem is None and data.get("label_names") is None:
+        data.problem = "regression"
+
+
+def replace_origin(config: Namespace, stored: Mapping[str, Any]) -> None:
+    """Take out the origin of the rows that a checkpoint stores, in place, where the user names one of the other kind.
+
+    Args:
+        config: What was parsed, with what the checkpoint stores as defaults.
+        stored: What the checkpoint stores.
+    """
+    arguments, before = config.get("data.init_args"), (stored.get("data") or {}).get("init_args") or {}
+    if not isinstance(arguments, Namespace) or not all(arguments.get(origin) for origin in _DESCRIPTIONS):
+        return
+    kept = [origin for origin in _DESCRIPTIONS if arguments[origin] == before.get(origin)]
+    for name in (*kept, *_DESCRIPTIONS[kept[0]]) if len(kept) == 1 else ():
+        if name in arguments and arguments[name] == before.get(name):
+            arguments[name] = None
+
+
+def about_missing(cli: LightningCLI) -> str:
+    """Say so if the model may lack what is linked to the data: jsonargparse does not require it then."""
+    model, data = (cli._get(cli.config, key) or Namespace() for key in ("model", "data"))  # type: ignore[no-untyped-call]
+    data_class = imported(data.get("class_path"))
+    for name in LINKED:
+        if model.get(f"init_args.{name}", name) is None and not hasattr(data_class, name):
+            return f" Neither `--model.{name}` nor the data says `{name}`."
+    return ""
+
+
+def about_moved(message: str, checkpoint: Any) -> str:
+    """Say so if the pretrained model, which a command builds before it restores a checkpoint, is not where it was."""
+    if not checkpoint or "`model_name_or_path`" not in message:
+        return ""
+    return (
+        " The model is built from there, and its tokenizer, before the checkpoint is restored: "
+        "`--model.model_name_or_path` names a folder that holds them."
+    )
+
+
+def _about_problem(cli: LightningCLI, name: str, found: Any, of_data: Any) -> str:
+    """Say how to have data with so many labels, where the data can be told."""
+    data = cli._get(cli.config, "data") or Namespace()  # type: ignore[no-untyped-call]
+    if name != "num_labels" or 1 not in (found, of_data) or "init_args.problem" not in data:
+        return ""
+    what, problem = ("regression", "regression") if found == 1 else ("classes", "classification")
+    return f" For {what}: `--data.problem={problem}`."
+
+
+def _default(class_type: type[Any], name: str) -> Any:
+    """Return the default of a parameter, which may be that of a base; `None` without one."""
+    inits = (vars(base)["__init__"] for base in class_type.__mro__ if "__init__" in vars(base))
+    found = (signature(init).parameters.get(name) for init in inits)
+    default = next((parameter.default for parameter in found if parameter), Parameter.empty)
+    return None if default is Parameter.empty else default

@@ -1,0 +1,69 @@
+"""Pretrained models as they are trained: with float32 weights, unless another dtype is asked for."""
+
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from lightning_sparsegrad.errors import require_one_of
+from lightning_sparsegrad.hub._network import STRANGERS, is_unreachable
+from lightning_sparsegrad.hub._peft_adapters import find_adapter
+from lightning_sparsegrad.modules._padding import padding_options
+from lightning_sparsegrad.modules._peft_models import load_adapted
+from lightning_sparsegrad.modules._pretrained_config import stored_config
+
+DType = Literal["float32", "bfloat16", "float16", "auto"]
+
+
+def check_dtype(dtype: DType) -> None:
+    """Raise a `ConfigurationError` unless `dtype` is one of those allowed."""
+    require_one_of("dtype", dtype, get_args(DType))
+
+
+def load_pretrained(auto_model: Any, source: str, config: Mapping[str, Any], dtype: DType) -> PreTrainedModel:
+    """Load a model with its head, or an adapter with its base model.
+
+    Args:
+        auto_model: The class of `transformers` that loads it.
+        source: Hub id or local folder.
+        config: What to set in the model's configuration.
+        dtype: That of the weights, whatever they are stored in; `"auto"` keeps what they are stored in.
+
+    Raises:
+        ConfigurationError: If an adapter cannot be loaded, or a configuration makes no model.
+    """
+    offline = is_unreachable(source, "model")
+    options: dict[str, Any] = {"dtype": dtype, **config}
+    if (adapter := find_adapter(source, offline=offline)) is not None:
+        return load_adapted(auto_model, source, adapter, options)
+    if offline:  # transformers would look for an adapter on the network
+        options["adapter_kwargs"] = {"local_files_only": True}
+    options |= padding_options(stored_config(source, offline=offline))
+    model: PreTrainedModel = auto_model.from_pretrained(source, local_files_only=offline, **{**options, **STRANGERS})
+    return model
+
+
+def dtypes_of(state: Mapping[str, Any]) -> dict[str, torch.dtype]:
+    """Return the dtypes of the floating-point tensors of a state dict."""
+    return {name: v.dtype for name, v in state.items() if isinstance(v, Tensor) and v.is_floating_point()}
+
+
+def warn_of_dtypes(module: nn.Module, stored: Mapping[str, torch.dtype]) -> None:
+    """Say so if weights train in another dtype than the one in which a checkpoint held them."""
+    pairs = {
+        (_plain(stored[name]), _plain(parameter.dtype))
+        for name, parameter in module.named_parameters()
+        if stored.get(name, parameter.dtype) != parameter.dtype
+    }
+    for before, now in sorted(pairs):
+        rank_zero_warn(
+            f"Weights that the checkpoint holds in {before} train in {now} from here on; `dtype={before!r}` of the "
+            f"model, or the `precision` of the Trainer that wrote it, trains them as before."
+        )
+
+
+def _plain(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,52 @@
+"""Configs of 0.1 stand for the objects that they stood for."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.compatibility import configs
+from tests.compatibility.record import read
+
+PATHS, OBJECTS, COMMAND = read("paths"), read("strategies"), read("command")
+NAMES = {own.rpartition(".")[2]: own for own in PATHS}
+FORMS = ("short", "package", "definition")
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+@pytest.mark.parametrize("own", PATHS)
+def test_a_class_is_where_it_was(own: str) -> None:
+    (found,) = {configs.at(path) for path in PATHS[own]}
+    assert found.__name__ == own.rpartition(".")[2]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("path", configs.STRATEGIES, ids=lambda path: path.stem)
+def test_a_strategy_is_built_as_it_was(path: Path, form: str) -> None:
+    text = _text(path, form)
+    assert (text == path.read_text()) == (form == "short")
+    assert configs.strategy(text) == OBJECTS[path.stem]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_command_is_parsed_as_it_was(form: str, tmp_path: Path) -> None:
+    _assert_holds(configs.command(_text(configs.COMMAND, form), tmp_path), COMMAND)
+
+
+def _text(path: Path, form: str) -> str:
+    return dict(zip(FORMS, configs.forms(path.read_text(), NAMES), strict=True))[form]
+
+
+def _assert_holds(found: Any, recorded: Any, where: str = "") -> None:
+    """Assert that a config says all that was recorded; arguments that came after 0.1 may have joined."""
+    if isinstance(recorded, dict):
+        for key, value in recorded.items():
+            assert key in found, where
+            _assert_holds(found[key], value, f"{where}.{key}")
+    elif isinstance(recorded, list):
+        assert len(found) == len(recorded), where
+        for index, value in enumerate(recorded):
+            _assert_holds(found[index], value, f"{where}[{index}]")
+    else:
+        assert found == recorded, where

@@ -1,0 +1,55 @@
+"""What a strategy uses of 0.1 that goes with 0.3 is named once per engine, with what takes its place."""
+
+import warnings
+from collections.abc import Callable
+
+import pytest
+
+from lightning_sparsegrad import Chain, ComponentNormClip, GradDrop, GradientEngine, GradientTransform, LayerGradDrop
+from tests.compatibility.loop import STRATEGIES
+from tests.compatibility.model import Tower
+from tests.compatibility.strategies import EverySecondStep, RandomBlocks, TalliedLayerGradDrop
+
+OLD = ("`skippable`", "`handles_shards`", "`gradients.drop`")
+USES: dict[str, tuple[Callable[[], GradientTransform], type[GradientTransform], set[str]]] = {
+    "own": (RandomBlocks, RandomBlocks, set(OLD)),
+    "own, in a chain": (lambda: Chain([RandomBlocks(), ComponentNormClip(0.5)]), RandomBlocks, set(OLD)),
+    "tallied": (lambda: TalliedLayerGradDrop(0.5), TalliedLayerGradDrop, {"`skippable`", "`handles_shards`"}),
+    "wrapper": (lambda: EverySecondStep(LayerGradDrop(0.5)), EverySecondStep, {"`skippable`"}),
+}
+
+
+@pytest.mark.parametrize("case", USES)
+def test_one_warning_per_engine_names_what_is_used_and_what_takes_its_place(case: str) -> None:
+    make, kind, uses = USES[case]
+    for _ in range(2):
+        (message,) = _deprecations(make())
+        assert f"`{kind.__name__}`" in message
+        assert {name for name in OLD if name in message} == uses
+        assert "`dropped`" in message
+        assert ("`on_shards`" in message) == ("`handles_shards`" in uses)
+        assert "0.3" in message
+
+
+@pytest.mark.parametrize("name", ["watched", "head only at first", "weights clip", "unitwise clip"])
+def test_a_strategy_that_uses_none_of_it_gets_no_warning(name: str) -> None:
+    assert not _deprecations(STRATEGIES[name]())
+
+
+@pytest.mark.parametrize("transform", [GradDrop(0.5), LayerGradDrop(0.5), Chain([LayerGradDrop(0.5)])], ids=repr)
+def test_the_strategies_of_the_library_get_no_warning(transform: GradientTransform) -> None:
+    assert not _deprecations(transform)
+
+
+def _deprecations(transform: GradientTransform) -> list[str]:
+    """Return the messages that a few windows of an engine give."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model = Tower()
+        engine = GradientEngine(model, transform, total_steps=4)
+        for step in range(4):
+            with engine.window(step):
+                model(step).backward()
+                engine.apply_()
+            model.zero_grad()
+    return [str(each.message) for each in caught if issubclass(each.category, DeprecationWarning)]

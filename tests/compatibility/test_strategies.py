@@ -1,0 +1,67 @@
+"""Strategies as users wrote them for 0.1 do what they did, bit by bit."""
+
+from itertools import product
+
+import pytest
+from torch import nn
+
+from tests.compatibility import fits, loop
+from tests.compatibility.model import Tower
+from tests.compatibility.record import read
+
+LOOPS, FITS = read("loops"), read("fits")
+CASES = {f"{name}, {where}": (name, where) for name, where in product(loop.STRATEGIES, loop.WHERE)}
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*tensorboardX")
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(  # any two of the three, in each combination
+    ("skip", "scale", "resume"),
+    [(True, None, False), (False, 1024.0, False), (True, 1024.0, True), (False, None, True)],
+)
+def test_a_loop_comes_to_what_it_came_to(case: str, skip: bool, scale: float | None, resume: bool) -> None:
+    assert loop.run(*CASES[case], skip_dropped=skip, loss_scale=scale, resume=resume) == LOOPS[case]
+
+
+@pytest.mark.parametrize("name", loop.STRATEGIES)
+def test_a_fit_comes_to_what_it_came_to(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PL_GLOBAL_SEED", "")  # restored at the end, whatever the fit sets
+    assert fits.fit(name, loop.STRATEGIES[name]()) == FITS[name]
+
+
+def test_the_cases_can_tell_strategies_and_orders_apart() -> None:
+    alone = [str(LOOPS[f"{name}, alone"]["gradients"]) for name in loop.STRATEGIES]
+    assert len(set(alone)) == len(alone)
+    for name in set(loop.STRATEGIES) - {"weights clip"}:  # which is in a chain with another clip
+        before, behind = (LOOPS[f"{name}, {where} a joint clip"]["gradients"] for where in ("before", "behind"))
+        assert before != behind, name
+
+
+@pytest.mark.parametrize("name", ["own", "tallied", "every second step", "every second step, own"])
+def test_what_a_strategy_says_it_drops_is_not_computed(name: str) -> None:
+    computed = _computed(name, "alone")
+    everything = len(list(Tower().parameters()))
+    assert computed[0] == everything  # the first window shows what the loss depends on
+    assert min(computed) < everything
+
+
+@pytest.mark.parametrize("name", ["watched", "unitwise clip"])
+def test_what_a_strategy_of_its_own_may_read_is_computed(name: str) -> None:
+    assert set(_computed(name, "alone")) == {len(list(Tower().parameters()))}
+
+
+def _computed(name: str, where: str) -> list[int]:
+    """Return the number of gradients that the backward passes of each window compute."""
+    from lightning_sparsegrad import GradientEngine
+
+    model: nn.Module = Tower()
+    engine = GradientEngine(model, loop.built(name, where), total_steps=loop.WINDOWS, seed=loop.SEED)
+    numbers: list[int] = []
+    for step in range(loop.WINDOWS):
+        with engine.window(step):
+            model(step).backward()
+            numbers.append(sum(parameter.grad is not None for parameter in model.parameters()))
+            engine.apply_()
+        model.zero_grad()
+    return numbers

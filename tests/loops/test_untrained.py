@@ -1,0 +1,59 @@
+"""What is said of strategies by which nothing trains, or nothing changes, in a run."""
+
+import warnings
+
+import pytest
+
+from lightning_sparsegrad import (
+    Chain,
+    Constant,
+    GlobalNormClip,
+    GradDrop,
+    GradientTransform,
+    GradualUnfreezing,
+    HeadOnly,
+    Linear,
+)
+from tests.lightning.tasks import DOORS, fit
+
+NOTHING = "^Nothing trains: `.*` drops every gradient in every step of this run"
+FROZEN = r"^`GradualUnfreezing\(.*\)` unfreezes nothing in this run of 7 steps: 3 layers never train"
+
+
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize(
+    ("strategy", "message"),
+    [
+        (GradDrop(1.0), NOTHING),
+        (GradDrop(Constant(1.0), granularity="tensor"), NOTHING),
+        (Chain([GradDrop(1.0), GlobalNormClip(1.0)]), NOTHING),
+        (Chain([GradDrop(1.0, include="*head*"), GradDrop(1.0, exclude="*head*", seed=1)]), NOTHING),
+        (GradualUnfreezing(unfreeze_every=100), FROZEN),
+        (GradualUnfreezing(unfreeze_every="epoch"), FROZEN),
+        (GradualUnfreezing(schedule=Constant(0.0)), FROZEN),
+    ],
+    ids=repr,
+)
+def test_a_run_that_trains_nothing_is_said(door: str, strategy: GradientTransform, message: str) -> None:
+    with pytest.warns(UserWarning, match=message):
+        fit(door, strategy)
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        GradDrop(0.9),
+        GradDrop(Linear(1.0, 0.0)),
+        GradDrop(Linear(1.0, 0.0, begin=0.9)),
+        GradDrop(1.0, exclude="*head*"),
+        HeadOnly(),
+        GradualUnfreezing(unfreeze_every=6),
+        GradualUnfreezing(),
+    ],
+    ids=repr,
+)
+def test_a_run_that_trains_something_is_not(strategy: GradientTransform) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", ".*(many workers|logging interval|LeafSpec)")
+        fit("module", strategy)

@@ -1,0 +1,81 @@
+"""Control characters of names and values do not reach a terminal."""
+
+import ast
+import logging
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from lightning_sparsegrad.cli._diagnosis import one_line
+from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.main import main
+from lightning_sparsegrad.metrics._evaluation_table import evaluation_table
+from lightning_sparsegrad.untrusted._terminal import controls_shown, shown
+
+EVIL = "\x1b]0;owned\x07\x9b2J\u202e\udc80\r"
+CONTROLS = [each for each in EVIL if not each.isprintable()]
+
+
+def test_controls_are_written_out() -> None:
+    assert shown(EVIL) == r"\x1b]0;owned\x07\x9b2J\u202e\udc80\r"
+    assert shown("Größe\t1\n日本語 🙂") == "Größe\t1\n日本語 🙂"
+
+
+def test_errors_are_one_line_without_them() -> None:
+    line = one_line(ConfigurationError(f"Found `x = {EVIL}\n`."))
+    assert line.isprintable()
+    assert r"\x1b]0;owned\x07" in line
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, stacklevel=1)
+
+
+def _log(text: str) -> None:
+    logging.getLogger("lightning.pytorch").warning("Found %s", text)
+
+
+@pytest.mark.parametrize("say", [_warn, _log])
+def test_warnings_and_logs_are_without_them(say: Callable[[str], None], capfd: pytest.CaptureFixture[str]) -> None:
+    before = (warnings.formatwarning, logging.getLogRecordFactory())
+    handler = logging.StreamHandler()
+    logger = logging.getLogger("lightning.pytorch")
+    logger.addHandler(handler)
+    try:
+        with controls_shown(), warnings.catch_warnings():
+            warnings.resetwarnings()
+            warnings.showwarning = lambda *args: print(warnings.formatwarning(*args[:4]), file=handler.stream)
+            say(EVIL)
+    finally:
+        logger.removeHandler(handler)
+    said = capfd.readouterr().err
+    assert r"\x1b]0;owned\x07\x9b2J" in said
+    assert not any(control in said for control in CONTROLS)
+    assert (warnings.formatwarning, logging.getLogRecordFactory()) == before
+
+
+def test_a_table_is_without_them(capsys: pytest.CaptureFixture[str]) -> None:
+
+    evaluation_table({f"val/accuracy/{EVIL}": 0.5, "val/accuracy/de": 0.5}, prefix="val/").show(Console(), heading=EVIL)
+    said = capsys.readouterr().out
+    assert r"\x1b]0;owned\x07" in said
+    assert not any(control in said for control in CONTROLS)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["fit", f"--config={EVIL}"], ["fit", f"--{EVIL}=1"], ["export", f"--ckpt_path={EVIL}", "--output=x"]]
+)
+def test_nor_does_the_command_line_repeat_them(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert not any(control in capsys.readouterr().err for control in CONTROLS)
+
+
+def test_all_that_is_printed_is_shown() -> None:
+    for file in (Path(__file__).parents[2] / "lightning_sparsegrad").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("console.print", "get_console().print"):
+                assert ast.unparse(node.args[0]).startswith(("shown(", "text", "table")), f"{file}:{node.lineno}"
