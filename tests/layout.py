@@ -21,6 +21,7 @@ class Layout:
         roles: Tied parameter to all its names, each with its depth.
         frozen: What its user has frozen.
         embedded: Whether the lowest layer is called "embeddings", and not "block 0".
+        weights: Parameter name to its entries as they stand, in row-major order.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -31,6 +32,7 @@ class Layout:
     roles: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     frozen: Collection[str] = ()
     embedded: bool = True
+    weights: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     @property
     def layers(self) -> list[str]:

@@ -15,7 +15,7 @@ from lightning_sparsegrad.components.partition import (
     partition,
     without_split,
 )
-from lightning_sparsegrad.components.projections import FusedProjection, Part
+from lightning_sparsegrad.components.projections import FusedProjection, Part, output_dim
 
 __all__ = [
     "Component",
@@ -27,6 +27,7 @@ __all__ = [
     "check_components",
     "find_blocks",
     "find_layers",
+    "output_dim",
     "partition",
     "without_split",
 ]

@@ -114,7 +114,7 @@ def split_fused(parameters: NamedParameters, fused: Mapping[str, FusedProjection
 
 def _cut(name: str, parameters: NamedParameters, layout: FusedProjection) -> dict[str, Part]:
     tensor = parameters[name]
-    dim = _output_dim(name, parameters)
+    dim = output_dim(name, parameters)
     if layout.groups * sum(layout.sizes) != tensor.shape[dim]:
         raise ConfigurationError(
             f"Parameter `fused` should describe all {tensor.shape[dim]} outputs of `{name}`. "
@@ -127,7 +127,13 @@ def _cut(name: str, parameters: NamedParameters, layout: FusedProjection) -> dic
     }
 
 
-def _output_dim(name: str, parameters: NamedParameters) -> int:
+def output_dim(name: str, parameters: NamedParameters) -> int:
+    """Return the dimension of a parameter along which its outputs lie: 1 for the (in, out) weights of `Conv1D`, else 0.
+
+    Args:
+        name: Name of the parameter.
+        parameters: The model.
+    """
     owner = parameters.model.get_submodule(parameters.owners[name])
     return 1 if plain_class(owner).__name__ == "Conv1D" and parameters[name].ndim == 2 else 0
 
@@ -160,7 +166,7 @@ def _recognised(parameters: NamedParameters) -> dict[str, FusedProjection]:
         attention = parameters.model.get_submodule(path.rpartition(".")[0])
         projection = path.rpartition(".")[2]
         if projection in {leaf for leaf, _, _ in _KNOWN}:
-            total = parameters[name].shape[_output_dim(name, parameters)]
+            total = parameters[name].shape[output_dim(name, parameters)]
             layout = _layout(projection, attention, total, parameters.model)
             found.update({name: layout} if layout else {})
     return found

@@ -3,9 +3,11 @@
 from lightning_sparsegrad.functional.clipping import clip_components_, clip_values_, component_norms
 from lightning_sparsegrad.functional.hashing import derive_key, hash_entries, hash_index, keep_threshold
 from lightning_sparsegrad.functional.masking import count_kept, keep_mask, mask_entries_, mask_rows_
+from lightning_sparsegrad.functional.unit_clipping import clip_units_
 
 __all__ = [
     "clip_components_",
+    "clip_units_",
     "clip_values_",
     "component_norms",
     "count_kept",

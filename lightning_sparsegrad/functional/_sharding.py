@@ -110,7 +110,7 @@ def norms_over(
             # of components with a member alone: what others have of theirs may differ from process to process
             shared = sorted({index for index, member in zip(component, members, strict=True) if member})
             of_each = list(total.unbind())
-            reduced = _reduce(torch.stack([of_each[index] for index in shared]), group, norm_type)
+            reduced = reduce_norms(torch.stack([of_each[index] for index in shared]), group, norm_type)
             for index, norm in zip(shared, reduced.unbind(), strict=True):
                 of_each[index] = norm
             total = torch.stack(of_each)
@@ -119,7 +119,14 @@ def norms_over(
     return over_all.to(norms.dtype)
 
 
-def _reduce(part: Tensor, group: Group, norm_type: float) -> Tensor:
+def reduce_norms(part: Tensor, group: Group, norm_type: float = 2.0) -> Tensor:
+    """Return norms from those of what each process of a group holds, in one collective.
+
+    Args:
+        part: float64 tensor, of the same shape on all processes.
+        group: The processes.
+        norm_type: 2.0 or infinity.
+    """
     if norm_type != inf:
         powers = part.square()
         torch.distributed.all_reduce(powers, group=group)

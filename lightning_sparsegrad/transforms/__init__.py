@@ -2,6 +2,7 @@
 
 from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, Window
 from lightning_sparsegrad.transforms.chain import Chain
+from lightning_sparsegrad.transforms.clips.adaptive_gradient_clip import AdaptiveGradientClip
 from lightning_sparsegrad.transforms.clips.component_norm_clip import ComponentNormClip
 from lightning_sparsegrad.transforms.clips.global_norm_clip import GlobalNormClip
 from lightning_sparsegrad.transforms.clips.norm_clip import NormClip
@@ -17,6 +18,7 @@ from lightning_sparsegrad.transforms.masks.layer_grad_drop import LayerGradDrop
 from lightning_sparsegrad.transforms.masks.mask import Mask
 
 __all__ = [
+    "AdaptiveGradientClip",
     "BiasOnly",
     "Chain",
     "ComponentNormClip",

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from lightning_sparsegrad.components import FusedProjection, NamedParameters, Part
+from lightning_sparsegrad.components import FusedProjection, NamedParameters, Part, output_dim
 from lightning_sparsegrad.components.projections import split_fused
 from lightning_sparsegrad.errors import ConfigurationError
 from tests import tiny
@@ -334,3 +334,15 @@ def test_layouts_that_do_not_fit(fused, message):
 def test_impossible_layouts(arguments, message):
     with pytest.raises(ConfigurationError, match=message):
         FusedProjection(**arguments)
+
+
+# ---------------------------------------------------------------- outputs
+@pytest.mark.parametrize("name", ["gpt2", "modernbert"])
+def test_outputs_of_a_matrix_lie_where_its_bias_is_as_long(name):
+    parameters = NamedParameters(MODELS[name][0]())
+    with_bias = [each for each in parameters if each.endswith("weight") and f"{each[:-6]}bias" in parameters.tensors]
+    dims = {each: output_dim(each, parameters) for each in with_bias if parameters[each].ndim == 2}
+    assert set(dims.values()) == ({1} if name == "gpt2" else {0})
+    for each, dim in dims.items():
+        assert parameters[each].shape[dim] == len(parameters[f"{each[:-6]}bias"])
+    assert all(output_dim(each, parameters) == 0 for each in parameters if parameters[each].ndim < 2)

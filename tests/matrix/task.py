@@ -5,7 +5,7 @@ on a short window. So it is at every step where the golden rows' `window_of` say
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -31,6 +31,7 @@ from tests.transforms.small import (
     layout_of,
     snapshot,
     values_of,
+    weights_of,
     window_of,
 )
 
@@ -163,11 +164,16 @@ def assert_close(found: Weights, expected: Weights) -> None:
 # ---------------------------------------------------------------- what becomes of each gradient
 @dataclass(frozen=True)
 class Seen:
-    """The gradients of one window: as the last backward pass left them, times the loss scale, and as they were used."""
+    """The gradients of one window: as the last backward pass left them, times the loss scale, and as they were used.
+
+    Attributes:
+        weights: The weights they are gradients of.
+    """
 
     before: Snapshot
     after: Snapshot
     scale: float
+    weights: dict[str, list[float]]
 
 
 class Witness(Callback):
@@ -178,14 +184,14 @@ class Witness(Callback):
         self._steps = 0
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._before = snapshot(pl_module)
+        self._before, self._weights = snapshot(pl_module), weights_of(pl_module)
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         self._scale = scaler.get_scale() if scaler else 1.0
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         if trainer.global_step > self._steps:
             self._steps = trainer.global_step
-            self.seen.append(Seen(self._before, snapshot(pl_module), self._scale))
+            self.seen.append(Seen(self._before, snapshot(pl_module), self._scale, self._weights))
 
 
 def assert_follows_reference(row: Golden, seen: Sequence[Seen]) -> None:
@@ -194,7 +200,7 @@ def assert_follows_reference(row: Golden, seen: Sequence[Seen]) -> None:
     layout, changed = layout_of(Small()), False
     for step, window in enumerate(seen):
         before = values_of(window.before, scale=window.scale)
-        expected = row.does(before, window_of(step), layout)
+        expected = row.does(before, window_of(step), replace(layout, weights=window.weights))
         assert_equals_reference(window.after, expected)
         changed |= expected != before
     assert changed != isinstance(row.transform, Identity), "a strategy that changes nothing shows nothing"

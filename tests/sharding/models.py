@@ -29,6 +29,8 @@ class Wide(nn.Module):
         self.heads = nn.Linear(3, 28)
         self.small = nn.Linear(2, 3)
         self.columns = Conv1D(15, 5)  # type: ignore[no-untyped-call]  # cut along its columns; on four processes, one holds no row of it
+        for name, parameter in self.named_parameters():
+            parameter.data = (by_formula(name, parameter.numel(), 0) / 8).view(parameter.shape)
 
 
 def gradient_of(name: str, parameter: Tensor, step: int) -> Tensor:

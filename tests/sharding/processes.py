@@ -22,6 +22,7 @@ from torch.distributed.tensor.parallel import RowwiseParallel, parallelize_modul
 from torch.utils.data import DataLoader, Subset
 
 from lightning_sparsegrad import (
+    AdaptiveGradientClip,
     Chain,
     ComponentNormClip,
     ConfigurationError,
@@ -97,6 +98,7 @@ WIDE: dict[str, GradientTransform] = {
     "heads": ComponentNormClip(0.5, fused=FUSED),
     "heads by their largest entry": ComponentNormClip(0.5, fused=FUSED, norm_type=float("inf")),
     "a component each": ComponentNormClip(2.0, components="module"),
+    "units": AdaptiveGradientClip(7.0, exclude_head=False),
 }
 
 

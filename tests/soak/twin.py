@@ -1,6 +1,7 @@
 """The slow reference engine: a twin of the model computes everything, and Python floats say what should come of it."""
 
 from copy import deepcopy
+from dataclasses import replace
 from math import isnan
 
 import torch
@@ -11,6 +12,7 @@ from tests.soak.configurations import Configuration, Plan
 from tests.soak.loop import Loop, backward, fresh_model, fresh_optimizer, fresh_scaler, put
 from tests.soak.reports import Applied, Ranges, merged, ones
 from tests.soak.strategies import Drawn
+from tests.transforms.small import weights_of
 
 # of values, relative: an error of a rounding for each of a few strategies; norms are taken in float32
 _CLOSE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}
@@ -102,7 +104,8 @@ class Twin:
 
     # ------------------------------------------------------------ the reference
     def _reference(self, values: Values, plan: Plan, scale: float) -> tuple[Values, Values, Ranges | None]:
-        engine, layout = self.configuration.engine, self.configuration.layout
+        engine = self.configuration.engine
+        layout = replace(self.configuration.layout, weights=weights_of(self.model))
         when = When(step=plan.step, epoch=plan.epoch, total_steps=engine["total_steps"], seed=engine["seed"])
         masks = ones(values)
 

@@ -95,7 +95,13 @@ def layout_of(model: Small) -> Layout:
         head=3,
         fused={name: parts for name in depths if name.endswith(("in_proj_weight", "in_proj_bias"))},
         roles=roles,
+        weights=weights_of(model),
     )
+
+
+def weights_of(model: nn.Module) -> dict[str, list[float]]:
+    """Return the entries of all parameters as they stand."""
+    return {name: parameter.detach().double().flatten().tolist() for name, parameter in model.named_parameters()}
 
 
 def window_of(step: int) -> When:

@@ -1,0 +1,156 @@
+"""Clipping of units, the rows by which a weight computes its outputs, to a share of their own norms."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from lightning_sparsegrad.functional._blocks import block_size
+from lightning_sparsegrad.functional._sharding import Group, reduce_norms, shard_of
+
+SMALLEST_NORM = 1e-6  # by which the authors' code divides at least, in true gradient units
+_FEW = 4  # of so many rows, one at most is worth picking out
+
+
+def clip_units_(
+    gradients: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    clipping: float,
+    *,
+    dims: Sequence[int],
+    eps: float = 1e-3,
+    loss_scale: Tensor | None = None,
+) -> list[Tensor]:
+    r"""Scale each unit of each gradient in place to a share of the norm of its weights, where it is beyond that.
+
+    .. math:: g_u \leftarrow g_u \cdot \frac{\tau_u}{\max(\lVert g_u \rVert, 10^{-6})}
+        \quad \text{if } \lVert g_u \rVert \ge \tau_u = \text{clipping} \cdot \max(\lVert W_u \rVert, \text{eps})
+
+    A unit is a slice along the output dimension of a tensor, all inputs of one output; a tensor with at most one
+    dimension longer than 1 is one unit, as in the authors' code. Norms are accumulated in float32 or wider. A unit
+    whose norm is infinite or undefined ends undefined, so that a gradient scaler sees it. What is within its bound
+    keeps its bits.
+
+    Args:
+        gradients: Gradients of any shape and floating dtype, whole or sharded by rows.
+        weights: The tensors they are gradients of, of the same shapes, and sharded alike.
+        clipping: Largest norm of a gradient as a share of that of its weights, positive.
+        dims: The output dimension of each tensor; of no matter for one that is one unit.
+        eps: Norm of weights below which it is taken for that, positive: units that are zero can train.
+        loss_scale: 0-d tensor by which the gradients are multiplied, or `None`.
+
+    Returns:
+        For each tensor what its units were multiplied by, a 1-D tensor in float32 or wider, the same on all processes.
+    """
+    held = [_Held.of(gradient, weight, dim) for gradient, weight, dim in zip(gradients, weights, dims, strict=True)]
+    norms = [_unit_norms(each.gradient, each.dim) for each in held]
+    bounds = [_unit_norms(each.weight, each.dim) for each in held]
+    _add_up(norms, bounds, [each.group if each.is_split else None for each in held])
+    sizes = [len(of_one) for of_one in norms]
+    norm, bound = _joined(norms), _joined(bounds)
+    if loss_scale is not None:
+        norm = norm / loss_scale.to(norm)
+    bound = clipping * bound.clamp(min=eps)
+    scaled = bound / norm.clamp(min=SMALLEST_NORM) + norm * 0  # the last makes an infinite norm undefined
+    flat = torch.where(norm < bound, 1.0, scaled)
+    factors = torch.split(flat, sizes)
+    for each, of_one in zip(held, factors, strict=True):
+        count = int((~(of_one >= 1)).sum()) if each.gradient.is_cpu else None  # reading is free there
+        if count != 0:
+            _scale_(each.gradient, of_one, each.dim, few=count is not None and count * _FEW <= len(of_one))
+    return _of_all_processes(held, factors)
+
+
+@dataclass(frozen=True)
+class _Held:
+    """What this process holds of a gradient and its weights.
+
+    Args:
+        gradient: What it holds of the gradient.
+        weight: What it holds of the weights.
+        dim: The dimension along which the units lie; `None` where all is one unit.
+        units: Number of units on all processes together.
+        first: The first unit that is held.
+        group: The processes over which the tensors are spread.
+    """
+
+    gradient: Tensor
+    weight: Tensor
+    dim: int | None
+    units: int
+    first: int
+    group: Group | None
+
+    @staticmethod
+    def of(gradient: Tensor, weight: Tensor, dim: int) -> "_Held":
+        is_whole = sum(size > 1 for size in gradient.shape) <= 1 or not gradient.numel()
+        units, shard = 1 if is_whole else gradient.shape[dim], shard_of(gradient)
+        return _Held(
+            shard.local, shard_of(weight).local, None if is_whole else dim, units, shard.first_row, shard.group
+        )
+
+    @property
+    def is_split(self) -> bool:
+        """Whether other processes hold entries of the same units."""
+        return self.group is not None and self.dim != 0
+
+
+def _unit_norms(tensor: Tensor, dim: int | None) -> Tensor:
+    """Return the norms of the units of a tensor, 1-D: float64 if the tensor is, else float32."""
+    dtype = torch.promote_types(tensor.dtype, torch.float32)
+    others = [other for other in range(tensor.ndim) if other != dim]
+    if not dim:
+        norms: Tensor = torch.linalg.vector_norm(tensor, dim=None if dim is None else others, dtype=dtype)
+        return norms.view(-1)
+    squares = torch.zeros(tensor.shape[dim], dtype=dtype, device=tensor.device)
+    for rows in torch.split(tensor, max(1, block_size(tensor.device) // max(1, tensor[:1].numel()))):
+        squares += rows.to(dtype).square().sum(others)  # on the CPU, ten times as fast as `vector_norm` of columns
+    return squares.sqrt()
+
+
+def _add_up(norms: list[Tensor], bounds: list[Tensor], groups: Sequence[Group | None]) -> None:
+    """Replace the norms of what this process holds of units by those of whole units: one collective for each group."""
+    for group in dict.fromkeys(group for group in groups if group is not None):
+        places = [place for place, its in enumerate(groups) if its is group]
+        held = [of_all[place] for of_all in (norms, bounds) for place in places]
+        whole = torch.split(reduce_norms(_joined(held).double(), group), [len(of_one) for of_one in held])
+        for index, place in enumerate(places):
+            norms[place] = whole[index].to(norms[place].dtype)
+            bounds[place] = whole[len(places) + index].to(bounds[place].dtype)
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """Return tensors one behind the other, on the device of the first, float64 if any is."""
+    wide = torch.float64 if torch.float64 in {part.dtype for part in parts} else torch.float32
+    return torch.cat([part.to(parts[0].device, wide) for part in parts])
+
+
+def _scale_(tensor: Tensor, factors: Tensor, dim: int | None, *, few: bool = False) -> None:
+    """Multiply the units of a tensor by their factors, of which few may be known to be other than 1."""
+    factors = factors.to(tensor.device, torch.promote_types(tensor.dtype, torch.float32))
+    shape = [-1 if other == dim else 1 for other in range(tensor.ndim)]
+    if few and dim == 0:
+        rows = (~(factors >= 1)).nonzero().flatten()
+        some = tensor.index_select(0, rows) * factors[rows].view(shape)
+        tensor.index_copy_(0, rows, some.to(tensor.dtype))
+    else:
+        tensor.mul_(factors.view(shape))
+
+
+def _of_all_processes(held: Sequence[_Held], factors: Sequence[Tensor]) -> list[Tensor]:
+    """Return the factors of all units, from those of the units that each process holds."""
+    whole = list(factors)
+    groups = [None if each.is_split else each.group for each in held]
+    for group in dict.fromkeys(group for group in groups if group is not None):
+        places = [place for place, its in enumerate(groups) if its is group]
+        padded = [
+            pad(whole[place], (held[place].first, held[place].units - held[place].first - len(whole[place])))
+            for place in places
+        ]
+        together = torch.cat(padded)
+        torch.distributed.all_reduce(together, group=group)
+        for place, of_one in zip(places, torch.split(together, [len(of_one) for of_one in padded]), strict=True):
+            whole[place] = of_one
+    return whole
