@@ -112,9 +112,12 @@ def test_parquet_files_of_a_split_have_the_same_columns(tmp_path, names):
 
 def test_a_hub_that_cannot_be_reached_is_asked_once(monkeypatch):
     asked, resolve = [], socket.getaddrinfo
-    monkeypatch.setattr(
-        "socket.getaddrinfo", lambda host, *arguments, **named: asked.append(host) or resolve(host, *arguments, **named)
-    )
+
+    def ask(host: str, *arguments: Any, **named: Any) -> Any:
+        asked.append(host)
+        return resolve(host, *arguments, **named)
+
+    monkeypatch.setattr("socket.getaddrinfo", ask)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     data = TextDataModule("nobody/nothing", dataset_config="en")
     with pytest.raises(ConfigurationError) as caught:
