@@ -187,7 +187,7 @@ def train(case: Case, rank: int, world: int) -> dict[str, Any]:
     return {
         "weights": weights(task),
         "digests": digests.found,
-        "seen": [(window.before, window.after, window.scale) for window in witness.seen],
+        "seen": [(window.before, window.after, window.scale, window.weights) for window in witness.seen],
         "seed": door_of(run).gradient_engine.seed,
         "skipped": task.skipped,
         "scale": scaler.get_scale(),
