@@ -16,7 +16,8 @@ def test_good_arguments_are_accepted(kind: str) -> None:
     except (ArgumentError, ConfigurationError) as error:
         pytest.fail(
             f"{kind} should accept {good_arguments(kind)}: a strategy what its overlay says, a schedule 0.5 for every "
-            f"argument without a default. {error}"
+            f"argument without a default. {error}",
+            pytrace=False,
         )
     named = made.rate if issubclass(KINDS[kind], Schedule) else made
     assert type(named).__name__ == kind
