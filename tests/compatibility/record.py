@@ -37,7 +37,7 @@ def record_fits() -> None:
             kept = Path(folder) / name
             whole = resumable(name, folder=kept)
             path = kept / f"step={fits.STOPPED}.ckpt"
-            (RECORDED / f"{name}.ckpt.xz").write_bytes(lzma.compress(path.read_bytes(), preset=9))
+            (RECORDED / f"{name.replace(' ', '_')}.ckpt.xz").write_bytes(lzma.compress(path.read_bytes(), preset=9))
             found[name] = resumable(name, path=path)
             if found[name] != {**whole, "gradients": whole["gradients"][fits.STOPPED :]}:
                 raise RuntimeError(f"{name}: resumed it comes to something else")

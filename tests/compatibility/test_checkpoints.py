@@ -20,5 +20,5 @@ def test_a_checkpoint_is_resumed_as_it_was(name: str, tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PL_GLOBAL_SEED", "")  # restored at the end, whatever the fit sets
     path = tmp_path / "old.ckpt"
-    path.write_bytes(lzma.decompress((RECORDED / f"{name}.ckpt.xz").read_bytes()))
+    path.write_bytes(lzma.decompress((RECORDED / f"{name.replace(' ', '_')}.ckpt.xz").read_bytes()))
     assert resumable(name, path=path) == RESUMED[name]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lightning_sparsegrad import GradientTransform
+from lightning_sparsegrad.transforms.base import runs_on_shards
 from tests.reference import Reference
 
 
@@ -68,4 +69,4 @@ class Golden:
     @property
     def on_shards(self) -> bool:
         """Whether the strategy takes sharded gradients; otherwise an engine refuses them."""
-        return self.transform.handles_shards
+        return runs_on_shards(self.transform)
