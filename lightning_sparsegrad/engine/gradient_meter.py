@@ -139,23 +139,19 @@ class GradientMeter:
                 sizes.append(len(pieces))
                 places.append(place)
                 self._found.add(component.name)
-        device = held[0][0].device if held else torch.device("cpu")
-        norms = torch.full((len(self.components),), missing, device=device)
-        counts = torch.zeros_like(norms)
+        total = len(self.components)
         if not held:
-            return norms, counts
+            return torch.full((total,), missing), torch.zeros(total)
         tensors, groups = zip(*held, strict=True)
-        where = torch.tensor(places, device="cpu").to(device, non_blocking=True)
-        found_norms = component_norms(tensors, sizes, groups=groups)
+        norms = component_norms(tensors, sizes, groups=groups)
         if gradients.loss_scale is not None:
-            found_norms = found_norms / gradients.loss_scale.to(found_norms)
-        norms[where] = found_norms.to(norms)
-        entries = torch.stack([torch.count_nonzero(tensor).to(device) for tensor in tensors])
+            norms = norms / gradients.loss_scale.to(norms)
+        entries = torch.stack([torch.count_nonzero(tensor).to(norms.device) for tensor in tensors])
         if any(group is not None for group in groups):  # a count over processes is the square of a norm
-            counts[where] = norms_over(entries.double().sqrt(), sizes, groups).square().to(counts)
+            counts = norms_over(entries.double().sqrt(), sizes, groups).square()
         else:
-            counts[where] = torch.stack([of_one.sum() for of_one in torch.split(entries, sizes)]).to(counts)
-        return norms, counts
+            counts = torch.stack([of_one.sum() for of_one in torch.split(entries, sizes)])
+        return _spread(norms, places, total, missing), _spread(counts, places, total, 0.0)
 
 
 def check_meter(every: int, components: ComponentSpec, *, parameter: str = "every") -> None:
@@ -168,7 +164,16 @@ def check_meter(every: int, components: ComponentSpec, *, parameter: str = "ever
 
 
 def _filled(values: Tensor, places: Sequence[bool], value: float) -> Tensor:
-    return values.masked_fill(torch.tensor(places, device="cpu").to(values.device, non_blocking=True), value)
+    """Return values with another in some places; stacking them copies nothing from the host."""
+    other = values.new_full((), value)
+    return torch.stack([other if fills else each for each, fills in zip(values.unbind(), places, strict=True)])
+
+
+def _spread(values: Tensor, places: Sequence[int], total: int, missing: float) -> Tensor:
+    """Return float32 values at their places among `total`, and `missing` at the others."""
+    other = torch.full((), missing, dtype=torch.float32, device=values.device)
+    each = dict(zip(places, values.float().unbind(), strict=True))
+    return torch.stack([each.get(place, other) for place in range(total)])
 
 
 def _touching(

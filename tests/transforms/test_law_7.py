@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from lightning_sparsegrad import GradDrop, GradientTransform
+from lightning_sparsegrad.engine import GradientMeter
 from tests.on_meta import META, traffic_of
 from tests.transforms.golden import GOLDEN
 from tests.transforms.small import STEPS_PER_EPOCH, WINDOWS, Small, engine_for
@@ -27,11 +28,14 @@ def may_copy(transform: GradientTransform) -> int:
     )
 
 
+@pytest.mark.parametrize("metered", [False, True], ids=["alone", "metered"])
 @pytest.mark.parametrize("loss_scale", [None, torch.empty((), device=META)], ids=["unscaled", "scaled"])
 @pytest.mark.parametrize("row", GOLDEN, ids=str)
-def test_a_step_reads_nothing_on_the_host(row, loss_scale):
+def test_a_step_reads_nothing_on_the_host(row, loss_scale, metered):
     model = Small().to(META)
     engine = engine_for(model, row.transform)
+    if metered:
+        engine.meter = GradientMeter(engine.parameters, engine.transform, every=1)
     for step in WINDOWS:
         set_gradients(model)
 
