@@ -19,6 +19,9 @@ class Steps:
     Args:
         transform: The engine's transform.
         parameters: The parameters of the model.
+
+    Attributes:
+        need_optimizer: Whether a strategy acts around the step.
     """
 
     def __init__(self, transform: GradientTransform, parameters: NamedParameters) -> None:
@@ -26,16 +29,12 @@ class Steps:
         self._calibrate = [member for member in members if "calibration" in member.phases]
         self._update = [member for member in members if "update" in member.phases]
         self._learn = [member for member in members if member.learns]
+        self.need_optimizer = bool(self._update or self._learn)
         self._names = {id(tensor): name for name, tensor in parameters.tensors.items()}
         self._weights: Mapping[str, Tensor] = parameters.tensors
         self._followed: WeakSet[Optimizer] = WeakSet()
         self._window: Window | None = None  # the last one whose gradients an optimizer may step with
         self._ready: set[int] = set()  # the optimizers before whose step strategies have acted
-
-    @property
-    def need_optimizer(self) -> bool:
-        """Whether a strategy acts around the step."""
-        return bool(self._update or self._learn)
 
     def follow(self, optimizer: Optimizer) -> None:
         """Have strategies hear of each step of an optimizer; of one that is followed already, nothing changes."""
@@ -52,7 +51,7 @@ class Steps:
 
     def calibrating(self, window: Window) -> bool:
         """Return whether a strategy calibrates in a window, in which then nothing steps."""
-        return any(member.calibrates(window) for member in self._calibrate)
+        return bool(self._calibrate) and any(member.calibrates(window) for member in self._calibrate)
 
     def calibrate_(self, gradients: Gradients, window: Window) -> None:
         """Show the gradients to the strategies that calibrate, and take them all out.

@@ -254,7 +254,9 @@ def scaling_of(transform: GradientTransform) -> Mapping[str, Tensor] | None:
     return transform.factors if _states(type(transform), "factors") else None
 
 
+@cache
 def _owner(kind: type, name: str) -> type:
+    """Return the class that defines an attribute."""
     return next(cls for cls in kind.__mro__ if name in vars(cls))
 
 
