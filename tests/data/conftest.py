@@ -15,7 +15,8 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def no_global_seed(monkeypatch):
-    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")  # noted, so that what a test leaves is taken back
+    monkeypatch.delenv("PL_GLOBAL_SEED")
 
 
 @pytest.fixture
