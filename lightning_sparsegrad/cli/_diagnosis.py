@@ -140,9 +140,12 @@ class Fault:
     def value(self) -> tuple[str, str] | None:
         """What is allowed and what was found, if a value is of no type of a union, or not of the only one."""
         if self.above and self.above[0][0] == "Errors:" and self.text.startswith(("Expected", "Not a valid")):
-            before = next(text for _, text in reversed(self.lines[: self.index]) if text.startswith("Subtypes: "))
-            after = next(text for _, text in self.lines[self.index :] if text.startswith("Given value:"))
-            return before.removeprefix("Subtypes: ")[1:-1], after.removeprefix("Given value:").strip() or "''"
+            before = [text for _, text in self.lines[: self.index] if text.startswith("Subtypes: ")]
+            after = [text for _, text in self.lines[self.index :] if text.startswith("Given value:")]
+            if before and after:  # else the text is worded otherwise, and is shown as it is
+                return before[-1].removeprefix("Subtypes: ")[1:-1], after[0].removeprefix(
+                    "Given value:"
+                ).strip() or "''"
         match = _WRONG_VALUE.match(self.text)
         return (match["expected"], match["value"]) if match else None
 

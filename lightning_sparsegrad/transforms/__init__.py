@@ -16,6 +16,7 @@ from lightning_sparsegrad.transforms.identity import Identity
 from lightning_sparsegrad.transforms.masks.grad_drop import GradDrop
 from lightning_sparsegrad.transforms.masks.layer_grad_drop import LayerGradDrop
 from lightning_sparsegrad.transforms.masks.mask import Mask
+from lightning_sparsegrad.transforms.updates.update_transform import UpdateTransform
 
 __all__ = [
     "AdaptiveGradientClip",
@@ -34,6 +35,7 @@ __all__ = [
     "LayerMask",
     "Mask",
     "NormClip",
+    "UpdateTransform",
     "ValueClip",
     "Window",
 ]

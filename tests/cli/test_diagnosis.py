@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 
 from lightning_sparsegrad import GradientTransform, SparseGradCLI
-from lightning_sparsegrad.cli._diagnosis import one_line
+from lightning_sparsegrad.cli._diagnosis import Fault, one_line
 
 Error = Callable[..., str]
 
@@ -273,3 +273,18 @@ def test_groups_of_lightning_in_a_file_are_the_models(error_of: Error) -> None:
 )
 def test_what_makes_no_optimizer_is_named(name: str, answer: str, error_of: Error) -> None:
     assert error_of(f"--model.optimizer={name}").startswith(answer)
+
+
+@pytest.mark.parametrize("lost", ["Subtypes: ", "Given value"])
+def test_a_text_that_is_worded_otherwise_is_shown_as_it_is(lost: str) -> None:
+    text = """Parser key "rate":
+  Does not validate against any of the Union subtypes
+  Subtypes: [<class 'float'>, <class 'int'>]
+  Errors:
+    - Expected a <class 'float'>
+    - Expected a <class 'int'>
+  Given value: half"""
+    assert Fault.find(text).value == ("<class 'float'>, <class 'int'>", "half")
+    fault = Fault.find(text.replace(lost, "Otherwise: "))
+    assert fault.value is None
+    assert "Expected a <class 'float'>" in one_line(ValueError(text.replace(lost, "Otherwise: ")))

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_sparsegrad import Gradients, GradientTransform, NamedParameters, Window
+from lightning_sparsegrad import Gradients, GradientTransform, NamedParameters, UpdateTransform, Window
 
 
 class LargestSeen(GradientTransform):
@@ -46,24 +46,13 @@ class LargestSeen(GradientTransform):
         self.largest = dict(state["largest"])
 
 
-class FirstRowStays(GradientTransform):
+class FirstRowStays(UpdateTransform):
     """Restores the first row of every matrix after the step, whatever moved it."""
-
-    phases = frozenset({"update"})
 
     def __init__(self) -> None:
         self.kept: dict[str, Tensor] = {}
         self.happened: list[bool] = []
         self.calls = 0
-
-    def bind(self, parameters: NamedParameters, *, total_steps: int | None) -> None:
-        pass
-
-    def reads_together(self) -> Iterable[frozenset[str]]:
-        return ()
-
-    def apply_(self, gradients: Gradients, window: Window) -> None:
-        pass
 
     def before_step_(self, weights: Mapping[str, Tensor], window: Window) -> None:
         self.calls += 1

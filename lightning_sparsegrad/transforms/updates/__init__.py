@@ -1,0 +1,1 @@
+"""Update transforms: strategies that act on what the optimizer did."""
