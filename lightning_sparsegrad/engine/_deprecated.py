@@ -8,9 +8,9 @@ from lightning_sparsegrad.transforms.chain import Chain
 
 _OURS = __name__.partition(".")[0]
 _INSTEAD = {
-    "skippable": "`dropped` and `reads_together`",
-    "handles_shards": "`on_shards`",
-    "gradients.drop": "`dropped`",
+    "skippable": "`dropped` and `reads_together` in place of `skippable`",
+    "handles_shards": "`on_shards` in place of `handles_shards`",
+    "gradients.drop": "`dropped` in place of `gradients.drop` (`gradients.lose` if it depends on the gradients)",
 }
 
 
@@ -22,40 +22,45 @@ class Deprecated:
     """
 
     def __init__(self, transform: GradientTransform) -> None:
-        self._transform = transform
-        self._uses = {
-            name: type(member).__name__
-            for member in self._members(transform)
-            for name in ("skippable", "handles_shards")
-            if _defines(member, name)
-        }
+        self._uses: dict[str, list[str]] = {}  # by class
+        for member in _members(transform):
+            for name in ("skippable", "handles_shards"):
+                if _defines(member, name):
+                    self._note(member, name)
         self._warned = False
 
-    def drops(self) -> None:
-        """Note that a strategy drops tensors in its `apply_`."""
-        kinds = [type(member).__name__ for member in self._members(self._transform) if not _is_ours(member)]
-        self._uses.setdefault("gradients.drop", next(iter(self._uses.values()), ", ".join(dict.fromkeys(kinds))))
-
-    def _members(self, transform: GradientTransform) -> Iterator[GradientTransform]:
-        yield transform
-        inner = transform.transforms.values() if isinstance(transform, Chain) else transform.flattened()
-        for member in inner:
-            if member is not transform:
-                yield from self._members(member)
+    def drops(self, transform: object) -> None:
+        """Note that a strategy, or what it holds, drops tensors in its `apply_`."""
+        if isinstance(transform, GradientTransform):
+            *_, inmost = [transform, *(member for member in _members(transform) if not _is_ours(member))]
+            self._note(inmost, "gradients.drop")
 
     def warn(self) -> None:
         """Warn of all that was seen, if anything was."""
         if self._warned or not self._uses:
             return
         self._warned = True
-        kinds = ", ".join(f"`{kind}`" for kind in dict.fromkeys(self._uses.values()))
-        instead = " and ".join(dict.fromkeys(_INSTEAD[name] for name in self._uses))
-        warnings.warn(
-            f"{kinds} should state {instead}, see `GradientTransform`: what it uses instead, "
-            f"{', '.join(f'`{name}`' for name in self._uses)}, goes with 0.3.",
-            DeprecationWarning,
-            stacklevel=4,
+        each = (
+            f"`{kind}` should state {', '.join(_INSTEAD[name] for name in names)}" for kind, names in self._uses.items()
         )
+        warnings.warn(
+            f"{'; '.join(each)}, see `GradientTransform`: what is replaced goes with 0.3.",
+            DeprecationWarning,
+            stacklevel=5,  # who calls `GradientEngine.apply_`, which is decorated
+        )
+
+    def _note(self, member: GradientTransform, name: str) -> None:
+        names = self._uses.setdefault(type(member).__name__, [])
+        if name not in names:
+            names.append(name)
+
+
+def _members(transform: GradientTransform) -> Iterator[GradientTransform]:
+    yield transform
+    inner = transform.transforms.values() if isinstance(transform, Chain) else transform.flattened()
+    for member in inner:
+        if member is not transform:
+            yield from _members(member)
 
 
 def _defines(member: GradientTransform, name: str) -> bool:

@@ -1,4 +1,7 @@
-"""Models and gradients that no strategy can work on."""
+"""Models and gradients that no strategy can work on, and strategies whose facts would not count."""
+
+from collections.abc import Set as AbstractSet
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -6,13 +9,53 @@ from torch import Tensor
 from lightning_sparsegrad.components import NamedParameters
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.functional._sharding import is_spread, shard_of
-from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, runs_on_shards
+from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, Phase, owner_of, runs_on_shards, stated
 
 # wrappers whose parameters do not tell which of their entries a gradient is of, and what does the same
 _HIDDEN = {
     "FullyShardedDataParallel": "FSDP2, `torch.distributed.fsdp.fully_shard`, in place of FSDP1",
     "DeepSpeedEngine": "FSDP2, `torch.distributed.fsdp.fully_shard`, in place of DeepSpeed",
 }
+
+
+_OURS = __name__.partition(".")[0]
+_PHASES = frozenset(get_args(Phase))
+_CALLED_IN: dict[str, Phase] = {
+    "calibrates": "calibration",
+    "calibrate_": "calibration",
+    "before_step_": "update",
+    "after_step_": "update",
+}
+
+
+def refuse_misstated(transform: GradientTransform) -> None:
+    """Refuse strategies that define what would never be called, as what they state says or by where they state it."""
+    for member in transform.flattened():
+        kind, phases = type(member), member.phases
+        if not isinstance(phases, AbstractSet) or not phases <= _PHASES:
+            raise ConfigurationError(
+                f"`{member!r}` should act in phases of {', '.join(sorted(map(repr, _PHASES)))}. "
+                f"Found `phases = {phases!r}`."
+            )
+        for method, phase in _CALLED_IN.items():
+            if phase not in phases and owner_of(kind, method) is not GradientTransform:
+                raise ConfigurationError(
+                    f"`{member!r}` should state the phase {phase!r}, in which `{method}` is called. "
+                    f"Found `phases = {set(phases)}`."
+                )
+        for method in ("commit_", "forget_"):
+            if not member.learns and owner_of(kind, method) is not GradientTransform:
+                raise ConfigurationError(
+                    f"`{member!r}` should state `learns = True`, by which `{method}` is called. "
+                    f"Found `learns = {member.learns!r}`."
+                )
+        owner = owner_of(kind, "dropped")
+        is_new = owner_of(kind, "skippable") is GradientTransform and owner.__module__.partition(".")[0] != _OURS
+        if is_new and "dropped" not in stated(kind):
+            raise ConfigurationError(
+                f"`{kind.__name__}` should state `dropped` again, beside an `apply_` of its own. "
+                f"Found it stated by `{owner.__name__}` alone, for another `apply_`."
+            )
 
 
 def refuse_hidden(parameters: NamedParameters, transform: GradientTransform) -> None:

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from lightning_sparsegrad.components import NamedParameters
 from lightning_sparsegrad.engine._deprecated import Deprecated
 from lightning_sparsegrad.engine._nonfinite import NonFinite, check_policy, first_nonfinite
-from lightning_sparsegrad.engine._refusals import refuse_hidden, refuse_unusable
+from lightning_sparsegrad.engine._refusals import refuse_hidden, refuse_misstated, refuse_unusable
 from lightning_sparsegrad.engine._skipping import WorkSkipper
 from lightning_sparsegrad.engine._steps import Steps
 from lightning_sparsegrad.engine.gradient_meter import GradientMeter
@@ -107,6 +107,7 @@ class GradientEngine:
         check_policy(nonfinite)
         self._set_seed(seed, transform)
         self.parameters = NamedParameters(model)
+        refuse_misstated(transform)
         refuse_hidden(self.parameters, transform)
         self.transform = deepcopy(transform)
         self.transform.bind(self.parameters, total_steps=total_steps)
@@ -202,7 +203,7 @@ class GradientEngine:
         else:
             self._left_out = False
             self._change_(gradients, window, meter)
-        self._steps.applied(window)
+        self._steps.applied(gradients, window)
         self._applied = True
         self._clear_dropped(gradients, window)
 

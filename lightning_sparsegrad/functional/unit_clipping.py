@@ -29,9 +29,9 @@ def clip_units_(
         \quad \text{if } \lVert g_u \rVert \ge \tau_u = \text{clipping} \cdot \max(\lVert W_u \rVert, \text{eps})
 
     A unit is a slice along the output dimension of a tensor, all inputs of one output; a tensor with at most one
-    dimension longer than 1 is one unit, as in the authors' code. Norms are accumulated in float32 or wider. A unit
-    whose norm is infinite or undefined ends undefined, so that a gradient scaler sees it. What is within its bound
-    keeps its bits.
+    dimension longer than 1 is one unit, as in the authors' code. Norms are accumulated in float32 or wider. An infinite
+    or undefined entry ends undefined, so that a gradient scaler sees it, as the rest of its unit does or ends as zero;
+    so does a unit of finite entries whose norm is infinite. What is within its bound keeps its bits.
 
     Args:
         gradients: Gradients of any shape and floating dtype, whole or sharded by rows.
@@ -53,8 +53,7 @@ def clip_units_(
     if loss_scale is not None:
         norm = norm / loss_scale.to(norm)
     bound = clipping * bound.clamp(min=eps)
-    scaled = bound / norm.clamp(min=SMALLEST_NORM) + norm * 0  # the last makes an infinite norm undefined
-    flat = torch.where(norm < bound, 1.0, scaled)
+    flat = torch.where(norm < bound, 1.0, bound / norm.clamp(min=SMALLEST_NORM))
     factors = torch.split(flat, sizes)
     for each, of_one in zip(held, factors, strict=True):
         count = int((~(of_one >= 1)).sum()) if each.gradient.is_cpu else None  # reading is free there

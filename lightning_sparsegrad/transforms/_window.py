@@ -1,7 +1,8 @@
 """One optimizer step as a strategy sees it: where training stands, and the gradients."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from math import inf
 from typing import Literal, Protocol
 
@@ -34,7 +35,6 @@ class Window:
     epoch: int | None = None
     total_steps: int | None = None
     seed: int = 0
-    _draws: dict[int, frozenset[str]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def progress(self) -> float:
@@ -43,11 +43,18 @@ class Window:
             return 0.0  # only schedules that do not look at it get here: see `GradientTransform.require_total_steps`
         return min(1.0, self.step / max(1, self.total_steps - 1))
 
+    @cached_property
+    def _draws(self) -> dict[int, tuple[_Drops, frozenset[str]]]:
+        return {}
+
     def dropped_by(self, transform: _Drops) -> frozenset[str]:
         """Return what a strategy drops whole in this window; it is asked once."""
         if id(transform) not in self._draws:
-            self._draws[id(transform)] = transform.dropped(self)
-        return self._draws[id(transform)]
+            names = type(transform).dropped(transform, self)  # of 0.1, an attribute may have that name
+            if isinstance(names, str) or not isinstance(names, Iterable):
+                raise ConfigurationError(f"`{transform!r}` should drop a set of names. Found `{names!r}`.")
+            self._draws[id(transform)] = transform, frozenset(names)  # held, so that no other has its id
+        return self._draws[id(transform)][1]
 
 
 class Gradients(dict[str, Tensor]):
@@ -58,12 +65,13 @@ class Gradients(dict[str, Tensor]):
         loss_scale: 0-d tensor by which all of them are multiplied, or `None`.
         skipped: Name to number of entries, of the tensors whose gradients were not computed, for they will be dropped.
         weights: Name to parameter, of the whole model.
-        deprecated: Called when a strategy uses `drop`.
+        deprecated: Called with a strategy that uses `drop`.
 
     Attributes:
         dropped: Names of the tensors dropped whole so far. They are out of the mapping, and end without a gradient.
         skipped: What was not computed and not yet dropped.
         weights: The parameters of the whole model by name, as they stand before the step.
+        changed_by: The strategy that is applied at the moment.
     """
 
     def __init__(
@@ -73,13 +81,17 @@ class Gradients(dict[str, Tensor]):
         loss_scale: Tensor | None = None,
         skipped: Mapping[str, int] | None = None,
         weights: Mapping[str, Tensor] | None = None,
-        deprecated: Callable[[], None] | None = None,
+        deprecated: Callable[[object], None] | None = None,
     ) -> None:
         super().__init__(gradients)
         self.loss_scale, self.skipped, self.weights = loss_scale, dict(skipped or {}), weights or {}
         self.dropped: list[str] = []
-        self._lost: dict[int, int] = {}
         self._deprecated = deprecated
+        self.changed_by: object = None
+
+    @cached_property
+    def _lost(self) -> dict[int, int]:
+        return {}
 
     @property
     def finite(self) -> Tensor:
@@ -119,7 +131,7 @@ class Gradients(dict[str, Tensor]):
     def drop(self, names: Iterable[str]) -> None:
         """Take tensors out of the window. Until 0.3: a strategy states what it drops, see `GradientTransform`."""
         if self._deprecated is not None:
-            self._deprecated()
+            self._deprecated(self.changed_by)
         self.lose(names, by=self)
 
     def _norms(self, norm_type: float) -> Tensor:

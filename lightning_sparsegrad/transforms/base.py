@@ -5,9 +5,9 @@ A strategy states facts, and the engine acts on them. Each fact counts only wher
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ __all__ = [
     "check_every",
     "check_seed",
     "needless",
+    "owner_of",
     "refuse_depth",
     "refuse_equal_draws",
     "require_epoch",
@@ -34,17 +35,37 @@ __all__ = [
     "runs_on_shards",
     "scaling_of",
     "share",
+    "stated",
 ]
 
 
 Phase = Literal["calibration", "gradient", "update"]
 
 
+_FACTS = ("dropped", "reads_together", "on_shards", "factors", "skippable", "handles_shards")
+
+
 class _Derived:
     """`handles_shards` of 0.1, until 0.3: an attribute that a strategy of 0.1 sets, and anybody may read."""
 
     def __get__(self, transform: "GradientTransform | None", kind: "type[GradientTransform]") -> bool:
-        return kind.on_shards is True if transform is None else runs_on_shards(transform)
+        if transform is None:
+            return kind.on_shards is True and "on_shards" in stated(kind)
+        return runs_on_shards(transform)
+
+
+if TYPE_CHECKING:
+    _Default = property
+else:
+
+    class _Default:
+        """A property that an attribute may hide: strategies of 0.1 had these names for themselves."""
+
+        def __init__(self, get: Callable[[Any], Any]) -> None:
+            self._get, self.__doc__ = get, get.__doc__
+
+        def __get__(self, transform: "GradientTransform | None", kind: "type[GradientTransform]") -> Any:
+            return self if transform is None else self._get(transform)
 
 
 class GradientTransform(ABC):
@@ -109,7 +130,7 @@ class GradientTransform(ABC):
         """
         return None
 
-    @property
+    @_Default
     def factors(self) -> Mapping[str, Tensor] | None:
         """What each component was multiplied by in the last window, by its name; `{}` if nothing ever is.
 
@@ -118,7 +139,7 @@ class GradientTransform(ABC):
         """
         return None
 
-    @property
+    @_Default
     def scaled_components(self) -> Sequence[Component]:
         """The components that `factors` names, once the strategy is bound; none if it names parameters."""
         return ()
@@ -153,7 +174,8 @@ class GradientTransform(ABC):
         """Keep what `apply_` has learnt about parameters, now that an optimizer has stepped with their gradients.
 
         Args:
-            names: The parameters that the optimizer holds.
+            names: The parameters that the optimizer holds, without those that had no gradient or were dropped: nothing
+                is learnt of them, whether or not their gradients were computed.
             happened: As for `after_step_`: to be followed on the device, by `torch.where`.
         """
 
@@ -199,10 +221,9 @@ class GradientTransform(ABC):
             window: The window.
             later: The tensors that transforms behind this one do not need.
         """
-        kind = type(self)
-        is_base = _owner(kind, "skippable") is not GradientTransform  # of one that answers for its own `apply_`
-        dropped = window.dropped_by(self) if is_base or _states(kind, "dropped") else frozenset()
-        groups = self.reads_together() if later and (is_base or _states(kind, "reads_together")) else None
+        facts = _stated_behind_skippable(type(self))
+        dropped = window.dropped_by(self) if "dropped" in facts else frozenset()
+        groups = _groups(self) if later and "reads_together" in facts else None
         unread = frozenset() if groups is None else without_split(later, (group - dropped for group in groups))
         return unread | dropped
 
@@ -222,9 +243,17 @@ class GradientTransform(ABC):
 # ---------------------------------------------------------------- how the facts are used
 def run_(transform: GradientTransform, gradients: Gradients, window: Window) -> None:
     """Do what a strategy does to the gradients of a window: drop what it states, and change the rest."""
-    if _states(type(transform), "dropped"):
-        gradients.lose(window.dropped_by(transform), by=transform)
+    outer, gradients.changed_by = gradients.changed_by, transform
+    if "dropped" in stated(type(transform)):
+        dropped = window.dropped_by(transform)
+        if gradients.weights and not dropped <= gradients.weights.keys():
+            raise ConfigurationError(
+                f"`{transform!r}` should drop parameters of the model, by the first of their names. "
+                f"Found `{min(dropped - gradients.weights.keys())}`."
+            )
+        gradients.lose(dropped, by=transform)
     transform.apply_(gradients, window)
+    gradients.changed_by = outer
 
 
 def needless(transform: GradientTransform, window: Window, later: frozenset[str] = frozenset()) -> frozenset[str]:
@@ -236,7 +265,7 @@ def needless(transform: GradientTransform, window: Window, later: frozenset[str]
         later: The tensors that strategies behind this one do not need.
     """
     kind = type(transform)
-    if _owner(kind, "skippable") is GradientTransform or _states(kind, "skippable"):
+    if owner_of(kind, "skippable") is GradientTransform or "skippable" in stated(kind):
         return transform.skippable(window, later)
     return frozenset()  # stated about another `apply_`
 
@@ -244,27 +273,51 @@ def needless(transform: GradientTransform, window: Window, later: frozenset[str]
 def runs_on_shards(transform: GradientTransform) -> bool:
     """Return whether a strategy states that it is right for gradients that are sharded by rows."""
     kind = type(transform)
-    if "handles_shards" in vars(transform) or _states(kind, "handles_shards"):
+    if "handles_shards" in vars(transform) or "handles_shards" in stated(kind):
         return bool(transform.handles_shards)
-    return transform.on_shards and _states(kind, "on_shards")
+    return transform.on_shards and "on_shards" in stated(kind)
 
 
 def scaling_of(transform: GradientTransform) -> Mapping[str, Tensor] | None:
     """Return a strategy's `factors`; `None` where it states none about its `apply_`."""
-    return transform.factors if _states(type(transform), "factors") else None
+    return transform.factors if "factors" in stated(type(transform)) else None
 
 
 @cache
-def _owner(kind: type, name: str) -> type:
-    """Return the class that defines an attribute."""
+def owner_of(kind: type, name: str) -> type:
+    """Return the class that defines an attribute of a class."""
     return next(cls for cls in kind.__mro__ if name in vars(cls))
 
 
 @cache
-def _states(kind: type, fact: str) -> bool:
-    """Return whether a fact is stated by the class that defines `apply_`, or below it."""
-    order = kind.__mro__
-    return order.index(_owner(kind, fact)) <= order.index(_owner(kind, "apply_"))
+def stated(kind: type) -> frozenset[str]:
+    """Return the facts that are stated by the class that defines `apply_`, or below it."""
+    return _stated(kind.__mro__)
+
+
+@cache
+def _stated_behind_skippable(kind: type) -> frozenset[str]:
+    """Return the facts stated behind the last `skippable` of 0.1, which asks for them by `super()`."""
+    order = kind.__mro__[:-1]
+    own = [index for index, cls in enumerate(order) if "skippable" in vars(cls) and cls is not GradientTransform]
+    return _stated(order[max(own, default=-1) + 1 :])
+
+
+def _stated(order: Sequence[type]) -> frozenset[str]:
+    below = order[: next(index for index, cls in enumerate(order) if "apply_" in vars(cls)) + 1]
+    return frozenset(name for name in _FACTS if any(name in vars(cls) for cls in below))
+
+
+def _groups(transform: GradientTransform) -> list[frozenset[str]] | None:
+    """Return the groups of tensors that a strategy reads together."""
+    groups = transform.reads_together()
+    if groups is None:
+        return None
+    groups = list(groups)
+    for group in groups:
+        if isinstance(group, str):
+            raise ConfigurationError(f"`{transform!r}` should read together groups of tensors. Found `{group!r}`.")
+    return [frozenset(group) for group in groups]
 
 
 def share(part: Tensor | float, whole: int) -> Tensor:

@@ -5,7 +5,17 @@ from collections.abc import Callable
 
 import pytest
 
-from lightning_sparsegrad import Chain, ComponentNormClip, GradDrop, GradientEngine, GradientTransform, LayerGradDrop
+from lightning_sparsegrad import (
+    Chain,
+    ComponentNormClip,
+    GradDrop,
+    GradientEngine,
+    Gradients,
+    GradientTransform,
+    LayerGradDrop,
+    NamedParameters,
+    Window,
+)
 from tests.compatibility.loop import STRATEGIES
 from tests.compatibility.model import Tower
 from tests.compatibility.strategies import EverySecondStep, RandomBlocks, TalliedLayerGradDrop
@@ -17,6 +27,9 @@ USES: dict[str, tuple[Callable[[], GradientTransform], type[GradientTransform], 
     "tallied": (lambda: TalliedLayerGradDrop(0.5), TalliedLayerGradDrop, {"`skippable`", "`handles_shards`"}),
     "wrapper": (lambda: EverySecondStep(LayerGradDrop(0.5)), EverySecondStep, {"`skippable`"}),
 }
+
+
+pytestmark = pytest.mark.filterwarnings("always::DeprecationWarning")
 
 
 @pytest.mark.parametrize("case", USES)
@@ -53,3 +66,33 @@ def _deprecations(transform: GradientTransform) -> list[str]:
                 engine.apply_()
             model.zero_grad()
     return [str(each.message) for each in caught if issubclass(each.category, DeprecationWarning)]
+
+
+class DropsSmall(GradientTransform):
+    """Drops the smallest gradient, which only `apply_` can know."""
+
+    def bind(self, parameters: NamedParameters, *, total_steps: int | None) -> None:
+        pass
+
+    def apply_(self, gradients: Gradients, window: Window) -> None:
+        gradients.drop([min(gradients, key=lambda name: float(gradients[name].norm()))])
+
+
+def test_the_warning_says_of_each_class_what_it_uses() -> None:
+    (message,) = _deprecations(Chain([TalliedLayerGradDrop(0.5), EverySecondStep(DropsSmall())]))
+    tallied, wrapper, small = message.split("; ")
+    assert tallied.startswith(
+        "`TalliedLayerGradDrop` should state `dropped` and `reads_together` in place of `skippable`"
+    )
+    assert "`on_shards` in place of `handles_shards`" in tallied
+    assert wrapper == "`EverySecondStep` should state `dropped` and `reads_together` in place of `skippable`"
+    assert small.startswith("`DropsSmall` should state `dropped` in place of `gradients.drop` (`gradients.lose` if")
+
+
+def test_the_warning_points_at_who_applies(recwarn: pytest.WarningsRecorder) -> None:
+    model = Tower()
+    engine = GradientEngine(model, RandomBlocks())
+    with engine.window(0):
+        model(0).backward()
+        engine.apply_()
+    assert [each.filename for each in recwarn if each.category is DeprecationWarning] == [__file__]

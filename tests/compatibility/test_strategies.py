@@ -5,9 +5,11 @@ from itertools import product
 import pytest
 from torch import nn
 
+from lightning_sparsegrad import GradientEngine, Gradients, GradientTransform, NamedParameters, Window
 from tests.compatibility import fits, loop
 from tests.compatibility.model import Tower
 from tests.compatibility.record import read
+from tests.compatibility.strategies import WatchedLayerGradDrop
 
 LOOPS, FITS = read("loops"), read("fits")
 CASES = {f"{name}, {where}": (name, where) for name, where in product(loop.STRATEGIES, loop.WHERE)}
@@ -40,7 +42,7 @@ def test_the_cases_can_tell_strategies_and_orders_apart() -> None:
 
 @pytest.mark.parametrize("name", ["own", "tallied", "every second step", "every second step, own"])
 def test_what_a_strategy_says_it_drops_is_not_computed(name: str) -> None:
-    computed = _computed(name, "alone")
+    computed = _computed(loop.built(name, "alone"))
     everything = len(list(Tower().parameters()))
     assert computed[0] == everything  # the first window shows what the loss depends on
     assert min(computed) < everything
@@ -48,15 +50,41 @@ def test_what_a_strategy_says_it_drops_is_not_computed(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["watched", "unitwise clip"])
 def test_what_a_strategy_of_its_own_may_read_is_computed(name: str) -> None:
-    assert set(_computed(name, "alone")) == {len(list(Tower().parameters()))}
+    assert set(_computed(loop.built(name, "alone"))) == {len(list(Tower().parameters()))}
 
 
-def _computed(name: str, where: str) -> list[int]:
+class SaysAsItsBase(WatchedLayerGradDrop):
+    """Answers for the base, which reads all that it drops."""
+
+    def skippable(self, window: Window, later: frozenset[str] = frozenset()) -> frozenset[str]:
+        return super().skippable(window, later)
+
+
+class OwnNames(GradientTransform):
+    """Has attributes of names that the library did not have in 0.1."""
+
+    def __init__(self) -> None:
+        self.factors = self.scaled_components = self.dropped = 0  # type: ignore[assignment, method-assign, misc]
+
+    def bind(self, parameters: NamedParameters, *, total_steps: int | None) -> None:
+        pass
+
+    def apply_(self, gradients: Gradients, window: Window) -> None:
+        self.dropped += 1  # type: ignore[assignment, operator]
+
+
+def test_what_a_base_reads_is_computed_though_a_subclass_answers_for_it() -> None:
+    assert set(_computed(SaysAsItsBase(0.5))) == {len(list(Tower().parameters()))}
+
+
+def test_a_strategy_may_have_attributes_of_new_names() -> None:
+    assert set(_computed(OwnNames())) == {len(list(Tower().parameters()))}
+
+
+def _computed(transform: GradientTransform) -> list[int]:
     """Return the number of gradients that the backward passes of each window compute."""
-    from lightning_sparsegrad import GradientEngine
-
     model: nn.Module = Tower()
-    engine = GradientEngine(model, loop.built(name, where), total_steps=loop.WINDOWS, seed=loop.SEED)
+    engine = GradientEngine(model, transform, total_steps=loop.WINDOWS, seed=loop.SEED)
     numbers: list[int] = []
     for step in range(loop.WINDOWS):
         with engine.window(step):

@@ -46,6 +46,7 @@ def train(
     torch.manual_seed(0)
     stepper = optimizer(model.parameters())
     engine = GradientEngine(model, transform, total_steps=steps, seed=seed, skip_dropped=skip)
+    engine.attach(stepper)
     for step in range(steps):
         with engine.window(step, epoch=step // 2):
             for part in range(accumulate):

@@ -1,11 +1,14 @@
 """Phases: strategies that calibrate, learn from steps, and act on updates, in any loop."""
 
+import pickle
 from collections.abc import Iterable
 from copy import deepcopy
 from typing import Any
+from weakref import ref
 
 import pytest
 import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
 from lightning_sparsegrad import (
@@ -54,6 +57,11 @@ def matrix(model: nn.Module, index: int) -> Tensor:
 def member(engine: GradientEngine, kind: type) -> Any:
     (only,) = (each for each in engine.transform.flattened() if isinstance(each, kind))
     return only
+
+
+def largest_of(engine: GradientEngine) -> dict[str, Tensor]:
+    largest: dict[str, Tensor] = member(engine, LargestSeen).largest
+    return largest
 
 
 # ---------------------------------------------------------------- learning
@@ -141,6 +149,48 @@ def test_an_optimizer_is_asked_for():
     assert not GradientEngine(model, GradDrop(0.5)).acts_on_steps
 
 
+def test_a_copy_of_all_goes_on_once_its_optimizer_is_attached():
+    model, engine, optimizer = made(Chain([LargestSeen(), FirstRowStays()]))
+    step(engine, model, [optimizer], 0)
+    model, engine, optimizer = deepcopy((model, engine, optimizer))
+    pickled: GradientEngine = pickle.loads(pickle.dumps(engine))  # noqa: S301  # our own
+    assert_same_bits(largest_of(pickled), largest_of(engine))
+    engine.attach(optimizer)
+    first, largest = matrix(model, 0)[0].clone(), largest_of(engine)["1.bias"].clone()
+    step(engine, model, [optimizer], 1, size=9.0)
+    assert torch.equal(matrix(model, 0)[0], first)
+    assert largest_of(engine)["1.bias"] > largest
+
+
+def test_an_optimizer_keeps_no_engine_alive_and_one_that_is_followed_twice_steps_once():
+    model, engine, optimizer = made(FirstRowStays())
+    gone = ref(engine.transform)
+    other = GradientEngine(model, FirstRowStays())
+    wrapper: Any = LightningOptimizer(optimizer)
+    other.attach(optimizer, wrapper)
+    step(engine, model, [optimizer], 0)
+    for at in range(2):
+        step(other, model, [optimizer], at)
+        optimizer.step()  # once more, with the same gradients
+    assert member(engine, FirstRowStays).happened == [True]
+    assert member(other, FirstRowStays).happened == [True] * 2
+    del engine
+    assert gone() is None
+
+
+def test_what_is_no_optimizer_is_refused():
+    _, engine, optimizer = made(LargestSeen())
+    with pytest.raises(ConfigurationError, match=r"`optimizers` should be optimizers. Found a `list`"):
+        engine.attach([optimizer])  # type: ignore[arg-type]
+
+
+def test_a_strategy_that_is_twice_in_a_chain_learns_and_acts_once():
+    keeper = FirstRowStays()
+    model, engine, optimizer = made(Chain([keeper, keeper]))
+    step(engine, model, [optimizer], 0)
+    assert next(iter(engine.transform.flattened())).happened == [True]  # type: ignore[attr-defined]
+
+
 # ---------------------------------------------------------------- update
 def test_an_update_strategy_acts_before_and_after_each_step():
     model, engine, optimizer = made(Chain([GradDrop(0.3), FirstRowStays()]))
@@ -168,6 +218,32 @@ def test_in_a_step_with_a_closure_it_is_called_when_the_gradients_are_there():
     optimizer.step(closure)
     assert torch.equal(matrix(model, 0)[0], before[0])
     assert not torch.equal(matrix(model, 0)[1], before[1])
+
+
+@pytest.mark.parametrize(("kind", "announced"), [(torch.optim.SGD, False), (torch.optim.LBFGS, True)])
+def test_a_closure_that_does_not_announce_its_one_step_is_refused(kind: type, announced: bool):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    engine, optimizer = GradientEngine(model, FirstRowStays()), kind(model.parameters())
+    engine.attach(optimizer)
+
+    def closure() -> Tensor:
+        model.zero_grad()
+        with engine.window(0):
+            loss: Tensor = model(torch.ones(2, 3)).square().sum()
+            torch.autograd.backward(loss)
+            engine.apply_()
+        if announced:
+            engine.before_step_(optimizer)
+        return loss
+
+    error, message = (
+        (ConfigurationError, r"call their closure once in a step for `FirstRowStays\(\)`. Found two calls by `LBFGS`")
+        if announced
+        else (RuntimeError, "before_step_.* should be called at the end of a closure. Found no call")
+    )
+    with pytest.raises(error, match=message):
+        optimizer.step(closure)
 
 
 def test_what_acts_on_gradients_stands_before_what_acts_on_updates():

@@ -147,7 +147,7 @@ def test_an_overflow_stays_visible_to_a_scaler():
     gradient = gradient_of(model, "blocks.0.output.weight")
     gradient[2, 1] = inf
     apply(engine_for(model, AdaptiveGradientClip()), 0, loss_scale=65536.0)
-    assert gradient[2].isnan().all()
+    assert gradient[2, 1].isnan()
     assert gradient[[0, 1, 3]].isfinite().all()
 
 

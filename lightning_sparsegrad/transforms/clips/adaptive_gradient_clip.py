@@ -21,8 +21,8 @@ class AdaptiveGradientClip(GradientTransform):
 
     for every unit :math:`u`: the weights of one output of a matrix or a convolution, which are a row of it; one word of
     an embedding; a bias or the gain of a norm as a whole. Norms are in true gradient units, also under fp16 loss
-    scaling, and accumulated in float32 or wider. A unit whose norm is not finite ends undefined, so that a gradient
-    scaler sees it.
+    scaling, and accumulated in float32 or wider. An infinite or undefined entry ends undefined, so that a gradient
+    scaler sees it; finite entries of an infinite norm end as zero.
 
     Args:
         clipping: Largest norm of a gradient as a share of that of its weights, positive; infinity clips nothing; or a

@@ -1,7 +1,5 @@
 """The golden rows of AdaptiveGradientClip."""
 
-from math import isnan, nan
-
 import torch
 
 from lightning_sparsegrad import AdaptiveGradientClip, Linear
@@ -36,8 +34,7 @@ def _clipped(unit: list[float], bound: float) -> list[float]:
     length = norm(unit, 2.0)
     if length < bound:
         return unit
-    factor = nan if isnan(length * 0) else bound / max(length, 1e-6)
-    return [entry * factor for entry in unit]
+    return [entry * (bound / max(length, 1e-6)) for entry in unit]
 
 
 def _clips_each_unit(fit: Fit, clipping: float = 0.01, eps: float = 1e-3) -> None:
