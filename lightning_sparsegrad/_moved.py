@@ -19,6 +19,7 @@ _MOVED = {
     "data.encodings.tokens": "data.encodings._tokens",
     "data.loaded": "data._loaded",
     "data.order": "data.samplers",
+    "learning_rates": "loops.learning_rates",
     "meter": "engine.gradient_meter",
     "parser": "cli.parser",
     "resume.waiting": "resume._waiting",

@@ -21,6 +21,15 @@ PACKAGE = "lightning_sparsegrad"
 FOLDER = Path(lightning_sparsegrad.__file__).parent
 ABOVE_ALL = {"", "__main__", "_moved"}  # the package itself, its start, and its old names
 NAMED_IN_CONFIGS = {"loops.learning_rates"}  # as the paths of its functions, which no package exports
+NAMED_BY_USERS = {  # these look at modules that a config, a checkpoint or a Trainer names
+    "cli._replacing",
+    "loops._twins",
+    "untrusted._callables",
+    "untrusted._imports",
+    "untrusted._jsonargparse",
+}
+BY_NAME = {"__import__", "builtins", "eval", "exec", "import_object", "importlib", "jsonargparse._util.import_object"}
+BY_NAME |= {"pkgutil", "pkgutil.resolve_name", "runpy", "sys.modules"}
 LIGHTNING = ["lightning", "pytorch_lightning", "torchmetrics"]
 TASKS = ["transformers", "datasets", "jsonargparse", "pandas", "peft", "matplotlib"]
 
@@ -49,6 +58,10 @@ def imported(module: str) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"`{module}` has a relative import"
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "import_module":
+            yield from (name.value for name in node.args if isinstance(name, ast.Constant))
+        elif isinstance(node, ast.Name) and node.id == PACKAGE:  # which `import` of any module of it has bound
+            yield PACKAGE
 
 
 def of_ours(name: str) -> str | None:
@@ -112,12 +125,29 @@ def test_no_string_leads_up() -> None:
     assert [pair for pair in named if goes_up(pair[0], str(of_ours(pair[1])))] == []
 
 
+def opened_by_name(module: str) -> Iterator[str]:
+    """Yield the expressions of a module that reach modules otherwise than by an import, or a name that stands there."""
+    called = [node for node in ast.walk(tree(module)) if isinstance(node, ast.Call)]
+    named = {call.func for call in called if call.args and re.fullmatch(r"'\w[\w.]*'", ast.unparse(call.args[0]))}
+    for node in ast.walk(tree(module)):
+        if isinstance(node, ast.Name | ast.Attribute):
+            text = ast.unparse(node)
+            if text in BY_NAME or (text == "import_module" and node not in named):
+                yield text
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            start = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
+            names = {f"{start}{alias.name}": alias.asname for alias in node.names}
+            yield from (
+                name
+                for name, other in names.items()
+                if name in BY_NAME or (other and name == "importlib.import_module")
+            )
+
+
 def test_no_name_of_a_module_is_put_together() -> None:
     """What `import_module` is given stands there as a string, which the test above reads."""
-    calls = [(module, node) for module in MODULES for node in ast.walk(tree(module)) if isinstance(node, ast.Call)]
-    of_modules = [pair for pair in calls if ast.unparse(pair[1].func).endswith("import_module")]
-    computed = {module for module, call in of_modules if not isinstance(call.args[0], ast.Constant)}
-    assert computed - ABOVE_ALL == set()
+    by_name = {module: set(opened_by_name(module)) for module in MODULES if room(module) not in ABOVE_ALL}
+    assert {module for module, names in by_name.items() if names} == NAMED_BY_USERS
 
 
 def test_the_lower_rooms_import_torch_alone() -> None:

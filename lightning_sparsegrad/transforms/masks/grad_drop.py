@@ -1,7 +1,8 @@
 """GradDrop: stochastic masks on gradients."""
 
 from collections.abc import Iterable, Mapping
-from typing import Literal, get_args
+from inspect import signature
+from typing import Any, Literal, get_args
 
 from torch import Tensor
 
@@ -115,6 +116,12 @@ class GradDrop(Mask):
             self._mask = EntryMask(by_row=granularity == "row", rescale=rescale, fused=fused)
         else:
             self._mask = UnitMask("tensor" if granularity == "tensor" else components or "projection", rescale=rescale)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore a pickle; until 0.3 one of 0.1 too, which holds the arguments and no mask."""
+        if "_mask" not in state:
+            GradDrop.__init__(self, **{name: state[name] for name in signature(GradDrop).parameters})
+        vars(self).update(state)
 
     def bind(self, parameters: NamedParameters, *, total_steps: int | None) -> None:
         self.require_total_steps(total_steps)
