@@ -88,7 +88,9 @@ class Steps:
         Raises:
             ConfigurationError: If strategies act around the step, and no optimizer is followed.
         """
-        if self.need_optimizer and not self._followed:
+        if not self.need_optimizer:
+            return
+        if not self._followed:
             members = {id(member): member for member in [*self._learn, *self._update]}.values()
             names = ", ".join(f"`{member!r}`" for member in members)
             raise ConfigurationError(
