@@ -59,7 +59,7 @@ def imported(module: str) -> Iterator[str]:
             assert not node.level, f"`{module}` has a relative import"
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Call) and ast.unparse(node.func) == "import_module":
-            yield from (name.value for name in node.args if isinstance(name, ast.Constant))
+            yield from (str(name.value) for name in node.args if isinstance(name, ast.Constant))
         elif isinstance(node, ast.Name) and node.id == PACKAGE:  # which `import` of any module of it has bound
             yield PACKAGE
 
