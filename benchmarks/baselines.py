@@ -1,4 +1,4 @@
-"""What people use today, written as they write it."""
+"""Baselines: masks and clips that people use today, written as they write them."""
 
 from collections.abc import Iterable
 

@@ -1,4 +1,4 @@
-"""What every benchmark's command line takes."""
+"""Options that the command line of every benchmark takes."""
 
 from argparse import ArgumentParser
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What a benchmark found: as a table, as JSON."""
+"""Results of a benchmark: as a table, as JSON."""
 
 import json
 from dataclasses import asdict, dataclass, field

@@ -31,7 +31,7 @@ Names that need more than torch load it when they are first asked for.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from lightning_sparsegrad import _moved  # noqa: F401  # finds modules of 0.1 by their old names
+from lightning_sparsegrad import _moved
 from lightning_sparsegrad.components import Component, FusedProjection, NamedParameters, partition
 from lightning_sparsegrad.engine import GradientEngine, GradientMeter
 from lightning_sparsegrad.errors import ConfigurationError
@@ -85,3 +85,7 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return __all__
+
+
+_moved.keep_attributes(import_module(__name__))
+_moved.keep_attributes(import_module(f"{__name__}.transforms"))

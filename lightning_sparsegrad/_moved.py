@@ -60,4 +60,18 @@ def _now(name: str) -> str:
     return f"{_OURS}.{moved}" if moved and name.startswith(f"{_OURS}.") else ""
 
 
+class _Package(ModuleType):
+    """A package that has its modules of 0.1 as attributes before they are imported, as its `import` left them."""
+
+    def __getattr__(self, name: str) -> ModuleType:
+        if not _now(f"{self.__name__}.{name}"):
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        return import_module(f"{self.__name__}.{name}")
+
+
+def keep_attributes(package: ModuleType) -> None:
+    """Let a package that 0.1 imported whole have its old modules without their being imported."""
+    package.__class__ = _Package
+
+
 sys.meta_path.insert(0, _Finder())  # before files of 0.1 that an upgrade may have left

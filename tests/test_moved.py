@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import suppress
 from importlib import import_module
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -125,6 +126,16 @@ def test_the_warning_is_about_the_line_that_imports() -> None:
         from lightning_sparsegrad.transforms.grad_drop import GradDrop as Old  # type: ignore[import-not-found]
     assert Old is GradDrop
     assert [warning.filename for warning in caught] == [__file__]
+
+
+@pytest.mark.parametrize("path", ["meter", "transforms.grad_drop", "transforms.layer_mask"])
+def test_what_0_1_imported_with_the_package_is_an_attribute_of_it(path: str) -> None:
+    with pytest.warns(DeprecationWarning, match="the old name goes with 0.3"):
+        module = attrgetter(path)(lightning_sparsegrad)
+    assert module is import_module(f"{OURS}.{_moved._MOVED[path]}")
+    for package in (lightning_sparsegrad, lightning_sparsegrad.transforms):
+        with pytest.raises(AttributeError, match=f"module '{package.__name__}' has no attribute 'grad_drops'"):
+            attrgetter("grad_drops")(package)
 
 
 def test_every_name_that_is_kept_leads_somewhere() -> None:

@@ -1,4 +1,4 @@
-"""What happens to a window whose gradients are infinite or undefined."""
+"""Windows whose gradients are infinite or undefined: passed on, skipped or refused."""
 
 from collections.abc import Mapping
 from math import inf

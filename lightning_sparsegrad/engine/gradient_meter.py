@@ -1,4 +1,4 @@
-"""What a transform does to each component of the gradient: norms before and after, what is clipped, what is kept."""
+"""The effect of a transform on each component of the gradient: norms before and after, what is clipped and kept."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""What one process holds of a tensor that is spread over several: consecutive rows of a `DTensor`.
+"""Shards: the consecutive rows of a `DTensor` that one of several processes holds.
 
 Only tensors are looked at, and `torch.distributed.tensor` is never imported: a program that shards nothing does not
 load it.

@@ -1,4 +1,4 @@
-"""What the kernels know of a window, on its way to the devices: one copy for each of them, which nobody waits for."""
+"""Numbers that kernels need of a window, copied to the devices: once for each of them, and nobody waits for it."""
 
 from collections.abc import Sequence
 

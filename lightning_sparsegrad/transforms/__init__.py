@@ -1,4 +1,9 @@
-"""The strategies, one per file: masks that drop gradients, clips that bound them, and `Chain` to compose them."""
+"""The strategies, one per file: masks that drop gradients, clips that bound them, and `Chain` to compose them.
+
+A new strategy is a file in one of the folders, an export here, an overlay in `configs/gradient` and a golden row in
+`tests/transforms/golden`; `python -m tests.generate` then writes the tables, and `pytest tests/transforms -k ITS_NAME`
+holds it to the contract of all.
+"""
 
 from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, Window
 from lightning_sparsegrad.transforms.chain import Chain

@@ -40,7 +40,7 @@ LINES = 5  # tokens in a line
 
 Plan = list[tuple[int, int, list[Tensor]]]  # of every window: its epoch, what the losses are divided by, micro-batches
 
-# both doors go through one driver; the tests in tests/lightning open each
+# both doors go through one adapter; the tests in tests/lightning open each
 each_door = pytest.mark.parametrize("door", ["module", pytest.param("callback", marks=pytest.mark.long)])
 every_row = pytest.mark.parametrize("row", GOLDEN, ids=str)
 without_skipping = pytest.mark.filterwarnings("ignore:Gradients that are dropped whole are computed nevertheless")

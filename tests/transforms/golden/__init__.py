@@ -1,6 +1,7 @@
 """What every strategy does to the gradients of a fixed small model: one file per strategy, with a golden row or more.
 
-A new strategy adds a file here with its `ROWS`. `python -m tests.transforms.golden ITS_NAME` prints the numbers.
+A new strategy adds a file here with its `ROWS`, one of them with an overlay. Zeros may stand for the numbers at first:
+`python -m tests.transforms.golden ITS_NAME` prints them.
 """
 
 from collections.abc import Iterator, Mapping

@@ -61,7 +61,7 @@ class Golden:
     effect: Effect | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        assert (self.overlay is None) == (self.effect is None), f"{self} needs an overlay and its effect, or neither"
+        assert (self.overlay is None) == (self.effect is None), f"{self} needs both `overlay` and `effect`, or neither"
 
     def __str__(self) -> str:
         return repr(self.transform)
