@@ -100,7 +100,7 @@ def test_a_meter_sees_what_it_sees_of_one_process(results: Results, row: Golden)
     for seen, alone in zip(results["metered"][0][SHARDED.index(row)], expected, strict=True):
         skipped = seen[0].isnan() | alone[0].isnan()  # not computed by one of the two, for it is dropped whole
         assert not seen[1:, skipped].any()
-        torch.testing.assert_close(seen[:, ~skipped], alone[:, ~skipped], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(seen[:, ~skipped], alone[:, ~skipped], rtol=1e-5, atol=1e-6, equal_nan=True)
 
 
 def test_what_callbacks_record_is_of_whole_tensors(results: Results) -> None:
