@@ -61,10 +61,10 @@ _LAZY = {
     "ResultsTable",
     "cli": "SparseGradArgumentParser SparseGradCLI",
     "data": "EmojiTopicsDataModule GlueDataModule QuestionsDataModule RankingsDataModule TextDataModule "
-    "TokenizedDataModule UnrepeatedSampler ValenceDataModule WordsDataModule XglueDataModule",
+    "UnrepeatedSampler ValenceDataModule WordsDataModule XglueDataModule",
     "export": "export_checkpoint",
-    "modules": "ExtractiveQuestionAnswering LinearDecay PointwiseRanking SequenceClassification SparseGradModule "
-    "TokenClassification TransformerTask",
+    "modules": "ExtractiveQuestionAnswering PointwiseRanking SequenceClassification SparseGradModule "
+    "TokenClassification",
 }
 _PACKAGE_OF = {name: package for package, names in _LAZY.items() for name in names.split()}
 __all__ += _PACKAGE_OF

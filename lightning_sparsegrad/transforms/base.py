@@ -109,7 +109,8 @@ class GradientTransform(ABC):
 
         Called once per window. A gradient scaler may leave out the step of a window whose gradients overflowed, and is
         asked only afterwards: a strategy that learns from gradients keeps what it learns only when a step has happened,
-        see `commit_`, and leaves gradients that are not finite out itself.
+        see `commit_`, and leaves gradients that are not finite out itself. One that holds another strategy applies it
+        through a `Chain`, which drops what the other states.
         """
 
     # ------------------------------------------------------------ facts about `apply_`

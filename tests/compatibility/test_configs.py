@@ -1,10 +1,13 @@
 """Configs of 0.1 stand for the objects that they stood for."""
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonargparse._util import get_import_path
 
+import lightning_sparsegrad
 from tests.compatibility import configs
 from tests.compatibility.record import read
 
@@ -50,3 +53,16 @@ def _assert_holds(found: Any, recorded: Any, where: str = "") -> None:
             _assert_holds(found[index], value, f"{where}[{index}]")
     else:
         assert found == recorded, where
+
+
+@pytest.mark.parametrize("name", ["LinearDecay", "TokenizedDataModule", "TransformerTask"])
+def test_what_is_written_into_configs_of_runs_keeps_its_path(name: str) -> None:
+    """A study knows a run that has ended by the digest of its config: another path would repeat it."""
+    package = "data" if name == "TokenizedDataModule" else "modules"
+    kind = getattr(import_module(f"lightning_sparsegrad.{package}"), name)
+    assert get_import_path(kind) == f"lightning_sparsegrad.{package}.{name}"
+
+
+@pytest.mark.parametrize("name", ["GradDrop", "Linear", "SequenceClassification", "TextDataModule", "ExactResume"])
+def test_what_the_package_exports_is_written_with_its_path(name: str) -> None:
+    assert get_import_path(getattr(lightning_sparsegrad, name)) == f"lightning_sparsegrad.{name}"
