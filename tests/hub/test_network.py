@@ -26,20 +26,19 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 @pytest.mark.parametrize(
-    ("load", "looks"),
+    "load",
     [
-        (lambda: SequenceClassification(MODEL, 2, Identity()), 2),  # for the model, and for its padding
-        (lambda: TextDataModule(data_files={}, dataset="nobody/data", tokenizer=MODEL).tokenizer, 1),
-        (lambda: TextDataModule("nobody/no-such-data").num_labels, 1),
+        lambda: SequenceClassification(MODEL, 2, Identity()),  # looks for the model, and for its padding
+        lambda: TextDataModule(data_files={}, dataset="nobody/data", tokenizer=MODEL).tokenizer,
+        lambda: TextDataModule("nobody/no-such-data").num_labels,
     ],
     ids=["model", "tokenizer", "data"],
 )
-def test_a_line_comes_without_retries_and_says_what_to_do(
-    load: Callable[[], Any], looks: int, no_network: list[Any]
-) -> None:
+def test_a_line_comes_without_retries_and_says_what_to_do(load: Callable[[], Any], no_network: list[Any]) -> None:
     with pytest.raises(ConfigurationError) as caught:
         load()
-    assert no_network == ["huggingface.co"] * looks  # the hub's own client would ask again and again, for 23 seconds
+    assert set(no_network) == {"huggingface.co"}
+    assert len(no_network) <= 3  # the hub's own client, which tries again for 23 seconds, asks more than twice as often
     text = str(caught.value)
     assert "Without a network pass a folder: `hf download " in text
     assert "--local-dir FOLDER nobody/no-such-" in text
