@@ -130,9 +130,9 @@ def test_what_is_broken_is_found(break_: Callable[[pytest.MonkeyPatch], None], m
     break_(monkeypatch)
     said: list[str] = []
     summary = soak(0, range(60), most_failures=1, say=said.append)
-    assert len(summary.failures) == 1
-    assert said == [f"FAILED {summary.failures[0]}"]
-    assert said[0].startswith(f"FAILED --seed 0 --only {summary.configurations - 1}: ")
+    assert summary.failures  # of one configuration, whose training and fit may fail both
+    assert said == [f"FAILED {failure}" for failure in summary.failures]
+    assert all(line.startswith(f"FAILED --seed 0 --only {summary.configurations - 1}: ") for line in said)
 
 
 def test_engines_that_pile_up_are_found():
