@@ -97,7 +97,6 @@ def spec(class_path: str, **init_args: Any) -> dict[str, Any]:
     return {"class_path": class_path, "init_args": init_args}
 
 
-@cache
 def good_arguments(kind: str) -> dict[str, Any]:
     """Return arguments that are accepted: of a strategy, those of its overlay; of a schedule, 0.5 for what it needs."""
     if not issubclass(KINDS[kind], Schedule):
