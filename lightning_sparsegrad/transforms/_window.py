@@ -115,13 +115,11 @@ class Gradients(dict[str, Tensor]):
 
     def lose(self, names: Iterable[str], by: object) -> None:
         """Take out what a strategy drops whole: it ends with `grad=None`, and an optimizer leaves the weights alone."""
-        count = 0
-        for name in names:
-            count += self.skipped.pop(name, 0)
-            gradient = self.pop(name, None)
-            if gradient is not None:
-                self.dropped.append(name)
-                count += gradient.numel()
+        names = frozenset(names)
+        count = sum(self.skipped.pop(name) for name in names & self.skipped.keys())
+        present = names & self.keys()
+        count += sum(self.pop(name).numel() for name in present)
+        self.dropped += present
         self._lost[id(by)] = self.lost_by(by) + count
 
     def lost_by(self, transform: object) -> int:
