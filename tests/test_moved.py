@@ -70,11 +70,18 @@ PUBLIC = [
 ]
 # classes that users had no call to name, and that configs, programs or pickles may hold all the same
 OTHERS = [
+    ("components.patterns", "as_patterns"),
     ("data.loaded", "LoadedDataModule"),
     ("data.order", "LengthGroupedSampler"),
+    ("functional.fused", "fused_mask_"),
+    ("functional.sharding", "shard_of"),
     ("learning_rates", "get_cosine_schedule_with_warmup"),
+    ("nonfinite", "first_nonfinite"),
+    ("skipping", "WorkSkipper"),
     ("studies.histories", "draw_gradients"),
     ("studies.recorder", "RunRecorder"),
+    ("transforms.draws", "draw_dropped"),
+    ("transforms.draws", "draw_key"),
     ("transforms.layer_mask", "LayerMask"),
     ("transforms.norm_clip", "NormClip"),
 ]

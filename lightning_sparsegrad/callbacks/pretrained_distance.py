@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from lightning_sparsegrad.callbacks._history import HistoryCallback
 from lightning_sparsegrad.components import Component, ComponentSpec, NamedParameters, partition
 from lightning_sparsegrad.engine.gradient_meter import check_meter
-from lightning_sparsegrad.functional._sharding import Group, group_of, norms_over
+from lightning_sparsegrad.functional.sharding import Group, group_of, norms_over
 
 _COLUMNS = ("rms", "cosine")
 

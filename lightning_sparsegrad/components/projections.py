@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lightning_sparsegrad.components.parameters import NamedParameters, plain_class
 from lightning_sparsegrad.errors import ConfigurationError
-from lightning_sparsegrad.functional._sharding import is_spread, shard_of
+from lightning_sparsegrad.functional.sharding import is_spread, shard_of
 
 _PARTS = ("query", "key", "value")
 

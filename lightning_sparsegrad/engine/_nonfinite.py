@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_sparsegrad.errors import require_one_of
 from lightning_sparsegrad.functional import component_norms
-from lightning_sparsegrad.functional._sharding import shard_of
+from lightning_sparsegrad.functional.sharding import shard_of
 
 _ELSEWHERE = "a parameter that another process holds whole"
 NonFinite = Literal["propagate", "skip", "raise"]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lightning_sparsegrad.components import NamedParameters
 from lightning_sparsegrad.errors import ConfigurationError
-from lightning_sparsegrad.functional._sharding import is_spread, shard_of
+from lightning_sparsegrad.functional.sharding import is_spread, shard_of
 from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, Phase, owner_of, runs_on_shards, stated
 
 # wrappers whose parameters do not tell which of their entries a gradient is of, and what does the same

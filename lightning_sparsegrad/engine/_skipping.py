@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lightning_sparsegrad.components import NamedParameters, without_split
-from lightning_sparsegrad.functional._sharding import is_spread
+from lightning_sparsegrad.functional.sharding import is_spread
 
 
 class WorkSkipper:

@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_sparsegrad.components import Component, ComponentSpec, NamedParameters, Part, check_components, partition
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.functional import component_norms
-from lightning_sparsegrad.functional._sharding import Group, group_of, norms_over
+from lightning_sparsegrad.functional.sharding import Group, group_of, norms_over
 from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, Window, scaling_of
 
 

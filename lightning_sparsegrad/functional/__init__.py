@@ -3,19 +3,23 @@
 from lightning_sparsegrad.functional.clipping import clip_components_, clip_values_, component_norms
 from lightning_sparsegrad.functional.hashing import derive_key, hash_entries, hash_index, keep_threshold
 from lightning_sparsegrad.functional.masking import count_kept, keep_mask, mask_entries_, mask_rows_
+from lightning_sparsegrad.functional.sharding import Shard, group_of, shard_of
 from lightning_sparsegrad.functional.unit_clipping import clip_units_
 
 __all__ = [
+    "Shard",
     "clip_components_",
     "clip_units_",
     "clip_values_",
     "component_norms",
     "count_kept",
     "derive_key",
+    "group_of",
     "hash_entries",
     "hash_index",
     "keep_mask",
     "keep_threshold",
     "mask_entries_",
     "mask_rows_",
+    "shard_of",
 ]

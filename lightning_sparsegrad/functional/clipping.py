@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from lightning_sparsegrad.functional._blocks import pieces
-from lightning_sparsegrad.functional._sharding import Group, norms_over, shard_of
 from lightning_sparsegrad.functional._words import send
+from lightning_sparsegrad.functional.sharding import Group, norms_over, shard_of
 
 EPSILON = 1e-6  # what `torch.nn.utils.clip_grad_norm_` adds to the norm, in true gradient units
 

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from lightning_sparsegrad.functional._blocks import block_size, pieces, ranges
 from lightning_sparsegrad.functional._fused import fused_mask_, fused_words
-from lightning_sparsegrad.functional._sharding import shard_of
 from lightning_sparsegrad.functional._words import send_rows
 from lightning_sparsegrad.functional.hashing import (
     WORD,
@@ -29,6 +28,7 @@ from lightning_sparsegrad.functional.hashing import (
     keep_threshold,
     signed,
 )
+from lightning_sparsegrad.functional.sharding import shard_of
 
 _SMALL = 1 << 13  # entries up to which launching costs more than hashing
 _MANY_ROWS = 1 << 12  # rows from which it pays to look for rows of zeros

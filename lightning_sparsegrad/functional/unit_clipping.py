@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from lightning_sparsegrad.functional._blocks import block_size
-from lightning_sparsegrad.functional._sharding import Group, reduce_norms, shard_of
+from lightning_sparsegrad.functional.sharding import Group, reduce_norms, shard_of
 
 SMALLEST_NORM = 1e-6  # by which the authors' code divides at least, in true gradient units
 _FEW = 4  # of so many rows, one at most is worth picking out

@@ -9,7 +9,7 @@ from torch.optim import LBFGS
 
 from lightning_sparsegrad.engine.gradient_engine import GradientEngine
 from lightning_sparsegrad.errors import ConfigurationError
-from lightning_sparsegrad.functional._sharding import is_spread
+from lightning_sparsegrad.functional.sharding import is_spread
 from lightning_sparsegrad.loops._callbacks import callbacks_of
 from lightning_sparsegrad.loops._twins import is_a, package_of
 from lightning_sparsegrad.transforms.base import GradientTransform, Window

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lightning_sparsegrad.errors import ConfigurationError
-from lightning_sparsegrad.functional._sharding import is_spread
+from lightning_sparsegrad.functional.sharding import is_spread
 from lightning_sparsegrad.modules._padding import padding_of, vocabulary_of, with_padding_of
 from lightning_sparsegrad.modules._probe import embed
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
-from lightning_sparsegrad.functional._sharding import is_spread
+from lightning_sparsegrad.functional.sharding import is_spread
 
 _COLLECTIVES = ("barrier", "broadcast", "reduce", "reduce_boolean_decision", "all_gather")
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.functional import component_norms
-from lightning_sparsegrad.functional._sharding import shard_of
+from lightning_sparsegrad.functional.sharding import shard_of
 
 ResampleEvery = int | Literal["epoch"] | None
 

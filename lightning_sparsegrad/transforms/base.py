@@ -78,8 +78,8 @@ class GradientTransform(ABC):
 
     Attributes:
         bounds: What it clips, of `"norm"` and `"value"`; a run clips each at most once.
-        on_shards: Whether `apply_` is right for gradients that are sharded by rows, which it is given as `DTensor`. By
-            default it is not, and such a model is refused.
+        on_shards: Whether `apply_` is right for gradients that are sharded by rows, which it is given as `DTensor`; see
+            `functional.shard_of`. By default it is not, and such a model is refused.
         phases: When it acts: in a `"calibration"`, on the `"gradient"`, on the `"update"`. They run in this order, and
             the strategies of a chain within each in the order of the text.
         learns: Whether it keeps state that waits for the step, see `commit_`.

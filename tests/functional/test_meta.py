@@ -17,8 +17,8 @@ from lightning_sparsegrad.functional import (
     mask_entries_,
     mask_rows_,
 )
-from lightning_sparsegrad.functional._sharding import norms_over
 from lightning_sparsegrad.functional._words import send_rows
+from lightning_sparsegrad.functional.sharding import norms_over
 from tests.on_meta import META, traffic_of
 
 SHAPES = ((3, 4), (), (0, 3), (5,), (9000, 8), (100, 200), (3, 4, 2), (100, 130))

@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_sparsegrad.components import Component, NamedParameters
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.functional import clip_components_
-from lightning_sparsegrad.functional._sharding import Group, group_of
+from lightning_sparsegrad.functional.sharding import Group, group_of
 from lightning_sparsegrad.schedules import Schedule, as_threshold
 from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, Window, refuse_depth
 

@@ -41,9 +41,13 @@ class Mask(GradientTransform):
         return ((type(self).__name__, self.seed),)
 
     def key(self, window: Window) -> tuple[str | int, ...]:
-        """Return what the draws of a window are keyed by: class, seed, resample index."""
-        seed = window.seed if self.seed is None else self.seed
-        return type(self).__name__, seed, resample_index(self.resample_every, window)
+        """Return what the draws of a window are keyed by, see `draw_key`."""
+        return draw_key(type(self).__name__, self.seed, self.resample_every, window)
+
+
+def draw_key(kind: str, seed: int | None, resample_every: ResampleEvery, window: Window) -> tuple[str | int, ...]:
+    """Return what a strategy's draws in a window are keyed by: its class, its seed or the run's, the resample index."""
+    return kind, window.seed if seed is None else seed, resample_index(resample_every, window)
 
 
 def draw_dropped(
