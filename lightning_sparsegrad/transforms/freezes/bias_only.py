@@ -1,13 +1,13 @@
 """Bias-only training: the weight matrices of the pretrained model are frozen."""
 
-from lightning_sparsegrad.components import Layers, NamedParameters, find_layers
+from lightning_sparsegrad.components import NamedParameters
 from lightning_sparsegrad.components.parameters import plain_class
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.transforms.base import Window
-from lightning_sparsegrad.transforms.freezes.freeze import Freeze
+from lightning_sparsegrad.transforms.freezes.layer_mask import LayerMask
 
 
-class BiasOnly(Freeze):
+class BiasOnly(LayerMask):
     """Train the biases, the normalization layers and the head alone.
 
     All other tensors, embeddings included, end without a gradient: they stay as they are, bit for bit. A bias is a
@@ -44,29 +44,30 @@ class BiasOnly(Freeze):
     """
 
     def __init__(self, *, layers: list[str] | None = None, head: list[str] | str | None = None) -> None:
-        super().__init__()
-        if layers is not None and not layers:
-            raise ConfigurationError(f"Parameter `layers` should hold a pattern per layer. Found `layers = {layers}`.")
-        self.layers, self.head = layers, head
-        self._frozen: frozenset[str] = frozenset()
+        super().__init__(layers=layers, head=head)
+        self._small: frozenset[str] = frozenset()
 
     def bind(self, parameters: NamedParameters, *, total_steps: int | None) -> None:
         super().bind(parameters, total_steps=total_steps)
-        layers: Layers = find_layers(parameters, layers=self.layers, head=self.head)
-        below_head = layers.within(frozenset(range(layers.count)))
-        self._frozen = frozenset(name for name in below_head if not _is_small(name, parameters))
-        if not any(parameters[name].requires_grad for name in below_head - self._frozen):
+        self._small = frozenset(name for name in parameters if _is_small(name, parameters))
+        below_head = self.depths.within(frozenset(range(self.depths.count)))
+        if not any(parameters[name].requires_grad for name in below_head & self._small):
             raise ConfigurationError(
                 f"Parameter `model` should have a bias or a normalization layer below its head that trains. "
                 f"Found none in `{type(parameters.model).__name__}`."
             )
 
-    def dropped(self, window: Window) -> frozenset[str]:  # noqa: ARG002
-        return self._frozen
+    def check_without_head(self) -> None:
+        """Accept a model without a head: what trains below it is checked when the strategy is bound."""
+
+    def dropped_depths(self, window: Window) -> frozenset[int]:  # noqa: ARG002
+        return frozenset(range(self.depths.count))
+
+    def dropped(self, window: Window) -> frozenset[str]:
+        return super().dropped(window) - self._small
 
     def __repr__(self) -> str:
-        given = [f"{name}={value!r}" for name, value in (("layers", self.layers), ("head", self.head)) if value]
-        return f"BiasOnly({', '.join(given)})"
+        return f"BiasOnly({', '.join(self._patterns())})"
 
 
 def _is_small(name: str, parameters: NamedParameters) -> bool:
