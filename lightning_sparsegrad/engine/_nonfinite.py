@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from lightning_sparsegrad.errors import require_one_of
-from lightning_sparsegrad.functional import component_norms
-from lightning_sparsegrad.functional.sharding import shard_of
+from lightning_sparsegrad.functional import tensor_norms
+from lightning_sparsegrad.functional.sharding import group_of
 
 _ELSEWHERE = "a parameter that another process holds whole"
 NonFinite = Literal["propagate", "skip", "raise"]
@@ -31,10 +31,8 @@ def first_nonfinite(gradients: Mapping[str, Tensor]) -> str | None:
     """
     if not gradients:
         return None
-    shards = [shard_of(gradient) for gradient in gradients.values()]
-    groups = [shard.group for shard in shards]
-    largest = component_norms([shard.local for shard in shards], [1] * len(shards), norm_type=inf, groups=groups)
-    bad = ~largest.isfinite()
+    bad = ~tensor_norms(list(gradients.values()), norm_type=inf).isfinite()
+    groups = [group_of(gradient) for gradient in gradients.values()]
     found = bad.any().float()
     for group in dict.fromkeys(group for group in groups if group is not None):
         # what is whole beside what is sharded may have been reduced by nobody

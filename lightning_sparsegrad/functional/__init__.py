@@ -1,6 +1,6 @@
 """Stateless kernels on tensors: no step, no model, no configuration. In-place names end in an underscore."""
 
-from lightning_sparsegrad.functional.clipping import clip_components_, clip_values_, component_norms
+from lightning_sparsegrad.functional.clipping import clip_components_, clip_values_, component_norms, tensor_norms
 from lightning_sparsegrad.functional.hashing import derive_key, hash_entries, hash_index, keep_threshold
 from lightning_sparsegrad.functional.masking import count_kept, keep_mask, mask_entries_, mask_rows_
 from lightning_sparsegrad.functional.sharding import Shard, group_of, shard_of
@@ -22,4 +22,5 @@ __all__ = [
     "mask_entries_",
     "mask_rows_",
     "shard_of",
+    "tensor_norms",
 ]

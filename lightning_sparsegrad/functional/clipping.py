@@ -49,6 +49,13 @@ def component_norms(
     return torch.stack(torch._foreach_norm(torch.split(flat, list(sizes)), norm_type))
 
 
+def tensor_norms(tensors: Sequence[Tensor], *, norm_type: float = 2.0) -> Tensor:
+    """Return the norm of each tensor, whole or sharded by rows, as `component_norms` does."""
+    shards = [shard_of(tensor) for tensor in tensors]
+    groups = [shard.group for shard in shards]
+    return component_norms([shard.local for shard in shards], [1] * len(shards), norm_type=norm_type, groups=groups)
+
+
 def clip_components_(
     tensors: Sequence[Tensor],
     sizes: Sequence[int],

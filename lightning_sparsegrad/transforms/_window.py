@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_sparsegrad.errors import ConfigurationError
-from lightning_sparsegrad.functional import component_norms
-from lightning_sparsegrad.functional.sharding import shard_of
+from lightning_sparsegrad.functional import tensor_norms
 
 ResampleEvery = int | Literal["epoch"] | None
 
@@ -98,13 +97,13 @@ class Gradients(dict[str, Tensor]):
         """Whether every entry is finite now: a 0-d boolean tensor on the device of the gradients."""
         if not self:
             return torch.ones((), dtype=torch.bool)
-        return self._norms(inf).isfinite().all()
+        return tensor_norms(list(self.values()), norm_type=inf).isfinite().all()
 
     def norms(self) -> dict[str, Tensor]:
         """Return the norm of each gradient as it stands now, in true units: 0-d tensors, in float32 or wider."""
         if not self:
             return {}
-        norms = self._norms(2.0)
+        norms = tensor_norms(list(self.values()))
         if self.loss_scale is not None:
             norms = norms / self.loss_scale.to(norms)
         return dict(zip(self, norms.unbind(), strict=True))
@@ -131,11 +130,6 @@ class Gradients(dict[str, Tensor]):
         if self._deprecated is not None:
             self._deprecated(self.changed_by)
         self.lose(names, by=self)
-
-    def _norms(self, norm_type: float) -> Tensor:
-        shards = [shard_of(gradient) for gradient in self.values()]
-        groups = [shard.group for shard in shards]
-        return component_norms([shard.local for shard in shards], [1] * len(self), norm_type=norm_type, groups=groups)
 
 
 def resample_index(every: ResampleEvery, window: Window) -> int:
