@@ -1,19 +1,28 @@
+"""Settings of the whole suite: threads, signals, in how many processes it runs, and what it leaves out by default."""
+
+import os
 import signal
 
 import pytest
 import torch
 
-# the models are tiny: a second thread costs more than it brings
+# the models are tiny: a second thread costs more than it brings, here and in processes that tests start
 torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # a shell that starts this in the background has Ctrl+C ignored, by what is started here as well
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Run a few chosen tests in this process, which starts sooner and shows what they print."""
+    chosen = any("::" in argument or argument.endswith(".py") for argument in config.args)
+    return 0 if chosen or config.option.keyword or config.option.capture == "no" else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what is marked `long`, unless markers are asked for by `-m`."""
     if config.option.markexpr:
         return
-    long = [item for item in items if item.get_closest_marker("long")]
-    config.hook.pytest_deselected(items=long)
-    items[:] = [item for item in items if item not in set(long)]
+    config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("long")])
+    items[:] = [item for item in items if not item.get_closest_marker("long")]
