@@ -1,6 +1,6 @@
 """What each of n processes does for test_counts.py: evaluate and predict rows that they cannot share evenly.
 
-Started by `torch.distributed.run`, with a folder as its argument, or called in one process.
+Started by tests/launch.py, with a folder as its argument, or called in one process.
 """
 
 import os

@@ -1,6 +1,6 @@
 """What each of n processes does for test_ddp.py: train every case, and write down what came of it.
 
-Started by `torch.distributed.run`, with a folder as its argument. Every rank has its own data, in batches of its own
+Started by tests/launch.py, with a folder as its argument. Every rank has its own data, in batches of its own
 size, and uses the global random state in its own way.
 """
 

@@ -1,6 +1,6 @@
 """What each of two processes does for test_two_processes.py: the second fails inside a window.
 
-Started by `torch.distributed.run`, with a folder as its argument. Writes down what ended each.
+Started by tests/launch.py, with a folder as its argument. Writes down what ended each.
 """
 
 import os

@@ -1,6 +1,6 @@
 """What each of two processes does for test_two_processes.py: train, go on from every checkpoint, and compare.
 
-Started by `torch.distributed.run`, with a folder as its argument. Writes down, for each case and rank, from how many
+Started by tests/launch.py, with a folder as its argument. Writes down, for each case and rank, from how many
 checkpoints the run went on exactly, and where it first did not.
 """
 

@@ -1,6 +1,6 @@
 """What each of two processes does for test_two_stops.py: get a signal, stop, resume, and compare.
 
-Started by `torch.distributed.run`, with a folder as its argument. Writes down, for each case and rank, what came of it.
+Started by tests/launch.py, with a folder as its argument. Writes down, for each case and rank, what came of it.
 """
 
 import json

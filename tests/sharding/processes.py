@@ -1,6 +1,6 @@
 """What each process does for the tests here: every case by name, and what came of it written down.
 
-Started by `torch.distributed.run`, with a folder as its argument.
+Started by tests/launch.py, with a folder as its argument.
 """
 
 import os
