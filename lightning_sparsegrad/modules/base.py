@@ -117,10 +117,11 @@ class SparseGradModule(LoadedFromStrangers, AdapterOwner, LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        self._loop_adapter.load(checkpoint, _trainer_of(self))
+        self._loop_adapter.load(checkpoint, trainer_of(self))
 
 
-def _trainer_of(module: SparseGradModule) -> Trainer | None:
+def trainer_of(module: LightningModule) -> Trainer | None:
+    """Return the Trainer of a module, `None` if it has none."""
     try:
         trainer = module.trainer
     except RuntimeError:  # it is loaded without one

@@ -13,7 +13,7 @@ import torch
 
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.files._checksums import require_intact
-from lightning_sparsegrad.resume._lightning import restores_checkpoint
+from lightning_sparsegrad.resume._lightning import CLASS_PATH, restores_checkpoint
 from lightning_sparsegrad.resume._torch import refused_class
 from lightning_sparsegrad.resume.exact_resume import EXACT_RESUME_KEY
 from lightning_sparsegrad.untrusted._imports import ImportRefusedError, named_by_checkpoint
@@ -81,9 +81,9 @@ def stored_run(path: Path, named: Iterable[str] = ()) -> StoredRun:
     names = names_in(checkpoint)
     for key, stored in HYPER_PARAMETERS.items() if not config else ():  # written by another LightningCLI
         arguments: Mapping[str, Any] = checkpoint.get(stored) or {}
-        if "_class_path" in arguments:
+        if CLASS_PATH in arguments:
             init_args = {name: value for name, value in arguments.items() if not name.startswith("_")}
-            config[key] = {"class_path": arguments["_class_path"], "init_args": init_args}
+            config[key] = {"class_path": arguments[CLASS_PATH], "init_args": init_args}
     for key in HYPER_PARAMETERS.keys() & config.keys():
         class_path = config[key].get("class_path") if isinstance(config[key], Mapping) else None
         if isinstance(class_path, str) and (why := _why_not_there(class_path, path, named)) is not None:

@@ -19,6 +19,12 @@ from lightning_sparsegrad.errors import needs_private_names
 
 # without these, the first micro-batch after a resume would have the checkpoint it resumes from written again
 _OF_CHECKPOINTS = ("_last_global_step_saved", "_last_checkpoint_saved", "_defer_save_until_validation")
+WRAPPED_SAMPLER = "_sampler"
+"""Where Lightning keeps a sampler that it wraps for several processes, whose state is of the order of the data."""
+
+CLASS_PATH = "_class_path"
+"""Where a LightningCLI puts the class among the arguments that a checkpoint stores."""
+
 _SEEN = ("_callback_metrics", "_logged_metrics", "_progress_bar_metrics")
 _STEPS = "_batches_that_stepped"
 _RESTORING = ("restore", "resume", "select_ckpt", "parse_ckpt")

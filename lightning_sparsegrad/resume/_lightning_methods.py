@@ -10,8 +10,8 @@ from functools import partial
 from subprocess import Popen
 from typing import Any
 
-from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder, ModelCheckpoint
 
 from lightning_sparsegrad.errors import needs_private_names
 from lightning_sparsegrad.resume._lightning import replace_private
@@ -54,8 +54,9 @@ def release_fit(trainer: Trainer) -> None:
     vars(trainer.fit_loop).pop("run", None)
 
 
-def intercept_search(callback: Callback, method: str, search: Callable[..., None]) -> None:
+def intercept_search(callback: LearningRateFinder | BatchSizeFinder, search: Callable[..., None]) -> None:
     """Have a finder of the tuner call `search` with its own method before the arguments; a second time does nothing."""
+    method = "lr_find" if isinstance(callback, LearningRateFinder) else "scale_batch_size"
     if method not in vars(callback):
         setattr(callback, method, partial(search, getattr(callback, method)))
 

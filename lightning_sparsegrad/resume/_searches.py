@@ -41,9 +41,9 @@ class Searches(Callback):
         searches = find_or_add_callback(trainer, cls)
         for callback in callbacks_of(trainer):
             if isinstance(callback, LearningRateFinder):
-                intercept_search(callback, "lr_find", partial(_search, same_batches=True))
+                intercept_search(callback, partial(_search, same_batches=True))
             if isinstance(callback, BatchSizeFinder):
-                intercept_search(callback, "scale_batch_size", partial(_search, same_batches=False))
+                intercept_search(callback, partial(_search, same_batches=False))
         return searches
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
