@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 
+from lightning_sparsegrad.callbacks._lightning import given_version, set_version
 from lightning_sparsegrad.callbacks._run_folder import make_next
 from lightning_sparsegrad.files._unfinished import lock
 
@@ -138,9 +139,9 @@ class FolderClaims(Callback):
             if _is_elsewhere(str(logger.root_dir)):
                 if isinstance(logger, CSVLogger) and _has_logs(logger.log_dir):
                     _move_on(logger, make_next)
-            elif logger._version is None:  # there is no public way to tell
+            elif given_version(logger) is None:
                 path = self._claims.take_new(join(logger.root_dir, "version_"), first=int(logger.version))
-                logger._version = int(path.rpartition("_")[2])
+                set_version(logger, int(path.rpartition("_")[2]))
             elif isinstance(logger, CSVLogger) and (_has_logs(logger.log_dir) or not self._claims.take(logger.log_dir)):
                 _move_on(logger, self._claims.take_new)
 
@@ -148,7 +149,7 @@ class FolderClaims(Callback):
         if trainer.world_size > 1:
             for logger in trainer.loggers:
                 if isinstance(logger, (CSVLogger, TensorBoardLogger)):
-                    logger._version = trainer.strategy.broadcast(logger._version)
+                    set_version(logger, trainer.strategy.broadcast(given_version(logger)))
         if stage != "fit" or trainer.fast_dev_run or not trainer.is_global_zero:  # type: ignore[attr-defined]  # set by its connector
             return
         for callback in trainer.checkpoint_callbacks:
@@ -188,5 +189,5 @@ def _move_on(logger: CSVLogger, take_new: Callable[..., str]) -> None:
     folder = str(logger.log_dir)
     stem = f"{folder.rstrip('/')}-v" if str(logger.version) else join(logger.root_dir, "version_")
     version = take_new(stem, first=1 if str(logger.version) else 0)
-    logger._version = version.rpartition("/")[2]  # there is no public way
+    set_version(logger, version.rpartition("/")[2])
     rank_zero_info(f"`{folder}` has logs already, or another run is at work in it: this run logs into `{version}`.")

@@ -11,6 +11,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from lightning_sparsegrad.callbacks._history import HistoryCallback
 from lightning_sparsegrad.components import Component, ComponentSpec, NamedParameters, partition
 from lightning_sparsegrad.engine.gradient_meter import check_meter
+from lightning_sparsegrad.functional._torch import norms_of
 from lightning_sparsegrad.functional.sharding import Group, group_of, norms_over
 
 _COLUMNS = ("rms", "cosine")
@@ -139,7 +140,7 @@ class PretrainedDistance(HistoryCallback):
                     pairs = zip(pieces, part.held(others[part.parameter]), strict=True)
                     pieces = [piece - other for piece, other in pairs]
                 dtype = torch.float32 if tensor.device.type == "mps" else torch.float64  # which has no wider one
-                found += torch._foreach_norm(pieces, 2.0, dtype=dtype)
+                found += norms_of(pieces, 2.0, dtype=dtype)
                 groups += [group_of(tensor)] * len(pieces)
             sizes.append(len(found) - count)
         norms = torch.stack([norm.to(found[0].device) for norm in found])

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torchmetrics.functional.retrieval import retrieval_normalized_dcg
 from torchmetrics.retrieval import RetrievalNormalizedDCG
 from torchmetrics.utilities.data import dim_zero_cat
 
@@ -48,5 +49,5 @@ class GroupedNDCG(RetrievalNormalizedDCG):
         order = query[kept].argsort(stable=True)
         sizes = counts[counts >= _LEAST].tolist()
         groups = zip(preds[kept][order].split(sizes), target[kept][order].split(sizes), strict=True)  # type: ignore[no-untyped-call]
-        found = torch.stack([self._metric(scores, grades) for scores, grades in groups]).mean()
+        found = torch.stack([retrieval_normalized_dcg(scores, grades) for scores, grades in groups]).mean()
         return found.masked_fill(preds.isnan().any(), torch.nan)

@@ -7,6 +7,7 @@ from torch.optim import Optimizer
 
 from lightning_sparsegrad.engine._nonfinite import NonFinite
 from lightning_sparsegrad.engine.gradient_engine import GradientEngine
+from lightning_sparsegrad.loops._lightning import set_trainer
 from lightning_sparsegrad.loops._lightning_adapter import AdapterOwner, LightningAdapter
 from lightning_sparsegrad.loops._refusals import require_super
 from lightning_sparsegrad.resume._gate import CheckpointGate
@@ -78,7 +79,7 @@ class SparseGradModule(LoadedFromStrangers, AdapterOwner, LightningModule):
 
     @trainer.setter
     def trainer(self, trainer: Trainer | None) -> None:
-        LightningModule.trainer.fset(self, trainer)  # type: ignore[attr-defined]  # mypy takes it for its value
+        set_trainer(self, trainer)
         if isinstance(trainer, Trainer):  # the only moment before a fit starts that a subclass need not hand on
             Searches.of(trainer)
 
@@ -116,4 +117,13 @@ class SparseGradModule(LoadedFromStrangers, AdapterOwner, LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        self._loop_adapter.load(checkpoint, self._trainer)
+        self._loop_adapter.load(checkpoint, trainer_of(self))
+
+
+def trainer_of(module: LightningModule) -> Trainer | None:
+    """Return the Trainer of a module, `None` if it has none."""
+    try:
+        trainer = module.trainer
+    except RuntimeError:  # it is loaded without one
+        return None
+    return trainer if isinstance(trainer, Trainer) else None  # which under Fabric is none

@@ -7,6 +7,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.resume._torch import set_last_rates
 
 
 class LinearDecay(LRScheduler):
@@ -42,8 +43,9 @@ class LinearDecay(LRScheduler):
                 f"Parameter `total_steps` should be positive. Found `total_steps = {total_steps}`."
             )
         self.total_steps = total_steps
-        self._last_lr = self.get_lr()
-        for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
+        rates = self.get_lr()
+        set_last_rates(self, rates)
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
 
     def get_lr(self) -> list[float | Tensor]:

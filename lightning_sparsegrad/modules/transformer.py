@@ -46,7 +46,7 @@ from lightning_sparsegrad.modules._padding import (
 from lightning_sparsegrad.modules._pretrained import DType, check_dtype, dtypes_of, load_pretrained, warn_of_dtypes
 from lightning_sparsegrad.modules._probe import embed, run
 from lightning_sparsegrad.modules._schedulers import Interval, Scheduling, made
-from lightning_sparsegrad.modules.base import SparseGradModule
+from lightning_sparsegrad.modules.base import SparseGradModule, trainer_of
 from lightning_sparsegrad.resume._checkpoints import LABEL_NAMES, names_in
 from lightning_sparsegrad.transforms.base import GradientTransform
 
@@ -216,7 +216,7 @@ class TransformerTask(SparseGradModule, Task, ABC):
         if self.lr is not None:
             checkpoint[_LEARNING_RATE] = {"lr": self.lr, "overridden": self._lr_overridden}
         checkpoint[MODEL_KEY] = describe(self.model, self._tokens)
-        for callback in getattr(self._trainer, "callbacks", ()):  # which Lightning does not ask for weights alone
+        for callback in getattr(trainer_of(self), "callbacks", ()):  # which Lightning does not ask for weights alone
             if store := getattr(callback, "store_config", None):
                 store(checkpoint)
 
@@ -229,9 +229,9 @@ class TransformerTask(SparseGradModule, Task, ABC):
         if described and not self._tokens:  # else the data have said it
             set_padding(self.model, described["padding"])
             self._tokens = tokens_in(described)
-        if self._trainer is not None:
+        if (trainer := trainer_of(self)) is not None:
             self._require_label_names()
-            if self._trainer.state.fn == TrainerFn.FITTING and self.lr is None and _LEARNING_RATE in checkpoint:
+            if trainer.state.fn == TrainerFn.FITTING and self.lr is None and _LEARNING_RATE in checkpoint:
                 self.lr, self._lr_overridden = checkpoint[_LEARNING_RATE].values()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
@@ -260,7 +260,7 @@ class TransformerTask(SparseGradModule, Task, ABC):
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """Return what `predict` returns, whatever the labels; of no row for a filler, see `UnrepeatedSampler`."""
         found = self.predict(self({name: value for name, value in batch.items() if name not in self.targets}), batch)
-        loaders = loaders_of(None if self._trainer is None else self._trainer.predict_dataloaders)
+        loaders = loaders_of(getattr(trainer_of(self), "predict_dataloaders", None))
         if dataloader_idx < len(loaders) and is_filler(loaders[dataloader_idx], batch_idx):
             return {name: value[:0] if isinstance(value, list | Tensor) else value for name, value in found.items()}
         return found
@@ -297,7 +297,7 @@ class TransformerTask(SparseGradModule, Task, ABC):
 
     def _override_learning_rate(self, optimizer: Optimizer) -> None:
         own = [float(group["lr"]) for group in optimizer.param_groups]
-        resumes = self._trainer is not None and self._trainer.ckpt_path
+        resumes = getattr(trainer_of(self), "ckpt_path", None)
         if resumes and self._lr_overridden not in (None, own):  # another one is given, and wins
             self.lr = None
         self._lr_overridden = None if self.lr is None else own

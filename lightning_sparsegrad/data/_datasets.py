@@ -1,4 +1,8 @@
-"""Rows that come as tables of Arrow, cached by `datasets`, whose `Dataset.from_generator` takes single rows alone."""
+"""Rows that come as tables of Arrow, cached by `datasets`, whose `Dataset.from_generator` takes single rows alone.
+
+A builder overrides methods with private names, as the documentation of `datasets` says; each is checked against the
+installed version in `tests/private_names.py`. No upstream issue; a `from_generator` that takes tables would end this.
+"""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
