@@ -5,10 +5,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Literal
 
-import datasets
-from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
 Kind = Literal["model", "dataset"]
 
 STRANGERS: Final = {"trust_remote_code": False}
@@ -19,6 +15,9 @@ _TIMEOUT = 10.0  # seconds
 
 def is_unreachable(name: str, kind: Kind) -> bool:
     """Return whether a name has to be looked up on a hub that does not answer: its own client would retry for long."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
     if Path(name).exists():
         return False
     try:
@@ -44,6 +43,8 @@ def how_without(name: str, kind: Kind) -> str:
 @contextmanager
 def without_network() -> Iterator[None]:
     """Keep `datasets` from the network: it reports each local file it reads, and waits up to 3 s for an answer."""
+    import datasets
+
     offline = datasets.config.HF_HUB_OFFLINE
     datasets.config.HF_HUB_OFFLINE = True
     try:
