@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
@@ -15,6 +14,9 @@ from lightning_sparsegrad.components import Component, NamedParameters, find_lay
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.files._unfinished import sweep
 from lightning_sparsegrad.files._writing import replacing
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SUFFIXES = (".parquet", ".csv")
 _KEY = "lightning_sparsegrad_histories"  # in checkpoints: where the tables are, by name
@@ -40,6 +42,8 @@ class History:
     """
 
     def __init__(self, name: str, columns: Sequence[str], path: str | None) -> None:
+        import pandas as pd
+
         if path is not None and Path(path).suffix not in SUFFIXES:
             raise ConfigurationError(
                 f"Parameter `path` should end with {' or '.join(SUFFIXES)}. Found `path = {path!r}`."
@@ -55,6 +59,8 @@ class History:
 
     def start(self, trainer: Trainer, parameters: NamedParameters, components: Sequence[Component]) -> None:
         """Begin with an empty table, or in a fit that is resumed with the rows of the steps before it."""
+        import pandas as pd
+
         self._new, self._rows = [], pd.DataFrame()
         self._components, self._layers = [component.name for component in components], layers_of(parameters, components)
         known = self.path if self._is_mine else Path(self.earlier or self._given or "")
@@ -74,6 +80,8 @@ class History:
 
     def write(self, trainer: Trainer) -> None:
         """Read what was added since the last time, all at once, and write the table if there is anything new."""
+        import pandas as pd
+
         if not self._new or self.path is None:
             return
         new, self._new = self._new, []
@@ -152,8 +160,10 @@ def layers_of(parameters: NamedParameters, components: Sequence[Component]) -> l
     return [layers.names[layers.top_depth(component.parts[0].parameter)] for component in components]
 
 
-def read_history(path: str | Path) -> pd.DataFrame:
+def read_history(path: str | Path) -> "pd.DataFrame":
     """Return the table that a `GradientMonitor` or a `PretrainedDistance` wrote."""
+    import pandas as pd
+
     if Path(path).suffix == ".parquet":
         return pd.read_parquet(path)
     numbers = pd.read_csv(path, nrows=0).columns.difference(["component", "layer"])

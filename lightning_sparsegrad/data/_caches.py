@@ -1,5 +1,7 @@
 """The cache of `datasets`, in which what a killed run left half-written goes."""
 
+from __future__ import annotations
+
 import os
 import re
 import time
@@ -7,10 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from stat import S_ISREG
-
-from datasets import Dataset
+from typing import TYPE_CHECKING
 
 from lightning_sparsegrad.files._unfinished import lock
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 try:
     import fcntl

@@ -1,12 +1,16 @@
 """Checks that the data modules share."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Iterable
-
-from datasets import Dataset
+from typing import TYPE_CHECKING
 
 from lightning_sparsegrad.errors import MAX_SEED, ConfigurationError, near_matches
 from lightning_sparsegrad.metrics._evaluation_table import MEANS
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 _SHOWN = 20  # columns
 

@@ -6,8 +6,6 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from datasets import ClassLabel, Value
-
 from lightning_sparsegrad.errors import ConfigurationError
 
 TEXT = ("string", "large_string")
@@ -18,6 +16,8 @@ _MISSING = ("", "-", "?", "inf", "-inf", "n/a", "na", "nan", "nil", "none", "nul
 
 def kind_of_labels(feature: Any) -> str:
     """Return what a column holds: `ids`, `text`, `whole` numbers, `bool`, `number`, `date`, or `""` if no labels."""
+    from datasets import ClassLabel, Value
+
     if isinstance(feature, ClassLabel):
         return "ids"
     dtype = feature.dtype if isinstance(feature, Value) else ""

@@ -1,13 +1,17 @@
 """Sentences in the formats of the CoNLL shared tasks, one word per line."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-
-from datasets import Dataset, Features, List, Value
+from typing import TYPE_CHECKING
 
 from lightning_sparsegrad.data._lines import digests_of
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 UNIVERSAL_DEPENDENCIES = ".conllu"
 SHARED_TASKS = ".conll"
@@ -44,6 +48,8 @@ def load_conll(paths: Sequence[str]) -> Dataset:
     References:
         Joakim Nivre et al. Universal Dependencies v2. LREC 2020. https://universaldependencies.org/format.html
     """
+    from datasets import Dataset, Features, List, Value
+
     columns = _COLUMNS[Path(paths[0]).suffix]
     if Path(paths[0]).suffix == SHARED_TASKS and all(map(_has_no_tags, paths)):
         columns = {"words": 0}

@@ -1,16 +1,19 @@
 """Tables between commas or tabs, read as they are written."""
 
+from __future__ import annotations
+
 import csv
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
-
-from datasets import Dataset, Features, Value
+from typing import TYPE_CHECKING, Any
 
 from lightning_sparsegrad.data._checks import listed
 from lightning_sparsegrad.data._lines import digests_of, lines_of
 from lightning_sparsegrad.data._reads import Reads
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 
@@ -34,6 +37,8 @@ def load_table(paths: Sequence[str], reads: Reads) -> Dataset:
         ValueError: If a line has more or fewer fields than the first, a quotation mark is never closed, the columns of
             two files differ, two columns that are read have the same name, or a file is no text in UTF-8.
     """
+    from datasets import Dataset, Features, Value
+
     kinds = _kinds(paths, reads)
     if not kinds:
         return Dataset.from_dict({})

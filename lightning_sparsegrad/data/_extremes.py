@@ -1,10 +1,11 @@
 """The rows of encoded data that ask most of a model: the longest, and those of the largest ids."""
 
-from typing import Any
+from __future__ import annotations
 
-import pyarrow as pa  # type: ignore[import-untyped]  # ships no types
-import pyarrow.compute as pc  # type: ignore[import-untyped]
-from datasets import Dataset
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 _IDS = ("input_ids", "token_type_ids")
 
@@ -15,6 +16,9 @@ def extreme_rows(rows: Dataset) -> list[int]:
     Args:
         rows: Encoded rows, or rows of `windows` that are encoded.
     """
+    import pyarrow as pa  # type: ignore[import-untyped]  # ships no types
+    import pyarrow.compute as pc  # type: ignore[import-untyped]
+
     start = 0
     largest: dict[str, tuple[int, int]] = {}  # by what is compared: the value, and the row it is in
     is_nested = "windows" in rows.column_names
@@ -35,6 +39,8 @@ def extreme_rows(rows: Dataset) -> list[int]:
 
 
 def _compare(largest: dict[str, tuple[int, int]], name: str, values: Any, places: Any) -> None:
+    import pyarrow.compute as pc
+
     top = pc.max(values).as_py()
     if top is not None and (name not in largest or top > largest[name][0]):
         largest[name] = (top, places[pc.index(values, top).as_py()].as_py())

@@ -6,8 +6,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import datasets
-
 from lightning_sparsegrad.errors import ConfigurationError
 
 _SPECIAL = re.compile(r"[*?\[$\n]|::|://")  # of patterns, variables and chains of URLs
@@ -20,6 +18,8 @@ def find_splits(folder: Path, config: str | None) -> dict[str, list[str]]:
         folder: The folder. To `datasets` its path is a pattern: it is shown links to the files elsewhere if it has to.
         config: The folder inside it.
     """
+    import datasets
+
     with _links(folder) if _SPECIAL.search(str(folder.resolve())) else _itself(folder) as (shown, originals):
         found = datasets.load_dataset_builder(str(shown), config).config.data_files or {}
         files = {str(split): [Path(path) for path in paths] for split, paths in found.items()}

@@ -3,9 +3,8 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from datasets import Dataset
 from lightning.pytorch import LightningDataModule
 
 from lightning_sparsegrad.data._checks import listed
@@ -14,6 +13,9 @@ from lightning_sparsegrad.data._labels import LabelSpace
 from lightning_sparsegrad.data.encodings import Encoding, kind_of
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.untrusted._strangers import LoadedFromStrangers
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 class LabelledDataModule(LoadedFromStrangers, LightningDataModule, ABC):
@@ -33,15 +35,15 @@ class LabelledDataModule(LoadedFromStrangers, LightningDataModule, ABC):
         """The names of the classes that a checkpoint was trained on; empty for regression, `None` without one."""
 
     @abstractmethod
-    def load_splits(self) -> Mapping[str, Dataset]:
+    def load_splits(self) -> "Mapping[str, Dataset]":
         """Return the rows of each split, named as `SPLITS` or `<one of them>.<part>`."""
 
     @cached_property
-    def splits_of_source(self) -> Mapping[str, Dataset]:
+    def splits_of_source(self) -> "Mapping[str, Dataset]":
         """The rows as they were loaded, by split; loaded when first asked for."""
         return self.load_splits()
 
-    def rows(self, split: str) -> Dataset:
+    def rows(self, split: str) -> "Dataset":
         """Return the rows of a split as they were loaded.
 
         Raises:
@@ -54,7 +56,7 @@ class LabelledDataModule(LoadedFromStrangers, LightningDataModule, ABC):
             raise ConfigurationError(f"Split `{split}` should not be empty. Found 0 rows.")
         return found[split]
 
-    def rows_of_classes(self, split: str) -> Dataset:
+    def rows_of_classes(self, split: str) -> "Dataset":
         """Return the rows to learn the classes from: those of the split, and of what was set aside from it."""
         return self.rows(split)
 

@@ -1,10 +1,11 @@
 """The label column of a classification or regression data set."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from datasets import ClassLabel, Dataset, Value
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_sparsegrad.data._classes import (
@@ -18,6 +19,9 @@ from lightning_sparsegrad.data._classes import (
     spelled,
 )
 from lightning_sparsegrad.errors import ConfigurationError, near_matches
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 Problem = Literal["classification", "regression"]
 
@@ -68,6 +72,8 @@ class LabelSpace:
                 that are no numbers, two names differ in what cannot be seen only, the names of a `ClassLabel` are
                 others than `names` or in another order, or a regression meets names or dates.
         """
+        from datasets import Value
+
         feature = rows.features[column]
         kind = kind_of_labels(feature)
         if kind == "number" and names and not all(map(is_finite, names)):
@@ -110,6 +116,8 @@ class LabelSpace:
         Raises:
             ConfigurationError: If the names of a `ClassLabel` are others or in another order.
         """
+        from datasets import ClassLabel
+
         feature = rows.features[column]
         if isinstance(feature, ClassLabel):
             _check_names(column, feature.names, names)
@@ -121,6 +129,8 @@ class LabelSpace:
         Raises:
             ConfigurationError: If a label is missing, unknown, out of range, or not finite.
         """
+        from datasets import ClassLabel, Value
+
         feature, values = rows.features[self.column], _distinct(rows, self.column)
         if self.names:
             found: dict[Any, Any] = self.ids(feature, values, split)
@@ -150,6 +160,8 @@ class LabelSpace:
         return ids
 
     def _name(self, feature: Any, value: Any) -> Any:
+        from datasets import ClassLabel
+
         if isinstance(feature, ClassLabel):
             return feature.names[value] if value in range(len(feature.names)) else value
         if isinstance(value, bool):  # `true` in a file of JSON

@@ -3,9 +3,8 @@
 from abc import ABC
 from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from datasets import Dataset
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_sparsegrad.data._checks import listed, require_seed
@@ -21,6 +20,9 @@ from lightning_sparsegrad.data._splits import Splits
 from lightning_sparsegrad.data.base import SPLITS, TokenizedDataModule
 from lightning_sparsegrad.data.encodings import Encoding, kind_of
 from lightning_sparsegrad.errors import ConfigurationError, near_matches
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 class LoadedDataModule(TokenizedDataModule, ABC):
@@ -106,7 +108,7 @@ class LoadedDataModule(TokenizedDataModule, ABC):
         self._undivided: Mapping[str, Dataset] | None = None  # where rows of train are set aside
         self.train_language = train_language
 
-    def load_splits(self) -> Mapping[str, Dataset]:
+    def load_splits(self) -> "Mapping[str, Dataset]":
         """Return the rows by split, under the names of `SPLITS`; those of files are read when they are asked for.
 
         Raises:
@@ -130,7 +132,7 @@ class LoadedDataModule(TokenizedDataModule, ABC):
         shares = {"train": partial(self._share, rows, "train"), "validation": partial(self._share, rows, "test")}
         return Splits({**rows.data, **shares})
 
-    def rows_of_classes(self, split: str) -> Dataset:
+    def rows_of_classes(self, split: str) -> "Dataset":
         rows = self.rows(split)
         return rows if self._undivided is None else self._undivided[split]
 
@@ -139,7 +141,7 @@ class LoadedDataModule(TokenizedDataModule, ABC):
         files = self._data_files.get((self._splits or {}).get(split, split))
         return super().is_missing(split) or (files is not None and are_missing(files))
 
-    def _share(self, rows: Mapping[str, Dataset], side: str) -> Dataset:
+    def _share(self, rows: "Mapping[str, Dataset]", side: str) -> "Dataset":
         """Return one side of the train split: the same rows every time."""
         try:
             parts = rows["train"].train_test_split(self._validation_fraction, seed=self._split_seed)
@@ -161,7 +163,7 @@ class LoadedDataModule(TokenizedDataModule, ABC):
                 f"{near_matches(self.train_language, parts)}"
             )
 
-    def _names_of_splits(self, found: Mapping[str, Dataset]) -> Mapping[str, str]:
+    def _names_of_splits(self, found: "Mapping[str, Dataset]") -> Mapping[str, str]:
         if self._splits is not None:
             return self._splits
         names = {split: split for split in found if kind_of(split) in SPLITS}
@@ -170,7 +172,7 @@ class LoadedDataModule(TokenizedDataModule, ABC):
         return {**({} if any(kind_of(name) == "predict" for name in names) else predicted), **names}
 
 
-def _named(found: Mapping[str, Dataset], split: str, name: str) -> Dataset:
+def _named(found: "Mapping[str, Dataset]", split: str, name: str) -> "Dataset":
     if name not in found:
         raise ConfigurationError(
             f"Parameter `splits` should name splits of the data. Found `splits.{split} = {name!r}`, while the "

@@ -1,5 +1,7 @@
 """Rows from a hub, a local folder or local files, all through `datasets`."""
 
+from __future__ import annotations
+
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -7,9 +9,8 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import datasets
-from datasets import Dataset
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_sparsegrad.data._checks import listed
@@ -27,6 +28,9 @@ from lightning_sparsegrad.files._writing import full_disk
 from lightning_sparsegrad.hub._datasets import without_network
 from lightning_sparsegrad.hub._names import PACKAGE_PREFIX, resolve_source
 from lightning_sparsegrad.hub._network import how_without, is_unreachable
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 _RECORDS = (".json", ".jsonl")
 _PARQUET = ".parquet"
@@ -113,6 +117,8 @@ def load_files(data_files: Mapping[str, Sequence[str]], reads: Reads | None = No
     Raises:
         ConfigurationError: If a file cannot be parsed, or its rows do not have the same columns.
     """
+    import datasets
+
     reads = reads or Reads()
     rows = {}
     for split, paths in data_files.items():
@@ -157,6 +163,8 @@ def load_dataset(
     Raises:
         ConfigurationError: If the data set does not exist, or the hub cannot be reached and it is not cached.
     """
+    import datasets
+
     if Path(name).is_dir() and (found := _files_of_splits(Path(name, config or ""))):
         return open_files(found, reads)
     files: dict[str, list[str]] = {}

@@ -1,16 +1,16 @@
 """Parquet files, read by their paths: to the reader of `datasets` a path is a pattern, and may be a chain of URLs."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa  # type: ignore[import-untyped]  # ships no types
-from datasets import Dataset, Features
-from pyarrow.parquet import ParquetFile, read_schema  # type: ignore[import-untyped]  # ships no types
+from typing import TYPE_CHECKING, Any
 
 from lightning_sparsegrad.data._checks import listed
-from lightning_sparsegrad.data._datasets import dataset_of_tables
 from lightning_sparsegrad.data._lines import digests_of
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 _BATCH = 10_000  # rows that are read at once
 
@@ -21,6 +21,10 @@ def load_parquet(paths: Sequence[str]) -> Dataset:
     Raises:
         ValueError: If the columns of two files differ, or a file is no parquet.
     """
+    from datasets import Features
+
+    from lightning_sparsegrad.data._datasets import dataset_of_tables  # a class of `datasets` is its base
+
     first, *others = (_schema(path) for path in paths)
     for path, schema in zip(paths[1:], others, strict=True):  # a cast would fill a column with nothing
         if set(schema.names) != set(first.names):
@@ -33,11 +37,16 @@ def load_parquet(paths: Sequence[str]) -> Dataset:
 
 
 def _schema(path: str) -> Any:
+    from pyarrow.parquet import read_schema  # type: ignore[import-untyped]  # ships no types
+
     with Path(path).open("rb") as file:  # pyarrow would take some names for URLs
         return read_schema(file)
 
 
 def _tables(paths: Sequence[str], contents: Sequence[str]) -> Iterator[Any]:  # noqa: ARG001
+    import pyarrow as pa  # type: ignore[import-untyped]  # ships no types
+    from pyarrow.parquet import ParquetFile
+
     for path in paths:
         with Path(path).open("rb") as file:
             for batch in ParquetFile(file).iter_batches(batch_size=_BATCH):

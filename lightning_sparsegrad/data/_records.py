@@ -1,16 +1,19 @@
 """Objects of JSON, one to a line or in a list, read as they are written."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa  # type: ignore[import-untyped]  # ships no types
-from datasets import Dataset, Features, Value
+from typing import TYPE_CHECKING, Any
 
 from lightning_sparsegrad.data._checks import listed
 from lightning_sparsegrad.data._lines import digests_of
 from lightning_sparsegrad.data._objects import objects_of, short
 from lightning_sparsegrad.data._reads import Reads
+
+if TYPE_CHECKING:
+    import pyarrow as pa  # type: ignore[import-untyped]  # ships no types
+    from datasets import Dataset, Features
 
 _SCALARS = {bool: "bool", int: "int64", float: "float64", str: "string"}
 _NAMES = {bool: "true or false", int: "a number", float: "a number", str: "a text", list: "a list", dict: "an object"}
@@ -27,6 +30,8 @@ def load_records(paths: Sequence[str], reads: Reads) -> Dataset:
         ValueError: If a row is no object, has a key twice or lacks one that is read and that another row has, a column
             holds values of several types, or a file is no JSON or no text in UTF-8.
     """
+    from datasets import Dataset
+
     features = _features(paths, reads)
     if not features:
         return Dataset.from_dict({})
@@ -42,6 +47,8 @@ def _rows(paths: Sequence[str], columns: Sequence[str], contents: Sequence[str])
 
 def _features(paths: Sequence[str], reads: Reads) -> Features:
     """Return the type of each column, after a look at every row."""
+    from datasets import Features
+
     columns: dict[str, _Column] = {}
     lacking: dict[str, tuple[str, str]] = {}
     wanted = (*reads.texts, *reads.labels)
@@ -65,6 +72,8 @@ class _Column:
     """The type of a column, learnt value by value."""
 
     def __init__(self, name: str, place: str) -> None:
+        import pyarrow as pa
+
         self.name, self.place = name, place
         self._kind: type | None = None
         self._nested: list[tuple[str, Any]] = []
@@ -93,12 +102,17 @@ class _Column:
                 self._learn()
 
     def feature(self) -> Any:
+        import pyarrow as pa
+        from datasets import Features, Value
+
         if self._kind in _SCALARS:
             return Value(_SCALARS[self._kind])
         self._learn()
         return Features.from_arrow_schema(pa.schema([(self.name, self._type)]))[self.name]
 
     def _learn(self) -> None:
+        import pyarrow as pa
+
         try:
             self._type = _common(self._type, pa.array([value for _, value in self._nested]).type)
         except (pa.ArrowException, OverflowError):
@@ -114,6 +128,8 @@ class _Column:
 
 
 def _common(one: pa.DataType, other: pa.DataType) -> pa.DataType:
+    import pyarrow as pa
+
     schemas = [pa.schema([("column", kind)]) for kind in (one, other)]
     return pa.unify_schemas(schemas, promote_options="permissive").field("column").type
 

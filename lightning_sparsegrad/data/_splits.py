@@ -1,19 +1,23 @@
 """The rows of each split, loaded when they are asked for."""
 
+from __future__ import annotations
+
 from collections import UserDict
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from datasets import Dataset
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
-class Splits(UserDict[str, Dataset]):
+class Splits(UserDict[str, "Dataset"]):
     """The rows by split: a split that is not used is not read, and its file may be missing.
 
     Args:
         rows: The rows of each split, or a function that loads them, which is called once.
 
     Example:
+        >>> from datasets import Dataset
         >>> splits = Splits({"train": lambda: Dataset.from_dict({"text": ["sun"]}), "test": lambda: 1 / 0})
         >>> list(splits), splits["train"].num_rows
         (['train', 'test'], 1)
@@ -26,6 +30,8 @@ class Splits(UserDict[str, Dataset]):
         self.data.update(rows)
 
     def __getitem__(self, split: str) -> Dataset:
+        from datasets import Dataset
+
         rows = self.data[split]
         if not isinstance(rows, Dataset):
             rows = self.data[split] = rows()

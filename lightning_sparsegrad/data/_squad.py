@@ -1,16 +1,19 @@
 """Questions in the nested JSON of SQuAD: articles, their paragraphs, and the questions about each."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
-
-from datasets import Dataset, Features, List, Value
+from typing import TYPE_CHECKING, Any
 
 from lightning_sparsegrad.data._lines import digests_of
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+
 _TEXT = ("id", "title", "context", "question")
-_ANSWERS = {"text": List(Value("string")), "answer_start": List(Value("int64"))}
+_ANSWERS = {"text": "string", "answer_start": "int64"}
 
 
 def is_squad(path: str) -> bool:
@@ -31,10 +34,13 @@ def load_squad(paths: Sequence[str]) -> Dataset:
         Pranav Rajpurkar, Robin Jia, Percy Liang. Know What You Don't Know: Unanswerable Questions for SQuAD. ACL 2018.
         https://arxiv.org/abs/1806.03822
     """
+    from datasets import Dataset, Features, List, Value
+
     known = [("answers" in question or "is_impossible" in question) for *_, question in _questions(paths)]
     if not known:
         raise ValueError(f"{', '.join(Path(path).name for path in paths)}: no question")
-    features = {**dict.fromkeys(_TEXT, Value("string")), **({"answers": _ANSWERS} if any(known) else {})}
+    answers = {key: List(Value(kind)) for key, kind in _ANSWERS.items()}
+    features = {**dict.fromkeys(_TEXT, Value("string")), **({"answers": answers} if any(known) else {})}
     facts = {"paths": tuple(paths), "columns": tuple(features), "contents": digests_of(paths)}
     return Dataset.from_generator(_rows, Features(features), gen_kwargs=facts)
 

@@ -1,10 +1,13 @@
 """The padding token of a data module's tokenizer, and the side it pads on."""
 
-from typing import Any
+from __future__ import annotations
 
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any
 
 from lightning_sparsegrad.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def settle_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str, config: Any) -> None:

@@ -5,13 +5,11 @@ from abc import ABC
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from datasets import Dataset
 from lightning.pytorch.utilities.types import EVAL_DATALOADERS
 from torch.utils.data import DataLoader, DistributedSampler
-from transformers import PreTrainedTokenizerBase
 
 from lightning_sparsegrad.data._caches import caching
 from lightning_sparsegrad.data._checks import (
@@ -36,6 +34,10 @@ from lightning_sparsegrad.errors import ConfigurationError, require_one_of
 from lightning_sparsegrad.hub._tokenizers import load_tokenizer
 from lightning_sparsegrad.loops._twins import require_our_trainer
 from lightning_sparsegrad.metrics import MetricName
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
 
 SPLITS = ("train", "validation", "test", "predict")
 _LARGEST = 2**31 - 1  # rows or tokens; more is a slip of the key, and torch counts in 64 bits
@@ -145,7 +147,7 @@ class TokenizedDataModule(LabelledDataModule, ABC):
             require_no_mean(found)
         return found
 
-    def dataset(self, split: str) -> Dataset:
+    def dataset(self, split: str) -> "Dataset":
         """Return the encoded rows of a split, from the cache where they are in it."""
         is_predicted = kind_of(split) == "predict"
         labels = None if is_predicted else self.label_space_of(split)
@@ -175,7 +177,7 @@ class TokenizedDataModule(LabelledDataModule, ABC):
         return Tokens(self.tokenizer, self.max_length)
 
     @cached_property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
+    def tokenizer(self) -> "PreTrainedTokenizerBase":
         """The tokenizer; one without a padding token pads with that of the model, or with its end token.
 
         Raises:
@@ -327,7 +329,7 @@ class TokenizedDataModule(LabelledDataModule, ABC):
         return trainer is not None and trainer.state.fn == "fit" and bool(trainer.overfit_batches)  # type: ignore[attr-defined]  # set by its connector
 
     def _loader(
-        self, rows: Dataset, batch_size: int, sampler: DistributedSampler[Any] | None = None
+        self, rows: "Dataset", batch_size: int, sampler: DistributedSampler[Any] | None = None
     ) -> DataLoader[Batch]:
         return DataLoader(
             rows,

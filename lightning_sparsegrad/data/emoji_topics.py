@@ -3,9 +3,7 @@
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
-from typing import Any
-
-from datasets import Dataset, Features, Value
+from typing import TYPE_CHECKING, Any
 
 from lightning_sparsegrad.data import _unicode_names as unicode_names
 from lightning_sparsegrad.data._checks import listed, require_at_least
@@ -14,6 +12,9 @@ from lightning_sparsegrad.data.base import TokenizedDataModule
 from lightning_sparsegrad.data.encodings import SequenceEncoding
 from lightning_sparsegrad.errors import ConfigurationError, reason_of, require_one_of
 from lightning_sparsegrad.hub._names import resolve_source
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 GROUPS = (
     *("Smileys & Emotion", "People & Body", "Animals & Nature", "Food & Drink", "Travel & Places"),
@@ -87,12 +88,14 @@ class EmojiTopicsDataModule(TokenizedDataModule):
         self._is_asked, self._languages = languages is not None, languages or known
         self._least = 1 if languages else min_names
 
-    def load_splits(self) -> dict[str, Dataset]:
+    def load_splits(self) -> "dict[str, Dataset]":
         """Return the rows to train on, and those of each language to validate on, to test on and to predict.
 
         Raises:
             ConfigurationError: If a language that was asked for has no names.
         """
+        from datasets import Dataset, Features, Value
+
         files = [*_CODE, self._groups, *(self._names / f"{name}.xml" for name in {TRAIN_LANGUAGE, *self._languages})]
         versions = tuple(sorted(f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files))
         try:

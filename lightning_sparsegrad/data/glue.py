@@ -3,9 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
-
-from datasets import Dataset
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from lightning_sparsegrad.data._origins import load_dataset, resolve_folder
 from lightning_sparsegrad.data._predictions import write_table
@@ -14,6 +12,9 @@ from lightning_sparsegrad.data.encodings import SequenceEncoding, kind_of
 from lightning_sparsegrad.data.encodings._base import Batch
 from lightning_sparsegrad.errors import ConfigurationError, require_one_of
 from lightning_sparsegrad.metrics import MetricName
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 GlueTaskName = Literal["cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli", "ax"]
 
@@ -104,7 +105,7 @@ class GlueDataModule(TokenizedDataModule):
         self.task, self.labels, self.metrics = task, self._facts.labels, self._facts.metrics
         self._dataset, self._revision = resolve_folder(dataset, revision), revision
 
-    def load_splits(self) -> dict[str, Dataset]:
+    def load_splits(self) -> "dict[str, Dataset]":
         """Return the rows to train on, to validate on, and to predict.
 
         Raises:
@@ -119,7 +120,7 @@ class GlueDataModule(TokenizedDataModule):
         rows = {split: found[name] for split, name in names.items() if name in found}
         return {**rows, "predict": self._load("ax")["test"]} if self.task == "ax" else rows
 
-    def rows(self, split: str) -> Dataset:
+    def rows(self, split: str) -> "Dataset":
         if kind_of(split) == "test":
             raise ConfigurationError(
                 f"GLUE's test labels are not published (they read -1), so `{self.task}` cannot be scored on them: run "
@@ -138,5 +139,5 @@ class GlueDataModule(TokenizedDataModule):
         """Write the file that GLUE takes for a part of the test split, such as `MNLI-m.tsv`."""
         write_table(folder / self._facts.files[part], predictions)
 
-    def _load(self, config: str) -> Mapping[str, Dataset]:
+    def _load(self, config: str) -> "Mapping[str, Dataset]":
         return load_dataset(self._dataset, config, self._revision)

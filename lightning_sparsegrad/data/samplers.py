@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator, Sized
 from itertools import chain, cycle, islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from datasets import Dataset
 from torch.utils.data import DistributedSampler
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 _POOL = 50  # batches that are sorted together
 
@@ -25,7 +27,7 @@ class LengthGroupedSampler(DistributedSampler[Any]):
         **kwargs: What `DistributedSampler` takes: `num_replicas`, `rank` and `seed`.
     """
 
-    def __init__(self, rows: Dataset, lengths: list[int], batch_size: int, **kwargs: Any) -> None:
+    def __init__(self, rows: "Dataset", lengths: list[int], batch_size: int, **kwargs: Any) -> None:
         super().__init__(rows, shuffle=True, **kwargs)
         self._lengths, self._batch = lengths, batch_size * self.num_replicas
 
@@ -101,7 +103,7 @@ def repeated_rows(loader: Any) -> int:
     return max(0, sampler.total_size - len(sampler.dataset))  # type: ignore[arg-type]  # it takes the length itself
 
 
-def lengths_of(rows: Dataset) -> list[int]:
+def lengths_of(rows: "Dataset") -> list[int]:
     """Return how many tokens each encoded row has; how many windows, where there are several."""
     column = "windows" if "windows" in rows.column_names else "input_ids"
     found: list[int] = rows.with_format("arrow")[:].column(column).combine_chunks().value_lengths().to_pylist()

@@ -2,9 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from hashlib import sha256
-from typing import Any, Literal, get_args
-
-from datasets import Dataset, Features, Value
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from lightning_sparsegrad.data._checks import listed
 from lightning_sparsegrad.data._lines import digests_of, lines_of
@@ -13,15 +11,18 @@ from lightning_sparsegrad.data.encodings import SequenceEncoding
 from lightning_sparsegrad.errors import ConfigurationError, near_matches
 from lightning_sparsegrad.hub._names import resolve_source
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+
 LEXICON = "package:vaderSentiment/vaderSentiment/vader_lexicon.txt"
 Target = Literal["polarity", "valence"]
 
 _COLUMNS = {
-    "word": Value("string"),
-    "valence": Value("float64"),
-    "deviation": Value("float64"),
-    "ratings": Value("string"),
-    "polarity": Value("string"),
+    "word": "string",
+    "valence": "float64",
+    "deviation": "float64",
+    "ratings": "string",
+    "polarity": "string",
 }
 _STEM_LENGTH = 5  # characters
 _SPLIT_OF_TENTH = ("train",) * 8 + ("validation", "test")
@@ -77,10 +78,13 @@ class ValenceDataModule(TokenizedDataModule):
         super().__init__(encoding=SequenceEncoding("word", target), **kwargs)
         self._lexicon = resolve_source(LEXICON)
 
-    def load_splits(self) -> dict[str, Dataset]:
+    def load_splits(self) -> "dict[str, Dataset]":
         """Return the entries of each split, with their `word`, `valence` and `polarity`."""
+        from datasets import Dataset, Features, Value
+
+        features = Features({name: Value(kind) for name, kind in _COLUMNS.items()})
         facts = {"path": self._lexicon, "contents": digests_of([self._lexicon])}
-        entries = Dataset.from_generator(_entries, Features(_COLUMNS), gen_kwargs=facts)
+        entries = Dataset.from_generator(_entries, features, gen_kwargs=facts)
         splits = [split_of_word(word) for word in entries["word"]]
         rows = {
             name: entries.select([index for index, split in enumerate(splits) if split == name])

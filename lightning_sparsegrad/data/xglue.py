@@ -4,9 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
-
-from datasets import Dataset
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from lightning_sparsegrad.data._checks import listed, require_columns
 from lightning_sparsegrad.data._origins import load_dataset, resolve_folder
@@ -21,6 +19,9 @@ from lightning_sparsegrad.data.encodings import (
 from lightning_sparsegrad.data.encodings._base import Batch
 from lightning_sparsegrad.errors import ConfigurationError, require_one_of
 from lightning_sparsegrad.metrics import MetricName
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 XglueTaskName = Literal["ner", "pos", "nc", "mlqa", "xnli", "paws-x", "qadsm", "wpr", "qam"]
 
@@ -171,7 +172,7 @@ class XglueDataModule(TokenizedDataModule):
         self._dataset = resolve_folder(dataset or _HUB_ID, revision)
         self._revision = revision or (_REVISION if dataset is None else None)
 
-    def load_splits(self) -> dict[str, Dataset]:
+    def load_splits(self) -> "dict[str, Dataset]":
         """Return the rows to train on, and those of each language to validate on, to test on and to predict.
 
         Raises:
@@ -208,7 +209,7 @@ class XglueDataModule(TokenizedDataModule):
             text = "".join(f"{row}\n" for row in rows)
         path.write_text(text, encoding="utf-8")
 
-    def _joined(self, rows: Dataset, split: str) -> Dataset:
+    def _joined(self, rows: "Dataset", split: str) -> "Dataset":
         for column, parts in self._facts.joined.items():
             require_columns(rows, dict.fromkeys(parts, "dataset"), split)
             rows = rows.map(_join, batched=True, input_columns=list(parts), fn_kwargs={"column": column})

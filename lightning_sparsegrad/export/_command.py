@@ -1,12 +1,18 @@
 """`sparsegrad export --ckpt_path CHECKPOINT --output FOLDER`: a folder for `transformers`, and how to read it."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from rich import get_console
-from transformers import PreTrainedModel
 
 from lightning_sparsegrad.cli.parser import SparseGradArgumentParser
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.export.checkpoint import export_checkpoint
 from lightning_sparsegrad.untrusted._terminal import shown
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _PIPELINES = {
     "ForSequenceClassification": 'transformers.pipeline("text-classification", "{}", truncation=True)',

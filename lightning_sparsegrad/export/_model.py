@@ -1,18 +1,21 @@
 """The model that a checkpoint holds, built from what the checkpoint says of it."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Mapping
 from inspect import isclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-import transformers
 from torch import Tensor
-from transformers import AutoConfig, PreTrainedModel
 
 from lightning_sparsegrad.components.parameters import plain_name
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.modules._padding import set_padding
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _PREFIX = "model."  # of the pretrained model among the weights of a task
 _ADAPTER = (".lora_", ".base_layer.", ".modules_to_save.")
@@ -29,6 +32,9 @@ def build(described: Mapping[str, Any], state: Mapping[str, Tensor], name: str) 
     Raises:
         ConfigurationError: If the class of the model is not known, or the weights are others than the model's.
     """
+    import transformers
+    from transformers import AutoConfig, PreTrainedModel
+
     weights = {plain_name(key.removeprefix(_PREFIX)): value for key, value in state.items() if key.startswith(_PREFIX)}
     if any(part in key for key in weights for part in _ADAPTER):
         raise ConfigurationError(

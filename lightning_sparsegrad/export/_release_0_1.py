@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig
 
 from lightning_sparsegrad.data.encodings import TokenEncoding
 from lightning_sparsegrad.errors import ConfigurationError, reason_of
@@ -35,6 +34,8 @@ def describe(checkpoint: Mapping[str, Any], path: str, base: str | None) -> dict
     Raises:
         ConfigurationError: If it is of no task of this library, or there is no such base model.
     """
+    from transformers import AutoConfig
+
     config = stored_run(Path(path)).config
     model, data = ((config.get(key) or {}) for key in ("model", "data"))
     arguments = {**model.get("init_args", {}), **checkpoint.get("hyper_parameters", {})}

@@ -1,12 +1,13 @@
 """Write what a checkpoint was trained to as a folder that `transformers` reads."""
 
+from __future__ import annotations
+
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from lightning_sparsegrad.data._tokenizer_padding import settle_tokenizer
 from lightning_sparsegrad.errors import ConfigurationError, reason_of
@@ -20,6 +21,9 @@ from lightning_sparsegrad.modules._description import MODEL_KEY, name_classes
 from lightning_sparsegrad.modules._limits import longest_row
 from lightning_sparsegrad.modules._padding import padding_of, settle_padding
 from lightning_sparsegrad.resume._checkpoints import about_checkpoint, names_in, require_mappings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def export_checkpoint(
@@ -88,6 +92,8 @@ def _load(ckpt_path: str) -> dict[str, Any]:
 
 
 def _find_tokenizer(name: str, options: Mapping[str, Any]) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
     source = resolve_source(name)
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(

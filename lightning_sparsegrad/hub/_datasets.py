@@ -6,8 +6,6 @@ It is checked against the installed version in `tests/private_names.py`.
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import datasets
-
 
 @contextmanager
 def without_network() -> Iterator[None]:
@@ -16,6 +14,8 @@ def without_network() -> Iterator[None]:
     Its public form is the environment of the process before it starts, which would keep models from the hub as well.
     datasets#6088 was closed without one; an argument of `load_dataset` would end this.
     """
+    import datasets  # it takes a second
+
     offline = datasets.config.HF_HUB_OFFLINE
     datasets.config.HF_HUB_OFFLINE = True
     try:

@@ -3,9 +3,6 @@
 from pathlib import Path
 from typing import Final, Literal
 
-from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
 Kind = Literal["model", "dataset"]
 
 STRANGERS: Final = {"trust_remote_code": False}
@@ -16,6 +13,9 @@ _TIMEOUT = 10.0  # seconds
 
 def is_unreachable(name: str, kind: Kind) -> bool:
     """Return whether a name has to be looked up on a hub that does not answer: its own client would retry for long."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
     if Path(name).exists():
         return False
     try:

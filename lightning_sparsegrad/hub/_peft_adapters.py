@@ -3,8 +3,6 @@
 import json
 from pathlib import Path
 
-from transformers.utils.peft_utils import find_adapter_config_file
-
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.hub._names import resolve_source
 
@@ -20,6 +18,8 @@ def find_adapter(source: str, *, offline: bool) -> Path | None:
         source: Hub id or local folder.
         offline: Whether to look on this machine alone.
     """
+    from transformers.utils.peft_utils import find_adapter_config_file
+
     found = find_adapter_config_file(source, local_files_only=offline)
     return Path(found) if found else None
 

@@ -1,14 +1,17 @@
 """Tokenizers by their names, with one sentence about whatever is wrong with their files."""
 
-from collections.abc import Mapping
-from typing import Any
+from __future__ import annotations
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from lightning_sparsegrad.errors import ConfigurationError, reason_of
 from lightning_sparsegrad.hub._names import resolve_source
 from lightning_sparsegrad.hub._network import STRANGERS, how_without, is_unreachable
 from lightning_sparsegrad.hub._peft_adapters import tokenizer_source
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def load_tokenizer(name: str, options: Mapping[str, Any]) -> PreTrainedTokenizerBase:
@@ -21,6 +24,8 @@ def load_tokenizer(name: str, options: Mapping[str, Any]) -> PreTrainedTokenizer
     Raises:
         ConfigurationError: If it cannot be loaded, or its files are broken.
     """
+    from transformers import AutoTokenizer
+
     source = tokenizer_source(resolve_source(name))
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(

@@ -11,9 +11,9 @@ from inspect import Parameter, isfunction, signature
 from typing import Any
 
 from torch.optim.lr_scheduler import LRScheduler
-from transformers import optimization
 
 TRAINING_STEPS = "num_training_steps"
+_SCHEDULES = re.compile(r"get_\w*schedule(_\w+)?")
 
 
 def _with_length_left_out(schedule: Callable[..., LRScheduler]) -> Callable[..., LRScheduler]:
@@ -37,10 +37,19 @@ def _with_length_left_out(schedule: Callable[..., LRScheduler]) -> Callable[...,
     return own
 
 
-__all__ = [
-    name
-    for name, function in vars(optimization).items()
-    if re.fullmatch(r"get_\w*schedule(_\w+)?", name) and isfunction(function)
-    if TRAINING_STEPS in signature(function).parameters
-]
-globals().update({name: _with_length_left_out(getattr(optimization, name)) for name in __all__})
+def __getattr__(name: str) -> Any:
+    if name != "__all__" and not _SCHEDULES.fullmatch(name):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from transformers import optimization
+
+    schedules = {
+        name: _with_length_left_out(function)
+        for name, function in vars(optimization).items()
+        if _SCHEDULES.fullmatch(name) and isfunction(function)
+        if TRAINING_STEPS in signature(function).parameters
+    }
+    globals().update(schedules, __all__=list(schedules))
+    try:
+        return globals()[name]
+    except KeyError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None

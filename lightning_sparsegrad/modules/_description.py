@@ -1,14 +1,17 @@
 """The description of a pretrained model and its tokenizer in a checkpoint, which so can be exported alone."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-from transformers import PreTrainedConfig, PreTrainedModel
+from typing import TYPE_CHECKING, Any
 
 from lightning_sparsegrad.components.parameters import plain_class
 from lightning_sparsegrad.functional._torch import uncompiled
 from lightning_sparsegrad.modules._padding import padding_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 MODEL_KEY = "lightning_sparsegrad_model"  # in checkpoints
 _TOKENS = ("tokenizer", "tokenizer_options", "max_length")

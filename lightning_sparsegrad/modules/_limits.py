@@ -1,18 +1,22 @@
 """The length, the vocabulary and the token types that a model takes, found by trying its embeddings."""
 
+from __future__ import annotations
+
 from bisect import bisect
 from collections.abc import Callable, Mapping
 from itertools import count
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.functional.sharding import is_spread
 from lightning_sparsegrad.modules._padding import padding_of, vocabulary_of, with_padding_of
 from lightning_sparsegrad.modules._probe import embed
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Attempt = Callable[[nn.Module, dict[str, Any]], None]
 

@@ -1,14 +1,18 @@
 """One padding token for model and tokenizer, and logits that do not depend on what a batch is padded with."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from lightning_sparsegrad.hub._network import STRANGERS, is_unreachable
 from lightning_sparsegrad.hub._peft_adapters import tokenizer_source
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def vocabulary_of(model: PreTrainedModel) -> int | None:
@@ -64,6 +68,8 @@ def padding_options(config: Any) -> dict[str, Any]:
 
 def find_padding(model: PreTrainedModel, path: str) -> None:
     """Settle what a model whose configuration has no padding token takes for it, by the tokenizer that lies with it."""
+    from transformers import AutoTokenizer
+
     if padding_of(model) is not None:
         return
     tokenizer: PreTrainedTokenizerBase | None = None

@@ -1,18 +1,14 @@
 """Adapters of PEFT on their base models, ready to be trained."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
-from transformers import (
-    AutoModelForQuestionAnswering,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-    PreTrainedModel,
-)
 
 from lightning_sparsegrad.errors import ConfigurationError, reason_of
 from lightning_sparsegrad.hub._network import STRANGERS, how_without, is_unreachable
@@ -20,11 +16,14 @@ from lightning_sparsegrad.hub._peft_adapters import INSTALL, base_of
 from lightning_sparsegrad.modules._padding import padding_options
 from lightning_sparsegrad.modules._pretrained_config import stored_config
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 # what PEFT calls the tasks whose adapters hold a head: that of one would be taken for that of another
 _TASKS = {
-    AutoModelForSequenceClassification: "SEQ_CLS",
-    AutoModelForTokenClassification: "TOKEN_CLS",
-    AutoModelForQuestionAnswering: "QUESTION_ANS",
+    "AutoModelForSequenceClassification": "SEQ_CLS",
+    "AutoModelForTokenClassification": "TOKEN_CLS",
+    "AutoModelForQuestionAnswering": "QUESTION_ANS",
 }
 _PEFT_PREFIX = "base_model.model."  # of the names in an adapter's file
 _WHOLE_MODEL = {"subfolder": ".none"}  # else transformers puts the adapter of the same folder on it, frozen
@@ -103,7 +102,7 @@ def _load_base(
 
 
 def _check_task(auto_model: Any, source: str, task: str | None) -> None:
-    wanted = _TASKS.get(auto_model)
+    wanted = _TASKS.get(auto_model.__name__)
     if task in _TASKS.values() and task != wanted:
         raise ConfigurationError(
             f"Parameter `model_name_or_path` should name an adapter for {wanted or 'this task'}, or one without a "

@@ -1,12 +1,13 @@
 """Pretrained models as they are trained: with float32 weights, unless another dtype is asked for."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from lightning_sparsegrad.errors import require_one_of
 from lightning_sparsegrad.hub._network import STRANGERS, is_unreachable
@@ -14,6 +15,9 @@ from lightning_sparsegrad.hub._peft_adapters import find_adapter
 from lightning_sparsegrad.modules._padding import padding_options
 from lightning_sparsegrad.modules._peft_models import load_adapted
 from lightning_sparsegrad.modules._pretrained_config import stored_config
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 DType = Literal["float32", "bfloat16", "float16", "auto"]
 

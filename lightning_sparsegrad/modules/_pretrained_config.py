@@ -4,8 +4,6 @@ from collections.abc import Iterator, Mapping
 from math import isfinite
 from typing import Any
 
-from transformers import AutoConfig
-
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.hub._network import STRANGERS
 
@@ -24,6 +22,8 @@ def stored_config(source: str, *, offline: bool) -> Any:
         ConfigurationError: If a size is not positive, or a number is not finite: a model would be built all the same,
             and would be none.
     """
+    from transformers import AutoConfig
+
     try:
         config: Any = AutoConfig.from_pretrained(source, local_files_only=offline, **STRANGERS)
         text = config.get_text_config()

@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torchmetrics import MetricCollection
-from transformers import AutoModelForQuestionAnswering
 
 from lightning_sparsegrad.data._task_kinds import TaskKind
 from lightning_sparsegrad.data.questions import QuestionsDataModule
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.metrics import AnswerExactMatch, AnswerF1
+from lightning_sparsegrad.modules._auto_models import AutoModel
 from lightning_sparsegrad.modules.transformer import Batch, TransformerTask
 from lightning_sparsegrad.transforms.base import GradientTransform
 
@@ -69,7 +69,7 @@ class ExtractiveQuestionAnswering(TransformerTask):
     """
 
     task_kind = TaskKind.QUESTION_ANSWERING
-    auto_model = AutoModelForQuestionAnswering
+    auto_model = AutoModel("AutoModelForQuestionAnswering")
     beside = ("window_row", "offsets", "contexts", "answers")
     targets = ("start_positions", "end_positions")
 

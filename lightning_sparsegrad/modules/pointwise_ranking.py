@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torchmetrics import MetricCollection
-from transformers import AutoModelForSequenceClassification
 
 from lightning_sparsegrad.data._task_kinds import TaskKind
 from lightning_sparsegrad.metrics import GroupedNDCG, named_metrics
+from lightning_sparsegrad.modules._auto_models import AutoModel
 from lightning_sparsegrad.modules.sequence_classification import head_of, labels_of
 from lightning_sparsegrad.modules.transformer import Batch, TransformerTask
 from lightning_sparsegrad.transforms.base import GradientTransform
@@ -46,7 +46,7 @@ class PointwiseRanking(TransformerTask):
     """
 
     task_kind = TaskKind.RANKING
-    auto_model = AutoModelForSequenceClassification
+    auto_model = AutoModel("AutoModelForSequenceClassification")
     beside = ("group",)
 
     def __init__(

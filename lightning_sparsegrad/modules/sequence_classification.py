@@ -4,11 +4,11 @@ from typing import Any
 
 from torch import Tensor
 from torchmetrics import MetricCollection
-from transformers import AutoModelForSequenceClassification
 
 from lightning_sparsegrad.data._task_kinds import TaskKind
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.metrics import MetricName, named_metrics
+from lightning_sparsegrad.modules._auto_models import AutoModel
 from lightning_sparsegrad.modules.transformer import Batch, TransformerTask
 from lightning_sparsegrad.transforms.base import GradientTransform
 
@@ -43,7 +43,7 @@ class SequenceClassification(TransformerTask):
     """
 
     task_kind = TaskKind.SEQUENCE_CLASSIFICATION
-    auto_model = AutoModelForSequenceClassification
+    auto_model = AutoModel("AutoModelForSequenceClassification")
 
     def __init__(
         self,

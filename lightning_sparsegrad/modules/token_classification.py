@@ -5,12 +5,12 @@ from typing import Any
 from torch import Tensor
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
-from transformers import AutoModelForTokenClassification
 
 from lightning_sparsegrad.data._task_kinds import TaskKind
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.metrics import SpanF1, SpanPrecision, SpanRecall
 from lightning_sparsegrad.metrics.spans import IGNORED
+from lightning_sparsegrad.modules._auto_models import AutoModel
 from lightning_sparsegrad.modules.transformer import Batch, TransformerTask
 from lightning_sparsegrad.transforms.base import GradientTransform
 
@@ -45,7 +45,7 @@ class TokenClassification(TransformerTask):
     """
 
     task_kind = TaskKind.TOKEN_CLASSIFICATION
-    auto_model = AutoModelForTokenClassification
+    auto_model = AutoModel("AutoModelForTokenClassification")
     beside = ("word_index", "word_count")
 
     def __init__(

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -14,7 +14,6 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torchmetrics import MetricCollection
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import lightning_sparsegrad.untrusted._jsonargparse  # noqa: F401  # any parser then calls of `optimizer` what makes one
 from lightning_sparsegrad.components import find_blocks
@@ -49,6 +48,9 @@ from lightning_sparsegrad.modules._schedulers import Interval, Scheduling, made
 from lightning_sparsegrad.modules.base import SparseGradModule, trainer_of
 from lightning_sparsegrad.resume._checkpoints import LABEL_NAMES, names_in
 from lightning_sparsegrad.transforms.base import GradientTransform
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Batch = dict[str, Any]
 
@@ -182,6 +184,8 @@ class TransformerTask(SparseGradModule, Task, ABC):
 
     def setup(self, stage: str) -> None:
         """Agree with the data on the padding token, and check that their rows fit the model."""
+        from transformers import PreTrainedTokenizerBase
+
         super().setup(stage)
         data = self.trainer.datamodule  # type: ignore[attr-defined]  # set by its connector
         tokenizer = getattr(data, "tokenizer", None)
@@ -351,7 +355,7 @@ class TransformerTask(SparseGradModule, Task, ABC):
         self.log_dict(values, sync_dist=True, reduce_fx="max")  # the metrics are those of all processes already
 
 
-def _load(auto_model: Any, name: str, config: Mapping[str, Any], dtype: DType) -> PreTrainedModel:
+def _load(auto_model: Any, name: str, config: Mapping[str, Any], dtype: DType) -> "PreTrainedModel":
     path = resolve_source(name)
     try:
         model = load_pretrained(auto_model, path, config, dtype)

@@ -1,11 +1,11 @@
 """Questions about texts that hold the answers."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from datasets import Dataset
-from transformers import PreTrainedTokenizerBase
 
 from lightning_sparsegrad.data._checks import require_at_least, require_columns
 from lightning_sparsegrad.data._labels import LabelSpace
@@ -13,6 +13,10 @@ from lightning_sparsegrad.data._reads import Reads
 from lightning_sparsegrad.data._task_kinds import TaskKind
 from lightning_sparsegrad.data.encodings._base import Batch, Encoding, Tokens, kind_of, require_text
 from lightning_sparsegrad.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
 
 _NO_TEXT = (-1, -1)
 

@@ -1,19 +1,23 @@
 """The base of encodings, from a row of text to token ids, labels, and a batch."""
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from datasets import Dataset
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from lightning_sparsegrad.data._labels import LabelSpace
 from lightning_sparsegrad.data._reads import Reads
 from lightning_sparsegrad.data._task_kinds import TaskKind
 from lightning_sparsegrad.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
 
 Batch = dict[str, Any]
 

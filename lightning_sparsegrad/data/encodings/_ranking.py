@@ -1,11 +1,11 @@
 """Answers to queries, with a grade for each."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import accumulate, pairwise
-from typing import Any
-
-from datasets import Dataset
+from typing import TYPE_CHECKING, Any
 
 from lightning_sparsegrad.data._checks import require_columns
 from lightning_sparsegrad.data._labels import LabelSpace
@@ -13,6 +13,9 @@ from lightning_sparsegrad.data._reads import Reads
 from lightning_sparsegrad.data._task_kinds import TaskKind
 from lightning_sparsegrad.data.encodings._base import Batch, Tokens
 from lightning_sparsegrad.data.encodings._sequence import SequenceEncoding
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 class RankingEncoding(SequenceEncoding):

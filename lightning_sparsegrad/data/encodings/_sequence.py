@@ -1,9 +1,9 @@
 """One text or a pair of texts, with one label."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, get_args
+from __future__ import annotations
 
-from datasets import Dataset
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, get_args
 
 from lightning_sparsegrad.data._checks import require_columns
 from lightning_sparsegrad.data._labels import LabelSpace, Problem
@@ -11,6 +11,9 @@ from lightning_sparsegrad.data._reads import Reads
 from lightning_sparsegrad.data._task_kinds import TaskKind
 from lightning_sparsegrad.data.encodings._base import Batch, Encoding, Tokens, require_text
 from lightning_sparsegrad.errors import ConfigurationError, require_one_of
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 class SequenceEncoding(Encoding):

@@ -1,10 +1,9 @@
 """Words, with a label for each."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from __future__ import annotations
 
-from datasets import ClassLabel, Dataset, Features, LargeList, List, Value
-from transformers import PreTrainedTokenizerBase
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from lightning_sparsegrad.data._checks import require_columns
 from lightning_sparsegrad.data._labels import LabelSpace
@@ -14,6 +13,10 @@ from lightning_sparsegrad.data.encodings._base import Batch, Encoding, Tokens
 from lightning_sparsegrad.data.encodings._sequence import require_names
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.metrics.spans import IGNORED
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
 
 
 class TokenEncoding(Encoding):
@@ -137,6 +140,8 @@ def _first_pieces(word_ids: list[int | None]) -> list[int]:
 
 def _flat(rows: Dataset, column: str, split: str) -> Dataset:
     """Return the entries of a column of lists, one after the other."""
+    from datasets import ClassLabel, Dataset, Features, LargeList, List, Value
+
     kind = rows.features[column]
     if not (isinstance(kind, List | LargeList) and isinstance(kind.feature, ClassLabel | Value)):
         raise ConfigurationError(
