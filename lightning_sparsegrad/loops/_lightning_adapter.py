@@ -270,6 +270,16 @@ class _LeaveAsItWas(Callback):
 
 
 def count_steps(trainer: Trainer) -> int | None:
+    """Return the optimizer steps of the whole fit, before it starts; see `steps_of`."""
+    steps = steps_of(trainer)
+    if trainer.ckpt_path:
+        # Counting sets the loader up before a resumed fit restores its position, which is then lost: Lightning#20550.
+        # Have it set up again; when the issue is closed, this goes.
+        trainer.fit_loop._combined_loader = None
+    return steps
+
+
+def steps_of(trainer: Trainer) -> int | None:
     """Return the optimizer steps of the whole fit, or `None` for one that has no end or data of unknown length."""
     steps = trainer.estimated_stepping_batches
     batches, epochs = trainer.num_training_batches, trainer.max_epochs or -1
@@ -279,10 +289,6 @@ def count_steps(trainer: Trainer) -> int | None:
             factors = [callback.get_accumulate_grad_batches(epoch) for epoch in range(epochs)]
             steps = sum(ceil(batches / factor) for factor in factors)
             steps = steps if trainer.max_steps == -1 else min(steps, trainer.max_steps)
-    if trainer.ckpt_path:
-        # Counting sets the loader up before a resumed fit restores its position, which is then lost: Lightning#20550.
-        # Have it set up again; when the issue is closed, this goes.
-        trainer.fit_loop._combined_loader = None
     return int(steps) if steps not in {float("inf"), -1} else None
 
 
