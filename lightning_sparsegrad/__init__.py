@@ -58,7 +58,7 @@ __all__ += _transforms
 # the `__all__` of packages that import more than torch, written out to be known before they are imported
 _LAZY = {
     "callbacks": "ExactResume GradientMonitor GradientTransformCallback PredictionWriter PretrainedDistance "
-    "ResultsTable",
+    "ProgressLines ResultsTable",
     "cli": "SparseGradArgumentParser SparseGradCLI",
     "data": "EmojiTopicsDataModule GlueDataModule QuestionsDataModule RankingsDataModule TextDataModule "
     "UnrepeatedSampler ValenceDataModule WordsDataModule XglueDataModule",

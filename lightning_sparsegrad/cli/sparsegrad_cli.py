@@ -19,7 +19,7 @@ from lightning.pytorch.cli import (
 import lightning_sparsegrad.data
 import lightning_sparsegrad.modules._exports
 import lightning_sparsegrad.transforms  # noqa: F401  # what is imported can be named without its module
-from lightning_sparsegrad.callbacks import ExactResume, PredictionWriter, ResultsTable
+from lightning_sparsegrad.callbacks import ExactResume, PredictionWriter, ProgressLines, ResultsTable
 from lightning_sparsegrad.callbacks._folder_claims import FolderClaims
 from lightning_sparsegrad.cli._checkpoint_defaults import (
     Given,
@@ -260,6 +260,7 @@ class SparseGradCLI(LightningCLI):
             MonitorCheck: True,
             IntactCheckpoint: True,
             ResultsTable: True,
+            ProgressLines: True,
             ExactResume: self._get(self.config_init, "exact_resume"),
             PredictionWriter: self._is_of_this_library,
             FolderClaims: True,

@@ -76,9 +76,14 @@ def _is_finite(tensor: torch.Tensor) -> bool:
     return not local.numel() or isfinite(torch.linalg.vector_norm(local, inf))
 
 
+def is_of_validation(name: str) -> bool:
+    """Return whether a metric is called as those of validations are: `val/accuracy`, `valid_loss`."""
+    return bool(_VALIDATION.search(name)) and not _TRAINING.search(name)
+
+
 def is_validation_loss(name: str) -> bool:
     """Return whether a metric is called as losses of validations are: `val/loss/de`, `valid_loss`."""
-    return "loss" in name.lower() and bool(_VALIDATION.search(name)) and not _TRAINING.search(name)
+    return "loss" in name.lower() and is_of_validation(name)
 
 
 def _losses(trainer: Trainer) -> Iterator[tuple[str, float]]:

@@ -268,6 +268,14 @@ class _LeaveAsItWas(Callback):
 
 
 def count_steps(trainer: Trainer) -> int | None:
+    """Return the optimizer steps of the whole fit, before it starts; see `steps_of`."""
+    steps = steps_of(trainer)
+    if trainer.ckpt_path:
+        forget_loaders(trainer)
+    return steps
+
+
+def steps_of(trainer: Trainer) -> int | None:
     """Return the optimizer steps of the whole fit, or `None` for one that has no end or data of unknown length."""
     steps = trainer.estimated_stepping_batches
     batches, epochs = trainer.num_training_batches, trainer.max_epochs or -1
@@ -277,8 +285,6 @@ def count_steps(trainer: Trainer) -> int | None:
             factors = [callback.get_accumulate_grad_batches(epoch) for epoch in range(epochs)]
             steps = sum(ceil(batches / factor) for factor in factors)
             steps = steps if trainer.max_steps == -1 else min(steps, trainer.max_steps)
-    if trainer.ckpt_path:
-        forget_loaders(trainer)
     return int(steps) if steps not in {float("inf"), -1} else None
 
 
