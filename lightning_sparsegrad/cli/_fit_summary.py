@@ -1,12 +1,16 @@
-"""The table that `fit` of the command line prints when it is done."""
+"""The fit of the command line, and the table that it prints when it is done."""
 
+import warnings
 from math import isfinite
+from time import monotonic
+from typing import Any
 
 from lightning.pytorch import Trainer
 from rich import get_console
 from rich.table import Table
 from rich.text import Text
 
+from lightning_sparsegrad.loops._divergence import DivergenceWarning, divergence_of
 from lightning_sparsegrad.metrics._evaluation_table import evaluation_table, is_part, place_of
 from lightning_sparsegrad.untrusted._terminal import shown
 
@@ -14,7 +18,28 @@ _SHARES = {"kept": "share of entries kept", "clipped": "share of components clip
 _VALIDATION = "val/"
 
 
-def print_fit_summary(trainer: Trainer, *, seconds: float, diverged: bool = False) -> None:
+def fit_and_summarize(trainer: Trainer, **kwargs: Any) -> None:
+    """Fit, and print how it went.
+
+    Args:
+        trainer: The Trainer.
+        **kwargs: What its `fit` takes.
+
+    Raises:
+        FloatingPointError: If weights or validation loss are not finite at the end.
+    """
+    start = monotonic()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DivergenceWarning)  # the error says the same
+        trainer.fit(**kwargs)
+    fault = divergence_of(trainer)
+    if trainer.is_global_zero:
+        _print_summary(trainer, seconds=monotonic() - start, diverged=fault is not None)
+    if fault is not None:
+        raise FloatingPointError(fault)
+
+
+def _print_summary(trainer: Trainer, *, seconds: float, diverged: bool) -> None:
     """Print how a fit went, and below it the results by part where its validation has several.
 
     Args:

@@ -1,12 +1,16 @@
 """Model and data of one command: what the data determine of the model, and a checkpoint of the data."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from inspect import Parameter, signature
 from typing import Any
 
 from jsonargparse import Namespace
-from lightning.pytorch.cli import LightningCLI, _InstantiatorFn
+from lightning.pytorch.cli import LightningCLI
+from typing_extensions import override
 
+from lightning_sparsegrad.cli._faults import reason_in
+from lightning_sparsegrad.cli._lightning import ABOUT_ARGUMENTS, Instantiator, argument
 from lightning_sparsegrad.cli._replacing import imported
 from lightning_sparsegrad.data import TokenizedDataModule
 from lightning_sparsegrad.errors import ConfigurationError
@@ -15,17 +19,18 @@ LINKED = ("num_labels", "label_names")
 _DESCRIPTIONS = {"data_files": ("splits",), "dataset": ("splits", "dataset_config", "revision")}  # by origin
 
 
-class ModelInstantiator(_InstantiatorFn):
+class ModelInstantiator(Instantiator):
     """Lightning's, which would store among the hyperparameters of a model also what is linked to arguments it lacks.
 
     `load_from_checkpoint` would pass them on. Nor would it say a word where the data override what the user gave.
     """
 
+    @override
     def __call__(
         self, class_type: type[Any], *args: Any, applied_instantiation_links: dict[str, Any], **kwargs: Any
     ) -> Any:
         links = dict(applied_instantiation_links)
-        given = self.cli._get(self.cli.config, "model") or Namespace()  # type: ignore[no-untyped-call]
+        given = _arguments(self.cli, "model")
         for name in LINKED:
             value = links.get(target := f"{self.key}.init_args.{name}")
             if name not in kwargs:
@@ -39,7 +44,7 @@ class ModelInstantiator(_InstantiatorFn):
         return super().__call__(class_type, *args, applied_instantiation_links=links, **kwargs)
 
 
-class DataInstantiator(_InstantiatorFn):
+class DataInstantiator(Instantiator):
     """Lightning's, which tells the data the classes of the checkpoint before a model asks for their number.
 
     Args:
@@ -52,6 +57,7 @@ class DataInstantiator(_InstantiatorFn):
         super().__init__(cli, key)
         self.trained_names = trained_names
 
+    @override
     def __call__(
         self, class_type: type[Any], *args: Any, applied_instantiation_links: dict[str, Any], **kwargs: Any
     ) -> Any:
@@ -61,8 +67,22 @@ class DataInstantiator(_InstantiatorFn):
         return data
 
 
-def ask_for_regression(config: Namespace) -> None:
-    """Have the data learn numbers, in place, where the user gives a model one output and nothing names classes."""
+def settle(config: Namespace, stored: Mapping[str, Any] | None) -> None:
+    """Settle, in place, what is left open by the arguments of a command.
+
+    The data learn numbers where the user gives a model one output and nothing names classes. The origin of the rows
+    that a checkpoint stores is taken out where the user names one of the other kind.
+
+    Args:
+        config: What was parsed, with what the checkpoint stores as defaults.
+        stored: What the checkpoint stores, if there is one.
+    """
+    _ask_for_regression(config)
+    if stored is not None:
+        _replace_origin(config, stored)
+
+
+def _ask_for_regression(config: Namespace) -> None:
     model, data = (config.get(f"{key}.init_args") for key in ("model", "data"))
     if not isinstance(model, Namespace) or not isinstance(data, Namespace) or "problem" not in data:
         return
@@ -70,13 +90,7 @@ def ask_for_regression(config: Namespace) -> None:
         data.problem = "regression"
 
 
-def replace_origin(config: Namespace, stored: Mapping[str, Any]) -> None:
-    """Take out the origin of the rows that a checkpoint stores, in place, where the user names one of the other kind.
-
-    Args:
-        config: What was parsed, with what the checkpoint stores as defaults.
-        stored: What the checkpoint stores.
-    """
+def _replace_origin(config: Namespace, stored: Mapping[str, Any]) -> None:
     arguments, before = config.get("data.init_args"), (stored.get("data") or {}).get("init_args") or {}
     if not isinstance(arguments, Namespace) or not all(arguments.get(origin) for origin in _DESCRIPTIONS):
         return
@@ -86,9 +100,24 @@ def replace_origin(config: Namespace, stored: Mapping[str, Any]) -> None:
             arguments[name] = None
 
 
-def about_missing(cli: LightningCLI) -> str:
+@contextmanager
+def refusals(cli: LightningCLI) -> Iterator[None]:
+    """Have what a class says of its arguments be a `ConfigurationError`, with what may have led to it."""
+    try:
+        yield
+    except Exception as error:
+        cause: BaseException = error  # jsonargparse wraps whatever a constructor raises
+        while cause.__cause__ is not None and not isinstance(cause, ConfigurationError):
+            cause = cause.__cause__
+        if isinstance(error, ConfigurationError) or not isinstance(cause, ABOUT_ARGUMENTS):
+            raise
+        text = reason_in(error)
+        raise ConfigurationError(text + _about_missing(cli) + _about_moved(text, argument(cli, "ckpt_path"))) from error
+
+
+def _about_missing(cli: LightningCLI) -> str:
     """Say so if the model may lack what is linked to the data: jsonargparse does not require it then."""
-    model, data = (cli._get(cli.config, key) or Namespace() for key in ("model", "data"))  # type: ignore[no-untyped-call]
+    model, data = (_arguments(cli, key) for key in ("model", "data"))
     data_class = imported(data.get("class_path"))
     for name in LINKED:
         if model.get(f"init_args.{name}", name) is None and not hasattr(data_class, name):
@@ -96,7 +125,12 @@ def about_missing(cli: LightningCLI) -> str:
     return ""
 
 
-def about_moved(message: str, checkpoint: Any) -> str:
+def _arguments(cli: LightningCLI, key: str) -> Namespace:
+    arguments: Namespace = argument(cli, key) or Namespace()  # type: ignore[no-untyped-call]
+    return arguments
+
+
+def _about_moved(message: str, checkpoint: Any) -> str:
     """Say so if the pretrained model, which a command builds before it restores a checkpoint, is not where it was."""
     if not checkpoint or "`model_name_or_path`" not in message:
         return ""
@@ -108,7 +142,7 @@ def about_moved(message: str, checkpoint: Any) -> str:
 
 def _about_problem(cli: LightningCLI, name: str, found: Any, of_data: Any) -> str:
     """Say how to have data with so many labels, where the data can be told."""
-    data = cli._get(cli.config, "data") or Namespace()  # type: ignore[no-untyped-call]
+    data = _arguments(cli, "data")
     if name != "num_labels" or 1 not in (found, of_data) or "init_args.problem" not in data:
         return ""
     what, problem = ("regression", "regression") if found == 1 else ("classes", "classification")

@@ -5,15 +5,13 @@ from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
-import yaml
 from jsonargparse import Namespace
-from jsonargparse.typing import Path_fr
 from lightning.pytorch import LightningModule
 
+from lightning_sparsegrad.cli._config_files import read_config
 from lightning_sparsegrad.errors import ConfigurationError, near_matches
 from lightning_sparsegrad.transforms.base import GradientTransform
 from lightning_sparsegrad.untrusted._jsonargparse import full_name, returned
-from lightning_sparsegrad.untrusted._safe_yaml import load
 
 
 def discard_replaced(before: Any, new: Any, *, inside: bool = False) -> bool:
@@ -113,20 +111,6 @@ def entries(value: Any) -> dict[str, Any]:
         head, _, rest = str(key).partition(".")
         found[head] = {**entries(found.get(head)), rest: entry} if rest else entry
     return found
-
-
-def read_config(value: Any) -> Any:
-    """Return the content of the file that `value` names, if it names one.
-
-    Raises:
-        ConfigurationError: If the file is no text.
-    """
-    try:
-        return load(Path_fr(value).read_text()) if isinstance(value, str) and "\0" not in value else value
-    except (TypeError, yaml.YAMLError):  # no file, or none that jsonargparse will accept
-        return value
-    except UnicodeDecodeError as error:
-        raise ConfigurationError(f"Config files should be text in UTF-8. Found `{value}`: {error}.") from error
 
 
 def holds_transform(value: Any) -> bool:

@@ -1,44 +1,24 @@
 """The command line: `sparsegrad fit --config task.yaml --config strategy.yaml --model.gradient_transform.rate=0.4`."""
 
-import warnings
 from copy import deepcopy
-from time import monotonic
-from traceback import walk_tb
 from typing import Any
 
 from jsonargparse import Namespace
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.cli import (
-    ArgsType,
-    LightningArgumentParser,
-    LightningCLI,
-    _get_module_type,
-)
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser
+from typing_extensions import override
 
 import lightning_sparsegrad.data
 import lightning_sparsegrad.modules._exports
 import lightning_sparsegrad.transforms  # noqa: F401  # what is imported can be named without its module
 from lightning_sparsegrad.callbacks import ExactResume, PredictionWriter, ProgressLines, ResultsTable
 from lightning_sparsegrad.callbacks._folder_claims import FolderClaims
-from lightning_sparsegrad.cli._checkpoint_defaults import (
-    Given,
-    require_same_seed,
-    set_defaults,
-    stored_defaults,
-    where_paths_start,
-)
-from lightning_sparsegrad.cli._diagnosis import Fault
-from lightning_sparsegrad.cli._fit_summary import print_fit_summary
-from lightning_sparsegrad.cli._instantiators import (
-    LINKED,
-    DataInstantiator,
-    ModelInstantiator,
-    about_missing,
-    about_moved,
-    ask_for_regression,
-    replace_origin,
-)
+from lightning_sparsegrad.cli._checkpoint_defaults import require_same_seed, set_stored_defaults, where_paths_start
+from lightning_sparsegrad.cli._config_files import each_read_once
+from lightning_sparsegrad.cli._fit_summary import fit_and_summarize
+from lightning_sparsegrad.cli._given import Given
+from lightning_sparsegrad.cli._instantiators import LINKED, DataInstantiator, ModelInstantiator, refusals, settle
+from lightning_sparsegrad.cli._lightning import GuardedCLI, Instantiator
 from lightning_sparsegrad.cli._run_config import StoreConfigCallback
 from lightning_sparsegrad.cli._trainer_checks import check_trainer, require_seed
 from lightning_sparsegrad.cli.parser import SparseGradArgumentParser
@@ -46,18 +26,14 @@ from lightning_sparsegrad.data import TokenizedDataModule
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.files._checksums import IntactCheckpoint
 from lightning_sparsegrad.loops._callbacks import callbacks_of
-from lightning_sparsegrad.loops._divergence import DivergenceWarning, divergence_of
-from lightning_sparsegrad.loops._monitored import MonitorCheck, is_about_monitor
+from lightning_sparsegrad.loops._monitored import MonitorCheck
 from lightning_sparsegrad.modules import TransformerTask
-from lightning_sparsegrad.resume._checkpoints import StoredRun, about_checkpoint, is_about_checkpoint
+from lightning_sparsegrad.resume._checkpoints import StoredRun
 from lightning_sparsegrad.resume._signals import SIGNALS, end, status_of
 from lightning_sparsegrad.resume._stopping import Stopping, about_end, end_launched, ended_by_signal
 
-# what a class raises about its arguments; any other error may be a bug, and keeps its traceback
-_ABOUT_ARGUMENTS = (ValueError, TypeError, OSError, ImportError, MisconfigurationException)
 
-
-class SparseGradCLI(LightningCLI):
+class SparseGradCLI(GuardedCLI):
     """LightningCLI with `SparseGradArgumentParser`, for any LightningModule and any LightningDataModule.
 
     `fit`, `validate`, `test` and `predict` run what `--model` and `--data` name. A model's `num_labels` is that of the
@@ -100,18 +76,11 @@ class SparseGradCLI(LightningCLI):
         3
     """
 
-    _subcommand_parsers: dict[str, LightningArgumentParser] = {}  # noqa: RUF012  # LightningCLI's; with run=False, none
     _claims: FolderClaims | None = None
     _stored: StoredRun | None = None  # the run that wrote the checkpoint, if one is named
     _given: Given | None = None
 
-    def __init__(
-        self,
-        model_class: Any = None,
-        datamodule_class: Any = None,
-        **kwargs: Any,
-    ) -> None:
-        runs = kwargs.get("run", True)
+    def __init__(self, model_class: Any = None, datamodule_class: Any = None, **kwargs: Any) -> None:
         defaults = {
             "parser_class": SparseGradArgumentParser,
             "save_config_callback": StoreConfigCallback,
@@ -129,19 +98,20 @@ class SparseGradCLI(LightningCLI):
             if trainer is not None and status_of(ending) is not None:
                 SIGNALS.hold_off()
                 end_launched(trainer)
-            end(ending, self._about_end())
+            end(ending, self._about_end(trainer))
         finally:
-            if runs and self._claims is not None:
+            if kwargs.get("run", True) and self._claims is not None:
                 self._claims.release()
 
-    def _about_end(self) -> str:
+    def _about_end(self, trainer: Trainer | None) -> str:
         """Return what to say when a signal has ended the command."""
         command = self._given.subcommand if self._given else None
-        if command != "fit":
-            return f"stopped before `{command}` was done" if command else "stopped"
-        checkpoint = self._given.checkpoint if self._given else None
-        return about_end(getattr(self, "trainer", None), checkpoint)
+        if self._given and command == "fit":
+            return about_end(trainer, self._given.checkpoint)
+        return f"stopped before `{command}` was done" if command else "stopped"
 
+    # ------------------------------------------------------------ arguments
+    @override
     def setup_parser(
         self, add_subcommands: bool, main_kwargs: dict[str, Any], subparser_kwargs: dict[str, Any]
     ) -> None:
@@ -149,109 +119,54 @@ class SparseGradCLI(LightningCLI):
         for name in {"validate", "test"} & self._subcommand_parsers.keys():
             self._subcommand_parsers[name].set_defaults({"verbose": False})  # `ResultsTable` shows the same
 
+    @override
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_default_arguments_to_parser(parser)
         parser.add_argument(
             "--exact_resume", type=bool, default=True, help="Whether checkpoints hold what an exact resume takes."
         )
 
+    @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         if self.subclass_mode_model and self.subclass_mode_data:
             # jsonargparse passes over a link if the data has no such attribute or the model no such argument
             for name in LINKED:
                 parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
 
-    def _add_instantiators(self) -> None:
-        super()._add_instantiators()
-        self.parser.add_instantiator(
-            ModelInstantiator(self, "model"), _get_module_type(self._model_class), subclasses=self.subclass_mode_model
-        )
-        # a fit compares the classes of its data with those of the checkpoint
-        names = self._stored.names if self._stored and self.subcommand != "fit" else None
-        self.parser.add_instantiator(
-            DataInstantiator(self, "data", names),
-            _get_module_type(self._datamodule_class),
-            subclasses=self.subclass_mode_data,
-        )
-
+    @override
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse the arguments, with those of the run that wrote the checkpoint they name as defaults."""
-        self._given = given = Given(args, self._subcommand_parsers)
-        if given.subcommand:
-            self._set_stored_defaults(self._subcommand_parsers[given.subcommand], given)
-        # jsonargparse changes a given dict in place
-        is_dict = isinstance(args, dict | Namespace)
-        try:
-            self.config = parser.parse_object(deepcopy(args)) if is_dict else parser.parse_args(args)  # type: ignore[arg-type]
-        except UnicodeDecodeError as error:  # of a file that a file names
-            raise ConfigurationError(f"Config files should be text in UTF-8. Found: {error}.") from error
-        except (
-            ValueError
-        ) as error:  # jsonargparse lets a few through: a NUL where a path may stand, a name of no module
-            raise ConfigurationError(str(error)) from error
+        with each_read_once():
+            self._given = given = Given(args, self._subcommand_parsers)
+            if given.subcommand:
+                self._stored = set_stored_defaults(self._subcommand_parsers[given.subcommand], given)
+            # jsonargparse changes a given dict in place
+            is_dict = isinstance(args, dict | Namespace)
+            try:
+                self.config = parser.parse_object(deepcopy(args)) if is_dict else parser.parse_args(args)  # type: ignore[arg-type]
+            except ValueError as error:  # a few get through: a NUL where a path may be, a name of no module
+                raise ConfigurationError(str(error)) from error
         config = self.config[given.subcommand] if given.subcommand else self.config
         require_seed(config)
-        ask_for_regression(config)
-        if self._stored and given.subcommand:
-            replace_origin(config, self._stored.config)
-            if given.subcommand == "fit":
-                require_same_seed(config, self._stored)
+        settle(config, self._stored.config if self._stored else None)
+        if self._stored and given.subcommand == "fit":
+            require_same_seed(config, self._stored)
 
-    def _parse_ckpt_path(self) -> None:
-        # Lightning lets what a checkpoint stores override what the user says: Lightning#20801
-        pass
+    # ------------------------------------------------------------ model, data and Trainer
+    @override
+    def instantiators(self) -> tuple[Instantiator, Instantiator]:
+        # a fit compares the classes of its data with those of the checkpoint
+        names = self._stored.names if self._stored and self.subcommand != "fit" else None
+        return ModelInstantiator(self, "model"), DataInstantiator(self, "data", names)
 
-    def _set_stored_defaults(self, parser: LightningArgumentParser, given: Given) -> None:
-        try:
-            self._stored = stored_defaults(given)
-        except FileNotFoundError as error:
-            parser.error(f"File does not exist: '{error}'")
-        if self._stored:
-            set_defaults(parser, given, self._stored)
-
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """Return LightningCLI's, without `weights_only`: in a file it would let a checkpoint run code."""
-        return {name: {*left_out, "weights_only"} for name, left_out in LightningCLI.subcommands().items()}
-
-    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
-        # by default Lightning runs the code in a checkpoint that comes from http, and keeps all predictions to return
-        given = {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
-        if given.get("return_predictions", True) is None:
-            given["return_predictions"] = not self._is_of_this_library
-        return given
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        """Run; a `ConfigurationError` if the checkpoint cannot be read, or is of another model."""
-        try:
-            super()._run_subcommand(subcommand)
-        except Exception as error:
-            if isinstance(error, ConfigurationError):
-                raise
-            if is_about_checkpoint(error):
-                named = self._get(self.config, "ckpt_path")
-                raise ConfigurationError(about_checkpoint(named, error)) from error
-            is_about_search = isinstance(error, AttributeError) and _is_raised_by_lightning(
-                error, part="pytorch.tuner."
-            )
-            is_about_arguments = isinstance(error, _ABOUT_ARGUMENTS) and _is_raised_by_lightning(error)
-            if is_about_search or is_about_arguments or is_about_monitor(error):
-                raise ConfigurationError(str(error)) from error
-            raise
-
+    @override
     def instantiate_classes(self) -> None:
         """Instantiate model, data and trainer; a `ConfigurationError` if one of them refuses its arguments."""
-        try:
+        with refusals(self):
             super().instantiate_classes()
-        except Exception as error:
-            # jsonargparse wraps whatever a constructor raises: the cause tells whether it was about the arguments
-            if isinstance(error, ConfigurationError) or not isinstance(_root(error), _ABOUT_ARGUMENTS):
-                raise
-            text = Fault.find(str(error)).text
-            more = about_missing(self) + about_moved(text, self._get(self.config, "ckpt_path"))
-            raise ConfigurationError(text + more) from error
         check_trainer(self.trainer, fits=self.subcommand == "fit")
 
+    @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Instantiate the Trainer, with `ResultsTable`, `ExactResume` and `PredictionWriter` where they make sense."""
         trainer = super().instantiate_trainer(**kwargs)
@@ -262,7 +177,7 @@ class SparseGradCLI(LightningCLI):
             ResultsTable: True,
             ProgressLines: True,
             ExactResume: self._get(self.config_init, "exact_resume"),
-            PredictionWriter: self._is_of_this_library,
+            PredictionWriter: not self.returns_predictions,
             FolderClaims: True,
         }
         for kind, makes_sense in wanted.items():
@@ -274,35 +189,16 @@ class SparseGradCLI(LightningCLI):
         return trainer
 
     @property
-    def _is_of_this_library(self) -> bool:
-        """Whether model and data are, so that it is known what a prediction means."""
-        return isinstance(self.model, TransformerTask) and isinstance(self.datamodule, TokenizedDataModule)
+    @override
+    def returns_predictions(self) -> bool:
+        """Whether a prediction is of a model or data of others: those of this library are written into a file."""
+        return not (isinstance(self.model, TransformerTask) and isinstance(self.datamodule, TokenizedDataModule))
 
+    # ------------------------------------------------------------ the command
     def fit(self, **kwargs: Any) -> None:
         """Fit, and tell how it went; LightningCLI calls it in place of the Trainer's.
 
         Raises:
             FloatingPointError: If weights or validation loss are not finite at the end.
         """
-        start = monotonic()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DivergenceWarning)  # the error says the same
-            self.trainer.fit(**kwargs)
-        fault = divergence_of(self.trainer)
-        if self.trainer.is_global_zero:
-            print_fit_summary(self.trainer, seconds=monotonic() - start, diverged=fault is not None)
-        if fault is not None:
-            raise FloatingPointError(fault)
-
-
-def _is_raised_by_lightning(error: BaseException, *, part: str = "") -> bool:
-    """Whether Lightning itself, or a part of it, raises an error, rather than what it calls."""
-    *_, (frame, _) = walk_tb(error.__traceback__)
-    return str(frame.f_globals.get("__name__")).startswith(f"lightning.{part}")
-
-
-def _root(error: BaseException) -> BaseException:
-    """Return what first went wrong; what the library has already put into words stands for what lies behind it."""
-    while error.__cause__ is not None and not isinstance(error, ConfigurationError):
-        error = error.__cause__
-    return error
+        fit_and_summarize(self.trainer, **kwargs)

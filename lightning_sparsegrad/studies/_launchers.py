@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from filelock import FileLock, Timeout
 
-from lightning_sparsegrad.cli._diagnosis import HINT
+from lightning_sparsegrad.cli._faults import HINT
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.resume._signals import STATUSES
 from lightning_sparsegrad.studies._recorder import LOCK, PARENT, RESULT, SECONDS_TO_GO, write_result

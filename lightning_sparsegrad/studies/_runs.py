@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 from lightning.pytorch.callbacks import Checkpoint
 
-from lightning_sparsegrad.cli._diagnosis import HINT
+from lightning_sparsegrad.cli._faults import HINT
 from lightning_sparsegrad.cli._replacing import imported
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.files._writing import replacing

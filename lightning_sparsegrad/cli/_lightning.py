@@ -1,0 +1,82 @@
+"""Private names of Lightning that the command line takes: hooks of LightningCLI, and which code raises an error."""
+
+from abc import abstractmethod
+from traceback import walk_tb
+from typing import Any
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, _get_module_type, _InstantiatorFn
+from typing_extensions import override
+
+from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.loops._monitored import is_about_monitor
+from lightning_sparsegrad.resume._checkpoints import about_checkpoint, is_about_checkpoint
+
+# what a class raises about its arguments; any other error may be a bug, and keeps its traceback
+ABOUT_ARGUMENTS = (ValueError, TypeError, OSError, ImportError, MisconfigurationException)
+
+Instantiator = _InstantiatorFn  # makes the model and the data, and stores their arguments as hyperparameters
+
+
+def argument(cli: LightningCLI, key: str) -> Any:
+    """Return what the config of a command says."""
+    return cli._get(cli.config, key)
+
+
+class GuardedCLI(LightningCLI):
+    """LightningCLI in which no checkpoint runs code or overrides what the user says, and a refusal is one line."""
+
+    _subcommand_parsers: dict[str, LightningArgumentParser] = {}  # noqa: RUF012  # LightningCLI's; with run=False, none
+
+    @abstractmethod
+    def instantiators(self) -> tuple[Instantiator, Instantiator]:
+        """Return what makes the model, and what makes the data."""
+
+    @property
+    @abstractmethod
+    def returns_predictions(self) -> bool:
+        """Whether `predict` keeps what it predicts, unless it is asked to."""
+
+    @override
+    def _add_instantiators(self) -> None:
+        super()._add_instantiators()
+        model, data = self.instantiators()
+        self.parser.add_instantiator(model, _get_module_type(self._model_class), subclasses=self.subclass_mode_model)
+        self.parser.add_instantiator(data, _get_module_type(self._datamodule_class), subclasses=self.subclass_mode_data)
+
+    @override
+    def _parse_ckpt_path(self) -> None:
+        # Lightning lets what a checkpoint stores override what the user says: Lightning#20801
+        pass
+
+    @staticmethod
+    @override
+    def subcommands() -> dict[str, set[str]]:
+        """Return LightningCLI's, without `weights_only`: in a file it would let a checkpoint run code."""
+        return {name: {*left_out, "weights_only"} for name, left_out in LightningCLI.subcommands().items()}
+
+    @override
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        # by default Lightning runs the code in a checkpoint that comes from http, and keeps all predictions to return
+        given = {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
+        if given.get("return_predictions", True) is None:
+            given["return_predictions"] = self.returns_predictions
+        return given
+
+    @override
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run; a `ConfigurationError` if the checkpoint cannot be read, or is of another model."""
+        try:
+            super()._run_subcommand(subcommand)
+        except ConfigurationError:
+            raise
+        except Exception as error:
+            if is_about_checkpoint(error):
+                raise ConfigurationError(about_checkpoint(argument(self, "ckpt_path"), error)) from error
+            *_, (frame, _) = walk_tb(error.__traceback__)
+            raising = str(frame.f_globals.get("__name__"))
+            is_about_search = isinstance(error, AttributeError) and raising.startswith("lightning.pytorch.tuner.")
+            is_about_arguments = isinstance(error, ABOUT_ARGUMENTS) and raising.startswith("lightning.")
+            if is_about_search or is_about_arguments or is_about_monitor(error):
+                raise ConfigurationError(str(error)) from error
+            raise
