@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
+from typing_extensions import override
 
 from lightning_sparsegrad.callbacks._lightning import given_version, set_version
 from lightning_sparsegrad.callbacks._run_folder import make_next
@@ -76,6 +77,7 @@ class Claims:
                 folder.mkdir(exist_ok=True)
                 self._made.append(folder)
 
+    @override
     def __reduce__(self) -> tuple[type["Claims"], tuple[()]]:
         return Claims, ()  # another process has none of them
 
@@ -145,7 +147,8 @@ class FolderClaims(Callback):
             elif isinstance(logger, CSVLogger) and (_has_logs(logger.log_dir) or not self._claims.take(logger.log_dir)):
                 _move_on(logger, self._claims.take_new)
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if trainer.world_size > 1:
             for logger in trainer.loggers:
                 if isinstance(logger, (CSVLogger, TensorBoardLogger)):
@@ -160,7 +163,8 @@ class FolderClaims(Callback):
                     f"Another run is at work in `{folder}`: the checkpoints of this one go into `{callback.dirpath}`."  # type: ignore[attr-defined]
                 )
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+    @override
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._claims.unlock()  # loggers write once more
 
     def release(self) -> None:

@@ -6,6 +6,8 @@ from collections import UserDict
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from typing_extensions import override
+
 if TYPE_CHECKING:
     from datasets import Dataset
 
@@ -29,6 +31,7 @@ class Splits(UserDict[str, "Dataset"]):
         super().__init__()
         self.data.update(rows)
 
+    @override
     def __getitem__(self, split: str) -> Dataset:
         from datasets import Dataset
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.data import DistributedSampler
+from typing_extensions import override
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -31,6 +32,7 @@ class LengthGroupedSampler(DistributedSampler[Any]):
         super().__init__(rows, shuffle=True, **kwargs)
         self._lengths, self._batch = lengths, batch_size * self.num_replicas
 
+    @override
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
         order = torch.randperm(len(self._lengths), generator=generator).tolist()
@@ -80,6 +82,7 @@ class UnrepeatedSampler(DistributedSampler[Any]):
         self._batches, self._filler = len(starts), [size - 1] * (len(range(0, size, every)) - len(starts))
         self.num_samples, self.total_size = len(self._own) + len(self._filler), size
 
+    @override
     def __iter__(self) -> Iterator[int]:
         return chain(self._own, self._filler)
 

@@ -4,6 +4,8 @@ from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from typing_extensions import override
+
 from lightning_sparsegrad.data._checks import listed
 from lightning_sparsegrad.data._lines import digests_of, lines_of
 from lightning_sparsegrad.data.base import TokenizedDataModule
@@ -78,6 +80,7 @@ class ValenceDataModule(TokenizedDataModule):
         super().__init__(encoding=SequenceEncoding("word", target), **kwargs)
         self._lexicon = resolve_source(LEXICON)
 
+    @override
     def load_splits(self) -> "dict[str, Dataset]":
         """Return the entries of each split, with their `word`, `valence` and `polarity`."""
         from datasets import Dataset, Features, Value

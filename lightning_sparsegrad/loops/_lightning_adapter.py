@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
+from typing_extensions import override
 
 from lightning_sparsegrad.engine._nonfinite import NonFinite, check_policy
 from lightning_sparsegrad.engine.gradient_engine import GradientEngine
@@ -259,9 +260,11 @@ class _LeaveAsItWas(Callback):
         else:  # the first, so that what others do of an exception finds no window open, as a checkpoint has to
             put_first(trainer, cls(engine, gate))
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    @override
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._engine.abandon()
 
+    @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._engine.abandon()
         self._gate.on_exception(trainer, pl_module, exception)

@@ -5,6 +5,7 @@ from torch import Tensor
 from torchmetrics.functional.retrieval import retrieval_normalized_dcg
 from torchmetrics.retrieval import RetrievalNormalizedDCG
 from torchmetrics.utilities.data import dim_zero_cat
+from typing_extensions import override
 
 _LEAST = 2  # answers
 
@@ -37,6 +38,7 @@ class GroupedNDCG(RetrievalNormalizedDCG):
     def __init__(self) -> None:
         super().__init__()
 
+    @override
     def compute(self) -> Tensor:
         """Return the mean, in [0, 1], a float32 scalar; NaN if a score is, 0 if no query has two answers."""
         indexes, preds, target = (dim_zero_cat(state) for state in (self.indexes, self.preds, self.target))

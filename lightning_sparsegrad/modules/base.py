@@ -4,6 +4,7 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from torch.optim import Optimizer
+from typing_extensions import override
 
 from lightning_sparsegrad.engine._nonfinite import NonFinite
 from lightning_sparsegrad.engine.gradient_engine import GradientEngine
@@ -58,6 +59,7 @@ class SparseGradModule(LoadedFromStrangers, AdapterOwner, LightningModule):
             nonfinite=nonfinite,
         )
 
+    @override
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         require_super(cls, SparseGradModule)
@@ -72,7 +74,8 @@ class SparseGradModule(LoadedFromStrangers, AdapterOwner, LightningModule):
         """The engine, from the start of a fit on: its statistics tell what the last step did."""
         return self._loop_adapter.engine
 
-    @property
+    @property  # type: ignore[explicit-override]  # mypy does not see it where there is a setter
+    @override
     def trainer(self) -> Trainer:
         """The Trainer, once it has been given this module."""
         return super().trainer
@@ -93,28 +96,34 @@ class SparseGradModule(LoadedFromStrangers, AdapterOwner, LightningModule):
         """
         self._loop_adapter.apply_(self.trainer, self)
 
+    @override
     def on_fit_start(self) -> None:
         super().on_fit_start()
         self._loop_adapter.fit_start(self.trainer, self)
 
+    @override
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
         self._loop_adapter.batch_start(self.trainer)
         return super().on_train_batch_start(batch, batch_idx)
 
+    @override
     def on_after_backward(self) -> None:
         """Apply the transform if an optimizer step follows this backward pass."""
         super().on_after_backward()
         self._loop_adapter.after_backward(self.trainer, self)
 
+    @override
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Make sure that the transform was applied."""
         super().on_before_optimizer_step(optimizer)
         self._loop_adapter.before_optimizer_step(self.trainer, self, optimizer)
 
+    @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         self._loop_adapter.save(checkpoint)
 
+    @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         self._loop_adapter.load(checkpoint, trainer_of(self))

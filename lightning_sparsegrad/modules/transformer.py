@@ -14,6 +14,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torchmetrics import MetricCollection
+from typing_extensions import override
 
 import lightning_sparsegrad.untrusted._jsonargparse  # noqa: F401  # any parser then calls of `optimizer` what makes one
 from lightning_sparsegrad.components import find_blocks
@@ -173,6 +174,7 @@ class TransformerTask(SparseGradModule, Task, ABC):
         """Return how many examples the loss of a batch is the mean of."""
         return len(batch["input_ids"])
 
+    @override
     def forward(self, batch: Batch) -> Any:
         """Return what the model makes of a batch: logits, and the loss if the batch has labels."""
         inputs = {name: value for name, value in batch.items() if name not in self.beside}
@@ -182,6 +184,7 @@ class TransformerTask(SparseGradModule, Task, ABC):
             self._require_fit(inputs, run)
             raise
 
+    @override
     def setup(self, stage: str) -> None:
         """Agree with the data on the padding token, and check that their rows fit the model."""
         from transformers import PreTrainedTokenizerBase
@@ -196,6 +199,7 @@ class TransformerTask(SparseGradModule, Task, ABC):
             for batch in data.extreme_batches(stage):
                 self._require_fit(batch)
 
+    @override
     def on_fit_start(self) -> None:
         super().on_fit_start()
         self.trained_names = self._names_of_data()
@@ -203,16 +207,19 @@ class TransformerTask(SparseGradModule, Task, ABC):
             warn_of_dtypes(self, self._restored_dtypes)
         name_classes(self.model.config, self.trained_names)
 
+    @override
     def on_train_start(self) -> None:
         super().on_train_start()
         for config in self.trainer.lr_scheduler_configs:  # as a checkpoint may have restored them
             self._scheduling.check(config.scheduler)
         self._scheduling.check_monitor(self.trainer)
 
+    @override
     def on_predict_start(self) -> None:
         super().on_predict_start()
         self._require_label_names()
 
+    @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         if self.trained_names is not None:
@@ -224,6 +231,7 @@ class TransformerTask(SparseGradModule, Task, ABC):
             if store := getattr(callback, "store_config", None):
                 store(checkpoint)
 
+    @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         self._restored_dtypes = dtypes_of(checkpoint.get("state_dict") or {})
@@ -238,29 +246,37 @@ class TransformerTask(SparseGradModule, Task, ABC):
             if trainer.state.fn == TrainerFn.FITTING and self.lr is None and _LEARNING_RATE in checkpoint:
                 self.lr, self._lr_overridden = checkpoint[_LEARNING_RATE].values()
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
+    @override
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss: Tensor = self(batch).loss
         self.log("train/loss", loss, batch_size=len(batch["input_ids"]))
         return loss
 
+    @override
     def on_validation_epoch_start(self) -> None:
         self._start_evaluation(self.trainer.val_dataloaders)
 
+    @override
     def on_test_epoch_start(self) -> None:
         self._start_evaluation(self.trainer.test_dataloaders)
 
+    @override
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         self._evaluate(batch, batch_idx, dataloader_idx)
 
+    @override
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         self._evaluate(batch, batch_idx, dataloader_idx)
 
+    @override
     def on_validation_epoch_end(self) -> None:
         self._log_evaluation("val")
 
+    @override
     def on_test_epoch_end(self) -> None:
         self._log_evaluation("test")
 
+    @override
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """Return what `predict` returns, whatever the labels; of no row for a filler, see `UnrepeatedSampler`."""
         found = self.predict(self({name: value for name, value in batch.items() if name not in self.targets}), batch)
@@ -269,6 +285,7 @@ class TransformerTask(SparseGradModule, Task, ABC):
             return {name: value[:0] if isinstance(value, list | Tensor) else value for name, value in found.items()}
         return found
 
+    @override
     def configure_model(self) -> None:
         """Shard the model if the strategy has a mesh for it: each block of the transformer, then the rest."""
         mesh = self.device_mesh
@@ -283,6 +300,7 @@ class TransformerTask(SparseGradModule, Task, ABC):
             fully_shard(block, mesh=mesh["data_parallel"])
         fully_shard(self.model, mesh=mesh["data_parallel"])
 
+    @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
         parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
         decayed = [parameter for parameter in parameters if parameter.ndim >= 2]

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
+from typing_extensions import override
 
 from lightning_sparsegrad.files._unfinished import sweep
 from lightning_sparsegrad.files._writing import replacing
@@ -19,6 +20,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     that folder or writes into it. Paths with a protocol (`s3://`) are left to Lightning.
     """
 
+    @override
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         if storage_options is not None or "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
@@ -26,6 +28,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         with replacing(Path(path)) as file:
             torch.save(checkpoint, file)
 
+    @override
     def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
         if "://" not in str(path):
             sweep(Path(path).parent)

@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from typing_extensions import override
 
 from lightning_sparsegrad.loops._callbacks import callbacks_of, find_or_add_callback
 from lightning_sparsegrad.loops._lightning_adapter import AdapterOwner
@@ -46,12 +47,14 @@ class Searches(Callback):
                 intercept_search(callback, partial(_search, same_batches=False))
         return searches
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.begun = False
         Hyperparameters.of(trainer).setup()
         self.of(trainer)  # a module may have brought finders
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.begun = True
 
 

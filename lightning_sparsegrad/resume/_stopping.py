@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from typing_extensions import override
 
 from lightning_sparsegrad.loops._callbacks import find_callback, find_or_add_callback
 from lightning_sparsegrad.resume._launched import end_with_launcher, is_launched
@@ -86,7 +87,8 @@ class Stopping(Callback):
             self.stop_if_told(trainer)
 
     # ------------------------------------------------------------ signals
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.intercept(trainer)
 
     def intercept(self, trainer: Trainer) -> None:
@@ -137,33 +139,40 @@ class Stopping(Callback):
             signal.signal(signal.SIGINT, self._interrupt)
 
     # ------------------------------------------------------------ where a run ends
-    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    @override
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._begin(trainer)
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._begin(trainer)
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    @override
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._begin(trainer)
 
     on_test_start = on_predict_start = on_validation_start
 
+    @override
     def on_validation_batch_start(self, trainer: Trainer, *_: Any) -> None:
         if self.signum and (trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking):
             self.stop()
 
-    def on_test_batch_start(self, trainer: Trainer, *_: Any) -> None:  # noqa: ARG002
+    @override
+    def on_test_batch_start(self, trainer: Trainer, *_: Any) -> None:
         if self.signum:
             self.stop()
 
     on_predict_batch_start = on_test_batch_start  # type: ignore[assignment]
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
+    @override
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if self.raised and self.is_exact and isinstance(exception, SIGTERMException):
             self._save(trainer)
         self._end()
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+    @override
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._end()
         if self.signum and not self.raised:  # after the last batch: all is done
             self.stop()

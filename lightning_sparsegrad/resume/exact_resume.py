@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from typing_extensions import override
 
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.loops._callbacks import put_first
@@ -139,6 +140,7 @@ class ExactResume(WaitingCheckpoints):
         self._accumulate = 1  # as the Trainer was made; callbacks change it in an epoch
 
     # ------------------------------------------------------------ when checkpoints are written
+    @override
     def must_wait(self, trainer: Trainer) -> bool:
         return self._running or self.inside_window(trainer)
 
@@ -157,24 +159,29 @@ class ExactResume(WaitingCheckpoints):
                 return
             yield batch
 
+    @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
         fetcher = fetcher_of(trainer)
         if fetcher.iterator is not self._watched:  # an epoch has begun
             fetcher.iterator = self._watched = self._watch(trainer, fetcher.iterator)
 
+    @override
     def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
         pass  # a validation may follow, and the module's own hook
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    @override
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         clear_restarting(trainer)
         if is_cut_short(trainer) and not self.inside_window(trainer):
             self.write()  # as of the last batch, before hooks close an epoch that a resumed run goes on with
 
+    @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._running, self._fetched = False, fetcher_of(trainer).fetched  # which goes with the fit
         super().on_train_end(trainer, pl_module)
 
+    @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         # others come inside a batch, or in the middle of what follows it
         self._running &= not isinstance(exception, SIGTERMException)
@@ -182,7 +189,8 @@ class ExactResume(WaitingCheckpoints):
         super().on_exception(trainer, pl_module, exception)
 
     # ------------------------------------------------------------ the start of a fit
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._running, self._begins_epoch, self._resumed, self._watched = False, False, None, None
         self._pause, self._is_paused = None, False
         if stage != "fit":
@@ -199,10 +207,12 @@ class ExactResume(WaitingCheckpoints):
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         Hyperparameters.of(trainer).fit_start(trainer)
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._running = True
         self._track(trainer)
         watch_validations(trainer, partial(self._begin_validation, trainer))
@@ -213,7 +223,8 @@ class ExactResume(WaitingCheckpoints):
             if self._resumed.get("validates"):
                 validate_first(trainer, partial(self._resume_validation, trainer, self._resumed), steps=self._steps)
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    @override
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._track(trainer)
         if self._resumed is not None:
             self._go_on(trainer, self._resumed)
@@ -231,6 +242,7 @@ class ExactResume(WaitingCheckpoints):
         self._pause = Pause(trainer, self._state(trainer)) if can_pause else None
         self._meeting = Meeting(trainer.world_size)
 
+    @override
     def on_validation_batch_start(self, trainer: Trainer, *_: Any) -> None:
         if self._pause is None or trainer.sanity_checking or not self._meeting.is_told(self._stopping):
             return
@@ -295,6 +307,7 @@ class ExactResume(WaitingCheckpoints):
         set_random_states(state["random"], trainer.strategy.root_device)
 
     # ------------------------------------------------------------ checkpoints
+    @override
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         pause = self._pause if self._is_paused else None
         mine = self._state(trainer) if pause is None else pause.state
@@ -340,7 +353,8 @@ class ExactResume(WaitingCheckpoints):
             return loader.position(ahead=ahead)
         return loader.state_dict() if isinstance(loader, Stateful) and (self._inexact or not ahead) else None
 
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
+    @override
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if trainer.state.fn != TrainerFn.FITTING:
             return
         self.tell_of(checkpoint, trainer)
