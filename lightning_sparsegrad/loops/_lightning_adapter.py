@@ -18,6 +18,7 @@ from lightning_sparsegrad.engine._nonfinite import NonFinite, check_policy
 from lightning_sparsegrad.engine.gradient_engine import GradientEngine
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.loops._callbacks import callbacks_of, find_callback, find_or_add_callback, put_first
+from lightning_sparsegrad.loops._clipped import ClippedCheck
 from lightning_sparsegrad.loops._divergence import DivergenceCheck
 from lightning_sparsegrad.loops._gate import Gate
 from lightning_sparsegrad.loops._monitored import MonitorCheck
@@ -85,6 +86,7 @@ class LightningAdapter:
         tell_what_trains(module)
         _LeaveAsItWas.join(trainer, self._engine, self._gate)
         find_or_add_callback(trainer, DivergenceCheck)
+        ClippedCheck.join(trainer, self._engine)
         self._gate.opened(trainer, holds_gradient=lambda: self._pending)
         self._hook_seen = self._pending = False
         if self._restored is not None and trainer.ckpt_path:  # else this fit starts anew from loaded weights
