@@ -12,7 +12,7 @@ from lightning_sparsegrad.cli.sparsegrad_cli import SparseGradCLI
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.resume._launched import end_with_launcher
 from lightning_sparsegrad.resume._signals import SIGNALS, end
-from lightning_sparsegrad.untrusted._terminal import controls_shown
+from lightning_sparsegrad.untrusted._terminal import controls_shown, slow_down_bars
 
 __all__ = ["SparseGradArgumentParser", "SparseGradCLI", "StoreConfigCallback", "main"]
 
@@ -46,6 +46,8 @@ def main(args: list[str] | None = None) -> None:
         args: The arguments; by default those of the process.
     """
     arguments = sys.argv[1:] if args is None else args
+    if args is None:
+        slow_down_bars()
     end_with_launcher()
     with SIGNALS.ending():
         try:

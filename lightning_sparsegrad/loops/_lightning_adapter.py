@@ -19,6 +19,7 @@ from lightning_sparsegrad.engine._nonfinite import NonFinite, check_policy
 from lightning_sparsegrad.engine.gradient_engine import GradientEngine
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.loops._callbacks import callbacks_of, find_callback, find_or_add_callback, put_first
+from lightning_sparsegrad.loops._clipped import ClippedCheck
 from lightning_sparsegrad.loops._divergence import DivergenceCheck
 from lightning_sparsegrad.loops._gate import Gate
 from lightning_sparsegrad.loops._lightning import forget_loaders, passes_over_batch_norms, should_accumulate
@@ -87,6 +88,7 @@ class LightningAdapter:
         tell_what_trains(module)
         _LeaveAsItWas.join(trainer, self._engine, self._gate)
         find_or_add_callback(trainer, DivergenceCheck)
+        ClippedCheck.join(trainer, self._engine)
         self._gate.opened(trainer, holds_gradient=lambda: self._pending)
         self._hook_seen = self._pending = False
         if self._restored is not None and trainer.ckpt_path:  # else this fit starts anew from loaded weights

@@ -8,6 +8,7 @@ from filelock import FileLock, Timeout
 from rich import get_console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from lightning_sparsegrad.callbacks._lines import is_terminal
 from lightning_sparsegrad.cli.parser import SparseGradArgumentParser
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.studies._launchers import Launcher, launch
@@ -15,6 +16,7 @@ from lightning_sparsegrad.studies._outcomes import outcomes_of
 from lightning_sparsegrad.studies._report import FILES, write_report
 from lightning_sparsegrad.studies._runs import CONFIG, Run, make_runs
 from lightning_sparsegrad.studies._study import Study, Trial
+from lightning_sparsegrad.studies._study_lines import StudyLines
 from lightning_sparsegrad.untrusted._terminal import shown
 
 _RUNS, _QUICK = "runs", "quick"
@@ -54,7 +56,8 @@ def main(args: list[str]) -> None:
             if study.warning:
                 get_console().print(shown(study.warning), markup=False, highlight=False)
             if not given.report_only:
-                _run(missing, done=len(runs) - len(missing), launcher=given.launcher, jobs=given.jobs)
+                lines = StudyLines(study, done=len(runs) - len(missing), total=len(runs), jobs=given.jobs)
+                _run(missing, lines, done=len(runs) - len(missing), launcher=given.launcher, jobs=given.jobs)
             _report(study, runs, folder)
     except Timeout as error:
         raise ConfigurationError(
@@ -105,7 +108,7 @@ def _print_commands(runs: Sequence[Run]) -> None:
         print(shlex.join(["sparsegrad", *run.command]))  # noqa: T201  # what was asked for
 
 
-def _run(runs: Sequence[Run], *, done: int, launcher: Launcher, jobs: int) -> None:
+def _run(runs: Sequence[Run], lines: StudyLines, *, done: int, launcher: Launcher, jobs: int) -> None:
     console = get_console()
     columns = (
         TextColumn("{task.description}"),
@@ -115,7 +118,7 @@ def _run(runs: Sequence[Run], *, done: int, launcher: Launcher, jobs: int) -> No
         TextColumn("left"),
         TimeRemainingColumn(elapsed_when_finished=False),
     )
-    with Progress(*columns, console=console) as progress:
+    with Progress(*columns, console=console, disable=not is_terminal("stdout")) as progress, lines.writing():
         task = progress.add_task("runs", total=done + len(runs), completed=done)
         for run in launch(runs, launcher, jobs=jobs):
             result = run.result
@@ -127,6 +130,7 @@ def _run(runs: Sequence[Run], *, done: int, launcher: Launcher, jobs: int) -> No
                 console.print(text, markup=False, highlight=False, soft_wrap=True)
             elif "diverged" in result:
                 console.print(shown(f"{run.name} diverged."), markup=False, highlight=False, soft_wrap=True)
+            lines.ended(run)
             progress.update(task, advance=1, refresh=True)
 
 

@@ -1,7 +1,9 @@
 """Text of any origin on a terminal: what would move the cursor, colour a line or hide one is written out."""
 
 import logging
+import os
 import re
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +26,16 @@ def shown(text: object) -> str:
         'a\\x1b[31mb'
     """
     return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
+
+
+def slow_down_bars(seconds: int = 60) -> None:
+    """Have bars of tqdm, which download and tokenise, write to a log once a minute and not ten times a second.
+
+    It counts for the processes that this one starts as well. Before tqdm is imported; what the user has set stays.
+    """
+    if sys.stderr is None or not sys.stderr.isatty():
+        for name in ("TQDM_MININTERVAL", "TQDM_MAXINTERVAL"):
+            os.environ.setdefault(name, str(seconds))
 
 
 @contextmanager

@@ -1,0 +1,98 @@
+"""`ClippedCheck`: a fit says at its end where a clip has scaled nearly everything nearly always."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lightning.pytorch import Callback, Trainer
+from torch import Tensor
+
+from lightning_sparsegrad import (
+    AdaptiveGradientClip,
+    Chain,
+    ComponentNormClip,
+    GlobalNormClip,
+    GradDrop,
+    GradientTransform,
+    HeadOnly,
+    Linear,
+    ValueClip,
+)
+from tests.lightning.tasks import DOORS, loader, through, trainer
+
+TINY, HUGE = 1e-8, 1e3
+STEPS = 50
+
+
+def said(
+    caplog: pytest.LogCaptureFixture,
+    transform: GradientTransform,
+    door: str = "module",
+    *,
+    steps: int = STEPS,
+    ckpt_path: Path | None = None,
+    **arguments: Any,
+) -> str:
+    """Fit; return the line, or nothing."""
+    task, callbacks = through(door, transform)
+    run = trainer(**{**arguments, "callbacks": [*callbacks, *arguments.get("callbacks", [])]})
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "lightning.pytorch"):
+        run.fit(task, loader(steps), loader(1), ckpt_path=None if ckpt_path is None else str(ckpt_path))
+    return "\n".join(record.getMessage() for record in caplog.records if "learning rate" in record.getMessage())
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_a_clip_of_everything_is_named(door: str, caplog: pytest.LogCaptureFixture) -> None:
+    chain = Chain({"mask": GradDrop(0.2), "clip": ComponentNormClip(TINY)})
+    assert said(caplog, chain, door) == (
+        "`ComponentNormClip(max_norm=1e-08)` has scaled 100% of what it clips in the average of 5 windows: "
+        "the threshold then acts as a learning rate."
+    )
+
+
+def test_clips_of_all_kinds_count(caplog: pytest.LogCaptureFixture) -> None:
+    for clip in (GlobalNormClip(TINY), AdaptiveGradientClip(TINY), ComponentNormClip(Linear(TINY, 2 * TINY))):
+        assert "has scaled 100% of what it clips" in said(caplog, clip), clip
+
+
+def test_all_else_is_silent(caplog: pytest.LogCaptureFixture) -> None:
+    for transform in (
+        ComponentNormClip(TINY, overrides={"*.bias": HUGE}),  # half of the components
+        ComponentNormClip(Linear(TINY, HUGE)),  # in the first windows
+        ComponentNormClip(float("inf")),
+        ValueClip(TINY),  # which does not state its factors
+        GradDrop(0.99),
+        HeadOnly(),
+    ):
+        assert said(caplog, transform) == "", transform
+    assert said(caplog, ComponentNormClip(TINY), accumulate_grad_batches=2) == ""  # in 25 windows
+
+
+def test_a_resumed_fit_counts_its_own_windows(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "last.ckpt"
+
+    class Save(Callback):
+        def on_train_epoch_end(self, run: Trainer, *_: Any) -> None:
+            run.save_checkpoint(path)
+
+    clip = ComponentNormClip(TINY)
+    assert "in the average of 5 windows" in said(caplog, clip, callbacks=[Save()])
+    assert "in the average of 5 windows" in said(caplog, clip, max_epochs=2, ckpt_path=path)
+
+
+def test_nothing_is_read_before_the_end(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    steps: list[int] = []
+    original = Tensor.__float__
+
+    class Watch(Callback):
+        def on_train_start(self, run: Trainer, *_: Any) -> None:
+            def reading(tensor: Tensor) -> float:
+                steps.append(run.global_step)
+                return original(tensor)
+
+            monkeypatch.setattr(Tensor, "__float__", reading)
+
+    assert said(caplog, ComponentNormClip(TINY), callbacks=[Watch()])
+    assert set(steps) == {STEPS}
