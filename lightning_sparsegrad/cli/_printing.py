@@ -18,6 +18,7 @@ from lightning_sparsegrad.cli._overview import COMMANDS
 # torchmetrics, which Lightning imports, imports these where they are installed
 _OPTIONAL = {"matplotlib", "scipy", "transformers"}
 _COMPILER = "torch._dynamo"  # Lightning 2.6 imports it for one class, and to mark methods that run in a fit alone
+_ENDED = {None, 0, 130, 143}  # done, or stopped by the user
 _WHOLE = "SPARSEGRAD_WHOLE"  # set in the environment, everything is imported
 
 
@@ -45,7 +46,7 @@ def print_only(command: Callable[[], object]) -> NoReturn:
         with redirect_stderr(errors):
             command()
     except SystemExit as end:
-        if not end.code:
+        if end.code in _ENDED:
             sys.stderr.write(errors.getvalue())
             raise
     except Exception:  # noqa: S110  # said again by the process that imports everything
