@@ -25,67 +25,65 @@ What follows imports torch alone:
 - `schedules`: rates and thresholds that change with the step or the depth;
 - `errors`: what a user can mend.
 
-Names that need more than torch load it when they are first asked for.
+Nothing is imported before a name is asked for: the command line has to settle some things before torch starts.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from lightning_sparsegrad import _moved
-from lightning_sparsegrad.components import Component, FusedProjection, NamedParameters, partition
-from lightning_sparsegrad.engine import GradientEngine, GradientMeter
-from lightning_sparsegrad.errors import ConfigurationError
-from lightning_sparsegrad.schedules import Constant, Cosine, Linear, Schedule, TopDown
-from lightning_sparsegrad.transforms import *  # noqa: F403  # a new strategy is exported there, once
-from lightning_sparsegrad.transforms import __all__ as _transforms
 
-__all__ = [
-    "Component",
-    "ConfigurationError",
-    "Constant",
-    "Cosine",
-    "FusedProjection",
-    "GradientEngine",
-    "GradientMeter",
-    "Linear",
-    "NamedParameters",
-    "Schedule",
-    "TopDown",
-    "partition",
-]
-__all__ += _transforms
-
-# the `__all__` of packages that import more than torch, written out to be known before they are imported
+# what the packages export, written out to be known before they are imported; of `transforms`, everything
 _LAZY = {
     "callbacks": "ExactResume GradientMonitor GradientTransformCallback PredictionWriter PretrainedDistance "
     "ProgressLines ResultsTable",
     "cli": "SparseGradArgumentParser SparseGradCLI",
+    "components": "Component FusedProjection NamedParameters partition",
     "data": "EmojiTopicsDataModule GlueDataModule QuestionsDataModule RankingsDataModule TextDataModule "
     "UnrepeatedSampler ValenceDataModule WordsDataModule XglueDataModule",
+    "engine": "GradientEngine GradientMeter",
+    "errors": "ConfigurationError",
     "export": "export_checkpoint",
     "modules": "ExtractiveQuestionAnswering PointwiseRanking SequenceClassification SparseGradModule "
     "TokenClassification",
+    "schedules": "Constant Cosine Linear Schedule TopDown",
 }
 _PACKAGE_OF = {name: package for package, names in _LAZY.items() for name in names.split()}
-__all__ += _PACKAGE_OF
+_OF_TORCH = ("components", "engine", "errors", "functional", "schedules", "transforms")  # once imported from here
 
 if TYPE_CHECKING:
     from lightning_sparsegrad.callbacks import *  # noqa: F403
     from lightning_sparsegrad.cli import *  # noqa: F403
+    from lightning_sparsegrad.components import *  # noqa: F403
     from lightning_sparsegrad.data import *  # noqa: F403
+    from lightning_sparsegrad.engine import *  # noqa: F403
+    from lightning_sparsegrad.errors import ConfigurationError as ConfigurationError
     from lightning_sparsegrad.export import *  # noqa: F403
     from lightning_sparsegrad.modules import *  # noqa: F403
+    from lightning_sparsegrad.schedules import Constant as Constant
+    from lightning_sparsegrad.schedules import Cosine as Cosine
+    from lightning_sparsegrad.schedules import Linear as Linear
+    from lightning_sparsegrad.schedules import Schedule as Schedule
+    from lightning_sparsegrad.schedules import TopDown as TopDown
+    from lightning_sparsegrad.transforms import *  # noqa: F403
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _PACKAGE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_PACKAGE_OF[name]}"), name)
+    if name in _PACKAGE_OF:
+        return getattr(import_module(f"{__name__}.{_PACKAGE_OF[name]}"), name)
+    if name in _OF_TORCH:
+        return import_module(f"{__name__}.{name}")
+    if name == "__all__" or not name.startswith("_"):
+        transforms = import_module(f"{__name__}.transforms")
+        if name == "__all__":
+            return [*_PACKAGE_OF, *transforms.__all__]
+        if name in transforms.__all__:
+            return getattr(transforms, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return list(__getattr__("__all__"))
 
 
 _moved.keep_attributes(import_module(__name__))
-_moved.keep_attributes(import_module(f"{__name__}.transforms"))

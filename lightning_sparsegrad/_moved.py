@@ -74,6 +74,11 @@ class _Package(ModuleType):
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
         return import_module(f"{self.__name__}.{name}")
 
+    def __setattr__(self, name: str, value: object) -> None:  # as the import of a module in it does
+        super().__setattr__(name, value)
+        if isinstance(value, ModuleType) and value.__name__ == f"{_OURS}.transforms":
+            keep_attributes(value)
+
 
 def keep_attributes(package: ModuleType) -> None:
     """Let a package that 0.1 imported whole have its old modules without their being imported."""

@@ -1,35 +1,28 @@
 """The command line: `sparsegrad fit --config task.yaml --config strategy.yaml --model.gradient_transform.rate=0.4`."""
 
 import sys
+from contextlib import nullcontext
 from importlib import import_module
+from typing import Any
 
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-
-from lightning_sparsegrad.cli._faults import debugging, one_line, reason_in
-from lightning_sparsegrad.cli._run_config import StoreConfigCallback
-from lightning_sparsegrad.cli.parser import SparseGradArgumentParser
-from lightning_sparsegrad.cli.sparsegrad_cli import SparseGradCLI
+from lightning_sparsegrad.cli._overview import overview
+from lightning_sparsegrad.cli._printing import only_prints, print_only
+from lightning_sparsegrad.cli._threads import wait_passively
 from lightning_sparsegrad.errors import ConfigurationError
-from lightning_sparsegrad.resume._launched import end_with_launcher
-from lightning_sparsegrad.resume._signals import SIGNALS, end
-from lightning_sparsegrad.untrusted._terminal import controls_shown, slow_down_bars
 
-__all__ = ["SparseGradArgumentParser", "SparseGradCLI", "StoreConfigCallback", "main"]
+__all__ = ["SparseGradArgumentParser", "SparseGradCLI", "StoreConfigCallback", "main"]  # noqa: F822  # the lazy ones
 
 _OTHERS = (
     "`study` compares strategies over many runs of `fit`; `export` writes a checkpoint as a folder for `transformers`."
 )
 
 
-def _study(arguments: list[str]) -> None:
-    try:
-        command = import_module("lightning_sparsegrad.studies._command")  # it starts this one, run by run
-    except ModuleNotFoundError as error:
-        raise ConfigurationError(
-            f"`study` should find what it reports with: `pip install lightning-sparsegrad[studies]`. "
-            f"Found no `{error.name}`."
-        ) from error
-    command.main(arguments)
+def __getattr__(name: str) -> Any:
+    if name == "StoreConfigCallback":
+        return import_module("lightning_sparsegrad.cli._run_config").StoreConfigCallback
+    if name in __all__:
+        return getattr(import_module("lightning_sparsegrad.cli"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def main(args: list[str] | None = None) -> None:
@@ -42,16 +35,38 @@ def main(args: list[str] | None = None) -> None:
     SIGTERM ends it with status 143 and Ctrl+C with 130, and one line on stderr says from where a fit resumes; see
     `SparseGradCLI`. A handler that the program has set for SIGTERM stays; handlers are restored at the end.
 
+    Where it is the process's own command line, OpenMP threads wait as `wait_passively` has it.
+
     Args:
         args: The arguments; by default those of the process.
     """
     arguments = sys.argv[1:] if args is None else args
+    if arguments[:1] in (["-h"], ["--help"]):
+        sys.stdout.write(overview())
+        raise SystemExit(0)
+    if args is None:
+        wait_passively()  # before torch is imported, by whatever follows
+        if only_prints(arguments):
+            print_only(lambda: _main(args, arguments))
+    _main(args, arguments)
+
+
+def _main(args: list[str] | None, arguments: list[str]) -> None:
+    # with torch and Lightning
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    from lightning_sparsegrad.cli._faults import debugging, one_line, reason_in
+    from lightning_sparsegrad.cli._quiet import quiet
+    from lightning_sparsegrad.resume._launched import end_with_launcher
+    from lightning_sparsegrad.resume._signals import SIGNALS, end
+    from lightning_sparsegrad.untrusted._terminal import controls_shown, slow_down_bars
+
     if args is None:
         slow_down_bars()
     end_with_launcher()
     with SIGNALS.ending():
         try:
-            with controls_shown():
+            with controls_shown(), nullcontext() if debugging() else quiet(arguments):
                 _run(args, arguments)
         except (ConfigurationError, MisconfigurationException, OSError, FloatingPointError) as error:
             if debugging():
@@ -68,4 +83,16 @@ def _run(args: list[str] | None, arguments: list[str]) -> None:
     elif arguments[:1] == ["export"]:
         import_module("lightning_sparsegrad.export._command").main(arguments[1:])
     else:
-        SparseGradCLI(args=args, parser_kwargs={"epilog": _OTHERS})
+        cli = import_module("lightning_sparsegrad.cli.sparsegrad_cli")
+        cli.SparseGradCLI(args=args, parser_kwargs={"epilog": _OTHERS})
+
+
+def _study(arguments: list[str]) -> None:
+    try:
+        command = import_module("lightning_sparsegrad.studies._command")  # it starts this one, run by run
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"`study` should find what it reports with: `pip install lightning-sparsegrad[studies]`. "
+            f"Found no `{error.name}`."
+        ) from error
+    command.main(arguments)

@@ -6,14 +6,13 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
-from torch.distributed.tensor import DTensor, distribute_tensor
 from typing_extensions import override
 
 from lightning_sparsegrad.callbacks._history import HistoryCallback
 from lightning_sparsegrad.components import Component, ComponentSpec, NamedParameters, partition
 from lightning_sparsegrad.engine.gradient_meter import check_meter
 from lightning_sparsegrad.functional._torch import norms_of
-from lightning_sparsegrad.functional.sharding import Group, group_of, norms_over
+from lightning_sparsegrad.functional.sharding import Group, group_of, is_spread, norms_over
 
 _COLUMNS = ("rms", "cosine")
 
@@ -91,8 +90,11 @@ class PretrainedDistance(HistoryCallback):
         self._copy(pl_module)
         for name, parameter in self._parameters.tensors.items():
             known = self._pretrained[name].to(parameter.device)
-            if isinstance(parameter, DTensor) and not isinstance(known, DTensor):
-                known = distribute_tensor(known, parameter.device_mesh, parameter.placements, src_data_rank=None)
+            if is_spread(parameter) and not is_spread(known):
+                from torch.distributed.tensor import distribute_tensor
+
+                spread: Any = parameter
+                known = distribute_tensor(known, spread.device_mesh, spread.placements, src_data_rank=None)
             self._pretrained[name] = known
         self._history.start(trainer, self._parameters, self._components)
         self._seen = -1

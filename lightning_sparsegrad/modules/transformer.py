@@ -10,8 +10,6 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torchmetrics import MetricCollection
 from typing_extensions import override
@@ -25,6 +23,7 @@ from lightning_sparsegrad.data.base import TokenizedDataModule
 from lightning_sparsegrad.data.samplers import is_filler
 from lightning_sparsegrad.engine._nonfinite import NonFinite
 from lightning_sparsegrad.errors import ConfigurationError, reason_of
+from lightning_sparsegrad.functional.sharding import is_spread
 from lightning_sparsegrad.hub._names import resolve_source
 from lightning_sparsegrad.hub._network import how_without
 from lightning_sparsegrad.modules._description import (
@@ -289,8 +288,10 @@ class TransformerTask(SparseGradModule, Task, ABC):
     def configure_model(self) -> None:
         """Shard the model if the strategy has a mesh for it: each block of the transformer, then the rest."""
         mesh = self.device_mesh
-        if mesh is None or any(isinstance(parameter, DTensor) for parameter in self.parameters()):
+        if mesh is None or any(map(is_spread, self.parameters())):
             return
+        from torch.distributed.fsdp import fully_shard
+
         if mesh["tensor_parallel"].size() > 1:
             raise ConfigurationError(
                 f"Parameter `tensor_parallel_size` of the strategy should be 1 for `{type(self).__name__}`. "

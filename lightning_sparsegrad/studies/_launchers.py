@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -17,6 +17,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from lightning_sparsegrad.cli._faults import HINT
+from lightning_sparsegrad.cli._threads import cores, shared_by
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.resume._signals import STATUSES
 from lightning_sparsegrad.studies._recorder import LOCK, PARENT, RESULT, SECONDS_TO_GO, write_result
@@ -33,7 +34,7 @@ def launch(runs: Sequence[Run], launcher: Launcher, *, jobs: int) -> Iterator[Ru
         runs: The runs, in the order in which they start.
         launcher: `"local"`: on this machine. `"ray"`: on the Ray cluster that `RAY_ADDRESS` names, else on one that is
             started here; its machines have to share the folder.
-        jobs: How many at a time. With `"ray"`, each takes that share of the processors of this machine.
+        jobs: How many at a time. Each takes that share of the cores of this machine, unless `OMP_NUM_THREADS` is set.
 
     Raises:
         ConfigurationError: If Ray is asked for and not installed.
@@ -49,7 +50,7 @@ def _launch_here(runs: Sequence[Run], jobs: int) -> Iterator[Run]:
     def start(run: Run) -> Run:
         place = places.get()
         try:
-            execute(run, threads=_threads(jobs), device=place if jobs > 1 else None)
+            execute(run, threads=shared_by(jobs), device=place if jobs > 1 else None)
         finally:
             places.put(place)
         return run
@@ -80,11 +81,11 @@ def _launch_on_ray(runs: Sequence[Run], jobs: int) -> Iterator[Run]:
         )
     import ray  # an extra
 
-    threads = _threads(jobs)
+    threads, count = shared_by(jobs), max(1, cores() // jobs)
     if not ray.is_initialized():
         ray.init(address=os.environ.get("RAY_ADDRESS"), log_to_driver=False, include_dashboard=False)
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    remote: Any = ray.remote(num_cpus=threads, num_gpus=1 if resources.get("GPU") else 0, max_retries=0)
+    remote: Any = ray.remote(num_cpus=count, num_gpus=1 if resources.get("GPU") else 0, max_retries=0)
     start: Callable[..., Any] = remote(execute).remote
     try:
         waiting = {start(run, threads=threads): run for run in runs}
@@ -101,12 +102,12 @@ def _launch_on_ray(runs: Sequence[Run], jobs: int) -> Iterator[Run]:
         ray.shutdown()
 
 
-def execute(run: Run, *, threads: int, device: int | None = None) -> None:
+def execute(run: Run, *, threads: Mapping[str, str], device: int | None = None) -> None:
     """Run one in a process of its own; how it went is in its folder then.
 
     Args:
         run: The run. What an earlier try has left in its folder goes; where another process is at it, nothing is done.
-        threads: The threads it may use.
+        threads: The settings of OpenMP that say which threads it may use.
         device: The number of the accelerator it may use, by their count; all by default.
     """
     if run.folder.exists():
@@ -116,7 +117,7 @@ def execute(run: Run, *, threads: int, device: int | None = None) -> None:
         except Timeout:
             return
     run.write()
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), PARENT: str(os.getpid())}
+    environment = {**os.environ, **threads, PARENT: str(os.getpid())}
     if device is not None and (count := torch.cuda.device_count()) > 1:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
         environment["CUDA_VISIBLE_DEVICES"] = visible.split(",")[device % count]
@@ -139,10 +140,6 @@ _RUNNING: set[subprocess.Popen[bytes]] = set()
 def _was_stopped(code: int) -> bool:
     """Whether a process ended because its study was stopped, rather than for a reason of its own."""
     return code in {*STATUSES.values(), *(-signum for signum in STATUSES)}
-
-
-def _threads(jobs: int) -> int:
-    return max(1, (os.cpu_count() or 1) // jobs)
 
 
 def _reason(code: int, log: Path) -> str:

@@ -286,7 +286,7 @@ def _without_times(text: str) -> list[list[str]]:
 def test_help_tells_of_studies(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
-    assert "`study` compares strategies over many runs" in " ".join(capsys.readouterr().out.split())
+    assert "Compare strategies over many runs of `fit`." in " ".join(capsys.readouterr().out.split())
     with pytest.raises(SystemExit):
         main(["study", "--help"])
     text = capsys.readouterr().out

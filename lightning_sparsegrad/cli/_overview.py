@@ -1,0 +1,33 @@
+"""The help on the whole command line, which lists its commands and imports none of them."""
+
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+
+COMMANDS = {
+    "fit": "Train a model, with the gradients masked or clipped by a strategy.",
+    "validate": "Evaluate a model on the validation set.",
+    "test": "Evaluate a model on the test set.",
+    "predict": "Write the predictions of a model.",
+    "study": "Compare strategies over many runs of `fit`.",
+    "export": "Write a checkpoint as a folder for `transformers`.",
+}
+_EXAMPLES = """\
+examples:
+  sparsegrad fit --config task.yaml --config strategy.yaml --model.gradient_transform.rate=0.4
+  sparsegrad fit --config task.yaml --print_config
+  sparsegrad fit --help
+"""
+
+
+def overview() -> str:
+    """Return the help."""
+    parser = ArgumentParser(
+        prog="sparsegrad",
+        description="Fine-tune with gradients that are masked and clipped.",
+        epilog=_EXAMPLES,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("-c", "--config", help="A YAML file of arguments, each under the name of its command.")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    for name, text in COMMANDS.items():
+        commands.add_parser(name, help=text)
+    return parser.format_help()

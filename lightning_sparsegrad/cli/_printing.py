@@ -1,0 +1,110 @@
+"""Commands that only print: what Lightning imports beside what they need, which takes seconds, is left out."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
+from importlib import import_module
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.metadata import Distribution, DistributionFinder, PackageNotFoundError
+from io import StringIO
+from types import ModuleType
+from typing import Any, NoReturn
+
+from lightning_sparsegrad.cli._overview import COMMANDS
+
+# torchmetrics, which Lightning imports, imports these where they are installed
+_OPTIONAL = {"matplotlib", "scipy", "transformers"}
+_COMPILER = "torch._dynamo"  # Lightning 2.6 imports it for one class, and to mark methods that run in a fit alone
+_ENDED = {None, 0, 130, 143}  # done, or stopped by the user
+_WHOLE = "SPARSEGRAD_WHOLE"  # set in the environment, everything is imported
+
+
+def only_prints(arguments: Sequence[str]) -> bool:
+    """Return whether a command line prints help or a config, before anything else has imported Lightning."""
+    asks = any(argument in {"-h", "--help"} or argument.startswith("--print_config") for argument in arguments)
+    return asks and arguments[0] in COMMANDS and "lightning" not in sys.modules and _WHOLE not in os.environ
+
+
+def print_only(command: Callable[[], object]) -> NoReturn:
+    """Run a command that prints, with few imports; where it fails, once more in a process with all.
+
+    A class that a config names may be of a module that needs what was left out.
+
+    Args:
+        command: Runs it.
+
+    Raises:
+        SystemExit: At its end.
+    """
+    errors = StringIO()
+    try:
+        with _left_out():
+            import_module("lightning.pytorch.cli")
+        with redirect_stderr(errors):
+            command()
+    except SystemExit as end:
+        if end.code in _ENDED:
+            sys.stderr.write(errors.getvalue())
+            raise
+    except Exception:  # noqa: S110  # said again by the process that imports everything
+        pass
+    again = [sys.executable, *sys.orig_argv[1:]]
+    raise SystemExit(subprocess.run(again, env={**os.environ, _WHOLE: "1"}, check=False).returncode)  # noqa: S603
+
+
+class _Absent(Distribution):
+    """A distribution that is not installed."""
+
+    name = "absent"  # as the error names it
+
+    @property
+    def version(self) -> str:
+        raise PackageNotFoundError(self.name)
+
+    def read_text(self, filename: str) -> None:  # noqa: ARG002
+        return None
+
+    def locate_file(self, path: Any) -> NoReturn:  # noqa: ARG002
+        raise PackageNotFoundError(self.name)
+
+
+class _Finder(DistributionFinder):
+    """Finds that packages are not installed."""
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:  # noqa: ARG002
+        if fullname.partition(".")[0] in _OPTIONAL:
+            raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)
+        return None
+
+    def find_distributions(
+        self,
+        context: DistributionFinder.Context = DistributionFinder.Context(),  # noqa: B008  # as that of the base
+    ) -> Iterator[Distribution]:
+        return iter([_Absent()] if context.name in _OPTIONAL else [])
+
+
+class _Compiler(ModuleType):
+    """As much of `torch._dynamo` as the import of Lightning asks for."""
+
+    OptimizedModule = type("OptimizedModule", (), {})
+
+    @staticmethod
+    def disable(function: Any = None, *_: Any, **__: Any) -> Any:
+        return function
+
+
+@contextmanager
+def _left_out() -> Iterator[None]:
+    finder: MetaPathFinder = _Finder()
+    import_module("torch")
+    sys.meta_path.insert(0, finder)
+    compiler = sys.modules.setdefault(_COMPILER, _Compiler(_COMPILER))
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+        if isinstance(compiler, _Compiler):
+            del sys.modules[_COMPILER]

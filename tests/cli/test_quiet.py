@@ -1,0 +1,80 @@
+"""The log of a command: what a user needs, and no notice that nobody can act on."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.command_line import DROP, LABELLED, READER
+
+ROOT = Path(__file__).parents[2]
+TINY = [
+    "fit",
+    READER,
+    *DROP,
+    LABELLED,
+    "--seed_everything=0",
+    "--trainer.accelerator=cpu",
+    "--trainer.max_epochs=1",
+    "--trainer.log_every_n_steps=1",
+    "--trainer.enable_progress_bar=false",
+]
+CHECKPOINT = "lightning_logs/version_0/checkpoints/epoch=0-step=4.ckpt"
+COMMANDS = {
+    "fit": TINY,
+    "resume": ["fit", f"--ckpt_path={CHECKPOINT}", "--trainer.max_epochs=2"],
+    "validate": ["validate", f"--ckpt_path={CHECKPOINT}"],
+}
+# one process for all; the last time with all that there is to say
+PROGRAM = f"""
+import os, sys, warnings
+
+from lightning_sparsegrad.main import main
+
+for name, arguments in {COMMANDS}.items():
+    print(f"== {{name}}", file=sys.stderr)
+    main(arguments)
+print("== filters", len([each for each in warnings.filters if "LeafSpec" in str(each)]), sep="\\n", file=sys.stderr)
+os.environ["SPARSEGRAD_DEBUG"] = "1"
+print("== debug", file=sys.stderr)
+main(["fit", "--ckpt_path={CHECKPOINT}", "--trainer.max_epochs=2"])
+"""
+SAYS = {
+    "fit": ["Seed set to 0", "`Trainer.fit` stopped: `max_epochs=1` reached."],
+    "resume": [
+        "Seed set to 0",
+        f"Restoring states from the checkpoint path at {CHECKPOINT}",
+        f"Restored all states from the checkpoint at {CHECKPOINT}",
+        "`Trainer.fit` stopped: `max_epochs=2` reached.",
+    ],
+    "validate": [
+        "Seed set to 0",
+        f"Restoring states from the checkpoint path at {CHECKPOINT}",
+        f"Loaded model weights from the checkpoint at {CHECKPOINT}",
+    ],
+    "filters": ["0"],
+}
+LEFT_OUT = ["💡 Tip: ", "GPU available: ", "TPU available: ", "LeafSpec", "The dirpath has changed from"]
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    folder = tmp_path_factory.mktemp("quiet")
+    done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    _, *logs = done.stderr.split("== ")
+    advice = "does not have many workers"  # on machines of more cores
+    return {log.splitlines()[0]: [line for line in log.splitlines()[1:] if line and advice not in line] for log in logs}
+
+
+@pytest.mark.parametrize("name", SAYS)
+def test_a_command_says_what_a_user_needs(said: dict[str, list[str]], name: str) -> None:
+    assert said[name] == SAYS[name]
+
+
+def test_with_debug_everything_is_said(said: dict[str, list[str]]) -> None:
+    text = "\n".join(said["debug"])
+    assert [notice for notice in LEFT_OUT if notice not in text] == []
