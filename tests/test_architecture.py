@@ -16,6 +16,7 @@ import lightning_sparsegrad
 from lightning_sparsegrad.data import encodings
 from lightning_sparsegrad.data._task_kinds import TaskKind
 from lightning_sparsegrad.modules import TransformerTask
+from tests.cases import cases
 
 PACKAGE = "lightning_sparsegrad"
 FOLDER = Path(lightning_sparsegrad.__file__).parent
@@ -162,21 +163,32 @@ def run(code: str) -> str:
     return done.stdout + done.stderr
 
 
-def test_the_lower_rooms_run_with_torch_alone() -> None:
+LOOP = """
+from lightning_sparsegrad import Chain, ComponentNormClip, GradDrop, GradientEngine
+model = torch.nn.Linear(3, 2)
+engine = GradientEngine(model, Chain([GradDrop(0.5), ComponentNormClip(0.1)]), total_steps=10)
+with engine.window(0):
+    model(torch.ones(1, 3)).sum().backward()
+    engine.apply_()
+assert float(engine.statistics["kept"]) < 1
+"""
+
+
+def test_the_lower_rooms_and_a_plain_loop_run_with_torch_alone() -> None:
     rooms = ", ".join(f"{PACKAGE}.{name}" for name in TORCH_ONLY)
-    assert run(f"import sys, {rooms}; print([name for name in {LIGHTNING + TASKS} if name in sys.modules])") == "[]\n"
+    loaded = f"print([name for name in {LIGHTNING + TASKS} if name in sys.modules])"
+    assert run(f"import sys, torch, {rooms}\n{LOOP}\n{loaded}") == "[]\n"
 
 
-@pytest.mark.parametrize(
-    "door", ["modules.base.SparseGradModule", "callbacks.gradient_transform.GradientTransformCallback"]
-)
-def test_both_doors_run_with_torch_and_lightning(door: str) -> None:
-    module, _, name = door.rpartition(".")
+def test_both_doors_run_with_torch_and_lightning() -> None:
     # Lightning has torchmetrics, which imports transformers where that is installed
     block = "import sys, lightning.pytorch\nfor name in list(sys.modules):\n"
     block += f" if name.partition('.')[0] in {TASKS}: del sys.modules[name]\n"
     block += f"sys.modules.update(dict.fromkeys({TASKS}))\n"
-    assert run(f"{block}from {PACKAGE}.{module} import {name}; print({name}.__name__)") == f"{name}\n"
+    for door in ("modules.base.SparseGradModule", "callbacks.gradient_transform.GradientTransformCallback"):
+        module, _, name = door.rpartition(".")
+        block += f"from {PACKAGE}.{module} import {name}; print({name}.__name__)\n"
+    assert run(block) == "SparseGradModule\nGradientTransformCallback\n"
 
 
 # ------------------------------------------------------------ names
@@ -212,7 +224,7 @@ def test_a_module_is_private_by_name_unless_a_package_exports_what_it_defines() 
     assert {module for module in public if not defined(module) & exported_above(module)} == NAMED_IN_CONFIGS
 
 
-@pytest.mark.parametrize("kind", TaskKind)
+@cases("kind", TaskKind)
 def test_a_kind_of_task_is_of_one_task_which_it_names_and_has_an_encoding(kind: TaskKind) -> None:
     exported = [getattr(lightning_sparsegrad, name) for name in lightning_sparsegrad.__all__]
     tasks = [each for each in exported if isinstance(each, type) and issubclass(each, TransformerTask)]

@@ -15,6 +15,7 @@ import torch
 import lightning_sparsegrad
 from lightning_sparsegrad import GradDrop, GradientEngine, GradientTransform, SparseGradArgumentParser, _moved
 from lightning_sparsegrad.untrusted._imports import named_by_checkpoint, require_importable
+from tests.cases import cases
 
 OURS = "lightning_sparsegrad"
 # the public classes of 0.1, by the modules that held them
@@ -113,8 +114,9 @@ def _forget() -> None:
             delattr(sys.modules.get(parent, lightning_sparsegrad), last)
 
 
-@pytest.mark.parametrize(("module", "name"), PUBLIC + OTHERS)
+@cases(("module", "name"), PUBLIC + OTHERS)
 def test_an_old_name_is_the_same_class_and_warns_once(module: str, name: str) -> None:
+    _forget()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         first = getattr(import_module(f"{OURS}.{module}"), name)
@@ -159,8 +161,9 @@ def test_there_is_no_module_that_there_never_was() -> None:
         import_module("meter")
 
 
-@pytest.mark.parametrize(("module", "name"), PUBLIC + OTHERS)
+@cases(("module", "name"), PUBLIC + OTHERS)
 def test_a_checkpoint_may_name_a_class_by_its_old_name(module: str, name: str, tmp_path: Path) -> None:
+    _forget()
     path = f"{OURS}.{module}.{name}"
     require_importable(path)
     with named_by_checkpoint(tmp_path / "any.ckpt"):

@@ -9,6 +9,7 @@ import yaml
 from lightning_sparsegrad.studies._lightning import ConfigReader
 from lightning_sparsegrad.studies._runs import make_runs
 from lightning_sparsegrad.studies._study import Study
+from tests.cases import cases
 from tests.strategies import OVERLAYS, ROOT, STRATEGIES
 
 README = (ROOT / "README.md").read_text()
@@ -46,7 +47,7 @@ def test_the_study_makes_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 COMMANDS = [line for block in blocks("bash") for line in block.splitlines() if "python cli.py fit" in line]
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@cases("command", COMMANDS)
 def test_the_commands_are_understood(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     _, *arguments = shlex.split(command.split("python ")[-1])

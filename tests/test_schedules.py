@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.schedules import Constant, Cosine, Linear, Schedule, TopDown, as_rate, as_threshold
+from tests.cases import cases
 from tests.nasty import EXAMPLES
 
 RAMPS = [Linear, Cosine]
@@ -14,8 +15,8 @@ shares = st.floats(0, 1)
 
 
 # ---------------------------------------------------------------- values
-@pytest.mark.parametrize("progress", [0.0, 0.3, 1.0])
-@pytest.mark.parametrize("height", [0.0, 1.0])
+@cases("progress", [0.0, 0.3, 1.0])
+@cases("height", [0.0, 1.0])
 def test_a_constant_is_constant(progress, height):
     schedule = Constant(2)
     assert schedule(progress, height) == 2.0
@@ -23,7 +24,7 @@ def test_a_constant_is_constant(progress, height):
     assert (schedule.needs_progress, schedule.needs_height) == (False, False)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("schedule", "expected"),
     [
         (Linear(0.8, 0.0), {0.0: 0.8, 0.25: 0.6, 0.5: 0.4, 1.0: 0.0}),
@@ -39,14 +40,14 @@ def test_ramps(schedule, expected):
     assert (schedule.needs_progress, schedule.needs_height) == (True, False)
 
 
-@pytest.mark.parametrize("ramp", RAMPS)
+@cases("ramp", RAMPS)
 def test_ramps_start_and_end_exactly(ramp):
     schedule = ramp(0.3, 0.7, begin=0.1, finish=0.9)
     assert [schedule(progress) for progress in (0.0, 0.1)] == [0.3, 0.3]
     assert [schedule(progress) for progress in (0.9, 1.0)] == [0.7, 0.7]
 
 
-@pytest.mark.parametrize(
+@cases(
     ("height", "expected"),
     [
         (1.0, {0.0: 0.0, 0.5: 0.0, 1.0: 0.0}),
@@ -91,13 +92,13 @@ def test_bounds_of_top_down_bound(start, end, width, progress, height):
     assert low <= schedule(progress, height) <= high
 
 
-@pytest.mark.parametrize("schedule", [Linear(0.3, 0.3), Cosine(0.3, 0.3), TopDown(0.3, 0.3)], ids=repr)
+@cases("schedule", [Linear(0.3, 0.3), Cosine(0.3, 0.3), TopDown(0.3, 0.3)], ids=repr)
 def test_a_level_schedule_stays_level(schedule):
     assert {schedule(i / 97, j / 7) for i in range(98) for j in range(8)} == {0.3}
 
 
 # ---------------------------------------------------------------- text
-@pytest.mark.parametrize(
+@cases(
     ("schedule", "text"),
     [
         (Constant(0.25), "0.25"),
@@ -111,8 +112,8 @@ def test_repr(schedule, text):
 
 
 # ---------------------------------------------------------------- errors
-@pytest.mark.parametrize("ramp", RAMPS)
-@pytest.mark.parametrize(
+@cases("ramp", RAMPS)
+@cases(
     ("begin", "finish"), [(-0.1, 1.0), (0.5, 0.5), (0.6, 0.4), (0.0, 1.5), (nan, 1.0), (0.0, nan), (None, 1.0)], ids=str
 )
 def test_ramps_need_a_stretch_of_training(ramp, begin, finish):
@@ -122,8 +123,8 @@ def test_ramps_need_a_stretch_of_training(ramp, begin, finish):
         ramp(0.0, 1.0, begin=begin, finish=finish)
 
 
-@pytest.mark.parametrize("schedule", [Linear, Cosine, TopDown])
-@pytest.mark.parametrize("value", [inf, -inf, nan])
+@cases("schedule", [Linear, Cosine, TopDown])
+@cases("value", [inf, -inf, nan])
 def test_ends_have_to_be_finite(schedule, value):
     with pytest.raises(ConfigurationError, match=rf"`start` should be finite\. Found `start = {value}`"):
         schedule(value, 1.0)
@@ -131,20 +132,20 @@ def test_ends_have_to_be_finite(schedule, value):
         schedule(1.0, value)
 
 
-@pytest.mark.parametrize("width", [0, -0.5, 1.5, nan, inf])
+@cases("width", [0, -0.5, 1.5, nan, inf])
 def test_the_width_is_a_share(width):
     with pytest.raises(ConfigurationError, match=rf"`width` should be in \(0, 1\]\. Found `width = {width}`"):
         TopDown(width=width)
 
 
-@pytest.mark.parametrize("rate", [0, 1, 0.5, Linear(0, 1), TopDown()], ids=repr)
+@cases("rate", [0, 1, 0.5, Linear(0, 1), TopDown()], ids=repr)
 def test_rates(rate):
     schedule = as_rate("rate", rate)
     assert isinstance(schedule, Schedule)
     assert schedule is rate or schedule(0.5) == rate
 
 
-@pytest.mark.parametrize(
+@cases(
     "rate", [-0.1, 1.0001, nan, inf, Linear(0.5, 1.5), Cosine(-0.1, 0.5), TopDown(2.0, 0.0), Constant(nan)], ids=repr
 )
 def test_a_rate_outside_its_range_is_an_error(rate):
@@ -152,26 +153,26 @@ def test_a_rate_outside_its_range_is_an_error(rate):
         as_rate("mask_rate", rate)
 
 
-@pytest.mark.parametrize("threshold", [1e-30, 5, inf, Linear(0.1, 10), Constant(inf)], ids=repr)
+@cases("threshold", [1e-30, 5, inf, Linear(0.1, 10), Constant(inf)], ids=repr)
 def test_thresholds(threshold):
     schedule = as_threshold("max_norm", threshold)
     assert schedule is threshold or schedule(0.5) == threshold
 
 
-@pytest.mark.parametrize("threshold", [0, -1.0, nan, -inf, Linear(1, 0), Constant(0)], ids=repr)
+@cases("threshold", [0, -1.0, nan, -inf, Linear(1, 0), Constant(0)], ids=repr)
 def test_a_threshold_that_is_not_positive_is_an_error(threshold):
     with pytest.raises(ConfigurationError, match=r"`max_norm` should be positive\. Found `max_norm = "):
         as_threshold("max_norm", threshold)
 
 
-@pytest.mark.parametrize("value", ["0.5", None, True, [0.1]], ids=repr)
-@pytest.mark.parametrize("check", [as_rate, as_threshold])
+@cases("value", ["0.5", None, True, [0.1]], ids=repr)
+@cases("check", [as_rate, as_threshold])
 def test_what_is_no_number_and_no_schedule_is_an_error(check, value):
     with pytest.raises(ConfigurationError, match=r"`x` should be a number or a schedule\. Found `"):
         check("x", value)
 
 
-@pytest.mark.parametrize("threshold", [1e-320, 1e-39, Linear(1.0, 1e-40)])
+@cases("threshold", [1e-320, 1e-39, Linear(1.0, 1e-40)])
 def test_a_threshold_that_float32_takes_for_zero_is_refused(threshold):
     with pytest.raises(ConfigurationError, match=r"Parameter `max_norm` should be at least 1\.18e-38"):
         as_threshold("max_norm", threshold)

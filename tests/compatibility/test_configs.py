@@ -8,6 +8,7 @@ import pytest
 from jsonargparse._util import get_import_path
 
 import lightning_sparsegrad
+from tests.cases import cases
 from tests.compatibility import configs
 from tests.compatibility.record import read
 
@@ -18,21 +19,21 @@ FORMS = ("short", "package", "definition")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
-@pytest.mark.parametrize("own", PATHS)
+@cases("own", PATHS)
 def test_a_class_is_where_it_was(own: str) -> None:
     (found,) = {configs.at(path) for path in PATHS[own]}
     assert found.__name__ == own.rpartition(".")[2]
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("path", configs.STRATEGIES, ids=lambda path: path.stem)
+@cases("form", FORMS)
+@cases("path", configs.STRATEGIES, ids=lambda path: path.stem)
 def test_a_strategy_is_built_as_it_was(path: Path, form: str) -> None:
     text = _text(path, form)
     assert (text == path.read_text()) == (form == "short")
     assert configs.strategy(text) == OBJECTS[path.stem]
 
 
-@pytest.mark.parametrize("form", FORMS)
+@cases("form", FORMS)
 def test_a_command_is_parsed_as_it_was(form: str, tmp_path: Path) -> None:
     _assert_holds(configs.command(_text(configs.COMMAND, form), tmp_path), COMMAND)
 
@@ -55,7 +56,7 @@ def _assert_holds(found: Any, recorded: Any, where: str = "") -> None:
         assert found == recorded, where
 
 
-@pytest.mark.parametrize("name", ["LinearDecay", "TokenizedDataModule", "TransformerTask"])
+@cases("name", ["LinearDecay", "TokenizedDataModule", "TransformerTask"])
 def test_what_is_written_into_configs_of_runs_keeps_its_path(name: str) -> None:
     """A study knows a run that has ended by the digest of its config: another path would repeat it."""
     package = "data" if name == "TokenizedDataModule" else "modules"
@@ -63,6 +64,6 @@ def test_what_is_written_into_configs_of_runs_keeps_its_path(name: str) -> None:
     assert get_import_path(kind) == f"lightning_sparsegrad.{package}.{name}"
 
 
-@pytest.mark.parametrize("name", ["GradDrop", "Linear", "SequenceClassification", "TextDataModule", "ExactResume"])
+@cases("name", ["GradDrop", "Linear", "SequenceClassification", "TextDataModule", "ExactResume"])
 def test_what_the_package_exports_is_written_with_its_path(name: str) -> None:
     assert get_import_path(getattr(lightning_sparsegrad, name)) == f"lightning_sparsegrad.{name}"

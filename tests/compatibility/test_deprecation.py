@@ -16,6 +16,7 @@ from lightning_sparsegrad import (
     NamedParameters,
     Window,
 )
+from tests.cases import cases
 from tests.compatibility.loop import STRATEGIES
 from tests.compatibility.model import Tower
 from tests.compatibility.strategies import EverySecondStep, RandomBlocks, TalliedLayerGradDrop
@@ -32,7 +33,7 @@ USES: dict[str, tuple[Callable[[], GradientTransform], type[GradientTransform], 
 pytestmark = pytest.mark.filterwarnings("always::DeprecationWarning")
 
 
-@pytest.mark.parametrize("case", USES)
+@cases("case", USES)
 def test_one_warning_per_engine_names_what_is_used_and_what_takes_its_place(case: str) -> None:
     make, kind, uses = USES[case]
     for _ in range(2):
@@ -44,12 +45,12 @@ def test_one_warning_per_engine_names_what_is_used_and_what_takes_its_place(case
         assert "0.3" in message
 
 
-@pytest.mark.parametrize("name", ["watched", "head only at first", "weights clip", "unitwise clip"])
+@cases("name", ["watched", "head only at first", "weights clip", "unitwise clip"])
 def test_a_strategy_that_uses_none_of_it_gets_no_warning(name: str) -> None:
     assert not _deprecations(STRATEGIES[name]())
 
 
-@pytest.mark.parametrize("transform", [GradDrop(0.5), LayerGradDrop(0.5), Chain([LayerGradDrop(0.5)])], ids=repr)
+@cases("transform", [GradDrop(0.5), LayerGradDrop(0.5), Chain([LayerGradDrop(0.5)])], ids=repr)
 def test_the_strategies_of_the_library_get_no_warning(transform: GradientTransform) -> None:
     assert not _deprecations(transform)
 

@@ -1,29 +1,32 @@
 """Strategies as users wrote them for 0.1 do what they did, bit by bit."""
 
-from itertools import product
-
 import pytest
 from torch import nn
 
 from lightning_sparsegrad import GradientEngine, Gradients, GradientTransform, NamedParameters, Window
+from tests.cases import cases
 from tests.compatibility import fits, loop
 from tests.compatibility.model import Tower
 from tests.compatibility.record import read
 from tests.compatibility.strategies import WatchedLayerGradDrop
 
 LOOPS, FITS = read("loops"), read("fits")
-CASES = {f"{name}, {where}": (name, where) for name, where in product(loop.STRATEGIES, loop.WHERE)}
+VARIANTS = [(True, None, False), (True, 1024.0, True), (False, 1024.0, False), (False, None, True)]
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*tensorboardX")
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize(  # any two of the three, in each combination
-    ("skip", "scale", "resume"),
-    [(True, None, False), (False, 1024.0, False), (True, 1024.0, True), (False, None, True)],
+@pytest.mark.parametrize("name", loop.STRATEGIES)
+@cases("where", loop.WHERE)
+@pytest.mark.parametrize(  # all together, any two of the three in each combination
+    "variants", [VARIANTS[:2], pytest.param(VARIANTS[2:], marks=pytest.mark.long)], ids=["skipping", "computing"]
 )
-def test_a_loop_comes_to_what_it_came_to(case: str, skip: bool, scale: float | None, resume: bool) -> None:
-    assert loop.run(*CASES[case], skip_dropped=skip, loss_scale=scale, resume=resume) == LOOPS[case]
+def test_a_loop_comes_to_what_it_came_to(
+    name: str, where: str, variants: list[tuple[bool, float | None, bool]]
+) -> None:
+    for skip, scale, resume in variants:
+        found = loop.run(name, where, skip_dropped=skip, loss_scale=scale, resume=resume)
+        assert found == LOOPS[f"{name}, {where}"], (skip, scale, resume)
 
 
 @pytest.mark.parametrize("name", loop.STRATEGIES)

@@ -8,6 +8,7 @@ from transformers import AutoModel
 from lightning_sparsegrad.components import Layers, NamedParameters, find_layers
 from lightning_sparsegrad.errors import ConfigurationError
 from tests import tiny
+from tests.cases import cases
 from tests.components.layer_cases import EMBEDDINGS, MODELS
 from tests.transforms.small import Small
 
@@ -28,7 +29,7 @@ def layer_of(model: nn.Module, **options) -> dict[str, str]:
     return {name: layer for name, (layer,) in found.items()}
 
 
-@pytest.mark.parametrize(("make", "expected"), MODELS.values(), ids=MODELS)
+@cases(("make", "expected"), MODELS.values(), ids=MODELS)
 def test_every_parameter_lies_where_it_should(make, expected):
     stacks, outside = expected
     prefixes = [f"{path}.{i}." for path, count in stacks.items() for i in range(count)]
@@ -110,7 +111,7 @@ class Classifier(nn.Module):
         self.hidden, self.output = nn.Linear(4, 4), nn.Linear(4, 2)
 
 
-@pytest.mark.parametrize("stack", [nn.ModuleList, nn.Sequential])
+@cases("stack", [nn.ModuleList, nn.Sequential])
 def test_lists_and_pipelines_of_one_class_are_stacks(stack):
     found = layer_of(Classifier(stack))
     assert found["tokens.weight"] == found["position"] == EMBEDDINGS
@@ -120,7 +121,7 @@ def test_lists_and_pipelines_of_one_class_are_stacks(stack):
     assert found["hidden.weight"] == found["output.bias"] == "head"
 
 
-@pytest.mark.parametrize("shape", [(), (1,)], ids=str)
+@cases("shape", [(), (1,)], ids=str)
 def test_a_temperature_belongs_to_the_head(shape):
     model = Classifier(nn.ModuleList)
     registered_first = nn.ModuleDict({"loss": nn.ParameterDict({"temperature": torch.ones(shape)}), "model": model})
@@ -187,7 +188,7 @@ class Task(nn.Module):
         self.backbone = backbone
 
 
-@pytest.mark.parametrize("kind", ["bert", "modernbert", "vit", "llama"])
+@cases("kind", ["bert", "modernbert", "vit", "llama"])
 def test_a_head_registered_before_its_backbone(kind):
     with_head = tiny.TINY[kind]()
     found = layer_of(Task(tiny.build(AutoModel.from_config, with_head.config)))
@@ -219,7 +220,7 @@ class Plain(nn.Module):
         self.first, self.second, self.third = nn.Linear(2, 3), nn.Linear(3, 3), nn.Linear(3, 1)
 
 
-@pytest.mark.parametrize(
+@cases(
     "model",
     [Plain(), nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1)), nn.ModuleList([nn.Linear(2, 3), nn.Linear(3, 1)])],
     ids=["plain", "sequential", "list of single layers"],
@@ -258,7 +259,7 @@ def test_a_head_from_patterns():
     assert (found["third.weight"], found["third.bias"]) == ("block 1", "head")
 
 
-@pytest.mark.parametrize(
+@cases(
     ("options", "message"),
     [
         ({"layers": ["first.*", "secnd.*"]}, r"`layers` .*`secnd\.\*`, which .* Near matches: `second\.weight`"),
@@ -272,7 +273,7 @@ def test_patterns_have_to_match(options, message):
 
 
 # ---------------------------------------------------------------- where a model is
-@pytest.mark.parametrize("wrap", [lambda model: model, tiny.compiled], ids=["as it is", "compiled"])
+@cases("wrap", [lambda model: model, tiny.compiled], ids=["as it is", "compiled"])
 def test_a_model_has_the_same_layers_inside_a_task(wrap):
     task = nn.Module()
     task.model = wrap(Small())

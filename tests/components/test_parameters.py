@@ -3,6 +3,7 @@ from torch import distributed, nn
 
 from lightning_sparsegrad.components import NamedParameters
 from lightning_sparsegrad.errors import ConfigurationError
+from tests.cases import cases
 from tests.tiny import compiled, tiny_bert, tiny_gpt2, tiny_t5
 
 TIED = "transformer.wte.weight"
@@ -39,7 +40,7 @@ def test_a_compiled_part_has_the_names_of_the_part():
     assert NamedParameters(model).roles == plain
 
 
-@pytest.mark.parametrize("order", ["data parallel", "data parallel, compiled", "compiled, data parallel"])
+@cases("order", ["data parallel", "data parallel, compiled", "compiled, data parallel"])
 def test_a_data_parallel_model_has_the_names_of_the_model(order, process_group):
     model = nn.ModuleDict({"module": nn.Linear(2, 3), "head": nn.Linear(3, 1)})
     wrapped: nn.Module = model
@@ -57,7 +58,7 @@ def test_a_tied_weight_appears_once_under_its_first_name():
     assert len({id(tensor) for tensor in parameters.tensors.values()}) == len(parameters)
 
 
-@pytest.mark.parametrize("pattern", [TIED, "lm_head.weight", "lm_*", "*.wte.*", ["lm_head.weight", TIED]], ids=str)
+@cases("pattern", [TIED, "lm_head.weight", "lm_*", "*.wte.*", ["lm_head.weight", TIED]], ids=str)
 def test_a_tied_weight_is_found_by_any_of_its_names(pattern):
     parameters = NamedParameters(tiny_gpt2())
     assert parameters.select("include", pattern) == {TIED}
@@ -78,7 +79,7 @@ def small():
     return NamedParameters(nn.ModuleDict({"encoder": nn.Linear(2, 3), "head": nn.Linear(3, 1)}))
 
 
-@pytest.mark.parametrize(
+@cases(
     ("include", "exclude", "expected"),
     [
         (None, None, ["encoder.weight", "encoder.bias", "head.weight", "head.bias"]),
@@ -94,7 +95,7 @@ def test_filtered_is_what_is_included_and_not_excluded_in_model_order(small, inc
     assert small.filtered(include, exclude) == expected
 
 
-@pytest.mark.parametrize(
+@cases(
     ("include", "exclude", "message"),
     [
         (

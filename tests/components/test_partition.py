@@ -16,6 +16,7 @@ from lightning_sparsegrad.components import (
     without_split,
 )
 from lightning_sparsegrad.errors import ConfigurationError
+from tests.cases import cases
 from tests.tiny import TINY, tiny_bert, tiny_gpt2, tiny_modernbert
 
 KINDS = ("tensor", "projection", "module", "block", {"*.weight": "weights", "*": "rest"})
@@ -34,8 +35,8 @@ def members(components: list[Component]) -> dict[str, list[str]]:
     return {component.name: [part.parameter for part in component.parts] for component in components}
 
 
-@pytest.mark.parametrize("components", KINDS, ids=[*KINDS[:4], "patterns"])
-@pytest.mark.parametrize("kind", TINY)
+@cases("components", KINDS, ids=[*KINDS[:4], "patterns"])
+@cases("kind", TINY)
 def test_every_entry_is_in_exactly_one_component(kind, components):
     parameters = parameters_of(kind)
     found = partition(parameters, components)
@@ -97,7 +98,7 @@ def test_a_component_per_block():
     assert all(layers.names[layers.top_depth(name)] == layer for layer, each in found.items() for name in each)
 
 
-@pytest.mark.parametrize("components", ["tensor", "projection", "module", "block"])
+@cases("components", ["tensor", "projection", "module", "block"])
 def test_a_tied_weight_is_in_one_component(components):
     found = members(partition(NamedParameters(tiny_gpt2()), components))
     (owner,) = [name for name, each in found.items() if "transformer.wte.weight" in each]
@@ -131,7 +132,7 @@ def test_a_pattern_finds_a_tied_weight_by_its_other_name():
     assert found["output"] == ["transformer.wte.weight"]
 
 
-@pytest.mark.parametrize(
+@cases(
     ("components", "message"),
     [
         (
@@ -148,7 +149,7 @@ def test_partitions_that_a_model_does_not_have(small, components, message):
         partition(small, components)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("components", "message"),
     [
         (
@@ -182,7 +183,7 @@ def test_a_layout_of_the_user_makes_components(small):
     assert found[1].parts[0].of(small["encoder.weight"]).shape == (1, 2, 2)
 
 
-@pytest.mark.parametrize("components", ["tensor", "module", {"*": "all"}], ids=str)
+@cases("components", ["tensor", "module", {"*": "all"}], ids=str)
 def test_a_layout_is_an_error_where_nothing_is_split(small, components):
     with pytest.raises(ConfigurationError, match=r"`fused` should be given with `components = 'projection'` only"):
         partition(small, components, fused={"encoder.*": FusedProjection([1, 1, 1])})
@@ -193,7 +194,7 @@ def test_a_pattern_whose_matches_all_go_to_earlier_ones_is_an_error() -> None:
         partition(NamedParameters(nn.ModuleDict({"head": nn.Linear(2, 2)})), {"*": "all", "head.*": "head"})
 
 
-@pytest.mark.parametrize(
+@cases(
     ("names", "left"),
     [
         ("", ""),

@@ -10,6 +10,7 @@ from lightning_sparsegrad.components import FusedProjection, NamedParameters, Pa
 from lightning_sparsegrad.components.projections import split_fused
 from lightning_sparsegrad.errors import ConfigurationError
 from tests import tiny
+from tests.cases import cases
 
 LENGTH = 6
 # A language or classification model, the fused projection of its first block, what takes the attention's output in, and
@@ -141,7 +142,7 @@ def erase(model: nn.Module, parts: dict[str, dict[str, Part]], name: str) -> Non
             part.of(model.get_parameter(part.parameter)).zero_()
 
 
-@pytest.mark.parametrize(("make", "projection", "output", "sizes"), MODELS.values(), ids=MODELS)
+@cases(("make", "projection", "output", "sizes"), MODELS.values(), ids=MODELS)
 def test_the_parts_are_what_attention_takes_them_for(make, projection, output, sizes):
     model = make()
     parts = fused_parts(model, projection)
@@ -171,7 +172,7 @@ def test_the_parts_are_what_attention_takes_them_for(make, projection, output, s
         assert sensitive[:, value].amax(0).gt(0).all()
 
 
-@pytest.mark.parametrize("bias", [True, False])
+@cases("bias", [True, False])
 def test_the_parts_of_torch_attention(bias):
     attention = nn.MultiheadAttention(8, 2, bias=bias, batch_first=True)
     parts = split_fused(NamedParameters(attention), None)
@@ -209,7 +210,7 @@ def test_cross_attention_has_keys_and_values_only():
     assert seen[0].eq(0).all()
 
 
-@pytest.mark.parametrize(
+@cases(
     "make",
     [tiny.tiny_bert, tiny.tiny_llama, tiny.tiny_t5, tiny.tiny_vit, tiny.tiny_albert],
     ids=["bert", "llama", "t5", "vit", "albert"],
@@ -218,7 +219,7 @@ def test_models_without_fused_projections_are_not_cut(make):
     assert split_fused(NamedParameters(make()), None) == {}
 
 
-@pytest.mark.parametrize(("make", "projection"), [(m[0], m[1]) for m in MODELS.values()], ids=MODELS)
+@cases(("make", "projection"), [(m[0], m[1]) for m in MODELS.values()], ids=MODELS)
 def test_all_blocks_are_cut_alike(make, projection):
     model = make()
     parts = split_fused(NamedParameters(model), None)
@@ -233,7 +234,7 @@ def test_a_compiled_model_is_cut_alike():
 
 
 # ---------------------------------------------------------------- parts
-@pytest.mark.parametrize(
+@cases(
     ("part", "shape", "expected"),
     [
         (Part("w"), (2, 3), [0, 1, 2, 3, 4, 5]),
@@ -255,7 +256,7 @@ def test_a_part_is_a_view_that_writes_through(part, shape, expected):
     assert tensor.flatten().nonzero().flatten().tolist() == expected
 
 
-@pytest.mark.parametrize("dim", [0, 1])
+@cases("dim", [0, 1])
 def test_a_part_of_a_transposed_tensor_is_a_view_too(dim):
     tensor = torch.zeros(6, 6).T
     straight = torch.zeros(6, 6)
@@ -298,7 +299,7 @@ def test_a_layout_of_the_user_wins():
     assert list(parts["transformer.h.0.attn.c_attn.bias"]) == ["query", "key", "value"]
 
 
-@pytest.mark.parametrize(
+@cases(
     ("fused", "message"),
     [
         (
@@ -321,7 +322,7 @@ def test_layouts_that_do_not_fit(fused, message):
         split_fused(NamedParameters(nn.ModuleDict({"a": Attention()})), fused)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("arguments", "message"),
     [
         ({"sizes": []}, r"`sizes` should hold positive numbers\. Found `sizes = \[\]`"),
@@ -337,7 +338,7 @@ def test_impossible_layouts(arguments, message):
 
 
 # ---------------------------------------------------------------- outputs
-@pytest.mark.parametrize("name", ["gpt2", "modernbert"])
+@cases("name", ["gpt2", "modernbert"])
 def test_outputs_of_a_matrix_lie_where_its_bias_is_as_long(name):
     parameters = NamedParameters(MODELS[name][0]())
     with_bias = [each for each in parameters if each.endswith("weight") and f"{each[:-6]}bias" in parameters.tensors]

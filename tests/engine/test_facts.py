@@ -19,6 +19,7 @@ from lightning_sparsegrad import (
     NamedParameters,
     Window,
 )
+from tests.cases import cases
 from tests.engine.phases import LargestSeen
 from tests.engine.skipping import small, train, warmed_up
 from tests.transforms.small import Small, apply, assert_same_bits, set_gradients, trained
@@ -48,7 +49,7 @@ class Stated(GradientTransform):
             gradient.mul_(0.5)
 
 
-@pytest.mark.parametrize("kind", [set, list, tuple, dict.fromkeys])
+@cases("kind", [set, list, tuple, dict.fromkeys])
 def test_names_come_in_any_collection(kind: Callable[[list[str]], Any]):
     for transform in (Stated(kind(NAMES)), Chain([LayerGradDrop(0.5), Stated(kind(NAMES))])):
         model = Small()
@@ -59,14 +60,14 @@ def test_names_come_in_any_collection(kind: Callable[[list[str]], Any]):
         assert trained(model).isdisjoint(NAMES)
 
 
-@pytest.mark.parametrize("reads", [[NAMES], [set(NAMES)], [tuple(NAMES)]], ids=["list", "set", "tuple"])
+@cases("reads", [[NAMES], [set(NAMES)], [tuple(NAMES)]], ids=["list", "set", "tuple"])
 def test_groups_come_in_any_collection(reads: Any):
     assert_same_bits(
         *(train(small(), Chain([Stated(reads=reads), Stated(NAMES)]), skip=skip) for skip in (True, False))
     )
 
 
-@pytest.mark.parametrize(
+@cases(
     ("transform", "message"),
     [
         (Stated("head.bias"), r"`Stated\(\)` should drop a set of names. Found `'head.bias'`"),
@@ -109,7 +110,7 @@ class NoLearning(Identity):
         raise AssertionError
 
 
-@pytest.mark.parametrize(
+@cases(
     ("transform", "message"),
     [
         (Again(NAMES), "`Again` should state `dropped` again, .* Found it stated by `Stated` alone"),
@@ -125,7 +126,7 @@ def test_what_would_never_be_called_is_refused(transform: GradientTransform, mes
         GradientEngine(Small(), Chain([GradDrop(0.5), transform]))
 
 
-@pytest.mark.parametrize("dropping", [LayerGradDrop(0.5), GradDrop(0.5, granularity="tensor")], ids=repr)
+@cases("dropping", [LayerGradDrop(0.5), GradDrop(0.5, granularity="tensor")], ids=repr)
 def test_nothing_is_learnt_of_what_is_dropped_behind_whether_or_not_it_is_computed(dropping: GradientTransform):
     chain = Chain([LargestSeen(), dropping])
     assert_same_bits(*(train(small(), chain, skip=skip, steps=12) for skip in (True, False)))

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import pytest
 import torch
 from torch import nn
 
@@ -17,6 +16,7 @@ from lightning_sparsegrad import (
     LayerGradDrop,
     TopDown,
 )
+from tests.cases import cases
 from tests.engine.helpers import OPTIMIZERS, backward, loss_on, tokens_at, weights
 from tests.transforms.small import Small, bits, fill_gradients
 
@@ -33,9 +33,9 @@ DROPPING: dict[str, GradientTransform] = {
 }
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
-@pytest.mark.parametrize("transform", DROPPING.values(), ids=DROPPING)
-@pytest.mark.parametrize("set_to_none", [True, False], ids=["to None", "to zero"])
+@cases("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+@cases("transform", DROPPING.values(), ids=DROPPING)
+@cases("set_to_none", [True, False], ids=["to None", "to zero"])
 def test_weights_stay_bit_for_bit_while_their_tensor_is_dropped_whole(
     optimizer: Any, transform: GradientTransform, set_to_none: bool
 ):

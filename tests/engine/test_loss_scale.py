@@ -17,6 +17,7 @@ from lightning_sparsegrad import (
     LayerGradDrop,
     ValueClip,
 )
+from tests.cases import cases
 from tests.engine.helpers import BOTH, OPTIMIZERS, backward, loss_on, tokens_at, weights
 from tests.transforms.small import Small, assert_same_bits, set_gradients
 
@@ -28,8 +29,8 @@ FP16 = [
 ]
 
 
-@pytest.mark.parametrize("transform", FP16, ids=str)
-@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+@cases("transform", FP16, ids=str)
+@cases("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
 def test_scaled_gradients_with_their_scale_give_the_weights_of_the_run_without(
     transform: GradientTransform, optimizer: Any
 ):
@@ -60,8 +61,8 @@ def test_scaled_gradients_with_their_scale_give_the_weights_of_the_run_without(
 OVERFLOWN = [Identity(), GradDrop(0.9), GradDrop(0.9, granularity="row"), ValueClip(0.1), GlobalNormClip(0.1), BOTH]
 
 
-@pytest.mark.parametrize("transform", OVERFLOWN, ids=str)
-@pytest.mark.parametrize("bad", [float("inf"), float("-inf"), float("nan")], ids=str)
+@cases("transform", OVERFLOWN, ids=str)
+@cases("bad", [float("inf"), float("-inf"), float("nan")], ids=str)
 def test_an_overflow_is_seen_by_the_scaler_also_where_a_mask_drops_it(transform: GradientTransform, bad: float):
     model = Small()
     engine = GradientEngine(model, transform)

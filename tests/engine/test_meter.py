@@ -26,9 +26,21 @@ from lightning_sparsegrad import (
 )
 from lightning_sparsegrad.components import ComponentSpec, FusedProjection
 from lightning_sparsegrad.engine.gradient_meter import GradientMeter
+from tests.cases import cases
 from tests.engine.helpers import backward, loss_on, tokens_at
-from tests.transforms.golden import GOLDEN
-from tests.transforms.small import WINDOWS, Small, Snapshot, apply, bits, engine_for, set_gradients, snapshot
+from tests.transforms.contract import every_row
+from tests.transforms.golden import Golden
+from tests.transforms.small import (
+    WINDOWS,
+    Small,
+    Snapshot,
+    apply,
+    assert_same_bits,
+    engine_for,
+    run,
+    set_gradients,
+    snapshot,
+)
 
 BEFORE, AFTER, CLIPPED, KEPT = range(4)
 
@@ -53,11 +65,11 @@ def metered(
     return dict(zip([c.name for c in meter.components], values, strict=True)), before, snapshot(model)
 
 
-@pytest.mark.parametrize("row", GOLDEN, ids=str)
-def test_norms_and_shares_are_those_of_each_tensor(row: object) -> None:
-    transform: GradientTransform = row.transform  # type: ignore[attr-defined]
+@every_row
+def test_norms_and_shares_are_those_of_each_tensor_and_measuring_changes_nothing(row: Golden) -> None:
     for step in WINDOWS:
-        measured, before, after = metered(transform, step=step)
+        measured, before, after = metered(row.transform, step=step)
+        assert_same_bits(after, run(row.transform, steps=[step])[step])
         assert measured.keys() == before.keys()
         for name, values in measured.items():
             was, left = before[name], after[name]
@@ -69,7 +81,7 @@ def test_norms_and_shares_are_those_of_each_tensor(row: object) -> None:
             assert values[KEPT].item() == pytest.approx(kept, rel=1e-6), name
 
 
-@pytest.mark.parametrize(
+@cases(
     "transform",
     [
         ComponentNormClip(1.0, components="tensor"),
@@ -135,7 +147,7 @@ class HalvingMore(HalvingRows):
         super().apply_(gradients, window)
 
 
-@pytest.mark.parametrize("clip", [Halving(), HalvingMore(), ValueClip(0.1)], ids=repr)
+@cases("clip", [Halving(), HalvingMore(), ValueClip(0.1)], ids=repr)
 def test_what_a_strategy_does_not_say_is_undefined_rather_than_zero(clip: GradientTransform) -> None:
     for transform in (clip, Chain([GradDrop(0.5), clip]), Chain([ComponentNormClip(1.0), clip])):
         measured, _, _ = metered(transform, step=0, components="block")
@@ -233,8 +245,8 @@ def test_what_has_no_gradient_is_neither_kept_nor_clipped() -> None:
     assert values["head.weight"][CLIPPED:] == [1, 1]
 
 
-@pytest.mark.parametrize("skip_dropped", [True, False])
-@pytest.mark.parametrize(
+@cases("skip_dropped", [True, False])
+@cases(
     "transform",
     [
         Chain([HeadOnly(), GlobalNormClip(1e-3)]),
@@ -281,7 +293,7 @@ def test_a_window_that_is_left_out_delays_no_look() -> None:
     assert looks == [None, 1, 1, 1, 1, 5]
 
 
-@pytest.mark.parametrize("value", [torch.inf, torch.nan])
+@cases("value", [torch.inf, torch.nan])
 def test_an_overflow_is_measured_as_it_is(value: float) -> None:
     model = Small()
     engine = engine_for(model, ComponentNormClip(1.0))
@@ -297,29 +309,14 @@ def test_an_overflow_is_measured_as_it_is(value: float) -> None:
     assert values["head.bias"][CLIPPED] == 1
 
 
-@pytest.mark.parametrize("row", GOLDEN, ids=str)
-def test_measuring_changes_nothing(row: object) -> None:
-    transform: GradientTransform = row.transform  # type: ignore[attr-defined]
-    for step in WINDOWS:
-        _, _, after = metered(transform, step=step)
-        model: nn.Module = Small()
-        engine = engine_for(model, transform)
-        set_gradients(model, step)
-        apply(engine, step)
-        for name, left in snapshot(model).items():
-            other = after[name]
-            assert (left is None) == (other is None)
-            assert left is None or other is None or torch.equal(bits(left), bits(other))
-
-
-@pytest.mark.parametrize("every", [0, -1, 1.5, True])
+@cases("every", [0, -1, 1.5, True])
 def test_a_number_of_windows_is_positive(every: int) -> None:
     engine = engine_for(Small(), GradDrop(0.5))
     with pytest.raises(ConfigurationError, match=r"Parameter `every` should be a positive integer\. Found `every = "):
         GradientMeter(engine.parameters, engine.transform, every=every)
 
 
-@pytest.mark.parametrize("transform", [Identity(), ComponentNormClip(1.0), GlobalNormClip(1.0)], ids=repr)
+@cases("transform", [Identity(), ComponentNormClip(1.0), GlobalNormClip(1.0)], ids=repr)
 def test_nothing_is_read_on_the_host(transform: GradientTransform) -> None:
     """Tensors without data, as those on an accelerator, cannot be read: to try is an error."""
     with torch.device("meta"):

@@ -19,8 +19,10 @@ from lightning_sparsegrad import (
     ValueClip,
 )
 from lightning_sparsegrad.engine._nonfinite import NonFinite
+from tests.cases import cases
 from tests.engine.helpers import OPTIMIZERS, weights
-from tests.transforms.golden import GOLDEN, Golden
+from tests.transforms.contract import every_row
+from tests.transforms.golden import Golden
 from tests.transforms.small import SEED, STEPS_PER_EPOCH, TOTAL_STEPS, Small, assert_same_bits, set_gradients, snapshot
 
 BAD = [float("inf"), -float("inf"), float("nan")]
@@ -65,27 +67,29 @@ def train(
     return weights(model)
 
 
-@pytest.mark.parametrize("kind", OPTIMIZERS)
-@pytest.mark.parametrize("row", GOLDEN, ids=str)
-def test_a_skipped_window_is_one_that_never_was(row: Golden, kind: str) -> None:
-    spoiled = train(row.transform, "skip", spoiled=2, kind=kind)
-    assert_same_bits(spoiled, train(row.transform, "propagate", without=2, kind=kind))
+@every_row
+def test_a_policy_changes_what_is_not_finite_and_nothing_else(row: Golden) -> None:
+    assert_same_bits(train(row.transform, "skip", spoiled=2), train(row.transform, "propagate", without=2))
+    whole = train(row.transform, "propagate")
+    for policy in ("skip", "raise"):
+        assert_same_bits(train(row.transform, policy), whole)
 
 
-@pytest.mark.parametrize("policy", ["skip", "raise"])
-@pytest.mark.parametrize("row", GOLDEN, ids=str)
-def test_finite_gradients_are_left_alone(row: Golden, policy: NonFinite) -> None:
-    assert_same_bits(train(row.transform, policy), train(row.transform, "propagate"))
+@cases("kind", OPTIMIZERS)
+@cases("transform", [CHAIN, HeadOnly()], ids=repr)
+def test_a_skipped_window_is_one_that_never_was(transform: GradientTransform, kind: str) -> None:
+    spoiled = train(transform, "skip", spoiled=2, kind=kind)
+    assert_same_bits(spoiled, train(transform, "propagate", without=2, kind=kind))
 
 
-@pytest.mark.parametrize("transform", [Identity(), CHAIN, GlobalNormClip(1.0), ValueClip(1.0)], ids=repr)
+@cases("transform", [Identity(), CHAIN, GlobalNormClip(1.0), ValueClip(1.0)], ids=repr)
 def test_what_propagates_reaches_the_weights_as_in_torch(transform: GradientTransform) -> None:
     assert (
         not torch.stack([weight.sum() for weight in train(transform, "propagate", spoiled=2).values()]).isfinite().all()
     )
 
 
-@pytest.mark.parametrize("value", BAD)
+@cases("value", BAD)
 def test_raising_names_the_first_tensor_and_the_step_and_changes_nothing(value: float) -> None:
     model = Small()
     engine = engine_of(model, CHAIN, "raise")
@@ -101,8 +105,8 @@ def test_raising_names_the_first_tensor_and_the_step_and_changes_nothing(value: 
     assert engine.statistics["nonfinite"] == 1
 
 
-@pytest.mark.parametrize("value", BAD)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@cases("value", BAD)
+@cases("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
 def test_every_kind_of_bad_entry_is_found(dtype: torch.dtype, value: float) -> None:
     model = nn.Linear(5, 3).to(dtype)
     engine = GradientEngine(model, Identity(), nonfinite="skip")
@@ -135,7 +139,7 @@ def test_it_counts_where_a_clip_reads_it_first() -> None:
     assert engine.statistics["nonfinite"] == 1
 
 
-@pytest.mark.parametrize("policy", ["skip", "raise"])
+@cases("policy", ["skip", "raise"])
 def test_an_overflow_under_a_loss_scale_is_left_to_the_scaler(policy: NonFinite) -> None:
     found, policies = [], (policy, "propagate")
     for each in policies:
@@ -168,7 +172,7 @@ def test_a_window_that_is_left_out_has_no_statistics_of_the_one_before() -> None
         assert ("kept" in engine.statistics) == (step == 0)
 
 
-@pytest.mark.parametrize("policy", ["propagate", "skip", "raise"])
+@cases("policy", ["propagate", "skip", "raise"])
 def test_what_the_scaler_does_not_see_is_clipped_all_the_same(policy: NonFinite) -> None:
     """A scaler looks at the parameters of one optimizer; the overflow is in none of them."""
     model = Small()

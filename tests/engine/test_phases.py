@@ -20,6 +20,7 @@ from lightning_sparsegrad import (
     GradientTransform,
     LayerGradDrop,
 )
+from tests.cases import cases
 from tests.engine.phases import FirstRowStays, LargestOfFirst, LargestSeen
 from tests.engine.skipping import one_window, warmed_up
 from tests.transforms.small import Small, assert_same_bits
@@ -220,7 +221,7 @@ def test_in_a_step_with_a_closure_it_is_called_when_the_gradients_are_there():
     assert not torch.equal(matrix(model, 0)[1], before[1])
 
 
-@pytest.mark.parametrize(("kind", "announced"), [(torch.optim.SGD, False), (torch.optim.LBFGS, True)])
+@cases(("kind", "announced"), [(torch.optim.SGD, False), (torch.optim.LBFGS, True)])
 def test_a_closure_that_does_not_announce_its_one_step_is_refused(kind: type, announced: bool):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))

@@ -22,6 +22,7 @@ from lightning_sparsegrad import (
     ValueClip,
 )
 from lightning_sparsegrad.transforms.base import Window, needless
+from tests.cases import cases
 from tests.engine.helpers import OPTIMIZERS, backward, loss_on, tokens_at
 from tests.engine.skipping import (
     LAYERS,
@@ -36,21 +37,22 @@ from tests.engine.skipping import (
     warmed_up,
 )
 from tests.tiny import tiny_bert, tiny_gpt2, tiny_t5
-from tests.transforms.golden import GOLDEN, Golden
+from tests.transforms.contract import every_row
+from tests.transforms.golden import Golden
 from tests.transforms.small import Small, assert_same_bits
 
 
 # ---------------------------------------------------------------- the same weights
-@pytest.mark.parametrize("row", GOLDEN, ids=str)
-@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
+@every_row
+@cases("tied", [False, True], ids=["untied", "tied"])
 def test_every_strategy_trains_the_same_weights(row: Golden, tied: bool):
     skipped = train(small(tied=tied), row.transform, skip=True)
     assert_same_bits(skipped, train(small(tied=tied), row.transform, skip=False))
 
 
-@pytest.mark.parametrize("transform", [LAYERS, TENSORS, GradualUnfreezing(), HeadOnly()], ids=str)
-@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
-@pytest.mark.parametrize("set_to_none", [True, False], ids=["to None", "to zero"])
+@cases("transform", [LAYERS, TENSORS, GradualUnfreezing(), HeadOnly()], ids=str)
+@cases("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+@cases("set_to_none", [True, False], ids=["to None", "to zero"])
 def test_the_same_weights_with_accumulation_and_every_optimizer(transform, optimizer, set_to_none):
     weights = [
         train(small(), transform, skip=skip, optimizer=optimizer, accumulate=3, set_to_none=set_to_none)
@@ -59,8 +61,8 @@ def test_the_same_weights_with_accumulation_and_every_optimizer(transform, optim
     assert_same_bits(*weights)
 
 
-@pytest.mark.parametrize("build", [tiny_bert, tiny_gpt2, tiny_t5], ids=["BERT", "GPT-2", "T5"])
-@pytest.mark.parametrize(
+@cases("build", [tiny_bert, tiny_gpt2, tiny_t5], ids=["BERT", "GPT-2", "T5"])
+@cases(
     "transform",
     [LAYERS, TENSORS, GradDrop(0.5, granularity="component"), GradualUnfreezing(unfreeze_every=1), GradDrop(TopDown())],
     ids=str,
@@ -73,8 +75,8 @@ def test_real_architectures_train_the_same_weights_with_dropout(build, transform
     assert_same_bits(*weights)
 
 
-@pytest.mark.parametrize("reentrant", [True, False], ids=["reentrant", "not reentrant"])
-@pytest.mark.parametrize("transform", [LAYERS, GradualUnfreezing(unfreeze_every=1), HeadOnly()], ids=str)
+@cases("reentrant", [True, False], ids=["reentrant", "not reentrant"])
+@cases("transform", [LAYERS, GradualUnfreezing(unfreeze_every=1), HeadOnly()], ids=str)
 def test_the_same_weights_under_the_activation_checkpointing_of_hugging_face(reentrant, transform):
     def build() -> nn.Module:
         model: Any = tiny_bert().train()
@@ -107,7 +109,7 @@ def test_backward_ends_above_the_lowest_tensor_that_trains():
     assert visited == [1, 0, 1]  # the first window, then this one
 
 
-@pytest.mark.parametrize(
+@cases(
     ("transform", "skips"),
     [
         (Chain([GlobalNormClip(1.0), LAYERS]), False),
@@ -159,7 +161,7 @@ def test_a_subclass_that_applies_something_else_may_read_everything():
         computed(Small(), Chain([Saying(1.0), LAYERS]))
 
 
-@pytest.mark.parametrize("transform", [LAYERS, TENSORS, GradDrop(1.0, include="blocks.*"), HeadOnly()], ids=str)
+@cases("transform", [LAYERS, TENSORS, GradDrop(1.0, include="blocks.*"), HeadOnly()], ids=str)
 def test_the_share_kept_counts_what_was_not_computed(transform: GradientTransform):
     kept = []
     for skip in (True, False):
@@ -195,7 +197,7 @@ def test_requires_grad_is_off_within_a_window_until_it_is_applied():
     assert frozen(model) == {"blocks.1.output.weight"}
 
 
-@pytest.mark.parametrize("where", ["forward", "apply"])
+@cases("where", ["forward", "apply"])
 def test_requires_grad_is_back_after_an_exception(where: str):
     class BadLuck(Exception):  # noqa: N818
         pass

@@ -16,6 +16,7 @@ from lightning_sparsegrad import (
     HeadOnly,
     LayerGradDrop,
 )
+from tests.cases import cases
 from tests.engine.helpers import loss_on, tokens_at
 from tests.engine.skipping import (
     LAYERS,
@@ -43,7 +44,7 @@ class Spare(Small):
         return self.head(self.norm(self.embeddings(tokens))) if self.short else super().forward(tokens)
 
 
-@pytest.mark.parametrize("first", ["head.bias", "spare.bias"])
+@cases("first", ["head.bias", "spare.bias"])
 def test_a_window_that_would_train_only_what_the_loss_does_not_depend_on_computes_all(first: str):
     model = Spare()
     engine = GradientEngine(model, GradDrop(1.0, exclude=first))
@@ -64,7 +65,7 @@ def test_parameters_that_the_user_trains_in_turn_are_trained():
         model.zero_grad()
 
 
-@pytest.mark.parametrize("first", [True, False], ids=["the first window", "a later one"])
+@cases("first", [True, False], ids=["the first window", "a later one"])
 def test_a_window_without_a_backward_pass_tells_nothing(first: bool):
     model = Small()
     engine = GradientEngine(model, HeadOnly()) if first else warmed_up(model, HeadOnly())
@@ -107,11 +108,9 @@ class Checkpointed(Small):
 
 
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
-@pytest.mark.parametrize("part", [False, True], ids=["block", "part of a block"])
-@pytest.mark.parametrize("set_to_none", [True, False], ids=["to None", "to zero"])
-@pytest.mark.parametrize(
-    "transform", [GradualUnfreezing(unfreeze_every=2), GradDrop(1.0, include="embeddings.*")], ids=str
-)
+@cases("part", [False, True], ids=["block", "part of a block"])
+@cases("set_to_none", [True, False], ids=["to None", "to zero"])
+@cases("transform", [GradualUnfreezing(unfreeze_every=2), GradDrop(1.0, include="embeddings.*")], ids=str)
 def test_a_gradient_that_got_lost_is_an_error(transform: GradientTransform, part: bool, set_to_none: bool):
     def loss(model: nn.Module, step: int) -> Tensor:
         return loss_on(model, tokens_at(step))
@@ -126,7 +125,7 @@ def test_a_gradient_that_got_lost_is_an_error(transform: GradientTransform, part
     train(model, transform, skip=True, loss=loss, set_to_none=set_to_none)
 
 
-@pytest.mark.parametrize("skip", [True, False], ids=["skipping", "computing"])
+@cases("skip", [True, False], ids=["skipping", "computing"])
 def test_a_model_may_leave_layers_out_by_itself(skip: bool):
     model = Spare()
     engine = GradientEngine(model, GradDrop(1.0, include="embeddings.*"), skip_dropped=skip)
@@ -157,7 +156,7 @@ def test_modules_are_watched_within_a_window_that_skips_and_compiled_ones_never(
     assert hooked(model) == set()
 
 
-@pytest.mark.parametrize("skip", [True, False], ids=["skipping", "computing"])
+@cases("skip", [True, False], ids=["skipping", "computing"])
 def test_a_part_that_never_trains_may_run_without_a_graph(skip: bool):
     class Extracting(Small):
         def forward(self, tokens: Tensor) -> Tensor:
@@ -198,8 +197,8 @@ def as_a_whole(model: Small) -> Small:
 
 
 @pytest.mark.filterwarnings("ignore:.*")
-@pytest.mark.parametrize("transform", [LAYERS, GradualUnfreezing(unfreeze_every=1), HeadOnly()], ids=str)
-@pytest.mark.parametrize("seed", range(3))
+@cases("transform", [LAYERS, GradualUnfreezing(unfreeze_every=1), HeadOnly()], ids=str)
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in (1, 2))])
 def test_blocks_compiled_one_by_one_are_skipped_without_a_warning(transform, seed):
     torch._dynamo.reset()
     with warnings.catch_warnings():
@@ -211,7 +210,7 @@ def test_blocks_compiled_one_by_one_are_skipped_without_a_warning(transform, see
 
 
 @pytest.mark.filterwarnings("ignore:.*")
-@pytest.mark.parametrize("transform", [LAYERS, TENSORS], ids=str)
+@cases("transform", [LAYERS, TENSORS], ids=str)
 def test_a_model_compiled_as_a_whole_is_computed_whole_and_says_so_once(transform):
     torch._dynamo.reset()
     with pytest.warns(UserWarning, match=SLOWER) as caught:
@@ -221,7 +220,7 @@ def test_a_model_compiled_as_a_whole_is_computed_whole_and_says_so_once(transfor
 
 
 @pytest.mark.filterwarnings("ignore:.*")
-@pytest.mark.parametrize("way", ["wrapper", "method", "forward", "another method"])
+@cases("way", ["wrapper", "method", "forward", "another method"])
 def test_compiled_regions_are_seen_however_they_were_compiled(way: str):
     model: Any = Small()
     if way == "wrapper":
@@ -238,7 +237,7 @@ def test_compiled_regions_are_seen_however_they_were_compiled(way: str):
     assert not frozen(model)
 
 
-@pytest.mark.parametrize("part", [False, True], ids=["model", "part of it"])
+@cases("part", [False, True], ids=["model", "part of it"])
 def test_a_model_split_over_devices_by_data_parallel_is_computed_whole(part: bool):
     model = nn.DataParallel(Small())
     layers = ["*blocks.0.*", "*blocks.1.*"]

@@ -21,6 +21,7 @@ from lightning_sparsegrad import (
     Linear,
     ValueClip,
 )
+from tests.cases import cases
 from tests.engine.helpers import BOTH, OPTIMIZERS, backward, loss_on, tokens_at, weights
 from tests.transforms.small import Small, assert_same_bits, set_gradients, snapshot
 
@@ -44,7 +45,7 @@ def test_the_state_restores_the_seed_of_the_run_that_goes_on():
         assert_same_bits(found[0], found[1])
 
 
-@pytest.mark.parametrize(
+@cases(
     ("state", "message"),
     [
         ({"transform": {}}, "Parameter `state` should hold a `seed`. Found keys ['transform']."),
@@ -80,8 +81,8 @@ def _train(
     return weights(model)
 
 
-@pytest.mark.parametrize("transform", RESUMED, ids=str)
-@pytest.mark.parametrize("border", [1, 4, 7], ids=str)
+@cases("transform", RESUMED, ids=str)
+@cases("border", [1, 4, 7], ids=str)
 def test_a_resumed_loop_equals_the_one_that_never_stopped(transform: GradientTransform, border: int):
     model = Small()
     optimizer = OPTIMIZERS["AdamW"](model.parameters())

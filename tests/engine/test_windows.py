@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from lightning_sparsegrad import ConfigurationError, GradDrop, GradientEngine, Identity
+from tests.cases import cases
 from tests.transforms.small import Small, assert_same_bits, set_gradients, snapshot
 
 
@@ -85,7 +86,7 @@ def test_a_window_says_where_training_stands():
     assert (window.step, window.epoch, window.total_steps, window.seed, window.progress) == (1, 2, 5, 9, 0.25)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("step", "total", "progress"),
     [(0, 11, 0.0), (7, 11, 0.7), (10, 11, 1.0), (12, 11, 1.0), (0, 1, 0.0), (5, None, 0.0)],
     ids=str,
@@ -97,7 +98,7 @@ def test_progress_runs_from_the_first_step_to_the_last_and_stays_there(step: int
     assert window.progress == progress
 
 
-@pytest.mark.parametrize(
+@cases(
     ("arguments", "message"),
     [
         ({"step": -1}, "Parameter `step` should be a non-negative integer. Found `step = -1`."),

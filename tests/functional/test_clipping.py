@@ -10,6 +10,7 @@ from torch.testing import assert_close
 
 from lightning_sparsegrad.functional import _blocks as blocks
 from lightning_sparsegrad.functional import clip_components_, clip_values_, component_norms
+from tests.cases import cases
 from tests.nasty import (
     EXAMPLES,
     FLOATS,
@@ -69,9 +70,9 @@ def test_one_component_is_clipped_as_by_torch(tensors, max_norm, norm_type):
     assert factors.shape == (1,)
 
 
-@pytest.mark.parametrize("value", [inf, -inf, nan])
-@pytest.mark.parametrize("norm_type", [2.0, inf])
-@pytest.mark.parametrize("count", [1, 3], ids=["one tensor", "three tensors"])
+@cases("value", [inf, -inf, nan])
+@cases("norm_type", [2.0, inf])
+@cases("count", [1, 3], ids=["one tensor", "three tensors"])
 def test_a_component_that_is_not_finite_ends_as_with_torch(value, norm_type, count):
     tensors = [torch.tensor([1.0, value, -2.0]), torch.ones(2, 2), torch.tensor(3.0)][:count]
     parameters = as_parameters(tensors)
@@ -181,7 +182,7 @@ def test_one_infinite_threshold_among_finite_ones():
     assert_close(tensors, [torch.full((4,), 10.0), torch.full((4,), 0.5)])
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@cases("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_norms_of_narrow_gradients_are_accumulated_in_float32(dtype):
     large = torch.full((100, 100), 300.0, dtype=dtype)  # in fp16 the squares, the sum and its bound all overflow
     small = torch.full((1000,), 1e-4, dtype=dtype)  # in fp16 the squares underflow
@@ -199,7 +200,7 @@ def test_one_wide_gradient_makes_all_norms_wide():
     assert_close(norms, torch.tensor([3.0, 2.0], dtype=torch.float64).sqrt())
 
 
-@pytest.mark.parametrize(
+@cases(
     ("tensor", "expected"),
     [
         (torch.zeros(3, 2), 0.0),
@@ -215,7 +216,7 @@ def test_norms_of_extreme_gradients(tensor, expected):
     assert_close(component_norms([tensor], [1]).item(), expected, rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("norm_type", [2.0, inf])
+@cases("norm_type", [2.0, inf])
 def test_empty_gradients_count_nothing(norm_type):
     tensors = [torch.zeros(0), torch.tensor([3.0, -4.0]), torch.zeros(2, 0)]
     expected = 5.0 if norm_type == 2.0 else 4.0
@@ -223,7 +224,7 @@ def test_empty_gradients_count_nothing(norm_type):
     assert_close(component_norms(tensors, [1, 1, 1], norm_type=norm_type), torch.tensor([0.0, expected, 0.0]))
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@cases("layout", LAYOUTS)
 def test_views_are_clipped_where_they_lie(layout):
     whole = laid_out(torch.arange(24.0).reshape(4, 6), layout)
     before = whole.clone()
@@ -281,7 +282,7 @@ def test_values_are_clipped_as_by_hand(tensors, max_value, scale):
     assert (count.ndim, count.dtype, count.item()) == (0, torch.int64, beyond)
 
 
-@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@cases("dtype", FLOATS, ids=str)
 def test_values_are_clipped_on_both_sides(dtype):
     tensor = torch.tensor([-3.0, -0.5, -0.25, 0.0, 0.25, 0.5, 3.0], dtype=dtype)
     count = clip_values_([tensor], 0.5)
@@ -289,8 +290,8 @@ def test_values_are_clipped_on_both_sides(dtype):
     assert count.item() == 2
 
 
-@pytest.mark.parametrize("dtype", FLOATS, ids=str)
-@pytest.mark.parametrize("max_value", [0.5, 1e6], ids=["small", "beyond fp16"])
+@cases("dtype", FLOATS, ids=str)
+@cases("max_value", [0.5, 1e6], ids=["small", "beyond fp16"])
 def test_an_overflow_ends_undefined_and_counts(dtype, max_value):
     tensor = torch.tensor([inf, -inf, nan, 0.25], dtype=dtype)
     count = clip_values_([tensor], max_value)
@@ -299,7 +300,7 @@ def test_an_overflow_ends_undefined_and_counts(dtype, max_value):
     assert count.item() == 3
 
 
-@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@cases("dtype", FLOATS, ids=str)
 def test_an_overflow_without_an_undefined_entry_counts_under_a_bound_that_overflows_too(dtype):
     tensor = torch.tensor([inf, 0.25], dtype=dtype)
     assert clip_values_([tensor], torch.finfo(dtype).max, loss_scale=torch.tensor(inf)).item() == 1

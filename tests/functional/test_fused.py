@@ -9,6 +9,7 @@ from torch._dynamo.utils import counters
 
 from lightning_sparsegrad.functional import _fused as fused
 from lightning_sparsegrad.functional import derive_key, hash_index, keep_mask, mask_entries_
+from tests.cases import cases
 from tests.nasty import FLOATS, assert_same_bits, clones
 
 KEY = derive_key("fused")
@@ -48,8 +49,10 @@ def only_fused(monkeypatch):
     monkeypatch.setattr(fused, "_warn", refuse)
 
 
-@pytest.mark.parametrize("rescale", [False, True], ids=["plain", "rescaled"])
-@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@cases("rescale", [False, True], ids=["plain", "rescaled"])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, *(pytest.param(each, marks=pytest.mark.long) for each in FLOATS if each != torch.float32)]
+)
 def test_the_kernel_gives_the_bits_of_the_eager_path(only_fused, dtype, rescale):
     tensors = [gradient(count, dtype) for count in (8193, 9216, 50_000, 300_000, 1 << 19)]
     tensors += [gradient(20_000, dtype, offset=1), gradient(30_000, dtype).view(3, 100, 100), gradient(64, dtype)]
@@ -70,7 +73,7 @@ def test_the_kernel_does_the_work(monkeypatch):
     assert tensor[10 * 1024 :].all()
 
 
-@pytest.mark.parametrize("start", [3, 1024, 70_001, (1 << 31) - 2000, (1 << 32) - 5000])
+@cases("start", [3, 1024, 70_001, (1 << 31) - 2000, (1 << 32) - 5000])
 def test_the_kernel_masks_a_part_of_a_tensor_by_the_index_in_the_whole(start):
     count = min(20 * 1024, (1 << 32) - start)
     tensor = torch.ones(count)
@@ -92,7 +95,7 @@ def test_an_entry_whose_hash_is_the_threshold_is_kept():
     assert tensor[77] == 0
 
 
-@pytest.mark.parametrize("rate", [1.0, 1 - 2**-40])
+@cases("rate", [1.0, 1 - 2**-40])
 def test_rate_one_drops_all(rate):
     tensor = torch.full((20_000,), 2.0)
     mask_entries_([tensor], [KEY], [rate], fused=True)
@@ -127,7 +130,8 @@ def test_where_compiled_code_may_not_run_a_warning_and_the_same_bits():
     assert torch.equal(tensor.bool(), keep_mask((20_000,), KEY, 0.5))
 
 
-@pytest.mark.parametrize("broken", [{"TORCH_COMPILE_DISABLE": "1"}, {"CXX": "no-such-compiler"}], ids=["off", "broken"])
+@pytest.mark.long
+@cases("broken", [{"TORCH_COMPILE_DISABLE": "1"}, {"CXX": "no-such-compiler"}], ids=["off", "broken"])
 def test_a_process_without_compiler_warns_in_one_line_and_masks_alike(broken, tmp_path):
     program = (
         "import torch\n"

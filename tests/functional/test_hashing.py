@@ -1,6 +1,3 @@
-import os
-import subprocess
-import sys
 from math import comb
 
 import pytest
@@ -11,6 +8,7 @@ from hypothesis import strategies as st
 from lightning_sparsegrad.functional import _blocks as blocks
 from lightning_sparsegrad.functional import derive_key, hash_entries, hash_index, keep_threshold
 from lightning_sparsegrad.functional.hashing import folded_indices
+from tests.cases import cases
 from tests.nasty import EXAMPLES
 
 CPU = torch.device("cpu")
@@ -40,7 +38,7 @@ def test_a_range_may_be_longer_than_many_blocks():
     assert found == entries(3, 17, count)
 
 
-@pytest.mark.parametrize(
+@cases(
     "start",
     [0, 2**31 - 8, WORD - 16, WORD, WORD + 2**31 - 8, 3 * WORD - 16, 2**64 - 16],
     ids=["first", "sign bit", "up to the border", "at the border", "sign bit above", "next border", "last"],
@@ -54,7 +52,7 @@ def test_an_index_beyond_a_word_does_not_repeat_the_first_word():
     assert len({*first, *second, *third}) == 3 * 64
 
 
-@pytest.mark.parametrize(
+@cases(
     ("key", "index", "expected"),
     [
         (0, 0, 0x00000000),
@@ -71,7 +69,7 @@ def test_the_bits_stay_what_they_are(key, index, expected):
     assert entries(key, index, 1) == [expected]
 
 
-@pytest.mark.parametrize(
+@cases(
     ("parts", "expected"),
     [
         ((), 0x4F0674F87B549197),
@@ -89,7 +87,7 @@ def test_keys_tell_types_order_and_grouping_apart():
     assert len({derive_key(*each) for each in parts}) == len(parts)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("rate", "expected"),
     [(0.0, 0), (1.0, WORD), (0.5, 2**31), (0.25, 2**30), (0.1, 429496730), (2**-32, 1), (1e-12, 0)],
 )
@@ -97,22 +95,7 @@ def test_a_rate_becomes_a_threshold_by_rounding(rate, expected):
     assert keep_threshold(rate) == expected
 
 
-def test_another_process_draws_the_same_bits():
-    program = (
-        "import torch\n"
-        "from lightning_sparsegrad.functional import derive_key, hash_entries\n"
-        "key = derive_key('GradDrop', 3, 'encoder.weight', 11)\n"
-        "print(key, hash_entries(key, 2**32 - 5, 5, torch.device('cpu')).tolist())\n"
-    )
-    environment = {**os.environ, "PYTHONHASHSEED": "1" if os.environ.get("PYTHONHASHSEED") == "2" else "2"}
-    answer = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
-    )
-    key = derive_key("GradDrop", 3, "encoder.weight", 11)
-    assert answer.stdout.strip() == f"{key} {hash_entries(key, WORD - 5, 5, CPU).tolist()}"
-
-
-@pytest.mark.parametrize("bit", range(32))
+@cases("bit", range(32))
 def test_flipping_one_bit_of_the_index_flips_half_of_the_bits(bit):
     key, count = derive_key("avalanche"), 1 << 12
     start = torch.tensor(entries(key, 0, count))

@@ -1,7 +1,6 @@
 """Masks are as random as they should be; keys are fixed, so that the numbers are the same every time."""
 
 import numpy as np
-import pytest
 import torch
 from scipy import stats
 from torch import Tensor
@@ -10,6 +9,7 @@ from lightning_sparsegrad.functional import (
     derive_key,
     keep_mask,
 )
+from tests.cases import cases
 
 KEY = derive_key("masking")
 COUNT = 1 << 18
@@ -30,18 +30,18 @@ def assert_none_correlate(signals: list[Tensor]) -> None:
     assert correlations.abs().max().item() < SIGMAS / rows.shape[1] ** 0.5
 
 
-@pytest.mark.parametrize("rate", RATES)
+@cases("rate", RATES)
 def test_the_kept_share_is_one_minus_the_rate(rate):
     for step in range(8):
         assert abs(signal("weight", step, rate).mean().item()) < SIGMAS / COUNT**0.5
 
 
-@pytest.mark.parametrize("rate", RATES)
+@cases("rate", RATES)
 def test_masks_of_different_steps_are_uncorrelated(rate):
     assert_none_correlate([signal("weight", step, rate) for step in range(8)])
 
 
-@pytest.mark.parametrize("distance", [0, 1, 6, 4096])
+@cases("distance", [0, 1, 6, 4096])
 def test_a_key_is_more_than_a_permutation_of_one_sequence(distance):
     other = KEY ^ (0xDEADBEEF << 32) ^ distance  # its first words meet at entries whose indices differ by `distance`
     first, second = (keep_mask((COUNT,), key, 0.5).float() * 2 - 1 for key in (KEY, other))
@@ -58,20 +58,20 @@ def test_an_entry_is_kept_as_often_as_its_rate_says_over_steps():
     assert stats.chisquare(observed, cells).pvalue > 1e-4
 
 
-@pytest.mark.parametrize("rate", RATES)
+@cases("rate", RATES)
 def test_masks_of_different_tensors_are_uncorrelated(rate):
     names = [f"encoder.layer.{i}.{leaf}" for i in range(4) for leaf in ("weight", "bias")]
     assert_none_correlate([signal(name, 5, rate) for name in names])
 
 
-@pytest.mark.parametrize("rate", [0.1, 0.5, 0.8])
-@pytest.mark.parametrize("lag", [*range(1, 65), 128, 384, 512, 768, 1024, 4096, 65536])
+@cases("rate", [0.1, 0.5, 0.8])
+@cases("lag", [*range(1, 65), 128, 384, 512, 768, 1024, 4096, 65536])
 def test_neighbours_are_uncorrelated(lag, rate):
     mask = signal("weight", 0, rate)
     assert abs((mask[lag:] * mask[:-lag]).mean().item()) < SIGMAS / (COUNT - lag) ** 0.5
 
 
-@pytest.mark.parametrize("rate", [0.1, 0.5, 0.8])
+@cases("rate", [0.1, 0.5, 0.8])
 def test_rows_and_columns_are_uncorrelated(rate):
     mask = signal("weight", 1, rate, (512, 512))
     for matrix in (mask, mask.T):
@@ -80,7 +80,7 @@ def test_rows_and_columns_are_uncorrelated(rate):
         assert largest < 6.5 / 512**0.5  # the largest of 130,816 pairs is about 4.6 sigma for normal sums
 
 
-@pytest.mark.parametrize("rate", [0.2, 0.5, 0.8])
+@cases("rate", [0.2, 0.5, 0.8])
 def test_every_pattern_of_eight_neighbours_is_as_frequent_as_it_should_be(rate):
     mask = keep_mask((COUNT,), derive_key("GradDrop", 0, "blocks", 0), rate).view(-1, 8).long()
     observed = torch.bincount((mask << torch.arange(8)).sum(dim=1), minlength=256)
@@ -103,7 +103,7 @@ def _starts(expected: Tensor) -> list[int]:
     return starts
 
 
-@pytest.mark.parametrize("rate", [0.2, 0.5, 0.8])
+@cases("rate", [0.2, 0.5, 0.8])
 def test_runs_are_as_long_as_they_should_be(rate):
     mask = keep_mask((COUNT,), derive_key("GradDrop", 0, "runs", 0), rate)
     lengths = torch.unique_consecutive(mask, return_counts=True)

@@ -22,6 +22,7 @@ from lightning_sparsegrad.functional import (
     mask_rows_,
     masking,
 )
+from tests.cases import cases
 from tests.nasty import EXAMPLES, FLOATS, assert_equal, assert_same_bits, channels_last, clones, gradients, laid_out
 
 WORD = 2**32
@@ -64,10 +65,10 @@ class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 # ---------------------------------------------------------------- against the loop
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", FLOATS, ids=str)
-@pytest.mark.parametrize("rescale", [False, True], ids=["plain", "rescaled"])
-@pytest.mark.parametrize(("kernel", "rows"), [(mask_entries_, False), (mask_rows_, True)], ids=["entries", "rows"])
+@cases("layout", LAYOUTS)
+@cases("dtype", FLOATS, ids=str)
+@cases("rescale", [False, True], ids=["plain", "rescaled"])
+@cases(("kernel", "rows"), [(mask_entries_, False), (mask_rows_, True)], ids=["entries", "rows"])
 def test_masks_are_those_of_the_loop(kernel, rows, rescale, dtype, layout):
     tensor = arrange(torch.randn(5, 3, 2, 4, generator=torch.Generator().manual_seed(1)).to(dtype), layout)
     expected = masked_by_loop(tensor, KEY, 0.4, rescale=rescale, rows=rows)
@@ -84,8 +85,8 @@ def test_nasty_gradients_are_masked_as_by_the_loop(tensor, key, rate, rows):
     assert_equal([tensor], [expected])
 
 
-@pytest.mark.parametrize("shape", [(), (0,), (0, 3), (3, 0), (1,), (1, 1)], ids=str)
-@pytest.mark.parametrize(("kernel", "rows"), [(mask_entries_, False), (mask_rows_, True)], ids=["entries", "rows"])
+@cases("shape", [(), (0,), (0, 3), (3, 0), (1,), (1, 1)], ids=str)
+@cases(("kernel", "rows"), [(mask_entries_, False), (mask_rows_, True)], ids=["entries", "rows"])
 def test_small_shapes(kernel, rows, shape):
     for key in range(6):
         tensor = torch.ones(shape)
@@ -114,17 +115,15 @@ def test_rows_of_a_vector_are_its_entries():
 
 
 # ---------------------------------------------------------------- the mask itself
-@pytest.mark.parametrize(
-    "start", [0, 1, WORD - 7, WORD, 5 * WORD - 3], ids=["0", "1", "over a border", "at a border", "far"]
-)
+@cases("start", [0, 1, WORD - 7, WORD, 5 * WORD - 3], ids=["0", "1", "over a border", "at a border", "far"])
 def test_keep_mask_counts_from_its_start(start):
     mask = keep_mask((2, 3, 4), KEY, 0.5, start=start)
     assert mask.dtype == torch.bool
     assert mask.flatten().tolist() == [kept(KEY, start + i, 0.5) for i in range(24)]
 
 
-@pytest.mark.parametrize("shape", [(), (0,), (0, 3), (2, 0, 3), (1, 1)], ids=str)
-@pytest.mark.parametrize("rate", [0.0, 0.5, 1.0])
+@cases("shape", [(), (0,), (0, 3), (2, 0, 3), (1, 1)], ids=str)
+@cases("rate", [0.0, 0.5, 1.0])
 def test_keep_mask_has_the_shape_asked_for(shape, rate):
     mask = keep_mask(shape, KEY, rate)
     assert (mask.shape, mask.dtype) == (torch.Size(shape), torch.bool)
@@ -167,8 +166,8 @@ def test_a_tensor_larger_than_a_block_is_masked_throughout():
     assert tensor[probes].bool().tolist() == [kept(KEY, i, 0.5) for i in probes]
 
 
-@pytest.mark.parametrize("rescale", [False, True], ids=["plain", "rescaled"])
-@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@cases("rescale", [False, True], ids=["plain", "rescaled"])
+@cases("dtype", FLOATS, ids=str)
 def test_many_tensors_share_a_hash_and_keep_their_own_masks(block, dtype, rescale):
     sizes = [*range(20), 100, 101, 127, 128, 129, 500]
     tensors = [torch.randn(size, generator=torch.Generator().manual_seed(size)).to(dtype) for size in sizes]
@@ -193,8 +192,8 @@ def embedding(dtype: torch.dtype, rows: Sequence[int], *, count: int = 6000, wid
 scattered = masking._scattered_rows
 
 
-@pytest.mark.parametrize("rescale", [False, True], ids=["plain", "rescaled"])
-@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@cases("rescale", [False, True], ids=["plain", "rescaled"])
+@cases("dtype", FLOATS, ids=str)
 def test_rows_of_zeros_are_passed_over_without_changing_a_bit(monkeypatch, dtype, rescale):
     tensor = embedding(dtype, [*range(100, 400), 5998])
     tiny = torch.finfo(dtype).smallest_normal  # its square is zero
@@ -205,8 +204,9 @@ def test_rows_of_zeros_are_passed_over_without_changing_a_bit(monkeypatch, dtype
     assert set(found.tolist()) >= {1, *range(100, 400), 5998, 5999}
     expected = tensor.clone()
     mask_entries_([tensor], [KEY], [0.4], rescale=rescale)
-    monkeypatch.setattr(masking, "_scattered_rows", lambda _: None)
-    mask_entries_([expected], [KEY], [0.4], rescale=rescale)
+    with monkeypatch.context() as patch:
+        patch.setattr(masking, "_scattered_rows", lambda _: None)
+        mask_entries_([expected], [KEY], [0.4], rescale=rescale)
     assert_same_bits([tensor], [expected])
 
 
@@ -219,7 +219,7 @@ def test_wide_rows_of_an_embedding_are_masked_block_by_block(block):
     assert_equal([tensor], [expected])
 
 
-@pytest.mark.parametrize("rate", [1.0, 1 - 2**-40])
+@cases("rate", [1.0, 1 - 2**-40])
 def test_rate_one_drops_all_of_scattered_rows(rate):
     tensor = embedding(torch.float32, range(0, 6000, 40))
     assert scattered(tensor) is not None
@@ -268,7 +268,7 @@ def test_what_a_high_rate_keeps_a_low_rate_keeps(key, low, high):
 
 
 # ---------------------------------------------------------------- limits
-@pytest.mark.parametrize("kernel", [mask_entries_, mask_rows_])
+@cases("kernel", [mask_entries_, mask_rows_])
 def test_rate_zero_launches_nothing_and_changes_no_bit(kernel):
     tensors = [
         torch.tensor([[0.0, -0.0, 1e-45], [float("nan"), float("-inf"), 3.0]]),
@@ -285,17 +285,17 @@ def test_rate_zero_launches_nothing_and_changes_no_bit(kernel):
     assert counter.operations
 
 
-@pytest.mark.parametrize("kernel", [mask_entries_, mask_rows_])
-@pytest.mark.parametrize("rate", [1.0, 1 - 2**-40])
+@cases("kernel", [mask_entries_, mask_rows_])
+@cases("rate", [1.0, 1 - 2**-40])
 def test_rate_one_drops_all(kernel, rate):
     tensors = [torch.full((300, 4), 2.0), torch.full((), 2.0), torch.full((6, 50), 2.0).T]
     kernel(tensors, [KEY, 1, 2], [rate] * 3)
     assert not any(tensor.any() for tensor in tensors)
 
 
-@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
-@pytest.mark.parametrize("dtype", FLOATS, ids=str)
-@pytest.mark.parametrize("rescale", [False, True], ids=["plain", "rescaled"])
+@cases("value", [float("inf"), float("-inf"), float("nan")])
+@cases("dtype", FLOATS, ids=str)
+@cases("rescale", [False, True], ids=["plain", "rescaled"])
 def test_an_overflow_stays_visible_dropped_or_kept(value, dtype, rescale):
     tensor = torch.full((40,), value, dtype=dtype)
     mask_entries_([tensor], [KEY], [0.5], rescale=rescale)
@@ -315,8 +315,8 @@ def _rescaled(key: int) -> Tensor:
     return tensor
 
 
-@pytest.mark.parametrize("rate", [0.0, 0.3, 1.0])
-@pytest.mark.parametrize("count", [0, 1, 1000])
+@cases("rate", [0.0, 0.3, 1.0])
+@cases("count", [0, 1, 1000])
 def test_count_kept_counts_the_mask(rate, count):
     total = count_kept(count, KEY, rate, torch.device("cpu"))
     assert (total.ndim, total.dtype) == (0, torch.int64)

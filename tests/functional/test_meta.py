@@ -19,6 +19,7 @@ from lightning_sparsegrad.functional import (
 )
 from lightning_sparsegrad.functional._words import send_rows
 from lightning_sparsegrad.functional.sharding import norms_over
+from tests.cases import cases
 from tests.on_meta import META, traffic_of
 
 SHAPES = ((3, 4), (), (0, 3), (5,), (9000, 8), (100, 200), (3, 4, 2), (100, 130))
@@ -33,7 +34,7 @@ def gradients(dtype: torch.dtype = torch.float32) -> list[Tensor]:
 
 
 # ---------------------------------------------------------------- the watcher itself
-@pytest.mark.parametrize(
+@cases(
     "read",
     [
         lambda x: x.sum().item(),
@@ -52,7 +53,7 @@ def test_what_waits_for_a_device_is_seen(read: Callable[[Tensor], object]) -> No
         traffic_of(lambda: read(torch.empty(4, device=META)))
 
 
-@pytest.mark.parametrize(
+@cases(
     ("copy", "sizes"),
     [
         (lambda x: torch.ones(3).to(META), [3]),
@@ -73,8 +74,8 @@ def test_what_is_copied_to_a_device_is_seen(copy: Callable[[Tensor], object], si
 
 
 # ---------------------------------------------------------------- masks
-@pytest.mark.parametrize("rescale", [False, True], ids=["plain", "rescaled"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@cases("rescale", [False, True], ids=["plain", "rescaled"])
+@cases("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_entries_are_masked_with_one_copy(dtype, rescale):
     tensors = gradients(dtype)
     traffic = traffic_of(lambda: mask_entries_(tensors, range(COUNT), RATES, rescale=rescale))
@@ -95,14 +96,14 @@ def test_the_compiled_kernel_shares_the_copy(monkeypatch):
     assert "where" in traffic.launched  # the kernel's
 
 
-@pytest.mark.parametrize("rescale", [False, True], ids=["plain", "rescaled"])
+@cases("rescale", [False, True], ids=["plain", "rescaled"])
 def test_rows_are_masked_without_a_copy(rescale):
     traffic = traffic_of(lambda: mask_rows_(gradients(), range(COUNT), RATES, rescale=rescale))
     assert traffic.copies == []
     assert traffic.launched.count("mul_") >= COUNT - 1
 
 
-@pytest.mark.parametrize("rate", [0.0, 0.5, 1.0])
+@cases("rate", [0.0, 0.5, 1.0])
 def test_masks_are_made_and_counted_without_a_copy(rate):
     assert traffic_of(lambda: keep_mask((3, 4), 1, rate, device=META)).copies == []
     assert traffic_of(lambda: count_kept(10_000, 1, rate, META)).copies == []
@@ -122,9 +123,9 @@ def test_blocks_of_words_go_to_each_device_in_one_copy():
 
 
 # ---------------------------------------------------------------- clips
-@pytest.mark.parametrize("scale", [None, torch.empty((), device=META)], ids=["unscaled", "scaled"])
-@pytest.mark.parametrize("norm_type", [2.0, inf])
-@pytest.mark.parametrize(
+@cases("scale", [None, torch.empty((), device=META)], ids=["unscaled", "scaled"])
+@cases("norm_type", [2.0, inf])
+@cases(
     ("sizes", "max_norms", "copies"),
     [([COUNT], [1.0], []), ([1] * COUNT, [1.0] * COUNT, []), ([3, COUNT - 3], [1.0, 2.0], [2])],
     ids=["one", "equal", "unlike"],
@@ -140,8 +141,8 @@ def test_norms_are_added_over_groups_without_a_copy():
     assert traffic_of(lambda: norms_over(norms, [3, COUNT - 3], [None] * COUNT)).copies == []
 
 
-@pytest.mark.parametrize("scale", [None, torch.empty((), device=META)], ids=["unscaled", "scaled"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@cases("scale", [None, torch.empty((), device=META)], ids=["unscaled", "scaled"])
+@cases("dtype", [torch.float32, torch.float16], ids=str)
 def test_values_are_clipped_without_a_read_or_a_copy(dtype, scale):
     traffic = traffic_of(lambda: clip_values_(gradients(dtype), 0.5, loss_scale=scale))
     assert traffic.copies == []

@@ -11,6 +11,7 @@ from torch.testing import assert_close
 
 from lightning_sparsegrad.functional import clip_units_
 from lightning_sparsegrad.functional import unit_clipping as module
+from tests.cases import cases
 from tests.nasty import EXAMPLES, FLOATS, LAYOUTS, assert_same_bits, clones, gradients, laid_out
 from tests.on_meta import META, traffic_of
 
@@ -50,9 +51,9 @@ def scaled_by_hand(gradient: Tensor, factors: list[float], dim: int) -> Tensor:
 
 
 # ---------------------------------------------------------------- the formula
-@pytest.mark.parametrize("dim", [0, 1])
-@pytest.mark.parametrize("clipping", [0.01, 0.5, 1.0, 3.0])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@cases("dim", [0, 1])
+@cases("clipping", [0.01, 0.5, 1.0, 3.0])
+@cases("shape", SHAPES, ids=str)
 def test_units_are_clipped_as_by_hand(shape, clipping, dim):
     if dim >= max(len(shape), 1):
         return
@@ -93,9 +94,9 @@ def test_nasty_gradients_are_clipped_as_by_hand(data, gradient, clipping, scale)
     assert_same_bits([gradient.where(inside, 0)], [before.where(inside, 0)])
 
 
-@pytest.mark.parametrize("few", [False, True], ids=["most rows", "few rows"])
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@cases("few", [False, True], ids=["most rows", "few rows"])
+@cases("layout", LAYOUTS)
+@cases("dtype", FLOATS, ids=str)
 def test_rows_within_their_bounds_keep_their_bits(dtype, layout, few):
     over = torch.arange(40) % (8 if few else 2) == 0
     gradient = laid_out(drawn((40, 6), 1, dtype=dtype) * torch.where(over, 1.0, 1e-3).view(-1, 1).to(dtype), layout)
@@ -130,8 +131,8 @@ def test_a_bound_below_the_smallest_norm_divides_by_that():
     assert_close(gradient, torch.tensor([[3e-8, 4e-8], [1e-8, 0.0]]))
 
 
-@pytest.mark.parametrize("rows", [1, 9], ids=["one row", "nine rows"])
-@pytest.mark.parametrize("value", [inf, -inf, nan])
+@cases("rows", [1, 9], ids=["one row", "nine rows"])
+@cases("value", [inf, -inf, nan])
 def test_what_is_not_finite_ends_undefined_and_leaves_other_units_alone(value, rows):
     gradient = torch.full((rows + 1, 3), 1e-3)
     gradient[-1, 1] = value
@@ -143,7 +144,7 @@ def test_what_is_not_finite_ends_undefined_and_leaves_other_units_alone(value, r
     assert (~(done[0] >= 1)).tolist() == [False] * rows + [True]
 
 
-@pytest.mark.parametrize("dim", [0, 1])
+@cases("dim", [0, 1])
 def test_finite_entries_stay_finite_though_their_squares_are_not(dim):
     gradient = torch.full((2, 3), 1e30)
     clip_units_([gradient], [torch.ones(2, 3)], 0.01, dims=[dim])
@@ -157,7 +158,7 @@ def test_units_of_undefined_weights_end_undefined():
     assert gradient[1].tolist() == [1.0] * 3
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@cases("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_norms_of_narrow_units_are_accumulated_in_float32(dtype):
     gradient = torch.full((2, 1000), 300.0, dtype=dtype)  # in fp16 the squares overflow
     weight = torch.full((2, 1000), 1e-4, dtype=dtype)  # in fp16 the squares underflow
@@ -176,7 +177,7 @@ def test_bounds_are_in_true_units_under_a_loss_scale():
     assert_close(scaled / 1024, true)
 
 
-@pytest.mark.parametrize("rows", [3, 700])
+@cases("rows", [3, 700])
 def test_columns_are_the_units_of_transposed_weights(rows, monkeypatch):
     monkeypatch.setattr(module, "block_size", lambda _: 64)  # several blocks of rows
     gradient, weight = drawn((rows, 5), 1) * torch.linspace(0.3, 1.7, 5), drawn((rows, 5), 2)
@@ -230,8 +231,9 @@ def test_the_numbers_of_optax():
     assert_close(gradient, torch.tensor(OF_OPTAX), rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("clipping", [0.01, 0.9])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.long  # to import JAX takes longer than everything else here
+@cases("clipping", [0.01, 0.9])
+@cases("shape", SHAPES, ids=str)
 def test_units_are_clipped_as_by_optax(shape, clipping):
     optax = pytest.importorskip("optax")
     gradient, weight = drawn(shape, 4), drawn(shape, 5)

@@ -2,16 +2,16 @@
 
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor, nn
 
 from lightning_sparsegrad import GradDrop, GradientEngine
 from lightning_sparsegrad.transforms.masks.grad_drop import Granularity
+from tests.cases import cases
 from tests.transforms.small import fill_gradients
 
 UNITS: dict[Granularity, int] = {"element": 64 * 150, "row": 8 * 150, "tensor": 150, "component": 150}
-every_granularity = pytest.mark.parametrize("granularity", UNITS)
+every_granularity = cases("granularity", UNITS)
 
 
 def wide() -> nn.Module:

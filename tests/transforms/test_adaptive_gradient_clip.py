@@ -19,6 +19,7 @@ from lightning_sparsegrad import (
 )
 from lightning_sparsegrad.components import NamedParameters, find_layers
 from lightning_sparsegrad.engine import GradientMeter
+from tests.cases import cases
 from tests.tiny import tiny_bert, tiny_gpt2
 from tests.transforms.small import (
     Small,
@@ -52,7 +53,7 @@ def clipped(model: nn.Module, transform: AdaptiveGradientClip, *, value: float =
 
 
 # ---------------------------------------------------------------- units
-@pytest.mark.parametrize("name", ["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"])
+@cases("name", ["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"])
 def test_a_unit_of_conv1d_is_a_column(name):
     model = tiny_gpt2()
     weight = model.get_parameter(f"transformer.h.0.{name}.weight")
@@ -98,7 +99,7 @@ def test_units_whose_weights_are_zero_move():
 
 
 # ---------------------------------------------------------------- the head
-@pytest.mark.parametrize("build", [Small, tiny_bert], ids=["small", "bert"])
+@cases("build", [Small, tiny_bert], ids=["small", "bert"])
 def test_the_head_is_left_as_it_is(build):
     model = build()
     layers = find_layers(NamedParameters(model))
@@ -127,7 +128,7 @@ def test_a_model_without_blocks_has_no_head_to_leave_out():
 
 
 # ---------------------------------------------------------------- numbers
-@pytest.mark.parametrize("scale", [0.25, 1024.0])
+@cases("scale", [0.25, 1024.0])
 def test_bounds_are_in_true_units_under_a_loss_scale(scale):
     true, scaled = Small(), Small()
     set_gradients(true, 1)
@@ -237,7 +238,7 @@ def test_its_share_may_follow_training():
         assert float(model.weight.grad.norm()) == pytest.approx(clipping * norm)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("arguments", "message"),
     [
         ({"clipping": 0.0}, "`clipping` should be positive"),

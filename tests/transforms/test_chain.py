@@ -21,6 +21,7 @@ from lightning_sparsegrad import (
 from lightning_sparsegrad.components import NamedParameters
 from lightning_sparsegrad.transforms import Gradients, Window
 from tests import reference
+from tests.cases import cases
 from tests.transforms.golden.grad_drop import drop_entries
 from tests.transforms.small import (
     Small,
@@ -50,7 +51,7 @@ ORDERS: dict[str, tuple[Chain, list[reference.Reference]]] = {
 }
 
 
-@pytest.mark.parametrize(("chain", "slow"), ORDERS.values(), ids=ORDERS)
+@cases(("chain", "slow"), ORDERS.values(), ids=ORDERS)
 def test_transforms_are_applied_in_the_order_of_the_text(chain: Chain, slow: list[reference.Reference]):
     model = Small()
     engine = engine_for(model, chain)
@@ -183,7 +184,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize(("transforms", "message"), REFUSED.values(), ids=REFUSED)
+@cases(("transforms", "message"), REFUSED.values(), ids=REFUSED)
 def test_what_cannot_be_chained_is_refused(transforms: Any, message: str):
     with pytest.raises(ConfigurationError) as refused:
         Chain(transforms)

@@ -16,6 +16,7 @@ from lightning_sparsegrad import (
     TopDown,
 )
 from lightning_sparsegrad.components.partition import ComponentKind
+from tests.cases import cases
 from tests.tiny import tiny_bert, tiny_gpt2
 from tests.transforms.small import Small, assert_same_bits, snapshot
 
@@ -63,8 +64,8 @@ def _norm(parts: list[Tensor], norm_type: float = 2.0) -> float:
 
 
 # ---------------------------------------------------------------- what a component is
-@pytest.mark.parametrize("norm_type", [2.0, inf], ids=str)
-@pytest.mark.parametrize("kind", ["projection", "tensor", "module", "block"])
+@cases("norm_type", [2.0, inf], ids=str)
+@cases("kind", ["projection", "tensor", "module", "block"])
 def test_every_component_is_clipped_to_the_threshold_and_none_below_it_is_touched(
     kind: ComponentKind, norm_type: float
 ):
@@ -163,9 +164,9 @@ def test_a_layout_by_pattern_cuts_a_projection_that_is_not_recognised():
 
 
 # ---------------------------------------------------------------- the authors' definition
-@pytest.mark.parametrize("make", [tiny_bert, tiny_gpt2], ids=["BERT", "GPT-2"])
-@pytest.mark.parametrize("max_norm", [0.01, 0.05, 1.0, 1e5], ids=str)
-@pytest.mark.parametrize("bad", [None, inf, -inf, nan], ids=["finite", "inf", "-inf", "nan"])
+@cases("make", [tiny_bert, tiny_gpt2], ids=["BERT", "GPT-2"])
+@cases("max_norm", [0.01, 0.05, 1.0, 1e5], ids=str)
+@cases("bad", [None, inf, -inf, nan], ids=["finite", "inf", "-inf", "nan"])
 def test_by_tensor_it_equals_the_authors_loop(make: Any, max_norm: float, bad: float | None):
     model, theirs = make(), make()
     for each in (model, theirs):
@@ -214,14 +215,14 @@ def test_an_override_may_lift_the_threshold():
     assert norms == pytest.approx({"block 0": 0.1, "block 1": 0.1, "block 2": 0.1, "head": 5.0}, rel=1e-4)
 
 
-@pytest.mark.parametrize(("step", "expected"), [(0, 1.0), (5, 0.55), (10, 0.1)], ids=str)
+@cases(("step", "expected"), [(0, 1.0), (5, 0.55), (10, 0.1)], ids=str)
 def test_a_threshold_may_follow_training(step: int, expected: float):
     norms = _norms_after(tiny_bert(), ComponentNormClip(Linear(1.0, 0.1)), step=step)
     assert list(norms.values()) == pytest.approx([expected] * len(norms), rel=1e-4)
 
 
 # ---------------------------------------------------------------- precision
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@cases("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_norms_of_half_precision_gradients_are_accumulated_in_single(dtype: torch.dtype):
     model = nn.Linear(100, 100, bias=False, dtype=dtype)
     model.weight.grad = torch.full((100, 100), 500.0, dtype=dtype)  # its square overflows in fp16
@@ -285,7 +286,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize(("arguments", "message"), REFUSED.values(), ids=REFUSED)
+@cases(("arguments", "message"), REFUSED.values(), ids=REFUSED)
 def test_an_argument_outside_its_range_is_refused(arguments: dict[str, Any], message: str):
     with pytest.raises(ConfigurationError) as refused:
         ComponentNormClip(**arguments)
@@ -323,7 +324,7 @@ UNBINDABLE: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize(("arguments", "message"), UNBINDABLE.values(), ids=UNBINDABLE)
+@cases(("arguments", "message"), UNBINDABLE.values(), ids=UNBINDABLE)
 def test_what_does_not_fit_the_model_is_refused(arguments: dict[str, Any], message: str):
     transform = ComponentNormClip(1.0, **arguments)
     with pytest.raises(ConfigurationError) as refused:

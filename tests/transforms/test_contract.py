@@ -14,11 +14,13 @@ import pytest
 import torch
 
 from lightning_sparsegrad import GradientTransform, transforms
+from tests.cases import Laws, cases
 from tests.strategies import ROOT, STRATEGIES, overlay_name, spec_in
 from tests.transforms.contract import every_row
 from tests.transforms.golden import GOLDEN, Golden, digests, weighted_sum
 from tests.transforms.small import (
     SEED,
+    TOTAL_STEPS,
     WINDOWS,
     Small,
     apply,
@@ -36,7 +38,13 @@ from tests.transforms.small import (
 
 one_thread = pytest.fixture(autouse=True, scope="module")(on_one_thread)
 
-every_strategy = pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda kind: kind.__name__)
+every_strategy = cases("strategy", STRATEGIES, ids=lambda kind: kind.__name__)
+law = Laws()
+
+
+@every_row
+def test_every_strategy_keeps_the_laws(row: Golden, subtests: pytest.Subtests):
+    law.check(subtests, row)
 
 
 # ---------------------------------------------------------------- the four touches of a new strategy
@@ -65,8 +73,8 @@ def test_strategy_is_imported_by_its_package(strategy: type):
 
 
 # ---------------------------------------------------------------- numbers
-@every_row
-def test_golden_values(row: Golden):
+@law
+def golden_values(row: Golden):
     done = run(row.transform)
     assert [weighted_sum(done[step]) for step in WINDOWS] == pytest.approx(row.sums, rel=1e-6)
     assert tuple(sum(gradient is None for gradient in done[step].values()) for step in WINDOWS) == row.dropped
@@ -76,35 +84,35 @@ def test_golden_rows_tell_the_strategies_apart():
     assert len(set(digests())) == len(GOLDEN)
 
 
-@every_row
-@pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
-def test_equals_the_slow_reference(row: Golden, tied: bool):
-    model = Small(tied=tied)
-    engine = engine_for(model, row.transform)
-    for step in range(6):
-        set_gradients(model, step)
-        expected = row.does(values_of(model), window_of(step), layout_of(model))
-        apply(engine, step)
-        assert_equals_reference(model, expected)
+@law
+def equals_the_slow_reference(row: Golden):
+    for tied in (False, True):
+        model = Small(tied=tied)
+        engine = engine_for(model, row.transform)
+        for step in range(TOTAL_STEPS):
+            set_gradients(model, step)
+            expected = row.does(values_of(model), window_of(step), layout_of(model))
+            apply(engine, step)
+            assert_equals_reference(model, expected)
 
 
 # ---------------------------------------------------------------- purity
-@every_row
-def test_a_fresh_engine_gives_the_same_bits(row: Golden):
+@law
+def a_fresh_engine_gives_the_same_bits(row: Golden):
     first, second = run(row.transform), run(row.transform)
     for step in WINDOWS:
         assert_same_bits(first[step], second[step])
 
 
-@every_row
-def test_windows_opened_in_another_order_give_the_same_bits(row: Golden):
+@law
+def windows_opened_in_another_order_give_the_same_bits(row: Golden):
     forth, back = run(row.transform), run(row.transform, steps=[*reversed(WINDOWS), 1, *WINDOWS[:1]])
     for step in WINDOWS:
         assert_same_bits(forth[step], back[step])
 
 
-@every_row
-def test_the_order_of_parameters_does_not_matter(row: Golden):
+@law
+def the_order_of_parameters_does_not_matter(row: Golden):
     model = Small(permuted=True)
     assert list(dict(model.named_parameters())) != list(dict(Small().named_parameters()))
     expected, found = run(row.transform), run(row.transform, model=model)
@@ -126,8 +134,8 @@ def test_another_process_gives_the_same_bits():
     assert json.loads(done.stdout) == digests()
 
 
-@every_row
-def test_the_global_random_state_is_neither_used_nor_touched(row: Golden):
+@law
+def the_global_random_state_is_neither_used_nor_touched(row: Golden):
     expected, model = run(row.transform), Small()
     engine = engine_for(model, row.transform)
     for step in WINDOWS:
@@ -154,27 +162,28 @@ def _pickled(transform: GradientTransform) -> GradientTransform:
     return copied
 
 
-@every_row
-@pytest.mark.parametrize("copied", [_deepcopied, _pickled], ids=["deepcopy", "pickle"])
-def test_a_copy_does_the_same(row: Golden, copied):
-    expected, model = run(row.transform), Small()
-    engine = engine_for(model, copied(row.transform))
-    for step in WINDOWS:
-        engine.transform = copied(engine.transform)  # bound, and used before
-        set_gradients(model, step)
-        apply(engine, step)
-        assert_same_bits(snapshot(model), expected[step])
+@law
+def a_copy_does_the_same(row: Golden):
+    expected = run(row.transform)
+    for copied in (_deepcopied, _pickled):
+        model = Small()
+        engine = engine_for(model, copied(row.transform))
+        for step in WINDOWS:
+            engine.transform = copied(engine.transform)  # bound, and used before
+            set_gradients(model, step)
+            apply(engine, step)
+            assert_same_bits(snapshot(model), expected[step])
 
 
-@every_row
-def test_an_engine_leaves_the_transform_it_was_given_as_it_was(row: Golden):
+@law
+def an_engine_leaves_the_transform_it_was_given_as_it_was(row: Golden):
     before = pickle.dumps(row.transform)
     run(row.transform)
     assert pickle.dumps(row.transform) == before
 
 
-@every_row
-def test_the_state_goes_through_a_weights_only_file_into_a_fresh_engine(row: Golden):
+@law
+def the_state_goes_through_a_weights_only_file_into_a_fresh_engine(row: Golden):
     expected, model = run(row.transform), Small()
     engine = engine_for(model, row.transform)
     set_gradients(model, WINDOWS[0])

@@ -6,6 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tests.cases import Laws
 from tests.nasty import LAYOUTS, laid_out
 from tests.transforms.contract import assert_statistics, every_row
 from tests.transforms.golden import Golden
@@ -28,6 +29,12 @@ from tests.transforms.small import (
 )
 
 one_thread = pytest.fixture(autouse=True, scope="module")(on_one_thread)
+law = Laws()
+
+
+@every_row
+def test_every_strategy_keeps_the_laws(row: Golden, subtests: pytest.Subtests):
+    law.check(subtests, row)
 
 
 def _nasty(kind: str, numbers: Tensor, dtype: torch.dtype) -> Tensor | None:
@@ -64,10 +71,22 @@ def nasty_models(draw: st.DrawFn) -> Small:
     return model
 
 
+EXAMPLES = settings(deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+nasty = given(model=nasty_models(), step=st.integers(0, 5))
+
+
+@law
+def nasty_gradients_end_as_the_reference_says(row: Golden):
+    settings(EXAMPLES, max_examples=8)(nasty(_assert_ends_as_the_reference_says))(row)
+
+
+@pytest.mark.long
 @every_row
-@settings(max_examples=15, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
-@given(model=nasty_models(), step=st.integers(0, 5))
-def test_nasty_gradients_end_as_the_reference_says(row: Golden, model: Small, step: int):
+def test_nasty_gradients_end_as_the_reference_says(row: Golden):
+    settings(EXAMPLES, max_examples=50)(nasty(_assert_ends_as_the_reference_says))(row)
+
+
+def _assert_ends_as_the_reference_says(row: Golden, model: Small, step: int):
     before = snapshot(model)
     expected = row.does(values_of(model), window_of(step), layout_of(model))
     engine = engine_for(model, row.transform)
@@ -85,8 +104,8 @@ def _assert_nothing_hidden(before: Snapshot, after: Snapshot) -> None:
             assert not gradient[~overflown.isfinite()].isfinite().any(), f"an overflow in {name} was hidden"
 
 
-@every_row
-def test_parameters_without_a_gradient_stay_without(row: Golden):
+@law
+def parameters_without_a_gradient_stay_without(row: Golden):
     expected, model = run(row.transform, steps=[0])[0], Small()
     engine = engine_for(model, row.transform)
     set_gradients(model, 0)
@@ -100,8 +119,8 @@ def test_parameters_without_a_gradient_stay_without(row: Golden):
     assert {name for name in expected if expected[name] is None} <= {name for name in found if found[name] is None}
 
 
-@every_row
-def test_no_gradient_at_all_is_fine(row: Golden):
+@law
+def no_gradient_at_all_is_fine(row: Golden):
     model = Small()
     engine = engine_for(model, row.transform)
     apply(engine, 0)
@@ -109,13 +128,14 @@ def test_no_gradient_at_all_is_fine(row: Golden):
     assert_statistics(engine.statistics, finite=True)
 
 
-@every_row
-@pytest.mark.parametrize("scale", [2.0**16, 2.0**-9], ids=str)
-def test_a_loss_scale_scales_the_result_and_nothing_else(row: Golden, scale: float):
-    expected, model = run(row.transform), Small()
-    engine = engine_for(model, row.transform)
-    for step in WINDOWS:
-        set_gradients(model, step, scale=scale)
-        apply(engine, step, loss_scale=scale)
-        scaled = {name: None if g is None else g * scale for name, g in expected[step].items()}
-        assert_same_bits(snapshot(model), scaled)
+@law
+def a_loss_scale_scales_the_result_and_nothing_else(row: Golden):
+    expected = run(row.transform)
+    for scale in (2.0**16, 2.0**-9):
+        model = Small()
+        engine = engine_for(model, row.transform)
+        for step in WINDOWS:
+            set_gradients(model, step, scale=scale)
+            apply(engine, step, loss_scale=scale)
+            scaled = {name: None if g is None else g * scale for name, g in expected[step].items()}
+            assert_same_bits(snapshot(model), scaled)

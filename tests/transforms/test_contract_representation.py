@@ -4,17 +4,23 @@ from copy import deepcopy
 
 import pytest
 
+from tests.cases import Laws
 from tests.transforms.contract import assert_statistics, every_row
-from tests.transforms.golden import GOLDEN, Golden
+from tests.transforms.golden import Golden
 from tests.transforms.small import WINDOWS, Small, apply, engine_for, on_one_thread, run, set_gradients, snapshot
 
 one_thread = pytest.fixture(autouse=True, scope="module")(on_one_thread)
 
-MASKS = [row for row in GOLDEN if "kept" in row.transform.statistics and not getattr(row.transform, "exclude", None)]
+law = Laws()
 
 
 @every_row
-def test_statistics_are_shares_and_norms(row: Golden):
+def test_every_strategy_keeps_the_laws(row: Golden, subtests: pytest.Subtests):
+    law.check(subtests, row)
+
+
+@law
+def statistics_are_shares_and_norms(row: Golden):
     model = Small()
     engine = engine_for(model, row.transform)
     assert_statistics(engine.statistics, finite=True)  # before the first window
@@ -24,8 +30,10 @@ def test_statistics_are_shares_and_norms(row: Golden):
         assert_statistics(engine.statistics, finite=True)
 
 
-@pytest.mark.parametrize("row", MASKS, ids=str)
-def test_the_kept_share_is_that_of_the_entries(row: Golden):
+@law
+def the_kept_share_is_that_of_the_entries(row: Golden):
+    if "kept" not in row.transform.statistics or getattr(row.transform, "exclude", None):
+        return
     model = Small()
     engine = engine_for(model, row.transform)
     for step in WINDOWS:
@@ -36,8 +44,8 @@ def test_the_kept_share_is_that_of_the_entries(row: Golden):
         assert float(engine.statistics["kept"]) == pytest.approx(left / total)
 
 
-@every_row
-def test_the_representation_is_short_and_stable(row: Golden):
+@law
+def the_representation_is_short_and_stable(row: Golden):
     before = repr(row.transform)
     run(row.transform)
     assert before == repr(row.transform) == repr(deepcopy(row.transform))

@@ -16,14 +16,15 @@ from lightning_sparsegrad import (
     Linear,
     TopDown,
 )
+from tests.cases import cases
 from tests.tiny import tiny_gpt2
 from tests.transforms.small import Small, apply, assert_same_bits, engine_for, set_gradients, snapshot
 
 
-@pytest.mark.parametrize("norm_type", [2.0, inf], ids=str)
-@pytest.mark.parametrize("max_norm", [1e-3, 1.0, 1e5], ids=str)
-@pytest.mark.parametrize("bad", [None, inf, -inf, nan], ids=["finite", "inf", "-inf", "nan"])
-@pytest.mark.parametrize(
+@cases("norm_type", [2.0, inf], ids=str)
+@cases("max_norm", [1e-3, 1.0, 1e5], ids=str)
+@cases("bad", [None, inf, -inf, nan], ids=["finite", "inf", "-inf", "nan"])
+@cases(
     "strategy",
     [GlobalNormClip, lambda norm, norm_type: ComponentNormClip(norm, components={"*": "all"}, norm_type=norm_type)],
     ids=["GlobalNormClip", "ComponentNormClip of one component"],
@@ -84,7 +85,7 @@ def test_the_threshold_is_in_true_units_down_to_the_constant_in_the_denominator(
     assert float(engine.statistics["norm_before/all"]) == pytest.approx(1e-6, rel=1e-5)
 
 
-@pytest.mark.parametrize(("step", "expected"), [(0, 1.0), (5, 0.2)], ids=["first", "last"])
+@cases(("step", "expected"), [(0, 1.0), (5, 0.2)], ids=["first", "last"])
 def test_the_threshold_may_follow_training(step: int, expected: float):
     model = Small()
     set_gradients(model, 0)
@@ -106,7 +107,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
 }
 
 
-@pytest.mark.parametrize(("max_norm", "message"), REFUSED.values(), ids=REFUSED)
+@cases(("max_norm", "message"), REFUSED.values(), ids=REFUSED)
 def test_an_argument_outside_its_range_is_refused(max_norm: Any, message: str):
     with pytest.raises(ConfigurationError) as refused:
         GlobalNormClip(max_norm)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lightning_sparsegrad import ConfigurationError, Constant, Cosine, Linear, TopDown
 from lightning_sparsegrad.schedules import Schedule
 from lightning_sparsegrad.transforms.masks.grad_drop import Granularity
+from tests.cases import cases
 from tests.tiny import tiny_bert
 from tests.transforms.grad_drop_cases import UNITS, engine_of, every_granularity, kept_in, wide
 from tests.transforms.small import Small, apply, fill_gradients, on_one_thread, set_gradients, trained
@@ -20,7 +21,7 @@ one_thread = pytest.fixture(autouse=True, scope="module")(on_one_thread)
 
 # ---------------------------------------------------------------- how much
 @every_granularity
-@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
+@cases("rate", [0.1, 0.5, 0.9])
 def test_the_kept_share_is_near_one_minus_the_rate(granularity: Granularity, rate: float):
     model, steps = wide(), 8
     engine = engine_of(model, rate=rate, granularity=granularity)
@@ -29,7 +30,7 @@ def test_the_kept_share_is_near_one_minus_the_rate(granularity: Granularity, rat
     assert float(kept) == pytest.approx(1 - rate, abs=4 * sigma)
 
 
-@pytest.mark.parametrize(("granularity", "size"), [("row", 8), ("tensor", 64), ("component", 64)])
+@cases(("granularity", "size"), [("row", 8), ("tensor", 64), ("component", 64)])
 def test_a_unit_is_kept_or_dropped_as_one(granularity: Granularity, size: int):
     model = wide()
     units = kept_in(engine_of(model, rate=0.5, granularity=granularity), model).view(-1, size)
@@ -45,7 +46,7 @@ def test_a_row_of_a_vector_is_one_entry_and_a_number_is_one_row():
     assert 0 < int(kept[:, list(dict(model.named_parameters())).index("number")].sum()) < 40
 
 
-@pytest.mark.parametrize("granularity", ["element", "row"])
+@cases("granularity", ["element", "row"])
 def test_a_rate_of_one_drops_all(granularity: Granularity):
     model = wide()
     assert not kept_in(engine_of(model, rate=1, granularity=granularity), model).any()
@@ -63,7 +64,7 @@ def test_a_rate_of_one_drops_what_is_included_whole(granularity: Granularity):
 
 
 # ---------------------------------------------------------------- when
-@pytest.mark.parametrize(
+@cases(
     ("every", "same", "different"),
     [
         (1, [(0, 0)], [(0, 1), (1, 2), (0, 7)]),
@@ -186,7 +187,7 @@ class Step(Schedule):
         return 0.25, 0.75
 
 
-@pytest.mark.parametrize(
+@cases(
     ("rate", "expected"),
     [
         (Constant(0.3), {0: 0.3, 50: 0.3, 100: 0.3}),
@@ -205,7 +206,7 @@ def test_the_rate_follows_training(rate: Schedule, expected: dict[int, float]):
         assert kept == pytest.approx(1 - dropped, abs=4 * sqrt(dropped * (1 - dropped)) / 200 + 1e-4), step
 
 
-@pytest.mark.parametrize(
+@cases(
     ("step", "rates"),
     [
         (0, [1.0, 1.0, 1.0, 0.5, 0.0]),

@@ -8,6 +8,7 @@ from lightning_sparsegrad import Constant, GradDrop, GradientEngine, Linear
 from lightning_sparsegrad.functional import _fused as fused
 from lightning_sparsegrad.schedules import Schedule
 from lightning_sparsegrad.transforms.masks import _entries
+from tests.cases import cases
 from tests.nasty import assert_same_bits
 from tests.transforms.small import apply, fill_gradients
 
@@ -28,8 +29,8 @@ def masked(steps: int, *, rate: float | Schedule, rescale: bool, through: bool) 
     return results
 
 
-@pytest.mark.parametrize("rescale", [False, True], ids=["plain", "rescaled"])
-@pytest.mark.parametrize("rate", [Constant(0.3), Linear(0.9, 0.1)], ids=str)
+@cases("rescale", [False, True], ids=["plain", "rescaled"])
+@cases("rate", [Constant(0.3), Linear(0.9, 0.1)], ids=str)
 def test_the_kernel_changes_no_bit_and_is_compiled_once(monkeypatch, rate, rescale):
     def refuse(error: Exception) -> None:
         raise AssertionError(error)

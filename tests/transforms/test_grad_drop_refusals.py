@@ -7,6 +7,7 @@ import pytest
 from torch import nn
 
 from lightning_sparsegrad import ConfigurationError, Constant, GradDrop, GradientEngine, Linear, TopDown
+from tests.cases import cases
 from tests.transforms.small import Small, on_one_thread
 
 one_thread = pytest.fixture(autouse=True, scope="module")(on_one_thread)
@@ -76,7 +77,7 @@ def _refusals() -> dict[str, tuple[dict[str, Any], str]]:
     }
 
 
-@pytest.mark.parametrize(("arguments", "message"), _refusals().values(), ids=_refusals())
+@cases(("arguments", "message"), _refusals().values(), ids=_refusals())
 def test_an_argument_outside_its_range_is_refused(arguments: dict[str, Any], message: str):
     with pytest.raises(ConfigurationError) as refused:
         GradDrop(**arguments)
@@ -113,7 +114,7 @@ UNBINDABLE = {
 }
 
 
-@pytest.mark.parametrize(("arguments", "message"), UNBINDABLE.values(), ids=UNBINDABLE)
+@cases(("arguments", "message"), UNBINDABLE.values(), ids=UNBINDABLE)
 def test_what_does_not_fit_the_model_is_refused(arguments: dict[str, Any], message: str):
     transform = GradDrop(**{"rate": 0.5, **arguments})
     with pytest.raises(ConfigurationError) as refused:

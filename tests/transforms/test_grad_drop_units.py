@@ -8,6 +8,7 @@ from torch import nn
 
 from lightning_sparsegrad import GradDrop
 from lightning_sparsegrad.transforms.masks.grad_drop import Granularity
+from tests.cases import cases
 from tests.tiny import tiny_gpt2
 from tests.transforms.grad_drop_cases import engine_of, kept_in
 from tests.transforms.small import Small, apply, bits, engine_for, fill_gradients, on_one_thread, set_gradients, trained
@@ -45,7 +46,7 @@ def test_query_key_and_value_of_a_fused_projection_are_dropped_independently_but
         assert 0 < len(trained(model)) < len(list(model.parameters()))
 
 
-@pytest.mark.parametrize("granularity", ["tensor", "component"])
+@cases("granularity", ["tensor", "component"])
 def test_a_draw_that_would_train_nothing_is_drawn_again(granularity: Granularity):
     model = nn.Linear(2, 2)
     engine = engine_of(model, rate=0.95, granularity=granularity)
@@ -67,7 +68,7 @@ def test_a_draw_that_would_train_only_what_is_frozen_is_drawn_again():
         assert model.weight.grad is not None
 
 
-@pytest.mark.parametrize("granularity", get_args(Granularity))
+@cases("granularity", get_args(Granularity))
 def test_a_rate_of_one_drops_every_unit(granularity: Granularity):
     model = nn.Linear(2, 2)
     engine = engine_of(model, rate=1.0, granularity=granularity)

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from lightning_sparsegrad import Chain, GradientEngine, Gradients, GradientTransform, HeadOnly, NamedParameters, Window
 from lightning_sparsegrad.transforms.base import run_, scaling_of
+from tests.cases import cases
 from tests.transforms.small import Small, fill_gradients
 
 
@@ -29,7 +30,7 @@ class Asking(GradientTransform):
             gradients["head.weight"].view(-1)[0] = torch.inf
 
 
-@pytest.mark.parametrize("scale", [None, 8.0])
+@cases("scale", [None, 8.0])
 def test_norms_are_in_true_units_and_of_the_moment(scale: float | None):
     model = Small()
     fill_gradients(model)

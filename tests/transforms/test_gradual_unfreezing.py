@@ -7,6 +7,7 @@ from torch import nn
 
 from lightning_sparsegrad import ConfigurationError, Constant, GradientEngine, GradualUnfreezing, Linear, TopDown
 from lightning_sparsegrad.schedules import Schedule
+from tests.cases import cases
 from tests.tiny import tiny_bart, tiny_bert, tiny_gpt2
 from tests.transforms.small import fill_gradients, trained
 
@@ -30,7 +31,7 @@ def _joined(engine: GradientEngine, model: nn.Module, step: int, epoch: int | No
     return sum(some)
 
 
-@pytest.mark.parametrize(("total", "phase"), [(5, 1), (10, 2), (100, 20)], ids=str)
+@cases(("total", "phase"), [(5, 1), (10, 2), (100, 20)], ids=str)
 def test_by_default_training_has_equal_phases_from_the_head_alone_to_all_layers(total: int, phase: int):
     model = tiny_bert()  # four layers: five phases
     engine = GradientEngine(model, GradualUnfreezing(), total_steps=total)
@@ -65,7 +66,7 @@ class Stairs(Schedule):
         return 0.0, 1.0
 
 
-@pytest.mark.parametrize(
+@cases(
     ("schedule", "expected"),
     [
         (Stairs(), [0, 3, 3, 3, 4]),
@@ -150,7 +151,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize(("arguments", "message"), REFUSED.values(), ids=REFUSED)
+@cases(("arguments", "message"), REFUSED.values(), ids=REFUSED)
 def test_an_argument_outside_its_range_is_refused(arguments: dict[str, Any], message: str):
     with pytest.raises(ConfigurationError) as refused:
         GradualUnfreezing(**arguments)

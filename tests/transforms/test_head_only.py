@@ -6,6 +6,7 @@ import pytest
 from torch import nn
 
 from lightning_sparsegrad import ConfigurationError, GradientEngine, HeadOnly
+from tests.cases import cases
 from tests.tiny import tiny_bert, tiny_gpt2, tiny_gpt2_classifier
 from tests.transforms.small import apply, fill_gradients, trained
 
@@ -21,7 +22,7 @@ POOLER = {"bert.pooler.dense.weight", "bert.pooler.dense.bias"}
 CLASSIFIER = {"classifier.weight", "classifier.bias"}
 
 
-@pytest.mark.parametrize(
+@cases(
     ("transform", "expected"),
     [
         (HeadOnly(), POOLER | CLASSIFIER),
@@ -54,7 +55,7 @@ def test_the_kept_share_is_that_of_the_head():
     assert float(engine.statistics["kept"]) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("make", "transform", "message"),
     [
         (

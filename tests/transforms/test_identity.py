@@ -3,7 +3,6 @@
 from math import inf
 from typing import Any
 
-import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -21,6 +20,7 @@ from lightning_sparsegrad import (
     ValueClip,
 )
 from lightning_sparsegrad.components.partition import ComponentKind
+from tests.cases import cases
 from tests.transforms.small import Small, apply, assert_same_bits, engine_for, set_gradients, snapshot
 
 KINDS: tuple[ComponentKind, ...] = ("projection", "tensor", "module", "block")
@@ -63,7 +63,7 @@ def _set_odd_bits(model: Small) -> None:
         parameter.grad = words.view(torch.float32).view(parameter.shape)
 
 
-@pytest.mark.parametrize("transform", LIMITS.values(), ids=LIMITS)
+@cases("transform", LIMITS.values(), ids=LIMITS)
 def test_at_its_limit_a_strategy_changes_no_bit_and_launches_nothing(transform: GradientTransform):
     model = Small()
     engine = engine_for(model, transform)
@@ -75,7 +75,7 @@ def test_at_its_limit_a_strategy_changes_no_bit_and_launches_nothing(transform: 
     assert_same_bits(snapshot(model), before)
 
 
-@pytest.mark.parametrize("transform", LIMITS.values(), ids=LIMITS)
+@cases("transform", LIMITS.values(), ids=LIMITS)
 def test_at_its_limit_a_strategy_reports_that_it_kept_all_and_clipped_none(transform: GradientTransform):
     model = Small()
     engine = engine_for(model, transform)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from lightning_sparsegrad import ConfigurationError, GradientEngine, LayerGradDrop, Linear, TopDown
+from tests.cases import cases
 from tests.tiny import tiny_bert, tiny_gpt2
 from tests.transforms.small import Small, fill_gradients, trained
 
@@ -55,9 +56,7 @@ def test_the_kept_share_is_that_of_the_entries_left():
     assert float(engine.statistics["kept"]) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(
-    ("every", "borders"), [(1, list(range(1, 24))), (5, [5, 10, 15, 20]), ("epoch", [8, 16]), (None, [])], ids=str
-)
+@cases(("every", "borders"), [(1, list(range(1, 24))), (5, [5, 10, 15, 20]), ("epoch", [8, 16]), (None, [])], ids=str)
 def test_layers_are_drawn_anew_at_every_border_and_nowhere_else(every: Any, borders: list[int]):
     model = tiny_bert()
     engine = GradientEngine(model, LayerGradDrop(0.5, resample_every=every), seed=4)
@@ -72,7 +71,7 @@ def test_a_rate_of_one_leaves_the_head():
     assert _trained(GradientEngine(model, LayerGradDrop(1.0)), model, 0) == HEAD
 
 
-@pytest.mark.parametrize(("step", "expected"), [(0, (False,) * 4), (100, (True,) * 4)], ids=["first", "last"])
+@cases(("step", "expected"), [(0, (False,) * 4), (100, (True,) * 4)], ids=["first", "last"])
 def test_the_rate_may_follow_training(step: int, expected: tuple[bool, ...]):
     model = tiny_bert()
     assert _pattern(GradientEngine(model, LayerGradDrop(Linear(1.0, 0.0)), total_steps=101), model, step) == expected
@@ -169,7 +168,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize(("arguments", "message"), REFUSED.values(), ids=REFUSED)
+@cases(("arguments", "message"), REFUSED.values(), ids=REFUSED)
 def test_an_argument_outside_its_range_is_refused(arguments: dict[str, Any], message: str):
     with pytest.raises(ConfigurationError) as refused:
         LayerGradDrop(**arguments)
@@ -192,7 +191,7 @@ def test_a_rate_that_reaches_one_is_refused_without_a_head():
         GradientEngine(model, LayerGradDrop(Linear(1.0, 0.0)), total_steps=10)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("arguments", "message"),
     [
         (

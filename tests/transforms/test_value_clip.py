@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_sparsegrad import ConfigurationError, GradientEngine, Linear, TopDown, ValueClip
+from tests.cases import cases
 from tests.transforms.small import Small, apply, engine_for, set_gradients
 
 
@@ -44,7 +45,7 @@ def test_the_bound_is_in_true_units():
     assert _clipped([-640.0, 16.0, 64.0, 65.0], ValueClip(1.0), scale=64.0).tolist() == [-64, 16, 64, 64]
 
 
-@pytest.mark.parametrize(("step", "bound"), [(0, 2.0), (5, 1.0)], ids=["first", "last"])
+@cases(("step", "bound"), [(0, 2.0), (5, 1.0)], ids=["first", "last"])
 def test_the_bound_may_follow_training(step: int, bound: float):
     assert _clipped([-9.0, 9.0], ValueClip(Linear(2.0, 1.0)), step=step).tolist() == [-bound, bound]
 
@@ -61,7 +62,7 @@ def test_the_clipped_share_is_that_of_entries_beyond_the_bound_in_the_last_windo
     assert float(engine.statistics["clipped"]) == 0
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+@cases("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
 def test_the_dtype_stays(dtype: torch.dtype):
     model = nn.Linear(2, 2, dtype=dtype)
     set_gradients(model, 0)
@@ -88,7 +89,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
 }
 
 
-@pytest.mark.parametrize(("max_value", "message"), REFUSED.values(), ids=REFUSED)
+@cases(("max_value", "message"), REFUSED.values(), ids=REFUSED)
 def test_an_argument_outside_its_range_is_refused(max_value: Any, message: str):
     with pytest.raises(ConfigurationError) as refused:
         ValueClip(max_value)
