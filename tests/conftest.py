@@ -1,3 +1,4 @@
+import gc
 import signal
 
 import pytest
@@ -17,3 +18,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     long = [item for item in items if item.get_closest_marker("long")]
     config.hook.pytest_deselected(items=long)
     items[:] = [item for item in items if item not in set(long)]
+
+
+def pytest_collection_finish() -> None:
+    """Take what was imported out of the garbage collector's sight: Lightning's searches call it in every trial."""
+    gc.collect()
+    gc.freeze()
