@@ -7,6 +7,8 @@ from itertools import product
 from typing import Any
 
 import pytest
+import torch
+from _pytest.mark import ParameterSet  # what `pytest.param` returns has no public name
 
 Axis = list[tuple[str, dict[str, Any]]]  # label and arguments of each case
 
@@ -14,7 +16,8 @@ Axis = list[tuple[str, dict[str, Any]]]  # label and arguments of each case
 def cases(names: str | Sequence[str], values: Iterable[Any], *, ids: Any = None) -> Callable[..., Any]:
     """Do as `pytest.mark.parametrize` does, in one item: several of these give every combination.
 
-    Fixtures are made once for all cases.
+    A case begins with the random state of the first one, and in a `tmp_path` of its own. Other fixtures are made once
+    for all cases.
     """
     axis = _axis(names.replace(",", " ").split() if isinstance(names, str) else names, list(values), ids)
 
@@ -28,17 +31,26 @@ def cases(names: str | Sequence[str], values: Iterable[Any], *, ids: Any = None)
 def _axis(names: Sequence[str], values: list[Any], ids: Any) -> Axis:
     assert values, f"there is no case of {', '.join(names)}"
     labels = [str(value) for value in values] if ids is None else map(ids, values) if callable(ids) else ids
-    rows = [(value,) if len(names) == 1 else value for value in values]
-    pairs = zip(labels, rows, strict=True)
-    return [(str(label), dict(zip(names, row, strict=True))) for label, row in pairs]
+    axis = []
+    for value, label in zip(values, labels, strict=True):
+        row: Any = (value,) if len(names) == 1 else value
+        if isinstance(value, ParameterSet):
+            assert not value.marks, "cases of one item have no marks"
+            row, label = value.values, value.id
+        axis.append((str(label), dict(zip(names, row, strict=True))))
+    return axis
 
 
 def _over(body: Callable[..., None], axes: list[Axis]) -> Callable[..., None]:
     @wraps(body)
     def test(subtests: pytest.Subtests, **fixtures: Any) -> None:
-        for combination in product(*axes):
+        folder = fixtures.get("tmp_path")
+        for number, combination in enumerate(product(*axes)):
+            if folder is not None:
+                fixtures["tmp_path"] = folder / f"case{number}"
+                fixtures["tmp_path"].mkdir()
             arguments = {name: value for _, case in combination for name, value in case.items()}
-            with subtests.test(", ".join(label for label, _ in combination)):
+            with subtests.test(", ".join(label for label, _ in combination)), torch.random.fork_rng(devices=[]):
                 body(**fixtures, **arguments)
 
     given = {name for axis in axes for name in axis[0][1]}

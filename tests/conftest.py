@@ -1,5 +1,6 @@
 """Settings of the whole suite: threads, signals, in how many processes it runs, and what it leaves out by default."""
 
+import gc
 import os
 import signal
 
@@ -26,3 +27,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("long")])
     items[:] = [item for item in items if not item.get_closest_marker("long")]
+
+
+def pytest_collection_finish() -> None:
+    """Take what was imported out of the garbage collector's sight: Lightning's searches call it in every trial."""
+    gc.collect()
+    gc.freeze()

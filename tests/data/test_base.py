@@ -13,6 +13,7 @@ from lightning_sparsegrad import Identity, SequenceClassification
 from lightning_sparsegrad.data import TextDataModule, XglueDataModule
 from lightning_sparsegrad.errors import ConfigurationError
 from tests import hub
+from tests.cases import cases
 from tests.data.helpers import order
 
 
@@ -84,7 +85,7 @@ def test_workers_give_the_same_batches(tokenizer, files):
     assert order(workers) == order(plain)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("arguments", "message"),
     [
         ({}, "Found `tokenizer = None` and no trainer"),

@@ -15,6 +15,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 from lightning_sparsegrad.data import RankingsDataModule, TextDataModule, WordsDataModule
 from lightning_sparsegrad.data._labels import LabelSpace
 from lightning_sparsegrad.errors import ConfigurationError
+from tests.cases import cases
 from tests.data.helpers import write
 
 
@@ -47,7 +48,7 @@ CSV, JSONL, PARQUET = ".csv", ".jsonl", ".parquet"
 DAYS = [date(2024, 1, 31), date(2023, 12, 1)]
 
 
-@pytest.mark.parametrize(
+@cases(
     ("name", "labels", "names"),
     [
         *((name, [1, 2, 3, 4, 5], ["1", "2", "3", "4", "5"]) for name in (CSV, JSONL, PARQUET)),
@@ -79,7 +80,7 @@ def test_any_labels_are_classes(tmp_path, tokenizer, name, labels, names):
     assert sorted(predicted) == sorted(written)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("name", "labels", "names", "ids"),
     [
         *((name, [1, 4, 2], ["1", "2", "3", "4", "5"], [0, 3, 1]) for name in (CSV, JSONL, PARQUET)),
@@ -104,7 +105,7 @@ def test_names_are_those_of_the_labels_where_they_are_written_alike(tmp_path, to
     assert ids_of(data) == ids
 
 
-@pytest.mark.parametrize(
+@cases(
     ("name", "train", "test", "message"),
     [
         (
@@ -178,7 +179,7 @@ def test_minus_one_is_a_class_where_train_has_it(tmp_path, tokenizer):
     assert ids_of(module(tmp_path, tokenizer, CSV, [-1, 1], [-1, -1])) == [0, 0]
 
 
-@pytest.mark.parametrize(
+@cases(
     ("name", "labels", "message"),
     [
         (
@@ -247,7 +248,7 @@ def test_whole_numbers_are_said_to_be_classes(tmp_path, tokenizer, caplog):
 
 
 # ---------------------------------------------------------------- regression, and classes, when asked for
-@pytest.mark.parametrize(
+@cases(
     ("name", "labels", "targets"),
     [
         *((name, [90, 15, 55], [90.0, 15.0, 55.0]) for name in (CSV, JSONL, PARQUET)),
@@ -268,7 +269,7 @@ def test_whole_numbers_are_targets_when_asked(tmp_path, tokenizer, name, labels,
     assert batch["labels"].tolist() == targets
 
 
-@pytest.mark.parametrize(
+@cases(
     ("name", "labels", "names"),
     [
         *((name, [1.0, 10.0, 2.0], ["1.0", "2.0", "10.0"]) for name in (CSV, JSONL, PARQUET)),
@@ -285,7 +286,7 @@ def test_numbers_are_classes_when_asked(tmp_path, tokenizer, name, labels, names
     assert ids_of(data) == [names.index(str(label)) for label in labels]
 
 
-@pytest.mark.parametrize(
+@cases(
     ("name", "labels", "options", "message"),
     [
         (CSV, ["a", "b"], {"problem": "regression"}, r"split `train` should be finite numbers .* Found `'a'`, `'b'`\."),

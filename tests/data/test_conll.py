@@ -4,6 +4,7 @@ import pytest
 
 from lightning_sparsegrad.data._origins import load_files, resolve_files
 from lightning_sparsegrad.errors import ConfigurationError
+from tests.cases import cases
 
 
 def word(index: str, form: str, upos: str = "X") -> str:
@@ -37,7 +38,7 @@ def newline(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.mark.parametrize("end", ["", "\n", "\n\n"])
+@cases("end", ["", "\n", "\n\n"])
 def test_universal_dependencies(tmp_path: Path, newline: str, end: str) -> None:
     first, second = load(tmp_path / "de.conllu", ("\n".join(GERMAN) + end).replace("\n", newline))
     assert first["words"] == ["In", "dem", "Haus", "New York"]
@@ -47,7 +48,7 @@ def test_universal_dependencies(tmp_path: Path, newline: str, end: str) -> None:
     assert second["words"] == ["雨"]
 
 
-@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@cases("mark", ["", "\ufeff"])
 def test_names_of_the_shared_tasks(tmp_path: Path, newline: str, mark: str) -> None:
     rows = load(tmp_path / "names.conll", mark + NAMES.replace("\n", newline))
     assert rows == [
@@ -56,7 +57,7 @@ def test_names_of_the_shared_tasks(tmp_path: Path, newline: str, mark: str) -> N
     ]
 
 
-@pytest.mark.parametrize(
+@cases(
     ("text", "words", "tags"),
     [
         ("Hà Nội\tB-LOC\nlà\tO\n", [["Hà Nội", "là"]], [["B-LOC", "O"]]),  # a word may hold blanks between tabs
@@ -91,7 +92,7 @@ def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
     assert (before[0]["words"], after[0]["words"]) == (["rain"], ["Rain"])
 
 
-@pytest.mark.parametrize(
+@cases(
     ("name", "text", "message"),
     [
         ("a.conll", "rain O\nday\n", r"readable as \.conll\. .*: a\.conll: line 2 has 1 columns, not 2: 'day'\."),
@@ -111,7 +112,7 @@ def test_a_line_that_cannot_be_read_is_named(tmp_path: Path, name: str, text: st
         load_files(resolve_files({"train": str(tmp_path / name)}))
 
 
-@pytest.mark.parametrize("text", ["\n\n", " \t\n", "# id 1\n"])
+@cases("text", ["\n\n", " \t\n", "# id 1\n"])
 def test_a_file_without_words_is_reported(tmp_path: Path, text: str) -> None:
     with pytest.raises(ConfigurationError, match=r"readable as \.conll\. .*: a\.conll: no line holds a word\."):
         load(tmp_path / "a.conll", text)

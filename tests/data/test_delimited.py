@@ -9,6 +9,7 @@ import pytest
 
 from lightning_sparsegrad.data import TextDataModule
 from lightning_sparsegrad.errors import ConfigurationError
+from tests.cases import cases
 
 
 def read(tmp_path: Path, name: str, text: str | bytes, split: str = "train", **arguments: Any) -> list[tuple[Any, ...]]:
@@ -18,7 +19,7 @@ def read(tmp_path: Path, name: str, text: str | bytes, split: str = "train", **a
     return [tuple(row.values()) for row in rows]
 
 
-@pytest.mark.parametrize(
+@cases(
     ("name", "text", "message"),
     [
         (
@@ -90,8 +91,8 @@ def test_rows_to_predict_are_checked_alike(tmp_path):
 WRITTEN = ["NA", "null", "1e5", "007", "True", "2.50", " 1", "1 ", "-0", "nan", "+1", "1_000", "2024-01-31", "#", ""]
 
 
-@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
-@pytest.mark.parametrize("texts", [WRITTEN, *([value] * 2 for value in WRITTEN), ["1", "2"], ["1.5", "2.5"]])
+@cases("name", ["a.csv", "a.tsv"])
+@cases("texts", [WRITTEN, *([value] * 2 for value in WRITTEN), ["1", "2"], ["1.5", "2.5"]])
 def test_texts_stay_as_they_are_written(tmp_path, name, texts):
     separator = "\t" if name == "a.tsv" else ","
     lines = [f"{text}{separator}{number % 2}\n" for number, text in enumerate(texts)]
@@ -99,7 +100,7 @@ def test_texts_stay_as_they_are_written(tmp_path, name, texts):
     assert rows == [(text, number % 2) for number, text in enumerate(texts)]
 
 
-@pytest.mark.parametrize(
+@cases(
     ("fields", "values"),
     [
         (["0", "-1", "12"], [0, -1, 12]),
@@ -116,7 +117,7 @@ def test_other_columns_are_numbers_where_all_values_are(tmp_path, fields, values
     assert [type(year) for _, year in rows] == [type(value) for value in values]
 
 
-@pytest.mark.parametrize(
+@cases(
     ("text", "rows"),
     [
         ("\ufefftext,label\na,x\n", [("a", "x")]),

@@ -8,6 +8,7 @@ import pytest
 from lightning_sparsegrad.data import EmojiTopicsDataModule, emoji_topics
 from lightning_sparsegrad.data._unicode_names import fold_of, read_groups, read_names, topic_rows
 from lightning_sparsegrad.errors import ConfigurationError
+from tests.cases import cases
 from tests.data.helpers import MINILM
 
 INSTALLED = Path("/usr/share/unicode")
@@ -185,7 +186,7 @@ def test_a_language_without_names_to_validate_on_is_refused(own: Path) -> None:
         EmojiTopicsDataModule(str(own), languages=["en", "he"]).parts("test")
 
 
-@pytest.mark.parametrize(
+@cases(
     ("arguments", "message"),
     [
         ({"languages": ["hee"]}, r"`languages` should be one of .* Found `languages = 'hee'`\. Near matches: `he`"),
@@ -206,6 +207,7 @@ def test_missing_packages_are_named(own: Path, missing: str) -> None:
         EmojiTopicsDataModule(str(own))
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not (INSTALLED / "cldr").is_dir(), reason="needs the packages unicode-cldr-core and unicode-data")
 def test_the_installed_data() -> None:
     data = EmojiTopicsDataModule()

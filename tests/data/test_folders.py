@@ -7,6 +7,7 @@ import pytest
 
 from lightning_sparsegrad.data import TextDataModule
 from lightning_sparsegrad.errors import ConfigurationError
+from tests.cases import cases
 from tests.data.helpers import write
 
 
@@ -39,7 +40,7 @@ def test_shards_are_put_together(tmp_path: Path) -> None:
     assert {name: len(rows) for name, rows in data.splits_of_source.items()} == {"train": 4, "validation.de": 4}
 
 
-@pytest.mark.parametrize("name", ["dev.de.csv", "train.en.csv", "validation.de.old.csv"])
+@cases("name", ["dev.de.csv", "train.en.csv", "validation.de.old.csv"])
 def test_a_part_of_no_split_is_refused(tmp_path: Path, name: str) -> None:
     data = folder(tmp_path, "train.csv", "validation.fr.csv", name)
     with pytest.raises(ConfigurationError, match=rf"should be called after their splits.* Found `{name}` in"):
@@ -65,7 +66,7 @@ def test_data_files_may_be_parts(tmp_path: Path, tokenizer: str) -> None:
         TextDataModule(data_files={"train": path, "valid.de": path})
 
 
-@pytest.mark.parametrize(
+@cases(
     ("name", "message"),
     [
         ("validation.mean", r"should not be called `mean`, `mean_unseen`: .* Found `mean`\."),
@@ -81,7 +82,7 @@ def test_names_of_parts_that_cannot_be_are_refused(tmp_path: Path, tokenizer: st
     assert len(list(data.predict_dataloader()["mean"])) == 1  # of which there are no means
 
 
-@pytest.mark.parametrize(
+@cases(
     ("language", "near"),
     [("eng", " Near matches: `en`."), ("EN", ""), ("sw", ""), ("en", None), ("de", None), (None, None)],
 )

@@ -10,6 +10,7 @@ from lightning_sparsegrad.data import GlueDataModule
 from lightning_sparsegrad.data.glue import GLUE
 from lightning_sparsegrad.errors import ConfigurationError
 from tests import hub
+from tests.cases import cases
 
 METRICS = {
     "cola": ("matthews",),
@@ -28,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(root)
 
 
-@pytest.mark.parametrize("task", hub.GLUE)
+@cases("task", hub.GLUE)
 def test_a_task_is_what_the_benchmark_says(task: str, folder: str) -> None:
     columns, labels = hub.GLUE[task]
     unloaded = GlueDataModule(task)  # type: ignore[arg-type]
@@ -44,7 +45,7 @@ def test_a_task_is_what_the_benchmark_says(task: str, folder: str) -> None:
     assert not data.parts("test")
 
 
-@pytest.mark.parametrize("task", ["cola", "mnli", "stsb"])
+@cases("task", ["cola", "mnli", "stsb"])
 def test_scoring_what_is_not_published_is_refused(task: str, folder: str) -> None:
     data = GlueDataModule(task, dataset=folder)  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match=r"GLUE's test labels are not published .* run `validate` for scores"):
@@ -86,7 +87,7 @@ def test_similarities_are_written_within_their_range(folder: str, tmp_path: Path
     assert (tmp_path / "STS-B.tsv").read_text() == "index\tprediction\n0\t0.0\n1\t2.346\n2\t5.0\n"
 
 
-@pytest.mark.parametrize(
+@cases(
     ("arguments", "message"),
     [
         ({"task": "stsbb"}, r"`task` should be one of .* Found `task = 'stsbb'`\. Near matches: `stsb`"),

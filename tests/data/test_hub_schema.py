@@ -16,6 +16,7 @@ from transformers import (
     AutoTokenizer,
 )
 
+from tests.cases import cases
 from tests.hub import KEYS, tiny_encoder, write_glue, write_xglue
 
 TEXT = Value("string")
@@ -94,7 +95,7 @@ def load(folder: Path, task: str) -> DatasetDict:
     return datasets.load_dataset(str(folder), task)
 
 
-@pytest.mark.parametrize(("task", "columns", "names"), GLUE, ids=[task for task, *_ in GLUE])
+@cases(("task", "columns", "names"), GLUE, ids=[task for task, *_ in GLUE])
 def test_glue(hub: Path, task: str, columns: list[str], names: list[str] | None) -> None:
     found = load(hub / "glue", task)
     pairs = {f"{part}_{domain}" for part in ("validation", "test") for domain in ("matched", "mismatched")}
@@ -110,7 +111,7 @@ def test_glue(hub: Path, task: str, columns: list[str], names: list[str] | None)
         assert set(rows["label"]) == ({-1} if split.startswith("test") else published)
 
 
-@pytest.mark.parametrize(("task", "columns", "languages"), XGLUE, ids=[task for task, *_ in XGLUE])
+@cases(("task", "columns", "languages"), XGLUE, ids=[task for task, *_ in XGLUE])
 def test_xglue(hub: Path, task: str, columns: list[str], languages: list[str]) -> None:
     found = load(hub / "xglue", task)
     parts = {f"{part}.{language}" for part in ("validation", "test") for language in languages}
@@ -122,7 +123,7 @@ def test_xglue(hub: Path, task: str, columns: list[str], languages: list[str]) -
         assert rows.features == {**dict.fromkeys(columns[:-1], text), columns[-1]: LABELS[task]}
 
 
-@pytest.mark.parametrize(("task", "columns"), [(task, columns) for task, columns, _ in XGLUE if task != "mlqa"])
+@cases(("task", "columns"), [(task, columns) for task, columns, _ in XGLUE if task != "mlqa"])
 def test_each_label_is_in_every_split(hub: Path, task: str, columns: list[str]) -> None:
     feature = LABELS[task]
     names = (feature.feature if isinstance(feature, List) else feature).names
@@ -167,7 +168,7 @@ def test_names_begin_with_b_or_with_i(hub: Path) -> None:
         assert starts == {f"{place}-{kind}" for place in "BI" for kind in ("PER", "ORG", "LOC")} | {"I-MISC", "B-MISC"}
 
 
-@pytest.mark.parametrize(
+@cases(
     ("language", "script"),
     [("ar", "ARABIC"), ("hi", "DEVANAGARI"), ("zh", "CJK"), ("ru", "CYRILLIC"), ("th", "THAI"), ("el", "GREEK")],
 )

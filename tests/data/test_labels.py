@@ -10,10 +10,11 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from lightning_sparsegrad.data import TextDataModule, ValenceDataModule
 from lightning_sparsegrad.errors import ConfigurationError
+from tests.cases import cases
 from tests.data.helpers import LABELS, SENTENCES, loaded, write
 
 
-@pytest.mark.parametrize(
+@cases(
     ("values", "ids", "names"),
     [
         (["no", "yes", "maybe", "no"], [1, 2, 0, 1], ["maybe", "no", "yes"]),
@@ -90,7 +91,7 @@ def test_every_argument_of_the_bases_is_on_the_command_line(kind):
     assert "The tokens a row is truncated to" in re.sub(r"\s+", " ", text)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("label", "message"),
     [
         ([0, 2], r"split `test` should be integers from 0 to 1, unless `label_names` lists more\. Found `2`\.$"),
@@ -108,7 +109,7 @@ def test_labels_out_of_range_are_refused(tmp_path, tokenizer, label, message):
     data.setup("fit")  # the test split is not looked at before it is used
 
 
-@pytest.mark.parametrize(
+@cases(
     ("label", "message"),
     [
         ([0, 0, 0], r"should be of two classes or more\. Found `'0'`\."),
@@ -124,7 +125,7 @@ def test_values_that_are_no_labels_are_refused(tmp_path, tokenizer, label, messa
         _ = data.num_labels
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), None, 1e300, -1e19])
+@cases("value", [float("nan"), float("inf"), None, 1e300, -1e19])
 def test_regression_targets_should_be_finite(tmp_path, tokenizer, value):
     data = loaded(tmp_path, tokenizer, label=[0.5, value])
     assert data.num_labels == 1
@@ -168,7 +169,7 @@ def train_and_test(tmp_path: Path, tokenizer: str, train: Any, test: Any, **kwar
     return TextDataModule(data_files=files, tokenizer=tokenizer, **kwargs)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("train", "test", "names", "ids"),
     [
         ((["bad", "good"], [0, 1]), (["good", "bad"], [0, 1, 1]), None, [1, 0, 0]),
@@ -187,7 +188,7 @@ def test_a_class_is_the_same_in_each_split(tmp_path, tokenizer, train, test, nam
     assert next(iter(data.test_dataloader()))["labels"].tolist() == ids
 
 
-@pytest.mark.parametrize(
+@cases(
     ("train", "test", "names", "message"),
     [
         ((["bad", "good"], [0, 1]), (["bad", "odd"], [0, 1]), None, "split `test` should be among .* Found `'odd'`"),

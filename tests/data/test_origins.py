@@ -9,10 +9,11 @@ import pytest
 from lightning_sparsegrad.data import TextDataModule, ValenceDataModule
 from lightning_sparsegrad.data._origins import load_files, resolve_files
 from lightning_sparsegrad.errors import ConfigurationError
+from tests.cases import cases
 from tests.data.helpers import write
 
 
-@pytest.mark.parametrize(
+@cases(
     ("arguments", "message"),
     [
         ({}, "One of the parameters `dataset` and `data_files` should be given"),

@@ -9,6 +9,7 @@ import torch
 
 from lightning_sparsegrad.data import QuestionsDataModule
 from lightning_sparsegrad.errors import ConfigurationError
+from tests.cases import cases
 from tests.data.helpers import MINILM, write
 
 TEXTS = ["The capital of France is Paris. " + "It rains a lot there. " * 12 + "The river is the Seine.", "Rome is old."]
@@ -90,7 +91,7 @@ def test_answers_may_be_a_list_and_stand_a_little_off(tmp_path, path):
     assert found == expected
 
 
-@pytest.mark.parametrize(
+@cases(
     ("given", "message"),
     [
         ([{"text": ["Berlin"], "answer_start": [0]}, answers()[1]], r"answers that their texts hold\. Found 'Berlin'"),
@@ -151,7 +152,7 @@ def test_a_tokenizer_that_does_not_tell_places_is_refused(path, monkeypatch):
 NONE = [[], {"text": [], "answer_start": []}, {"text": [""], "answer_start": [-1]}, [{"text": " ", "answer_start": 0}]]
 
 
-@pytest.mark.parametrize("none", NONE)
+@cases("none", NONE)
 def test_a_question_without_an_answer_points_at_the_first_token(tmp_path, path, none):
     given = [none, [{"text": "Rome", "answer_start": 0}] if isinstance(none, list) else answers()[1]]
     new = write(tmp_path / "new.jsonl", question=QUESTIONS, context=TEXTS, answers=given)

@@ -1,6 +1,5 @@
-import pytest
-
 from lightning_sparsegrad.data import RankingsDataModule
+from tests.cases import cases
 from tests.data.helpers import write
 
 
@@ -17,7 +16,7 @@ def test_answers_to_one_query_stand_in_one_group(tmp_path, tokenizer):
     assert data.num_labels == 3
 
 
-@pytest.mark.parametrize(
+@cases(
     ("most", "groups"), [(2, [0, 0]), (3, [0, 0, 0]), (4, [0, 0, 0]), (6, [0, 0, 0, 1, 1]), (7, [0, 0, 0, 1, 1, 2, 2])]
 )
 def test_a_sample_does_not_tear_groups_apart(tmp_path, tokenizer, most, groups):

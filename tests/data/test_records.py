@@ -9,6 +9,7 @@ from datasets import Dataset, List, Value
 
 from lightning_sparsegrad.data import TextDataModule
 from lightning_sparsegrad.errors import ConfigurationError
+from tests.cases import cases
 
 
 def rows_of(
@@ -26,7 +27,7 @@ def lines(*rows: Any) -> str:
 A, B = {"text": "a", "label": "x"}, {"text": "b", "label": "y"}
 
 
-@pytest.mark.parametrize(
+@cases(
     ("text", "message"),
     [
         (
@@ -76,7 +77,7 @@ def test_a_row_that_does_not_fit_is_named(tmp_path, text, message):
         rows_of(tmp_path, text)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("text", "rows"),
     [
         (lines(A, B), [A, B]),
@@ -95,7 +96,7 @@ def test_a_row_that_does_not_fit_is_named(tmp_path, text, message):
         ("", []),
     ],
 )
-@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+@cases("name", ["a.json", "a.jsonl"])
 def test_values_stay_as_they_are_written(tmp_path, text, rows, name):
     if rows:
         assert list(rows_of(tmp_path, text, name=name)) == rows

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-import pytest
 from datasets import Dataset
 from torch.utils.data import DataLoader
 
 from lightning_sparsegrad.data import TextDataModule
 from lightning_sparsegrad.data.samplers import LengthGroupedSampler, UnrepeatedSampler, is_filler
+from tests.cases import cases
 from tests.data.helpers import write
 
 ROWS, BATCH = 203, 4
@@ -42,8 +42,8 @@ def test_batches_come_in_an_order_of_seed_and_epoch() -> None:
     assert lengths != sorted(lengths, reverse=True)
 
 
-@pytest.mark.parametrize("rows", [ROWS, 1, 5, 8])
-@pytest.mark.parametrize("replicas", [2, 3])
+@cases("rows", [ROWS, 1, 5, 8])
+@cases("replicas", [2, 3])
 def test_processes_share_every_batch(rows: int, replicas: int) -> None:
     shares = [list(sampler(rank, replicas, rows=rows)) for rank in range(replicas)]
     assert len({len(share) for share in shares}) == 1
@@ -67,9 +67,9 @@ def test_a_data_module_groups_by_length(tmp_path: Any, tokenizer: str) -> None:
     ]
 
 
-@pytest.mark.parametrize("rows", [1, 2, 5, 7, 8, 9, 203])
-@pytest.mark.parametrize("replicas", [2, 3, 4])
-@pytest.mark.parametrize("batch", [1, 2, 4])
+@cases("rows", [1, 2, 5, 7, 8, 9, 203])
+@cases("replicas", [2, 3, 4])
+@cases("batch", [1, 2, 4])
 def test_each_row_comes_once_in_as_many_batches_on_every_process(rows: int, replicas: int, batch: int) -> None:
     data = list(range(rows))
     alone = list(DataLoader(data, batch_size=batch))  # type: ignore[arg-type]

@@ -5,10 +5,11 @@ import torch
 
 from lightning_sparsegrad.data import TextDataModule
 from lightning_sparsegrad.errors import ConfigurationError
+from tests.cases import cases
 from tests.data.helpers import LABELS, SENTENCES, WORDS, loaded, save_tokenizer, write
 
 
-@pytest.mark.parametrize("extension", ["csv", "tsv", "json", "jsonl", "parquet"])
+@cases("extension", ["csv", "tsv", "json", "jsonl", "parquet"])
 def test_every_format_gives_the_same_batch(tmp_path, tokenizer, extension):
     path = write(tmp_path / f"rows.{extension}", text=SENTENCES[:4], label=LABELS[:4])
     data = TextDataModule(data_files={"train": path, "validation": path}, tokenizer=tokenizer)
@@ -159,7 +160,7 @@ def test_a_missing_text_is_refused(tmp_path, tokenizer):
         data.setup("fit")
 
 
-@pytest.mark.parametrize("text", [[1, 2], [{"de": "a"}, {"de": "b"}], [["a"], ["b"]], [b"a", b"b"]])
+@cases("text", [[1, 2], [{"de": "a"}, {"de": "b"}], [["a"], ["b"]], [b"a", b"b"]])
 def test_a_column_of_something_else_than_text_is_refused(tmp_path, tokenizer, text):
     data = loaded(tmp_path, tokenizer, text=text, label=[0, 1])
     with pytest.raises(ConfigurationError, match=r"^Column `text` of split `train` should hold text\. Found `.+`\.$"):

@@ -7,6 +7,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from lightning_sparsegrad.data import WordsDataModule
 from lightning_sparsegrad.errors import ConfigurationError
+from tests.cases import cases
 from tests.data.helpers import MINILM, write
 
 WORDS = [["Angela", "Merkel", "visited", "Wolfsburg", "."], ["Nothing"], ["\u200b", "unbelievably", "good"]]
@@ -97,7 +98,7 @@ def test_a_folder_of_conll_files_by_language(tmp_path):
     assert only(data.val_dataloader()["hi"])["labels"].tolist()[0][1] == data.label_names.index("O")
 
 
-@pytest.mark.parametrize(
+@cases(
     ("columns", "message"),
     [
         (

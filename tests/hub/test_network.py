@@ -8,6 +8,7 @@ import pytest
 
 from lightning_sparsegrad import ConfigurationError, Identity, SequenceClassification, TextDataModule
 from lightning_sparsegrad.hub._network import how_without, is_unreachable
+from tests.cases import cases
 
 MODEL = "nobody/no-such-model"
 
@@ -52,6 +53,6 @@ def test_a_folder_needs_no_hub(tmp_path: Any) -> None:
     assert not is_unreachable(str(tmp_path), "model")
 
 
-@pytest.mark.parametrize("name", ["./models", "/tmp/x", "~/x", "package:a/b"])  # noqa: S108
+@cases("name", ["./models", "/tmp/x", "~/x", "package:a/b"])  # noqa: S108
 def test_what_is_no_name_on_a_hub_gets_no_advice_to_download_it(name: str) -> None:
     assert how_without(name, "model") == ""

@@ -65,7 +65,7 @@ def xglue(folder: Path, task: str) -> XglueDataModule:
     )
 
 
-def cases(folder: Path) -> dict[str, tuple[Callable[[], LightningModule], Callable[[], TokenizedDataModule]]]:
+def kinds(folder: Path) -> dict[str, tuple[Callable[[], LightningModule], Callable[[], TokenizedDataModule]]]:
     encoder, plain = f"{folder}/encoder", Identity()
     numbers: Any = ["pearson", "spearman", "mse"]
     return {
@@ -100,7 +100,7 @@ def evaluate(folder: Path, out: Path, world: int) -> dict[str, Any]:
     """Run all cases; return what was measured and predicted, by case."""
     shared: dict[str, Any] = {"devices": world, "strategy": "ddp"} if world > 1 else {}
     results: dict[str, Any] = {}
-    for name, (make, data) in cases(folder).items():
+    for name, (make, data) in kinds(folder).items():
         torch.manual_seed(0)
         task, run = make(), trainer(callbacks=[PredictionWriter(str(out / name))], **shared)
         run.validate(task, data(), verbose=False)

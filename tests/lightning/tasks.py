@@ -1,10 +1,12 @@
 """A tiny regression in two forms, one for each door, and the plain loop that both are compared with."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
+from itertools import product
 from typing import Any
 
+import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
@@ -176,6 +178,20 @@ class Stream(IterableDataset[Any]):
     def __iter__(self) -> Iterator[Any]:
         samples = dataset()
         yield from (samples[index] for index in range(len(samples)))
+
+
+def some_long(names: Iterable[str], long: Sequence[str]) -> list[Any]:
+    """Return names for `parametrize`, some of them marked `long`."""
+    return [pytest.param(name, marks=[pytest.mark.long] * (name in long)) for name in names]
+
+
+def by_turns(*axes: Iterable[Any]) -> list[Any]:
+    """Return every combination, every other one of them marked `long`: the rest have each value with each other one."""
+    combinations = product(*map(enumerate, map(list, axes)))
+    return [
+        pytest.param(*(value for _, value in each), marks=[pytest.mark.long] * (sum(index for index, _ in each) % 2))
+        for each in combinations
+    ]
 
 
 def weights(source: nn.Module | Trainer) -> Weights:

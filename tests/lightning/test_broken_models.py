@@ -11,6 +11,7 @@ import pytest
 from lightning_sparsegrad import ConfigurationError, Identity, SequenceClassification
 from lightning_sparsegrad.data import TextDataModule
 
+from ..cases import cases
 from ..data.helpers import save_tokenizer
 from ..tiny import tiny_bert
 
@@ -25,8 +26,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def folder(good: Path, tmp_path: Path) -> Path:
+def copy(good: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(good, tmp_path / "m"))
 
 
@@ -42,18 +42,19 @@ def task(folder: Path) -> SequenceClassification:
     return SequenceClassification(str(folder), num_labels=2, gradient_transform=Identity())
 
 
-@pytest.mark.parametrize(
+@cases(
     "how",
     [b"", b"{}", bytes(1000), bytes(range(256)) * 9, (2).to_bytes(8, "little") + b"[]", lambda content: content[:-1]],
     ids=["empty", "JSON", "zeros", "bytes", "header", "short"],
 )
-def test_broken_weights_are_refused(folder: Path, how: Any) -> None:
+def test_broken_weights_are_refused(good: Path, tmp_path: Path, how: Any) -> None:
+    folder = copy(good, tmp_path)
     spoil(folder / WEIGHTS, how)
     with pytest.raises(ConfigurationError, match=rf"^Parameter `model_name_or_path` should be .*{folder}`: .*header"):
         task(folder)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("how", "found"),
     [
         (b"3", "TypeError"),
@@ -66,13 +67,14 @@ def test_broken_weights_are_refused(folder: Path, how: Any) -> None:
         ({"num_attention_heads": 7}, "multiple of the number of attention heads"),
     ],
 )
-def test_a_broken_configuration_is_refused(folder: Path, how: Any, found: str) -> None:
+def test_a_broken_configuration_is_refused(good: Path, tmp_path: Path, how: Any, found: str) -> None:
+    folder = copy(good, tmp_path)
     spoil(folder / CONFIG, how)
     with pytest.raises(ConfigurationError, match=f"^Parameter `model_name_or_path` should be .*{found}"):
         task(folder)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("name", "value", "allowed"),
     [
         ("num_hidden_layers", -2, "positive"),
@@ -85,14 +87,17 @@ def test_a_broken_configuration_is_refused(folder: Path, how: Any, found: str) -
         ("layer_norm_eps", float("inf"), "finite"),
     ],
 )
-def test_a_configuration_that_makes_no_model_is_refused(folder: Path, name: str, value: float, allowed: str) -> None:
+def test_a_configuration_that_makes_no_model_is_refused(
+    good: Path, tmp_path: Path, name: str, value: float, allowed: str
+) -> None:
+    folder = copy(good, tmp_path)
     spoil(folder / CONFIG, {name: value})
     message = rf"^`{name}` in the configuration of `{folder}` should be {allowed}\. Found {value}\.$"
     with pytest.raises(ConfigurationError, match=message):
         task(folder)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("file", "how"),
     [
         (TOKENIZER, b"{}"),
@@ -109,7 +114,8 @@ def test_a_configuration_that_makes_no_model_is_refused(folder: Path, name: str,
         (TOKENS, {"pad_token": 3}),
     ],
 )
-def test_a_broken_tokenizer_is_refused(folder: Path, file: str, how: Any) -> None:
+def test_a_broken_tokenizer_is_refused(good: Path, tmp_path: Path, file: str, how: Any) -> None:
+    folder = copy(good, tmp_path)
     spoil(folder / file, how)
     data = TextDataModule("a/b", tokenizer=str(folder))
     with pytest.raises(ConfigurationError, match=rf"^Tokenizer `{folder}` should be .* Found: \S") as caught:
@@ -117,8 +123,9 @@ def test_a_broken_tokenizer_is_refused(folder: Path, file: str, how: Any) -> Non
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("length", ["x", -3, 0])
-def test_a_tokenizer_for_rows_of_no_length_is_refused(folder: Path, length: Any) -> None:
+@cases("length", ["x", -3, 0])
+def test_a_tokenizer_for_rows_of_no_length_is_refused(good: Path, tmp_path: Path, length: Any) -> None:
+    folder = copy(good, tmp_path)
     spoil(folder / TOKENS, {"model_max_length": length})
     with pytest.raises(
         ConfigurationError, match=rf"positive `model_max_length` .* Found `model_max_length = {length!r}`"
@@ -126,7 +133,8 @@ def test_a_tokenizer_for_rows_of_no_length_is_refused(folder: Path, length: Any)
         TextDataModule("a/b", tokenizer=str(folder)).tokenizer  # noqa: B018
 
 
-def test_rows_have_to_hold_more_than_special_tokens(folder: Path) -> None:
+def test_rows_have_to_hold_more_than_special_tokens(good: Path, tmp_path: Path) -> None:
+    folder = copy(good, tmp_path)
     assert TextDataModule("a/b", tokenizer=str(folder), max_length=3).tokenizer
     with pytest.raises(ConfigurationError, match=r"`max_length` should be at least 3 .* Found `max_length = 2`"):
         TextDataModule("a/b", tokenizer=str(folder), max_length=2).tokenizer  # noqa: B018

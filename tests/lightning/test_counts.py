@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 
+from tests.cases import cases
 from tests.launch import launch
 
-from .counted import ROWS, cases, evaluate, prepare, written
+from .counted import ROWS, evaluate, kinds, prepare, written
 
-CASES = list(cases(Path()))
+CASES = list(kinds(Path()))
 
 Results = list[dict[str, Any]]  # by process, then by case
 
@@ -41,8 +42,8 @@ def together(request: pytest.FixtureRequest, folder: Path, alone: Any) -> Result
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("stage", ["val", "test", "majority"])
-@pytest.mark.parametrize("case", CASES)
+@cases("stage", ["val", "test", "majority"])
+@cases("case", CASES)
 def test_what_is_measured_is_what_one_process_measures(
     case: str, stage: str, alone: dict[str, Any], together: Results
 ) -> None:
@@ -53,7 +54,7 @@ def test_what_is_measured_is_what_one_process_measures(
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("case", CASES)
+@cases("case", CASES)
 def test_each_row_is_predicted_once_and_in_order(
     case: str, alone: dict[str, Any], together: Results, folder: Path
 ) -> None:

@@ -23,6 +23,7 @@ from lightning_sparsegrad import (
     SparseGradModule,
     ValueClip,
 )
+from tests.cases import cases
 
 from .tasks import DOORS, SEED, Regression, assert_same_weights, fit, loader, through, trainer, weights
 
@@ -43,12 +44,12 @@ CLIPS = [
 ]
 
 each_door = pytest.mark.parametrize("door", DOORS)
-each_hook = pytest.mark.parametrize("hook", HOOKS)
+each_hook = cases("hook", HOOKS)
 
 
 # ---------------------------------------------------------------- one door, one transform
-@pytest.mark.parametrize("transform", [None, 0.5, GradDrop, "GradDrop", [GradDrop(0.5)]], ids=str)
 @each_door
+@cases("transform", [None, 0.5, GradDrop, "GradDrop", [GradDrop(0.5)]], ids=str)
 def test_what_is_no_transform_is_refused(door: str, transform: Any) -> None:
     message = "Parameter `gradient_transform` of `.+` should be a gradient transform, `Identity.*. Found `.*`"
     with pytest.raises(ConfigurationError, match=message):
@@ -86,9 +87,7 @@ class Sibling(GradientTransformCallback):
     pass
 
 
-@pytest.mark.parametrize(
-    "kinds", [(GradientTransformCallback,) * 2, (GradientTransformCallback, Special), (Special, Sibling)]
-)
+@cases("kinds", [(GradientTransformCallback,) * 2, (GradientTransformCallback, Special), (Special, Sibling)])
 def test_two_callbacks_are_refused(kinds: tuple[type[GradientTransformCallback], ...]) -> None:
     for order in (kinds, kinds[::-1]):
         doors = [kind(GradDrop(0.5)) for kind in order]
@@ -97,8 +96,8 @@ def test_two_callbacks_are_refused(kinds: tuple[type[GradientTransformCallback],
 
 
 # ---------------------------------------------------------------- the Trainer's own clipping
-@pytest.mark.parametrize("clip", CLIPS, ids=repr)
 @each_door
+@cases("clip", CLIPS, ids=repr)
 def test_a_clip_beside_the_trainers_is_refused(door: str, clip: GradientTransform) -> None:
     message = r"`gradient_clip_val` of the Trainer should be left out beside `.*Clip\(.*Found `gradient_clip_val = 0.1`"
     with pytest.raises(ConfigurationError, match=message):
@@ -125,15 +124,15 @@ def refused(owner: str, hook: str) -> Any:
     return pytest.raises(ConfigurationError, match=rf"`{owner}\.{hook}` should call super\(\)\.{hook}\(\)")
 
 
-@pytest.mark.parametrize("base", [SparseGradModule, GradientTransformCallback])
 @each_hook
+@cases("base", [SparseGradModule, GradientTransformCallback])
 def test_an_override_without_super_is_refused_when_the_class_is_defined(base: type, hook: str) -> None:
     with refused("Mine", hook):
         type("Mine", (base,), {hook: lambda self, *args: None})
 
 
-@pytest.mark.parametrize("base", [SparseGradModule, GradientTransformCallback])
 @each_hook
+@cases("base", [SparseGradModule, GradientTransformCallback])
 def test_a_mixin_without_super_is_refused_when_the_class_is_defined(base: type, hook: str) -> None:
     mixin = type("Mixin", (), {hook: lambda self, *args: None})
     with refused("Mixin", hook):
@@ -248,8 +247,8 @@ class Customised(FSDPStrategy):
     pass
 
 
-@pytest.mark.parametrize("kind", [FSDPStrategy, Customised, DeepSpeedStrategy])
 @each_door
+@cases("kind", [FSDPStrategy, Customised, DeepSpeedStrategy])
 def test_strategies_that_hide_gradients_are_refused(door: str, kind: type[Strategy]) -> None:
     strategy = kind.__new__(kind)  # without its __init__, for which DeepSpeed would have to be installed
     strategy.optimizers = []

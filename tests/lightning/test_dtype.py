@@ -11,6 +11,7 @@ from torch import Tensor
 from lightning_sparsegrad import ConfigurationError, GradDrop, Identity, SequenceClassification
 from lightning_sparsegrad.loops._divergence import DivergenceWarning
 from lightning_sparsegrad.modules._pretrained import DType
+from tests.cases import cases
 
 from ..tiny import tiny_bert
 from .tasks import assert_same_weights, trainer, weights
@@ -35,7 +36,7 @@ def dtypes(task: SequenceClassification) -> set[torch.dtype]:
     return {tensor.dtype for tensor in tensors if tensor.is_floating_point()}
 
 
-@pytest.mark.parametrize("dtype", STORED)
+@cases("dtype", STORED)
 def test_weights_are_float32_and_those_that_were_stored(tmp_path: Path, dtype: torch.dtype) -> None:
     path = stored(tmp_path, dtype)
     task = task_of(path)
@@ -58,12 +59,12 @@ def test_single_tensors_in_other_dtypes_are_converted_as_well(tmp_path: Path) ->
     assert_same_weights(weights(task), {f"model.{name}": tensor.float() for name, tensor in tensors.items()})
 
 
-@pytest.mark.parametrize(("asked", "dtype"), [("bfloat16", torch.bfloat16), ("float16", torch.float16)])
+@cases(("asked", "dtype"), [("bfloat16", torch.bfloat16), ("float16", torch.float16)])
 def test_another_dtype_may_be_asked_for(tmp_path: Path, asked: DType, dtype: torch.dtype) -> None:
     assert dtypes(task_of(stored(tmp_path, torch.float32), dtype=asked)) == {dtype}
 
 
-@pytest.mark.parametrize("dtype", STORED)
+@cases("dtype", STORED)
 def test_auto_keeps_what_is_stored(tmp_path: Path, dtype: torch.dtype) -> None:
     assert dtypes(task_of(stored(tmp_path, dtype), dtype="auto")) == {dtype}
 
@@ -74,7 +75,7 @@ def test_the_precision_of_the_trainer_converts_the_module(tmp_path: Path) -> Non
     assert dtypes(task) == {torch.bfloat16}
 
 
-@pytest.mark.parametrize("dtype", ["int8", "half", torch.bfloat16, None])
+@cases("dtype", ["int8", "half", torch.bfloat16, None])
 def test_a_dtype_that_is_none(tmp_path: Path, dtype: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"^Parameter `dtype` should be one of 'float32', .* Found `dtype = "):
         task_of(stored(tmp_path, torch.float32), dtype=dtype)

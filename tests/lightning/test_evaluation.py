@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from torchmetrics.functional import pearson_corrcoef, spearman_corrcoef
 
 from lightning_sparsegrad import ConfigurationError, Identity, SequenceClassification
+from tests.cases import cases
 
 from ..tiny import VOCABULARY, tiny_bert
 from .tasks import trainer
@@ -166,7 +167,7 @@ def test_evaluations_do_not_leak_into_each_other(folder: Path) -> None:
     assert first == second
 
 
-@pytest.mark.parametrize(
+@cases(
     ("metrics", "labels", "message"),
     [
         (["acuracy"], 2, r"Parameter `metrics` should be one of .* Near matches: `accuracy`"),

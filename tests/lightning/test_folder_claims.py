@@ -27,6 +27,7 @@ FIT += ["--trainer.accelerator=cpu", "--trainer.max_epochs=2", "--trainer.enable
 FIT += ["--trainer.enable_model_summary=false", "--trainer.log_every_n_steps=1", "--trainer.num_sanity_val_steps=0"]
 FIXED = '--trainer.logger={"class_path": "CSVLogger", "init_args": {"save_dir": "logs", "version": "fixed"}}'
 SHARED = '--trainer.callbacks={"class_path": "ModelCheckpoint", "init_args": {"dirpath": "kept", "save_top_k": -1}}'
+OF_THE_COMMAND_LINE = pytest.param(SAVE, "checkpoints", marks=pytest.mark.long)
 
 TOGETHER = f"--trainer.callbacks+={__name__}.Together"
 
@@ -66,7 +67,7 @@ def at_once(commands: Sequence[Sequence[str]]) -> list[int]:
 def _run(command: Sequence[str], waits: int, starts: int, output: Path) -> None:
     status = 1
     try:
-        signal.alarm(120)
+        signal.alarm(280)  # it may wait long for a core
         os.close(starts)
         file = os.open(output, os.O_WRONLY | os.O_CREAT)
         os.dup2(file, 1)
@@ -119,7 +120,7 @@ def test_runs_with_one_version_log_beside_each_other() -> None:
     assert_of_one_run_each(folders)
 
 
-@pytest.mark.parametrize(("given", "name"), [(SHARED, "kept"), (SAVE, "checkpoints")])
+@pytest.mark.parametrize(("given", "name"), [(SHARED, "kept"), OF_THE_COMMAND_LINE])
 def test_runs_do_not_mix_their_checkpoints(given: str, name: str) -> None:
     assert fits("--trainer.logger=false", given) == [0] * RUNS
     folders = sorted(Path().glob(f"{name}*"))

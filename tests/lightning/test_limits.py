@@ -19,6 +19,7 @@ from lightning_sparsegrad import (
     TokenClassification,
     WordsDataModule,
 )
+from tests.cases import cases
 from tests.data.helpers import WORDS, save_tokenizer, write
 from tests.tiny import GPT, SEQUENCE_TO_SEQUENCE, TEXT, TOKENS, build
 
@@ -82,7 +83,7 @@ class Started(Callback):
 
 
 # ---------------------------------------------------------------- lengths
-@pytest.mark.parametrize("kind", LIMITED)
+@cases("kind", LIMITED)
 def test_the_longest_row_that_fits(kind: str) -> None:
     config, longest = LIMITED[kind]
     task = SequenceClassification(save(kind, config), 2, Identity())
@@ -95,7 +96,7 @@ def test_the_longest_row_that_fits(kind: str) -> None:
     trainer().validate(task, data_of(longest + 7, max_length=longest), verbose=False)
 
 
-@pytest.mark.parametrize("kind", UNLIMITED)
+@cases("kind", UNLIMITED)
 def test_what_has_no_table_of_positions_has_no_limit(kind: str) -> None:
     task = SequenceClassification(save(kind, UNLIMITED[kind]), 2, Identity())
     trainer(max_steps=1, limit_val_batches=0).fit(task, data_of(3 * PLACES))
@@ -112,7 +113,7 @@ def test_padding_counts() -> None:
         trainer().fit(task, data_of(PLACES - 1, pad_to_multiple_of=64))
 
 
-@pytest.mark.parametrize("stage", ["validate", "test", "predict"])
+@cases("stage", ["validate", "test", "predict"])
 def test_every_stage(stage: str) -> None:
     task = SequenceClassification(save("bert", TEXT), 2, Identity())
     with pytest.raises(ConfigurationError, match="`max_length` should be at most 40"):

@@ -9,6 +9,7 @@ from torch.optim import SGD
 
 from lightning_sparsegrad import ConfigurationError
 from lightning_sparsegrad.modules import LinearDecay
+from tests.cases import cases
 
 
 def optimizer(*rates: float) -> SGD:
@@ -31,7 +32,7 @@ def test_without_warm_up_it_falls_from_the_first_step_on() -> None:
     assert seen == [[1.0, 0.5], [0.75, 0.375], [0.5, 0.25], [0.25, 0.125]]
 
 
-@pytest.mark.parametrize(
+@cases(
     ("warmup", "total", "expected"),
     [
         (0.5, 4, [1 / 3, 2 / 3, 1, 1 / 2]),
@@ -73,7 +74,7 @@ def test_its_state_goes_on_in_another() -> None:
     assert train(resumed, 5) == expected[3:]
 
 
-@pytest.mark.parametrize("warmup", [-0.1, 1.0, 1.5, float("nan")])
+@cases("warmup", [-0.1, 1.0, 1.5, float("nan")])
 def test_a_warm_up_out_of_range_is_refused(warmup: float) -> None:
     with pytest.raises(ConfigurationError, match=rf"`warmup` should be in \[0, 1\). Found `warmup = {warmup}`"):
         LinearDecay(optimizer(1.0), warmup=warmup)

@@ -20,8 +20,9 @@ from lightning_sparsegrad import (
 from lightning_sparsegrad.data import TextDataModule, WordsDataModule
 from lightning_sparsegrad.modules import TransformerTask
 from tests import hub
+from tests.cases import cases
 
-from .tasks import trainer
+from .tasks import some_long, trainer
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "xglue"
 TASKS: dict[str, type[TransformerTask]] = {
@@ -61,7 +62,7 @@ def fitted(task: str, encoder: str, *more: str) -> tuple[SparseGradCLI, str]:
     return cli, str(path)
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", some_long(TASKS, ["ner", "mlqa", "wpr"]))
 def test_a_checkpoint_of_the_command_line_loads_and_evaluates(task: str, encoder: str) -> None:
     cli, path = fitted(task, encoder)
     loaded = TASKS[task].load_from_checkpoint(path)
@@ -83,13 +84,17 @@ def data_of(labels: list[str], encoder: str, **kwargs: Any) -> TextDataModule:
     return TextDataModule(data_files=dict.fromkeys(("train", "validation", "test"), path), tokenizer=encoder, **kwargs)
 
 
-@pytest.mark.parametrize("way", ["ckpt_path", "load_from_checkpoint"])
-@pytest.mark.parametrize("run", ["validate", "test", "predict"])
-def test_a_checkpoint_is_refused_for_data_with_other_labels(run: str, way: str, encoder: str) -> None:
+@pytest.fixture
+def checkpoint(encoder: str) -> None:
     fit = trainer(max_steps=1)
     fit.fit(SequenceClassification(encoder, 2, Identity()), datamodule=data_of(["bad", "good"], encoder))
     fit.save_checkpoint("a.ckpt")
 
+
+@pytest.mark.usefixtures("checkpoint")
+@cases("way", ["ckpt_path", "load_from_checkpoint"])
+@cases("run", ["validate", "test", "predict"])
+def test_a_checkpoint_is_refused_for_data_with_other_labels(run: str, way: str, encoder: str) -> None:
     def evaluated(data: TextDataModule) -> Trainer:
         again, path = trainer(), None
         task = SequenceClassification(encoder, 2, Identity())
@@ -110,7 +115,7 @@ def test_a_checkpoint_is_refused_for_data_with_other_labels(run: str, way: str, 
             evaluated(data_of(["1", "2"], encoder))
 
 
-@pytest.mark.parametrize(
+@cases(
     ("labels", "names", "is_refused"),
     [
         (["00", "01"], ["0", "1"], False),  # as 0.1 named the classes of these
@@ -136,7 +141,7 @@ def test_ids_are_not_taken_for_other_numbers(
         again.validate(task, datamodule=data_of(labels, encoder), ckpt_path="a.ckpt", verbose=False)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("labels", "num_labels", "problem", "message"),
     [
         (

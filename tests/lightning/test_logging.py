@@ -10,6 +10,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 
 from lightning_sparsegrad import Chain, ComponentNormClip, GradDrop, GradientEngine, Identity, LayerGradDrop, ValueClip
+from tests.cases import cases
 
 from .tasks import DOORS, SEED, STRATEGIES, Recording, Regression, door_of, fit, loader
 
@@ -29,7 +30,7 @@ class Watched(Recording):
         return {"watched": torch.ones(())}
 
 
-@pytest.mark.parametrize(
+@cases(
     ("arguments", "expected"),
     [
         ({"log_every_n_steps": 1}, [0, 1, 2, 3, 4, 5, 6]),
@@ -67,7 +68,7 @@ def test_shares_are_those_of_the_last_window(door: str) -> None:
     assert float(shares["gradient/clipped"]) > 0
 
 
-@pytest.mark.parametrize(
+@cases(
     ("transform", "expected"),
     [
         (Identity(), set()),

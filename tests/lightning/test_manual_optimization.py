@@ -7,6 +7,7 @@ import torch
 from torch.optim import SGD, AdamW
 
 from lightning_sparsegrad import GradientEngine, GradientTransformCallback
+from tests.cases import cases
 
 from .tasks import (
     BATCHES,
@@ -137,7 +138,7 @@ class TwiceForOneBackward(TwoOptimizers):
             optimizer.step()
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@cases("strategy", STRATEGIES)
 def test_weights_are_those_of_a_plain_loop(door: str, strategy: str) -> None:
     run = fit(door, STRATEGIES[strategy], Manual, max_epochs=2)
     assert run.global_step == 6
@@ -165,7 +166,7 @@ def test_two_optimizers_may_share_a_window(door: str) -> None:
     assert_same_weights(weights(run), weights(task))
 
 
-@pytest.mark.parametrize(
+@cases(
     ("kind", "message"),
     [
         (Forgetful, r"call `.+\.apply_gradient_transform_\(\)` after the last `manual_backward` .* no call at step 0"),

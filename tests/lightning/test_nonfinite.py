@@ -11,6 +11,7 @@ from torch.amp import GradScaler
 from lightning_sparsegrad import ConfigurationError, GradDrop
 from lightning_sparsegrad.engine._nonfinite import NonFinite
 from lightning_sparsegrad.loops._divergence import DivergenceWarning
+from tests.cases import cases
 
 from .tasks import (
     DOORS,
@@ -48,7 +49,7 @@ def fit(door: str, policy: NonFinite, **arguments: Any) -> Trainer:
     return run
 
 
-@pytest.mark.parametrize("accumulate", [1, 3])
+@cases("accumulate", [1, 3])
 def test_a_bad_window_is_skipped_and_poisons_nothing(door: str, accumulate: int) -> None:
     run = fit(door, "skip", accumulate_grad_batches=accumulate, log_every_n_steps=1)
     assert run.callback_metrics["gradient/nonfinite"] == 1
@@ -87,7 +88,7 @@ class Scales(Callback):
         self.scales.append(self.scaler.get_scale())
 
 
-@pytest.mark.parametrize("policy", ["propagate", "skip", "raise"])
+@cases("policy", ["propagate", "skip", "raise"])
 def test_a_gradient_scaler_skips_a_bad_window_whatever_the_policy(door: str, policy: NonFinite) -> None:
     scaler = GradScaler("cpu", init_scale=256.0)
     watched = Scales(scaler)

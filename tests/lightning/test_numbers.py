@@ -10,13 +10,14 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, OneCycleL
 from lightning_sparsegrad import ConfigurationError
 from lightning_sparsegrad.modules import LinearDecay
 from lightning_sparsegrad.modules._numbers import check_optimizer, check_scheduler
+from tests.cases import cases
 
 
 def weights() -> list[torch.nn.Parameter]:
     return [torch.nn.Parameter(torch.ones(2))]
 
 
-@pytest.mark.parametrize(
+@cases(
     ("kind", "arguments", "found"),
     [
         (AdamW, {"lr": 1e308}, "lr = 1e[+]308"),
@@ -39,7 +40,7 @@ def test_a_learning_rate_of_zero_is_said() -> None:
     check_optimizer(AdamW(weights(), lr=torch.tensor(0.1)), is_scheduled=False)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("kind", "arguments", "message"),
     [
         (ExponentialLR, {"gamma": float("nan")}, "`gamma` of `ExponentialLR` should be finite"),
@@ -54,7 +55,7 @@ def test_numbers_that_make_no_learning_rate_are_refused(kind: Any, arguments: di
         check_scheduler(kind(SGD(weights(), lr=0.1), **arguments))
 
 
-@pytest.mark.parametrize(
+@cases(
     ("kind", "arguments"),
     [
         (LinearDecay, {"warmup": 0.1}),

@@ -23,6 +23,7 @@ from lightning_sparsegrad import (
     SequenceClassification,
 )
 from lightning_sparsegrad.hub._peft_adapters import tokenizer_source
+from tests.cases import cases
 
 from ..tiny import VOCABULARY, tiny_bert
 from .tasks import assert_same_weights, trainer, weights
@@ -235,7 +236,7 @@ def test_without_peft_it_is_said_what_to_install(plain: Path, missing: str, monk
     refused(path, message)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"base_model_name_or_path": null}'])
+@cases("text", ["{", "[]", "{}", '{"base_model_name_or_path": null}'])
 def test_an_adapter_of_no_base(plain: Path, text: str) -> None:
     pytest.importorskip("peft")
     plain.write_text(text)

@@ -7,6 +7,7 @@ import torch
 from torch.amp import GradScaler
 
 from lightning_sparsegrad import Chain, GradDrop, GradientTransform
+from tests.cases import cases
 from tests.engine.phases import FirstRowStays, LargestOfFirst, LargestSeen
 
 from .tasks import DOORS, SEED, Regression, assert_same_weights, door_of, fit, plain_loop, weights, windows
@@ -20,9 +21,9 @@ STRATEGIES: dict[str, GradientTransform] = {
 }
 
 
-@pytest.mark.parametrize("accumulate", [1, 3])
-@pytest.mark.parametrize("name", STRATEGIES)
-@pytest.mark.parametrize("door", DOORS)
+@cases("accumulate", [1, 3])
+@cases("name", STRATEGIES)
+@cases("door", DOORS)
 def test_a_fit_does_what_the_plain_loop_does(door: str, name: str, accumulate: int, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PL_GLOBAL_SEED", str(SEED))
     run = fit(door, STRATEGIES[name], accumulate_grad_batches=accumulate, max_epochs=2)

@@ -23,6 +23,7 @@ from lightning_sparsegrad import (
     ValueClip,
 )
 from lightning_sparsegrad.functional import derive_key, keep_mask
+from tests.cases import cases
 
 from .tasks import (
     DOORS,
@@ -62,11 +63,9 @@ class Fused(Regression):
 
 
 # ---------------------------------------------------------------- thresholds
-@pytest.mark.parametrize("accumulate", [1, 3])
-@pytest.mark.parametrize("scale", [1.0, 512.0])
-@pytest.mark.parametrize(
-    "clip", [ComponentNormClip(0.02), GlobalNormClip(0.05), ValueClip(0.002)], ids=lambda clip: type(clip).__name__
-)
+@cases("accumulate", [1, 3])
+@cases("scale", [1.0, 512.0])
+@cases("clip", [ComponentNormClip(0.02), GlobalNormClip(0.05), ValueClip(0.002)], ids=lambda clip: type(clip).__name__)
 def test_thresholds_are_in_true_units(door: str, clip: GradientTransform, scale: float, accumulate: int) -> None:
     run = fit(door, clip, Plain, accumulate_grad_batches=accumulate, **half(GradScaler("cpu", scale)))
     expected = plain_loop(Plain(), clip, windows(accumulate))
@@ -78,7 +77,7 @@ def distance(one: Weights, other: Weights) -> float:
     return float(torch.stack([(one[name] - other[name]).norm() for name in one]).norm())
 
 
-@pytest.mark.parametrize("accumulate", [1, 3])
+@cases("accumulate", [1, 3])
 def test_a_clipped_tensor_moves_by_its_threshold(door: str, accumulate: int) -> None:
     clip = ComponentNormClip(1e-3)
     run = fit(door, clip, Plain, max_steps=1, accumulate_grad_batches=accumulate, **half(GradScaler("cpu", 512.0)))
@@ -87,7 +86,7 @@ def test_a_clipped_tensor_moves_by_its_threshold(door: str, accumulate: int) -> 
     assert moved == pytest.approx(dict.fromkeys(before, 1e-3), rel=2e-3)
 
 
-@pytest.mark.parametrize("fused", [False, True])
+@cases("fused", [False, True])
 def test_manual_optimization_under_a_scaler(door: str, fused: bool) -> None:
     kind = type("ManualTask", (Manual, Fused) if fused else (Manual,), {})
     strategy = STRATEGIES["mask and clip"]
@@ -146,9 +145,9 @@ def masked_entry(kept: bool) -> int:
     return int((mask == kept).nonzero()[0])
 
 
-@pytest.mark.parametrize("clip", [[], [ComponentNormClip(0.02)], [GlobalNormClip(0.02)], [ValueClip(0.01)]], ids=repr)
-@pytest.mark.parametrize("kept", [True, False])
-@pytest.mark.parametrize("base", [Regression, Fused])
+@cases("clip", [[], [ComponentNormClip(0.02)], [GlobalNormClip(0.02)], [ValueClip(0.01)]], ids=repr)
+@cases("kept", [True, False])
+@cases("base", [Regression, Fused])
 def test_overflow_of_one_entry_is_seen_whether_masked_or_not(
     door: str, kept: bool, clip: list[GradientTransform], base: type[Regression]
 ) -> None:

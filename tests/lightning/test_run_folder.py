@@ -21,6 +21,7 @@ from lightning_sparsegrad.main import main
 from tests import hub
 from tests.command_line import QUICK, READER, UNLABELLED
 from tests.data.helpers import write
+from tests.lightning.tasks import some_long
 
 MINE = {"config.yaml": "mine: keep me\n", "test.csv": "text,label\na,b\n", "test.md": "# mine\n"}
 TABLE = "metric,all\n"
@@ -69,6 +70,7 @@ LOGGERS = {
     "several": f'["{__name__}.Elsewhere", {{"class_path": "CSVLogger", "init_args": {{"save_dir": "."}}}}]',
     "above": '{"class_path": "CSVLogger", "init_args": {"save_dir": "..", "name": "", "version": ""}}',
 }
+ALIKE = ("elsewhere, of no folder", "elsewhere, empty names", "here, by its path", "above")
 
 
 @pytest.fixture(autouse=True)
@@ -86,18 +88,18 @@ ARGUMENTS += [each for each in QUICK if "logger" not in each and "epochs" not in
 
 
 @pytest.mark.filterwarnings("ignore:Experiment logs directory")  # with files that are no logs, which stay
-@pytest.mark.parametrize("logger", LOGGERS.values(), ids=LOGGERS)
-def test_nothing_of_the_user_or_of_an_earlier_run_is_written_over(logger: str) -> None:
-    for name, text in MINE.items():
-        Path(name).write_text(text)
-        Path("..", name).write_text(text)
-    for run in (1, 2, 3):
-        run_test(logger)
+@pytest.mark.parametrize("name", some_long(LOGGERS, ALIKE))
+def test_nothing_of_the_user_or_of_an_earlier_run_is_written_over(name: str) -> None:
+    for file, text in MINE.items():
+        Path(file).write_text(text)
+        Path("..", file).write_text(text)
+    for run in (1, 2, 3) if name == "none" else (1, 2):
+        run_test(LOGGERS[name])
         tables = [path for path in Path("..").rglob("test*.csv") if path.read_text().startswith(TABLE)]
         assert len(tables) == run
         assert len(list(Path("..").rglob("config*.yaml"))) == 2 + run
-    for name, text in MINE.items():
-        assert Path(name).read_text() == Path("..", name).read_text() == text
+    for file, text in MINE.items():
+        assert Path(file).read_text() == Path("..", file).read_text() == text
     new = {path.name for path in Path().iterdir() if path.is_file()} - MINE.keys()
     assert new <= {"metrics.csv"}  # of a logger that is told to write here
 

@@ -30,9 +30,10 @@ from transformers.optimization import get_greedy_schedule
 
 from lightning_sparsegrad import ConfigurationError, ExactResume, GradDrop, SequenceClassification
 from lightning_sparsegrad.modules import LinearDecay
+from tests.cases import cases
 
 from ..tiny import tiny_bert
-from .tasks import trainer
+from .tasks import some_long, trainer
 from .test_sequence_classification import batches, feed
 
 EPOCHS, BATCHES = 3, 4
@@ -108,14 +109,15 @@ KINDS: dict[str, Any] = {
     "chain": chain,
     "transformers": partial(get_cosine_schedule_with_warmup, num_warmup_steps=2, num_training_steps=STEPS),
 }
+PLAIN = ("step", "milestones", "polynomial")  # are functions of the step alone, as "cosine" is
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", some_long(KINDS, PLAIN))
 def test_rates_are_those_of_a_plain_loop(kind: str, model: str) -> None:
     assert fit(model, KINDS[kind])[0] == pytest.approx(expected(KINDS[kind], STEPS))
 
 
-@pytest.mark.parametrize("frequency", [1, 2])
+@cases("frequency", [1, 2])
 def test_by_epoch(frequency: int, model: str) -> None:
     scheduler = partial(CosineAnnealingLR, T_max=EPOCHS)
     seen, _ = fit(model, scheduler, interval="epoch", frequency=frequency)
@@ -123,23 +125,30 @@ def test_by_epoch(frequency: int, model: str) -> None:
     assert len(set(seen)) == 3 // frequency + (frequency > 1)
 
 
-@pytest.mark.parametrize(
-    ("scheduler", "name"),
+WITHOUT_LENGTH: list[tuple[Any, str]] = [
+    (partial(OneCycleLR, max_lr=0.3), "total_steps"),
+    (partial(get_cosine_schedule_with_warmup, num_warmup_steps=2), "num_training_steps"),
+    (partial(LinearDecay, warmup=0.25), "total_steps"),
+    (partial(get_wsd_schedule, num_warmup_steps=2, num_decay_steps=3), "num_training_steps"),
+    (function_of_length, "num_training_steps"),
+]
+LENGTHS: list[tuple[dict[str, Any], int]] = [
+    ({}, 1),
+    ({"frequency": 2}, 2),
+    ({"interval": "epoch"}, BATCHES),
+    ({"run": {"accumulate_grad_batches": 3}}, 1),
+]
+
+
+@pytest.mark.filterwarnings("ignore:A `OneCycleLR` scheduler is using 'interval'")
+@cases(
+    ("scheduler", "name", "arguments", "every"),
     [
-        (partial(OneCycleLR, max_lr=0.3), "total_steps"),
-        (partial(LinearDecay, warmup=0.25), "total_steps"),
-        (partial(get_cosine_schedule_with_warmup, num_warmup_steps=2), "num_training_steps"),
-        (partial(get_wsd_schedule, num_warmup_steps=2, num_decay_steps=3), "num_training_steps"),
-        (function_of_length, "num_training_steps"),
+        *((*scheduler, *length) for scheduler in WITHOUT_LENGTH[:2] for length in LENGTHS),
+        *((*scheduler, *LENGTHS[0]) for scheduler in WITHOUT_LENGTH[2:]),
     ],
     ids=str,
 )
-@pytest.mark.parametrize(
-    ("arguments", "every"),
-    [({}, 1), ({"frequency": 2}, 2), ({"interval": "epoch"}, BATCHES), ({"run": {"accumulate_grad_batches": 3}}, 1)],
-    ids=str,
-)
-@pytest.mark.filterwarnings("ignore:A `OneCycleLR` scheduler is using 'interval'")
 def test_length_that_is_left_out_is_that_of_the_run(
     scheduler: Any, name: str, arguments: dict[str, Any], every: int, model: str
 ) -> None:
@@ -155,7 +164,7 @@ def test_own_length_of_a_stable_phase_is_kept(model: str) -> None:
     assert fit(model, scheduler)[0] == pytest.approx(expected(scheduler, STEPS))
 
 
-@pytest.mark.parametrize(
+@cases(
     ("scheduler", "name", "total"),
     [
         (partial(OneCycleLR, max_lr=0.3, total_steps=STEPS - 1), "total_steps", STEPS - 1),
@@ -178,20 +187,20 @@ def test_length_that_ends_before_the_run_is_refused(scheduler: Any, name: str, t
     assert rates.seen == []
 
 
-@pytest.mark.parametrize("scheduler", [partial(OneCycleLR, max_lr=0.3), function_of_length])
+@cases("scheduler", [partial(OneCycleLR, max_lr=0.3), function_of_length])
 def test_length_of_a_run_without_one_is_asked_for(scheduler: Any, model: str) -> None:
     with pytest.raises(ConfigurationError, match=r"`max_steps` of the Trainer should be given for `.*` without `"):
         fit(model, scheduler, epochs=-1)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("scheduler", "arguments"),
     [
         (partial(ReduceLROnPlateau, patience=0, threshold=10.0, threshold_mode="abs"), {"monitor": "val/loss"}),
         (partial(LightningPlateau, monitor="val/loss", patience=0, threshold=10.0, threshold_mode="abs"), {}),
     ],
 )
-@pytest.mark.parametrize(("every", "changes"), [(1, [0.1, 0.1, 0.01]), (2, [0.1, 0.1, 0.1])])
+@cases(("every", "changes"), [(1, [0.1, 0.1, 0.01]), (2, [0.1, 0.1, 0.1])])
 def test_plateau_follows_its_monitor_by_epoch(
     scheduler: Any, arguments: dict[str, Any], every: int, changes: list[float], model: str
 ) -> None:
@@ -233,13 +242,13 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("scheduler", "arguments", "message"), REFUSED)
+@cases(("scheduler", "arguments", "message"), REFUSED)
 def test_what_cannot_work_is_refused(scheduler: Any, arguments: dict[str, Any], message: str, model: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         fit(model, scheduler, **arguments)
 
 
-@pytest.mark.parametrize("run", [{}, {"val_check_interval": 2}, {"accumulate_grad_batches": 4}])
+@cases("run", [{}, {"val_check_interval": 2}, {"accumulate_grad_batches": 4}])
 def test_plateau_may_follow_a_validation_by_step(run: dict[str, Any], model: str) -> None:
     frequency = {"val_check_interval": 3, "accumulate_grad_batches": 1}
     every = next((frequency[name] for name in run), BATCHES)
@@ -279,7 +288,7 @@ def run_with(folder: Path, epochs: int = EPOCHS) -> tuple[Trainer, Rates]:
 
 @pytest.mark.resume
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists")
-@pytest.mark.parametrize("kind", RESUMED)
+@pytest.mark.parametrize("kind", some_long(RESUMED, [*PLAIN, "one cycle", "transformers"]))
 def test_resumed_rates_and_weights_are_bit_equal(kind: str, model: str, tmp_path: Path) -> None:
     scheduler, arguments = RESUMED[kind]
     data = feed(batches("classes")), feed(batches("classes", (4,), seed=1))

@@ -28,7 +28,7 @@ from lightning_sparsegrad import (
     PretrainedDistance,
 )
 from lightning_sparsegrad.errors import ConfigurationError
-from tests.lightning.tasks import DOORS, Batch, Regression, dataset, door_of, loader, through, trainer
+from tests.lightning.tasks import DOORS, Batch, Regression, by_turns, dataset, door_of, loader, through, trainer
 from tests.resume.runs import BATCHES, Outcome, Sensitive, assert_same_bits, fit, shuffled
 
 pytestmark = [
@@ -104,8 +104,7 @@ def assert_same_fit(searched: Outcome, plain: Outcome) -> None:
 
 
 # ---------------------------------------------------------------- with the strategy
-@pytest.mark.parametrize("door", DOORS)
-@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize(("exact", "door"), by_turns([True, False], DOORS))
 def test_a_search_for_the_learning_rate_goes_through_the_strategy(exact: bool, door: str):
     def losses(transform: GradientTransform) -> list[float]:
         task, callbacks = through(door, transform, Tuned)
@@ -139,14 +138,12 @@ def test_each_trial_begins_with_the_first_mask_over_the_length_of_the_fit(door: 
 
 
 # ---------------------------------------------------------------- and the fit after it
-@pytest.mark.parametrize("door", DOORS)
-@pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
-@pytest.mark.parametrize("exact", [True, False])
-def test_a_fit_after_a_search_for_the_learning_rate_is_the_same(exact: bool, transform: GradientTransform, door: str):
+@pytest.mark.parametrize(("exact", "name", "door"), by_turns([True, False], TRANSFORMS, DOORS))
+def test_a_fit_after_a_search_for_the_learning_rate_is_the_same(exact: bool, name: str, door: str):
     outcomes = []
     for finders in ([], [rates(update_attr=False)]):
         callbacks = [*finders, *([ExactResume()] if exact else [])]
-        run, outcome = fit(door, transform, callbacks=callbacks, kind=Tuned, accumulate_grad_batches=2)
+        run, outcome = fit(door, TRANSFORMS[name], callbacks=callbacks, kind=Tuned, accumulate_grad_batches=2)
         outcome.states["engine"] = door_of(run).gradient_engine.state_dict()
         outcomes.append(outcome)
     assert_same_fit(*reversed(outcomes))
@@ -223,9 +220,7 @@ def test_a_metric_that_no_epoch_ends_has_seen_the_fit_alone():
     assert task.whole.weight == BATCHES
 
 
-@pytest.mark.parametrize("door", DOORS)
-@pytest.mark.parametrize("name", ["schedule", "clip"])
-@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize(("exact", "name", "door"), by_turns([True, False], ["schedule", "clip"], DOORS))
 def test_a_fit_after_a_search_for_the_batch_size_is_the_same(exact: bool, name: str, door: str):
     outcomes = []
     for size, finders in ((4, []), (2, [BatchSizeFinder(max_trials=2, init_val=2)])):

@@ -26,6 +26,7 @@ from lightning_sparsegrad import (
     SequenceClassification,
 )
 from lightning_sparsegrad.modules import LinearDecay
+from tests.cases import cases
 
 from ..tiny import VOCABULARY, tiny_bert, tiny_gpt2_classifier, tiny_whisper
 from .tasks import SEED, assert_same_weights, trainer, weights
@@ -277,8 +278,8 @@ def test_a_fit_logs_loss_metrics_and_shares(folder: Path) -> None:
     assert set(run.callback_metrics) == expected
 
 
-@pytest.mark.parametrize("labelled", [True, False])
-@pytest.mark.parametrize("kind", ["classes", "number"])
+@cases("labelled", [True, False])
+@cases("kind", ["classes", "number"])
 def test_predictions(folder: Path, kind: str, labelled: bool) -> None:
     task = build(folder, kind)
     found = batches(kind, EVALUATION_SIZES)
@@ -326,7 +327,7 @@ def test_a_number_of_labels_that_is_none(folder: Path, num_labels: int) -> None:
         SequenceClassification(str(folder / "classes"), num_labels, Identity())
 
 
-@pytest.mark.parametrize("name", ["nowhere", "no such model", "empty", "speech", "classes", "broken"])
+@cases("name", ["nowhere", "no such model", "empty", "speech", "classes", "broken"])
 def test_a_model_that_cannot_be_loaded(folder: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken").mkdir()

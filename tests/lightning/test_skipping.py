@@ -8,6 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lightning_sparsegrad import GradDrop, GradientTransform, GradualUnfreezing, HeadOnly, LayerGradDrop
+from tests.cases import cases
 
 from .tasks import DOORS, Batch, Regression, assert_same_weights, loader, through, trainer, weights
 
@@ -49,9 +50,9 @@ def fitted(door: str, transform: GradientTransform, *, skip: bool = True, **argu
     return task
 
 
-@pytest.mark.parametrize("door", DOORS)
-@pytest.mark.parametrize("accumulate", [1, 3])
-@pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
+@cases("door", DOORS)
+@cases("accumulate", [1, 3])
+@cases("transform", TRANSFORMS.values(), ids=TRANSFORMS)
 def test_work_is_skipped_and_the_weights_are_the_same(door: str, accumulate: int, transform: GradientTransform) -> None:
     skipped = fitted(door, transform, accumulate_grad_batches=accumulate)
     computed = fitted(door, transform, accumulate_grad_batches=accumulate, skip=False)
@@ -70,8 +71,8 @@ def test_the_micro_batches_of_a_window_skip_the_same(door: str) -> None:
     assert counts[0] == 0  # the first window shows what the loss depends on
 
 
-@pytest.mark.parametrize("door", DOORS)
-@pytest.mark.parametrize("where", ["training_step", "callback"])
+@cases("door", DOORS)
+@cases("where", ["training_step", "callback"])
 def test_an_exception_in_training_leaves_the_model_as_it_was(door: str, where: str) -> None:
     class Failing(Callback):
         def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:

@@ -18,6 +18,7 @@ from lightning_sparsegrad import (
     PointwiseRanking,
     TokenClassification,
 )
+from tests.cases import cases
 
 from ..tiny import TEXT, VOCABULARY, build, tiny_bert
 from .tasks import trainer
@@ -77,7 +78,7 @@ def test_a_batch_without_a_labelled_word_does_not_count(folder: Path) -> None:
     assert measured(task, [without, labelled, without]) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("names", [[], ["O"], ["O", "O"]])
+@cases("names", [[], ["O"], ["O", "O"]])
 def test_labels_that_are_not_two_are_refused(folder: Path, names: list[str]) -> None:
     with pytest.raises(ConfigurationError, match="`label_names` should be two or more different names"):
         TokenClassification(str(folder / "tokens"), names, Identity())
@@ -153,8 +154,8 @@ def test_answers_are_scored_in_the_language_of_the_part(folder: Path) -> None:
     assert run.callback_metrics["val/answer_f1/de"] == pytest.approx(2 / 3)
 
 
-@pytest.mark.parametrize("threshold", [-1.0, 0.0, 1.0])
-@pytest.mark.parametrize("unanswerable", [True, False, None])
+@cases("threshold", [-1.0, 0.0, 1.0])
+@cases("unanswerable", [True, False, None])
 def test_an_answer_is_empty_where_all_windows_say_so(folder: Path, unanswerable: bool | None, threshold: float) -> None:
     task = ExtractiveQuestionAnswering(
         str(folder / "answers"), Identity(), unanswerable=unanswerable, null_threshold=threshold

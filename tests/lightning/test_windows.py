@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from lightning_sparsegrad import Chain, ConfigurationError, GradDrop, GradientTransform, Linear
 from lightning_sparsegrad.functional import derive_key, keep_mask
+from tests.cases import cases
 
 from .tasks import (
     BATCHES,
@@ -50,8 +51,8 @@ def record(door: str, transform: GradientTransform, *args: Any, **kwargs: Any) -
 
 
 # ---------------------------------------------------------------- against a plain loop
-@pytest.mark.parametrize("accumulate", [1, 3])
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@cases("accumulate", [1, 3])
+@cases("strategy", STRATEGIES)
 def test_weights_are_those_of_a_plain_loop(door: str, strategy: str, accumulate: int) -> None:
     run, applied = record(door, STRATEGIES[strategy], accumulate_grad_batches=accumulate, max_epochs=2)
     expected = windows(accumulate, accumulate)
@@ -133,8 +134,8 @@ class Skipping(Regression):
 
 
 @pytest.mark.filterwarnings(RETURNED_NONE)
-@pytest.mark.parametrize("set_to_none", [True, False])
-@pytest.mark.parametrize(
+@cases("set_to_none", [True, False])
+@cases(
     ("accumulate", "skipped"),
     [(3, (2,)), (3, (0, 1)), (3, (3, 4, 5)), (3, (6,)), (1, (0,)), (1, (3, 4)), (3, tuple(range(BATCHES)))],
     ids=str,

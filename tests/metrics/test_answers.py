@@ -12,6 +12,7 @@ import torch
 from torchmetrics.text import SQuAD
 
 from lightning_sparsegrad.metrics import AnswerExactMatch, AnswerF1, normalize_answer
+from tests.cases import cases
 
 ALPHABETS = {
     "en": "the a an seine paris  ,.!? river-bed it's",
@@ -62,7 +63,7 @@ def draw(language: str, generator: random.Random) -> str:
     return ("" if language == "zh" else " ").join(generator.choices(words, k=generator.randrange(0, 6)))
 
 
-@pytest.mark.parametrize("language", ALPHABETS)
+@cases("language", ALPHABETS)
 def test_random_answers_are_scored_by_the_definition(language: str) -> None:
     generator = random.Random(0)  # noqa: S311
     for _ in range(200):
@@ -81,7 +82,7 @@ def test_random_answers_are_scored_by_the_definition(language: str) -> None:
         assert float(match.compute()) == any(words == each for each in gold)
 
 
-@pytest.mark.parametrize("language", ALPHABETS)
+@cases("language", ALPHABETS)
 def test_articles_of_the_language_and_symbols_do_not_count(language: str) -> None:
     for article in " ".join(ARTICLES.values()).split():
         own = article in ARTICLES.get(language, "").split()
@@ -110,7 +111,7 @@ def test_english_is_that_of_squad() -> None:
     assert 100 * float(ours[1].compute()) == pytest.approx(float(expected["exact_match"]), rel=1e-5)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("language", "answer", "right", "f1", "match"),
     [
         ("ar", "النهر، في باريس؟", "نهر في باريس", 1, 1),
@@ -161,7 +162,7 @@ def test_many_answers_add_up_where_models_are_of_half_precision() -> None:
         torch.set_default_dtype(torch.float32)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("target", "message"),
     [
         ([["a"]], "Found 2 for 1"),

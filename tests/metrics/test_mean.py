@@ -2,12 +2,13 @@ import pytest
 import torch
 
 from lightning_sparsegrad.metrics import WeightedMean
+from tests.cases import cases
 
 NAN, INFINITY = float("nan"), float("inf")
 
 
-@pytest.mark.parametrize("as_tensors", [False, True])
-@pytest.mark.parametrize(
+@cases("as_tensors", [False, True])
+@cases(
     ("values", "weights", "expected"),
     [
         ([1.0, 5.0], [3, 1], 2.0),

@@ -10,6 +10,7 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef, mean_squared_error, ndcg_score
 
 from lightning_sparsegrad.metrics import GroupedNDCG, MatthewsCorrelation, named_metrics
+from tests.cases import cases
 
 OF_CLASSES: dict[str, Callable[..., Any]] = {
     "accuracy": accuracy_score,
@@ -23,8 +24,8 @@ OF_NUMBERS: dict[str, Callable[..., Any]] = {
 }
 
 
-@pytest.mark.parametrize("classes", [2, 3, 5])
-@pytest.mark.parametrize("name", [*OF_CLASSES, "binary_f1"])
+@cases("classes", [2, 3, 5])
+@cases("name", [*OF_CLASSES, "binary_f1"])
 def test_metrics_of_classes(name: str, classes: int) -> None:
     if name == "binary_f1" and classes != 2:
         return
@@ -40,7 +41,7 @@ def test_metrics_of_classes(name: str, classes: int) -> None:
         assert float(metrics.compute()[name]) == pytest.approx(expected, abs=1e-6)
 
 
-@pytest.mark.parametrize(
+@cases(
     ("preds", "target"),
     [([1] * 10, [1] * 7 + [0] * 3), ([0] * 10, [1] * 7 + [0] * 3), ([1] * 4, [1] * 4), ([1, 0], [1, 1]), ([2], [0])],
 )
@@ -52,8 +53,8 @@ def test_a_constant_has_no_correlation(preds: list[int], target: list[int]) -> N
         assert matthews_corrcoef(target, preds) == 0
 
 
-@pytest.mark.parametrize("classes", [2, 3, 5])
-@pytest.mark.parametrize("rows", [3, 10, 1000, 16_777_217])
+@cases("classes", [2, 3, 5])
+@cases("rows", [3, 10, 1000, 16_777_217])
 def test_a_constant_among_many_rows_has_exactly_none(classes: int, rows: int) -> None:
     told_alike = torch.zeros(classes, classes, dtype=torch.int64)
     told_alike[:, 1] = rows // torch.arange(1, classes + 1)
@@ -64,9 +65,7 @@ def test_a_constant_among_many_rows_has_exactly_none(classes: int, rows: int) ->
         assert float(metric.compute()) == 0
 
 
-@pytest.mark.parametrize(
-    "counts", [[[10_000_000, 3], [1, 2]], [[4_000_000, 1, 2], [3, 5, 0], [1, 0, 2]], [[1, 99_999], [0, 10_000_000]]]
-)
+@cases("counts", [[[10_000_000, 3], [1, 2]], [[4_000_000, 1, 2], [3, 5, 0], [1, 0, 2]], [[1, 99_999], [0, 10_000_000]]])
 def test_a_rare_class_counts_in_full(counts: list[list[int]]) -> None:
     metric = MatthewsCorrelation(len(counts))
     metric.update(torch.tensor([0]), torch.tensor([0]))
@@ -85,7 +84,7 @@ def test_a_correlation_of_many_rows_does_not_overflow() -> None:
     assert float(metric.compute()) == pytest.approx(1, abs=1e-6)
 
 
-@pytest.mark.parametrize("name", OF_NUMBERS)
+@cases("name", OF_NUMBERS)
 def test_metrics_of_numbers(name: str) -> None:
     generator = torch.Generator().manual_seed(0)
     preds, noise = torch.randn(2, 100, generator=generator)
@@ -98,7 +97,7 @@ def test_metrics_of_numbers(name: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:The variance of predictions")  # Pearson's, of a NaN
-@pytest.mark.parametrize("name", OF_NUMBERS)
+@cases("name", OF_NUMBERS)
 def test_a_prediction_that_is_no_number_has_no_score(name: str) -> None:
     metrics = named_metrics([name], 1)
     metrics.update(torch.arange(6.0), torch.arange(6.0))
@@ -118,8 +117,8 @@ def grouped(preds: np.ndarray, target: np.ndarray, indexes: np.ndarray) -> float
     return float(np.mean(scores))
 
 
-@pytest.mark.parametrize("ties", [False, True])
-@pytest.mark.parametrize("kind", [torch.int64, torch.float32])
+@cases("ties", [False, True])
+@cases("kind", [torch.int64, torch.float32])
 def test_rankings(kind: torch.dtype, ties: bool) -> None:
     generator = torch.Generator().manual_seed(0)
     for _ in range(20):

@@ -11,6 +11,7 @@ from torchmetrics import MetricCollection
 
 from lightning_sparsegrad.metrics import SpanF1, SpanPrecision, SpanRecall
 from lightning_sparsegrad.metrics.spans import read_label, spans_of
+from tests.cases import cases
 
 ENTITIES = ["O", *(f"{letter}-{kind}" for kind in ("PER", "LOC", "ORG") for letter in "BI")]
 ODD = [*ENTITIES, "E-PER", "S-PER", "E-LOC", "S-LOC"]
@@ -32,10 +33,8 @@ def padded(rows: list[list[str]], names: list[str], filler: int) -> torch.Tensor
     return torch.tensor([[names.index(name) for name in row] + [filler] * (length - len(row)) for row in rows])
 
 
-@pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize(
-    "names", [ENTITIES, ODD, FINE, SPEECH, [*SPEECH, "O"]], ids=["BIO", "BIOES", "hyphens", "speech", "padded"]
-)
+@cases("metric", METRICS)
+@cases("names", [ENTITIES, ODD, FINE, SPEECH, [*SPEECH, "O"]], ids=["BIO", "BIOES", "hyphens", "speech", "padded"])
 def test_random_sentences_are_scored_as_seqeval_does(names: list[str], metric: str) -> None:
     make, reference = METRICS[metric]
     with warnings.catch_warnings():
@@ -54,7 +53,7 @@ def test_a_coordinating_conjunction_is_no_subordinating_one() -> None:
     assert float(ours.compute()) == 0.5
 
 
-@pytest.mark.parametrize(
+@cases(
     ("names", "expected"),
     [
         ("O B-X I-X I-Y B-Y", [("X", 1, 2), ("Y", 3, 3), ("Y", 4, 4)]),
@@ -80,7 +79,7 @@ def test_ignored_places_are_no_places() -> None:
     assert float(metric.compute()) == 1
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@cases("metric", METRICS)
 def test_nothing_found_of_nothing_is_zero(metric: str) -> None:
     ours = METRICS[metric][0](ENTITIES)
     ours.update(torch.zeros(1, 3, dtype=torch.int64), torch.zeros(1, 3, dtype=torch.int64))
