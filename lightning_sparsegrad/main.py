@@ -2,6 +2,7 @@
 
 import sys
 from importlib import import_module
+from pathlib import Path
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
@@ -66,4 +67,6 @@ def _run(args: list[str] | None, arguments: list[str]) -> None:
     elif arguments[:1] == ["export"]:
         import_module("lightning_sparsegrad.export._command").main(arguments[1:])
     else:
-        SparseGradCLI(args=args, parser_kwargs={"epilog": _OTHERS})
+        # `python -m` names a file by which nothing can be started
+        prog = "sparsegrad" if Path(sys.argv[0]).name == "__main__.py" else None
+        SparseGradCLI(args=args, parser_kwargs={"epilog": _OTHERS, "prog": prog})
