@@ -3,6 +3,7 @@
 import sys
 from contextlib import nullcontext
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from lightning_sparsegrad.cli._overview import overview
@@ -84,7 +85,9 @@ def _run(args: list[str] | None, arguments: list[str]) -> None:
         import_module("lightning_sparsegrad.export._command").main(arguments[1:])
     else:
         cli = import_module("lightning_sparsegrad.cli.sparsegrad_cli")
-        cli.SparseGradCLI(args=args, parser_kwargs={"epilog": _OTHERS})
+        # `python -m` names a file by which nothing can be started
+        prog = "sparsegrad" if Path(sys.argv[0]).name == "__main__.py" else None
+        cli.SparseGradCLI(args=args, parser_kwargs={"epilog": _OTHERS, "prog": prog})
 
 
 def _study(arguments: list[str]) -> None:

@@ -73,9 +73,8 @@ def _unknown_argument(fault: Fault, match: re.Match[str], parser: ArgumentParser
 
 def _unknown_option(_: Fault, match: re.Match[str], parser: ArgumentParser) -> str:
     """Say which piece of an option is the first that the parser does not know."""
-    named = match.groupdict(default="")
-    parts = [*filter(None, [named.get("group")]), *match["name"].split(".")]
-    known = [name.split(".") for name in options(parser_of(parser, named.get("subcommand")))]
+    parts = match["name"].split(".")
+    known = [name.split(".") for name in options(parser_of(parser, match.groupdict().get("subcommand")))]
     for depth, part in enumerate(parts):
         allowed = {each[depth] for each in known if each[:depth] == parts[:depth] and len(each) > depth}
         if part not in allowed:
@@ -141,7 +140,6 @@ RULES: dict[re.Pattern[str], Callable[[Fault, re.Match[str], ArgumentParser], st
     re.compile(r'"<unicode string>", line'): _broken_yaml,
     re.compile(r"Option '(?P<name>[^']+)' is not accepted(?! before)"): _unknown_argument,
     re.compile(r"Subcommand '(?P<subcommand>.*)' does not accept option '(?P<name>.+)'"): _unknown_option,
-    re.compile(r"Group '(?P<group>.+)' does not accept option '(?P<name>.+)'"): _unknown_option,
     re.compile(r"unrecognized arguments: -*(?P<name>[^\s=]+)"): _unknown_option,
     re.compile(r"File does not exist: '(?P<name>.+)'"): _missing_file,
     re.compile(r"^Expected an? (?P<expected>.+)\. Got value: (?P<value>.+)"): _wrong_value,

@@ -1,5 +1,6 @@
 """Without a class, files and flags refine a transform; a part of it named anew is replaced alone."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,33 +8,28 @@ from jsonargparse import Namespace
 
 from tests.cli.helpers import MASK, STRATEGIES, Arguments, alone, any_model, in_any, strategy
 
-
-@pytest.mark.parametrize(
-    "refinement",
-    [
-        {"init_args": {"rate": 0.4}},
-        {"rate": 0.4},
-        {"init_args.rate": 0.4},
-    ],
-    ids=str,
-)
-def test_file_without_a_class_refines(refinement: dict[str, Any], arguments: Arguments) -> None:
-    arguments.file(in_any(STRATEGIES["grad_drop"])).file(in_any(refinement))
-    init_args = strategy(any_model().parse_args(arguments))["init_args"]
-    assert (init_args["rate"], init_args["seed"]) == (0.4, 9)
+REFINEMENTS: list[Any] = [
+    {"init_args": {"rate": 0.4}},
+    {"rate": 0.4},
+    {"init_args.rate": 0.4},
+    "--model.gradient_transform.rate=0.4",
+    "a file of the transform",
+]
 
 
-def test_flag_without_a_class_refines(arguments: Arguments) -> None:
-    arguments.file(in_any(STRATEGIES["grad_drop"])).flags("--model.gradient_transform.rate=0.4")
-    init_args = strategy(any_model().parse_args(arguments))["init_args"]
-    assert (init_args["rate"], init_args["seed"]) == (0.4, 9)
-
-
-def test_file_of_a_transform_without_a_class_refines(arguments: Arguments) -> None:
-    arguments.file(in_any(STRATEGIES["grad_drop"]))
-    arguments.file({"init_args": {"rate": 0.4}}, flag="--model.gradient_transform")
-    init_args = strategy(any_model().parse_args(arguments))["init_args"]
-    assert (init_args["rate"], init_args["seed"]) == (0.4, 9)
+def test_what_names_no_class_refines(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    parser = any_model()
+    for refinement in REFINEMENTS:
+        with subtests.test(refinement=str(refinement)):
+            arguments = Arguments(tmp_path).file(in_any(STRATEGIES["grad_drop"]))
+            if isinstance(refinement, dict):
+                arguments.file(in_any(refinement))
+            elif refinement.startswith("--"):
+                arguments.flags(refinement)
+            else:
+                arguments.file({"init_args": {"rate": 0.4}}, flag="--model.gradient_transform")
+            init_args = strategy(parser.parse_args(arguments))["init_args"]
+            assert (init_args["rate"], init_args["seed"]) == (0.4, 9)
 
 
 def test_schedule_named_anew_replaces_the_schedule_alone(arguments: Arguments) -> None:
@@ -61,43 +57,55 @@ def mask_and_clip(config: Namespace) -> tuple[Any, Any]:
     return transforms["mask"], transforms["clip"]
 
 
-@pytest.mark.parametrize(
-    ("flag", "changed"),
-    [
-        ("mask.rate=0.6", {"rate": 0.6}),
-        ("mask.init_args.rate=0.6", {"rate": 0.6}),
-        ("mask.seed=5", {"seed": 5}),
-        ("mask.rate.end=0.1", {"rate.end": 0.1}),
-        ("mask.init_args.rate.init_args.end=0.1", {"rate.end": 0.1}),
-    ],
-)
-def test_every_argument_in_a_named_chain_has_an_address(
-    flag: str, changed: dict[str, Any], arguments: Arguments
-) -> None:
-    arguments.file(in_any(STRATEGIES["named"]))
-    mask, clip = mask_and_clip(any_model().parse_args(arguments))
-    for name, value in changed.items():
-        head, _, rest = name.partition(".")
-        if rest:
-            mask["init_args"][head]["init_args"][rest] = value
-        else:
-            mask["init_args"][head] = value
-    refined = any_model().parse_args(arguments.flags(f"--model.gradient_transform.transforms.{flag}"))
-    assert mask_and_clip(refined) == (mask, clip)
+ADDRESSES: dict[str, dict[str, Any]] = {
+    "mask.rate=0.6": {"rate": 0.6},
+    "mask.init_args.rate=0.6": {"rate": 0.6},
+    "mask.seed=5": {"seed": 5},
+    "mask.rate.end=0.1": {"rate.end": 0.1},
+    "mask.init_args.rate.init_args.end=0.1": {"rate.end": 0.1},
+}
 
 
-@pytest.mark.parametrize("by", ["file", "flag", "class_path flag"])
-def test_named_part_of_a_chain_is_replaced_in_its_place(by: str, arguments: Arguments) -> None:
+def test_every_argument_in_a_named_chain_has_an_address(arguments: Arguments, subtests: pytest.Subtests) -> None:
+    parser = any_model()
     arguments.file(in_any(STRATEGIES["named"]))
-    _, clip = mask_and_clip(any_model().parse_args(arguments))
+    for flag, changed in ADDRESSES.items():
+        with subtests.test(flag=flag):
+            mask, clip = mask_and_clip(parser.parse_args(arguments))
+            for name, value in changed.items():
+                head, _, rest = name.partition(".")
+                if rest:
+                    mask["init_args"][head]["init_args"][rest] = value
+                else:
+                    mask["init_args"][head] = value
+            refined = parser.parse_args([*arguments, f"--model.gradient_transform.transforms.{flag}"])
+            assert mask_and_clip(refined) == (mask, clip)
+
+
+def test_named_part_of_a_chain_is_replaced_in_its_place(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    parser = any_model()
     address = "--model.gradient_transform.transforms.mask"
-    if by == "file":
-        arguments.file(in_any({"init_args": {"transforms": {"mask": MASK}}}))
-    elif by == "flag":
-        arguments.flags(f"{address}=LayerGradDrop", f"{address}.rate=0.6")
-    else:
-        arguments.flags(f"{address}.class_path", "LayerGradDrop", f"{address}.rate", "0.6")
-    assert mask_and_clip(any_model().parse_args(arguments)) == (alone(MASK, arguments.folder), clip)
+    expected = alone(MASK, tmp_path)
+    for by in (
+        [in_any({"init_args": {"transforms": {"mask": MASK}}})],
+        [f"{address}=LayerGradDrop", f"{address}.rate=0.6"],
+        [f"{address}.class_path", "LayerGradDrop", f"{address}.rate", "0.6"],
+    ):
+        with subtests.test(by=str(by)):
+            arguments = Arguments(tmp_path).file(in_any(STRATEGIES["named"]))
+            _, clip = mask_and_clip(parser.parse_args(arguments))
+            for each in by:
+                arguments = arguments.flags(each) if isinstance(each, str) else arguments.file(each)
+            assert mask_and_clip(parser.parse_args(arguments)) == (expected, clip)
+
+
+def test_a_name_that_the_chain_has_not_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    parser = any_model()
+    chain = Arguments(tmp_path).file(in_any(STRATEGIES["named"]))
+    with pytest.raises(Exception, match=r"`maks` is no transform at `model.gradient_transform.transforms`"):
+        parser.parse_args([*chain, "--model.gradient_transform.transforms.maks.rate=0.6"])
+    with pytest.raises(Exception, match=r"`maks` is no transform of the chain. Near matches: `mask`"):
+        parser.parse_args(chain.file(in_any({"init_args": {"transforms": {"maks": {"init_args": {"rate": 0.6}}}}})))
 
 
 def test_named_part_of_a_chain_is_refined_by_a_file(arguments: Arguments) -> None:

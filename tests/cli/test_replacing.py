@@ -85,28 +85,32 @@ DOORS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_second_strategy_is_as_if_it_were_alone(door: str, tmp_path: Path) -> None:
-    make_parser, say, read = DOORS[door]
-    parser = make_parser()
+def test_second_strategy_is_as_if_it_were_alone(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    for door, (make_parser, say, read) in DOORS.items():
+        parser = make_parser()
 
-    def parse(*names: str) -> Any:
-        arguments = Arguments(tmp_path)
-        for name in names:
-            say(arguments, STRATEGIES[name])
-        return read(parser.parse_args(arguments))
+        def parse(*names: str) -> Any:
+            arguments = Arguments(tmp_path)
+            for name in names:
+                say(arguments, STRATEGIES[name])  # noqa: B023  # called in its own turn of the loop
+            return read(parser.parse_args(arguments))  # noqa: B023
 
-    names = STRATEGIES if door == "files" else ("grad_drop", "grad_drop_again", "cosine", "list", "named")
-    expected = {name: parse(name) for name in names}
-    assert len({json.dumps(config) for config in expected.values()}) == len(names)
-    for first, second in permutations(names, 2):
-        assert parse(first, second) == expected[second], f"{first} shows through {second}"
+        names = list(STRATEGIES if door == "files" else ("grad_drop", "grad_drop_again", "cosine", "list", "named"))
+        with subtests.test(door=door):
+            expected = {name: parse(name) for name in names}
+            assert len({json.dumps(config) for config in expected.values()}) == len(names)
+            for first, second in (
+                permutations(names, 2) if door == "files" else zip(names, names[1:] + names[:1], strict=True)
+            ):
+                assert parse(first, second) == expected[second], f"{first} shows through {second}"
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
-def test_default_of_the_model_does_not_show_through(name: str, arguments: Arguments) -> None:
-    arguments.file(in_one(STRATEGIES[name]))
-    assert strategy(one_model(TaskWithDefault).parse_args(arguments)) == strategy(one_model().parse_args(arguments))
+def test_default_of_the_model_does_not_show_through(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    with_default, without = one_model(TaskWithDefault), one_model()
+    for name, spec in STRATEGIES.items():
+        with subtests.test(name=name):
+            arguments = Arguments(tmp_path).file(in_one(spec))
+            assert strategy(with_default.parse_args(arguments)) == strategy(without.parse_args(arguments))
 
 
 def test_jsonargparse_alone_merges(arguments: Arguments) -> None:
@@ -116,11 +120,12 @@ def test_jsonargparse_alone_merges(arguments: Arguments) -> None:
     assert (init_args["rate"], init_args["seed"]) == (0.3, 9)
 
 
-@pytest.mark.parametrize("overlay", [{"class_path": "LayerGradDrop", "init_args": {}}, {"class_path": "LayerGradDrop"}])
-def test_empty_overlay_inherits_nothing(overlay: dict[str, Any], arguments: Arguments) -> None:
-    arguments.file(in_any(STRATEGIES["grad_drop"])).file(in_any(overlay))
-    with pytest.raises(Exception, match="required: rate"):
-        any_model().parse_args(arguments)
+def test_empty_overlay_inherits_nothing(tmp_path: Path) -> None:
+    parser = any_model()
+    for overlay in ({"class_path": "LayerGradDrop", "init_args": {}}, {"class_path": "LayerGradDrop"}):
+        arguments = Arguments(tmp_path).file(in_any(STRATEGIES["grad_drop"])).file(in_any(overlay))
+        with pytest.raises(Exception, match="required: rate"):
+            parser.parse_args(arguments)
 
 
 def test_same_class_named_again_starts_anew(arguments: Arguments) -> None:
@@ -129,21 +134,20 @@ def test_same_class_named_again_starts_anew(arguments: Arguments) -> None:
     assert (init_args["rate"], init_args["seed"]) == (0.2, None)
 
 
-@pytest.mark.parametrize(
-    "naming",
-    [
-        ["--model.gradient_transform=LayerGradDrop"],
-        ["--model.gradient_transform", "LayerGradDrop"],
-        ["--model.gradient_transform.class_path", "LayerGradDrop"],
-        ["--model.init_args.gradient_transform.class_path=LayerGradDrop"],
-        ["--model.gradient_transform=lightning_sparsegrad.LayerGradDrop"],
-    ],
-    ids=" ".join,
-)
-def test_flag_that_names_a_class_replaces_files_and_flags(naming: list[str], arguments: Arguments) -> None:
-    arguments.file(in_any(STRATEGIES["grad_drop"])).flags("--model.gradient_transform.rescale=true")
-    config = any_model().parse_args(arguments.flags(*naming, "--model.gradient_transform.rate=0.1"))
-    assert strategy(config) == alone({"class_path": "LayerGradDrop", "init_args": {"rate": 0.1}}, arguments.folder)
+def test_flag_that_names_a_class_replaces_files_and_flags(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    parser = any_model()
+    expected = alone({"class_path": "LayerGradDrop", "init_args": {"rate": 0.1}}, tmp_path)
+    for naming in (
+        "--model.gradient_transform=LayerGradDrop",
+        "--model.gradient_transform LayerGradDrop",
+        "--model.gradient_transform.class_path LayerGradDrop",
+        "--model.init_args.gradient_transform.class_path=LayerGradDrop",
+        "--model.gradient_transform=lightning_sparsegrad.LayerGradDrop",
+    ):
+        with subtests.test(naming=naming):
+            arguments = Arguments(tmp_path).file(in_any(STRATEGIES["grad_drop"]))
+            arguments.flags("--model.gradient_transform.rescale=true", *naming.split())
+            assert strategy(parser.parse_args([*arguments, "--model.gradient_transform.rate=0.1"])) == expected
 
 
 def test_callback_named_anew_inherits_no_transform(arguments: Arguments) -> None:

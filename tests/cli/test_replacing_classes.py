@@ -122,6 +122,11 @@ def make_parser() -> SparseGradArgumentParser:
     return parser
 
 
+@pytest.fixture(scope="module")
+def parser() -> SparseGradArgumentParser:
+    return make_parser()
+
+
 def nested(where: str, value: Any) -> dict[str, Any]:
     for name in reversed(where.split(".")):
         value = {name: value}
@@ -167,32 +172,35 @@ def by_class_path_flags(arguments: Arguments, where: str, value: dict[str, Any])
 DOORS = [by_files, by_text, by_flags, by_class_path_flags]
 
 
-@pytest.mark.parametrize("where", PLACES)
-@pytest.mark.parametrize("second", DOORS)
-@pytest.mark.parametrize("first", [by_files, by_flags])
 def test_another_class_has_nothing_of_the_one_before_it(
-    where: str, first: Any, second: Any, arguments: Arguments
+    parser: SparseGradArgumentParser, tmp_path: Path, subtests: pytest.Subtests
 ) -> None:
-    before, after, kind, skip = PLACES[where]
-    arguments.flags(f"--model={HERE}.Task")
-    if where == "model.encoders.a":
-        arguments.flags("--model.encoders={}")
-    first(arguments, where, before)
-    assert at(make_parser().parse_args(arguments), where)["init_args"].items() >= before["init_args"].items()
-    second(arguments, where, after)
-    replaced = at(make_parser().parse_args(arguments), where)
-    assert replaced["class_path"].endswith(kind.__name__)
-    assert replaced["init_args"] == own(kind, skip, after["init_args"])
+    for where, (before, after, kind, skip) in PLACES.items():
+        expected = own(kind, skip, after["init_args"])
+        for first in (by_files, by_flags):
+            arguments = Arguments(tmp_path).flags(f"--model={HERE}.Task")
+            if where == "model.encoders.a":
+                arguments.flags("--model.encoders={}")
+            first(arguments, where, before)
+            assert at(parser.parse_args(arguments), where)["init_args"].items() >= before["init_args"].items()
+            for second in DOORS:
+                with subtests.test(where=where, first=first.__name__, second=second.__name__):
+                    again = Arguments(tmp_path)
+                    again.extend(arguments)
+                    second(again, where, after)
+                    replaced = at(parser.parse_args(again), where)
+                    assert replaced["class_path"].endswith(kind.__name__)
+                    assert replaced["init_args"] == expected
 
 
-@pytest.mark.parametrize("second", [by_files_in_lists, by_class_path_flags])
-def test_item_of_a_list_is_replaced_in_its_place(second: Any, arguments: Arguments) -> None:
+def test_item_of_a_list_is_replaced_in_its_place(parser: SparseGradArgumentParser, tmp_path: Path) -> None:
     before, after, kind, skip = PLACES["trainer.callbacks"]
-    arguments.flags(f"--model={HERE}.Task")
-    by_files_in_lists(arguments, "trainer.callbacks", before)
-    second(arguments, "trainer.callbacks", after)
-    (replaced,) = make_parser().parse_args(arguments).trainer.callbacks
-    assert plain(replaced)["init_args"] == own(kind, skip, after["init_args"])
+    for second in (by_files_in_lists, by_class_path_flags):
+        arguments = Arguments(tmp_path).flags(f"--model={HERE}.Task")
+        by_files_in_lists(arguments, "trainer.callbacks", before)
+        second(arguments, "trainer.callbacks", after)
+        (replaced,) = parser.parse_args(arguments).trainer.callbacks
+        assert plain(replaced)["init_args"] == own(kind, skip, after["init_args"])
 
 
 def test_class_inside_an_item_of_a_list_is_replaced(arguments: Arguments) -> None:
@@ -203,18 +211,20 @@ def test_class_inside_an_item_of_a_list_is_replaced(arguments: Arguments) -> Non
     assert plain(stop.init_args.encoder.init_args) == {"width": 10, "heads": 4}
 
 
-@pytest.mark.parametrize("door", DOORS[1:])
-def test_default_of_the_model_does_not_show_through(door: Any, arguments: Arguments) -> None:
+def test_default_of_the_model_does_not_show_through(parser: SparseGradArgumentParser, tmp_path: Path) -> None:
     _, after, kind, skip = PLACES["model.optimizer"]
-    door(arguments.flags(f"--model={HERE}.Task"), "model.optimizer", after)
-    assert at(make_parser().parse_args(arguments), "model.optimizer.init_args") == own(kind, skip, after["init_args"])
+    for door in DOORS[1:]:
+        arguments = Arguments(tmp_path).flags(f"--model={HERE}.Task")
+        door(arguments, "model.optimizer", after)
+        found = at(parser.parse_args(arguments), "model.optimizer.init_args")
+        assert found == own(kind, skip, after["init_args"]), door
 
 
-@pytest.mark.parametrize("name", ["AdamW", "torch.optim.AdamW", "torch.optim.adamw.AdamW"])
-def test_same_class_named_again_keeps_what_was_said(name: str, arguments: Arguments) -> None:
-    arguments.flags(f"--model={HERE}.Task", "--model.optimizer.eps=0.1", f"--model.optimizer={name}")
-    optimizer = at(make_parser().parse_args(arguments), "model.optimizer.init_args")
-    assert (optimizer["eps"], optimizer["lr"], optimizer["weight_decay"]) == (0.1, 2e-5, 0.02)
+def test_same_class_named_again_keeps_what_was_said(parser: SparseGradArgumentParser) -> None:
+    for name in ("AdamW", "torch.optim.AdamW", "torch.optim.adamw.AdamW"):
+        flags = [f"--model={HERE}.Task", "--model.optimizer.eps=0.1", f"--model.optimizer={name}"]
+        optimizer = at(parser.parse_args(flags), "model.optimizer.init_args")
+        assert (optimizer["eps"], optimizer["lr"], optimizer["weight_decay"]) == (0.1, 2e-5, 0.02), name
 
 
 def test_a_class_that_comes_back_starts_from_the_defaults(arguments: Arguments) -> None:
@@ -245,32 +255,42 @@ def test_another_model_has_its_own_arguments(arguments: Arguments) -> None:
     assert model["init_args"]["optimizer"]["init_args"] == own(SGD, {1}, {})
 
 
-@pytest.mark.parametrize("door", DOORS)
-@pytest.mark.parametrize("where", ["model.optimizer", "model.lr_scheduler", "model.encoder", "data"])
-def test_stored_defaults_do_not_show_through(where: str, door: Any, tmp_path: Path) -> None:
+def test_stored_defaults_do_not_show_through(
+    parser: SparseGradArgumentParser, tmp_path: Path, subtests: pytest.Subtests
+) -> None:
     """As those of a checkpoint, which are the defaults of a command that names it."""
-    before, after, kind, skip = PLACES[where]
-    first = Arguments(tmp_path).flags(f"--model={HERE}.Task", f"--{where}={json.dumps(before)}")
-    parser = make_parser()
-    stored = yaml.safe_load(parser.dump(parser.parse_args(first)))
-    parser = make_parser()
-    parser.set_defaults({name: stored[name] for name in ("model", "data") if stored.get(name)})
-    arguments = Arguments(tmp_path)
-    assert at(parser.parse_args(arguments), where)["init_args"].items() >= before["init_args"].items()
-    door(arguments, where, after)
-    assert at(parser.parse_args(arguments), where)["init_args"] == own(kind, skip, after["init_args"])
+    for where in ("model.optimizer", "model.lr_scheduler", "model.encoder", "data"):
+        before, after, kind, skip = PLACES[where]
+        first = Arguments(tmp_path).flags(f"--model={HERE}.Task", f"--{where}={json.dumps(before)}")
+        stored = yaml.safe_load(parser.dump(parser.parse_args(first)))
+        resuming = make_parser()
+        resuming.set_defaults({name: stored[name] for name in ("model", "data") if stored.get(name)})
+        assert at(resuming.parse_args([]), where)["init_args"].items() >= before["init_args"].items()
+        for door in DOORS:
+            with subtests.test(where=where, door=door.__name__):
+                arguments = Arguments(tmp_path)
+                door(arguments, where, after)
+                assert at(resuming.parse_args(arguments), where)["init_args"] == own(kind, skip, after["init_args"])
 
 
 COSINE = "get_cosine_schedule_with_warmup"
 
 
-@pytest.mark.parametrize("name", [COSINE, f"transformers.{COSINE}", f"transformers.optimization.{COSINE}"])
-@pytest.mark.parametrize("door", DOORS)
-def test_schedule_of_transformers_is_a_scheduler_like_any_other(door: Any, name: str, arguments: Arguments) -> None:
+def test_schedule_of_transformers_is_a_scheduler_like_any_other(
+    parser: SparseGradArgumentParser, tmp_path: Path, subtests: pytest.Subtests
+) -> None:
+    for name in (COSINE, f"transformers.{COSINE}", f"transformers.optimization.{COSINE}"):
+        for door in DOORS:
+            with subtests.test(name=name, door=door.__name__):
+                schedule_is_replaced_and_replaces(name, door, parser, Arguments(tmp_path))
+
+
+def schedule_is_replaced_and_replaces(
+    name: str, door: Any, parser: SparseGradArgumentParser, arguments: Arguments
+) -> None:
     arguments.flags(f"--model={HERE}.Task", "--model.lr_scheduler=StepLR", "--model.lr_scheduler.step_size=3")
     door(arguments, "model.lr_scheduler", spec(name, num_warmup_steps=2))
     arguments.flags("--model.lr_scheduler.num_cycles=1.5", f"--model.lr_scheduler={name}")
-    parser = make_parser()
     config = parser.parse_args(arguments)
     expected = {"num_warmup_steps": 2, "num_cycles": 1.5, "last_epoch": -1, "num_training_steps": None}
     assert at(config, "model.lr_scheduler.init_args") == expected

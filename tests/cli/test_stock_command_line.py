@@ -43,9 +43,9 @@ def _linear(names: Names) -> dict[str, Any]:
     return {"class_path": names["Linear"], "init_args": {"start": 0.1, "end": 0.9}}
 
 
-def run(*arguments: str, subclasses: bool = False) -> LightningCLI:
+def run(*arguments: str, subclasses: bool = False, **kwargs: Any) -> LightningCLI:
     if not subclasses:
-        return LightningCLI(Plain, Unlabelled, args=["fit", *arguments])
+        return LightningCLI(Plain, Unlabelled, args=["fit", *arguments], **kwargs)
     named = [f"--model={Plain.__module__}.Plain", f"--data={Unlabelled.__module__}.Unlabelled"]
     return LightningCLI(
         LightningModule,
@@ -64,11 +64,13 @@ def transform(cli: LightningCLI) -> str:
     return repr(door.gradient_transform)
 
 
-@pytest.mark.parametrize("names", [FULL, SHORT], ids=["full", "short"])
-@pytest.mark.parametrize("listed", [True, False], ids=["list", "dict"])
-def test_a_chain_is_named_in_a_file(names: Names, listed: bool) -> None:
-    expected = EXPECTED if not listed else Chain(list(EXPECTED.transforms.values()))
-    assert transform(run(config(names, listed=listed), *QUICK)) == repr(expected)
+def test_a_chain_is_named_in_a_file(subtests: pytest.Subtests) -> None:
+    for names in (FULL, SHORT):
+        for listed in (True, False):
+            with subtests.test(names=names, listed=listed):
+                expected = EXPECTED if not listed else Chain(list(EXPECTED.transforms.values()))
+                overwrite = {"save_config_kwargs": {"overwrite": True}}
+                assert transform(run(config(names, listed=listed), *QUICK, **overwrite)) == repr(expected)
 
 
 def test_its_saved_config_makes_the_same_run() -> None:

@@ -41,10 +41,15 @@ def named(model: dict[str, Any]) -> dict[str, Any]:
     return {"model": {"class_path": f"{Task.__module__}.Task", **model["model"]}}
 
 
-@pytest.mark.parametrize("model", [None, Task], ids=["any model", "one model"])
-@pytest.mark.parametrize("run", [True, False], ids=["subcommands", "no subcommands"])
-@pytest.mark.parametrize("where", ["files", "dict over default", "file over default", "file before the flags"])
-def test_users_command_line(model: type[LightningModule] | None, run: bool, where: str, arguments: Arguments) -> None:
+def test_a_strategy_replaces_one_that_was_read_before(arguments: Arguments, subtests: pytest.Subtests) -> None:
+    for model in (None, Task):
+        for run in (True, False):
+            for where in ("files", "dict over default", "file over default", "file before the flags"):
+                with subtests.test(model=model, run=run, where=where):
+                    second_is_alone(model, run, where, arguments)
+
+
+def second_is_alone(model: type[LightningModule] | None, run: bool, where: str, arguments: Arguments) -> None:
     def config(spec: Any) -> dict[str, Any]:
         return in_one(spec) if model else named(in_any(spec))
 
