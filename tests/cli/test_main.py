@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,14 @@ import yaml
 from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningCLI
 
-from lightning_sparsegrad import ComponentNormClip, ConfigurationError, GradDrop, GradientTransform, SparseGradCLI
+from lightning_sparsegrad import (
+    ComponentNormClip,
+    ConfigurationError,
+    GradDrop,
+    GradientTransform,
+    ProgressLines,
+    SparseGradCLI,
+)
 from lightning_sparsegrad.main import main
 from tests.command_line import DROP, HOOK, LABELLED, PLAIN, QUICK, READER, SAVE, UNLABELLED, Plain, Reader
 
@@ -103,6 +111,15 @@ def test_progress_bar_is_rich_unless_said_otherwise() -> None:
     assert isinstance(bar(), RichProgressBar)
     assert isinstance(bar("--trainer.callbacks+=TQDMProgressBar"), TQDMProgressBar)
     assert bar("--trainer.enable_progress_bar=false") is None
+
+
+def test_progress_lines_are_those_of_the_user() -> None:
+    def intervals(*arguments: str) -> list[float]:
+        callbacks = SparseGradCLI(args=[PLAIN, *QUICK[:4], *arguments], run=False).trainer.callbacks  # type: ignore[attr-defined]
+        return [callback.interval for callback in callbacks if isinstance(callback, ProgressLines)]
+
+    assert intervals() == [60.0]
+    assert intervals("--trainer.callbacks+=ProgressLines", "--trainer.callbacks.interval=.inf") == [inf]
 
 
 # ------------------------------------------------------------ num_labels
