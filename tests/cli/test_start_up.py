@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,7 +65,7 @@ def start(program: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def started() -> tuple[dict[str, list[str]], dict[str, str]]:
+def started() -> tuple[dict[str, list[str]], dict[str, Any]]:
     done = start(PROGRAM)
     assert done.returncode == 0, done.stderr
     seen, printed = json.loads(done.stdout)
@@ -72,13 +73,13 @@ def started() -> tuple[dict[str, list[str]], dict[str, str]]:
 
 
 def test_what_only_prints_and_what_defines_classes_imports_nothing_heavy(
-    started: tuple[dict[str, list[str]], dict[str, str]],
+    started: tuple[dict[str, list[str]], dict[str, Any]],
 ) -> None:
     assert {name: heavy for name, heavy in started[0].items() if heavy} == {}
 
 
 def test_classes_are_known_by_their_short_names_before_what_they_need_is_imported(
-    started: tuple[dict[str, list[str]], dict[str, str]],
+    started: tuple[dict[str, list[str]], dict[str, Any]],
 ) -> None:
     help_of_fit, config = started[1]["fit --help"], started[1][f"fit {' '.join(CONFIGS)} --print_config"]
     for name in ("SequenceClassification", "ValenceDataModule"):
@@ -88,7 +89,7 @@ def test_classes_are_known_by_their_short_names_before_what_they_need_is_importe
 
 
 def test_threads_wait_asleep_where_they_are_few_and_the_user_has_set_nothing(
-    started: tuple[dict[str, list[str]], dict[str, str]],
+    started: tuple[dict[str, list[str]], dict[str, Any]],
 ) -> None:
     assert started[1]["policy"] == ("passive" if cores() <= MOST_PASSIVE else None)
     assert started[1]["with settings of the user's"] == [
