@@ -3,7 +3,10 @@
 import os
 import subprocess
 import sys
+from fcntl import LOCK_EX, flock
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 
@@ -21,3 +24,23 @@ def launch(module: str, count: int, folder: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-5000:]
+
+
+def launched(module: str, count: int, factory: pytest.TempPathFactory) -> Path:
+    """Run a module as `launch` does, once for all tests and all workers of pytest-xdist; return the folder."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / f"{module}-{count}"
+    folder.mkdir(exist_ok=True)
+    outcome = folder / "outcome"
+    with (folder / "lock").open("w") as lock:
+        flock(lock, LOCK_EX)
+        if not outcome.exists():
+            outcome.write_text("is not known, it was interrupted")
+            try:
+                launch(module, count, folder)
+            except AssertionError as error:
+                outcome.write_text(str(error))
+            else:
+                outcome.write_text("")
+    assert not outcome.read_text(), f"{module} on {count} processes: {outcome.read_text()}"
+    return folder
