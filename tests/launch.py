@@ -9,10 +9,12 @@ import signal
 import socket
 import subprocess
 import sys
+from fcntl import LOCK_EX, flock
 from importlib import import_module
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_only
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # exported without a word to mypy
@@ -32,6 +34,26 @@ def launch(module: str, count: int, folder: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-5000:]
+
+
+def launched(module: str, count: int, factory: pytest.TempPathFactory) -> Path:
+    """Run a module as `launch` does, once for all tests and all workers of pytest-xdist; return the folder."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / f"{module}-{count}"
+    folder.mkdir(exist_ok=True)
+    outcome = folder / "outcome"
+    with (folder / "lock").open("w") as lock:
+        flock(lock, LOCK_EX)
+        if not outcome.exists():
+            outcome.write_text("is not known, it was interrupted")
+            try:
+                launch(module, count, folder)
+            except AssertionError as error:
+                outcome.write_text(str(error))
+            else:
+                outcome.write_text("")
+    assert not outcome.read_text(), f"{module} on {count} processes: {outcome.read_text()}"
+    return folder
 
 
 def main(module: str, count: int, folder: str) -> int:

@@ -99,14 +99,13 @@ ROWS = (
 '''
 ROOM = "lightning_sparsegrad/transforms"
 IMPORT = "from lightning_sparsegrad.transforms.masks.vector_damping import VectorDamping\n"
-MINE = "VectorDamping or vector_damping or table"
+MINE = "VectorDamping or vector_damping or table or test_strategy or compiled_once"
 QUICK = [
     "tests/test_generate.py",
     "tests/test_readme.py",
     "tests/configs/test_overlays.py::test_an_overlay_has_a_golden_row_that_says_what_it_shows",
     "tests/engine/test_skipping.py",
     "tests/fuzz/test_material.py",
-    "tests/matrix/test_table.py",
     "tests/transforms",
 ]
 BENCHMARKED = """
@@ -157,10 +156,11 @@ class Copy:
         self.write("tests/transforms/golden/vector_damping.py", text)
 
     def python(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        alone = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
         return subprocess.run(
             [sys.executable, *arguments],
             cwd=self.root,
-            env={**os.environ, "PYTHONPATH": str(self.root)},
+            env={**alone, "PYTHONPATH": str(self.root)},
             capture_output=True,
             text=True,
             check=False,
@@ -181,12 +181,6 @@ def copy(tmp_path: Path) -> Copy:
 
 def test_four_files_and_a_command_add_a_strategy(copy: Copy) -> None:
     copy.add_strategy()
-    alone = copy.pytest(["tests/transforms/test_contract.py"])
-    assert alone.returncode == 1, alone.stdout
-    assert f"import VectorDamping in {ROOM}/__init__.py" in alone.stdout
-    assert "a strategy needs an overlay of its name: add configs/gradient/vector_damping.yaml" in alone.stdout
-    assert "VectorDamping needs a golden row: add tests/transforms/golden/vector_damping.py" in alone.stdout
-
     copy.add_import()
     copy.add_overlay()
     copy.add_golden_row()
@@ -194,14 +188,22 @@ def test_four_files_and_a_command_add_a_strategy(copy: Copy) -> None:
     assert len(by_hand) == 4
     copy.generate()
     assert copy.changed() - by_hand == {file.relative_to(ROOT).as_posix() for file in TABLES}
-    done = copy.pytest(QUICK)
+    done = copy.pytest(["tests/transforms/test_contract.py"])
     assert done.returncode == 0, done.stdout[-5000:]
     assert (
         "| `VectorDamping` | `vector_damping` | Scale the gradient of every vector, a bias or a normalisation weight, "
         "by a factor | After [Author and Author 2020](https://example.org/paper), section 2 |\n"
     ) in (copy.root / "README.md").read_text()
-    cells = [line for line in (copy.root / "tests/matrix/README.md").read_text().splitlines() if "VectorDamp" in line]
-    assert "[right](test_ddp.py) | [refused](test_fsdp2.py)" in cells[0]
+
+
+@pytest.mark.long
+def test_what_is_missing_is_named(copy: Copy) -> None:
+    copy.add_strategy()
+    alone = copy.pytest(["tests/transforms/test_contract.py"])
+    assert alone.returncode == 1, alone.stdout
+    assert f"import VectorDamping in {ROOM}/__init__.py" in alone.stdout
+    assert "a strategy needs an overlay of its name: add configs/gradient/vector_damping.yaml" in alone.stdout
+    assert "VectorDamping needs a golden row: add tests/transforms/golden/vector_damping.py" in alone.stdout
 
 
 @pytest.mark.long
@@ -213,7 +215,12 @@ def test_every_condition_and_the_soak_take_the_strategy(copy: Copy) -> None:
     copy.add_golden_row()
     copy.generate()
     assert "VectorDamping, as in vector_damping.yaml" in copy.python("-c", BENCHMARKED).stdout
-    rest = ["configs", "engine", "matrix", "sharding", "soak", "fuzz", "benchmarks"]
+    done = copy.pytest(QUICK)
+    assert done.returncode == 0, done.stdout[-5000:]
+    conditions = {file.name for file in (ROOT / "tests" / "matrix").glob("test_*.py")} - {"test_fsdp2_fits.py"}
+    listed = copy.python("-m", "pytest", "--collect-only", "-q", "-k", MINE, "tests/matrix").stdout
+    assert {name for name in conditions if f"{name}::" not in listed} == {"test_fsdp2.py"}  # it does not take shards
+    rest = ["configs", "engine", "matrix", "soak", "fuzz", "benchmarks"]
     only = f"{MINE} or refused_by_name or golden_rows_have_it or short_soak_finds"
     done = copy.pytest([f"tests/{name}" for name in rest], only)
     assert done.returncode == 0, done.stdout[-5000:]

@@ -15,6 +15,7 @@ from torch.amp import GradScaler
 from lightning_sparsegrad import Identity, SparseGradModule
 from lightning_sparsegrad.loops._divergence import DivergenceWarning, divergence_of, is_validation_loss
 from lightning_sparsegrad.main import main
+from tests.cases import cases
 from tests.command_line import QUICK, SAVE, UNLABELLED, Plain
 from tests.lightning.conftest import run_of_its_own  # noqa: F401
 from tests.lightning.tasks import BATCHES, DOORS, Batch, Regression, loader, through, trainer, weights
@@ -119,7 +120,7 @@ def test_a_validation_that_was_not_finite_and_is_again_is_no_matter() -> None:
     assert divergence_of(run) is None
 
 
-@pytest.mark.parametrize(
+@cases(
     ("name", "expected"),
     [
         ("val/loss", True),

@@ -14,14 +14,15 @@ from lightning_sparsegrad import (
     HeadOnly,
     Linear,
 )
+from tests.cases import cases
 from tests.lightning.tasks import DOORS, fit
 
 NOTHING = "^Nothing trains: `.*` drops every gradient in every step of this run"
 FROZEN = r"^`GradualUnfreezing\(.*\)` unfreezes nothing in this run of 7 steps: 3 layers never train"
 
 
-@pytest.mark.parametrize("door", DOORS)
-@pytest.mark.parametrize(
+@cases("door", DOORS)
+@cases(
     ("strategy", "message"),
     [
         (GradDrop(1.0), NOTHING),
@@ -39,7 +40,7 @@ def test_a_run_that_trains_nothing_is_said(door: str, strategy: GradientTransfor
         fit(door, strategy)
 
 
-@pytest.mark.parametrize(
+@cases(
     "strategy",
     [
         GradDrop(0.9),

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.utils.data import DataLoader, IterableDataset
 
-from lightning_sparsegrad import Identity
+from lightning_sparsegrad import Chain, Identity
 from tests.engine.helpers import loss_on
 from tests.lightning.tasks import Weights, plain_loop, through, trainer, weights
 from tests.reference import When
@@ -43,6 +43,18 @@ Plan = list[tuple[int, int, list[Tensor]]]  # of every window: its epoch, what t
 # both doors go through one adapter; the tests in tests/lightning open each
 each_door = pytest.mark.parametrize("door", ["module", pytest.param("callback", marks=pytest.mark.long)])
 every_row = pytest.mark.parametrize("row", GOLDEN, ids=str)
+
+
+def knows_when(row: Golden) -> bool:
+    """Whether a strategy follows training, step by step, by epochs or to its end, or is made of some that do."""
+    transform = row.transform
+    return transform.needs_total_steps or isinstance(transform, Chain) or "epoch" in vars(transform).values()
+
+
+# where strategies differ by where training stands alone, those that do not know it are left to the long tests
+rows_that_know_when = pytest.mark.parametrize(
+    "row", [row if knows_when(row) else pytest.param(row, marks=pytest.mark.long) for row in GOLDEN], ids=str
+)
 without_skipping = pytest.mark.filterwarnings("ignore:Gradients that are dropped whole are computed nevertheless")
 
 

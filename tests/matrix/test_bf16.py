@@ -27,7 +27,7 @@ TRUE = {"bf16-true": torch.bfloat16, "16-true": torch.float16}
 
 @every_row
 @each_door
-@pytest.mark.parametrize("kind", [Adaptive, Fused])
+@pytest.mark.parametrize("kind", [Adaptive, pytest.param(Fused, marks=pytest.mark.long)])
 def test_mixed_weights_are_those_of_a_plain_loop(door: str, row: Golden, kind: type[Task]) -> None:
     witness = Witness()
     run = fit(door, row, kind, callbacks=[witness], precision="bf16-mixed")
@@ -37,7 +37,7 @@ def test_mixed_weights_are_those_of_a_plain_loop(door: str, row: Golden, kind: t
 
 @every_row
 @each_door
-@pytest.mark.parametrize("precision", TRUE)
+@pytest.mark.parametrize("precision", ["bf16-true", pytest.param("16-true", marks=pytest.mark.long)])
 def test_true_weights_are_those_of_a_plain_loop(door: str, row: Golden, precision: str) -> None:
     witness = Witness()
     run = fit(door, row, callbacks=[witness], precision=precision)

@@ -19,7 +19,7 @@ from lightning_sparsegrad import (
 )
 from tests.engine.skipping import small
 from tests.lightning.tasks import Weights, assert_same_weights, door_of, through, weights
-from tests.transforms.golden import Golden
+from tests.transforms.golden import GOLDEN, Golden
 from tests.transforms.small import SEED, TOTAL_STEPS
 
 from .task import Task, Transposed, assert_close, every_row, fit_task, loss_of, plan, without_skipping
@@ -100,10 +100,8 @@ FORMS: dict[str, tuple[type[LightningModule], Form, str]] = {
     "block.compile()": (Transposed, blocks_in_place, "callback"),
 }
 
-COMMON = {"torch.compile(model)", "torch.compile(module)"}
-each_form = pytest.mark.parametrize(
-    "form", [form if form in COMMON else pytest.param(form, marks=pytest.mark.long) for form in FORMS]
-)
+COMMON = ("torch.compile(model)", "torch.compile(module)")
+each_form = pytest.mark.parametrize("form", FORMS)
 
 
 def fit(transform: GradientTransform, form: str, backend: str | None) -> tuple[Weights, set[str]]:
@@ -116,37 +114,44 @@ def fit(transform: GradientTransform, form: str, backend: str | None) -> tuple[W
 
 
 # ---------------------------------------------------------------- under a Trainer
-@every_row
 @each_form
-def test_a_compiled_task_trains_as_it_does_uncompiled(form: str, row: Golden) -> None:
-    found, named = fit(row.transform, form, "eager")
-    expected, names = fit(row.transform, form, None)
+def test_a_compiled_task_trains_as_it_does_uncompiled(form: str) -> None:
+    assert_trains_alike(CHAIN, form)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("form", COMMON)
+@every_row
+def test_every_strategy_trains_as_it_does_uncompiled(row: Golden, form: str) -> None:
+    assert_trains_alike(row.transform, form)
+
+
+def assert_trains_alike(transform: GradientTransform, form: str) -> None:
+    found, named = fit(transform, form, "eager")
+    expected, names = fit(transform, form, None)
     assert named == names
     assert_same_weights(found, expected)
 
 
 @each_form
+def test_patterns_mean_what_they_mean_uncompiled(form: str) -> None:
+    root = "model." if FORMS[form][0] is Holder else ""
+    layers = LayerGradDrop(0.5, layers=[f"{root}embeddings.*", f"{root}blocks.0.*", f"{root}blocks.1.*"])
+    entries = GradDrop(0.5, include=f"{root}blocks.0.attention.*")
+    for clip in (
+        ComponentNormClip(0.1, components={f"{root}blocks.[01].norm.*": "norms", "*": "rest"}),
+        ComponentNormClip(0.1, overrides={f"{root}head.weight": 0.01}),
+    ):
+        assert_trains_alike(Chain([layers, entries, clip]), form)
+
+
+@pytest.mark.long
+@each_form
 def test_a_task_compiled_ahead_of_time_trains_as_it_does_uncompiled(form: str) -> None:
     assert_same_weights(fit(CHAIN, form, "aot_eager")[0], fit(CHAIN, form, None)[0])
 
 
-def patterned(root: str) -> list[GradientTransform]:
-    """Return strategies that look for names, which do not tell how the model was compiled."""
-    return [
-        GradDrop(0.5, include=f"{root}blocks.0.attention.*"),
-        ComponentNormClip(0.1, components={f"{root}blocks.[01].norm.*": "norms", "*": "rest"}),
-        ComponentNormClip(0.1, overrides={f"{root}head.weight": 0.01}),
-        LayerGradDrop(0.5, layers=[f"{root}embeddings.*", f"{root}blocks.0.*", f"{root}blocks.1.*"]),
-    ]
-
-
-@each_form
-@pytest.mark.parametrize("index", range(len(patterned(""))))
-def test_patterns_mean_what_they_mean_uncompiled(form: str, index: int) -> None:
-    transform = patterned("model." if FORMS[form][0] is Holder else "")[index]
-    assert_same_weights(fit(transform, form, "eager")[0], fit(transform, form, None)[0])
-
-
+@pytest.mark.long
 @pytest.mark.parametrize("form", ["torch.compile(model)", "block.compile()"])
 def test_a_task_compiled_to_machine_code_trains_to_rounding(form: str) -> None:
     assert_close(fit(CHAIN, form, "inductor")[0], fit(CHAIN, form, None)[0])
@@ -166,7 +171,17 @@ def train(model: nn.Module, row: Golden) -> Weights:
     return {name.replace("_orig_mod.", ""): weight for name, weight in weights(model).items()}
 
 
+def test_a_model_that_is_compiled_once_trains_by_every_strategy_as_it_does_uncompiled(
+    subtests: pytest.Subtests,
+) -> None:
+    compiled, start = whole(small(), "eager"), small().state_dict()
+    for row in GOLDEN:
+        with subtests.test(str(row)):
+            compiled.load_state_dict({f"_orig_mod.{name}": weight for name, weight in start.items()})
+            assert_same_weights(train(compiled, row), train(small(), row))
+
+
+@pytest.mark.long
 @every_row
-@pytest.mark.parametrize("form", [whole, blocks_in_place], ids=lambda form: form.__name__)
-def test_a_compiled_model_trains_as_it_does_uncompiled(form: Form, row: Golden) -> None:
-    assert_same_weights(train(form(small(), "eager"), row), train(small(), row))
+def test_compiled_blocks_train_as_they_do_uncompiled(row: Golden) -> None:
+    assert_same_weights(train(blocks_in_place(small(), "eager"), row), train(small(), row))

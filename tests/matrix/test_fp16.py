@@ -31,12 +31,14 @@ from .task import (
     fit_task,
     in_plain_loop,
     plan,
+    rows_that_know_when,
 )
 
 HALF = partial(torch.autocast, "cpu", torch.float16, cache_enabled=False)
-OPTIMIZERS = {"foreach": Adaptive, "fused": Fused}
 
-each_optimizer = pytest.mark.parametrize("kind", OPTIMIZERS.values(), ids=OPTIMIZERS)
+each_optimizer = pytest.mark.parametrize(
+    "kind", [Adaptive, pytest.param(Fused, marks=pytest.mark.long)], ids=["foreach", "fused"]
+)
 
 
 def half(scaler: GradScaler) -> dict[str, Any]:
@@ -86,8 +88,10 @@ def shrinking() -> GradScaler:
     return GradScaler("cpu", 2.0**36, backoff_factor=2.0**-16)
 
 
-@every_row
-@pytest.mark.parametrize(("door", "kind"), [("module", Adaptive), ("callback", Fused)])
+@rows_that_know_when
+@pytest.mark.parametrize(
+    ("door", "kind"), [("callback", Fused), pytest.param("module", Adaptive, marks=pytest.mark.long)]
+)
 def test_overflow_skips_the_steps_it_skips_without_us(door: str, row: Golden, kind: type[Task]) -> None:
     scaler, alone = shrinking(), shrinking()
     found, expected = Steps(scaler), Steps(alone)
@@ -113,7 +117,9 @@ class Spiked(Task):
 
 
 @every_row
-@pytest.mark.parametrize(("door", "kind"), [("callback", Adaptive), ("module", Fused)])
+@pytest.mark.parametrize(
+    ("door", "kind"), [("module", Fused), pytest.param("callback", Adaptive, marks=pytest.mark.long)]
+)
 def test_the_overflow_of_one_entry_counts_unless_its_tensor_is_dropped_whole(
     door: str, row: Golden, kind: type[Task]
 ) -> None:

@@ -44,13 +44,14 @@ def fit(door: str, row: Golden, folder: Path, step: int | None = None) -> Traine
 
 @every_row
 @each_door
+@pytest.mark.parametrize("steps", [[3], pytest.param([1, 2, 4, 5], marks=pytest.mark.long)], ids=["inside", "others"])
 def test_a_resumed_run_is_one_that_never_stopped(
-    row: Golden, door: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    row: Golden, door: str, steps: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = fit(door, row, tmp_path)
     assert whole.global_step == TOTAL_STEPS
     monkeypatch.setenv("PL_GLOBAL_SEED", "99")
-    for step in range(1, TOTAL_STEPS):
+    for step in steps:
         resumed = fit(door, row, tmp_path, step)
         assert resumed.global_step == TOTAL_STEPS
         assert_same_weights(weights(resumed), weights(whole))

@@ -17,6 +17,7 @@ from lightning_sparsegrad.transforms.clips import norm_clip, value_clip
 from lightning_sparsegrad.transforms.masks import _entries
 from lightning_sparsegrad.transforms.masks.grad_drop import GradDrop
 from lightning_sparsegrad.transforms.masks.mask import Mask
+from tests.cases import cases
 from tests.soak import chains
 from tests.soak.chains import DRAWS, OTHERS
 from tests.soak.configurations import draw_configuration
@@ -28,11 +29,12 @@ from tests.transforms.small import on_one_thread
 one_thread = pytest.fixture(autouse=True, scope="module")(on_one_thread)
 
 
-def test_a_short_soak_finds_nothing():
-    summary = soak(0, range(24), say=print)
+@pytest.mark.parametrize("count", [8, pytest.param(48, marks=pytest.mark.long)])
+def test_a_short_soak_finds_nothing(count: int):
+    summary = soak(0, range(count), say=print)
     assert summary.failures == []
-    assert summary.configurations == 24
-    assert summary.fits == 6
+    assert summary.configurations == count
+    assert summary.fits == count / 4
     assert min(summary.windows, summary.stops, summary.overflows, summary.comparisons) > 0
 
 
@@ -115,10 +117,15 @@ def _unread_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
 BROKEN = [
     _key_of_the_next_step,
     _clip_without_loss_scale,
-    _hidden_overflow,
     _forgotten_seed,
 ]
-BROKEN_RARELY = [_drawn_from_the_global_generator, _zeros_instead_of_no_gradient, _no_way_back, _unread_checkpoint]
+BROKEN_RARELY = [
+    _hidden_overflow,
+    _drawn_from_the_global_generator,
+    _zeros_instead_of_no_gradient,
+    _no_way_back,
+    _unread_checkpoint,
+]
 
 
 @pytest.mark.parametrize(
@@ -145,7 +152,7 @@ def test_engines_that_pile_up_are_found():
     assert memory.piled_up() is None
 
 
-@pytest.mark.parametrize(
+@cases(
     ("growth", "blocks", "found"),
     [(0, 0, False), (0.5, 100, False), (2, 0, True), (0, 2000, True), (-2, -2000, False)],
 )

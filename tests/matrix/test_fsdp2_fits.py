@@ -1,0 +1,169 @@
+"""FSDP2 under a Trainer: the weights of one process, whole or resumed, and what callbacks see of them."""
+
+import warnings
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.distributed.device_mesh import DeviceMesh
+from torch.utils.data import DataLoader, Subset
+
+from lightning_sparsegrad import GradientMonitor, PretrainedDistance
+from lightning_sparsegrad.callbacks._history import read_history
+from tests.cases import cases
+from tests.lightning.tasks import (
+    SEED,
+    STRATEGIES,
+    Regression,
+    dataset,
+    door_of,
+    loader,
+    plain_loop,
+    through,
+    trainer,
+    windows,
+)
+
+from . import sharded
+from . import test_ddp as ddp
+from .ranks import CASES, Results, case
+from .test_fsdp2 import flat
+
+pytestmark = pytest.mark.distributed
+
+
+# ---------------------------------------------------------------- what each rank does
+RUNS = {
+    f"{name}, {door}, {accumulate}": (name, door, accumulate)
+    for name, (door, accumulate) in zip(STRATEGIES, cycle([("module", 3), ("callback", 1)]), strict=False)
+}
+
+
+def fit(
+    mesh: DeviceMesh,
+    name: str,
+    door: str,
+    accumulate: int,
+    *,
+    kind: type[sharded.ShardedRegression] = sharded.ShardedRegression,
+    **arguments: Any,
+) -> Any:
+    seed_everything(SEED, verbose=False)
+    task, callbacks = through(door, STRATEGIES[name], kind)
+    path = arguments.pop("ckpt_path", None)
+    run = trainer(
+        devices=mesh.size(),
+        strategy=sharded.strategy(mesh.size()),
+        use_distributed_sampler=False,
+        accumulate_grad_batches=accumulate,
+        **{"max_epochs": 2, **arguments, "callbacks": [*callbacks, *arguments.get("callbacks", [])]},
+    )
+    samples = dataset(size=4)
+    data = DataLoader(Subset(samples, range(mesh.get_rank(), len(samples), mesh.size())), batch_size=4 // mesh.size())
+    run.fit(task, data, ckpt_path=path)
+    return run
+
+
+@case
+def under_trainer(mesh: DeviceMesh, _: Path) -> Any:
+    done = {}
+    for name, run in RUNS.items():
+        fitted = fit(mesh, *run)
+        weights = sharded.gathered_weights(fitted.lightning_module)
+        done[name] = weights, sharded.numbers(door_of(fitted).gradient_engine.statistics)
+    return done
+
+
+@case
+def half_precision(mesh: DeviceMesh, _: Path) -> Any:
+    return sharded.gathered_weights(fit(mesh, "mask and clip", "module", 1, precision="bf16-true").lightning_module)
+
+
+@case
+def resumed(mesh: DeviceMesh, folder: Path) -> Any:
+    saving = ModelCheckpoint(folder / "checkpoints", every_n_epochs=1, save_top_k=-1, filename="{epoch}")
+    whole = fit(mesh, "mask and clip", "callback", 3, callbacks=[saving], enable_checkpointing=True)
+    warnings.simplefilter("ignore")
+    again = fit(mesh, "mask and clip", "callback", 3, ckpt_path=folder / "checkpoints" / "epoch=0.ckpt")
+    return [sharded.gathered_weights(run.lightning_module) for run in (whole, again)]
+
+
+@case
+def recorded(mesh: DeviceMesh, folder: Path) -> Any:
+    """Return what the callbacks wrote, and the weights at the end."""
+    callbacks = [
+        GradientMonitor(1, path=str(folder / "gradients.csv")),
+        PretrainedDistance(1, path=str(folder / "distances.csv"), components="tensor"),
+    ]
+    fitted = fit(mesh, "mask and clip", "module", 1, callbacks=callbacks)
+    torch.distributed.barrier()  # the first process writes
+    tables = [read_history(folder / name).select_dtypes("number") for name in ("gradients.csv", "distances.csv")]
+    return [torch.tensor(table.to_numpy(float)) for table in tables], sharded.gathered_weights(fitted.lightning_module)
+
+
+@case
+def made_late(mesh: DeviceMesh, folder: Path) -> Any:
+    """Return the distances of a whole fit, and of its last epoch resumed."""
+    saving = ModelCheckpoint(folder / "late", every_n_epochs=1, save_top_k=-1, filename="{epoch}")
+    distances, path = [], folder / "late.csv"
+    for checkpoint in (None, folder / "late" / "epoch=0.ckpt"):
+        callbacks = [PretrainedDistance(1, path=str(path)), saving]
+        arguments = {"callbacks": callbacks, "enable_checkpointing": True, "ckpt_path": checkpoint}
+        fit(mesh, "mask and clip", "callback", 1, kind=sharded.MadeLate, **arguments)
+        torch.distributed.barrier()  # the first process writes
+        distances.append(torch.tensor(read_history(path)[["step", "rms", "cosine"]].to_numpy(float)))
+        torch.distributed.barrier()
+    return distances
+
+
+# ---------------------------------------------------------------- what is expected of it
+@cases("name", sorted({*CASES} - {*ddp.RUNS, *ddp.REFUSED, "refused"}))  # that a rank holds too few rows, it alone sees
+def test_all_ranks_come_to_the_same(results: Results, name: str) -> None:
+    first, *others = results[name]
+    assert first
+    assert all(flat(other) == flat(first) for other in others)
+
+
+@cases("name", RUNS)
+def test_a_trainer_trains_as_one_process_does(results: Results, name: str) -> None:
+    strategy, _, accumulate = RUNS[name]
+    batches = list(loader(size=4))
+    expected = plain_loop(
+        Regression(), STRATEGIES[strategy], windows(accumulate, accumulate, batches=batches), seed=SEED
+    )
+    weights, statistics = results["under_trainer"][0][name]
+    torch.testing.assert_close(weights, expected, rtol=1e-3, atol=1e-4)
+    assert statistics.get("kept", 0.5) < 1
+
+
+def test_a_resumed_fit_is_one_that_never_stopped(results: Results) -> None:
+    whole, again = results["resumed"][0]
+    assert flat(whole) == flat(again)
+
+
+def test_half_precision_trains(results: Results) -> None:
+    trained, start = results["half_precision"][0], Regression()
+    for name, weight in start.named_parameters():
+        assert trained[name].dtype == torch.bfloat16
+        assert not torch.equal(trained[name].float(), weight)
+        torch.testing.assert_close(trained[name].float(), weight.detach(), rtol=0, atol=0.25)
+
+
+def test_what_callbacks_record_is_of_whole_tensors(results: Results) -> None:
+    (gradients, distances), weights = results["recorded"][0]
+    start, names = dict(Regression().named_parameters()), list(weights)
+    assert gradients[:, -1].max() == 1
+    assert 0.4 < gradients[:, -1].mean() < 0.8
+    for (*_, rms, cosine), name in zip(distances[-len(names) :].tolist(), names, strict=True):
+        now, before = weights[name].double().flatten(), start[name].detach().double().flatten()
+        assert rms == pytest.approx(float((now - before).square().mean().sqrt()), rel=1e-4)
+        assert cosine == pytest.approx(float(torch.nn.functional.cosine_similarity(now, before, dim=0)), rel=1e-5)
+
+
+def test_distances_of_a_resumed_fit_start_where_late_weights_were_made(results: Results) -> None:
+    whole, again = results["made_late"][0]
+    assert torch.equal(whole, again)
