@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 
@@ -19,10 +20,27 @@ from lightning_sparsegrad import (
     Linear,
     ValueClip,
 )
+from lightning_sparsegrad.components import NamedParameters
+from lightning_sparsegrad.transforms.base import Gradients, Window
 from tests.lightning.tasks import DOORS, loader, through, trainer
 
 TINY, HUGE = 1e-8, 1e3
 STEPS = 50
+
+
+class Halved(GradientTransform):
+    """Scales everything, and is no clip."""
+
+    def bind(self, parameters: NamedParameters, *, total_steps: int | None) -> None:
+        self._names = list(parameters)
+
+    def apply_(self, gradients: Gradients, window: Window) -> None:
+        for gradient in gradients.values():
+            gradient.mul_(0.5)
+
+    @property
+    def factors(self) -> dict[str, Tensor]:
+        return dict.fromkeys(self._names, torch.tensor(0.5))
 
 
 def said(
@@ -63,6 +81,7 @@ def test_all_else_is_silent(caplog: pytest.LogCaptureFixture) -> None:
         ComponentNormClip(Linear(TINY, HUGE)),  # in the first windows
         ComponentNormClip(float("inf")),
         ValueClip(TINY),  # which does not state its factors
+        Halved(),
         GradDrop(0.99),
         HeadOnly(),
     ):
@@ -80,6 +99,17 @@ def test_a_resumed_fit_counts_its_own_windows(tmp_path: Path, caplog: pytest.Log
     clip = ComponentNormClip(TINY)
     assert "in the average of 5 windows" in said(caplog, clip, callbacks=[Save()])
     assert "in the average of 5 windows" in said(caplog, clip, max_epochs=2, ckpt_path=path)
+
+
+def test_a_second_fit_of_a_trainer_begins_anew(caplog: pytest.LogCaptureFixture) -> None:
+    task, _ = through("module", ComponentNormClip(TINY))
+    run = trainer()
+    for epochs in (1, 2):
+        run.fit_loop.max_epochs = epochs
+        caplog.clear()
+        with caplog.at_level(logging.INFO, "lightning.pytorch"):
+            run.fit(task, loader(STEPS), loader(1))
+        assert "in the average of 5 windows" in caplog.text
 
 
 def test_nothing_is_read_before_the_end(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
