@@ -33,6 +33,7 @@ BY_NAME = {"__import__", "builtins", "eval", "exec", "import_object", "importlib
 BY_NAME |= {"pkgutil", "pkgutil.resolve_name", "runpy", "sys.modules"}
 LIGHTNING = ["lightning", "pytorch_lightning", "torchmetrics"]
 TASKS = ["transformers", "datasets", "jsonargparse", "pandas", "peft", "matplotlib"]
+BLOCKED = [*TASKS, "filelock", "huggingface_hub", "pyarrow", "ray", "rich", "scipy", "sklearn", "tokenizers", "yaml"]
 
 # ------------------------------------------------------------ what is written in the package
 _DOTTED = re.compile(rf"\b{PACKAGE}\.[\w.]+")
@@ -180,15 +181,48 @@ def test_the_lower_rooms_and_a_plain_loop_run_with_torch_alone() -> None:
     assert run(f"import sys, torch, {rooms}\n{LOOP}\n{loaded}") == "[]\n"
 
 
-def test_both_doors_run_with_torch_and_lightning() -> None:
+_FIT = """
+from lightning.pytorch import LightningModule, Trainer
+class Task({base}):
+    def training_step(self, batch, _):
+        return self.layer(batch).square().mean()
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+task = Task({arguments})
+task.layer = torch.nn.Linear(2, 1)
+quiet = dict(logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+data = torch.utils.data.DataLoader(torch.ones(2, 2))
+Trainer(accelerator="cpu", max_steps=2, callbacks={callbacks}, **quiet).fit(task, data)
+"""
+_USES = {
+    "engine.GradientEngine": """
+layer = torch.nn.Linear(2, 1)
+engine = GradientEngine(layer, GradDrop(rate=0.5), total_steps=2, seed=0)
+with engine.window(0):
+    layer(torch.ones(2, 2)).mean().backward()
+    engine.apply_(loss_scale=None)
+""",
+    "modules.base.SparseGradModule": _FIT.format(
+        base="SparseGradModule", arguments="gradient_transform=GradDrop(rate=0.5)", callbacks="[]"
+    ),
+    "callbacks.gradient_transform.GradientTransformCallback": _FIT.format(
+        base="LightningModule", arguments="", callbacks="[GradientTransformCallback(GradDrop(rate=0.5))]"
+    ),
+}
+
+
+def test_the_engine_and_both_doors_work_with_torch_and_lightning() -> None:
     # Lightning has torchmetrics, which imports transformers where that is installed
-    block = "import sys, lightning.pytorch\nfor name in list(sys.modules):\n"
-    block += f" if name.partition('.')[0] in {TASKS}: del sys.modules[name]\n"
-    block += f"sys.modules.update(dict.fromkeys({TASKS}))\n"
-    for door in ("modules.base.SparseGradModule", "callbacks.gradient_transform.GradientTransformCallback"):
-        module, _, name = door.rpartition(".")
-        block += f"from {PACKAGE}.{module} import {name}; print({name}.__name__)\n"
-    assert run(block) == "SparseGradModule\nGradientTransformCallback\n"
+    block = "import sys, warnings, torch, lightning.pytorch\nwarnings.simplefilter('ignore')\n"
+    block += "for name in list(sys.modules):\n"
+    block += f" if name.partition('.')[0] in {BLOCKED}: del sys.modules[name]\n"
+    block += f"sys.modules.update(dict.fromkeys({BLOCKED}))\n"
+    block += f"from {PACKAGE} import GradDrop\n"
+    for used, code in _USES.items():
+        module, _, name = used.rpartition(".")
+        block += f"from {PACKAGE}.{module} import {name}\n{code}\nprint({name}.__name__)\n"
+    lines = run(block).splitlines()
+    assert {used.rpartition(".")[2] for used in _USES} <= set(lines)
 
 
 # ------------------------------------------------------------ names

@@ -2,10 +2,12 @@
 
 import ast
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +66,50 @@ def test_every_name_is_there_in_the_installed_version(tmp_path: Path) -> None:
     trainer = Trainer(max_epochs=1, accelerator="cpu", callbacks=callbacks, default_root_dir=tmp_path, **quiet)
     trainer.fit(Module(), data, data)
     assert found.of == {}
+
+
+_RENAMED = """
+import warnings
+import torch
+from lightning.fabric.strategies.launchers import subprocess_script
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loops import fetchers
+from lightning.pytorch.strategies import launchers
+del fetchers._DataLoaderIterDataFetcher
+del subprocess_script._ChildProcessObserver, launchers._SubprocessScriptLauncher
+del ModelCheckpoint._link_checkpoint
+import lightning_sparsegrad
+from lightning_sparsegrad import *
+warnings.simplefilter("ignore")
+class Task(LightningModule):
+    def training_step(self, batch, _):
+        return self.layer(batch).square().mean()
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+def fit(*callbacks):
+    task = Task()
+    task.layer = torch.nn.Linear(2, 1)
+    quiet = dict(logger=False, enable_progress_bar=False, enable_model_summary=False)
+    trainer = Trainer(accelerator="cpu", max_steps=2, callbacks=[ModelCheckpoint(FOLDER), *callbacks], **quiet)
+    trainer.fit(task, torch.utils.data.DataLoader(torch.ones(2, 2)))
+    print(trainer.global_step)
+fit(GradientTransformCallback(GradDrop(rate=0.5)))
+try:
+    fit(ExactResume())
+except lightning_sparsegrad.ConfigurationError as error:
+    print(error)
+"""
+
+
+def test_a_name_that_is_gone_ends_a_resume_alone_with_a_line_that_names_the_version(tmp_path: Path) -> None:
+    code = _RENAMED.replace("FOLDER", repr(str(tmp_path)))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    steps, line = done.stdout.splitlines() or [done.stderr, ""]
+    assert steps == "2"
+    assert line.startswith("Library `lightning` should be of a version that a resume is known to work with. Found")
+    assert version("lightning") in line
+    assert "_DataLoaderIterDataFetcher" in line
 
 
 # ------------------------------------------------------------ what the package uses
