@@ -28,6 +28,11 @@ class GuardedCLI(LightningCLI):
 
     _subcommand_parsers: dict[str, LightningArgumentParser] = {}  # noqa: RUF012  # LightningCLI's; with run=False, none
 
+    @property
+    def subcommand_parsers(self) -> dict[str, LightningArgumentParser]:
+        """The parser of each subcommand; none of a command line that does not run."""
+        return self._subcommand_parsers
+
     @abstractmethod
     def instantiators(self) -> tuple[Instantiator, Instantiator]:
         """Return what makes the model, and what makes the data."""

@@ -18,7 +18,7 @@ from lightning_sparsegrad.cli._config_files import each_read_once
 from lightning_sparsegrad.cli._fit_summary import fit_and_summarize
 from lightning_sparsegrad.cli._given import Given
 from lightning_sparsegrad.cli._instantiators import LINKED, DataInstantiator, ModelInstantiator, refusals, settle
-from lightning_sparsegrad.cli._lightning import GuardedCLI, Instantiator
+from lightning_sparsegrad.cli._lightning import GuardedCLI, Instantiator, argument
 from lightning_sparsegrad.cli._run_config import StoreConfigCallback
 from lightning_sparsegrad.cli._trainer_checks import check_trainer, require_seed
 from lightning_sparsegrad.cli.parser import SparseGradArgumentParser
@@ -116,8 +116,8 @@ class SparseGradCLI(GuardedCLI):
         self, add_subcommands: bool, main_kwargs: dict[str, Any], subparser_kwargs: dict[str, Any]
     ) -> None:
         super().setup_parser(add_subcommands, main_kwargs, subparser_kwargs)
-        for name in {"validate", "test"} & self._subcommand_parsers.keys():
-            self._subcommand_parsers[name].set_defaults({"verbose": False})  # `ResultsTable` shows the same
+        for name in {"validate", "test"} & self.subcommand_parsers.keys():
+            self.subcommand_parsers[name].set_defaults({"verbose": False})  # `ResultsTable` shows the same
 
     @override
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -137,9 +137,9 @@ class SparseGradCLI(GuardedCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse the arguments, with those of the run that wrote the checkpoint they name as defaults."""
         with each_read_once():
-            self._given = given = Given(args, self._subcommand_parsers)
+            self._given = given = Given(args, self.subcommand_parsers)
             if given.subcommand:
-                self._stored = set_stored_defaults(self._subcommand_parsers[given.subcommand], given)
+                self._stored = set_stored_defaults(self.subcommand_parsers[given.subcommand], given)
             # jsonargparse changes a given dict in place
             is_dict = isinstance(args, dict | Namespace)
             try:
@@ -175,7 +175,7 @@ class SparseGradCLI(GuardedCLI):
             MonitorCheck: True,
             IntactCheckpoint: True,
             ResultsTable: True,
-            ExactResume: self._get(self.config_init, "exact_resume"),
+            ExactResume: argument(self, "exact_resume"),
             PredictionWriter: not self.returns_predictions,
             FolderClaims: True,
         }

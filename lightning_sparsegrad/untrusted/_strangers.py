@@ -3,9 +3,8 @@
 from contextlib import suppress
 from typing import Any
 
-from lightning.pytorch.utilities.model_helpers import _restricted_classmethod  # Lightning's own wrapper of the method
-
 from lightning_sparsegrad.files._checksums import require_intact
+from lightning_sparsegrad.untrusted._lightning import restricted_classmethod
 
 _OTHERS = 3  # arguments by position, the last of which may be `weights_only`
 
@@ -13,7 +12,7 @@ _OTHERS = 3  # arguments by position, the last of which may be `weights_only`
 class LoadedFromStrangers:
     """A `load_from_checkpoint` that calls nothing the parameters do not ask for, and reads no damaged file."""
 
-    @_restricted_classmethod
+    @restricted_classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
         """Load, as Lightning does.
 

@@ -77,5 +77,5 @@ def test_a_seed_out_of_range_is_refused() -> None:
         said = f"should be from 0 to 4294967295. Found `seed_everything = {seed}`"
         with pytest.raises(ConfigurationError, match=said):
             require_seed({"seed_everything": seed})
-    for seed in (0, 2**32 - 1, True, False, None):
-        require_seed({"seed_everything": seed})
+    for other in (0, 2**32 - 1, True, False, None):
+        require_seed({"seed_everything": other})
