@@ -1,7 +1,13 @@
 """The one error every check of the library raises, and near matches for its sentences."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
+from functools import wraps
+from importlib.metadata import version
+from typing import ParamSpec, TypeVar
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 MAX_SEED = 2**32 - 1  # of numpy, which `seed_everything` seeds as well
 
@@ -41,3 +47,33 @@ def reason_of(error: BaseException, *, most: int = 300) -> str:
     if not line or isinstance(error, LookupError | TypeError | AttributeError | ArithmeticError | AssertionError):
         line = f"{type(error).__name__}: {line}" if line else type(error).__name__
     return line if len(line) <= most else f"{line[:most]}..."
+
+
+def needs_private_names(library: str, purpose: str) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
+    """Have a function that uses private names of a library say which version has them no more.
+
+    Args:
+        library: The library, as it is installed.
+        purpose: What the names are needed for.
+
+    Returns:
+        A decorator. The function raises a `ConfigurationError` where a module, class or attribute is gone whose name
+        begins with an underscore, or that is imported by the function.
+    """
+
+    def decorate(function: Callable[_P, _R]) -> Callable[_P, _R]:
+        @wraps(function)
+        def checked(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+            try:
+                return function(*args, **kwargs)
+            except (ImportError, AttributeError) as error:
+                if isinstance(error, AttributeError) and not str(error.name).startswith("_"):
+                    raise
+                raise ConfigurationError(
+                    f"Library `{library}` should be of a version that {purpose} is known to work with. "
+                    f"Found `{library} {version(library)}`: {reason_of(error)}."
+                ) from error
+
+        return checked
+
+    return decorate

@@ -6,7 +6,8 @@ import pytest
 import torch
 import yaml
 
-from lightning_sparsegrad.studies._runs import ConfigReader, make_runs
+from lightning_sparsegrad.studies._lightning import ConfigReader
+from lightning_sparsegrad.studies._runs import make_runs
 from lightning_sparsegrad.studies._study import Study
 from tests.strategies import OVERLAYS, ROOT, STRATEGIES
 

@@ -12,7 +12,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
+from typing_extensions import override
 
+from lightning_sparsegrad.callbacks._lightning import given_version, set_version
 from lightning_sparsegrad.callbacks._run_folder import make_next
 from lightning_sparsegrad.files._unfinished import lock
 
@@ -75,6 +77,7 @@ class Claims:
                 folder.mkdir(exist_ok=True)
                 self._made.append(folder)
 
+    @override
     def __reduce__(self) -> tuple[type["Claims"], tuple[()]]:
         return Claims, ()  # another process has none of them
 
@@ -138,17 +141,18 @@ class FolderClaims(Callback):
             if _is_elsewhere(str(logger.root_dir)):
                 if isinstance(logger, CSVLogger) and _has_logs(logger.log_dir):
                     _move_on(logger, make_next)
-            elif logger._version is None:  # there is no public way to tell
+            elif given_version(logger) is None:
                 path = self._claims.take_new(join(logger.root_dir, "version_"), first=int(logger.version))
-                logger._version = int(path.rpartition("_")[2])
+                set_version(logger, int(path.rpartition("_")[2]))
             elif isinstance(logger, CSVLogger) and (_has_logs(logger.log_dir) or not self._claims.take(logger.log_dir)):
                 _move_on(logger, self._claims.take_new)
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if trainer.world_size > 1:
             for logger in trainer.loggers:
                 if isinstance(logger, (CSVLogger, TensorBoardLogger)):
-                    logger._version = trainer.strategy.broadcast(logger._version)
+                    set_version(logger, trainer.strategy.broadcast(given_version(logger)))
         if stage != "fit" or trainer.fast_dev_run or not trainer.is_global_zero:  # type: ignore[attr-defined]  # set by its connector
             return
         for callback in trainer.checkpoint_callbacks:
@@ -159,7 +163,8 @@ class FolderClaims(Callback):
                     f"Another run is at work in `{folder}`: the checkpoints of this one go into `{callback.dirpath}`."  # type: ignore[attr-defined]
                 )
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+    @override
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._claims.unlock()  # loggers write once more
 
     def release(self) -> None:
@@ -188,5 +193,5 @@ def _move_on(logger: CSVLogger, take_new: Callable[..., str]) -> None:
     folder = str(logger.log_dir)
     stem = f"{folder.rstrip('/')}-v" if str(logger.version) else join(logger.root_dir, "version_")
     version = take_new(stem, first=1 if str(logger.version) else 0)
-    logger._version = version.rpartition("/")[2]  # there is no public way
+    set_version(logger, version.rpartition("/")[2])
     rank_zero_info(f"`{folder}` has logs already, or another run is at work in it: this run logs into `{version}`.")

@@ -7,6 +7,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
+from typing_extensions import override
 
 from lightning_sparsegrad.callbacks._history import HistoryCallback
 from lightning_sparsegrad.callbacks.gradient_transform import GradientTransformCallback
@@ -67,6 +68,7 @@ class GradientMonitor(HistoryCallback):
         """Return the names that loggers get, none of which is better if it is higher or lower."""
         return dict.fromkeys(f"monitor/{name}" for name in _COLUMNS)
 
+    @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         engine = _engine(trainer, pl_module)
         if engine.meter is not None:
@@ -78,7 +80,8 @@ class GradientMonitor(HistoryCallback):
         engine.meter, self._seen = self._meter, None
         self._history.start(trainer, engine.parameters, self._meter.components)
 
-    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:  # noqa: ARG002
+    @override
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         last = self._take(trainer)
         if last is None:
             return
@@ -86,16 +89,18 @@ class GradientMonitor(HistoryCallback):
         if every and (trainer.global_step + 1) % every == 0:
             pl_module.log_dict({f"monitor/{name}": value for name, value in _totals(last.values).items()})
 
+    @override
     def on_train_batch_end(
         self,
         trainer: Trainer,
-        pl_module: LightningModule,  # noqa: ARG002
-        outputs: Any,  # noqa: ARG002
-        batch: Any,  # noqa: ARG002
-        batch_idx: int,  # noqa: ARG002
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         self._take(trainer)  # of a window whose last loss was None, which the module ends behind the hook above
 
+    @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._seen is None and not trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by its connector
             rank_zero_warn(

@@ -4,6 +4,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
+from typing_extensions import override
 
 from lightning_sparsegrad.engine._nonfinite import NonFinite
 from lightning_sparsegrad.engine.gradient_engine import GradientEngine
@@ -54,6 +55,7 @@ class GradientTransformCallback(AdapterOwner, Callback):
             nonfinite=nonfinite,
         )
 
+    @override
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         require_super(cls, GradientTransformCallback)
@@ -78,9 +80,11 @@ class GradientTransformCallback(AdapterOwner, Callback):
         """
         self._loop_adapter.apply_(trainer, pl_module)
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         Searches.of(trainer)
 
+    @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         present = callbacks_of(trainer)
         doors = [type(callback).__name__ for callback in present if isinstance(callback, GradientTransformCallback)]
@@ -93,19 +97,24 @@ class GradientTransformCallback(AdapterOwner, Callback):
             )
         self._loop_adapter.fit_start(trainer, pl_module)
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
+    @override
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self._loop_adapter.batch_start(trainer)
 
+    @override
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Apply the transform if an optimizer step follows this backward pass."""
         self._loop_adapter.after_backward(trainer, pl_module)
 
+    @override
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Make sure that the transform was applied."""
         self._loop_adapter.before_optimizer_step(trainer, pl_module, optimizer)
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
+    @override
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._loop_adapter.save(checkpoint)
 
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
+    @override
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self._loop_adapter.load(checkpoint, trainer)

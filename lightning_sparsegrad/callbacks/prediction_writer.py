@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
+from typing_extensions import override
 
 from lightning_sparsegrad.callbacks._run_folder import run_folder, write_new
 from lightning_sparsegrad.data import TokenizedDataModule
@@ -47,16 +48,19 @@ class PredictionWriter(BasePredictionWriter):
         self._folder = folder
         self._found: dict[int, list[tuple[int, Any]]] = defaultdict(list)
 
+    @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
         if stage == "predict":
             require_our_trainer(trainer, type(self).__name__)
             _data(trainer)
 
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    @override
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         require_file_names(parts_of(trainer.predict_dataloaders))
         self._found.clear()
 
+    @override
     def write_on_batch_end(
         self,
         trainer: Trainer,
@@ -88,7 +92,8 @@ class PredictionWriter(BasePredictionWriter):
         rows = range(len(found), len(found) + len(values)) if indices is None else indices
         found += zip(rows, values, strict=True)
 
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    @override
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather the predictions of all processes, and write the files."""
         gathered: list[Any] = [dict(self._found)]
         if trainer.world_size > 1:

@@ -7,10 +7,12 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
+from typing_extensions import override
 
 from lightning_sparsegrad.callbacks._history import HistoryCallback
 from lightning_sparsegrad.components import Component, ComponentSpec, NamedParameters, partition
 from lightning_sparsegrad.engine.gradient_meter import check_meter
+from lightning_sparsegrad.functional._torch import norms_of
 from lightning_sparsegrad.functional.sharding import Group, group_of, norms_over
 
 _COLUMNS = ("rms", "cosine")
@@ -57,6 +59,7 @@ class PretrainedDistance(HistoryCallback):
         self._components: list[Component] = []
         self._seen = -1
 
+    @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Copy the weights, before a checkpoint is restored; a second fit of the Trainer goes on from the first."""
         goes_on = trainer.global_step and self._parameters is not None and self._parameters.model is pl_module
@@ -64,6 +67,7 @@ class PretrainedDistance(HistoryCallback):
             self._pretrained = {}
             self._copy(pl_module)
 
+    @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.strategy.restore_checkpoint_after_setup:
             self._copy(pl_module)
@@ -74,6 +78,7 @@ class PretrainedDistance(HistoryCallback):
                 if name not in self._pretrained:
                     self._pretrained[name] = parameter.detach().clone()
 
+    @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._parameters = NamedParameters(pl_module)
         self._components = partition(self._parameters, self._spec)
@@ -95,17 +100,19 @@ class PretrainedDistance(HistoryCallback):
             self._look(trainer)
         self._seen = trainer.global_step
 
+    @override
     def on_train_batch_end(
         self,
         trainer: Trainer,
-        pl_module: LightningModule,  # noqa: ARG002
-        outputs: Any,  # noqa: ARG002
-        batch: Any,  # noqa: ARG002
-        batch_idx: int,  # noqa: ARG002
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         if trainer.global_step // self._every > self._seen // self._every:  # several optimizers may have stepped
             self._look(trainer)
 
+    @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._look(trainer)
         super().on_train_end(trainer, pl_module)
@@ -139,7 +146,7 @@ class PretrainedDistance(HistoryCallback):
                     pairs = zip(pieces, part.held(others[part.parameter]), strict=True)
                     pieces = [piece - other for piece, other in pairs]
                 dtype = torch.float32 if tensor.device.type == "mps" else torch.float64  # which has no wider one
-                found += torch._foreach_norm(pieces, 2.0, dtype=dtype)
+                found += norms_of(pieces, 2.0, dtype=dtype)
                 groups += [group_of(tensor)] * len(pieces)
             sizes.append(len(found) - count)
         norms = torch.stack([norm.to(found[0].device) for norm in found])

@@ -2,6 +2,7 @@
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich import get_console
+from typing_extensions import override
 
 from lightning_sparsegrad.callbacks._run_folder import run_folder, write_new
 from lightning_sparsegrad.metrics._evaluation_table import evaluation_table
@@ -36,7 +37,8 @@ class ResultsTable(Callback):
         super().__init__()
         self.folder = folder
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+    @override
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Print and write; here, because progress bars end with the evaluation itself."""
         for name, prefix in _PREFIXES.items():
             if stage == name:

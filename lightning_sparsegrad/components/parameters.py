@@ -6,9 +6,7 @@ from torch import nn
 
 from lightning_sparsegrad.components._patterns import as_patterns, matching
 from lightning_sparsegrad.errors import ConfigurationError
-
-# what torch.compile, FSDP1 and activation checkpointing insert into the names of what they wrap
-_WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+from lightning_sparsegrad.functional._torch import WRAPPERS, tables_of, uncompiled
 
 
 class NamedParameters:
@@ -36,7 +34,7 @@ class NamedParameters:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        wrapper = getattr(model, "_orig_mod", model)
+        wrapper = uncompiled(model)
         self.model = wrapper.module if isinstance(wrapper, nn.parallel.DistributedDataParallel) else model
         self.tensors: dict[str, nn.Parameter] = {}
         self.roles: dict[str, tuple[str, ...]] = {}
@@ -53,7 +51,7 @@ class NamedParameters:
                 f"Parameter `model` should have parameters. Found `{type(model).__name__}` without."
             )
         # the very dictionaries of the modules: walking the tree by name in every window would cost as much as a clip
-        self._tables = [table for module in self.model.modules() for table in (module._parameters, module._modules)]
+        self._tables = [table for module in self.model.modules() for table in tables_of(module)]
         self._members = {id(member): member for table in self._tables for member in table.values()}
 
     def newcomers(self) -> Iterator[tuple[str, nn.Parameter]]:
@@ -117,7 +115,7 @@ class NamedParameters:
 
 def plain_name(name: str) -> str:
     """Strip what wrappers insert into a name."""
-    for wrapper in _WRAPPERS:
+    for wrapper in WRAPPERS:
         name = name.replace(wrapper, "")
     return name
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from datasets import Dataset
 from lightning.pytorch.utilities import rank_zero_warn
+from typing_extensions import override
 
 from lightning_sparsegrad.data._checks import listed, require_seed
 from lightning_sparsegrad.data._origins import (
@@ -106,6 +107,7 @@ class LoadedDataModule(TokenizedDataModule, ABC):
         self._undivided: Mapping[str, Dataset] | None = None  # where rows of train are set aside
         self.train_language = train_language
 
+    @override
     def load_splits(self) -> Mapping[str, Dataset]:
         """Return the rows by split, under the names of `SPLITS`; those of files are read when they are asked for.
 
@@ -130,10 +132,12 @@ class LoadedDataModule(TokenizedDataModule, ABC):
         shares = {"train": partial(self._share, rows, "train"), "validation": partial(self._share, rows, "test")}
         return Splits({**rows.data, **shares})
 
+    @override
     def rows_of_classes(self, split: str) -> Dataset:
         rows = self.rows(split)
         return rows if self._undivided is None else self._undivided[split]
 
+    @override
     def is_missing(self, split: str) -> bool:
         """Return whether there is no such split, or its files are not there."""
         files = self._data_files.get((self._splits or {}).get(split, split))

@@ -24,8 +24,9 @@ from lightning_sparsegrad.data._squad import is_squad, load_squad
 from lightning_sparsegrad.data.encodings import kind_of
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.files._writing import full_disk
+from lightning_sparsegrad.hub._datasets import without_network
 from lightning_sparsegrad.hub._names import PACKAGE_PREFIX, resolve_source
-from lightning_sparsegrad.hub._network import how_without, is_unreachable, without_network
+from lightning_sparsegrad.hub._network import how_without, is_unreachable
 
 _RECORDS = (".json", ".jsonl")
 _PARQUET = ".parquet"

@@ -8,8 +8,8 @@ import pyarrow as pa  # type: ignore[import-untyped]  # ships no types
 from datasets import Dataset, Features
 from pyarrow.parquet import ParquetFile, read_schema  # type: ignore[import-untyped]  # ships no types
 
-from lightning_sparsegrad.data._arrow_tables import dataset_of_tables
 from lightning_sparsegrad.data._checks import listed
+from lightning_sparsegrad.data._datasets import dataset_of_tables
 from lightning_sparsegrad.data._lines import digests_of
 
 _BATCH = 10_000  # rows that are read at once

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from datasets import Dataset
+from typing_extensions import override
 
 
 class Splits(UserDict[str, Dataset]):
@@ -25,6 +26,7 @@ class Splits(UserDict[str, Dataset]):
         super().__init__()
         self.data.update(rows)
 
+    @override
     def __getitem__(self, split: str) -> Dataset:
         rows = self.data[split]
         if not isinstance(rows, Dataset):

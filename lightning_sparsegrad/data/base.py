@@ -12,6 +12,7 @@ from datasets import Dataset
 from lightning.pytorch.utilities.types import EVAL_DATALOADERS
 from torch.utils.data import DataLoader, DistributedSampler
 from transformers import PreTrainedTokenizerBase
+from typing_extensions import override
 
 from lightning_sparsegrad.data._caches import caching
 from lightning_sparsegrad.data._checks import (
@@ -125,6 +126,7 @@ class TokenizedDataModule(LabelledDataModule, ABC):
         self.seed = seed
         self._encoded: dict[str, tuple[LabelSpace | None, Dataset]] = {}
 
+    @override
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "trainer":  # a Trainer of the other package sets it before it takes this module for a loader
             require_our_trainer(value, type(self).__name__)
@@ -208,6 +210,7 @@ class TokenizedDataModule(LabelledDataModule, ABC):
             )
         return name
 
+    @override
     def prepare_data(self) -> None:
         """Download and tokenise what the trainer is about to use, or everything, on one process.
 
@@ -243,6 +246,7 @@ class TokenizedDataModule(LabelledDataModule, ABC):
                 f"Found `num_labels = {found}`.{hint}"
             )
 
+    @override
     def setup(self, stage: str) -> None:
         """Encode the splits of a stage, from the cache where `prepare_data` has filled it.
 
@@ -269,6 +273,7 @@ class TokenizedDataModule(LabelledDataModule, ABC):
             for row in extreme_rows(rows):
                 yield self.encoding.collate(self.tokens, [rows[row]], self.pad_to_multiple_of)
 
+    @override
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return the shuffled batches of the train split, this process's share of them."""
         seed = self.seed if self.seed is not None else int(os.environ.get("PL_GLOBAL_SEED", "0"))
@@ -281,16 +286,19 @@ class TokenizedDataModule(LabelledDataModule, ABC):
             sampler = DistributedSampler(rows, shuffle=True, **order)
         return self._loader(rows, self.batch_size, sampler)
 
+    @override
     def val_dataloader(self) -> EVAL_DATALOADERS:
         """Return the batches of the validation split, by part; none when fitting on data without one."""
         if self.trainer is not None and self.trainer.state.fn == "fit" and not self.parts("validation"):
             return []
         return self.eval_loaders("validation")
 
+    @override
     def test_dataloader(self) -> EVAL_DATALOADERS:
         """Return the batches of the test split, by part."""
         return self.eval_loaders("test")
 
+    @override
     def predict_dataloader(self) -> EVAL_DATALOADERS:
         """Return the batches of the split to predict, without labels, by part."""
         return self.eval_loaders("predict")

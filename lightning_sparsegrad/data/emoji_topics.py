@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, Features, Value
+from typing_extensions import override
 
 from lightning_sparsegrad.data import _unicode_names as unicode_names
 from lightning_sparsegrad.data._checks import listed, require_at_least
@@ -87,6 +88,7 @@ class EmojiTopicsDataModule(TokenizedDataModule):
         self._is_asked, self._languages = languages is not None, languages or known
         self._least = 1 if languages else min_names
 
+    @override
     def load_splits(self) -> dict[str, Dataset]:
         """Return the rows to train on, and those of each language to validate on, to test on and to predict.
 

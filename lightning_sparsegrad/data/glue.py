@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from datasets import Dataset
+from typing_extensions import override
 
 from lightning_sparsegrad.data._origins import load_dataset, resolve_folder
 from lightning_sparsegrad.data._predictions import write_table
@@ -104,6 +105,7 @@ class GlueDataModule(TokenizedDataModule):
         self.task, self.labels, self.metrics = task, self._facts.labels, self._facts.metrics
         self._dataset, self._revision = resolve_folder(dataset, revision), revision
 
+    @override
     def load_splits(self) -> dict[str, Dataset]:
         """Return the rows to train on, to validate on, and to predict.
 
@@ -119,6 +121,7 @@ class GlueDataModule(TokenizedDataModule):
         rows = {split: found[name] for split, name in names.items() if name in found}
         return {**rows, "predict": self._load("ax")["test"]} if self.task == "ax" else rows
 
+    @override
     def rows(self, split: str) -> Dataset:
         if kind_of(split) == "test":
             raise ConfigurationError(
@@ -127,6 +130,7 @@ class GlueDataModule(TokenizedDataModule):
             )
         return super().rows(split)
 
+    @override
     def decode(self, output: Mapping[str, Any], batch: Batch) -> list[Any]:
         """Return the predictions as GLUE wants them: names of classes, their ids, or numbers from 0 to 5."""
         if not self._facts.labels:
@@ -134,6 +138,7 @@ class GlueDataModule(TokenizedDataModule):
             return [round(min(max(value, least), most), 3) for value in output["predictions"].tolist()]
         return super().decode(output, batch) if self._facts.writes_names else output["predictions"].tolist()
 
+    @override
     def write_predictions(self, folder: Path, part: str, predictions: list[Any]) -> None:
         """Write the file that GLUE takes for a part of the test split, such as `MNLI-m.tsv`."""
         write_table(folder / self._facts.files[part], predictions)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
+from typing_extensions import override
 
 from lightning_sparsegrad.data._loaded import LoadedDataModule
 from lightning_sparsegrad.data._predictions import write_table
@@ -71,6 +72,7 @@ class QuestionsDataModule(LoadedDataModule):
             self._unanswerable[kind] = any(map(self.encoding.has_unanswerable, rows))
         return self._unanswerable[kind]
 
+    @override
     def write_predictions(self, folder: Path, part: str, predictions: list[Any]) -> None:
         """Write the table of all data, `<part>.tsv`; with the ids of the questions, where they have some.
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch.utils.data import DistributedSampler
+from typing_extensions import override
 
 _POOL = 50  # batches that are sorted together
 
@@ -29,6 +30,7 @@ class LengthGroupedSampler(DistributedSampler[Any]):
         super().__init__(rows, shuffle=True, **kwargs)
         self._lengths, self._batch = lengths, batch_size * self.num_replicas
 
+    @override
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
         order = torch.randperm(len(self._lengths), generator=generator).tolist()
@@ -78,6 +80,7 @@ class UnrepeatedSampler(DistributedSampler[Any]):
         self._batches, self._filler = len(starts), [size - 1] * (len(range(0, size, every)) - len(starts))
         self.num_samples, self.total_size = len(self._own) + len(self._filler), size
 
+    @override
     def __iter__(self) -> Iterator[int]:
         return chain(self._own, self._filler)
 

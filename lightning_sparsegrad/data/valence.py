@@ -5,6 +5,7 @@ from hashlib import sha256
 from typing import Any, Literal, get_args
 
 from datasets import Dataset, Features, Value
+from typing_extensions import override
 
 from lightning_sparsegrad.data._checks import listed
 from lightning_sparsegrad.data._lines import digests_of, lines_of
@@ -77,6 +78,7 @@ class ValenceDataModule(TokenizedDataModule):
         super().__init__(encoding=SequenceEncoding("word", target), **kwargs)
         self._lexicon = resolve_source(LEXICON)
 
+    @override
     def load_splits(self) -> dict[str, Dataset]:
         """Return the entries of each split, with their `word`, `valence` and `polarity`."""
         facts = {"path": self._lexicon, "contents": digests_of([self._lexicon])}

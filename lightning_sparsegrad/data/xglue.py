@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from datasets import Dataset
+from typing_extensions import override
 
 from lightning_sparsegrad.data._checks import listed, require_columns
 from lightning_sparsegrad.data._origins import load_dataset, resolve_folder
@@ -171,6 +172,7 @@ class XglueDataModule(TokenizedDataModule):
         self._dataset = resolve_folder(dataset or _HUB_ID, revision)
         self._revision = revision or (_REVISION if dataset is None else None)
 
+    @override
     def load_splits(self) -> dict[str, Dataset]:
         """Return the rows to train on, and those of each language to validate on, to test on and to predict.
 
@@ -189,10 +191,12 @@ class XglueDataModule(TokenizedDataModule):
         wanted = {"train": "train", **wanted} if "train" in found else wanted
         return {split: self._joined(found[name], name) for split, name in wanted.items()}
 
+    @override
     def decode(self, output: Mapping[str, Any], batch: Batch) -> list[Any]:
         """Return the predictions as XGLUE wants them: names of labels, their ids, scores, or answers."""
         return output["predictions"].tolist() if self._facts.writes_ids else super().decode(output, batch)
 
+    @override
     def write_predictions(self, folder: Path, part: str, predictions: list[Any]) -> None:
         """Write the file that XGLUE takes for a language: `NER/de.prediction`.
 

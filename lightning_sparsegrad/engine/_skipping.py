@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lightning_sparsegrad.components import NamedParameters, without_split
+from lightning_sparsegrad.functional._torch import is_compiled, uncompiled, version_of
 from lightning_sparsegrad.functional.sharding import is_spread
 
 
@@ -161,13 +162,13 @@ class _Witness:
 
 
 def _state(gradient: Tensor) -> tuple[int, int]:
-    return id(gradient), gradient._version
+    return id(gradient), version_of(gradient)
 
 
 def _obstacle(model: nn.Module) -> str | None:
     """Return why no gradient of this model may be skipped, or `None`."""
     parallel = nn.parallel.DistributedDataParallel
-    wrapper = getattr(model, "_orig_mod", model)
+    wrapper = uncompiled(model)
     if any(isinstance(module, parallel | nn.DataParallel) for module in model.modules() if module is not wrapper):
         return "a part of the model is wrapped for parallel training by itself"
     if isinstance(wrapper, nn.DataParallel):
@@ -190,11 +191,5 @@ def _compiled_regions(model: nn.Module, parameters: NamedParameters) -> list[fro
     return [
         frozenset(names[id(parameter)] for parameter in module.parameters() if parameter.requires_grad)
         for module in model.modules()
-        if hasattr(module, "_orig_mod")  # torch.compile(module)
-        or module._compiled_call_impl is not None  # module.compile()
-        or any(hasattr(member, "_torchdynamo_orig_callable") for member in _members(module))  # torch.compile(a method)
+        if is_compiled(module)
     ]
-
-
-def _members(module: nn.Module) -> list[Any]:
-    return [*vars(module).values(), *(member for owner in type(module).__mro__ for member in vars(owner).values())]

@@ -8,6 +8,7 @@ from typing import Any, BinaryIO
 from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from typing_extensions import override
 
 from lightning_sparsegrad.errors import ConfigurationError
 
@@ -24,11 +25,12 @@ class DamagedError(ConfigurationError):
 class IntactCheckpoint(Callback):
     """Refuses a checkpoint whose file is damaged before the fit or the evaluation starts, however it was found."""
 
+    @override
     def on_load_checkpoint(
         self,
         trainer: Trainer,
-        pl_module: LightningModule,  # noqa: ARG002
-        checkpoint: dict[str, Any],  # noqa: ARG002
+        pl_module: LightningModule,
+        checkpoint: dict[str, Any],
     ) -> None:
         require_intact(trainer.ckpt_path)
 

@@ -16,6 +16,8 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
+from typing_extensions import override
+
 try:
     import fcntl
 except ImportError:  # Windows
@@ -48,6 +50,7 @@ class Part(FileIO):
             os.close(descriptor)  # taken for one that was left behind, between two lines
         super().__init__(descriptor, "r+b")
 
+    @override
     def write(self, content: Any) -> int:
         """Write all of it; the system may take less at a time."""
         view, done = memoryview(content).cast("B"), 0

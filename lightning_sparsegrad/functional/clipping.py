@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lightning_sparsegrad.functional._blocks import pieces
+from lightning_sparsegrad.functional._torch import multiply_, norms_of
 from lightning_sparsegrad.functional._words import send
 from lightning_sparsegrad.functional.sharding import Group, norms_over, shard_of
 
@@ -38,7 +39,7 @@ def component_norms(
     dtype = torch.float64 if torch.float64 in {tensor.dtype for tensor in tensors} else torch.float32
     if norm_type == inf:  # nothing has no largest entry
         tensors = [tensor if tensor.numel() else tensor.new_zeros(1) for tensor in tensors]
-    norms = torch._foreach_norm(list(tensors), norm_type, dtype=dtype)  # in fp16 the squares would overflow
+    norms = norms_of(list(tensors), norm_type, dtype=dtype)  # in fp16 the squares would overflow
     if len({norm.device for norm in norms}) > 1:
         norms = tuple(norm.to(tensors[0].device) for norm in norms)
     flat = torch.stack(norms)
@@ -46,7 +47,7 @@ def component_norms(
         return norms_over(flat, sizes, groups, norm_type=norm_type)
     if len(sizes) == len(tensors):
         return flat
-    return torch.stack(torch._foreach_norm(torch.split(flat, list(sizes)), norm_type))
+    return torch.stack(norms_of(torch.split(flat, list(sizes)), norm_type))
 
 
 def tensor_norms(tensors: Sequence[Tensor], *, norm_type: float = 2.0) -> Tensor:
@@ -149,9 +150,9 @@ def _scale_(tensors: Sequence[Tensor], sizes: Sequence[int], factors: Tensor) ->
     each = factors.unbind()  # as tensors: a list of numbers would be rounded to half precision first
     groups = (component for component, size in enumerate(sizes) for _ in range(size))
     scaled = [(tensor, each[c].to(tensor.device)) for tensor, c in zip(tensors, groups, strict=True) if over[c]]
-    torch._foreach_mul_([tensor for tensor, _ in scaled], [factor for _, factor in scaled])
+    multiply_([tensor for tensor, _ in scaled], [factor for _, factor in scaled])
 
 
 def _scale_together_(tensors: Sequence[Tensor], factor: Tensor) -> None:
     for device in {tensor.device for tensor in tensors}:
-        torch._foreach_mul_([tensor for tensor in tensors if tensor.device == device], factor.to(device))
+        multiply_([tensor for tensor in tensors if tensor.device == device], factor.to(device))

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lightning_sparsegrad.functional._blocks import block_size, pieces, ranges
 from lightning_sparsegrad.functional._fused import fused_mask_, fused_words
+from lightning_sparsegrad.functional._torch import multiply_
 from lightning_sparsegrad.functional._words import send_rows
 from lightning_sparsegrad.functional.hashing import (
     WORD,
@@ -211,7 +212,7 @@ def _mask_stack_(stack: Sequence[_Masked], words: Tensor) -> None:
     masks = torch.empty(hashes.shape, dtype=tensors[0].dtype, device=words.device)
     torch.ge(hashes, words[:, 3:], out=masks)
     views = [mask[: tensor.numel()].view(tensor.shape) for mask, tensor in zip(masks.unbind(), tensors, strict=True)]
-    torch._foreach_mul_(tensors, views)
+    multiply_(tensors, views)
     for masked in stack:
         if masked.factor != 1:
             masked.tensor.mul_(masked.factor)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.functional._torch import norms_of
 
 Group = Any  # a `torch.distributed.ProcessGroup`, which builds without torch.distributed do not have
 
@@ -105,7 +106,7 @@ def norms_over(
         members = [its is group for its in groups]
         # whatever the indices, stacking copies nothing from the host
         inside = torch.stack([norm if member else zero for norm, member in zip(each, members, strict=True)])
-        total = torch.stack(torch._foreach_norm(torch.split(inside, list(sizes)), norm_type))
+        total = torch.stack(norms_of(torch.split(inside, list(sizes)), norm_type))
         if group is not None:
             # of components with a member alone: what others have of theirs may differ from process to process
             shared = sorted({index for index, member in zip(component, members, strict=True) if member})

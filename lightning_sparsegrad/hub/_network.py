@@ -1,11 +1,8 @@
 """Models and data of the Hugging Face hub, and what to do where it cannot be reached."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Literal
 
-import datasets
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
@@ -39,14 +36,3 @@ def how_without(name: str, kind: Kind) -> str:
         f" Without a network pass a folder: `hf download {options}--local-dir FOLDER {name}` makes one where there is "
         f"one."
     )
-
-
-@contextmanager
-def without_network() -> Iterator[None]:
-    """Keep `datasets` from the network: it reports each local file it reads, and waits up to 3 s for an answer."""
-    offline = datasets.config.HF_HUB_OFFLINE
-    datasets.config.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        datasets.config.HF_HUB_OFFLINE = offline

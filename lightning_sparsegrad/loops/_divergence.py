@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_warn
+from typing_extensions import override
 
 from lightning_sparsegrad.loops._callbacks import callbacks_of
 
@@ -26,7 +27,8 @@ class DivergenceCheck(Callback):
     end with an error.
     """
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    @override
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if fault := divergence_of(trainer):
             rank_zero_warn(fault, category=DivergenceWarning)
 

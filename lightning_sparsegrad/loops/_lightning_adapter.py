@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
+from typing_extensions import override
 
 from lightning_sparsegrad.engine._nonfinite import NonFinite, check_policy
 from lightning_sparsegrad.engine.gradient_engine import GradientEngine
@@ -20,6 +21,7 @@ from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.loops._callbacks import callbacks_of, find_callback, find_or_add_callback, put_first
 from lightning_sparsegrad.loops._divergence import DivergenceCheck
 from lightning_sparsegrad.loops._gate import Gate
+from lightning_sparsegrad.loops._lightning import forget_loaders, passes_over_batch_norms, should_accumulate
 from lightning_sparsegrad.loops._monitored import MonitorCheck
 from lightning_sparsegrad.loops._refusals import refuse_twins, refuse_unsupported, warn_of_lost_states
 from lightning_sparsegrad.loops._trainable import tell_what_trains
@@ -159,16 +161,13 @@ class LightningAdapter:
     def after_backward(self, trainer: Trainer, module: LightningModule) -> None:
         """Apply the transform if an optimizer step follows this backward pass."""
         self._hook_seen = self._pending = True
-        # the very question Lightning asks before it runs the optimizer; there is no public form of it
-        if module.automatic_optimization and not trainer.fit_loop._should_accumulate():
+        if module.automatic_optimization and not should_accumulate(trainer):
             self.apply_(trainer, module)
 
     def before_optimizer_step(self, trainer: Trainer, module: LightningModule, optimizer: Optimizer) -> None:
         """Make sure that the transform was applied to what the optimizer is about to use."""
-        if trainer.fit_loop._skip_backward:
-            # StochasticWeightAveraging passes over the data for the statistics of batch norms, with the last gradients
-            # still there: a step with them would move the averaged weights
-            module.zero_grad()
+        if passes_over_batch_norms(trainer):
+            module.zero_grad()  # which are the last ones, and would move the averaged weights
             self.engine.abandon()
             return
         if self.engine.applied and not self._pending and id(optimizer) not in self._stepped:
@@ -261,9 +260,11 @@ class _LeaveAsItWas(Callback):
         else:  # the first, so that what others do of an exception finds no window open, as a checkpoint has to
             put_first(trainer, cls(engine, gate))
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    @override
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._engine.abandon()
 
+    @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._engine.abandon()
         self._gate.on_exception(trainer, pl_module, exception)
@@ -280,9 +281,7 @@ def count_steps(trainer: Trainer) -> int | None:
             steps = sum(ceil(batches / factor) for factor in factors)
             steps = steps if trainer.max_steps == -1 else min(steps, trainer.max_steps)
     if trainer.ckpt_path:
-        # Counting sets the loader up before a resumed fit restores its position, which is then lost: Lightning#20550.
-        # Have it set up again; when the issue is closed, this goes.
-        trainer.fit_loop._combined_loader = None
+        forget_loaders(trainer)
     return int(steps) if steps not in {float("inf"), -1} else None
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, LambdaCallback, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_warn
+from typing_extensions import override
 
 from lightning_sparsegrad.errors import ConfigurationError, near_matches
 from lightning_sparsegrad.loops._callbacks import callbacks_of
@@ -39,12 +40,15 @@ class MonitorCheck(Callback):
         super().__init__()
         self._logged: set[str] | None = None  # by the sanity check
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._logged = None
 
-    def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    @override
+    def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._logged = set(trainer.callback_metrics)
 
+    @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         names = _names_logged(trainer, pl_module)
         validates = bool(trainer.val_dataloaders) or (trainer.val_dataloaders is None and trainer.enable_validation)

@@ -12,6 +12,7 @@ from functools import cache
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+from typing_extensions import override
 
 _ARTICLES = {
     "en": r"\b(a|an|the)\b",
@@ -78,6 +79,7 @@ class _AnswerScore(Metric, ABC):
         self.add_state("total", torch.tensor(0.0, dtype=torch.float32), dist_reduce_fx="sum")
         self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
 
+    @override
     def update(self, preds: Sequence[str], target: Sequence[Sequence[str]]) -> None:
         """Score the answers to some questions.
 
@@ -114,6 +116,7 @@ class _AnswerScore(Metric, ABC):
     def score(words: list[str], right: list[str]) -> float:
         """Return the score of an answer, in [0, 1]."""
 
+    @override
     def compute(self) -> Tensor:
         """Return the mean over the questions, in [0, 1], a float32 scalar; 0 without any."""
         return self.total / self.count.clamp(min=1)
@@ -135,6 +138,7 @@ class AnswerExactMatch(_AnswerScore):
     """
 
     @staticmethod
+    @override
     def score(words: list[str], right: list[str]) -> float:
         return float(words == right)
 
@@ -155,6 +159,7 @@ class AnswerF1(_AnswerScore):
     """
 
     @staticmethod
+    @override
     def score(words: list[str], right: list[str]) -> float:
         shared = sum((Counter(words) & Counter(right)).values())
         return 2 * shared / (len(words) + len(right)) if shared else 0.0

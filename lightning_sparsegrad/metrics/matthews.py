@@ -6,6 +6,7 @@ from operator import mul
 import torch
 from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
+from typing_extensions import override
 
 
 class MatthewsCorrelation(MulticlassConfusionMatrix):
@@ -39,6 +40,7 @@ class MatthewsCorrelation(MulticlassConfusionMatrix):
     higher_is_better = True
     full_state_update = False
 
+    @override
     def compute(self) -> Tensor:
         """Return the coefficient, in [-1, 1]: a float32 scalar."""
         counts: list[list[int]] = super().compute().tolist()  # integers of Python are exact, and of any size

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+from typing_extensions import override
 
 
 class WeightedMean(Metric):
@@ -32,6 +33,7 @@ class WeightedMean(Metric):
         for name in ("total", "weight", "numbers"):
             self.add_state(name, torch.tensor(0.0, dtype=torch.float32), dist_reduce_fx="sum")
 
+    @override
     def update(self, value: Tensor, weight: float | Tensor) -> None:
         """Add a number, a scalar tensor, with its weight."""
         has_none = torch.as_tensor(weight == 0, device=value.device)
@@ -44,6 +46,7 @@ class WeightedMean(Metric):
         with self.sync_context():
             return bool(self.numbers > 0)
 
+    @override
     def compute(self) -> Tensor:
         """Return the mean, a float32 scalar; not a number where there is none."""
         return self.total / self.weight

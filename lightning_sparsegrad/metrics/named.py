@@ -9,6 +9,7 @@ from torch import Tensor
 from torchmetrics import MeanSquaredError, Metric, MetricCollection, PearsonCorrCoef, SpearmanCorrCoef
 from torchmetrics.classification import BinaryF1Score, MulticlassAccuracy, MulticlassF1Score
 from torchmetrics.utilities.data import dim_zero_cat
+from typing_extensions import override
 
 from lightning_sparsegrad.errors import ConfigurationError, require_one_of
 from lightning_sparsegrad.metrics.matthews import MatthewsCorrelation
@@ -20,6 +21,7 @@ class _PearsonCorrelation(PearsonCorrCoef):
     It divides by the largest deviation from the mean, and takes that from the mean of each process alone.
     """
 
+    @override
     def compute(self) -> Tensor:
         if self.n_total.numel() > 1:  # of several processes
             for means, deviations in ((self.mean_x, self.max_abs_dev_x), (self.mean_y, self.max_abs_dev_y)):
@@ -37,6 +39,7 @@ class _SpearmanCorrelation(SpearmanCorrCoef):
             warnings.filterwarnings("ignore", message="Metric `SpearmanCorrcoef` will save")
             super().__init__()
 
+    @override
     def compute(self) -> Tensor:
         found: Tensor = super().compute()
         return found.masked_fill(dim_zero_cat(self.preds).isnan().any(), torch.nan)

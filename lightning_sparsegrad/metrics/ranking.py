@@ -2,8 +2,10 @@
 
 import torch
 from torch import Tensor
+from torchmetrics.functional.retrieval import retrieval_normalized_dcg
 from torchmetrics.retrieval import RetrievalNormalizedDCG
 from torchmetrics.utilities.data import dim_zero_cat
+from typing_extensions import override
 
 _LEAST = 2  # answers
 
@@ -36,6 +38,7 @@ class GroupedNDCG(RetrievalNormalizedDCG):
     def __init__(self) -> None:
         super().__init__()
 
+    @override
     def compute(self) -> Tensor:
         """Return the mean, in [0, 1], a float32 scalar; NaN if a score is, 0 if no query has two answers."""
         indexes, preds, target = (dim_zero_cat(state) for state in (self.indexes, self.preds, self.target))
@@ -48,5 +51,5 @@ class GroupedNDCG(RetrievalNormalizedDCG):
         order = query[kept].argsort(stable=True)
         sizes = counts[counts >= _LEAST].tolist()
         groups = zip(preds[kept][order].split(sizes), target[kept][order].split(sizes), strict=True)  # type: ignore[no-untyped-call]
-        found = torch.stack([self._metric(scores, grades) for scores, grades in groups]).mean()
+        found = torch.stack([retrieval_normalized_dcg(scores, grades) for scores, grades in groups]).mean()
         return found.masked_fill(preds.isnan().any(), torch.nan)

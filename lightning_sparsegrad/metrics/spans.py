@@ -7,6 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+from typing_extensions import override
 
 IGNORED = -100  # as torch's cross entropy has it
 _OUTSIDE = ("O", "O")
@@ -80,6 +81,7 @@ class _SpanScore(Metric, ABC):
         for name in ("right", "predicted", "actual"):
             self.add_state(name, torch.tensor(0), dist_reduce_fx="sum")
 
+    @override
     def update(self, preds: Tensor, target: Tensor) -> None:
         """Count the spans of a batch.
 
@@ -101,6 +103,7 @@ class _SpanScore(Metric, ABC):
         self.actual += actual
 
     @abstractmethod
+    @override
     def compute(self) -> Tensor:
         """Return the score, in [0, 1], a float32 scalar; 0 where it is undefined."""
 
@@ -129,6 +132,7 @@ class SpanPrecision(_SpanScore):
         tensor(1.)
     """
 
+    @override
     def compute(self) -> Tensor:
         return _share(self.right, self.predicted)
 
@@ -146,6 +150,7 @@ class SpanRecall(_SpanScore):
         tensor(0.5000)
     """
 
+    @override
     def compute(self) -> Tensor:
         return _share(self.right, self.actual)
 
@@ -163,6 +168,7 @@ class SpanF1(_SpanScore):
         tensor(0.6667)
     """
 
+    @override
     def compute(self) -> Tensor:
         return _share(2 * self.right, self.predicted + self.actual)
 

@@ -7,6 +7,7 @@ from typing import Any
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from lightning_sparsegrad.components.parameters import plain_class
+from lightning_sparsegrad.functional._torch import uncompiled
 from lightning_sparsegrad.modules._padding import padding_of
 
 MODEL_KEY = "lightning_sparsegrad_model"  # in checkpoints
@@ -18,7 +19,7 @@ def describe(model: PreTrainedModel, tokens: Mapping[str, Any]) -> dict[str, Any
 
     The folder of a tokenizer is named from the root: a command may be given elsewhere.
     """
-    whole = getattr(model, "_orig_mod", model)  # of one that is compiled
+    whole = uncompiled(model)  # of one that is compiled
     found = {
         "class": plain_class(whole).__name__,
         "config": model.config.to_json_string(),

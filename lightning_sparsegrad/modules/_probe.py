@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from lightning_sparsegrad.components import find_blocks
+from lightning_sparsegrad.functional._torch import uncompiled
 
 
 class _Reached(Exception):  # noqa: N818  # no error: it ends a forward pass
@@ -37,7 +38,7 @@ def run(model: nn.Module, inputs: Mapping[str, Any]) -> None:
         model: The model, on the CPU.
         inputs: What the model takes.
     """
-    model = getattr(model, "_orig_mod", model)  # of one that is compiled: looking should not compile it
+    model = uncompiled(model)  # of one that is compiled: looking should not compile it
     modes = {module: module.training for module in model.modules()}
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):

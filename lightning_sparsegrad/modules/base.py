@@ -4,9 +4,11 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from torch.optim import Optimizer
+from typing_extensions import override
 
 from lightning_sparsegrad.engine._nonfinite import NonFinite
 from lightning_sparsegrad.engine.gradient_engine import GradientEngine
+from lightning_sparsegrad.loops._lightning import set_trainer
 from lightning_sparsegrad.loops._lightning_adapter import AdapterOwner, LightningAdapter
 from lightning_sparsegrad.loops._refusals import require_super
 from lightning_sparsegrad.resume._gate import CheckpointGate
@@ -57,6 +59,7 @@ class SparseGradModule(LoadedFromStrangers, AdapterOwner, LightningModule):
             nonfinite=nonfinite,
         )
 
+    @override
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         require_super(cls, SparseGradModule)
@@ -71,14 +74,15 @@ class SparseGradModule(LoadedFromStrangers, AdapterOwner, LightningModule):
         """The engine, from the start of a fit on: its statistics tell what the last step did."""
         return self._loop_adapter.engine
 
-    @property
+    @property  # type: ignore[explicit-override]  # mypy does not see it where there is a setter
+    @override
     def trainer(self) -> Trainer:
         """The Trainer, once it has been given this module."""
         return super().trainer
 
     @trainer.setter
     def trainer(self, trainer: Trainer | None) -> None:
-        LightningModule.trainer.fset(self, trainer)  # type: ignore[attr-defined]  # mypy takes it for its value
+        set_trainer(self, trainer)
         if isinstance(trainer, Trainer):  # the only moment before a fit starts that a subclass need not hand on
             Searches.of(trainer)
 
@@ -92,28 +96,43 @@ class SparseGradModule(LoadedFromStrangers, AdapterOwner, LightningModule):
         """
         self._loop_adapter.apply_(self.trainer, self)
 
+    @override
     def on_fit_start(self) -> None:
         super().on_fit_start()
         self._loop_adapter.fit_start(self.trainer, self)
 
+    @override
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
         self._loop_adapter.batch_start(self.trainer)
         return super().on_train_batch_start(batch, batch_idx)
 
+    @override
     def on_after_backward(self) -> None:
         """Apply the transform if an optimizer step follows this backward pass."""
         super().on_after_backward()
         self._loop_adapter.after_backward(self.trainer, self)
 
+    @override
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Make sure that the transform was applied."""
         super().on_before_optimizer_step(optimizer)
         self._loop_adapter.before_optimizer_step(self.trainer, self, optimizer)
 
+    @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         self._loop_adapter.save(checkpoint)
 
+    @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        self._loop_adapter.load(checkpoint, self._trainer)
+        self._loop_adapter.load(checkpoint, trainer_of(self))
+
+
+def trainer_of(module: LightningModule) -> Trainer | None:
+    """Return the Trainer of a module, `None` if it has none."""
+    try:
+        trainer = module.trainer
+    except RuntimeError:  # it is loaded without one
+        return None
+    return trainer if isinstance(trainer, Trainer) else None  # which under Fabric is none

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torchmetrics import MetricCollection
 from transformers import AutoModelForQuestionAnswering
+from typing_extensions import override
 
 from lightning_sparsegrad.data._task_kinds import TaskKind
 from lightning_sparsegrad.data.questions import QuestionsDataModule
@@ -97,26 +98,32 @@ class ExtractiveQuestionAnswering(TransformerTask):
         self.unanswerable, self.null_threshold = unanswerable, null_threshold
         self._was_trained_so = self._is_evaluated_so = False
 
+    @override
     def on_fit_start(self) -> None:
         super().on_fit_start()
         self._was_trained_so = self._holds_unanswerable("train")
 
+    @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         checkpoint[_UNANSWERABLE] = self._was_trained_so
 
+    @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         self._was_trained_so = bool(checkpoint.get(_UNANSWERABLE))
 
+    @override
     def on_validation_epoch_start(self) -> None:
         self._is_evaluated_so = self._holds_unanswerable("validation")
         super().on_validation_epoch_start()
 
+    @override
     def on_test_epoch_start(self) -> None:
         self._is_evaluated_so = self._holds_unanswerable("test")
         super().on_test_epoch_start()
 
+    @override
     def on_predict_start(self) -> None:
         self._is_evaluated_so = False
         super().on_predict_start()
@@ -130,6 +137,7 @@ class ExtractiveQuestionAnswering(TransformerTask):
     def _may_be_empty(self) -> bool:
         return self.unanswerable if self.unanswerable is not None else self._was_trained_so or self._is_evaluated_so
 
+    @override
     def metrics(self, part: str | None) -> MetricCollection:
         given: dict[str, Any] = {"language": part or self.language}
         given["unanswerable"] = self._may_be_empty or self._is_evaluated_so
@@ -137,9 +145,11 @@ class ExtractiveQuestionAnswering(TransformerTask):
             {"answer_f1": AnswerF1(**given), "answer_exact_match": AnswerExactMatch(**given)}, compute_groups=False
         )
 
+    @override
     def measure(self, metrics: MetricCollection, output: Any, batch: Batch) -> None:
         metrics.update(self._answers(output, batch), batch["answers"])
 
+    @override
     def predict(self, output: Any, batch: Batch) -> dict[str, Any]:
         """Return `predictions`, a list of texts with one for each row."""
         return {"predictions": self._answers(output, batch)}

@@ -5,8 +5,10 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from typing_extensions import override
 
 from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.resume._torch import set_last_rates
 
 
 class LinearDecay(LRScheduler):
@@ -42,10 +44,12 @@ class LinearDecay(LRScheduler):
                 f"Parameter `total_steps` should be positive. Found `total_steps = {total_steps}`."
             )
         self.total_steps = total_steps
-        self._last_lr = self.get_lr()
-        for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
+        rates = self.get_lr()
+        set_last_rates(self, rates)
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
 
+    @override
     def get_lr(self) -> list[float | Tensor]:
         """Return the learning rate of each parameter group for the current step."""
         if self.total_steps is None:
@@ -55,6 +59,7 @@ class LinearDecay(LRScheduler):
         factor = min((step + 1) / (warmup + 1), (self.total_steps - step) / (self.total_steps - warmup))
         return [factor * base for base in self.base_lrs]
 
+    @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on at a step, over the length of this training."""
         own = self.total_steps

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torchmetrics import MetricCollection
 from transformers import AutoModelForSequenceClassification
+from typing_extensions import override
 
 from lightning_sparsegrad.data._task_kinds import TaskKind
 from lightning_sparsegrad.metrics import GroupedNDCG, named_metrics
@@ -55,11 +56,13 @@ class PointwiseRanking(TransformerTask):
         super().__init__(model_name_or_path, gradient_transform, config=head_of(num_labels), **kwargs)
         self.num_labels = num_labels
 
-    def metrics(self, part: str | None) -> MetricCollection:  # noqa: ARG002
+    @override
+    def metrics(self, part: str | None) -> MetricCollection:
         metrics = named_metrics(None, self.num_labels)
         metrics.add_metrics({"ndcg": GroupedNDCG()})
         return metrics
 
+    @override
     def measure(self, metrics: MetricCollection, output: Any, batch: Batch) -> None:
         grades, labels = labels_of(output.logits), batch["labels"]
         for name, metric in metrics.items():
@@ -68,7 +71,8 @@ class PointwiseRanking(TransformerTask):
             else:
                 metric.update(grades, labels)
 
-    def predict(self, output: Any, batch: Batch) -> dict[str, Any]:  # noqa: ARG002
+    @override
+    def predict(self, output: Any, batch: Batch) -> dict[str, Any]:
         """Return `logits` of shape (batch, num_labels) and `predictions`, the scores to rank by, of shape (batch,)."""
         return {"logits": output.logits, "predictions": self._scores(output.logits)}
 

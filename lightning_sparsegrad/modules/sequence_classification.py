@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor
 from torchmetrics import MetricCollection
 from transformers import AutoModelForSequenceClassification
+from typing_extensions import override
 
 from lightning_sparsegrad.data._task_kinds import TaskKind
 from lightning_sparsegrad.errors import ConfigurationError
@@ -59,14 +60,17 @@ class SequenceClassification(TransformerTask):
         super().__init__(model_name_or_path, gradient_transform, config=config, **kwargs)
         self.num_labels, self._metrics = num_labels, metrics
 
-    def metrics(self, part: str | None) -> MetricCollection:  # noqa: ARG002
+    @override
+    def metrics(self, part: str | None) -> MetricCollection:
         data = self.trainer.datamodule  # type: ignore[attr-defined]  # set by its connector
         return named_metrics(self._metrics or getattr(data, "metrics", None), self.num_labels)
 
+    @override
     def measure(self, metrics: MetricCollection, output: Any, batch: Batch) -> None:
         metrics.update(labels_of(output.logits), batch["labels"])
 
-    def predict(self, output: Any, batch: Batch) -> dict[str, Any]:  # noqa: ARG002
+    @override
+    def predict(self, output: Any, batch: Batch) -> dict[str, Any]:
         """Return `logits` of shape (batch, num_labels) and `predictions`, classes or numbers, of shape (batch,)."""
         return {"logits": output.logits, "predictions": labels_of(output.logits)}
 

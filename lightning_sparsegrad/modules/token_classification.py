@@ -6,6 +6,7 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 from transformers import AutoModelForTokenClassification
+from typing_extensions import override
 
 from lightning_sparsegrad.data._task_kinds import TaskKind
 from lightning_sparsegrad.errors import ConfigurationError
@@ -60,20 +61,24 @@ class TokenClassification(TransformerTask):
         super().__init__(model_name_or_path, gradient_transform, config=config, **kwargs)
         self.label_names = list(label_names)
 
-    def metrics(self, part: str | None) -> MetricCollection:  # noqa: ARG002
+    @override
+    def metrics(self, part: str | None) -> MetricCollection:
         accuracy = MulticlassAccuracy(len(self.label_names), average="micro", ignore_index=IGNORED)
         names = self.label_names
         spans = {"span_f1": SpanF1(names), "span_precision": SpanPrecision(names), "span_recall": SpanRecall(names)}
         return MetricCollection({"accuracy": accuracy, **spans})
 
+    @override
     def measure(self, metrics: MetricCollection, output: Any, batch: Batch) -> None:
         metrics.update(output.logits.argmax(-1), batch["labels"])
 
+    @override
     def weight(self, batch: Batch) -> Tensor:
         """Return the number of words with a label."""
         labels: Tensor = batch["labels"]
         return (labels != IGNORED).sum()
 
-    def predict(self, output: Any, batch: Batch) -> dict[str, Any]:  # noqa: ARG002
+    @override
+    def predict(self, output: Any, batch: Batch) -> dict[str, Any]:
         """Return `logits` of shape (batch, tokens, num_labels) and `predictions`, classes of shape (batch, tokens)."""
         return {"logits": output.logits, "predictions": output.logits.argmax(-1)}

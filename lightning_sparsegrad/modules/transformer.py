@@ -15,6 +15,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torchmetrics import MetricCollection
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from typing_extensions import override
 
 import lightning_sparsegrad.untrusted._jsonargparse  # noqa: F401  # any parser then calls of `optimizer` what makes one
 from lightning_sparsegrad.components import find_blocks
@@ -46,7 +47,7 @@ from lightning_sparsegrad.modules._padding import (
 from lightning_sparsegrad.modules._pretrained import DType, check_dtype, dtypes_of, load_pretrained, warn_of_dtypes
 from lightning_sparsegrad.modules._probe import embed, run
 from lightning_sparsegrad.modules._schedulers import Interval, Scheduling, made
-from lightning_sparsegrad.modules.base import SparseGradModule
+from lightning_sparsegrad.modules.base import SparseGradModule, trainer_of
 from lightning_sparsegrad.resume._checkpoints import LABEL_NAMES, names_in
 from lightning_sparsegrad.transforms.base import GradientTransform
 
@@ -171,6 +172,7 @@ class TransformerTask(SparseGradModule, Task, ABC):
         """Return how many examples the loss of a batch is the mean of."""
         return len(batch["input_ids"])
 
+    @override
     def forward(self, batch: Batch) -> Any:
         """Return what the model makes of a batch: logits, and the loss if the batch has labels."""
         inputs = {name: value for name, value in batch.items() if name not in self.beside}
@@ -180,6 +182,7 @@ class TransformerTask(SparseGradModule, Task, ABC):
             self._require_fit(inputs, run)
             raise
 
+    @override
     def setup(self, stage: str) -> None:
         """Agree with the data on the padding token, and check that their rows fit the model."""
         super().setup(stage)
@@ -192,6 +195,7 @@ class TransformerTask(SparseGradModule, Task, ABC):
             for batch in data.extreme_batches(stage):
                 self._require_fit(batch)
 
+    @override
     def on_fit_start(self) -> None:
         super().on_fit_start()
         self.trained_names = self._names_of_data()
@@ -199,16 +203,19 @@ class TransformerTask(SparseGradModule, Task, ABC):
             warn_of_dtypes(self, self._restored_dtypes)
         name_classes(self.model.config, self.trained_names)
 
+    @override
     def on_train_start(self) -> None:
         super().on_train_start()
         for config in self.trainer.lr_scheduler_configs:  # as a checkpoint may have restored them
             self._scheduling.check(config.scheduler)
         self._scheduling.check_monitor(self.trainer)
 
+    @override
     def on_predict_start(self) -> None:
         super().on_predict_start()
         self._require_label_names()
 
+    @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         if self.trained_names is not None:
@@ -216,10 +223,11 @@ class TransformerTask(SparseGradModule, Task, ABC):
         if self.lr is not None:
             checkpoint[_LEARNING_RATE] = {"lr": self.lr, "overridden": self._lr_overridden}
         checkpoint[MODEL_KEY] = describe(self.model, self._tokens)
-        for callback in getattr(self._trainer, "callbacks", ()):  # which Lightning does not ask for weights alone
+        for callback in getattr(trainer_of(self), "callbacks", ()):  # which Lightning does not ask for weights alone
             if store := getattr(callback, "store_config", None):
                 store(checkpoint)
 
+    @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         self._restored_dtypes = dtypes_of(checkpoint.get("state_dict") or {})
@@ -229,42 +237,51 @@ class TransformerTask(SparseGradModule, Task, ABC):
         if described and not self._tokens:  # else the data have said it
             set_padding(self.model, described["padding"])
             self._tokens = tokens_in(described)
-        if self._trainer is not None:
+        if (trainer := trainer_of(self)) is not None:
             self._require_label_names()
-            if self._trainer.state.fn == TrainerFn.FITTING and self.lr is None and _LEARNING_RATE in checkpoint:
+            if trainer.state.fn == TrainerFn.FITTING and self.lr is None and _LEARNING_RATE in checkpoint:
                 self.lr, self._lr_overridden = checkpoint[_LEARNING_RATE].values()
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: ARG002
+    @override
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss: Tensor = self(batch).loss
         self.log("train/loss", loss, batch_size=len(batch["input_ids"]))
         return loss
 
+    @override
     def on_validation_epoch_start(self) -> None:
         self._start_evaluation(self.trainer.val_dataloaders)
 
+    @override
     def on_test_epoch_start(self) -> None:
         self._start_evaluation(self.trainer.test_dataloaders)
 
+    @override
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         self._evaluate(batch, batch_idx, dataloader_idx)
 
+    @override
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         self._evaluate(batch, batch_idx, dataloader_idx)
 
+    @override
     def on_validation_epoch_end(self) -> None:
         self._log_evaluation("val")
 
+    @override
     def on_test_epoch_end(self) -> None:
         self._log_evaluation("test")
 
+    @override
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """Return what `predict` returns, whatever the labels; of no row for a filler, see `UnrepeatedSampler`."""
         found = self.predict(self({name: value for name, value in batch.items() if name not in self.targets}), batch)
-        loaders = loaders_of(None if self._trainer is None else self._trainer.predict_dataloaders)
+        loaders = loaders_of(getattr(trainer_of(self), "predict_dataloaders", None))
         if dataloader_idx < len(loaders) and is_filler(loaders[dataloader_idx], batch_idx):
             return {name: value[:0] if isinstance(value, list | Tensor) else value for name, value in found.items()}
         return found
 
+    @override
     def configure_model(self) -> None:
         """Shard the model if the strategy has a mesh for it: each block of the transformer, then the rest."""
         mesh = self.device_mesh
@@ -279,6 +296,7 @@ class TransformerTask(SparseGradModule, Task, ABC):
             fully_shard(block, mesh=mesh["data_parallel"])
         fully_shard(self.model, mesh=mesh["data_parallel"])
 
+    @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
         parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
         decayed = [parameter for parameter in parameters if parameter.ndim >= 2]
@@ -297,7 +315,7 @@ class TransformerTask(SparseGradModule, Task, ABC):
 
     def _override_learning_rate(self, optimizer: Optimizer) -> None:
         own = [float(group["lr"]) for group in optimizer.param_groups]
-        resumes = self._trainer is not None and self._trainer.ckpt_path
+        resumes = getattr(trainer_of(self), "ckpt_path", None)
         if resumes and self._lr_overridden not in (None, own):  # another one is given, and wins
             self.lr = None
         self._lr_overridden = None if self.lr is None else own

@@ -5,8 +5,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 
 from lightning_sparsegrad.functional.sharding import is_spread
-
-_COLLECTIVES = ("barrier", "broadcast", "reduce", "reduce_boolean_decision", "all_gather")
+from lightning_sparsegrad.resume._lightning_methods import has_left_collectives, leave_collectives, rejoin_collectives
 
 
 def leave_others(trainer: Trainer) -> None:
@@ -15,19 +14,17 @@ def leave_others(trainer: Trainer) -> None:
     Lightning's checkpoints do: a barrier when one is written, and a vote on whether there is one of that name already.
     """
     if trainer.world_size > 1:
-        for name in _COLLECTIVES:
-            setattr(trainer.strategy, name, _own)
+        leave_collectives(trainer, _own)
 
 
 def rejoin_others(trainer: Trainer) -> None:
     """Take back what `leave_others` did."""
-    for name in _COLLECTIVES:
-        vars(trainer.strategy).pop(name, None)
+    rejoin_collectives(trainer)
 
 
 def is_alone(trainer: Trainer) -> bool:
     """Return whether a Trainer has left the other processes."""
-    return "barrier" in vars(trainer.strategy)
+    return has_left_collectives(trainer)
 
 
 def why_not_alone(trainer: Trainer) -> str | None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.fabric.utilities.types import _PATH
+from typing_extensions import override
 
 from lightning_sparsegrad.files._unfinished import sweep
 from lightning_sparsegrad.files._writing import replacing
@@ -20,14 +20,16 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     that folder or writes into it. Paths with a protocol (`s3://`) are left to Lightning.
     """
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None) -> None:
+    @override
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         if storage_options is not None or "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         with replacing(Path(path)) as file:
             torch.save(checkpoint, file)
 
-    def load_checkpoint(self, path: _PATH, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    @override
+    def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
         if "://" not in str(path):
             sweep(Path(path).parent)
         return super().load_checkpoint(path, *args, **kwargs)

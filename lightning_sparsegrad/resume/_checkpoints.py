@@ -10,10 +10,11 @@ from types import FrameType
 from typing import Any
 
 import torch
-from lightning.pytorch.trainer.connectors import checkpoint_connector
 
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.files._checksums import require_intact
+from lightning_sparsegrad.resume._lightning import CLASS_PATH, restores_checkpoint
+from lightning_sparsegrad.resume._torch import refused_class
 from lightning_sparsegrad.resume.exact_resume import EXACT_RESUME_KEY
 from lightning_sparsegrad.untrusted._imports import ImportRefusedError, named_by_checkpoint
 from lightning_sparsegrad.untrusted._jsonargparse import find
@@ -24,8 +25,6 @@ LABEL_NAMES = "lightning_sparsegrad_label_names"
 FOLDER_KEY = "lightning_sparsegrad_folder"
 HYPER_PARAMETERS = {"model": "hyper_parameters", "data": "datamodule_hyper_parameters"}
 _MAPPINGS = (CONFIG_KEY, *HYPER_PARAMETERS.values(), "lightning_sparsegrad_model")
-_UNSAFE = re.compile(r"GLOBAL (\S+) (?:was not an allowed|whose module)")
-_RESTORING = re.compile(r"restore|resume|select_ckpt|parse_ckpt")
 _SAVING = re.compile(r"save|(?<!re)store")
 _OF_ODD_VALUES = (
     TypeError,
@@ -72,7 +71,7 @@ def stored_run(path: Path, named: Iterable[str] = ()) -> StoredRun:
         # the tensors, which nothing here looks at, stay on the disk
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch has no one class for what is wrong with a file
-        if _UNSAFE.search(str(error)):  # a class that the user's own code may yet declare to be safe
+        if refused_class(error):  # a class that the user's own code may yet declare to be safe
             return StoredRun(path, {})
         raise ConfigurationError(about_checkpoint(path, error)) from error
     require_mappings(checkpoint, path)
@@ -82,9 +81,9 @@ def stored_run(path: Path, named: Iterable[str] = ()) -> StoredRun:
     names = names_in(checkpoint)
     for key, stored in HYPER_PARAMETERS.items() if not config else ():  # written by another LightningCLI
         arguments: Mapping[str, Any] = checkpoint.get(stored) or {}
-        if "_class_path" in arguments:
+        if CLASS_PATH in arguments:
             init_args = {name: value for name, value in arguments.items() if not name.startswith("_")}
-            config[key] = {"class_path": arguments["_class_path"], "init_args": init_args}
+            config[key] = {"class_path": arguments[CLASS_PATH], "init_args": init_args}
     for key in HYPER_PARAMETERS.keys() & config.keys():
         class_path = config[key].get("class_path") if isinstance(config[key], Mapping) else None
         if isinstance(class_path, str) and (why := _why_not_there(class_path, path, named)) is not None:
@@ -134,10 +133,9 @@ def require_mappings(checkpoint: Any, path: Any) -> None:
 def is_about_checkpoint(error: BaseException) -> bool:
     """Return whether an error comes from what Lightning, or this library, does to find and restore a checkpoint."""
     frames = [frame for frame, _ in walk_tb(error.__traceback__)]
-    return any(
-        frame.f_globals.get("__name__") == checkpoint_connector.__name__ and _RESTORING.search(frame.f_code.co_name)
-        for frame in frames
-    ) or (isinstance(error, _OF_ODD_VALUES) and any(map(_reads_checkpoint, frames)))
+    return any(map(restores_checkpoint, frames)) or (
+        isinstance(error, _OF_ODD_VALUES) and any(map(_reads_checkpoint, frames))
+    )
 
 
 def _reads_checkpoint(frame: FrameType) -> bool:
@@ -148,8 +146,8 @@ def _reads_checkpoint(frame: FrameType) -> bool:
 
 def about_checkpoint(path: Any, error: BaseException) -> str:
     """Return a sentence about a checkpoint that could not be used, and why."""
-    unsafe = _UNSAFE.search(str(error))
-    found = f"an object of `{unsafe[1]}`, and to build it would run code" if unsafe else " ".join(str(error).split())
+    unsafe = refused_class(error)
+    found = f"an object of `{unsafe}`, and to build it would run code" if unsafe else " ".join(str(error).split())
     found = found if len(found) < _MAX_REASON else f"{found[:_MAX_REASON]}..."
     return (
         f"Parameter `ckpt_path` should name a checkpoint of this model that holds tensors and plain values. "

@@ -1,12 +1,9 @@
 """Processes that another one has launched to train together: they end when it is gone."""
 
 import os
-import subprocess
 import threading
 from collections.abc import Mapping
 from time import sleep
-
-from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 
 _LAUNCHER = "SPARSEGRAD_LAUNCHER"  # the process that may launch others, whose environment has it
 _EVERY = 0.2  # seconds
@@ -42,22 +39,6 @@ def end_with_launcher() -> None:
 
 
 _watched = 0
-
-
-def take_launched() -> list[subprocess.Popen[bytes]]:
-    """Return the processes that Lightning has launched from this one, which it does not watch from now on.
-
-    It would kill this process when it finds that one of them has ended by a signal.
-    """
-    processes = [process for observer in _observers() for process in observer._child_processes]
-    for observer in _observers():
-        observer._child_processes = []
-    return processes
-
-
-def _observers() -> list[_ChildProcessObserver]:
-    # the threads that Lightning starts to watch them, one for each launch
-    return [thread for thread in threading.enumerate() if isinstance(thread, _ChildProcessObserver)]
 
 
 def _watch(parent: int, grace: float) -> None:

@@ -5,10 +5,10 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.resume._lightning import WRAPPED_SAMPLER
 from lightning_sparsegrad.resume._randomness import GENERATORS, generator_state, set_generator_state
 
-# `_sampler` is where Lightning keeps a sampler that it wraps for several processes
-_OF_LOADERS, _OF_DATASETS = ("sampler", "batch_sampler", "dataset", "_sampler"), ("dataset", "_sampler")
+_OF_LOADERS, _OF_DATASETS = ("sampler", "batch_sampler", "dataset", WRAPPED_SAMPLER), ("dataset", WRAPPED_SAMPLER)
 
 
 def source_states(loader: Any) -> dict[str, Any]:

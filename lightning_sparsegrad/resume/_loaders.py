@@ -2,21 +2,21 @@
 
 from collections.abc import Iterator
 from itertools import chain, islice
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from lightning.fabric.utilities.data import sized_len
 from torch.utils.data import DataLoader
-from torch.utils.data.dataloader import _DatasetKind, _SingleProcessDataLoaderIter
 
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.resume._loader_states import draws_while_loading, set_source_states, source_states
 from lightning_sparsegrad.resume._randomness import random_states, set_random_states
+from lightning_sparsegrad.resume._torch import SharesWorkers, reads_map_itself, skip_batch
 
 _CPU = torch.device("cpu")  # where loaders draw
 
 
-class TrackedLoader:
+class TrackedLoader(SharesWorkers):
     """A loader that knows with which random states its pass over the data began, and how many batches it has given.
 
     That is its state: a new loader is given these random states, begins its pass, and passes over as many batches. So
@@ -39,14 +39,6 @@ class TrackedLoader:
         if name == "loader" or name.startswith("__"):  # asked for before there is one, as by `copy`
             raise AttributeError(name)
         return getattr(self.loader, name)
-
-    @property
-    def _iterator(self) -> Any:  # Lightning ends the workers of a DataLoader through it
-        return self.loader._iterator
-
-    @_iterator.setter
-    def _iterator(self, value: Any) -> None:
-        self.loader._iterator = value
 
     def __len__(self) -> int:
         return len(self.loader)
@@ -115,15 +107,32 @@ class TrackedLoader:
 
 
 def _pass_over(iterator: Iterator[Any], batches: int, *, loading: bool) -> None:
-    of_a_map = isinstance(iterator, _SingleProcessDataLoaderIter) and iterator._dataset_kind == _DatasetKind.Map
+    pass_over = next if loading or not reads_map_itself(iterator) else skip_batch
     for passed in range(batches):
         try:
-            iterator._next_index() if of_a_map and not loading else next(iterator)  # type: ignore[attr-defined]
+            pass_over(iterator)
         except StopIteration:
             # Lightning would take it for the end of the training
             raise ConfigurationError(
                 f"The training data should have the {batches} batches that its epoch has already used. Found {passed}."
             ) from None
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """A loader that goes on from a state by itself."""
+
+    def state_dict(self) -> Any: ...
+
+    def load_state_dict(self, state: Any) -> None: ...
+
+
+def set_epoch(loader: Any, epoch: int) -> None:
+    """Tell the samplers of a loader which epoch it is, as Lightning does where one begins."""
+    samplers = [getattr(loader, "sampler", None), getattr(getattr(loader, "batch_sampler", None), "sampler", None)]
+    for sampler in {id(each): each for each in samplers}.values():
+        if callable(its := getattr(sampler, "set_epoch", None)):
+            its(epoch)
 
 
 def can_be_read_again(loader: Any) -> bool:

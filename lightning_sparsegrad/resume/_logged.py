@@ -4,12 +4,14 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.trainer.connectors.logger_connector.result import _Metadata, _ResultMetric, _Sync
 from lightning.pytorch.utilities import move_data_to_device
 from torch import Tensor
 from torchmetrics import Metric
 
-# Lightning keeps none of this in its checkpoints, and has no public name for it
+from lightning_sparsegrad.resume._lightning import new_result, results, seen_metrics, set_first_batch, sync_of
+from lightning_sparsegrad.resume._torchmetrics import set_step_value, set_update_count, step_value
+
+# Lightning keeps none of this in its checkpoints
 _META = (
     *("fx", "name", "prog_bar", "logger", "on_step", "on_epoch"),
     *("enable_graph", "add_dataloader_idx", "dataloader_idx", "metric_attribute"),
@@ -19,7 +21,6 @@ _REDUCTIONS = {
     **{f"torch.{each.__name__}": each for each in (torch.mean, torch.sum, torch.max, torch.min)},
     **{each.__name__: each for each in (sum, max, min)},
 }
-_SEEN = ("_callback_metrics", "_logged_metrics", "_progress_bar_metrics")
 
 
 def metric_states(trainer: Trainer, *, ended: bool = False) -> dict[str, Any]:
@@ -29,27 +30,25 @@ def metric_states(trainer: Trainer, *, ended: bool = False) -> dict[str, Any]:
         trainer: The Trainer.
         ended: Whether another epoch begins, so that nothing was seen of it.
     """
-    connector = trainer._logger_connector
-    results = trainer.fit_loop.epoch_loop._results
     states = {
         "modules": {} if ended else module_metrics(trainer.lightning_module),
-        "results": {} if ended else {key: _result_state(result) for key, result in results.items()},
-        "seen": {name: dict(getattr(connector, name)) for name in _SEEN},
+        "results": {} if ended else {key: _result_state(result) for key, result in results(trainer).items()},
+        "seen": {name: dict(metrics) for name, metrics in seen_metrics(trainer).items()},
     }
     return move_data_to_device(states, "cpu")  # type: ignore[no-any-return]
 
 
 def set_metric_states(trainer: Trainer, states: dict[str, Any], *, within_epoch: bool) -> None:
     """Restore what `metric_states` returned; within an epoch, have its running means go on."""
-    connector, device = trainer._logger_connector, trainer.strategy.root_device
+    device = trainer.strategy.root_device
     metrics = _metrics(trainer.lightning_module)
     set_module_metrics(trainer.lightning_module, states["modules"])
     for key, state in states["results"].items():
         if (result := _result(trainer, state, metrics)) is not None:
-            trainer.fit_loop.epoch_loop._results[key] = result.to(device)
-    for name in _SEEN:
-        getattr(connector, name).update(move_data_to_device(states["seen"][name], device))
-    connector._first_loop_iter = False if within_epoch else None
+            results(trainer)[key] = result.to(device)
+    for name, seen in seen_metrics(trainer).items():
+        seen.update(move_data_to_device(states["seen"][name], device))
+    set_first_batch(trainer, within_epoch=within_epoch)
 
 
 def module_metrics(module: LightningModule) -> dict[str, Any]:
@@ -91,14 +90,14 @@ def _set_state(metric: Metric, state: dict[str, Any]) -> None:
         for name in names:
             if name in values:
                 setattr(metric, name, move_data_to_device(values[name], metric.device))
-    metric._update_count, metric._computed = state["count"], None
+    set_update_count(metric, state["count"])
 
 
-def _result_state(result: _ResultMetric) -> dict[str, Any]:
-    meta, cache = result.meta, result._forward_cache
+def _result_state(result: Any) -> dict[str, Any]:
+    meta, cache = result.meta, step_value(result)
     return {
         "meta": {name: getattr(meta, name) for name in _META},
-        "sync": {"_should": meta.sync.should, "rank_zero_only": meta.sync.rank_zero_only},
+        "sync": sync_of(meta),
         "reduce": next(name for name, reduction in _REDUCTIONS.items() if reduction is meta.reduce_fx),
         "count": result.update_count,
         "metric": _state(result) if result.is_tensor else None,
@@ -107,15 +106,17 @@ def _result_state(result: _ResultMetric) -> dict[str, Any]:
     }
 
 
-def _result(trainer: Trainer, state: dict[str, Any], metrics: dict[str, Metric]) -> _ResultMetric | None:
-    meta = _Metadata(**state["meta"], reduce_fx=_REDUCTIONS[state["reduce"]])
-    meta.sync = _Sync(fn=trainer.strategy.reduce, **state["sync"])
-    result = _ResultMetric(meta, is_tensor=state["metric"] is not None)
+def _result(trainer: Trainer, state: dict[str, Any], metrics: dict[str, Metric]) -> Any:
+    """Return an entry of the results, `None` where its metric is gone."""
+    reduction, over, is_tensor = _REDUCTIONS[state["reduce"]], trainer.strategy.reduce, state["metric"] is not None
+    result = new_result(state["meta"], state["sync"], reduction, over=over, is_tensor=is_tensor)
     if state["metric"] is not None:
         _set_state(result, state["metric"])
-    elif meta.metric_attribute in metrics:
-        result.value = metrics[meta.metric_attribute]
+    elif state["meta"]["metric_attribute"] in metrics:
+        result.value = metrics[state["meta"]["metric_attribute"]]
     else:
         return None
-    result._forward_cache, result.has_reset, result._update_count = state["cache"], state["reset"], state["count"]
+    set_step_value(result, state["cache"])
+    set_update_count(result, state["count"])
+    result.has_reset = state["reset"]
     return result

@@ -10,10 +10,11 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.resume._torch import LAST_RATES
 
 # what schedulers keep in a group of parameters
 OF_SCHEDULERS = {"lr", "initial_lr", "max_lr", "min_lr", "max_momentum", "base_momentum", "swa_lr"}
-_OF_RATES = {"base_lrs", "_last_lr"}
+_OF_RATES = {"base_lrs", LAST_RATES}
 _SAME = 1e-6  # relative: one schedule, computed twice
 Entry = Mapping[str, Any]
 Followed = tuple[list[dict[str, Any]], list[dict[str, Any]]]  # what is set in each group, the state of each scheduler
@@ -119,10 +120,10 @@ class Schedules:
             state |= {name: made[name] for name in _differing(before, now) - _OF_RATES}
             if "base_lrs" in state:
                 state["base_lrs"] = [*(rate for _, rate in rates), *state["base_lrs"][len(rates) :]]
-            if "_last_lr" in state:
-                last = state["_last_lr"]
+            if LAST_RATES in state:
+                last = state[LAST_RATES]
                 scaled = [rate * scale for rate, scale in zip(last, scales, strict=False)]
-                state["_last_lr"] = scaled + last[len(scales) :]
+                state[LAST_RATES] = scaled + last[len(scales) :]
             kept.append(state)
         settings = [
             {"lr": group["lr"] * scale, **({"initial_lr": rate} if "initial_lr" in group else {})}

@@ -6,6 +6,7 @@ from time import monotonic, sleep
 from typing import Any
 
 from lightning_sparsegrad.resume._stopping import Stopping
+from lightning_sparsegrad.resume._torch import store_of_processes
 
 _EVERY = 0.5  # seconds between two looks at whether another process has got a signal
 _PATIENCE = 2.0  # seconds that one waits for the others, which may be in a batch or wait for it
@@ -28,9 +29,7 @@ class Meeting:
         self._processes = processes
         self._store: Any = None  # of builds of torch that have one
         if processes > 1:
-            from torch.distributed.distributed_c10d import PrefixStore, _get_default_store
-
-            self._store = PrefixStore(f"lightning_sparsegrad/validation/{next(_NUMBERS)}", _get_default_store())
+            self._store = store_of_processes(f"lightning_sparsegrad/validation/{next(_NUMBERS)}")
         self._try = 0
         self._next_look = 0.0
         self._has_told = False

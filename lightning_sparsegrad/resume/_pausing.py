@@ -11,6 +11,12 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
 from lightning_sparsegrad.loops._callbacks import callbacks_of
+from lightning_sparsegrad.resume._lightning_methods import (
+    intercept_fit,
+    release_fit,
+    set_validation_due,
+    validation_due,
+)
 from lightning_sparsegrad.resume._progress import pause
 
 
@@ -41,24 +47,22 @@ class Pause:
 
 def watch_validations(trainer: Trainer, begins: Callable[[], None]) -> None:
     """Call `begins` before each validation of a fit. There is no hook before its data and its random draws begin."""
-    loop: Any = trainer.fit_loop.epoch_loop
-    vars(loop).pop("_should_check_val_fx", None)
-    loop._should_check_val_fx = partial(_due, loop, begins)
+    set_validation_due(trainer, None)
+    set_validation_due(trainer, partial(_due, validation_due(trainer), begins))
 
 
-def _due(loop: Any, begins: Callable[[], None], fetcher: Any) -> bool:
-    due = type(loop)._should_check_val_fx(loop, fetcher)
-    if due:
+def _due(ask: Callable[[Any], bool], begins: Callable[[], None], fetcher: Any) -> bool:
+    if due := ask(fetcher):
         begins()
-    return bool(due)
+    return due
 
 
 def allow_to_begin(trainer: Trainer) -> None:
     """Have Lightning begin a fit that has made all of its steps, for the validation that follows the last one."""
     loop: Any = trainer.fit_loop.epoch_loop
-    run, steps = trainer.fit_loop.run, loop.max_steps
+    steps = loop.max_steps
 
-    def run_from_it() -> None:
+    def run_from_it(run: Callable[[], None]) -> None:
         if 0 <= steps <= trainer.global_step:
             loop.max_steps = trainer.global_step + 1
         try:
@@ -66,7 +70,7 @@ def allow_to_begin(trainer: Trainer) -> None:
         finally:
             loop.max_steps = steps
 
-    trainer.fit_loop.run = run_from_it  # type: ignore[method-assign]
+    intercept_fit(trainer, run_from_it)
 
 
 def validate_first(trainer: Trainer, restore: Callable[[], None], *, steps: int) -> None:
@@ -78,19 +82,19 @@ def validate_first(trainer: Trainer, restore: Callable[[], None], *, steps: int)
         steps: The steps of the fit.
     """
     loop: Any = trainer.fit_loop.epoch_loop
-    due = loop._should_check_val_fx
-    vars(trainer.fit_loop).pop("run", None)  # the instance's
+    due = validation_due(trainer)
+    release_fit(trainer)
 
     def is_due(fetcher: Any) -> bool:  # noqa: ARG001  # as Lightning asks
         """Lightning asks twice: before the batch that it leaves out here, and before the validation."""
         loop.max_steps = steps
         if not loop.val_loop.restarting:
-            loop._should_check_val_fx = due
+            set_validation_due(trainer, due)
             restore()
         loop.val_loop.restarting = False  # it is run whole
         return True
 
-    loop._should_check_val_fx = is_due
+    set_validation_due(trainer, is_due)
 
 
 def _counting(trainer: Trainer) -> list[Any]:

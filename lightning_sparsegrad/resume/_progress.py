@@ -3,7 +3,8 @@
 from typing import Any
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.loops.loop import _Loop
+
+from lightning_sparsegrad.resume._lightning import end_restart, shift_logged_steps
 
 
 def is_within_epoch(trainer: Trainer) -> bool:
@@ -14,17 +15,21 @@ def is_within_epoch(trainer: Trainer) -> bool:
 
 def is_cut_short(trainer: Trainer) -> bool:
     """Return whether an epoch stands before its last batch."""
-    loop = trainer.fit_loop.epoch_loop
-    return loop.batch_progress.current.ready > 0 and not loop._num_ready_batches_reached()
+    return trainer.fit_loop.epoch_loop.batch_progress.current.ready > 0 and not is_at_last_batch(trainer)
 
 
-def begin_epoch(loop: Any) -> None:
+def is_at_last_batch(trainer: Trainer) -> bool:
+    """Return whether the last batch of an epoch has been loaded."""
+    ready: int = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+    return trainer.is_last_batch or ready == trainer.num_training_batches
+
+
+def begin_epoch(trainer: Trainer) -> None:
     """Have a resumed fit begin an epoch: with `max_steps`, Lightning would end the one before a second time."""
+    loop: Any = trainer.fit_loop
     for tracker in (loop.epoch_progress.total, loop.epoch_progress.current):
         tracker.completed = tracker.processed
-    loop.reset_restart_stage()
-    loop.epoch_loop.reset_restart_stage()
-    _Loop.restarting.fset(loop, False)  # type: ignore[attr-defined]  # the fit loop's own keeps True with `max_steps`
+    end_restart(trainer)
 
 
 def rewind(progress: dict[str, Any], *, within_epoch: bool) -> None:
@@ -42,7 +47,7 @@ def rewind(progress: dict[str, Any], *, within_epoch: bool) -> None:
             epoch["ready"] = epoch["started"] = epoch["processed"]
             epoch["completed"] = max(0, epoch["processed"] - 1)
     if within_epoch:
-        progress["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
+        shift_logged_steps(progress, -1)
 
 
 def pause(progress: dict[str, Any]) -> None:
@@ -73,5 +78,5 @@ def settle(progress: dict[str, Any], *, batches: int, logged: int, ends_epoch: b
         if ends_epoch:
             progress["epoch_progress"][tracker]["processed"] = progress["epoch_progress"][tracker]["started"]
     saved["is_last_batch"] = ends_epoch
-    progress["epoch_loop.state_dict"]["_batches_that_stepped"] = logged
+    shift_logged_steps(progress, to=logged)
     rewind(progress, within_epoch=not ends_epoch)

@@ -9,10 +9,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from typing_extensions import override
 
 from lightning_sparsegrad.loops._callbacks import callbacks_of, find_or_add_callback
 from lightning_sparsegrad.loops._lightning_adapter import AdapterOwner
 from lightning_sparsegrad.resume._hyperparameters import Hyperparameters
+from lightning_sparsegrad.resume._lightning_methods import intercept_fit, intercept_search, release_fit
 from lightning_sparsegrad.resume._untouched import same_draws, untouched
 
 
@@ -39,19 +41,20 @@ class Searches(Callback):
         """Return the one that a Trainer has; it gets one if it has none. Its finders search through it from now on."""
         searches = find_or_add_callback(trainer, cls)
         for callback in callbacks_of(trainer):
-            if isinstance(callback, LearningRateFinder) and "lr_find" not in vars(callback):
-                callback.lr_find = partial(_search, callback.lr_find, same_batches=True)  # type: ignore[method-assign]
-            if isinstance(callback, BatchSizeFinder) and "scale_batch_size" not in vars(callback):
-                search = partial(_search, callback.scale_batch_size, same_batches=False)
-                callback.scale_batch_size = search  # type: ignore[method-assign]
+            if isinstance(callback, LearningRateFinder):
+                intercept_search(callback, partial(_search, same_batches=True))
+            if isinstance(callback, BatchSizeFinder):
+                intercept_search(callback, partial(_search, same_batches=False))
         return searches
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.begun = False
         Hyperparameters.of(trainer).setup()
         self.of(trainer)  # a module may have brought finders
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.begun = True
 
 
@@ -77,12 +80,11 @@ def _search(
                 engines.enter_context(owner._loop_adapter.searching(trainer, pl_module, begun=begun))
                 for owner in owners
             ]
-            run = trainer.fit_loop.run
-            trainer.fit_loop.run = partial(_run, trainer, owners, begins, run)  # type: ignore[method-assign]
+            intercept_fit(trainer, partial(_run, trainer, owners, begins))
             try:
                 search(trainer, pl_module)
             finally:
-                del trainer.fit_loop.run  # the instance's
+                release_fit(trainer)
         is_new = before != _learning_rates(trainer)
         if fits and not begun and trainer.lr_scheduler_configs:
             trainer.strategy.setup_optimizers(trainer)

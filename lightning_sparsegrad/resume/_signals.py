@@ -13,7 +13,8 @@ from typing import NoReturn
 
 from lightning.pytorch.utilities import rank_zero_only
 
-from lightning_sparsegrad.resume._launched import is_launched, take_launched
+from lightning_sparsegrad.resume._launched import is_launched
+from lightning_sparsegrad.resume._lightning_methods import take_launched
 
 _PATIENCE = 5.0  # seconds that a handler may wait for Python to run it
 STATUSES = {signal.SIGINT: 130, signal.SIGTERM: 143}  # as shells say it

@@ -15,13 +15,14 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from typing_extensions import override
 
 from lightning_sparsegrad.loops._callbacks import find_callback, find_or_add_callback
-from lightning_sparsegrad.resume._launched import end_with_launcher, is_launched, take_launched
+from lightning_sparsegrad.resume._launched import end_with_launcher, is_launched
+from lightning_sparsegrad.resume._lightning_methods import end_by_sigterm, intercept_signals, launched_by, take_launched
 from lightning_sparsegrad.resume._signals import SIGNALS, STATUSES, tell_launcher
 from lightning_sparsegrad.resume._waiting import WaitingCheckpoints
 
@@ -86,15 +87,14 @@ class Stopping(Callback):
             self.stop_if_told(trainer)
 
     # ------------------------------------------------------------ signals
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.intercept(trainer)
 
     def intercept(self, trainer: Trainer) -> None:
         """Have a Trainer's signals come here; a second time changes nothing."""
         self.signum, self.raised, self._agreed, self._owner = None, False, 0, os.getpid()
-        # Lightning's own waits for the other processes within the handler, in which they may be anywhere
-        trainer._signal_connector._sigterm_notifier_fn = self._take  # type: ignore[method-assign,assignment]
-        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = partial(self._before_batch, trainer)  # type: ignore[method-assign]
+        intercept_signals(trainer, self._take, partial(self._before_batch, trainer))
         self._trainer = trainer
         end_with_launcher()
 
@@ -114,7 +114,7 @@ class Stopping(Callback):
                 self._tell_others()
         SIGNALS.is_taken = self._runs and signum == signal.SIGTERM  # else it is ended at once
         if not self.is_exact and self._trainer.world_size == 1:
-            self._trainer._signal_connector.received_sigterm = True  # it ends where Lightning ends it
+            end_by_sigterm(self._trainer)
 
     def _tell_others(self) -> None:
         if (launcher := self._trainer.strategy.launcher) is not None:
@@ -139,33 +139,40 @@ class Stopping(Callback):
             signal.signal(signal.SIGINT, self._interrupt)
 
     # ------------------------------------------------------------ where a run ends
-    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    @override
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._begin(trainer)
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._begin(trainer)
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    @override
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._begin(trainer)
 
     on_test_start = on_predict_start = on_validation_start
 
+    @override
     def on_validation_batch_start(self, trainer: Trainer, *_: Any) -> None:
         if self.signum and (trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking):
             self.stop()
 
-    def on_test_batch_start(self, trainer: Trainer, *_: Any) -> None:  # noqa: ARG002
+    @override
+    def on_test_batch_start(self, trainer: Trainer, *_: Any) -> None:
         if self.signum:
             self.stop()
 
     on_predict_batch_start = on_test_batch_start  # type: ignore[assignment]
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
+    @override
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if self.raised and self.is_exact and isinstance(exception, SIGTERMException):
             self._save(trainer)
         self._end()
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+    @override
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._end()
         if self.signum and not self.raised:  # after the last batch: all is done
             self.stop()
@@ -199,14 +206,14 @@ def ended_by_signal(trainer: Trainer, error: BaseException) -> BaseException:
 
 def end_launched(trainer: Trainer) -> None:
     """Wait for the processes that a Trainer has launched, and end those that do not end by themselves."""
-    launcher = trainer.strategy.launcher
-    if not isinstance(launcher, _SubprocessScriptLauncher):
+    launcher, processes = trainer.strategy.launcher, launched_by(trainer)
+    if launcher is None or processes is None:
         return
     take_launched()
     has_trained = WaitingCheckpoints.of(trainer).has_trained  # else they may wait for this process, for nothing
     until = monotonic() + (_PATIENCE if has_trained else _LITTLE)
     launcher.kill(signal.SIGTERM)
-    for process in launcher.procs:
+    for process in processes:
         try:
             process.wait(max(0.1, until - monotonic()))
         except subprocess.TimeoutExpired:

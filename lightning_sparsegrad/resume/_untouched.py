@@ -7,14 +7,23 @@ from copy import copy, deepcopy
 from typing import Any
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.loops.loop import _Loop
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 
 from lightning_sparsegrad.loops._callbacks import callbacks_of
+from lightning_sparsegrad.resume._lightning import (
+    begin_anew,
+    connectors_of,
+    loops_of,
+    training_loaders,
+    unload,
+    unset_sources,
+    validation_loaders,
+)
 from lightning_sparsegrad.resume._loader_states import set_source_states, source_states
 from lightning_sparsegrad.resume._logged import module_metrics, set_module_metrics
 from lightning_sparsegrad.resume._randomness import random_states, set_random_states
+from lightning_sparsegrad.resume._torch import lasting_workers, set_lasting_workers
 from lightning_sparsegrad.resume._waiting import WaitingCheckpoints
 
 _CONTAINERS = (dict, defaultdict, list, set)  # that are changed in place
@@ -26,18 +35,18 @@ def same_draws(trainer: Trainer) -> Iterator[None]:
     device = trainer.strategy.root_device
     random = random_states(device)
     loaders = _loaders(trainer) if trainer.state.fn == TrainerFn.FITTING else []
-    sources = [(loader, source_states(loader), getattr(loader, "_iterator", None)) for loader in loaders]
+    sources = [(loader, source_states(loader), lasting_workers(loader)) for loader in loaders]
     for loader, _, iterator in sources:
         if iterator is not None:  # of workers that outlive an epoch
-            loader._iterator = None
+            set_lasting_workers(loader, None)
     set_random_states(random, device)
     try:
         yield
     finally:
         for loader, states, iterator in sources:
             set_source_states(loader, states)
-            if getattr(loader, "_iterator", None) is not iterator:
-                loader._iterator = iterator
+            if lasting_workers(loader) is not iterator:
+                set_lasting_workers(loader, iterator)
         set_random_states(random, device)
 
 
@@ -51,9 +60,8 @@ def untouched(trainer: Trainer, *, same_batches: bool) -> Iterator[None]:
     """
     callbacks = callbacks_of(trainer)
     waiting = [callback for callback in callbacks if isinstance(callback, WaitingCheckpoints)]
-    fits, module, loop = trainer.state.fn == TrainerFn.FITTING, trainer.lightning_module, _fit_loop(trainer)
-    loops = list(_loops(loop)) if fits else []
-    objects = [trainer._checkpoint_connector, *waiting, *([trainer, trainer._logger_connector] if fits else []), *loops]
+    fits, module, loop = trainer.state.fn == TrainerFn.FITTING, trainer.lightning_module, trainer.fit_loop
+    objects = [*connectors_of(trainer, fits=fits), *waiting, *(loops_of(trainer) if fits else [])]
     members = [(each, _members(each)) for each in objects]
     progress, metrics = deepcopy(loop.state_dict()), module_metrics(module)
     stored = module.state_dict().keys()
@@ -61,9 +69,7 @@ def untouched(trainer: Trainer, *, same_batches: bool) -> Iterator[None]:
     for callback in waiting:
         callback.suspended = True
     if fits:
-        trainer._logger_connector.reset_metrics()
-        for each_loop in loops:
-            _begin_anew(each_loop)
+        begin_anew(trainer)
     try:
         yield
     finally:
@@ -74,44 +80,18 @@ def untouched(trainer: Trainer, *, same_batches: bool) -> Iterator[None]:
         for buffer, value in buffers:
             buffer.copy_(value)
         set_module_metrics(module, metrics)
-        if fits and not same_batches:
-            is_loaded = loop._combined_loader is not None
-            loop._combined_loader = loop.epoch_loop.val_loop._combined_loader = None
-            if is_loaded:
-                loop.setup_data()
-
-
-def _begin_anew(loop: Any) -> None:
-    """Have a search load data of its own, and log apart."""
-    if "_combined_loader" in vars(loop):
-        loop._combined_loader = loop._data_fetcher = None
-    if "_results" in vars(loop):
-        loop._results = type(loop._results)(training=loop._results.training)
+        if fits and not same_batches and unload(trainer):
+            loop.setup_data()
 
 
 def _loaders(trainer: Trainer) -> list[Any]:
     """Return the loaders of a fit as they are set up, or as they would be."""
-    loop, found = _fit_loop(trainer), []
-    for each in (loop, loop.epoch_loop.val_loop):
-        if each._combined_loader is not None:
-            found += each._combined_loader.flattened
-        elif each._data_source.instance is not None and each._data_source.is_defined():
-            given = each._data_source.dataloader()
-            found += (given if isinstance(given, CombinedLoader) else CombinedLoader(given)).flattened
+    found = [*training_loaders(trainer), *validation_loaders(trainer)]
+    for make in unset_sources(trainer):
+        given = make()
+        found += (given if isinstance(given, CombinedLoader) else CombinedLoader(given)).flattened
     return found
-
-
-def _loops(loop: _Loop) -> Iterator[_Loop]:
-    yield loop
-    for each in vars(loop).values():
-        if isinstance(each, _Loop):
-            yield from _loops(each)
 
 
 def _members(each: Any) -> dict[str, Any]:
     return {name: copy(value) if type(value) in _CONTAINERS else value for name, value in vars(each).items()}
-
-
-def _fit_loop(trainer: Trainer) -> Any:
-    # Lightning keeps where a fit stands in its loops, and offers no public way to it
-    return trainer.fit_loop

@@ -10,11 +10,15 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from typing_extensions import override
 
 from lightning_sparsegrad.loops._callbacks import find_callback, find_or_add_callback
+from lightning_sparsegrad.loops._lightning import should_accumulate
 from lightning_sparsegrad.loops._twins import is_a
 from lightning_sparsegrad.resume._alone import is_alone, leave_others, rejoin_others, why_not_alone
-from lightning_sparsegrad.resume._progress import is_within_epoch, settle
+from lightning_sparsegrad.resume._lightning import logged_steps
+from lightning_sparsegrad.resume._lightning_methods import intercept_checkpoints, intercept_links
+from lightning_sparsegrad.resume._progress import is_at_last_batch, is_within_epoch, settle
 
 INEXACT_KEY = "lightning_sparsegrad_inexact"  # in checkpoints, with the step at which training broke off
 _NONE = (-1, -1)  # no window
@@ -65,14 +69,10 @@ class WaitingCheckpoints(Callback):
         """Have a Trainer bring its requests here; a second time changes nothing."""
         self._begin()
         rejoin_others(trainer)
-        if "save_checkpoint" not in vars(trainer):
-            # there is no hook between a request and the collection of the state: Trainer.save_checkpoint does both
-            trainer.save_checkpoint = partial(self._save, trainer, trainer.save_checkpoint)  # type: ignore[method-assign]
-            trainer.strategy.remove_checkpoint = partial(self._follow, trainer.strategy.remove_checkpoint)  # type: ignore[method-assign]
+        intercept_checkpoints(trainer, partial(self._save, trainer), self._follow)
         for callback in trainer.checkpoint_callbacks:
-            if is_a(callback, ModelCheckpoint):  # of the class, as another Trainer may have had it before
-                link = type(callback)._link_checkpoint
-                callback._link_checkpoint = partial(self._follow, link)  # type: ignore[method-assign]
+            if is_a(callback, ModelCheckpoint):
+                intercept_links(callback, self._follow)
 
     def inside_window(self, trainer: Trainer) -> bool:
         """Return whether a batch is being worked on, or gradients wait for the optimizer step of their window."""
@@ -81,8 +81,7 @@ class WaitingCheckpoints(Callback):
         if progress.ready != progress.processed:  # type: ignore[attr-defined]  # of the batches' tracker
             return True
         if trainer.lightning_module.automatic_optimization:
-            # the very question Lightning asks before it runs the optimizer; there is no public form of it
-            return loop._should_accumulate()
+            return should_accumulate(trainer)
         return self.holds_gradient is not None and self.holds_gradient()
 
     @property
@@ -140,7 +139,7 @@ class WaitingCheckpoints(Callback):
         return is_within_epoch(trainer) and not (self._inexact and self._ends_epoch(trainer))
 
     def _ends_epoch(self, trainer: Trainer) -> bool:
-        return self._has_stepped(trainer) and trainer.fit_loop.epoch_loop._num_ready_batches_reached()
+        return self._has_stepped(trainer) and is_at_last_batch(trainer)
 
     def _has_stepped(self, trainer: Trainer) -> bool:
         return trainer.global_step > self._window[0]
@@ -209,35 +208,41 @@ class WaitingCheckpoints(Callback):
             act(*args)
 
     # ------------------------------------------------------------ hooks
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
+    @override
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if self._inexact:
             self.mark(trainer, checkpoint)
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._begin()
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ARG002
+    @override
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self.is_written = False
         window = (trainer.global_step, trainer.current_epoch)
         if window != self._window:
             loop = trainer.fit_loop.epoch_loop
-            self._window, self._before = window, (loop.batch_progress.current.ready - 1, loop._batches_that_stepped)
+            self._window, self._before = window, (loop.batch_progress.current.ready - 1, logged_steps(trainer))
 
+    @override
     def on_train_batch_end(
         self,
         trainer: Trainer,
-        pl_module: LightningModule,  # noqa: ARG002
-        outputs: Any,  # noqa: ARG002
-        batch: Any,  # noqa: ARG002
-        batch_idx: int,  # noqa: ARG002
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         if not self.must_wait(trainer):
             self.write()
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._end()
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
+    @override
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if trainer.state.fn == TrainerFn.FITTING and not isinstance(exception, SIGTERMException):  # it comes to all
             leave_others(trainer)
         self._stopped = isinstance(exception, SIGTERMException)

@@ -6,13 +6,11 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.fabric.utilities.data import _set_sampler_epoch
-from lightning.fabric.utilities.types import _Stateful
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.loops.fetchers import _DataLoaderIterDataFetcher
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from typing_extensions import override
 
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.loops._callbacks import put_first
@@ -21,8 +19,18 @@ from lightning_sparsegrad.resume._alone import is_alone
 from lightning_sparsegrad.resume._atomic import AtomicCheckpointIO
 from lightning_sparsegrad.resume._counters import counters, set_counters
 from lightning_sparsegrad.resume._hyperparameters import Hyperparameters
+from lightning_sparsegrad.resume._lightning import (
+    begin_pass_itself,
+    clear_restarting,
+    fetcher_of,
+    loads_batches_itself,
+    set_training_loaders,
+    training_loaders,
+    validation_loaders,
+)
+from lightning_sparsegrad.resume._lightning_methods import release_fit
 from lightning_sparsegrad.resume._loader_states import set_source_states, source_states
-from lightning_sparsegrad.resume._loaders import TrackedLoader, can_be_read_again
+from lightning_sparsegrad.resume._loaders import Stateful, TrackedLoader, can_be_read_again, set_epoch
 from lightning_sparsegrad.resume._logged import metric_states, set_metric_states
 from lightning_sparsegrad.resume._meeting import Meeting
 from lightning_sparsegrad.resume._pausing import Pause, allow_to_begin, validate_first, watch_validations
@@ -132,6 +140,7 @@ class ExactResume(WaitingCheckpoints):
         self._accumulate = 1  # as the Trainer was made; callbacks change it in an epoch
 
     # ------------------------------------------------------------ when checkpoints are written
+    @override
     def must_wait(self, trainer: Trainer) -> bool:
         return self._running or self.inside_window(trainer)
 
@@ -150,33 +159,38 @@ class ExactResume(WaitingCheckpoints):
                 return
             yield batch
 
+    @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
-        fetcher = _fit_loop(trainer)._data_fetcher
+        fetcher = fetcher_of(trainer)
         if fetcher.iterator is not self._watched:  # an epoch has begun
             fetcher.iterator = self._watched = self._watch(trainer, fetcher.iterator)
 
+    @override
     def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
         pass  # a validation may follow, and the module's own hook
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
-        # else Lightning passes over a plateau's scheduler at the end of a resumed epoch, for want of its metric
-        _fit_loop(trainer)._restarting = False
+    @override
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        clear_restarting(trainer)
         if is_cut_short(trainer) and not self.inside_window(trainer):
             self.write()  # as of the last batch, before hooks close an epoch that a resumed run goes on with
 
+    @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._running, self._fetched = False, _fit_loop(trainer)._data_fetcher.fetched  # which goes with the fit
+        self._running, self._fetched = False, fetcher_of(trainer).fetched  # which goes with the fit
         super().on_train_end(trainer, pl_module)
 
+    @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         # others come inside a batch, or in the middle of what follows it
         self._running &= not isinstance(exception, SIGTERMException)
-        vars(_fit_loop(trainer)).pop("run", None)
+        release_fit(trainer)
         super().on_exception(trainer, pl_module, exception)
 
     # ------------------------------------------------------------ the start of a fit
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._running, self._begins_epoch, self._resumed, self._watched = False, False, None, None
         self._pause, self._is_paused = None, False
         if stage != "fit":
@@ -193,21 +207,24 @@ class ExactResume(WaitingCheckpoints):
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         Hyperparameters.of(trainer).fit_start(trainer)
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._running = True
         self._track(trainer)
         watch_validations(trainer, partial(self._begin_validation, trainer))
         if self._begins_epoch:
-            begin_epoch(_fit_loop(trainer))
+            begin_epoch(trainer)
         elif self._resumed is not None:
             self._go_on(trainer, self._resumed)
             if self._resumed.get("validates"):
                 validate_first(trainer, partial(self._resume_validation, trainer, self._resumed), steps=self._steps)
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    @override
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._track(trainer)
         if self._resumed is not None:
             self._go_on(trainer, self._resumed)
@@ -225,6 +242,7 @@ class ExactResume(WaitingCheckpoints):
         self._pause = Pause(trainer, self._state(trainer)) if can_pause else None
         self._meeting = Meeting(trainer.world_size)
 
+    @override
     def on_validation_batch_start(self, trainer: Trainer, *_: Any) -> None:
         if self._pause is None or trainer.sanity_checking or not self._meeting.is_told(self._stopping):
             return
@@ -241,26 +259,25 @@ class ExactResume(WaitingCheckpoints):
 
     # ------------------------------------------------------------ data and states
     def _track(self, trainer: Trainer) -> None:
-        loop = _fit_loop(trainer)
-        if isinstance(loop._data_fetcher, _DataLoaderIterDataFetcher):
+        if loads_batches_itself(trainer):
             raise ConfigurationError(
                 "Parameter `batch` of `training_step` should be a batch for an exact resume. Found `dataloader_iter`."
             )
-        loaders = [_tracked(loader) for loader in loop._combined_loader.flattened]
-        if loaders != loop._combined_loader.flattened:
-            loop._combined_loader.flattened = loaders
-            iter(loop._data_fetcher)
+        loaders = [_tracked(loader) for loader in training_loaders(trainer)]
+        if loaders != training_loaders(trainer):
+            set_training_loaders(trainer, loaders)
+            iter(fetcher_of(trainer))
 
     def _go_on(self, trainer: Trainer, state: dict[str, Any]) -> None:
-        loop = _fit_loop(trainer)
-        loaders = loop._combined_loader.flattened if state["loaders"] else []  # else from before there were any
+        loaders = training_loaders(trainer) if state["loaders"] else []  # else from before there were any
         if len(loaders) != (before := len(state["loaders"])):
             raise ConfigurationError(
                 f"The training should read {before} loader{'s' * (before != 1)}, as the run it goes on from. "
                 f"Found {len(loaders)}."
             )
+        epoch: Any = trainer.fit_loop.epoch_progress.current
         for loader, position in zip(loaders, state["loaders"], strict=True):
-            _set_sampler_epoch(loader, loop.epoch_progress.current.processed)
+            set_epoch(loader, epoch.processed)
             if position is not None:
                 loader.load_state_dict(position)
             elif state["within_epoch"] and state.get("exact", True):
@@ -269,11 +286,12 @@ class ExactResume(WaitingCheckpoints):
                     f"go on within an epoch. Found `{type(loader).__name__}`."
                 )
         if trainer.current_epoch > 0 and not state["within_epoch"]:
-            loop._resuming_from_checkpoint = False  # Lightning begins the pass itself, after all hooks
+            begin_pass_itself(trainer)
             return
-        iter(loop._data_fetcher)
+        fetcher = fetcher_of(trainer)
+        iter(fetcher)
         if state["within_epoch"]:
-            loop._data_fetcher.iterator = self._watched = self._watch(trainer, loop._data_fetcher.iterator)
+            fetcher.iterator = self._watched = self._watch(trainer, fetcher.iterator)
 
     def _set_states(self, trainer: Trainer, state: dict[str, Any]) -> None:
         if state["validation"]:
@@ -281,7 +299,7 @@ class ExactResume(WaitingCheckpoints):
         set_counters(trainer, state["counters"])
         set_switches(trainer, state["switches"], within_epoch=state["within_epoch"], configured=self._accumulate)
         set_metric_states(trainer, state["metrics"], within_epoch=state["within_epoch"])
-        for loader, sources in zip(_validation_loaders(trainer), state["validation"], strict=False):
+        for loader, sources in zip(validation_loaders(trainer), state["validation"], strict=False):
             try:
                 set_source_states(loader, sources)
             except ConfigurationError as changed:  # a validation may change
@@ -289,6 +307,7 @@ class ExactResume(WaitingCheckpoints):
         set_random_states(state["random"], trainer.strategy.root_device)
 
     # ------------------------------------------------------------ checkpoints
+    @override
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         pause = self._pause if self._is_paused else None
         mine = self._state(trainer) if pause is None else pause.state
@@ -296,7 +315,7 @@ class ExactResume(WaitingCheckpoints):
             checkpoint[EXACT_RESUME_KEY] = {"processes": _gathered(trainer, mine)}
         Hyperparameters.of(trainer).save(checkpoint)
         progress = checkpoint["loops"]["fit_loop"]
-        if any(isinstance(loader, TrackedLoader) for loader in _loaders(trainer)):
+        if any(isinstance(loader, TrackedLoader) for loader in training_loaders(trainer)):
             progress["state_dict"].pop("combined_loader", None)  # of one process, and our loaders'
         super().on_save_checkpoint(trainer, pl_module, checkpoint)
         if pause is not None:
@@ -313,24 +332,29 @@ class ExactResume(WaitingCheckpoints):
             "metrics": metric_states(trainer, ended=is_within_epoch(trainer) and not within_epoch),
             "counters": counters(trainer),
             "switches": switches(trainer, configured=self._accumulate),
-            "loaders": [self._position(trainer, loader) for loader in _loaders(trainer)],
-            "validation": [source_states(loader) for loader in _validation_loaders(trainer)],
+            "loaders": [self._position(trainer, loader) for loader in training_loaders(trainer)],
+            "validation": [source_states(loader) for loader in validation_loaders(trainer)],
         }
 
     def _position(self, trainer: Trainer, loader: Any) -> Any:
-        loop = _fit_loop(trainer)
         if not self.goes_on_within_epoch(trainer):
             if isinstance(loader, TrackedLoader):
                 return loader.rest()
-            return loader.state_dict() if isinstance(loader, _Stateful) else None
+            return loader.state_dict() if isinstance(loader, Stateful) else None
         # without a length, Lightning loads a batch ahead to know which is the last
-        used = self.finished_batches(trainer) if self._inexact else loop.epoch_loop.batch_progress.current.ready
-        ahead = (self._fetched if loop._data_fetcher is None else loop._data_fetcher.fetched) - used
+        used = (
+            self.finished_batches(trainer)
+            if self._inexact
+            else trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        )
+        fetcher = fetcher_of(trainer)
+        ahead = (self._fetched if fetcher is None else fetcher.fetched) - used
         if isinstance(loader, TrackedLoader):
             return loader.position(ahead=ahead)
-        return loader.state_dict() if isinstance(loader, _Stateful) and (self._inexact or not ahead) else None
+        return loader.state_dict() if isinstance(loader, Stateful) and (self._inexact or not ahead) else None
 
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
+    @override
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if trainer.state.fn != TrainerFn.FITTING:
             return
         self.tell_of(checkpoint, trainer)
@@ -363,25 +387,10 @@ class ExactResume(WaitingCheckpoints):
         )
 
 
-def _fit_loop(trainer: Trainer) -> Any:
-    # Lightning keeps where a fit stands in its loops, and offers no public way to it
-    return trainer.fit_loop
-
-
 def _tracked(loader: Any) -> Any:
-    if isinstance(loader, _Stateful) or not can_be_read_again(loader):
+    if isinstance(loader, Stateful) or not can_be_read_again(loader):
         return loader
     return TrackedLoader(loader)
-
-
-def _loaders(trainer: Trainer) -> list[Any]:
-    combined = _fit_loop(trainer)._combined_loader
-    return [] if combined is None else combined.flattened
-
-
-def _validation_loaders(trainer: Trainer) -> list[Any]:
-    combined = trainer.fit_loop.epoch_loop.val_loop._combined_loader
-    return [] if combined is None else combined.flattened
 
 
 def _gathered(trainer: Trainer, mine: dict[str, Any]) -> list[Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 from lightning.pytorch import LightningModule, Trainer
+from typing_extensions import override
 
 from lightning_sparsegrad.callbacks._run_folder import OfOneRun, own_folder
 from lightning_sparsegrad.files._writing import replacing
@@ -38,7 +39,8 @@ class RunRecorder(OfOneRun):
         self._lock = FileLock(self._folder / LOCK, timeout=SECONDS_TO_GO)
         self._start = monotonic()
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         own_folder(trainer, self._folder)
         if trainer.is_global_zero:
             self._lock.acquire()
@@ -47,16 +49,19 @@ class RunRecorder(OfOneRun):
             parent = int(study) if is_of_study else os.getppid()
             end_with(parent)
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start = monotonic()
 
+    @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         result = {"metrics": metrics, "majority": majority_scores(trainer, pl_module)}
         fault = divergence_of(trainer)
         self._write(trainer, {**result, "diverged": fault} if fault else result)
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: ARG002
+    @override
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         # else it was stopped and is to be run again, or another process is at it
         if isinstance(exception, Exception) and not isinstance(exception, Timeout):
             words = " ".join(str(exception).split())

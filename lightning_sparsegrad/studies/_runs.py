@@ -17,10 +17,10 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from lightning_sparsegrad.cli._faults import HINT
 from lightning_sparsegrad.cli._replacing import imported
-from lightning_sparsegrad.cli.sparsegrad_cli import SparseGradCLI
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.files._writing import replacing
 from lightning_sparsegrad.resume._signals import status_of
+from lightning_sparsegrad.studies._lightning import ConfigReader
 from lightning_sparsegrad.studies._recorder import RESULT, RunRecorder
 from lightning_sparsegrad.studies._study import Overlay, Study
 
@@ -166,25 +166,6 @@ def _arguments(overlays: Sequence[Overlay]) -> Iterator[str]:
 def _as_yaml(value: Any) -> str:
     """Return a value in one line; JSON is YAML, but for numbers that are not finite."""
     return _STRING_OR_NOT_FINITE.sub(lambda found: _NOT_FINITE.get(found[0], found[0]), json.dumps(value))
-
-
-class ConfigReader(SparseGradCLI):
-    """The command line, which reads its arguments and stops.
-
-    Attributes:
-        resolved: All arguments, defaults included, as plain values.
-    """
-
-    def instantiate_classes(self) -> None:
-        parser = self._subcommand_parsers["fit"]
-        text = parser.dump(self.config["fit"], skip_unset=False, skip_validation=True)
-        self.resolved: dict[str, Any] = yaml.safe_load(text)
-
-    def _set_seed(self) -> None:
-        pass
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        pass
 
 
 def _keeps_checkpoints(class_path: str) -> bool:

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
+from typing_extensions import override
 
 from lightning_sparsegrad.data._checks import require_at_least, require_columns
 from lightning_sparsegrad.data._labels import LabelSpace
@@ -61,13 +62,16 @@ class AnswerEncoding(Encoding):
         self.stride, self.max_question_length = stride, max_question_length
 
     @property
+    @override
     def reads(self) -> Reads:
         return Reads(tuple(self.columns), (self.answers_column,))
 
-    def label_space(self, rows: Dataset, split: str, names: Sequence[str] | None = None) -> LabelSpace:  # noqa: ARG002
+    @override
+    def label_space(self, rows: Dataset, split: str, names: Sequence[str] | None = None) -> LabelSpace:
         """Return what is told of each token."""
         return LabelSpace(self.answers_column, self.labels)
 
+    @override
     def encode(self, rows: Dataset, split: str, tokens: Tokens, labels: LabelSpace | None) -> Dataset:
         """Return the windows, one to a row for training, else all windows of a row together.
 
@@ -113,10 +117,12 @@ class AnswerEncoding(Encoding):
         """Return whether the rows hold a question without an answer."""
         return not all(map(_has_answer, rows[self.answers_column]))
 
-    def decode(self, output: Mapping[str, Any], batch: Batch, labels: LabelSpace) -> list[Any]:  # noqa: ARG002
+    @override
+    def decode(self, output: Mapping[str, Any], batch: Batch, labels: LabelSpace) -> list[Any]:
         """Return the answer to each row's question."""
         return list(output["predictions"])
 
+    @override
     def collate(self, tokens: Tokens, rows: list[dict[str, Any]], pad_to_multiple_of: int | None) -> Batch:
         if "windows" not in rows[0]:
             return self._collated(tokens, rows, pad_to_multiple_of)

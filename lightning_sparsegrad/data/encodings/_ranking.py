@@ -6,6 +6,7 @@ from itertools import accumulate, pairwise
 from typing import Any
 
 from datasets import Dataset
+from typing_extensions import override
 
 from lightning_sparsegrad.data._checks import require_columns
 from lightning_sparsegrad.data._labels import LabelSpace
@@ -36,20 +37,24 @@ class RankingEncoding(SequenceEncoding):
         self.query_column = query_column
 
     @property
+    @override
     def reads(self) -> Reads:
         return replace(super().reads, texts=tuple(dict.fromkeys([*self.text_columns, self.query_column])))
 
+    @override
     def encode(self, rows: Dataset, split: str, tokens: Tokens, labels: LabelSpace | None) -> Dataset:
         require_columns(rows, {self.query_column: "query_column"}, split)
         queries = rows[self.query_column][:]
         groups = accumulate((before != query for before, query in pairwise(queries)), initial=0)
         return super().encode(rows, split, tokens, labels).add_column("group", list(groups))
 
-    def decode(self, output: Mapping[str, Any], batch: Batch, labels: LabelSpace) -> list[Any]:  # noqa: ARG002
+    @override
+    def decode(self, output: Mapping[str, Any], batch: Batch, labels: LabelSpace) -> list[Any]:
         """Return the score of each row."""
         found: list[Any] = output["predictions"].tolist()
         return found
 
+    @override
     def sample(self, rows: Dataset, count: int) -> Dataset:
         """Return the first rows, without a query that would be torn apart unless there is no other."""
         if self.query_column in rows.column_names:  # `encode` reports it

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from datasets import Dataset
+from typing_extensions import override
 
 from lightning_sparsegrad.data._checks import require_columns
 from lightning_sparsegrad.data._labels import LabelSpace, Problem
@@ -62,14 +63,17 @@ class SequenceEncoding(Encoding):
             )
 
     @property
+    @override
     def reads(self) -> Reads:
         are_classes = self.problem == "classification" or self.label_names is not None
         return Reads(tuple(self.text_columns), (self.label_column,), are_classes)
 
+    @override
     def learn_numbers(self) -> None:
         if self.problem is None and self.label_names is None:
             self.problem = "regression"
 
+    @override
     def label_space(self, rows: Dataset, split: str, names: Sequence[str] | None = None) -> LabelSpace:
         """Return what the labels may be.
 
@@ -81,6 +85,7 @@ class SequenceEncoding(Encoding):
             return LabelSpace.trained(rows, self.label_column, names)
         return LabelSpace.infer(rows, self.label_column, self.label_names, self.problem)
 
+    @override
     def encode(self, rows: Dataset, split: str, tokens: Tokens, labels: LabelSpace | None) -> Dataset:
         """Return the token ids of the texts and the checked labels.
 
@@ -98,7 +103,8 @@ class SequenceEncoding(Encoding):
             desc=f"Tokenizing {split}",
         )
 
-    def decode(self, output: Mapping[str, Any], batch: Batch, labels: LabelSpace) -> list[Any]:  # noqa: ARG002
+    @override
+    def decode(self, output: Mapping[str, Any], batch: Batch, labels: LabelSpace) -> list[Any]:
         """Return the name of the class of each row, or its number."""
         found = output["predictions"].tolist()
         return [labels.names[label] for label in found] if labels.names else found

@@ -5,6 +5,7 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, Features, LargeList, List, Value
 from transformers import PreTrainedTokenizerBase
+from typing_extensions import override
 
 from lightning_sparsegrad.data._checks import require_columns
 from lightning_sparsegrad.data._labels import LabelSpace
@@ -49,9 +50,11 @@ class TokenEncoding(Encoding):
         self.label_names = require_names(label_names)
 
     @property
+    @override
     def reads(self) -> Reads:
         return Reads((self.words_column,), (self.tags_column,))
 
+    @override
     def label_space(self, rows: Dataset, split: str, names: Sequence[str] | None = None) -> LabelSpace:
         """Return what the labels may be.
 
@@ -67,6 +70,7 @@ class TokenEncoding(Encoding):
             raise ConfigurationError(f"Labels in column `{self.tags_column}` should be integers or text. Found floats.")
         return space
 
+    @override
     def encode(self, rows: Dataset, split: str, tokens: Tokens, labels: LabelSpace | None) -> Dataset:
         """Return the token ids of the words and the labels of their first pieces.
 
@@ -99,6 +103,7 @@ class TokenEncoding(Encoding):
             desc=f"Tokenizing {split}",
         )
 
+    @override
     def decode(self, output: Mapping[str, Any], batch: Batch, labels: LabelSpace) -> list[Any]:
         """Return the names of the labels of each row's words; of one that was truncated away, what says nothing."""
         filler = next(name for name in ("O", "X", *labels.names) if name in labels.names)

@@ -1,0 +1,27 @@
+"""Private names of Lightning's loggers.
+
+No public name does what these do. Each is checked against the installed version in `tests/private_names.py`.
+"""
+
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from lightning_sparsegrad.errors import needs_private_names
+
+_folders = needs_private_names("lightning", "a folder of logs for each run")
+
+
+@_folders
+def given_version(logger: CSVLogger | TensorBoardLogger) -> int | str | None:
+    """Return the version that a logger was given or has chosen; `None` if it has yet to choose.
+
+    `logger.version` chooses one when it is asked for. Without this, two runs that start at once log into one folder:
+    Lightning#11418 (closed unfixed).
+    """
+    return logger._version
+
+
+@_folders
+def set_version(logger: CSVLogger | TensorBoardLogger, version: int | str | None) -> None:
+    """Have a logger log into the folder of a version. As above: Lightning#11418."""
+    _ = logger._version  # a logger without it would log elsewhere
+    logger._version = version

@@ -1,0 +1,208 @@
+"""Private names of other libraries: each is there, each stands in its module alone, and none is listed in vain."""
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.utils.data import DataLoader
+
+import lightning_sparsegrad
+from tests.private_names import LIBRARIES, OTHERS, ROWS
+
+PACKAGE = "lightning_sparsegrad"
+FOLDER = Path(lightning_sparsegrad.__file__).parent
+TABLE = {(row.library, row.name) for row in ROWS}
+NAMES = {row.name for row in ROWS if not row.is_replaced}
+REPLACED = {row.name for row in ROWS if row.is_replaced}
+_PRIVATE = re.compile(r"_[A-Za-z]\w*(?<!__)")
+_OF_LIBRARY = re.compile(rf"_({'|'.join(LIBRARIES)})(?:_\w+)?\.py")
+_BY_NAME = {"getattr", "hasattr", "setattr", "delattr", "replace_private"}
+
+
+# ------------------------------------------------------------ what is there
+class Module(LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 1)
+
+    def training_step(self, batch: torch.Tensor, _: int) -> torch.Tensor:
+        loss: torch.Tensor = self.layer(batch).square().mean()
+        self.log("loss", loss, on_epoch=True)
+        return loss
+
+    def validation_step(self, batch: torch.Tensor, _: int) -> None:
+        self.log("validation", self.layer(batch).mean())
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class Faults(Callback):
+    def __init__(self) -> None:
+        self.of: dict[str, str] = {}
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        faults = {
+            f"{row.library}.{row.name}: without it {row.breaks}, see {row.upstream}": row.fault(trainer) for row in ROWS
+        }
+        self.of = {name: fault for name, fault in faults.items() if fault}
+
+
+def test_every_name_is_there_in_the_installed_version(tmp_path: Path) -> None:
+    found = Faults()
+    data: Any = DataLoader(torch.zeros(2, 1))  # type: ignore[arg-type]  # a tensor is a dataset to torch
+    quiet: Any = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
+    callbacks = [ModelCheckpoint(tmp_path), found]
+    trainer = Trainer(max_epochs=1, accelerator="cpu", callbacks=callbacks, default_root_dir=tmp_path, **quiet)
+    trainer.fit(Module(), data, data)
+    assert found.of == {}
+
+
+# ------------------------------------------------------------ what the package uses
+@cache
+def trees() -> dict[str, ast.Module]:
+    paths = [path.relative_to(FOLDER) for path in FOLDER.rglob("*.py")]
+    return {path.as_posix(): ast.parse((FOLDER / path).read_text("utf-8")) for path in paths}
+
+
+def private(name: str) -> bool:
+    return _PRIVATE.fullmatch(name) is not None
+
+
+@cache
+def own() -> dict[str, tuple[set[str], set[str]]]:
+    """Return, by the name of each class of the package, what it defines and the names of its bases."""
+    classes: dict[str, tuple[set[str], set[str]]] = {}
+    for tree in trees().values():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                defined, bases = classes.setdefault(node.name, (set(), set()))
+                bases |= {ast.unparse(base).partition("[")[0] for base in node.bases}
+                defined |= set(members(node))
+    return classes
+
+
+def members(node: ast.ClassDef) -> Iterator[str]:
+    for inner in ast.walk(node):
+        if isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield inner.name
+        elif isinstance(inner, ast.Attribute) and isinstance(inner.ctx, ast.Store) and of_self(inner):
+            yield inner.attr
+        elif isinstance(inner, ast.Name) and isinstance(inner.ctx, ast.Store):
+            yield inner.id
+
+
+def of_self(node: ast.Attribute) -> bool:
+    return ast.unparse(node.value) in {"self", "cls", "super()"}
+
+
+def defined_by(name: str) -> set[str]:
+    defined, bases = own().get(name, (set(), set()))
+    return defined.union(*map(defined_by, bases))
+
+
+@cache
+def defined_anywhere() -> set[str]:
+    """Return the names of modules, functions, variables and members of the package."""
+    defined = set().union(*(names for names, _ in own().values())) | {Path(path).stem for path in trees()}
+    for tree in trees().values():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                defined.add(node.name)
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                defined.add(node.id)
+    return defined
+
+
+@cache
+def ours() -> set[str]:
+    return defined_anywhere() - NAMES
+
+
+def uses(tree: ast.AST, owner: str = "") -> Iterator[str]:
+    """Yield the private names of other libraries in the code of a module.
+
+    A name on `self` is another library's unless the class or a base of it in the package defines it; on anything else,
+    unless something in the package does. A name of the table is always another library's.
+    """
+    for node in ast.iter_child_nodes(tree):
+        yield from uses(node, node.name if isinstance(node, ast.ClassDef) else owner)
+        if isinstance(node, ast.ImportFrom) and str(node.module).partition(".")[0] not in {
+            PACKAGE,
+            *sys.stdlib_module_names,
+        }:
+            yield from (alias.name for alias in node.names if private(alias.name) or private_path(str(node.module)))
+        elif isinstance(node, ast.Attribute):
+            yield from attribute(node, owner)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.rstrip(".") in NAMES:
+            yield node.value.rstrip(".")
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in _BY_NAME and len(node.args) > 1:
+            name = node.args[1]
+            if isinstance(name, ast.Constant) and private(str(name.value)) and name.value not in defined_anywhere():
+                yield str(name.value)
+
+
+def private_path(module: str) -> bool:
+    return any(map(private, module.split(".")))
+
+
+def attribute(node: ast.Attribute, owner: str) -> Iterator[str]:
+    if ast.unparse(node.value) in sys.stdlib_module_names:
+        return
+    known = defined_by(owner) if of_self(node) and owner else ours()
+    is_replaced = node.attr in REPLACED and isinstance(node.ctx, ast.Store) and not of_self(node)
+    if is_replaced or ((private(node.attr) or node.attr in NAMES) and node.attr not in known):
+        yield node.attr
+
+
+def overridden() -> Iterator[tuple[str, str]]:
+    """Yield the private methods of other libraries that classes of the package define anew, with their modules."""
+    for path in trees():
+        module = import_module(f"{PACKAGE}.{path.removesuffix('.py').replace('/', '.')}".removesuffix(".__init__"))
+        for kind in vars(module).values():
+            if isinstance(kind, type) and kind.__module__ == module.__name__:
+                outside = [base for base in kind.__mro__ if not base.__module__.startswith(PACKAGE)]
+                known = {*sys.stdlib_module_names, "builtins"}
+                others = [base for base in outside if base.__module__.partition(".")[0] not in known]
+                for name in filter(private, vars(kind)):
+                    if any(name in vars(base) for base in others) and not name.startswith(("_abc_", "_is_")):
+                        yield path, name
+
+
+@cache
+def used() -> set[tuple[str, str]]:
+    pairs = {(path, name) for path, tree in trees().items() for name in uses(tree)} | set(overridden())
+    return {(path, name) for path, name in pairs if not path.startswith(OTHERS)}
+
+
+def library(path: str) -> str | None:
+    match = _OF_LIBRARY.fullmatch(Path(path).name)
+    return match[1] if match else None
+
+
+def test_a_private_name_stands_in_the_module_of_its_library_alone() -> None:
+    assert sorted(pair for pair in used() if library(pair[0]) is None) == []
+
+
+def test_every_private_name_is_in_the_table() -> None:
+    of_libraries = {(str(library(path)), name) for path, name in used() if library(path)}
+    assert sorted(of_libraries - TABLE) == []
+
+
+def test_every_row_is_used() -> None:
+    names = {(str(library(path)), name) for path, name in used() if library(path)}
+    names |= {
+        (str(library(path)), node.value)
+        for path, tree in trees().items()
+        for node in ast.walk(tree)
+        if library(path) and isinstance(node, ast.Constant) and node.value in REPLACED
+    }
+    assert sorted(TABLE - names) == []
