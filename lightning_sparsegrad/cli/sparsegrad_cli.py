@@ -20,9 +20,10 @@ from lightning_sparsegrad.cli._given import Given
 from lightning_sparsegrad.cli._instantiators import LINKED, DataInstantiator, ModelInstantiator, refusals, settle
 from lightning_sparsegrad.cli._lightning import GuardedCLI, Instantiator, argument
 from lightning_sparsegrad.cli._run_config import StoreConfigCallback
-from lightning_sparsegrad.cli._trainer_checks import check_trainer, require_seed
+from lightning_sparsegrad.cli._trainer_checks import check_trainer
 from lightning_sparsegrad.cli.parser import SparseGradArgumentParser
 from lightning_sparsegrad.data import TokenizedDataModule
+from lightning_sparsegrad.data._checks import require_seed
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.files._checksums import IntactCheckpoint
 from lightning_sparsegrad.loops._callbacks import callbacks_of
@@ -98,17 +99,12 @@ class SparseGradCLI(GuardedCLI):
             if trainer is not None and status_of(ending) is not None:
                 SIGNALS.hold_off()
                 end_launched(trainer)
-            end(ending, self._about_end(trainer))
+            command, checkpoint = (self._given.subcommand, self._given.checkpoint) if self._given else (None, None)
+            stopped = f"stopped before `{command}` was done" if command else "stopped"
+            end(ending, about_end(trainer, checkpoint) if command == "fit" else stopped)
         finally:
             if kwargs.get("run", True) and self._claims is not None:
                 self._claims.release()
-
-    def _about_end(self, trainer: Trainer | None) -> str:
-        """Return what to say when a signal has ended the command."""
-        command = self._given.subcommand if self._given else None
-        if self._given and command == "fit":
-            return about_end(trainer, self._given.checkpoint)
-        return f"stopped before `{command}` was done" if command else "stopped"
 
     # ------------------------------------------------------------ arguments
     @override
@@ -147,7 +143,8 @@ class SparseGradCLI(GuardedCLI):
             except ValueError as error:  # a few get through: a NUL where a path may be, a name of no module
                 raise ConfigurationError(str(error)) from error
         config = self.config[given.subcommand] if given.subcommand else self.config
-        require_seed(config)
+        if type(seed := config.get("seed_everything")) is int:  # no switch
+            require_seed(seed_everything=seed)
         settle(config, self._stored.config if self._stored else None)
         if self._stored and given.subcommand == "fit":
             require_same_seed(config, self._stored)
@@ -190,7 +187,6 @@ class SparseGradCLI(GuardedCLI):
     @property
     @override
     def returns_predictions(self) -> bool:
-        """Whether a prediction is of a model or data of others: those of this library are written into a file."""
         return not (isinstance(self.model, TransformerTask) and isinstance(self.datamodule, TokenizedDataModule))
 
     # ------------------------------------------------------------ the command
