@@ -10,6 +10,7 @@ from lightning_sparsegrad.cli._overview import overview
 from lightning_sparsegrad.cli._printing import only_prints, print_only
 from lightning_sparsegrad.cli._threads import wait_passively
 from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.untrusted._terminal import slow_down_bars
 
 __all__ = ["SparseGradArgumentParser", "SparseGradCLI", "StoreConfigCallback", "main"]  # noqa: F822  # the lazy ones
 
@@ -47,6 +48,7 @@ def main(args: list[str] | None = None) -> None:
         raise SystemExit(0)
     if args is None:
         wait_passively()  # before torch is imported, by whatever follows
+        slow_down_bars()  # and before tqdm is, which torch imports
         if only_prints(arguments):
             print_only(lambda: _main(args, arguments))
     _main(args, arguments)
@@ -60,10 +62,8 @@ def _main(args: list[str] | None, arguments: list[str]) -> None:
     from lightning_sparsegrad.cli._quiet import quiet
     from lightning_sparsegrad.resume._launched import end_with_launcher
     from lightning_sparsegrad.resume._signals import SIGNALS, end
-    from lightning_sparsegrad.untrusted._terminal import controls_shown, slow_down_bars
+    from lightning_sparsegrad.untrusted._terminal import controls_shown
 
-    if args is None:
-        slow_down_bars()
     end_with_launcher()
     with SIGNALS.ending():
         try:

@@ -20,8 +20,6 @@ from torch.utils.data import DataLoader, SequentialSampler
 from torchmetrics import MeanMetric
 
 LIBRARIES = ("lightning", "torch", "torchmetrics", "datasets", "jsonargparse", "transformers", "peft")
-OTHERS = ("cli/", "untrusted/_callables.py", "untrusted/_jsonargparse.py")  # whose names are not in the table yet
-
 NONE = "no upstream issue"
 RESUME = "https://github.com/Lightning-AI/pytorch-lightning/issues/18780"  # and 19764
 FOREACH = "https://github.com/pytorch/pytorch/pull/193607"
@@ -30,6 +28,9 @@ LOADERS = "https://github.com/pytorch/pytorch/issues/36650"
 SIGTERM = "https://github.com/Lightning-AI/pytorch-lightning/issues/20806"
 COUNTED = "https://github.com/Lightning-AI/pytorch-lightning/issues/20550"
 VERSIONS = "https://github.com/Lightning-AI/pytorch-lightning/issues/11418"
+HPARAMS = "https://github.com/Lightning-AI/pytorch-lightning/issues/20801"
+REPLACING = "https://github.com/Lightning-AI/pytorch-lightning/issues/18072"
+PARTIAL = "https://github.com/mauvilsa/jsonargparse/issues/755"
 OFFLINE = "https://github.com/huggingface/datasets/issues/6088"
 
 
@@ -269,9 +270,84 @@ def of_commands() -> Iterator[Row]:
     read = "a study cannot read the config of a run"
     yield Row("lightning", "_set_seed", cli, read, takes="self")
     yield Row("lightning", "_run_subcommand", cli, read, takes="self subcommand")
+    weights = "a checkpoint runs code, and its arguments override flags"
+    yield Row("lightning", "_parse_ckpt_path", cli, weights, HPARAMS, "self")
+    yield Row("lightning", "_prepare_subcommand_kwargs", cli, weights, takes="self subcommand")
+    labels = "the number of labels is not checked against the data, and is stored where the model has none"
+    yield Row("lightning", "_add_instantiators", cli, labels, takes="self")
+    yield Row("lightning", "_InstantiatorFn", module("lightning.pytorch.cli"), labels, takes="cli key")
+    yield Row("lightning", "_get_module_type", module("lightning.pytorch.cli"), labels, takes="value")
+    made = always(made_without_running)
+    yield Row("lightning", "_model_class", made, labels)
+    yield Row("lightning", "_datamodule_class", made, labels)
+    yield Row("lightning", "_get", cli, "errors do not tell what may have led to them", takes="self config key default")
+    stored = "the arguments of a checkpoint are no defaults"
+    yield Row("lightning", "_subcommand_parsers", always(lambda: made_without_running(run=True)), stored)
     helpers = module("lightning.pytorch.utilities.model_helpers")
     called = "`load_from_checkpoint` is not refused on an instance"
     yield Row("lightning", "_restricted_classmethod", helpers, called)
+
+
+def of_parsers() -> Iterator[Row]:
+    parser = always(lambda: import_module("jsonargparse").ArgumentParser())
+    merged = "arguments of a class show through another that replaces it"
+    yield Row("jsonargparse", "_apply_actions", parser, merged, REPLACING, "cfg parent_key prev_cfg skip_fn")
+    takes = "args namespace argcomplete"
+    yield Row("jsonargparse", "_parse_known_args_internal", parser, merged, REPLACING, takes)
+    yield Row("jsonargparse", "_get_positional_actions", parser, merged, REPLACING)
+    yield Row("jsonargparse", "_mutually_exclusive_groups", parser, merged, REPLACING)
+    yield Row("jsonargparse", "_subcommands_action", parser, merged, REPLACING)
+    for name in ("_skip_validation", "_namespace_as_config"):
+        yield Row("jsonargparse", name, taken(name), merged, REPLACING)
+    yield Row("jsonargparse", "_actions", parser, "a checkpoint of other options ends in an error of the parser")
+    called = "a config has any function called"
+    takes = "action value key cfg append"
+    yield Row("jsonargparse", "_check_value_key", parser, called, PARTIAL, takes)
+    yield Row("jsonargparse", "_typehint", always(typed), called, PARTIAL)
+    hints, names = module("jsonargparse._typehints"), module("jsonargparse._util")
+    yield Row("jsonargparse", "_typehints", module("jsonargparse"), called, PARTIAL)
+    yield Row("jsonargparse", "_util", module("jsonargparse"), called, PARTIAL)
+    for name, owner, takes in (
+        ("adapt_partial_callable_class", hints, "callable_type subclass_spec"),
+        ("accepts_any_value", hints, "typehint"),
+        ("get_callable_return_type", hints, "typehint"),
+        ("get_subclass_types", hints, "typehint also_lists also_containers callable_return"),
+        ("is_protocol", hints, "class_type"),
+        ("import_object", names, "name check_path"),
+        ("check_import_path", hints, "path"),
+        ("check_import_path", names, "path"),
+        ("ImportDenied", module("jsonargparse._common"), ""),
+    ):
+        yield Row("jsonargparse", name, owner, called, PARTIAL, takes)
+
+
+def taken(name: str) -> Callable[[Trainer], Any]:
+    """Return what has a keyword that `parse_args` takes."""
+
+    def parse(_: Trainer) -> Any:
+        import_module("jsonargparse").ArgumentParser().parse_args([], **{name: False})
+        return keys([name])
+
+    return parse
+
+
+def typed() -> Any:
+    return import_module("jsonargparse").ArgumentParser().add_argument("--x", type=int | None)
+
+
+def made_without_running(run: bool = False) -> Any:
+    """Return a LightningCLI that has been made, or that was about to run."""
+    lightning = import_module("lightning.pytorch.cli")
+
+    class Quiet(lightning.LightningCLI):  # type: ignore[misc, name-defined]  # imported when it is asked for
+        def instantiate_classes(self) -> None:
+            pass
+
+        def _run_subcommand(self, subcommand: str) -> None:
+            pass
+
+    args = ["fit"] if run else []
+    return Quiet(LightningModule, run=run, args=args, seed_everything_default=False, save_config_callback=None)
 
 
 def of_data() -> Iterator[Row]:
@@ -284,4 +360,4 @@ def of_data() -> Iterator[Row]:
     yield Row("datasets", "HF_HUB_OFFLINE", offline, "each local file is reported to the hub", OFFLINE)
 
 
-ROWS = [*of_torch(), *of_fits(), *of_resume(), *of_methods(), *of_commands(), *of_data()]
+ROWS = [*of_torch(), *of_fits(), *of_resume(), *of_methods(), *of_commands(), *of_parsers(), *of_data()]

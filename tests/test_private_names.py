@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
 import lightning_sparsegrad
-from tests.private_names import LIBRARIES, OTHERS, ROWS
+from tests.private_names import LIBRARIES, ROWS
 
 PACKAGE = "lightning_sparsegrad"
 FOLDER = Path(lightning_sparsegrad.__file__).parent
@@ -188,6 +188,8 @@ def uses(tree: ast.AST, owner: str = "") -> Iterator[str]:
             yield from (alias.name for alias in node.names if private(alias.name) or private_path(str(node.module)))
         elif isinstance(node, ast.Attribute):
             yield from attribute(node, owner)
+        elif isinstance(node, ast.keyword) and node.arg in NAMES:
+            yield node.arg
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.rstrip(".") in NAMES:
             yield node.value.rstrip(".")
         elif isinstance(node, ast.Call) and ast.unparse(node.func) in _BY_NAME and len(node.args) > 1:
@@ -225,8 +227,7 @@ def overridden() -> Iterator[tuple[str, str]]:
 
 @cache
 def used() -> set[tuple[str, str]]:
-    pairs = {(path, name) for path, tree in trees().items() for name in uses(tree)} | set(overridden())
-    return {(path, name) for path, name in pairs if not path.startswith(OTHERS)}
+    return {(path, name) for path, tree in trees().items() for name in uses(tree)} | set(overridden())
 
 
 def library(path: str) -> str | None:

@@ -58,8 +58,8 @@ def set_stored_defaults(parser: LightningArgumentParser, given: Given) -> Stored
             elif value is not None:
                 warnings.warn(f"`{path}` is of a run with `{key}`, which is no option here: left out.", stacklevel=2)
         for key, value in defaults.items():
-            for name in _class_paths(value) if key not in HYPER_PARAMETERS else ():
-                if find(name) is None:
+            for entry, name in _leaves(value) if key not in HYPER_PARAMETERS else ():
+                if entry == "class_path" and find(name) is None:
                     raise ConfigurationError(
                         f"`{path}` should be resumed with the classes of its run. Found no `{name}`, of `{key}`: "
                         f"make it importable, or give --{key}."
@@ -90,13 +90,13 @@ def _is_of_one_run(callback: Any) -> bool:
     return isinstance(cls, type) and issubclass(cls, OfOneRun)
 
 
-def _class_paths(value: Any) -> Iterator[Any]:
-    if isinstance(value, Mapping):
-        if "class_path" in value:
-            yield value["class_path"]
-        value = list(value.values())
-    for each in value if isinstance(value, list) else ():
-        yield from _class_paths(each)
+def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield what is in mappings and lists, and the key it has or the list that holds it."""
+    if isinstance(value, Mapping | list):
+        for name, each in value.items() if isinstance(value, Mapping) else ((key, each) for each in value):
+            yield from _leaves(each, name)
+    else:
+        yield key, value
 
 
 def require_same_seed(config: Mapping[str, Any], stored: StoredRun) -> None:
@@ -118,9 +118,8 @@ def where_paths_start(error: BaseException, stored: StoredRun | None) -> str:
     """Return a sentence for an error about a file that a run named, and that does not lie in this folder; else none."""
     if stored is None or stored.folder in {"", str(Path.cwd())}:
         return ""
-    named = [
-        value for value in _strings(stored.config) if re.search(rf"(?<![\w/]){re.escape(value)}(?!\w)", str(error))
-    ]
+    values = [value for _, value in _leaves(stored.config) if isinstance(value, str) and value]
+    named = [value for value in values if re.search(rf"(?<![\w/]){re.escape(value)}(?!\w)", str(error))]
     lost = [value for value in named if Path(value).suffix or "/" in value or Path(stored.folder, value).exists()]
     for value in sorted(lost, key=len, reverse=True):
         if not Path(value).is_absolute() and not Path(value).exists():
@@ -128,12 +127,3 @@ def where_paths_start(error: BaseException, stored: StoredRun | None) -> str:
                 f" Relative paths of `{stored.path}` start in `{stored.folder}`: give `{value}` anew, or start there."
             )
     return ""
-
-
-def _strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str) and value:
-        yield value
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    for each in value if isinstance(value, list) else ():
-        yield from _strings(each)

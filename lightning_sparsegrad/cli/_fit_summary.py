@@ -40,14 +40,7 @@ def fit_and_summarize(trainer: Trainer, **kwargs: Any) -> None:
 
 
 def _print_summary(trainer: Trainer, *, seconds: float, diverged: bool) -> None:
-    """Print how a fit went, and below it the results by part where its validation has several.
-
-    Args:
-        trainer: The Trainer after the fit.
-        seconds: How long the fit took.
-        diverged: Whether weights or validation loss are not finite: no checkpoint is called the best then, unless its
-            own loss was finite.
-    """
+    """Print how a fit went, and below it the results by part where its validation has several."""
     table = Table("")
     table.add_column("at the end of the fit", overflow="fold")  # a path is to be copied
     for name, value in _summary(trainer, diverged=diverged).items():

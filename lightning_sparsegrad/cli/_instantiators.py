@@ -16,6 +16,10 @@ from lightning_sparsegrad.data import TokenizedDataModule
 from lightning_sparsegrad.errors import ConfigurationError
 
 LINKED = ("num_labels", "label_names")
+_MOVED = (
+    " The model is built from there, and its tokenizer, before the checkpoint is restored: "
+    "`--model.model_name_or_path` names a folder that holds them."
+)
 _DESCRIPTIONS = {"data_files": ("splits",), "dataset": ("splits", "dataset_config", "revision")}  # by origin
 
 
@@ -77,27 +81,18 @@ def settle(config: Namespace, stored: Mapping[str, Any] | None) -> None:
         config: What was parsed, with what the checkpoint stores as defaults.
         stored: What the checkpoint stores, if there is one.
     """
-    _ask_for_regression(config)
-    if stored is not None:
-        _replace_origin(config, stored)
-
-
-def _ask_for_regression(config: Namespace) -> None:
     model, data = (config.get(f"{key}.init_args") for key in ("model", "data"))
-    if not isinstance(model, Namespace) or not isinstance(data, Namespace) or "problem" not in data:
+    if not isinstance(data, Namespace):
         return
-    if model.get("num_labels") == 1 and data.problem is None and data.get("label_names") is None:
+    is_one_number = isinstance(model, Namespace) and model.get("num_labels") == 1 and data.get("label_names") is None
+    if is_one_number and data.get("problem", "") is None:
         data.problem = "regression"
-
-
-def _replace_origin(config: Namespace, stored: Mapping[str, Any]) -> None:
-    arguments, before = config.get("data.init_args"), (stored.get("data") or {}).get("init_args") or {}
-    if not isinstance(arguments, Namespace) or not all(arguments.get(origin) for origin in _DESCRIPTIONS):
-        return
-    kept = [origin for origin in _DESCRIPTIONS if arguments[origin] == before.get(origin)]
-    for name in (*kept, *_DESCRIPTIONS[kept[0]]) if len(kept) == 1 else ():
-        if name in arguments and arguments[name] == before.get(name):
-            arguments[name] = None
+    before = ((stored or {}).get("data") or {}).get("init_args") or {}
+    kept = [origin for origin in _DESCRIPTIONS if data.get(origin) == before.get(origin)]
+    if stored is not None and all(data.get(origin) for origin in _DESCRIPTIONS) and len(kept) == 1:
+        for name in (*kept, *_DESCRIPTIONS[kept[0]]):
+            if name in data and data[name] == before.get(name):
+                data[name] = None
 
 
 @contextmanager
@@ -112,7 +107,8 @@ def refusals(cli: LightningCLI) -> Iterator[None]:
         if isinstance(error, ConfigurationError) or not isinstance(cause, ABOUT_ARGUMENTS):
             raise
         text = reason_in(error)
-        raise ConfigurationError(text + _about_missing(cli) + _about_moved(text, argument(cli, "ckpt_path"))) from error
+        moved = _MOVED if "`model_name_or_path`" in text and argument(cli, "ckpt_path") else ""
+        raise ConfigurationError(text + _about_missing(cli) + moved) from error
 
 
 def _about_missing(cli: LightningCLI) -> str:
@@ -128,16 +124,6 @@ def _about_missing(cli: LightningCLI) -> str:
 def _arguments(cli: LightningCLI, key: str) -> Namespace:
     arguments: Namespace = argument(cli, key) or Namespace()  # type: ignore[no-untyped-call]
     return arguments
-
-
-def _about_moved(message: str, checkpoint: Any) -> str:
-    """Say so if the pretrained model, which a command builds before it restores a checkpoint, is not where it was."""
-    if not checkpoint or "`model_name_or_path`" not in message:
-        return ""
-    return (
-        " The model is built from there, and its tokenizer, before the checkpoint is restored: "
-        "`--model.model_name_or_path` names a folder that holds them."
-    )
 
 
 def _about_problem(cli: LightningCLI, name: str, found: Any, of_data: Any) -> str:

@@ -26,7 +26,11 @@ def argument(cli: LightningCLI, key: str) -> Any:
 class GuardedCLI(LightningCLI):
     """LightningCLI in which no checkpoint runs code or overrides what the user says, and a refusal is one line."""
 
-    _subcommand_parsers: dict[str, LightningArgumentParser] = {}  # noqa: RUF012  # LightningCLI's; with run=False, none
+    @property
+    def subcommand_parsers(self) -> dict[str, LightningArgumentParser]:
+        """The parser of each subcommand; none of a command line that does not run."""
+        parsers: dict[str, LightningArgumentParser] = vars(self).get("_subcommand_parsers", {})
+        return parsers
 
     @abstractmethod
     def instantiators(self) -> tuple[Instantiator, Instantiator]:

@@ -18,11 +18,12 @@ from lightning_sparsegrad.cli._config_files import each_read_once
 from lightning_sparsegrad.cli._fit_summary import fit_and_summarize
 from lightning_sparsegrad.cli._given import Given
 from lightning_sparsegrad.cli._instantiators import LINKED, DataInstantiator, ModelInstantiator, refusals, settle
-from lightning_sparsegrad.cli._lightning import GuardedCLI, Instantiator
+from lightning_sparsegrad.cli._lightning import GuardedCLI, Instantiator, argument
 from lightning_sparsegrad.cli._run_config import StoreConfigCallback
-from lightning_sparsegrad.cli._trainer_checks import check_trainer, require_seed
+from lightning_sparsegrad.cli._trainer_checks import check_trainer
 from lightning_sparsegrad.cli.parser import SparseGradArgumentParser
 from lightning_sparsegrad.data import TokenizedDataModule
+from lightning_sparsegrad.data._checks import require_seed
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.files._checksums import IntactCheckpoint
 from lightning_sparsegrad.loops._callbacks import callbacks_of
@@ -98,17 +99,12 @@ class SparseGradCLI(GuardedCLI):
             if trainer is not None and status_of(ending) is not None:
                 SIGNALS.hold_off()
                 end_launched(trainer)
-            end(ending, self._about_end(trainer))
+            command, checkpoint = (self._given.subcommand, self._given.checkpoint) if self._given else (None, None)
+            stopped = f"stopped before `{command}` was done" if command else "stopped"
+            end(ending, about_end(trainer, checkpoint) if command == "fit" else stopped)
         finally:
             if kwargs.get("run", True) and self._claims is not None:
                 self._claims.release()
-
-    def _about_end(self, trainer: Trainer | None) -> str:
-        """Return what to say when a signal has ended the command."""
-        command = self._given.subcommand if self._given else None
-        if self._given and command == "fit":
-            return about_end(trainer, self._given.checkpoint)
-        return f"stopped before `{command}` was done" if command else "stopped"
 
     # ------------------------------------------------------------ arguments
     @override
@@ -116,8 +112,8 @@ class SparseGradCLI(GuardedCLI):
         self, add_subcommands: bool, main_kwargs: dict[str, Any], subparser_kwargs: dict[str, Any]
     ) -> None:
         super().setup_parser(add_subcommands, main_kwargs, subparser_kwargs)
-        for name in {"validate", "test"} & self._subcommand_parsers.keys():
-            self._subcommand_parsers[name].set_defaults({"verbose": False})  # `ResultsTable` shows the same
+        for name in {"validate", "test"} & self.subcommand_parsers.keys():
+            self.subcommand_parsers[name].set_defaults({"verbose": False})  # `ResultsTable` shows the same
 
     @override
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -137,9 +133,9 @@ class SparseGradCLI(GuardedCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse the arguments, with those of the run that wrote the checkpoint they name as defaults."""
         with each_read_once():
-            self._given = given = Given(args, self._subcommand_parsers)
+            self._given = given = Given(args, self.subcommand_parsers)
             if given.subcommand:
-                self._stored = set_stored_defaults(self._subcommand_parsers[given.subcommand], given)
+                self._stored = set_stored_defaults(self.subcommand_parsers[given.subcommand], given)
             # jsonargparse changes a given dict in place
             is_dict = isinstance(args, dict | Namespace)
             try:
@@ -147,7 +143,8 @@ class SparseGradCLI(GuardedCLI):
             except ValueError as error:  # a few get through: a NUL where a path may be, a name of no module
                 raise ConfigurationError(str(error)) from error
         config = self.config[given.subcommand] if given.subcommand else self.config
-        require_seed(config)
+        if type(seed := config.get("seed_everything")) is int:  # no switch
+            require_seed(seed_everything=seed)
         settle(config, self._stored.config if self._stored else None)
         if self._stored and given.subcommand == "fit":
             require_same_seed(config, self._stored)
@@ -176,7 +173,7 @@ class SparseGradCLI(GuardedCLI):
             IntactCheckpoint: True,
             ResultsTable: True,
             ProgressLines: True,
-            ExactResume: self._get(self.config_init, "exact_resume"),
+            ExactResume: argument(self, "exact_resume"),
             PredictionWriter: not self.returns_predictions,
             FolderClaims: True,
         }
@@ -191,7 +188,6 @@ class SparseGradCLI(GuardedCLI):
     @property
     @override
     def returns_predictions(self) -> bool:
-        """Whether a prediction is of a model or data of others: those of this library are written into a file."""
         return not (isinstance(self.model, TransformerTask) and isinstance(self.datamodule, TokenizedDataModule))
 
     # ------------------------------------------------------------ the command

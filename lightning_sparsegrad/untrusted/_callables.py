@@ -6,7 +6,7 @@ from inspect import isclass
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningDataModule
 from lightning.pytorch.loggers import Logger
 from torch import nn
@@ -20,6 +20,7 @@ from lightning_sparsegrad.untrusted._imports import is_standard
 from lightning_sparsegrad.untrusted._jsonargparse import (
     ImportDenied,
     accepts_any_value,
+    check_each_value,
     classes_asked_for,
     full_name,
     import_object,
@@ -82,20 +83,7 @@ def require_callable(value: Any, typehint: Any) -> None:
             raise TypeError(f"`{path}` is not called: the parameter {asks}")
 
 
-def _check_value_key(self: ArgumentParser, action: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
-    typehint = getattr(action, "_typehint", None)
-    if typehint is not None:
-        try:
-            require_callable(value, typehint)
-        except TypeError as error:
-            raise TypeError(f'Parser key "{action.dest}":\n  {error}') from error
-    return _check_value(self, action, value, *args, **kwargs)
-
-
-# for every parser of the process: `load_from_checkpoint` of Lightning has one of its own
-_check_value: Callable[..., Any] = ArgumentParser._check_value_key
-if _check_value.__module__ != __name__:  # not yet replaced
-    ArgumentParser._check_value_key = _check_value_key  # type: ignore[method-assign]
+check_each_value(require_callable)
 
 
 def maker(value: Any, typehint: Any) -> Any:

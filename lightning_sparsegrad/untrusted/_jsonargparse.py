@@ -14,7 +14,7 @@ from inspect import isclass
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
-from jsonargparse import _typehints, _util, set_parsing_settings
+from jsonargparse import ArgumentParser, _typehints, _util, set_parsing_settings
 from jsonargparse._common import ImportDenied
 from jsonargparse._typehints import accepts_any_value, get_callable_return_type, get_subclass_types, is_protocol
 from jsonargparse._util import import_object
@@ -27,6 +27,7 @@ from lightning_sparsegrad.untrusted._imports import ImportRefusedError, require_
 __all__ = [
     "ImportDenied",
     "accepts_any_value",
+    "check_each_value",
     "classes_asked_for",
     "find",
     "full_name",
@@ -87,6 +88,7 @@ def members(hint: Any) -> Iterator[Any]:
         yield hint
 
 
+_check_value: Callable[..., Any] = ArgumentParser._check_value_key
 _adapt_class: Callable[[Any, Any], tuple[Any, set[Any] | None]] = _typehints.adapt_partial_callable_class
 
 
@@ -106,6 +108,27 @@ def _adapt_class_or_function(callable_type: Any, spec: Any) -> tuple[Any, set[An
         kinds = " or ".join(kind.__name__ for kind in types)
         raise ImportError(f"`{spec.class_path}` is no {kinds} and not annotated to return one")
     return spec, {len(callable_type.__args__) - 1}
+
+
+def check_each_value(check: Callable[[Any, Any], None]) -> None:
+    """Have every parser of the process check the values of parameters, by their types, before it adapts them.
+
+    `load_from_checkpoint` of Lightning has a parser of its own.
+
+    Args:
+        check: Takes a value and the type of its parameter, and raises `TypeError` for one that is refused.
+    """
+
+    def check_value_key(self: ArgumentParser, action: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
+        typehint = getattr(action, "_typehint", None)
+        if typehint is not None:
+            try:
+                check(value, typehint)
+            except TypeError as error:
+                raise TypeError(f'Parser key "{action.dest}":\n  {error}') from error
+        return _check_value(self, action, value, *args, **kwargs)
+
+    ArgumentParser._check_value_key = check_value_key  # type: ignore[method-assign]
 
 
 def find(path: Any) -> Any:
@@ -133,7 +156,9 @@ def _check_import(path: str) -> None:
         raise ImportDenied(str(error)) from error
 
 
-set_parsing_settings(import_path_denylist=[])  # makes a refusal of the warning
+# A refusal instead of a warning for what is on jsonargparse's own list. The public list is of names, and a name does
+# not tell what `require_importable` goes by: whether a module is imported already, what it defines, and where it lies.
+set_parsing_settings(import_path_denylist=[])
 _check_path: Callable[[str], None] = _util.check_import_path  # type: ignore[attr-defined]
 if _check_path.__module__ != __name__:  # not yet replaced
     _util.check_import_path = _typehints.check_import_path = _check_import  # type: ignore[attr-defined]

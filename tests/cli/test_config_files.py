@@ -57,7 +57,12 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def pipe(text: str) -> Iterator[str]:
     """A name that can be read once, as `<(echo text)` is in a shell."""
     reading, writing = os.pipe()
-    writer = threading.Thread(target=lambda: (os.write(writing, text.encode()), os.close(writing)))
+
+    def write() -> None:
+        os.write(writing, text.encode())
+        os.close(writing)
+
+    writer = threading.Thread(target=write)
     writer.start()
     try:
         yield f"/dev/fd/{reading}"

@@ -1,6 +1,6 @@
 """The command line, from its arguments to what it prints, saves and exits with."""
 
-import subprocess
+import runpy
 import sys
 from math import inf
 from pathlib import Path
@@ -73,12 +73,12 @@ def test_main_returns_nothing() -> None:
     assert Reader.made == [{"num_labels": 3, "lr": 0.1, "transform": "GradDrop(rate=0.5)"}]
 
 
-@pytest.mark.parametrize("subcommand", ["validate", "test", "predict"])
-def test_other_subcommands(subcommand: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_subcommands(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [argument for argument in QUICK if "max_epochs" not in argument]
-    cli = SparseGradCLI(args=[subcommand, READER, LABELLED, *DROP, *arguments])
-    assert cli.trainer.state.finished
-    assert "wall time" not in capsys.readouterr().out
+    for subcommand in ("validate", "test", "predict"):
+        cli = SparseGradCLI(args=[subcommand, READER, LABELLED, *DROP, *arguments])
+        assert cli.trainer.state.finished
+        assert "wall time" not in capsys.readouterr().out
 
 
 def test_second_run_into_the_same_directory() -> None:
@@ -126,16 +126,10 @@ def test_progress_lines_are_those_of_the_user() -> None:
 def test_labels_of_the_data_reach_the_model() -> None:
     cli = SparseGradCLI(args=[READER, LABELLED, *DROP, *QUICK], run=False)
     assert cli.model.layer.out_features == 3
-
-
-def test_data_without_labels_leaves_them_to_the_user() -> None:
     cli = SparseGradCLI(args=[READER, UNLABELLED, *DROP, "--model.num_labels=5", *QUICK], run=False)
-    assert cli.model.layer.out_features == 5
-
-
-@pytest.mark.parametrize("data", [[LABELLED], [UNLABELLED], []])
-def test_model_without_labels_gets_none(data: list[str]) -> None:
-    assert isinstance(SparseGradCLI(args=[PLAIN, *data, *QUICK], run=False).model, Plain)
+    assert cli.model.layer.out_features == 5  # the user's to say
+    for data in ([LABELLED], [UNLABELLED], []):
+        assert isinstance(SparseGradCLI(args=[PLAIN, *data, *QUICK], run=False).model, Plain)
 
 
 # ------------------------------------------------------------ checkpoints
@@ -218,44 +212,43 @@ def test_checkpoint_of_a_class_that_is_gone(checkpoint: str) -> None:
     assert [made["num_labels"] for made in Reader.made] == [3]
 
 
-@pytest.mark.parametrize("subcommand", ["fit", "test"])
-def test_missing_checkpoint(subcommand: str, checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_checkpoint(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
     path = checkpoint.replace(".ckpt", ".ckpd")
-    with pytest.raises(SystemExit) as exit_info:
-        main([subcommand, READER, LABELLED, *DROP, "--ckpt_path", path])
-    assert exit_info.value.code == 2
-    line = last_line(capsys)
-    assert line.startswith(f"error: There is no file `{path}`. Near matches: `{Path(checkpoint).name}`.")
+    for subcommand in ("fit", "test"):
+        with pytest.raises(SystemExit, match="2"):
+            main([subcommand, READER, LABELLED, *DROP, "--ckpt_path", path])
+        line = last_line(capsys)
+        assert line.startswith(f"error: There is no file `{path}`. Near matches: `{Path(checkpoint).name}`.")
 
 
 # ------------------------------------------------------------ errors
 WORDS = ["--model=TokenClassification", "--model.model_name_or_path=nowhere", "--model.gradient_transform=Identity"]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "answer"),
-    [
-        ([READER, LABELLED, *DROP, "--model.gradient_transform.rate=1.5"], "Parameter `rate` should be in [0, 1]."),
-        ([READER, LABELLED, *DROP, "--model.fault=value"], "Parameter `fault` should be `None`."),
-        ([PLAIN, UNLABELLED, "--data.size=0"], "Parameter `size` should be positive. Found `size = 0`."),
-        ([PLAIN, UNLABELLED, "--trainer.accelerator=cpuu"], "You selected an invalid accelerator name"),
-        ([*WORDS, UNLABELLED], "Neither `--model.label_names` nor the data says `label_names`."),
-        ([READER, UNLABELLED, *DROP], "Neither `--model.num_labels` nor the data says `num_labels`."),
-        (
-            [READER, LABELLED, *DROP, "--model.num_labels=5"],
-            "Parameter `--model.num_labels` should be left out, or be what the data say: 3. "
-            "Found `--model.num_labels = 5`.",
-        ),
-        ([HOOK, UNLABELLED], "Parameter `hook` cannot be set up."),
-    ],
-)
-def test_configuration_error_is_one_line(arguments: list[str], answer: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as exit_info:
-        main(["fit", *QUICK, *arguments])
-    assert exit_info.value.code == 2
-    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith(("error:", "Traceback"))]
-    assert len(errors) == 1
-    assert answer in errors[0]
+REFUSED: list[tuple[list[str], str]] = [
+    ([READER, LABELLED, *DROP, "--model.gradient_transform.rate=1.5"], "Parameter `rate` should be in [0, 1]."),
+    ([READER, LABELLED, *DROP, "--model.fault=value"], "Parameter `fault` should be `None`."),
+    ([PLAIN, UNLABELLED, "--data.size=0"], "Parameter `size` should be positive. Found `size = 0`."),
+    ([PLAIN, UNLABELLED, "--trainer.accelerator=cpuu"], "You selected an invalid accelerator name"),
+    ([*WORDS, UNLABELLED], "Neither `--model.label_names` nor the data says `label_names`."),
+    ([READER, UNLABELLED, *DROP], "Neither `--model.num_labels` nor the data says `num_labels`."),
+    (
+        [READER, LABELLED, *DROP, "--model.num_labels=5"],
+        "Parameter `--model.num_labels` should be left out, or be what the data say: 3. "
+        "Found `--model.num_labels = 5`.",
+    ),
+    ([HOOK, UNLABELLED], "Parameter `hook` cannot be set up."),
+]
+
+
+def test_configuration_error_is_one_line(capsys: pytest.CaptureFixture[str], subtests: pytest.Subtests) -> None:
+    for arguments, answer in REFUSED:
+        with subtests.test(answer=answer):
+            with pytest.raises(SystemExit, match="2"):
+                main(["fit", *QUICK, *arguments])
+            errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith(("error:", "Traceback"))]
+            assert len(errors) == 1
+            assert answer in errors[0]
 
 
 class Two(Reader):
@@ -265,10 +258,10 @@ class Two(Reader):
         super().__init__(num_labels, gradient_transform)
 
 
-@pytest.mark.parametrize("model", [[READER, "--model.num_labels=3"], [f"--model={__name__}.Two"]])
-def test_what_the_data_say_of_labels_holds(model: list[str]) -> None:
-    main(["fit", *QUICK, *model, LABELLED, *DROP])
-    assert [made["num_labels"] for made in Reader.made] == [3]
+def test_what_the_data_say_of_labels_holds() -> None:
+    for model in ([READER, "--model.num_labels=3"], [f"--model={__name__}.Two"]):
+        main(["fit", *QUICK, *model, LABELLED, *DROP])
+    assert [made["num_labels"] for made in Reader.made] == [3, 3]
 
 
 def test_configuration_error_keeps_its_traceback_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,11 +310,14 @@ def test_printed_config_is_yaml(capsys: pytest.CaptureFixture[str]) -> None:
     assert yaml.safe_load(capsys.readouterr().out)["model"]["class_path"] == f"{Plain.__module__}.Plain"
 
 
-def test_script_exits_with_its_status() -> None:
+def test_script_exits_with_its_status(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     script = str(Path(__file__).parents[2] / "cli.py")
-    run = subprocess.run([sys.executable, script, "fit", "--modle=3"], capture_output=True, text=True, check=False)
-    assert (run.returncode, run.stdout) == (2, "")
-    assert run.stderr.splitlines()[-1].startswith("error: `modle` is no option, in `--modle=3`. Near matches: `model`.")
+    monkeypatch.setattr(sys, "argv", [script, "fit", "--modle=3"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(script, run_name="__main__")
+    said = capsys.readouterr()
+    assert (ended.value.code, said.out) == (2, "")
+    assert said.err.splitlines()[-1].startswith("error: `modle` is no option, in `--modle=3`. Near matches: `model`.")
 
 
 def test_a_search_for_a_learning_rate_that_the_model_has_not_ends_with_one_line(

@@ -1,6 +1,8 @@
 """`sparsegrad fit --ckpt_path` alone resumes; what files and flags say wins over what the checkpoint says."""
 
+import warnings
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import pytest
@@ -44,10 +46,20 @@ def saved(version: int) -> list[Path]:
     return sorted(Path(f"runs/lightning_logs/version_{version}/checkpoints").glob("*.ckpt"))
 
 
+@pytest.fixture(scope="module")
+def run_of_eight_steps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("first")
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        patch.chdir(folder)
+        warnings.simplefilter("ignore")
+        run(*FIT, *TOLD, *STEPS)
+    return folder
+
+
 @pytest.fixture
-def first() -> Path:
+def first(run_of_eight_steps: Path) -> Path:
     """The first checkpoint of a run of 8 steps."""
-    run(*FIT, *TOLD, *STEPS)
+    copytree(run_of_eight_steps, ".", dirs_exist_ok=True)
     return saved(0)[0]
 
 
@@ -105,22 +117,23 @@ def test_flags_and_files_win(first: Path) -> None:
     assert (checkpoint.monitor, checkpoint._every_n_train_steps) == ("val/loss", 0)  # nothing of the stored one
 
 
-@pytest.mark.parametrize(
-    ("flags", "callbacks"),
-    [
-        (["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/loss"], [2, None]),
-        (["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=val/loss"], [None]),
-        (["--trainer.callbacks.every_n_train_steps=3"], [3]),
-        (["--trainer.callbacks=ModelCheckpoint"], [0]),
-    ],
-)
-def test_callbacks_are_added_replaced_or_refined(flags: list[str], callbacks: list[int | None], first: Path) -> None:
-    resumed = run("fit", "--ckpt_path", str(first), *flags)
-    kinds = (ModelCheckpoint, EarlyStopping)
-    mine = [each for each in resumed.callbacks if isinstance(each, kinds)]  # type: ignore[attr-defined]
-    told = [getattr(each, "_every_n_train_steps", None) for each in mine]
-    assert all(each in told for each in callbacks)
-    assert (2 in told) == (2 in callbacks)  # that of the run before
+CALLBACKS: list[tuple[list[str], list[int | None]]] = [
+    (["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/loss"], [2, None]),
+    (["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=val/loss"], [None]),
+    (["--trainer.callbacks.every_n_train_steps=3"], [3]),
+    (["--trainer.callbacks=ModelCheckpoint"], [0]),
+]
+
+
+def test_callbacks_are_added_replaced_or_refined(first: Path, subtests: pytest.Subtests) -> None:
+    for flags, callbacks in CALLBACKS:
+        with subtests.test(flags=flags):
+            resumed = run("fit", "--ckpt_path", str(first), *flags)
+            kinds = (ModelCheckpoint, EarlyStopping)
+            mine = [each for each in resumed.callbacks if isinstance(each, kinds)]  # type: ignore[attr-defined]
+            told = [getattr(each, "_every_n_train_steps", None) for each in mine]
+            assert all(each in told for each in callbacks)
+            assert (2 in told) == (2 in callbacks)  # that of the run before
 
 
 def test_another_learning_rate_takes_effect_and_is_said(first: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -140,12 +153,12 @@ def test_so_it_does_for_any_module(flags: list[str]) -> None:
     assert resumed.optimizers[0].param_groups[0]["lr"] == 0.1
 
 
-@pytest.mark.parametrize(("seed", "other"), [(0, False), (1, True)])
-def test_a_switch_is_no_seed(seed: int, other: bool) -> None:
-    stored = StoredRun(Path("last.ckpt"), {"seed_everything": seed}, resumes_exactly=True)
-    require_same_seed({"seed_everything": seed, "exact_resume": True}, stored)
-    with pytest.raises(ConfigurationError, match=f"Parameter `seed_everything` should be {seed}, .* = {other}"):
-        require_same_seed({"seed_everything": other, "exact_resume": True}, stored)
+def test_a_switch_is_no_seed() -> None:
+    for seed, other in ((0, False), (1, True)):
+        stored = StoredRun(Path("last.ckpt"), {"seed_everything": seed}, resumes_exactly=True)
+        require_same_seed({"seed_everything": seed, "exact_resume": True}, stored)
+        with pytest.raises(ConfigurationError, match=f"Parameter `seed_everything` should be {seed}, .* = {other}"):
+            require_same_seed({"seed_everything": other, "exact_resume": True}, stored)
 
 
 def test_another_seed_is_refused_where_it_would_have_no_effect(first: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -166,26 +179,27 @@ def test_an_evaluation_takes_the_precision_alone_of_the_trainers_arguments(first
 
 
 # ------------------------------------------------------------ what a checkpoint may say
-@pytest.mark.parametrize(
-    ("config", "problem"),
-    [
-        ({"trainer__max_epochs": "many"}, "`max_epochs`"),
-        ({"trainer__callbacks": [{"class_path": "os.system", "init_args": {"command": "touch run"}}]}, "os.system"),
-        ({"trainer__logger": {"class_path": "subprocess.Popen", "init_args": {"args": ["touch", "run"]}}}, "Popen"),
-        ({"seed_everything": "many"}, "many"),
-        ({"exact_resume": [1]}, "exact_resume"),
-        ({"trainer": 3}, ""),
-    ],
-)
+NO_CONFIG: list[tuple[dict[str, Any], str]] = [
+    ({"trainer__max_epochs": "many"}, "`max_epochs`"),
+    ({"trainer__callbacks": [{"class_path": "os.system", "init_args": {"command": "touch run"}}]}, "os.system"),
+    ({"trainer__logger": {"class_path": "subprocess.Popen", "init_args": {"args": ["touch", "run"]}}}, "Popen"),
+    ({"seed_everything": "many"}, "many"),
+    ({"exact_resume": [1]}, "exact_resume"),
+    ({"trainer": 3}, ""),
+]
+
+
 def test_a_config_that_is_none_is_refused(
-    config: dict[str, Any], problem: str, first: Path, capsys: pytest.CaptureFixture[str]
+    first: Path, capsys: pytest.CaptureFixture[str], subtests: pytest.Subtests
 ) -> None:
-    path = change(first, **config)
-    if problem:
-        assert problem in refused(capsys, "fit", "--ckpt_path", path)
-    else:  # as if there were none
-        run("fit", "--ckpt_path", path, "--trainer.max_epochs=4", *QUIET)
-    assert not Path("run").exists()
+    for config, problem in NO_CONFIG:
+        with subtests.test(config=config):
+            path = change(first, **config)
+            if problem:
+                assert problem in refused(capsys, "fit", "--ckpt_path", path)
+            else:  # as if there were none
+                run("fit", "--ckpt_path", path, "--trainer.max_epochs=4", *QUIET)
+            assert not Path("run").exists()
 
 
 def test_a_callback_that_is_gone_is_named_unless_it_is_replaced(
@@ -258,13 +272,13 @@ OLD_NAMES = pytest.mark.filterwarnings("ignore:.*the old name goes with 0.3:Depr
 
 
 @OLD_NAMES
-@pytest.mark.parametrize("module", ["studies._recorder", "studies.recorder"])  # of today, and of 0.1
-def test_the_result_of_a_study_is_left_as_it_is(module: str, first: Path) -> None:
-    recorder = {"class_path": f"lightning_sparsegrad.{module}.RunRecorder", "init_args": {"folder": "study"}}
+def test_the_result_of_a_study_is_left_as_it_is(first: Path) -> None:
     Path("study").mkdir()
     Path("study", "result.json").write_text("{}")
-    assert run("fit", "--ckpt_path", change(first, trainer__callbacks=[recorder])).global_step == 8
-    assert Path("study", "result.json").read_text() == "{}"
+    for module in ("studies._recorder", "studies.recorder"):  # of today, and of 0.1
+        recorder = {"class_path": f"lightning_sparsegrad.{module}.RunRecorder", "init_args": {"folder": "study"}}
+        assert run("fit", "--ckpt_path", change(first, trainer__callbacks=[recorder])).global_step == 8
+        assert Path("study", "result.json").read_text() == "{}"
 
 
 @OLD_NAMES

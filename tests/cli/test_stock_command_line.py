@@ -69,8 +69,8 @@ def test_a_chain_is_named_in_a_file(subtests: pytest.Subtests) -> None:
         for listed in (True, False):
             with subtests.test(names=names, listed=listed):
                 expected = EXPECTED if not listed else Chain(list(EXPECTED.transforms.values()))
-                overwrite = {"save_config_kwargs": {"overwrite": True}}
-                assert transform(run(config(names, listed=listed), *QUICK, **overwrite)) == repr(expected)
+                cli = run(config(names, listed=listed), *QUICK, save_config_kwargs={"overwrite": True})
+                assert transform(cli) == repr(expected)
 
 
 def test_its_saved_config_makes_the_same_run() -> None:

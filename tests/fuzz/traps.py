@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from jsonargparse import ArgumentParser, _typehints, _util
 
-from lightning_sparsegrad.untrusted import _callables as callables
 from lightning_sparsegrad.untrusted import _imports as imports
 from lightning_sparsegrad.untrusted import _jsonargparse as _jsonargparse
 from tests.fuzz import trap
@@ -98,5 +97,5 @@ def take_guards_away(patch: pytest.MonkeyPatch) -> None:
     for module in (_util, _typehints):
         patch.setattr(module, "check_import_path", lambda _path: None)
     patch.setattr(imports, "require_importable", lambda _path: None)
-    patch.setattr(ArgumentParser, "_check_value_key", callables._check_value)
+    patch.setattr(ArgumentParser, "_check_value_key", _jsonargparse._check_value)
     patch.setattr(_typehints, "adapt_partial_callable_class", _jsonargparse._adapt_class)
