@@ -137,6 +137,7 @@ LENGTHS: list[tuple[dict[str, Any], int]] = [
     ({}, 1),
     ({"frequency": 2}, 2),
     ({"interval": "epoch"}, BATCHES),
+    ({"interval": "epoch", "frequency": 2}, 2 * BATCHES),
     ({"run": {"accumulate_grad_batches": 3}}, 1),
     ({"run": {"accumulate_grad_batches": 3}, "frequency": 2}, 2),
 ]
