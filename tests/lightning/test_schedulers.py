@@ -128,6 +128,7 @@ def test_by_epoch(frequency: int, model: str) -> None:
 WITHOUT_LENGTH: list[tuple[Any, str]] = [
     (partial(OneCycleLR, max_lr=0.3), "total_steps"),
     (partial(get_cosine_schedule_with_warmup, num_warmup_steps=2), "num_training_steps"),
+    (LinearDecay, "total_steps"),
     (partial(LinearDecay, warmup=0.25), "total_steps"),
     (partial(get_wsd_schedule, num_warmup_steps=2, num_decay_steps=3), "num_training_steps"),
     (function_of_length, "num_training_steps"),
@@ -136,7 +137,9 @@ LENGTHS: list[tuple[dict[str, Any], int]] = [
     ({}, 1),
     ({"frequency": 2}, 2),
     ({"interval": "epoch"}, BATCHES),
+    ({"interval": "epoch", "frequency": 2}, 2 * BATCHES),
     ({"run": {"accumulate_grad_batches": 3}}, 1),
+    ({"run": {"accumulate_grad_batches": 3}, "frequency": 2}, 2),
 ]
 
 
@@ -159,8 +162,14 @@ def test_length_that_is_left_out_is_that_of_the_run(
     assert seen == pytest.approx(expected(with_length, steps, every=every))
 
 
-def test_own_length_of_a_stable_phase_is_kept(model: str) -> None:
-    scheduler = partial(get_wsd_schedule, num_warmup_steps=2, num_decay_steps=3, num_stable_steps=7)
+@cases(
+    "scheduler",
+    [
+        partial(get_wsd_schedule, num_warmup_steps=2, num_decay_steps=3, num_stable_steps=7),
+        partial(LinearDecay, total_steps=STEPS + 3),
+    ],
+)
+def test_a_length_that_is_given_is_kept(scheduler: Any, model: str) -> None:
     assert fit(model, scheduler)[0] == pytest.approx(expected(scheduler, STEPS))
 
 
@@ -187,7 +196,7 @@ def test_length_that_ends_before_the_run_is_refused(scheduler: Any, name: str, t
     assert rates.seen == []
 
 
-@cases("scheduler", [partial(OneCycleLR, max_lr=0.3), function_of_length])
+@cases("scheduler", [partial(OneCycleLR, max_lr=0.3), function_of_length, LinearDecay])
 def test_length_of_a_run_without_one_is_asked_for(scheduler: Any, model: str) -> None:
     with pytest.raises(ConfigurationError, match=r"`max_steps` of the Trainer should be given for `.*` without `"):
         fit(model, scheduler, epochs=-1)
@@ -268,6 +277,7 @@ RESUMED: dict[str, tuple[Any, dict[str, Any]]] = {
     **{kind: (scheduler, {}) for kind, scheduler in KINDS.items()},
     "one cycle over the run": (partial(OneCycleLR, max_lr=0.3), {}),
     "transformers over the run": (partial(get_cosine_schedule_with_warmup, num_warmup_steps=2), {}),
+    "linear over the run": (LinearDecay, {}),
     "plateau": (PLATEAU, {"monitor": "val/loss"}),
     "plateau by step": (PLATEAU, {"monitor": "train/loss", "interval": "step", "frequency": 2}),
     "by epoch": (partial(CosineAnnealingLR, T_max=EPOCHS), {"interval": "epoch"}),

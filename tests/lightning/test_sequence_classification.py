@@ -8,12 +8,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import LearningRateFinder
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 from torch.optim import SGD
-from torch.optim.lr_scheduler import StepLR
 from torch.utils.data import DataLoader
 
 from lightning_sparsegrad import (
@@ -155,76 +154,6 @@ def test_a_decoder_without_a_padding_token_is_trained_in_batches(folder: Path) -
     run = trainer()
     run.fit(task, feed(batches("classes")))
     assert run.global_step == len(TRAIN_SIZES)
-
-
-# ---------------------------------------------------------------- learning rate
-class Rates:
-    """An optimizer and a scheduler to be given to a task, and the learning rates of the steps they take."""
-
-    def __init__(self) -> None:
-        self.seen: list[float] = []
-
-    def optimizer(self, parameters: Any) -> SGD:
-        rates = self.seen
-
-        class Noted(SGD):
-            def step(self, closure: Any = None) -> Any:
-                rates.append(self.param_groups[0]["lr"])
-                return super().step(closure)
-
-        return Noted(parameters, lr=1.0)
-
-
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_linear_decay_learns_the_length_of_the_fit(folder: Path, accumulate: int) -> None:
-    rates = Rates()
-    task = build(folder, "classes", optimizer=rates.optimizer, lr_scheduler=LinearDecay)
-    trainer(max_epochs=2, accumulate_grad_batches=accumulate).fit(task, feed(batches("classes")))
-    total = 8 // accumulate
-    assert rates.seen == pytest.approx([(total - step) / total for step in range(total)])
-
-
-def test_linear_decay_keeps_a_length_it_was_given(folder: Path) -> None:
-    rates = Rates()
-    task = build(folder, "classes", optimizer=rates.optimizer, lr_scheduler=partial(LinearDecay, total_steps=10))
-    trainer().fit(task, feed(batches("classes")))
-    assert rates.seen == pytest.approx([1.0, 0.9, 0.8, 0.7])
-
-
-def test_another_scheduler_is_stepped_with_the_optimizer(folder: Path) -> None:
-    rates = Rates()
-    halving = partial(StepLR, step_size=2, gamma=0.5)
-    task = build(folder, "classes", optimizer=rates.optimizer, lr_scheduler=halving)
-    trainer(max_epochs=2, accumulate_grad_batches=2).fit(task, feed(batches("classes")))
-    assert rates.seen == [1.0, 1.0, 0.5, 0.5]
-
-
-def test_linear_decay_in_a_fit_without_end_is_refused(folder: Path) -> None:
-    task = build(folder, "classes", lr_scheduler=LinearDecay)
-    with pytest.raises(ConfigurationError, match="`max_steps` of the Trainer should be given for `LinearDecay`"):
-        trainer(max_epochs=-1).fit(task, feed(batches("classes")))
-
-
-class StopAfterOneEpoch(Callback):
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        trainer.should_stop = True
-
-
-def test_a_resumed_fit_goes_on_with_its_learning_rate(folder: Path, tmp_path: Path) -> None:
-    def fit(*callbacks: Callback, **arguments: Any) -> tuple[Trainer, list[float]]:
-        rates = Rates()
-        task = build(folder, "classes", optimizer=rates.optimizer, lr_scheduler=LinearDecay)
-        run = trainer(max_epochs=2, accumulate_grad_batches=2, callbacks=[*callbacks])
-        run.fit(task, feed(batches("classes")), **arguments)
-        return run, rates.seen
-
-    whole, seen = fit()
-    half, first = fit(StopAfterOneEpoch())
-    half.save_checkpoint(tmp_path / "half.ckpt")
-    resumed, rest = fit(ckpt_path=tmp_path / "half.ckpt")
-    assert (first, rest) == ([1.0, 0.75], [0.5, 0.25])
-    assert first + rest == seen
-    assert_same_weights(weights(resumed), weights(whole))
 
 
 # ---------------------------------------------------------------- evaluation
