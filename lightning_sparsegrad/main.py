@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from lightning_sparsegrad.cli._faults import debugging, one_line, reason_in
+from lightning_sparsegrad.cli._faults import debugging, one_line
 from lightning_sparsegrad.cli._run_config import StoreConfigCallback
 from lightning_sparsegrad.cli.parser import SparseGradArgumentParser
 from lightning_sparsegrad.cli.sparsegrad_cli import SparseGradCLI
@@ -55,7 +55,7 @@ def main(args: list[str] | None = None) -> None:
         except (ConfigurationError, MisconfigurationException, OSError, FloatingPointError) as error:
             if debugging():
                 raise
-            sys.stderr.write(f"error: {one_line(reason_in(error))}\n")
+            sys.stderr.write(f"error: {one_line(error)}\n")
             raise SystemExit(2) from error
         except (SystemExit, KeyboardInterrupt) as error:
             end(error, f"stopped before `{arguments[0]}` was done" if arguments else "stopped")
