@@ -58,7 +58,7 @@ def _main(args: list[str] | None, arguments: list[str]) -> None:
     # with torch and Lightning
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-    from lightning_sparsegrad.cli._faults import debugging, one_line, reason_in
+    from lightning_sparsegrad.cli._faults import debugging, one_line
     from lightning_sparsegrad.cli._quiet import quiet
     from lightning_sparsegrad.resume._launched import end_with_launcher
     from lightning_sparsegrad.resume._signals import SIGNALS, end
@@ -72,7 +72,7 @@ def _main(args: list[str] | None, arguments: list[str]) -> None:
         except (ConfigurationError, MisconfigurationException, OSError, FloatingPointError) as error:
             if debugging():
                 raise
-            sys.stderr.write(f"error: {one_line(reason_in(error))}\n")
+            sys.stderr.write(f"error: {one_line(error)}\n")
             raise SystemExit(2) from error
         except (SystemExit, KeyboardInterrupt) as error:
             end(error, f"stopped before `{arguments[0]}` was done" if arguments else "stopped")

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_sparsegrad.cli._config_files import texts
-from lightning_sparsegrad.cli._faults import Fault, one_line
+from lightning_sparsegrad.cli._faults import Fault, as_line
 from lightning_sparsegrad.cli._jsonargparse import options, parser_of
 from lightning_sparsegrad.cli._replacing import imported
 from lightning_sparsegrad.errors import near_matches
@@ -39,7 +39,7 @@ def diagnose(message: str, parser: ArgumentParser) -> str:
     # without addresses of Python
     plain = re.sub(r" Got value: Namespace\(.*", "", re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", fault.text))
     sentence = next(filter(None, answers), f"{plain.removesuffix('.')}{fault.at}.")
-    return one_line(sentence)
+    return as_line(sentence)
 
 
 def _written(parser: ArgumentParser, *words: str) -> str:

@@ -23,9 +23,14 @@ def debugging() -> bool:
     return os.environ.get(DEBUG_VARIABLE, "0") not in {"", "0"}
 
 
-def one_line(text: str) -> str:
+def as_line(text: str) -> str:
     """Return a text in one line for the terminal, and how to see more."""
     return shown(" ".join(f"{text} {HINT}".split()))
+
+
+def one_line(error: BaseException) -> str:
+    """Return what an error says is wrong in one line for the terminal."""
+    return as_line(reason_in(error))
 
 
 def reason_in(error: BaseException) -> str:

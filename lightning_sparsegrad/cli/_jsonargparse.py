@@ -3,7 +3,8 @@
 jsonargparse 4.53 merges in three places: what is read (files, dicts) into what was read before; a flag into the same;
 and what was read into the defaults, of a subcommand or of the class it belongs to. None of them can be told otherwise:
 Lightning#18072 asks for a way to replace, which would end most of this module. The class to be replaced is taken out
-before each. If one of the names that are overridden goes, arguments of one class show through another again.
+before each. If one of the names that are overridden goes, arguments of one class show through another again. See
+`tests/private_names.py`.
 """
 
 from argparse import Action

@@ -1,4 +1,7 @@
-"""Private names of Lightning that the command line takes: hooks of LightningCLI, and which code raises an error."""
+"""Private names of Lightning that the command line takes: hooks of LightningCLI, and which code raises an error.
+
+`tests/private_names.py` says of each what breaks without it, and which upstream issue may end the need for it.
+"""
 
 from abc import abstractmethod
 from traceback import walk_tb
@@ -23,6 +26,12 @@ def argument(cli: LightningCLI, key: str) -> Any:
     return cli._get(cli.config, key)
 
 
+def add_instantiators(cli: LightningCLI, model: Instantiator, data: Instantiator) -> None:
+    """Have a command line make its model and its data by these, rather than by Lightning's own."""
+    cli.parser.add_instantiator(model, _get_module_type(cli._model_class), subclasses=cli.subclass_mode_model)
+    cli.parser.add_instantiator(data, _get_module_type(cli._datamodule_class), subclasses=cli.subclass_mode_data)
+
+
 class GuardedCLI(LightningCLI):
     """LightningCLI in which no checkpoint runs code or overrides what the user says, and a refusal is one line."""
 
@@ -32,21 +41,10 @@ class GuardedCLI(LightningCLI):
         parsers: dict[str, LightningArgumentParser] = vars(self).get("_subcommand_parsers", {})
         return parsers
 
-    @abstractmethod
-    def instantiators(self) -> tuple[Instantiator, Instantiator]:
-        """Return what makes the model, and what makes the data."""
-
     @property
     @abstractmethod
     def returns_predictions(self) -> bool:
         """Whether `predict` keeps what it predicts, unless it is asked to."""
-
-    @override
-    def _add_instantiators(self) -> None:
-        super()._add_instantiators()
-        model, data = self.instantiators()
-        self.parser.add_instantiator(model, _get_module_type(self._model_class), subclasses=self.subclass_mode_model)
-        self.parser.add_instantiator(data, _get_module_type(self._datamodule_class), subclasses=self.subclass_mode_data)
 
     @override
     def _parse_ckpt_path(self) -> None:

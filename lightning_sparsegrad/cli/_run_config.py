@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
+from typing_extensions import override
 
 from lightning_sparsegrad.callbacks._run_folder import run_folder, write_new
 from lightning_sparsegrad.errors import ConfigurationError
@@ -25,6 +26,7 @@ class StoreConfigCallback(SaveConfigCallback):
     file that was there before is never written over, whatever `overwrite` says: `config-v1.yaml` stands beside it.
     """
 
+    @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Save the config, once."""
         if self.already_saved:
@@ -55,7 +57,8 @@ class StoreConfigCallback(SaveConfigCallback):
         config: dict[str, Any] = yaml.safe_load(text)
         return {key: value for key, value in config.items() if key not in _OF_ONE_COMMAND and value is not None}
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
+    @override
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self.store_config(checkpoint)
         Hyperparameters.of(trainer).save(checkpoint)
 
@@ -65,8 +68,10 @@ class StoreConfigCallback(SaveConfigCallback):
         checkpoint[FOLDER_KEY] = str(Path.cwd())
 
     # for a module of any class, also without an exact resume
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         Hyperparameters.of(trainer).fit_start(trainer)
 
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:  # noqa: ARG002
+    @override
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         Hyperparameters.of(trainer).load(trainer, checkpoint)

@@ -18,7 +18,7 @@ from lightning_sparsegrad.cli._config_files import each_read_once
 from lightning_sparsegrad.cli._fit_summary import fit_and_summarize
 from lightning_sparsegrad.cli._given import Given
 from lightning_sparsegrad.cli._instantiators import LINKED, DataInstantiator, ModelInstantiator, refusals, settle
-from lightning_sparsegrad.cli._lightning import GuardedCLI, Instantiator, argument
+from lightning_sparsegrad.cli._lightning import GuardedCLI, add_instantiators, argument
 from lightning_sparsegrad.cli._run_config import StoreConfigCallback
 from lightning_sparsegrad.cli._trainer_checks import check_trainer
 from lightning_sparsegrad.cli.parser import SparseGradArgumentParser
@@ -151,14 +151,11 @@ class SparseGradCLI(GuardedCLI):
 
     # ------------------------------------------------------------ model, data and Trainer
     @override
-    def instantiators(self) -> tuple[Instantiator, Instantiator]:
-        # a fit compares the classes of its data with those of the checkpoint
-        names = self._stored.names if self._stored and self.subcommand != "fit" else None
-        return ModelInstantiator(self, "model"), DataInstantiator(self, "data", names)
-
-    @override
     def instantiate_classes(self) -> None:
         """Instantiate model, data and trainer; a `ConfigurationError` if one of them refuses its arguments."""
+        # a fit compares the classes of its data with those of the checkpoint
+        names = self._stored.names if self._stored and self.subcommand != "fit" else None
+        add_instantiators(self, ModelInstantiator(self, "model"), DataInstantiator(self, "data", names))
         with refusals(self):
             super().instantiate_classes()
         check_trainer(self.trainer, fits=self.subcommand == "fit")

@@ -135,5 +135,5 @@ def test_a_file_that_is_no_text_is_named(capsys: pytest.CaptureFixture[str]) -> 
 def test_usage_names_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["/somewhere/lightning_sparsegrad/__main__.py"])
     with pytest.raises(SystemExit, match="0"):
-        main(["--help"])
+        main(["fit", "--help"])
     assert capsys.readouterr().out.startswith("usage: sparsegrad ")

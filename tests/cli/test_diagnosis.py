@@ -335,7 +335,7 @@ def test_full_text_on_request(
 
 
 def test_plain_error_in_one_line() -> None:
-    line = one_line(reason_in(ValueError("Parameter `rate` should be\n  in [0, 1].")))
+    line = one_line(ValueError("Parameter `rate` should be\n  in [0, 1]."))
     assert line == f"Parameter `rate` should be in [0, 1]. {HINT}"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from lightning_sparsegrad.cli._faults import one_line, reason_in
+from lightning_sparsegrad.cli._faults import one_line
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.main import main
 from lightning_sparsegrad.metrics._evaluation_table import evaluation_table
@@ -25,7 +25,7 @@ def test_controls_are_written_out() -> None:
 
 
 def test_errors_are_one_line_without_them() -> None:
-    line = one_line(reason_in(ConfigurationError(f"Found `x = {EVIL}\n`.")))
+    line = one_line(ConfigurationError(f"Found `x = {EVIL}\n`."))
     assert line.isprintable()
     assert r"\x1b]0;owned\x07" in line
 
