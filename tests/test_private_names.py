@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -58,6 +59,7 @@ class Faults(Callback):
         self.of = {name: fault for name, fault in faults.items() if fault}
 
 
+@pytest.mark.filterwarnings("ignore")  # of what is imported to look at it
 def test_every_name_is_there_in_the_installed_version(tmp_path: Path) -> None:
     found = Faults()
     data: Any = DataLoader(torch.zeros(2, 1))  # type: ignore[arg-type]  # a tensor is a dataset to torch
