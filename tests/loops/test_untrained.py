@@ -15,6 +15,7 @@ from lightning_sparsegrad import (
     Linear,
 )
 from tests.cases import cases
+from tests.lightning.conftest import run_of_its_own  # noqa: F401
 from tests.lightning.tasks import DOORS, fit
 
 NOTHING = "^Nothing trains: `.*` drops every gradient in every step of this run"

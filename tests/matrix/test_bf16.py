@@ -19,6 +19,7 @@ from .task import (
     fit,
     in_plain_loop,
     plan,
+    rows_that_know_when,
 )
 
 BRAIN = partial(torch.autocast, "cpu", torch.bfloat16, cache_enabled=False)
@@ -35,7 +36,7 @@ def test_mixed_weights_are_those_of_a_plain_loop(door: str, row: Golden, kind: t
     assert_follows_reference(row, witness.seen)
 
 
-@every_row
+@rows_that_know_when
 @each_door
 @pytest.mark.parametrize("precision", ["bf16-true", pytest.param("16-true", marks=pytest.mark.long)])
 def test_true_weights_are_those_of_a_plain_loop(door: str, row: Golden, precision: str) -> None:

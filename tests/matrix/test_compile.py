@@ -133,7 +133,9 @@ def assert_trains_alike(transform: GradientTransform, form: str) -> None:
     assert_same_weights(found, expected)
 
 
-@each_form
+@pytest.mark.parametrize(
+    "form", [form if form in COMMON else pytest.param(form, marks=pytest.mark.long) for form in FORMS]
+)
 def test_patterns_mean_what_they_mean_uncompiled(form: str) -> None:
     root = "model." if FORMS[form][0] is Holder else ""
     layers = LayerGradDrop(0.5, layers=[f"{root}embeddings.*", f"{root}blocks.0.*", f"{root}blocks.1.*"])
