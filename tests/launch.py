@@ -20,7 +20,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]  # exported
 ROOT = Path(__file__).parents[1]
 
 
-def launch(module: str, count: int, folder: Path) -> None:
+def launch(module: str, count: int, folder: Path, *, seconds: int = 280) -> None:
     """Run a module in some processes, with a folder as its argument, where each writes down what came of it."""
     done = subprocess.run(
         [sys.executable, "-m", __name__, module, str(count), str(folder)],
@@ -28,7 +28,7 @@ def launch(module: str, count: int, folder: Path) -> None:
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=seconds,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-5000:]

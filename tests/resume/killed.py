@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import traceback
+import warnings
 from pathlib import Path
 from threading import RLock
 from typing import Any
@@ -82,6 +83,7 @@ _EXECUTE = (
 def run(arguments: list[str], env: Any = None) -> None:
     """Run a command as a new process would, and end."""
     status = 1
+    warnings.simplefilter("ignore")
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # the shell may have started this in the background
         os.environ.update(env or {})

@@ -1,15 +1,9 @@
-"""What each of two processes does for test_two_processes.py: the second fails inside a window.
-
-Started by tests/launch.py, with a folder as its argument. Writes down what ended each.
-"""
+"""The second of two processes fails inside a window; each writes down what ended it."""
 
 import os
-import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 
@@ -26,7 +20,6 @@ class Failing(Callback):
 
 def main(folder: Path) -> None:
     rank = int(os.environ["RANK"])
-    torch.set_num_threads(1)
     saving = ModelCheckpoint(folder, save_on_exception=True, save_last=True, every_n_train_steps=9, filename="saved")
     callbacks = [Failing(), saving, OnExceptionCheckpoint(folder), ExactResume()]
     try:
@@ -34,8 +27,3 @@ def main(folder: Path) -> None:
     except Exception as error:
         (folder / f"{rank}.txt").write_text(type(error).__name__)
     os._exit(0)  # as a process that fails does: at once, without the others
-
-
-if __name__ == "__main__":
-    warnings.simplefilter("ignore")
-    main(Path(sys.argv[1]))

@@ -1,12 +1,14 @@
 """A fit that would show any difference, the same gone on with from a checkpoint, and what both came to."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from itertools import cycle, product
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
@@ -21,7 +23,7 @@ from lightning_sparsegrad import ExactResume, GradientTransform
 from tests.lightning.tasks import Batch, Regression, dataset, through, trainer
 
 BATCHES = 7
-THOROUGH = bool(os.environ.get("RESUME_ALL"))  # else long cases stop at some of their steps, and are killed less often
+THOROUGH = bool(os.environ.get("RESUME_ALL"))  # else runs are resumed from some of their checkpoints only
 
 
 class Rows(Logger):
@@ -198,3 +200,25 @@ def assert_went_on(resumed: Outcome, whole: Outcome, path: Path) -> None:
 def checkpoints(folder: Path) -> Iterator[Path]:
     """Yield the checkpoints in the order they were written."""
     yield from sorted(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
+
+
+def some_checkpoints(folder: Path, count: int) -> list[Path]:
+    """Return as many checkpoints, spread over the run; all of them with `RESUME_ALL`."""
+    paths = list(checkpoints(folder))
+    return paths if THOROUGH else [paths[(2 * each + 1) * len(paths) // (2 * count)] for each in range(count)]
+
+
+def pairs(cases: Iterable[Any], variants: Sequence[Any]) -> list[tuple[Any, Any]]:
+    """Return each case with one of the variants, in turn; with all of them with `RESUME_ALL`."""
+    if THOROUGH:
+        return list(product(cases, variants))
+    return list(zip(cases, cycle(variants), strict=False))
+
+
+def alternating(cases: Iterable[Any], variants: Sequence[Any]) -> list[Any]:
+    """Return each case with each variant for `parametrize`; all but one of a case are `long`, in turn."""
+    return [
+        pytest.param(case, variant, marks=() if index % len(variants) == number else pytest.mark.long)
+        for index, case in enumerate(cases)
+        for number, variant in enumerate(variants)
+    ]

@@ -90,16 +90,19 @@ def test_another_number_of_loaders_is_refused(tmp_path: Path):
         fit("module", GradDrop(0.5), data=two, path=tmp_path / "step=3.ckpt")
 
 
-@pytest.mark.parametrize(("name", "door"), [("step=3", "module"), ("step=10", "callback"), ("epoch=0", "module")])
-@pytest.mark.parametrize(("before", "now"), [(shuffled, own_generator), (own_generator, shuffled)])
+@pytest.mark.parametrize(
+    ("before", "now", "door"), [(shuffled, own_generator, "module"), (own_generator, shuffled, "callback")]
+)
 def test_other_generators_of_the_training_data_are_refused(
-    before: Callable[[], Any], now: Callable[[], Any], name: str, door: str, tmp_path: Path
+    before: Callable[[], Any], now: Callable[[], Any], door: str, tmp_path: Path, subtests: pytest.Subtests
 ):
     fit(door, GradDrop(0.5), data=before(), callbacks=every_step(tmp_path), max_epochs=2)
     given = "`generator`, `sampler.generator`"
     listed = f"{'none' if before is shuffled else given}. Found {'none' if now is shuffled else given}."
-    with pytest.raises(ConfigurationError, match=f"the generators and states that it had in the run .*: {listed}"):
-        fit(door, GradDrop(0.5), data=now(), path=tmp_path / f"{name}.ckpt", max_epochs=2)
+    match = f"the generators and states that it had in the run .*: {listed}"
+    for name in ("step=3", "step=10", "epoch=0"):
+        with subtests.test(name), pytest.raises(ConfigurationError, match=match):
+            fit(door, GradDrop(0.5), data=now(), path=tmp_path / f"{name}.ckpt", max_epochs=2)
 
 
 def test_other_generators_of_the_validation_data_begin_anew(tmp_path: Path):
@@ -115,18 +118,18 @@ def test_other_generators_of_the_validation_data_begin_anew(tmp_path: Path):
     assert run.global_step == 2 * BATCHES
 
 
-@pytest.mark.parametrize(
-    ("samples", "size", "found"), [(12, 2, "length = 6"), (14, 4, "length = 4"), (7, 1, "batch_size = 1")]
-)
-def test_another_amount_of_data_is_refused_within_an_epoch(samples: int, size: int, found: str, tmp_path: Path):
-    def other() -> Any:
-        return DataLoader(Subset(dataset(BATCHES), range(samples)), batch_size=size, shuffle=True)
-
+def test_another_amount_of_data_is_refused_within_an_epoch(tmp_path: Path, subtests: pytest.Subtests):
     fit("module", GradDrop(0.5), callbacks=every_step(tmp_path), max_epochs=2)
-    with pytest.raises(ConfigurationError, match=f"to go on within an epoch, as in the run .* Found `{found}`"):
-        fit("module", GradDrop(0.5), data=other(), path=tmp_path / "step=3.ckpt", max_epochs=2)
-    _, resumed = fit("module", GradDrop(0.5), data=other(), path=tmp_path / "epoch=0.ckpt", max_epochs=2)
-    assert len(resumed.seen) == len(other())
+    for samples, size, found in ((12, 2, "length = 6"), (14, 4, "length = 4"), (7, 1, "batch_size = 1")):
+
+        def other(samples: int = samples, size: int = size) -> Any:
+            return DataLoader(Subset(dataset(BATCHES), range(samples)), batch_size=size, shuffle=True)
+
+        with subtests.test(found):
+            with pytest.raises(ConfigurationError, match=f"to go on within an epoch, as in the run .* Found `{found}`"):
+                fit("module", GradDrop(0.5), data=other(), path=tmp_path / "step=3.ckpt", max_epochs=2)
+            _, resumed = fit("module", GradDrop(0.5), data=other(), path=tmp_path / "epoch=0.ckpt", max_epochs=2)
+            assert len(resumed.seen) == len(other())
 
 
 def test_data_without_a_length_that_became_less_is_refused(tmp_path: Path):

@@ -1,5 +1,6 @@
 """The gate that both doors hand to the adapter: what it puts into checkpoints, and what it learns of open windows."""
 
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -20,15 +21,17 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("exact", [True, False])
-@pytest.mark.parametrize(("batch", "at_once", "step"), [(0, False, 1), (1, False, 1), (2, True, 1), (3, False, 2)])
 def test_under_manual_optimization_a_checkpoint_waits_while_gradients_do(
-    batch: int, at_once: bool, step: int, exact: bool, door: str, tmp_path: Path
+    door: str, tmp_path: Path, subtests: pytest.Subtests
 ) -> None:
-    asking = Ask(tmp_path / "asked.ckpt", "on_train_batch_end", batch)
-    fit(door, STRATEGIES["mask and clip"], Manual, callbacks=[*([ExactResume()] if exact else []), asking])
-    assert asking.at_once == (at_once and not exact)  # an exact resume waits for the next batch
-    assert step_of(asking.path) == step
+    for exact, (batch, at_once, step) in product(
+        (True, False), ((0, False, 1), (1, False, 1), (2, True, 1), (3, False, 2))
+    ):
+        with subtests.test(exact=exact, batch=batch):
+            asking = Ask(tmp_path / f"{exact} {batch}.ckpt", "on_train_batch_end", batch)
+            fit(door, STRATEGIES["mask and clip"], Manual, callbacks=[*([ExactResume()] if exact else []), asking])
+            assert asking.at_once == (at_once and not exact)  # an exact resume waits for the next batch
+            assert step_of(asking.path) == step
 
 
 def test_a_checkpoint_holds_what_the_optimizer_was_made_with(door: str, tmp_path: Path) -> None:

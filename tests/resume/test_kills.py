@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 KILLS = int(os.environ.get("RESUME_KILLS", "40" if THOROUGH else "6"))
 SEED = os.environ.get("RESUME_KILLS_SEED", "0")
 
-pytestmark = [pytest.mark.resume, pytest.mark.timeout(120 + 15 * KILLS)]
+pytestmark = [pytest.mark.resume, pytest.mark.long, pytest.mark.timeout(120 + 15 * KILLS)]
 
 
 def test_commands_that_are_stopped_come_to_the_same(tmp_path: Path):

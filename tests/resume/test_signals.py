@@ -18,8 +18,10 @@ from lightning_sparsegrad.main import main
 from lightning_sparsegrad.resume._signals import SIGNALS
 from lightning_sparsegrad.resume._stopping import ended_by_signal
 from tests.command_line import DROP, LABELLED, QUICK, READER, SAVE, UNLABELLED, Plain
+from tests.resume.runs import alternating
 
 STATUSES = {signal.SIGTERM: 143, signal.SIGINT: 130}
+ONE_OF_THEM = [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)]
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),
     pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
@@ -79,22 +81,23 @@ def ended(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[Any
     return exit_info.value.code, [line for line in lines if line.startswith("stop")]
 
 
-@pytest.mark.parametrize("signum", STATUSES)
+@pytest.mark.parametrize("signum", ONE_OF_THEM)
 def test_before_there_is_a_trainer(signum: signal.Signals, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["fit", f"--model={__name__}.Signalled", f"--model.signum={int(signum)}", UNLABELLED, *QUICK]
     line = "stopped before the first step; no checkpoint was written"
     assert ended(arguments, capsys) == (STATUSES[signum], [line])
 
 
-@pytest.mark.parametrize("signum", STATUSES)
-@pytest.mark.parametrize("hook", ["setup", "on_sanity_check_start", "on_train_start"])
+@pytest.mark.parametrize(
+    ("hook", "signum"), alternating(["setup", "on_train_start", "on_sanity_check_start"], [*STATUSES])
+)
 def test_before_the_first_step(hook: str, signum: signal.Signals, capsys: pytest.CaptureFixture[str]) -> None:
     status, lines = ended(["fit", READER, LABELLED, *DROP, *QUICK, SAVE, *sending(hook, signum)], capsys)
     assert (status, lines[-1]) == (STATUSES[signum], "stopped before the first step; no checkpoint was written")
     assert not list(Path().rglob("*.ckpt"))
 
 
-@pytest.mark.parametrize("signum", STATUSES)
+@pytest.mark.parametrize("signum", ONE_OF_THEM)
 def test_what_it_raises_is_caught(signum: signal.Signals, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [argument.replace(".Signals", ".Caught") for argument in sending("setup", signum)]
     status, lines = ended(["fit", READER, LABELLED, *DROP, *QUICK, SAVE, *arguments], capsys)
@@ -102,8 +105,10 @@ def test_what_it_raises_is_caught(signum: signal.Signals, capsys: pytest.Capture
     main(["fit", READER, LABELLED, *DROP, *QUICK, SAVE])
 
 
-@pytest.mark.parametrize("signum", STATUSES)
-@pytest.mark.parametrize("hook", ["on_train_batch_start", "on_validation_batch_start", "on_train_epoch_end"])
+@pytest.mark.parametrize(
+    ("hook", "signum"),
+    alternating(["on_validation_batch_start", "on_train_batch_start", "on_train_epoch_end"], [*STATUSES]),
+)
 def test_in_a_fit(hook: str, signum: signal.Signals, capsys: pytest.CaptureFixture[str]) -> None:
     status, lines = ended(["fit", READER, LABELLED, *DROP, *QUICK, SAVE, *sending(hook, signum, step=1)], capsys)
     (path,) = Path("checkpoints").iterdir()
@@ -130,24 +135,30 @@ def test_a_fit_that_does_not_resume_exactly(signum: signal.Signals, capsys: pyte
     assert (status, lines) == (STATUSES[signum], [f"stopped at step {steps}; no checkpoint was written"])
 
 
-@pytest.mark.parametrize("signum", STATUSES)
-@pytest.mark.parametrize("hook", ["on_fit_end"])
-def test_after_the_last_step(hook: str, signum: signal.Signals, capsys: pytest.CaptureFixture[str]) -> None:
-    status, lines = ended(["fit", READER, LABELLED, *DROP, *QUICK, SAVE, *sending(hook, signum)], capsys)
+@pytest.mark.parametrize("signum", ONE_OF_THEM)
+def test_after_the_last_step(signum: signal.Signals, capsys: pytest.CaptureFixture[str]) -> None:
+    status, lines = ended(["fit", READER, LABELLED, *DROP, *QUICK, SAVE, *sending("on_fit_end", signum)], capsys)
     (path,) = Path("checkpoints").iterdir()
     line = f"stopped at step 4; resume with sparsegrad fit --ckpt_path {path.absolute()}"
     assert (status, lines) == (STATUSES[signum], [line])
 
 
-@pytest.mark.parametrize("signum", STATUSES)
 @pytest.mark.parametrize(
-    ("command", "hook"),
+    ("moment", "signum"),
     [
-        *(("validate", "setup"), ("validate", "on_validation_batch_start"), ("validate", "teardown")),
-        *(("test", "on_test_start"), ("test", "on_test_batch_start"), ("predict", "on_predict_epoch_end")),
+        *alternating(["validate on_validation_batch_start", "test on_test_start"], [*STATUSES]),
+        *(
+            pytest.param(moment, signum, marks=pytest.mark.long)
+            for moment in (
+                *("validate setup", "validate teardown"),
+                *("test on_test_batch_start", "predict on_predict_epoch_end"),
+            )
+            for signum in STATUSES
+        ),
     ],
 )
-def test_in_other_commands(command: str, hook: str, signum: signal.Signals, capsys: pytest.CaptureFixture[str]) -> None:
+def test_in_other_commands(moment: str, signum: signal.Signals, capsys: pytest.CaptureFixture[str]) -> None:
+    command, hook = moment.split()
     status, lines = ended([command, READER, LABELLED, *DROP, *EVALUATE, *sending(hook, signum)], capsys)
     assert (status, lines) == (STATUSES[signum], [f"stopped before `{command}` was done"])
 
@@ -176,7 +187,7 @@ def test_a_command_line_of_somebody_else_ends_alike(capsys: pytest.CaptureFixtur
     assert "stopped at step 2; resume with" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("signum", STATUSES)
+@pytest.mark.parametrize("signum", ONE_OF_THEM)
 def test_a_study_that_reads_its_arms(
     signum: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,7 +16,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning_sparsegrad import ExactResume
 from lightning_sparsegrad.resume._stopping import about_end
 from tests.lightning.tasks import STRATEGIES
-from tests.resume.runs import BATCHES, Outcome, Rows, assert_same_bits, fit, shuffled
+from tests.resume.runs import BATCHES, THOROUGH, Outcome, Rows, alternating, assert_same_bits, fit, shuffled
 
 MASK_AND_CLIP = STRATEGIES["mask and clip"]
 
@@ -121,11 +121,21 @@ def whole_run(arguments: dict[str, Any], **more: Any) -> Outcome:
     return _WHOLE[key]
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
-def test_a_fit_stops_where_nothing_is_lost(moment: str, tmp_path: Path):
-    hook, step, arguments = MOMENTS[moment]
-    rows, path = stop(tmp_path, Signal(hook, step), **arguments)
-    assert_resumes(rows, path, whole_run(arguments), **arguments)
+# each like another one; by default they are left out
+ALIKE = {
+    *("backward", "the last batch", "the start of it", "the end of it", "the last validation", "the second validation"),
+    *("the last validation by steps", "the last validation by steps within", "a validation after a window"),
+    "the start of an epoch",
+}
+
+
+@pytest.mark.timeout(900)
+def test_a_fit_stops_where_nothing_is_lost(tmp_path: Path, subtests: pytest.Subtests):
+    for moment, (hook, step, arguments) in MOMENTS.items():
+        if THOROUGH or moment not in ALIKE:
+            with subtests.test(moment):
+                rows, path = stop(tmp_path / moment, Signal(hook, step), **arguments)
+                assert_resumes(rows, path, whole_run(arguments), **arguments)
 
 
 SAVING: dict[str, Callable[[Path], list[Callback]]] = {
@@ -136,8 +146,7 @@ SAVING: dict[str, Callable[[Path], list[Callback]]] = {
 }
 
 
-@pytest.mark.parametrize("hook", ["on_before_backward", "on_validation_batch_end"])
-@pytest.mark.parametrize("saving", SAVING)
+@pytest.mark.parametrize(("saving", "hook"), alternating(SAVING, ["on_before_backward", "on_validation_batch_end"]))
 def test_whatever_writes_checkpoints_writes_one_to_resume_from(saving: str, hook: str, tmp_path: Path):
     rows, path = stop(tmp_path, Signal(hook, BATCHES), SAVING[saving](tmp_path), **ENDS)
     assert_resumes(rows, path, whole_run(ENDS), **ENDS)
@@ -204,7 +213,7 @@ def test_another_interval_does_not_leave_out_the_validation_that_was_cut_short(t
     assert "val/loss_step" in logger.rows[0][1]
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
 def test_processes_that_load_data_outlive_a_signal_to_the_group(signum: signal.Signals, tmp_path: Path):
     arguments = {**ENDS, "data": shuffled(num_workers=2)}
     process = os.fork()

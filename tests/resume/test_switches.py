@@ -13,19 +13,20 @@ from torch import Tensor
 from torch.optim import AdamW, Optimizer
 from torchmetrics import MeanMetric, MinMaxMetric
 
-from lightning_sparsegrad import ExactResume, GradientTransform
+from lightning_sparsegrad import ExactResume
 from tests.lightning.tasks import STRATEGIES, Batch, through, trainer
 from tests.resume.runs import (
-    THOROUGH,
     Outcome,
     Rows,
     Sensitive,
+    alternating,
     assert_went_on,
     checkpoints,
     every_step,
     fit,
     outcome,
     shuffled,
+    some_checkpoints,
 )
 from tests.resume.test_exact_resume import MASK_AND_CLIP, own_generator
 
@@ -68,12 +69,11 @@ SWITCHES: dict[str, tuple[Callable[[], Callback], type[Sensitive]]] = {
 }
 
 
-@pytest.mark.parametrize("name", SWITCHES)
-@pytest.mark.parametrize("transform", [MASK_AND_CLIP, STRATEGIES["layers"]], ids=["mask and clip", "layers"])
-def test_what_hooks_switch_where_an_epoch_starts(transform: GradientTransform, name: str, tmp_path: Path):
-    make, kind = SWITCHES[name]
+@pytest.mark.parametrize(("name", "strategy"), alternating(SWITCHES, ["mask and clip", "layers"]))
+def test_what_hooks_switch_where_an_epoch_starts(name: str, strategy: str, tmp_path: Path):
+    transform, (make, kind) = STRATEGIES[strategy], SWITCHES[name]
     _, whole = fit("module", transform, callbacks=[make(), *every_step(tmp_path)], kind=kind)
-    for path in list(checkpoints(tmp_path))[:: 1 if THOROUGH else 3]:
+    for path in some_checkpoints(tmp_path, 3):
         _, resumed = fit("module", transform, callbacks=[make(), ExactResume()], kind=kind, path=path)
         assert_went_on(resumed, whole, path)
 
@@ -111,7 +111,7 @@ def test_the_order_of_a_validation_that_is_still_to_come(tmp_path: Path):
         return outcome(run)
 
     whole = validated(every_step(tmp_path))
-    for path in list(checkpoints(tmp_path))[::4]:
+    for path in some_checkpoints(tmp_path, 2):
         assert_went_on(validated([ExactResume()], path), whole, path)
 
 
@@ -136,7 +136,7 @@ class Extremes(Sensitive):
 
 def test_a_metric_that_keeps_tensors_beside_its_state(tmp_path: Path):
     _, whole = fit("module", MASK_AND_CLIP, callbacks=every_step(tmp_path), kind=Extremes)
-    for path in list(checkpoints(tmp_path))[::5]:
+    for path in some_checkpoints(tmp_path, 2):
         _, resumed = fit("module", MASK_AND_CLIP, kind=Extremes, path=path)
         assert_went_on(resumed, whole, path)
 

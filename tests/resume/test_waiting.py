@@ -1,6 +1,8 @@
 """A checkpoint asked for at a moment that cannot be gone on from waits for one that can, or is marked as not exact."""
 
 from datetime import timedelta
+from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from torch.utils.data import DataLoader, default_collate
 from lightning_sparsegrad import ExactResume
 from lightning_sparsegrad.resume._waiting import INEXACT_KEY
 from tests.lightning.tasks import DOORS, STRATEGIES, Batch, dataset
-from tests.resume.runs import BATCHES, Sensitive, assert_went_on, fit
+from tests.resume.runs import BATCHES, Outcome, Sensitive, alternating, assert_went_on, fit, pairs
 
 MASK_AND_CLIP = STRATEGIES["mask and clip"]
 HOOKS = ("on_train_batch_start", "on_before_backward", "on_after_backward", "on_train_batch_end")
@@ -56,22 +58,20 @@ def step_of(path: Path) -> int:
     return int(torch.load(path, weights_only=True)["global_step"])
 
 
-@pytest.mark.parametrize("door", DOORS)
-@pytest.mark.parametrize(
-    "hook", ["on_train_batch_start", "on_before_zero_grad", "on_after_backward", "on_train_batch_end"]
-)
-@pytest.mark.parametrize("exact", [True, False])
-def test_inside_a_window_it_waits_for_the_step(exact: bool, hook: str, door: str, tmp_path: Path):
-    asking = Ask(tmp_path / "asked.ckpt", hook, batch=3)
-    _, whole = fit(
-        door, MASK_AND_CLIP, callbacks=[*([ExactResume()] if exact else []), asking], accumulate_grad_batches=3
-    )
-    assert not asking.at_once
-    assert step_of(asking.path) == 2
-    assert torch.load(asking.path, weights_only=True)["until then"]["seen"] == 6
-    if exact:
-        _, resumed = fit(door, MASK_AND_CLIP, path=asking.path, accumulate_grad_batches=3)
-        assert_went_on(resumed, whole, asking.path)
+@pytest.mark.timeout(900)
+def test_inside_a_window_it_waits_for_the_step(tmp_path: Path, subtests: pytest.Subtests):
+    hooks = ["on_train_batch_start", "on_before_zero_grad", "on_after_backward", "on_train_batch_end"]
+    for (hook, door), exact in product(pairs(hooks, DOORS), (True, False)):
+        with subtests.test(hook, door=door, exact=exact):
+            asking = Ask(tmp_path / f"{hook} {door} {exact}.ckpt", hook, batch=3)
+            callbacks = [*([ExactResume()] if exact else []), asking]
+            _, whole = fit(door, MASK_AND_CLIP, callbacks=callbacks, accumulate_grad_batches=3)
+            assert not asking.at_once
+            assert step_of(asking.path) == 2
+            assert torch.load(asking.path, weights_only=True)["until then"]["seen"] == 6
+            if exact:
+                _, resumed = fit(door, MASK_AND_CLIP, path=asking.path, accumulate_grad_batches=3)
+                assert_went_on(resumed, whole, asking.path)
 
 
 def test_without_an_exact_resume_it_is_written_at_once_between_windows(tmp_path: Path):
@@ -143,9 +143,24 @@ def test_asked_for_by_the_clock_it_waits_too(tmp_path: Path):
     assert_went_on(resumed, whole, tmp_path / "step=5.ckpt")
 
 
-@pytest.mark.parametrize("door", DOORS)
-@pytest.mark.parametrize("exact", [True, False])
-@pytest.mark.parametrize("error", [RuntimeError("broken"), KeyboardInterrupt()], ids=repr)
+@pytest.mark.parametrize(
+    ("error", "exact", "door"),
+    [
+        (RuntimeError("broken"), True, "module"),
+        (KeyboardInterrupt(), True, "callback"),
+        (RuntimeError("broken"), False, "callback"),
+        (KeyboardInterrupt(), False, "module"),
+        *(
+            pytest.param(*each, marks=pytest.mark.long)
+            for each in (
+                (RuntimeError("broken"), True, "callback"),
+                (KeyboardInterrupt(), True, "module"),
+                (RuntimeError("broken"), False, "module"),
+                (KeyboardInterrupt(), False, "callback"),
+            )
+        ),
+    ],
+)
 def test_after_an_exception_inside_a_window_it_is_marked(error: BaseException, exact: bool, door: str, tmp_path: Path):
     kind = type("Raising", (Broken,), {"failure": error})
     asking = Ask(tmp_path / "asked.ckpt", "on_train_batch_end", batch=4)
@@ -199,40 +214,43 @@ class Fail(Callback):
             raise RuntimeError("broken")
 
 
+@cache
+def whole_run(door: str) -> Outcome:
+    return fit(door, MASK_AND_CLIP, accumulate_grad_batches=2)[1]
+
+
+FAILURES = [
+    ("on_before_backward", 0, 4, 0),  # in the first window of an epoch
+    ("on_before_backward", 2, 5, 2),  # in the first micro-batch of a window
+    ("on_before_backward", 3, 5, 2),
+    ("on_after_backward", 3, 5, 2),  # of the micro-batch that closes it
+    ("on_before_optimizer_step", 3, 5, 2),
+    ("on_train_batch_end", 2, 5, 2),
+    ("on_train_batch_end", 3, 6, 4),  # the step is done
+    ("on_train_batch_end", 6, 8, 7),  # the last
+    ("on_validation_batch_start", 6, 8, 7),
+]
+
+
+@pytest.mark.timeout(900)
 @pytest.mark.filterwarnings("ignore:Checkpoint .* is not exact")
-@pytest.mark.parametrize("door", DOORS)
-@pytest.mark.parametrize(
-    ("hook", "batch", "step", "used"),
-    [
-        ("on_before_backward", 0, 4, 0),  # in the first window of an epoch
-        ("on_before_backward", 2, 5, 2),  # in the first micro-batch of a window
-        ("on_before_backward", 3, 5, 2),
-        ("on_after_backward", 3, 5, 2),  # of the micro-batch that closes it
-        ("on_before_optimizer_step", 3, 5, 2),
-        ("on_train_batch_end", 2, 5, 2),
-        ("on_train_batch_end", 3, 6, 4),  # the step is done
-        ("on_train_batch_end", 6, 8, 7),  # the last
-        ("on_validation_batch_start", 6, 8, 7),
-    ],
-)
-def test_a_resume_from_what_is_not_exact_loses_nothing(
-    hook: str, batch: int, step: int, used: int, door: str, tmp_path: Path
-):
-    path = tmp_path / "on_exception.ckpt"
-    accumulating: dict[str, Any] = {"accumulate_grad_batches": 2}
-    with pytest.raises(RuntimeError, match="broken"):
-        fit(
-            door,
-            MASK_AND_CLIP,
-            callbacks=[Fail(hook, batch), OnExceptionCheckpoint(tmp_path), ExactResume()],
-            **accumulating,
-        )
+def test_a_resume_from_what_is_not_exact_loses_nothing(tmp_path: Path, subtests: pytest.Subtests):
+    for (hook, batch, step, used), door in pairs(FAILURES, DOORS):
+        folder = tmp_path / f"{hook} {batch} {door}"
+        callbacks = [Fail(hook, batch), OnExceptionCheckpoint(folder), ExactResume()]
+        with subtests.test(hook, batch=batch, door=door):
+            with pytest.raises(RuntimeError, match="broken"):
+                fit(door, MASK_AND_CLIP, callbacks=callbacks, accumulate_grad_batches=2)
+            assert_loses_nothing(folder / "on_exception.ckpt", door, step, used)
+
+
+def assert_loses_nothing(path: Path, door: str, step: int, used: int) -> None:
+    """Assert that a resume goes on after a step, and after so many batches of its epoch."""
     assert step_of(path) == step
-    _, whole = fit(door, MASK_AND_CLIP, **accumulating)
-    with pytest.warns(
-        UserWarning, match=f"on_exception.ckpt` is not exact: training stopped at step {step} "
-    ) as warned:
-        run, resumed = fit(door, MASK_AND_CLIP, path=path, **accumulating)
+    whole = whole_run(door)
+    match = f"on_exception.ckpt` is not exact: training stopped at step {step} "
+    with pytest.warns(UserWarning, match=match) as warned:
+        run, resumed = fit(door, MASK_AND_CLIP, path=path, accumulate_grad_batches=2)
     assert len([each for each in warned if "not exact" in str(each.message)]) == 1
     rest = BATCHES - used
     assert resumed.seen[:rest] == whole.seen[BATCHES + used : 2 * BATCHES]
@@ -244,9 +262,9 @@ def test_a_resume_from_what_is_not_exact_loses_nothing(
 
 @pytest.mark.filterwarnings("ignore:Checkpoint .* is not exact")
 @pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
-@pytest.mark.parametrize("door", DOORS)
-@pytest.mark.parametrize(("batch", "step"), [(0, 4), (3, 5)])
-def test_without_an_exact_resume_a_marked_checkpoint_goes_on_too(batch: int, step: int, door: str, tmp_path: Path):
+@pytest.mark.parametrize(("failure", "door"), alternating([(0, 4), (3, 5)], DOORS))
+def test_without_an_exact_resume_a_marked_checkpoint_goes_on_too(failure: tuple[int, int], door: str, tmp_path: Path):
+    batch, step = failure
     with pytest.raises(RuntimeError, match="broken"):
         fit(
             door,

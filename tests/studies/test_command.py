@@ -2,11 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -20,6 +21,7 @@ from lightning_sparsegrad.main import main
 from lightning_sparsegrad.studies._report import FILES
 from lightning_sparsegrad.studies._runs import make_runs
 from lightning_sparsegrad.studies._study import Study
+from tests.resume.killed import Forked
 from tests.studies.tasks import BASE, DROP, write
 
 ROOT = Path(__file__).parents[2]
@@ -35,12 +37,26 @@ def results(folder: Path) -> dict[str, dict[str, object]]:
     return {path.parent.name: json.loads(path.read_text()) for path in folder.glob("runs/*/result.json")}
 
 
+@pytest.fixture
+def forks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the processes of runs be forks of this one, which has the imports."""
+    monkeypatch.setattr(subprocess, "Popen", Forked)
+
+
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study that has ended: two arms and one that is broken, with two seeds."""
     folder = tmp_path_factory.mktemp("study")
-    study(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess, "Popen", Forked)
+        study(folder)
     return folder
+
+
+@pytest.fixture
+def again(done: Path, tmp_path: Path) -> Path:
+    """The same for a test that changes it."""
+    return shutil.copytree(done, tmp_path / "study")
 
 
 def test_every_run_keeps_how_it_went(done: Path) -> None:
@@ -88,14 +104,14 @@ def test_the_report_tells_of_them(done: Path, capsys: pytest.CaptureFixture[str]
     assert arms.loc["plain", "runs"] == 2
 
 
-def test_what_has_ended_is_not_run_again(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = {path: path.stat().st_mtime_ns for path in done.glob("runs/*/*")}
-    report = (done / "report.md").read_text()
-    study(done)
-    assert {path: path.stat().st_mtime_ns for path in done.glob("runs/*/*")} == before
-    assert (done / "report.md").read_text() == report
+def test_what_has_ended_is_not_run_again(again: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in again.glob("runs/*/*")}
+    report = (again / "report.md").read_text()
+    study(again)
+    assert {path: path.stat().st_mtime_ns for path in again.glob("runs/*/*")} == before
+    assert (again / "report.md").read_text() == report
     assert "2 arms" not in capsys.readouterr().out
-    study(done, "--report_only", arms={"plain": [], "drop": [DROP]})
+    study(again, "--report_only", arms={"plain": [], "drop": [DROP]})
     assert "2 arms" in capsys.readouterr().out
 
 
@@ -120,6 +136,13 @@ def test_an_overlay_may_name_a_class_with_its_arguments(tmp_path: Path, capsys: 
     assert config["trainer"]["callbacks"][0]["init_args"]["duration"] == "00:00:01:00"
 
 
+@pytest.mark.long
+def test_a_run_is_a_process_of_its_own(done: Path, tmp_path: Path) -> None:
+    study(tmp_path, arms={"drop": [DROP]}, seeds=[1])
+    ((name, result),) = results(tmp_path).items()
+    assert result["metrics"] == results(done)[name]["metrics"]
+
+
 @pytest.mark.distributed
 @pytest.mark.long
 def test_a_run_may_take_several_processes(tmp_path: Path) -> None:
@@ -140,6 +163,7 @@ def test_a_process_that_cannot_begin_is_recorded(tmp_path: Path) -> None:
     assert len(results(tmp_path)) == 1
 
 
+@pytest.mark.usefixtures("forks")
 def test_the_reason_is_what_ended_a_run_in_one_line(tmp_path: Path) -> None:
     study(tmp_path, arms={fault: [{"model.fault": fault}] for fault in ("lines", "killed")}, seeds=1)
     assert {name.partition("-")[0]: result["error"] for name, result in results(tmp_path).items()} == {
@@ -148,11 +172,9 @@ def test_the_reason_is_what_ended_a_run_in_one_line(tmp_path: Path) -> None:
     }
 
 
-def test_a_metric_that_is_not_logged_is_told(tmp_path: Path, done: Path) -> None:
-    study(done, "--report_only", metric="val/lost")
-    text = (done / "report.md").read_text()
-    assert "`val/lost` was not logged. Near matches: `val/loss`" in text
-    study(done, "--report_only")
+def test_a_metric_that_is_not_logged_is_told(again: Path) -> None:
+    study(again, "--report_only", metric="val/lost")
+    assert "`val/lost` was not logged. Near matches: `val/loss`" in (again / "report.md").read_text()
 
 
 @pytest.mark.long
@@ -165,25 +187,24 @@ def test_ray_runs_the_same(done: Path, tmp_path: Path) -> None:
         assert result.get("error") == expected[name].get("error")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--jobs=0"], "Parameter `jobs` should be positive. Found `jobs = 0`."),
-        (["--launcher=slurm"], "Parameter `launcher` should be"),
-        (["--seed=3"], "`seed` is no option, in `--seed=3`. Near matches: `seeds`"),
-        (["--report_only"], "A report should have a run that has ended. Found none"),
-    ],
-)
 def test_mistakes_are_answered_in_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: Sequence[str], message: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], subtests: pytest.Subtests
 ) -> None:
-    with pytest.raises(SystemExit):
-        main(["study", "--config", write(tmp_path), f"--folder={tmp_path}", *arguments])
-    error = capsys.readouterr().err
-    assert message in error
-    assert len(error.splitlines()) == 1
+    for argument, message in (
+        ("--jobs=0", "Parameter `jobs` should be positive. Found `jobs = 0`."),
+        ("--launcher=slurm", "Parameter `launcher` should be"),
+        ("--seed=3", "`seed` is no option, in `--seed=3`. Near matches: `seeds`"),
+        ("--report_only", "A report should have a run that has ended. Found none"),
+    ):
+        with subtests.test(argument):
+            with pytest.raises(SystemExit):
+                main(["study", "--config", write(tmp_path), f"--folder={tmp_path}", argument])
+            error = capsys.readouterr().err
+            assert message in error
+            assert len(error.splitlines()) == 1
 
 
+@pytest.mark.usefixtures("forks")
 @pytest.mark.filterwarnings("ignore:Experiment logs directory .* exists", "ignore:The number of training batches")
 def test_a_run_that_another_process_is_at_is_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -302,15 +323,18 @@ def test_what_a_report_takes_is_asked_for(monkeypatch: pytest.MonkeyPatch, capsy
     assert "pip install lightning-sparsegrad[studies]`. Found no `scipy`." in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["report.md", "runs.csv", "curves.png"])
 def test_a_report_does_not_write_over_files_of_the_user(
-    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], subtests: pytest.Subtests
 ) -> None:
-    (tmp_path / name).write_text("mine")
-    with pytest.raises(SystemExit):
-        study(tmp_path, "--report_only")
-    assert f"its report would write over `{name}`. Found `folder = {tmp_path}`." in capsys.readouterr().err
-    assert (tmp_path / name).read_text() == "mine"
+    for name in ("report.md", "runs.csv", "curves.png"):
+        folder = tmp_path / name.partition(".")[0]
+        folder.mkdir()
+        (folder / name).write_text("mine")
+        with subtests.test(name):
+            with pytest.raises(SystemExit):
+                study(folder, "--report_only")
+            assert f"its report would write over `{name}`. Found `folder = {folder}`." in capsys.readouterr().err
+            assert (folder / name).read_text() == "mine"
 
 
 def test_it_is_known_what_a_report_writes(done: Path) -> None:

@@ -137,10 +137,9 @@ def test_one_seed_shows_nothing() -> None:
     assert found.verdict == NOTHING_SHOWN
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_the_order_of_runs_does_not_matter(seed: int) -> None:
+def test_the_order_of_runs_does_not_matter() -> None:
     runs = [*outcomes("a"), *outcomes("b", mean=0.85)]
     study = study_of("a", "b")
     expected = compare(study, summarise(study, runs))
-    order = np.random.default_rng(seed).permutation(len(runs))
+    order = np.random.default_rng(0).permutation(len(runs))
     assert compare(study, summarise(study, [runs[place] for place in order])) == expected

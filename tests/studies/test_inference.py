@@ -32,6 +32,18 @@ def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("few_resamples")
+def test_intervals_cover_roughly() -> None:
+    """What the simulations below show, of few samples."""
+    samples = [NORMAL(np.random.default_rng(seed), 20).tolist() for seed in range(60)]
+    held = [(mean_interval(each), deviation_interval(each)) for each in samples]
+    assert 0.88 <= np.mean([mean.low <= 0 <= mean.high for mean, _ in held]) < 1
+    assert 0.8 <= np.mean([deviation.low <= 1 <= deviation.high for _, deviation in held]) < 1
+    narrow = [mean_interval(each, level=0.6) for each in samples]
+    assert 0.45 <= np.mean([interval.low <= 0 <= interval.high for interval in narrow]) <= 0.75
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("few_resamples")
 @pytest.mark.parametrize(
     ("draw", "count", "least"),
     [(NORMAL, 6, 0.9), (NORMAL, 8, 0.91), (NORMAL, 20, 0.925), (SKEWED, 8, 0.87), (SKEWED, 20, 0.915)],
@@ -42,6 +54,7 @@ def test_intervals_of_means_cover_at_the_stated_rate(draw: Draw, count: int, lea
     assert least <= np.mean([interval.low <= 0 <= interval.high for interval in held]) <= 0.98
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("few_resamples")
 def test_intervals_cover_a_known_effect_at_any_level() -> None:
     generator = np.random.default_rng(6)
@@ -51,6 +64,7 @@ def test_intervals_cover_a_known_effect_at_any_level() -> None:
         assert np.mean([interval.low <= 0.7 <= interval.high for interval in held]) == pytest.approx(level, abs=0.035)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("few_resamples")
 @pytest.mark.parametrize(("draw", "count", "least"), [(NORMAL, 20, 0.88), (NORMAL, 40, 0.91), (SKEWED, 40, 0.8)])
 def test_intervals_of_deviations_cover_nearly_at_the_stated_rate(draw: Draw, count: int, least: float) -> None:
@@ -102,13 +116,14 @@ def test_the_permutation_test_is_exact_for_a_few() -> None:
     assert isnan(p_of_means([0.2]))
 
 
-@pytest.mark.parametrize("tests", [1, 2, 7, 10, 40])
-def test_so_many_pairs_are_just_enough_to_find_anything(tests: int) -> None:
-    def least(count: int) -> float:
+def test_so_many_pairs_are_just_enough_to_find_anything(subtests: pytest.Subtests) -> None:
+    def least(count: int, tests: int) -> float:
         return corrected([p_of_means([1.0] * count)] * tests)[0]
 
-    needed = pairs_needed(tests)
-    assert least(needed) < statistics.ALPHA <= least(needed - 1)
+    for tests in (1, 2, 7, 10, 40):
+        with subtests.test(tests=tests):
+            needed = pairs_needed(tests)
+            assert least(needed, tests) < statistics.ALPHA <= least(needed - 1, tests)
 
 
 def test_the_p_of_variances_is_scipys() -> None:
@@ -135,6 +150,7 @@ def test_holm_corrects_step_by_step() -> None:
     assert corrected([]) == []
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("few_resamples")
 @pytest.mark.parametrize("arms", [1, 6])
 def test_false_alarms_stay_at_the_stated_rate(arms: int) -> None:

@@ -1,6 +1,5 @@
 """What always giving the same answer scores, against scikit-learn."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,8 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from lightning_sparsegrad import Identity, SequenceClassification
 from lightning_sparsegrad.studies._majority import majority_scores
-from tests.launch import launch
 from tests.lightning.tasks import Regression, loader, trainer
 from tests.lightning.test_evaluation import Languages
-from tests.studies.two_processes import LABELS
 from tests.tiny import tiny_bert
 
 
@@ -48,11 +45,3 @@ def test_numbers_and_other_tasks_have_none(tmp_path: Path) -> None:
     run = trainer()
     run.fit(Regression(), loader(), loader(2))
     assert majority_scores(run, run.lightning_module) == {}
-
-
-@pytest.mark.distributed
-def test_processes_agree_on_the_class_that_is_most_frequent_in_all(tmp_path: Path) -> None:
-    launch("tests.studies.two_processes", 2, tmp_path)
-    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
-    assert first == second
-    assert first["val/accuracy"] == pytest.approx(sum(LABELS) / len(LABELS))

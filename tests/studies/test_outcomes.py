@@ -71,20 +71,19 @@ def test_a_bar_of_the_study_goes_before_that_of_the_data(tmp_path: Path) -> None
     assert isnan(outcome(tmp_path / "none", result={"majority": {}}).bar)
 
 
-@pytest.mark.parametrize(
-    ("result", "error"),
-    [
+def test_a_run_without_a_value_has_failed_for_a_reason(tmp_path: Path, subtests: pytest.Subtests) -> None:
+    reasons: list[tuple[dict[str, Any], str]] = [
         ({"error": "RuntimeError: a bug", "metrics": {}}, "RuntimeError: a bug"),
         ({"metrics": {METRIC: float("nan")}}, f"`{METRIC}` is not finite."),
         ({"metrics": {METRIC: float("inf")}}, f"`{METRIC}` is not finite."),
         ({"metrics": {"val/accuracy": 0.5}}, f"`{METRIC}` was not logged. Near matches: `val/accuracy`."),
-    ],
-)
-def test_a_run_without_a_value_has_failed_for_a_reason(tmp_path: Path, result: dict[str, Any], error: str) -> None:
-    found = outcome(tmp_path, result=result)
-    assert found.error == error
-    assert isnan(found.value)
-    assert found.failed
+    ]
+    for number, (result, error) in enumerate(reasons):
+        with subtests.test(error=error):
+            found = outcome(tmp_path / str(number), result=result)
+            assert found.error == error
+            assert isnan(found.value)
+            assert found.failed
 
 
 def test_results_are_plain_json(tmp_path: Path) -> None:

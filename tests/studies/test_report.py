@@ -111,6 +111,7 @@ def test_pictures_are_drawn_and_shown(written: tuple[Path, str, list[Outcome]]) 
         assert pixels[..., :3].std() > 0.05
 
 
+@pytest.mark.long
 def test_the_same_runs_make_the_same_report(written: tuple[Path, str, list[Outcome]], tmp_path: Path) -> None:
     folder, text, runs = written
     study = study_of("plain", "clip", "mask", grid={"lr": [0.1, 0.2]}, seeds=8, groups={"held out": ["de", "sw"]})

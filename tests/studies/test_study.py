@@ -94,40 +94,40 @@ def test_the_quick_version_is_smaller(tmp_path: Path) -> None:
     assert {run.config["trainer"]["max_epochs"] for run in runs} == {1}
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"arms": {}}, r"Parameter `arms` should hold an arm\. Found"),
-        ({"seeds": 0}, r"Parameter `seeds` should hold a seed\. Found `seeds = 0`"),
-        (
-            {"seeds": [1, 1]},
-            r"Parameter `seeds` should hold non-negative numbers up to \d+, each once\. Found `seeds = \[1, 1\]`",
-        ),
-        ({"seeds": [2**32]}, r"Parameter `seeds` should hold non-negative numbers up to 4294967295, .*`seeds = \[42"),
-        ({"baseline": "plain", "trial": Trial(arms=["drop"])}, r"`trial.arms` should hold the baseline, `plain`\."),
-        ({"seeds": [-1]}, r"Parameter `seeds` should hold non-negative numbers"),
-        ({"baseline": "plane"}, r"Parameter `baseline` should be one of .* Near matches: `plain`"),
-        ({"mode": "most"}, r"Parameter `mode` should be one of 'max', 'min'\. Found `mode = 'most'`"),
-        ({"select": "first"}, r"Parameter `select` should be one of 'last', 'best'"),
-        ({"grid": {"model.lr": 0.1}}, r"Parameter `grid` should give `model.lr` a list of values"),
-        ({"grid": {"model.lr": []}}, r"Parameter `grid` should give `model.lr` a list of values"),
-        ({"grid": {"d": {"few": "few.yaml"}}}, r"`grid\.d` should give `few` a list of files .* `few = 'few.yaml'`"),
-        ({"grid": {"d": {"few": {"data.size": 2}}}}, r"Parameter `grid\.d` should give `few` a list"),
-        ({"grid": {"d": {"few": None}}}, r"Parameter `grid\.d` should give `few` a list"),
-        ({"grid": {"d": {2: []}}}, r"Parameter `grid\.d` should give names that are text.* Found `2`"),
-        ({"arms": {False: []}}, r"Parameter `arms` should give names that are text.* Found `False`"),
-        ({"gradients_every": 0}, r"Parameter `gradients_every` should be positive or null\. Found"),
-        ({"trial": Trial(arms=["dorp"])}, r"Parameter `trial.arms` should be one of .* Near matches: `drop`"),
-        ({"trial": Trial(settings={"lr": [1]})}, r"Parameter `trial.settings` should be one of "),
-        (
-            {"grid": {"model.lr": [0.1]}, "trial": Trial(settings={"model.lr": [0.2]})},
-            r"Parameter `trial.settings.model.lr` should be one of 0\.1\. Found .*0\.2",
-        ),
-    ],
-)
-def test_what_a_study_cannot_say(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigurationError, match=message):
-        Study(**study(**changes))
+MISTAKES: list[tuple[dict[str, Any], str]] = [
+    ({"arms": {}}, r"Parameter `arms` should hold an arm\. Found"),
+    ({"seeds": 0}, r"Parameter `seeds` should hold a seed\. Found `seeds = 0`"),
+    (
+        {"seeds": [1, 1]},
+        r"Parameter `seeds` should hold non-negative numbers up to \d+, each once\. Found `seeds = \[1, 1\]`",
+    ),
+    ({"seeds": [2**32]}, r"Parameter `seeds` should hold non-negative numbers up to 4294967295, .*`seeds = \[42"),
+    ({"baseline": "plain", "trial": Trial(arms=["drop"])}, r"`trial.arms` should hold the baseline, `plain`\."),
+    ({"seeds": [-1]}, r"Parameter `seeds` should hold non-negative numbers"),
+    ({"baseline": "plane"}, r"Parameter `baseline` should be one of .* Near matches: `plain`"),
+    ({"mode": "most"}, r"Parameter `mode` should be one of 'max', 'min'\. Found `mode = 'most'`"),
+    ({"select": "first"}, r"Parameter `select` should be one of 'last', 'best'"),
+    ({"grid": {"model.lr": 0.1}}, r"Parameter `grid` should give `model.lr` a list of values"),
+    ({"grid": {"model.lr": []}}, r"Parameter `grid` should give `model.lr` a list of values"),
+    ({"grid": {"d": {"few": "few.yaml"}}}, r"`grid\.d` should give `few` a list of files .* `few = 'few.yaml'`"),
+    ({"grid": {"d": {"few": {"data.size": 2}}}}, r"Parameter `grid\.d` should give `few` a list"),
+    ({"grid": {"d": {"few": None}}}, r"Parameter `grid\.d` should give `few` a list"),
+    ({"grid": {"d": {2: []}}}, r"Parameter `grid\.d` should give names that are text.* Found `2`"),
+    ({"arms": {False: []}}, r"Parameter `arms` should give names that are text.* Found `False`"),
+    ({"gradients_every": 0}, r"Parameter `gradients_every` should be positive or null\. Found"),
+    ({"trial": Trial(arms=["dorp"])}, r"Parameter `trial.arms` should be one of .* Near matches: `drop`"),
+    ({"trial": Trial(settings={"lr": [1]})}, r"Parameter `trial.settings` should be one of "),
+    (
+        {"grid": {"model.lr": [0.1]}, "trial": Trial(settings={"model.lr": [0.2]})},
+        r"Parameter `trial.settings.model.lr` should be one of 0\.1\. Found .*0\.2",
+    ),
+]
+
+
+def test_what_a_study_cannot_say(subtests: pytest.Subtests) -> None:
+    for changes, message in MISTAKES:
+        with subtests.test(str(changes)), pytest.raises(ConfigurationError, match=message):
+            Study(**study(**changes))
 
 
 def test_an_arm_that_makes_no_config_is_named(tmp_path: Path) -> None:
@@ -138,13 +138,13 @@ def test_an_arm_that_makes_no_config_is_named(tmp_path: Path) -> None:
         runs_of(tmp_path, arms={"plain": ["missing.yaml"]})
 
 
-@pytest.mark.parametrize(
-    ("arms", "seeds", "needed"), [(11, 9, None), (11, 8, 9), (2, 6, None), (2, 5, 6), (1, 1, None)]
-)
-def test_seeds_that_are_too_few_to_show_anything_are_told(arms: int, seeds: int, needed: int | None) -> None:
-    warning = Study(base=[], arms={str(number): [] for number in range(arms)}, seeds=seeds, metric="loss").warning
-    assert warning.startswith(f"With {arms} arms it takes {needed} seeds" if needed else "")
-    assert bool(warning) is bool(needed)
+def test_seeds_that_are_too_few_to_show_anything_are_told(subtests: pytest.Subtests) -> None:
+    for arms, seeds, needed in ((11, 9, None), (11, 8, 9), (2, 6, None), (2, 5, 6), (1, 1, None)):
+        names: dict[str, list[Any]] = {str(number): [] for number in range(arms)}
+        warning = Study(base=[], arms=names, seeds=seeds, metric="loss").warning
+        with subtests.test(arms=arms, seeds=seeds):
+            assert warning.startswith(f"With {arms} arms it takes {needed} seeds" if needed else "")
+            assert bool(warning) is bool(needed)
 
 
 def test_two_names_for_the_same_runs_are_refused(tmp_path: Path) -> None:

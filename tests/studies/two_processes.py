@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 from pathlib import Path
 
 import torch
@@ -45,7 +44,3 @@ def main(folder: Path) -> None:
     task = SequenceClassification(str(model), 2, Identity())
     trainer.fit(task, DataLoader(Rows(), batch_size=1), DataLoader(Rows(), batch_size=2))
     (folder / f"{trainer.global_rank}.json").write_text(json.dumps(majority_scores(trainer, task)))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

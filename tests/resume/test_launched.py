@@ -1,6 +1,5 @@
-"""A signal to one of two processes, or to both: they stop together, and resume as if they had not."""
+"""A signal to processes that the command line launched, or to it alone: none of them outlives the others."""
 
-import json
 import os
 import signal
 import subprocess
@@ -11,28 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.command_line import DROP, LABELLED, QUICK, READER, SAVE
-from tests.launch import ROOT, launch
-from tests.resume.two_stops import CASES
+from tests.launch import ROOT
 
-pytestmark = [pytest.mark.resume, pytest.mark.distributed]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Run all cases in two processes, started once; return where they wrote."""
-    folder = tmp_path_factory.mktemp("ranks")
-    launch("tests.resume.two_stops", 2, folder)
-    return folder
+pytestmark = [pytest.mark.resume, pytest.mark.distributed, pytest.mark.long]
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_two_processes_stop_together(folder: Path, case: str) -> None:
-    results = [json.loads((folder / f"{case} {rank}.json").read_text()) for rank in range(2)]
-    step, validates = CASES[case][-2:]
-    assert results == [{"code": 143, "step": step, "validates": validates, "fault": ""}] * 2
-
-
-@pytest.mark.long
 @pytest.mark.parametrize(
     ("to", "signum", "status"),
     [("group", signal.SIGTERM, 143), ("group", signal.SIGINT, 130), ("launcher", signal.SIGKILL, -9)],
