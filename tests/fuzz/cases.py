@@ -19,7 +19,8 @@ import yaml
 
 from lightning_sparsegrad.main import main
 
-LIMIT = 10.0  # seconds until a run that is still going on is taken for accepted, or for hanging while it is read
+LIMIT = 10.0  # seconds of a processor until a run is taken for accepted, or for hanging while it is read
+PATIENCE = 100.0  # seconds, where it only waits
 MARK = "pwned"  # the file that code in a config, a checkpoint or a data file would make
 _SETTINGS = ("SPARSEGRAD_DEBUG", "PL_GLOBAL_SEED", "PL_SEED_WORKERS")
 # what libraries say before the one line of ours: progress bars, and what Lightning logs
@@ -147,8 +148,10 @@ def _inside(folder: Path) -> Iterator[None]:
 
     here, arguments = Path.cwd(), sys.argv
     settings = {name: os.environ.pop(name) for name in _SETTINGS if name in os.environ}
-    handler, interrupt = signal.signal(signal.SIGALRM, stop), signal.getsignal(signal.SIGINT)
-    signal.setitimer(signal.ITIMER_REAL, LIMIT, 1.0)  # again: Python swallows what is raised while it collects
+    timers = {signal.SIGPROF: (signal.ITIMER_PROF, LIMIT), signal.SIGALRM: (signal.ITIMER_REAL, PATIENCE)}
+    handlers, interrupt = {signum: signal.signal(signum, stop) for signum in timers}, signal.getsignal(signal.SIGINT)
+    for timer, seconds in timers.values():
+        signal.setitimer(timer, seconds, 1.0)  # again: Python swallows what is raised while it collects
     hubs: tuple[Any, ...] = (datasets.config, huggingface_hub.constants)
     offline = [(hub, hub.HF_HUB_OFFLINE) for hub in hubs]
     for hub, _ in offline:  # a name that may be a hub's is not to be waited for
@@ -160,8 +163,9 @@ def _inside(folder: Path) -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, handler)
+        for signum, (timer, _) in timers.items():
+            signal.setitimer(timer, 0)
+            signal.signal(signum, handlers[signum])
         signal.signal(signal.SIGINT, interrupt)
         for hub, before in offline:
             hub.HF_HUB_OFFLINE = before

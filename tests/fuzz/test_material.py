@@ -7,20 +7,22 @@ from lightning_sparsegrad import ConfigurationError, GradientTransform, Schedule
 from tests.fuzz.material import KINDS, arguments_of_strategies, good_arguments, strategy
 
 
-@pytest.mark.parametrize("kind", sorted(KINDS))
-def test_good_arguments_are_accepted(kind: str) -> None:
+def test_good_arguments_are_accepted(subtests: pytest.Subtests) -> None:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(GradientTransform, "gradient_transform")
-    try:
-        made = parser.instantiate_classes(parser.parse_object(strategy(kind)["model"]["init_args"])).gradient_transform
-    except (ArgumentError, ConfigurationError) as error:
-        pytest.fail(
-            f"{kind} should accept {good_arguments(kind)}: a strategy what its overlay says, a schedule 0.5 for every "
-            f"argument without a default. {error}",
-            pytrace=False,
-        )
-    named = made.rate if issubclass(KINDS[kind], Schedule) else made
-    assert type(named).__name__ == kind
+    for kind in sorted(KINDS):
+        with subtests.test(kind):
+            try:
+                said = parser.parse_object(strategy(kind)["model"]["init_args"])
+                made = parser.instantiate_classes(said).gradient_transform
+            except (ArgumentError, ConfigurationError) as error:
+                pytest.fail(
+                    f"{kind} should accept {good_arguments(kind)}: a strategy what its overlay says, a schedule 0.5 "
+                    f"for every argument without a default. {error}",
+                    pytrace=False,
+                )
+            named = made.rate if issubclass(KINDS[kind], Schedule) else made
+            assert type(named).__name__ == kind
 
 
 def test_every_argument_is_spoilt() -> None:

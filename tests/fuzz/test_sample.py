@@ -54,11 +54,13 @@ def sample(cases: Iterable[Case], count: int) -> list[Case]:
     return random.Random(SEED).sample(list(cases), count)  # noqa: S311  # no secret
 
 
+@pytest.mark.long
 def test_bad_configs_and_flags_end_in_one_line(configs: Configs, tmp_path: Path) -> None:
     assert failures(sample(configs.systematic(), 20), tmp_path) == []
     assert failures(islice(configs.at_random(), 8), tmp_path) == []
 
 
+@pytest.mark.long
 def test_bad_data_files_end_in_one_line(data: DataFiles, tmp_path: Path) -> None:
     assert failures(sample(data.systematic(), 8), tmp_path) == []
     assert failures(islice(data.at_random(), 4), tmp_path) == []
@@ -73,33 +75,40 @@ def test_every_data_module_task_and_callback_of_the_package_is_drawn(tasks: Task
     assert {"TextDataModule.num_workers", "XglueDataModule.languages", "PointwiseRanking.dtype"} < names
 
 
+@pytest.mark.long
 def test_a_good_fit_on_every_data_module_is_accepted(tasks: Tasks, tmp_path: Path) -> None:
     by_module = {case.name.rpartition(" ")[0]: case for case in tasks.good()}
     assert failures(by_module.values(), tmp_path) == []
 
 
+@pytest.mark.long
 def test_bad_arguments_of_data_and_tasks_end_in_one_line(tasks: Tasks, tmp_path: Path) -> None:
     assert failures(sample(tasks.systematic(), 8), tmp_path) == []
     assert failures(islice(tasks.at_random(), 8), tmp_path) == []
 
 
+@pytest.mark.long
 def test_good_input_is_accepted(run: Run) -> None:
     assert run("fit", "--config=task.yaml") == Outcome("accepted")
 
 
+@pytest.mark.long
 def test_a_traceback_fails(run: Run) -> None:
     reader = ("--model=tests.command_line.Reader", "--data=tests.command_line.Labelled")
     drop = ("--model.gradient_transform=HeadOnly", "--model.fault=bug")
     assert run("fit", *reader, *drop, "--trainer.accelerator=cpu").verdict.startswith("traceback of ValueError: ")
 
 
+@pytest.mark.long
 def test_a_line_that_does_not_name_the_mistake_fails(model: str, tmp_path: Path) -> None:
     files = {"task.yaml": to_yaml(task(model))}
     outcome = try_in(tmp_path, Case("", ("fit", "--config=task.yaml", "--modle=3"), files, says=("something else",)))
     assert outcome.verdict == "it names none of ('something else',)"
 
 
-@pytest.mark.parametrize("spoil", ["empty", "half", "header", "fields"])
+@pytest.mark.parametrize(
+    "spoil", ["half", *(pytest.param(each, marks=pytest.mark.long) for each in ("empty", "header", "fields"))]
+)
 def test_a_mended_file_is_read_although_a_bad_one_had_its_name(spoil: str, data: DataFiles, tmp_path: Path) -> None:
     good = b"text,label\n" + b"a good day,1\nthe bad movie,0\n" * 4
     bad = {"empty": b"", "half": good[:10], "header": good[:11], "fields": good + b"rain,x,1\n"}[spoil]
@@ -107,12 +116,13 @@ def test_a_mended_file_is_read_although_a_bad_one_had_its_name(spoil: str, data:
     assert try_in(tmp_path, data.case("mended", "csv", good)) == Outcome("accepted")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("arguments", "answer"),
     [
         (["fit", "--config=overlay.yaml"], b"overlay.yaml line 3"),
-        pytest.param(["fit", "--config=not_there.yaml"], b"not_there.yaml", marks=pytest.mark.long),
-        pytest.param(["test", "--ckpt_path=half.ckpt"], b"half.ckpt", marks=pytest.mark.long),
+        (["fit", "--config=not_there.yaml"], b"not_there.yaml"),
+        (["test", "--ckpt_path=half.ckpt"], b"half.ckpt"),
     ],
 )
 def test_a_process_of_its_own_ends_alike(arguments: list[str], answer: bytes, tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ def _fault(outcome: Outcome) -> str:
     return "a trap has sprung" if trap.called else ""
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300 + 10 * COUNT)
 def test_strangers_run_no_code_and_end_in_one_line(model: str, checkpoint: bytes, tmp_path: Path) -> None:
     faults, before = {}, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -61,8 +62,8 @@ def test_strangers_run_no_code_and_end_in_one_line(model: str, checkpoint: bytes
     ("changed", "answer"),
     [
         ({"class": "pipeline"}, "is no model of transformers"),
-        ({"class": "BertModel.__init__"}, "is no model of transformers"),
-        ({"config": "{"}, "the configuration of its model"),
+        pytest.param({"class": "BertModel.__init__"}, "is no model of transformers", marks=pytest.mark.long),
+        pytest.param({"config": "{"}, "the configuration of its model", marks=pytest.mark.long),
         ({"config": '{"model_type": "own", "auto_map": {"AutoConfig": "code.C"}}'}, "the configuration of its model"),
         ({"tokenizer": "own", "tokenizer_options": {"trust_remote_code": True}}, "custom code"),
     ],

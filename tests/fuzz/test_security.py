@@ -100,7 +100,7 @@ def test_a_config_has_callbacks_made(run: Run) -> None:
     ("argument", "value", "expected"),
     [
         ("optimizer", spec(f"{HERE}.slow", lr=0.25), 0.25),
-        ("lr_scheduler", spec("LambdaLR", lr_lambda=f"{HERE}.factor"), 0),
+        pytest.param("lr_scheduler", spec("LambdaLR", lr_lambda=f"{HERE}.factor"), 0, marks=pytest.mark.long),
         ("lr_scheduler", spec("LambdaLR", lr_lambda=spec(f"{HERE}.Factor", value=0.5)), 0.5),
     ],
 )

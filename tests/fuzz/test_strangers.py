@@ -6,6 +6,7 @@ import shutil
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO, StringIO
+from itertools import cycle
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -38,7 +39,9 @@ def with_code(**content: Any) -> bytes:
 
 
 # ------------------------------------------------------------ checkpoints
-@pytest.mark.parametrize("subcommand", ["fit", "validate", "test", "predict"])
+@pytest.mark.parametrize(
+    "subcommand", ["fit", "predict", *(pytest.param(each, marks=pytest.mark.long) for each in ("validate", "test"))]
+)
 def test_a_checkpoint_runs_no_code(subcommand: str, run: Run, tmp_path: Path) -> None:
     (tmp_path / "evil.ckpt").write_bytes(with_code())
     outcome = run(subcommand, "--config=task.yaml", f"--ckpt_path={tmp_path}/evil.ckpt")
@@ -46,11 +49,12 @@ def test_a_checkpoint_runs_no_code(subcommand: str, run: Run, tmp_path: Path) ->
     assert "an object of `posix.system`, and to build it would run code" in outcome.text
 
 
-@pytest.mark.parametrize("arguments", [["--weights_only=false"], ["--config=o.yaml"]])
-def test_no_option_lets_it_run(arguments: list[str], run: Run) -> None:
-    outcome = run("fit", "--config=task.yaml", *arguments, o=b"weights_only: false\n")
-    assert outcome.verdict == "refused"
-    assert "`weights_only` is no option" in outcome.text
+def test_no_option_lets_it_run(run: Run, subtests: pytest.Subtests) -> None:
+    for argument in ("--weights_only=false", "--config=o.yaml"):
+        with subtests.test(argument):
+            outcome = run("fit", "--config=task.yaml", argument, o=b"weights_only: false\n")
+            assert outcome.verdict == "refused"
+            assert "`weights_only` is no option" in outcome.text
 
 
 def test_nor_does_one_from_http(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,12 +79,23 @@ PLACES = [
 ]  # fmt: skip
 
 
+NAMED = [(name, json.dumps({"class_path": name, "init_args": {"command": f"touch {MARK}"}})) for name in NAMES]
+
+
+def test_what_a_config_may_not_name_is_not_called(run: Run, subtests: pytest.Subtests) -> None:
+    for where, (name, spec) in zip(PLACES, cycle(NAMED), strict=False):
+        trap.called.clear()
+        with subtests.test(where=where, name=name):
+            assert run("fit", "--config=task.yaml", f"--{where}={spec}").verdict == "refused"
+            assert trap.called == []
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("where", PLACES)
-@pytest.mark.parametrize("name", NAMES)
-def test_what_a_config_may_not_name_is_not_called(name: str, where: str, run: Run) -> None:
+@pytest.mark.parametrize("named", NAMED)
+def test_whatever_it_names_wherever(named: tuple[str, str], where: str, run: Run) -> None:
     trap.called.clear()
-    spec = json.dumps({"class_path": name, "init_args": {"command": f"touch {MARK}"}})
-    for value in (name, spec):
+    for value in named:
         assert run("fit", "--config=task.yaml", f"--{where}={value}").verdict == "refused"
     assert trap.called == []
 
@@ -138,12 +153,13 @@ def test_a_tag_of_python_runs_no_code(loader: Any, tmp_path: Path, monkeypatch: 
     assert Path(MARK).exists() == (loader is yaml.unsafe_load)
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [["--config=o.yaml"], ["--model.gradient_transform=o.yaml"], [f"--trainer.max_epochs={TAG}"], [f"--config={TAG}"]],
-)
-def test_no_door_takes_a_tag_of_python(arguments: list[str], run: Run) -> None:
-    assert run("fit", "--config=task.yaml", *arguments, o=TAG.encode()).verdict == "refused"
+DOORS = ("--config=o.yaml", "--model.gradient_transform=o.yaml", f"--trainer.max_epochs={TAG}", f"--config={TAG}")
+
+
+def test_no_door_takes_a_tag_of_python(run: Run, subtests: pytest.Subtests) -> None:
+    for argument in DOORS:
+        with subtests.test(argument):
+            assert run("fit", "--config=task.yaml", argument, o=TAG.encode()).verdict == "refused"
 
 
 def test_the_environment_takes_none_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,21 +180,22 @@ def test_the_parser_reads_every_text_by_the_bounded_loader(parser: ArgumentParse
     assert {part.parser_mode for part in (parser, *parser._subcommands_action.choices.values())} == {"sparsegrad_yaml"}  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize(
-    ("text", "answer"),
-    [
-        ("a: 1\nb: {c: 1, c: 2}\n", "the key `c` comes twice"),
-        ("[" * 101 + "]" * 101, "more than 100 levels"),
-        ("a: &a [*a]\n", "stands for what it is a part of"),
-        ("\n".join(f"k{i}: &a{i} [{', '.join([f'*a{i - 1}' if i else '1'] * 9)}]" for i in range(9)), "1000000 values"),
-    ],
-)
-def test_texts_that_are_too_much_are_refused(text: str, answer: str, run: Run) -> None:
-    with pytest.raises(yaml.YAMLError, match=answer):
-        load(text)
-    outcome = run("fit", "--config=task.yaml", "--config=o.yaml", o=text.encode())
-    assert outcome.verdict == "refused"
-    assert f"o.yaml is no YAML: {'' if '*' in text else answer}" in outcome.text
+TEXTS = [
+    ("a: 1\nb: {c: 1, c: 2}\n", "the key `c` comes twice"),
+    ("[" * 101 + "]" * 101, "more than 100 levels"),
+    ("a: &a [*a]\n", "stands for what it is a part of"),
+    ("\n".join(f"k{i}: &a{i} [{', '.join([f'*a{i - 1}' if i else '1'] * 9)}]" for i in range(9)), "1000000 values"),
+]
+
+
+def test_texts_that_are_too_much_are_refused(run: Run, subtests: pytest.Subtests) -> None:
+    for text, answer in TEXTS:
+        with subtests.test(answer):
+            with pytest.raises(yaml.YAMLError, match=answer):
+                load(text)
+            outcome = run("fit", "--config=task.yaml", "--config=o.yaml", o=text.encode())
+            assert outcome.verdict == "refused"
+            assert f"o.yaml is no YAML: {'' if '*' in text else answer}" in outcome.text
 
 
 def test_aliases_are_as_ever() -> None:
@@ -208,7 +225,13 @@ def test_a_model_runs_no_code(model: str, run: Run, tmp_path: Path, monkeypatch:
     assert "model_name_or_path" in outcome.text
 
 
-@pytest.mark.parametrize("start", [b"\xff" * 8, (2**40).to_bytes(8, "little"), bytes(8), b"\x40" + bytes(7)])
+@pytest.mark.parametrize(
+    "start",
+    [
+        (2**40).to_bytes(8, "little"),
+        *(pytest.param(each, marks=pytest.mark.long) for each in (b"\xff" * 8, bytes(8), b"\x40" + bytes(7))),
+    ],
+)
 def test_weights_whose_header_lies_end_in_one_line(start: bytes, model: str, run: Run, tmp_path: Path) -> None:
     shutil.copytree(model, tmp_path / "model")
     weights = tmp_path / "model" / "model.safetensors"

@@ -16,6 +16,8 @@ from tests.fuzz import traps
 from tests.fuzz.conftest import Run
 from tests.fuzz.material import spec
 
+LONG = pytest.mark.long
+
 
 @pytest.fixture(autouse=True)
 def waited_for(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
@@ -42,7 +44,7 @@ def test_every_place_and_every_name_is_in_the_sample() -> None:
 
 def tried() -> list[tuple[str, str]]:
     """Return the sample and every third of the others; all, if `SPARSEGRAD_STRANGERS` is in the environment."""
-    sample = list(traps.sample())
+    sample = list(dict.fromkeys([*traps.FEW, *traps.sample()]))
     others = [each for each in traps.TRAPS if each not in sample]
     return [*sample, *(others if "SPARSEGRAD_STRANGERS" in os.environ else others[::3])]
 
@@ -55,7 +57,7 @@ def configure(cli: SparseGradCLI, _: str) -> None:
 
 @pytest.mark.parametrize(
     ("where", "name"),
-    [pytest.param(*each, marks=() if each in traps.sample() else pytest.mark.long) for each in tried()],
+    [pytest.param(*each, marks=() if each in traps.FEW else pytest.mark.long) for each in tried()],
 )
 def test_a_trap_springs_without_the_guards_and_not_with_them(
     where: str, name: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -79,7 +81,10 @@ def arguments(model: str, **others: Any) -> dict[str, Any]:
     return {"model_name_or_path": model, "num_labels": 2, "gradient_transform": spec("Identity"), **others}
 
 
-@pytest.mark.parametrize("name", ["a function of another type", "os.system", "a compiler of torch"])
+@pytest.mark.parametrize(
+    "name",
+    ["os.system", *(pytest.param(each, marks=LONG) for each in ("a function of another type", "a compiler of torch"))],
+)
 def test_a_checkpoint_calls_as_little(
     name: str, run: Run, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,11 +101,19 @@ def test_a_checkpoint_calls_as_little(
     assert traps.has_sprung(folder), ended
 
 
-@pytest.mark.parametrize("value", [traps.NAMED["a function of another type"], traps.NAMED["os.system"]])
-@pytest.mark.parametrize("where", ["optimizer", "inside"])
+@pytest.mark.parametrize(
+    ("name", "where"),
+    [
+        ("a function of another type", "optimizer"),
+        ("os.system", "inside"),
+        pytest.param("os.system", "optimizer", marks=LONG),
+        pytest.param("a function of another type", "inside", marks=LONG),
+    ],
+)
 def test_nor_do_the_hyperparameters_of_one(
-    value: Any, where: str, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, where: str, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    value = traps.NAMED[name]
     monkeypatch.chdir(tmp_path)
     traps.set_up(tmp_path)
     optimizer = value if where == "optimizer" else spec("transformers.Adafactor", eps=value)
@@ -142,7 +155,13 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "run"
 
 
-@pytest.mark.parametrize("name", IMPORTED)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(each, marks=LONG if each in ("__phello__.main", "planted.script.Model") else ())
+        for each in IMPORTED
+    ],
+)
 @pytest.mark.usefixtures("planted")
 def test_a_name_imports_no_module_that_cannot_hold_it(name: str, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     module = IMPORTED[name]

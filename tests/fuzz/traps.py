@@ -73,6 +73,15 @@ def sample() -> Iterator[tuple[str, str]]:
     yield from (("without a type", name) for name in _CLASSES)
 
 
+# by default: of every way in which jsonargparse calls what is named, one
+FEW = [
+    ("without a type", "os.system"),
+    ("optimizer", "a function without a type"),
+    ("callable in a scheduler", "subprocess.getoutput"),
+    ("without a type", "a class of torch"),
+]
+
+
 def overlay(place: str, name: str) -> bytes:
     """Return a config that names something in a place."""
     return to_yaml(PLACES[place](NAMED[name]))
