@@ -19,8 +19,12 @@ TASKS = sorted(str(path.relative_to(ROOT)) for name in ("glue", "xglue") for pat
 STRATEGIES = sorted(path.stem for path in (ROOT / "gradient").glob("*.yaml"))
 MODELS = sorted(path.stem for path in (ROOT / "models").glob("*.yaml"))
 EVERYTHING = [(task, strategy) for task in TASKS for strategy in STRATEGIES]
-# each task and each strategy once: the whole table takes minutes
-SOME = list(zip(TASKS, cycle(STRATEGIES), strict=False))
+# each data module with another strategy: the whole table takes minutes
+SOME = [
+    pair
+    for pair in zip(TASKS, cycle(STRATEGIES), strict=False)
+    if Path(pair[0]).stem in {"ax", "cola", "stsb", "mlqa", "ner", "wpr", "xnli"}
+]
 
 
 @pytest.fixture(scope="module")
@@ -71,13 +75,14 @@ def test_a_task_with_a_strategy(task: str, strategy: str, encoder: str) -> None:
     assert outputs == cli.datamodule.num_labels
 
 
-@pytest.mark.parametrize("model", MODELS)
-def test_a_model_overlay_names_a_model(model: str, encoder: str) -> None:
-    asked = yaml.safe_load((ROOT / "models" / f"{model}.yaml").read_text())
-    assert list(asked) == ["model"]
-    assert list(asked["model"]["init_args"]) == ["model_name_or_path"]
-    assert asked["model"]["init_args"]["model_name_or_path"].endswith(model.removeprefix("multilingual"))
-    cli = built(TASKS[0], f"models/{model}.yaml", encoder=encoder)
+def test_a_model_overlay_names_a_model(encoder: str, subtests: pytest.Subtests) -> None:
+    for model in MODELS:
+        with subtests.test(model):
+            asked = yaml.safe_load((ROOT / "models" / f"{model}.yaml").read_text())
+            assert list(asked) == ["model"]
+            assert list(asked["model"]["init_args"]) == ["model_name_or_path"]
+            assert asked["model"]["init_args"]["model_name_or_path"].endswith(model.removeprefix("multilingual"))
+    cli = built(TASKS[0], *(f"models/{model}.yaml" for model in MODELS), encoder=encoder)
     assert cli.model.model_name_or_path == encoder
 
 

@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from jsonargparse import ArgumentParser
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lightning_sparsegrad import SparseGradCLI, SparseGradModule
+from lightning_sparsegrad import GradientEngine, GradientTransform, SparseGradCLI, SparseGradModule
 from tests.strategies import OVERLAYS, ROOT, spec_in
+from tests.tiny import tiny_bert
 from tests.transforms.golden import GOLDEN
 from tests.transforms.golden._row import Fit
 from tests.transforms.small import snapshot
@@ -17,6 +20,8 @@ from tests.transforms.small import snapshot
 QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
 SHOWN = {row.overlay: row for row in GOLDEN if row.overlay is not None}
 STEPS = 6
+SIZES = {"hidden_size": 128, "intermediate_size": 256, "vocab_size": 9000}  # enough for shares of entries
+FITTED = "chain"  # by default; all are shown on a tiny model
 
 
 class Recorder(Callback):
@@ -46,22 +51,23 @@ def collected() -> Iterator[None]:
     gc.collect()
 
 
-@pytest.mark.parametrize("overlay", sorted({*OVERLAYS, *SHOWN}))
-def test_an_overlay_has_a_golden_row_that_says_what_it_shows(overlay: str) -> None:
-    strategy = spec_in(overlay)["class_path"]
-    row = SHOWN.get(overlay)
-    assert row is not None, (
-        f"configs/gradient/{overlay}.yaml needs its effect: a row of `{strategy}` in tests/transforms/golden with "
-        f'`overlay="{overlay}", effect=...`'
-    )
-    assert strategy == type(row.transform).__name__, f"the effect of {overlay} is that of another strategy"
+def test_an_overlay_has_a_golden_row_that_says_what_it_shows(subtests: pytest.Subtests) -> None:
+    for overlay in sorted({*OVERLAYS, *SHOWN}):
+        with subtests.test(overlay):
+            strategy = spec_in(overlay)["class_path"]
+            row = SHOWN.get(overlay)
+            assert row is not None, (
+                f"configs/gradient/{overlay}.yaml needs its effect: a row of `{strategy}` in tests/transforms/golden "
+                f'with `overlay="{overlay}", effect=...`'
+            )
+            assert strategy == type(row.transform).__name__, f"the effect of {overlay} is that of another strategy"
+    assert len(SHOWN) == sum(row.overlay is not None for row in GOLDEN), "an overlay is shown once"
 
 
-def test_an_overlay_is_shown_once() -> None:
-    assert len(SHOWN) == sum(row.overlay is not None for row in GOLDEN)
-
-
-@pytest.mark.parametrize("overlay", sorted({*OVERLAYS} & {*SHOWN}))
+@pytest.mark.parametrize(
+    "overlay",
+    [pytest.param(each, marks=() if each == FITTED else pytest.mark.long) for each in sorted({*OVERLAYS} & {*SHOWN})],
+)
 def test_an_overlay_fits_the_quickstart_and_shows_its_effect(overlay: str, tmp_path: Path) -> None:
     recorder = Recorder()
     settings = {
@@ -108,6 +114,53 @@ def parsed() -> ParsedOnly:
     return ParsedOnly(args=["fit", "--config", QUICKSTART])
 
 
+class Task(torch.nn.Module):
+    """Names weights as tasks do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model: Any = tiny_bert(num_labels=2, num_hidden_layers=6, **SIZES)
+
+
+def fitted(transform: GradientTransform) -> Fit:
+    """Train a tiny model with a plain loop."""
+    torch.manual_seed(0)
+    task, fit = Task().train(), Fit()
+    engine = GradientEngine(task, transform, total_steps=STEPS, seed=0)
+    optimizer = torch.optim.AdamW(task.parameters(), lr=1e-3)
+    engine.attach(optimizer)
+    fit.weights.append({name: weight.detach().clone() for name, weight in task.named_parameters()})
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        with engine.window(step, epoch=step // 3):
+            batch = torch.randint(5, 50, (8, 6))
+            (20 * task.model(batch, labels=torch.randint(2, (8,))).loss).backward()  # enough to be clipped
+            engine.apply_()
+        fit.gradients.append(snapshot(task))
+        fit.statistics.append(engine.statistics)
+        optimizer.step()
+        fit.weights.append({name: weight.detach().clone() for name, weight in task.named_parameters()})
+    return fit
+
+
+def test_an_overlay_over_another_is_the_overlay_alone_and_shows_its_effect(
+    parsed: ParsedOnly, subtests: pytest.Subtests
+) -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(GradientTransform, "transform")
+    before = list(OVERLAYS.values())[-1]
+    for name, overlay in OVERLAYS.items():
+        with subtests.test(name):
+            alone = parsed.strategy(QUICKSTART, str(overlay))
+            assert parsed.strategy(QUICKSTART, str(before), str(overlay)) == alone
+            made = parser.instantiate_classes(parser.parse_object({"transform": alone["strategy"]}))
+            effect = SHOWN[name].effect
+            assert effect is not None
+            effect(fitted(made.transform))
+        before = overlay
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("second", OVERLAYS)
 def test_an_overlay_over_any_other_is_the_overlay_alone(second: str, parsed: ParsedOnly) -> None:
     alone = parsed.strategy(QUICKSTART, str(OVERLAYS[second]))

@@ -11,6 +11,8 @@ from textwrap import dedent
 
 import pytest
 
+pytestmark = pytest.mark.long  # it builds a wheel
+
 ROOT = Path(__file__).parents[2]
 SOURCES = ("lightning_sparsegrad", "pyproject.toml", "README.md", "LICENSE")
 
