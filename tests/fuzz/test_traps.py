@@ -18,6 +18,9 @@ from tests.fuzz.material import spec
 
 LONG = pytest.mark.long
 
+# jsonargparse says so once in a process, whichever test is the first
+pytestmark = pytest.mark.filterwarnings(r"ignore:(?s)\s+Instantiating a subclass spec")
+
 
 @pytest.fixture(autouse=True)
 def waited_for(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
