@@ -15,6 +15,7 @@ from lightning_sparsegrad.studies._study import Study, Trial
 
 ROOT = Path(__file__).parents[2]
 STUDIES = sorted((ROOT / "configs" / "studies").glob("*.yaml"))
+LARGE = {"stability_reviews", "stability_words", "transfer"}  # of many runs
 
 
 def runs_of(path: Path, *, quick: bool = False) -> list[Run]:
@@ -23,7 +24,10 @@ def runs_of(path: Path, *, quick: bool = False) -> list[Run]:
     return make_runs(study.quickened() if quick else study, Path("runs"))
 
 
-@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(each, id=each.stem, marks=pytest.mark.long if each.stem in LARGE else ()) for each in STUDIES],
+)
 def test_every_arm_is_a_config(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     told = yaml.safe_load(path.read_text())
