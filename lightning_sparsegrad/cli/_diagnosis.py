@@ -57,9 +57,9 @@ def _broken_yaml(fault: Fault, _: re.Match[str], __: ArgumentParser) -> str:
     for name, text in texts():  # jsonargparse names no file
         try:
             load(text)
-        except yaml.MarkedYAMLError as error:
-            line = error.problem_mark.line + 1 if error.problem_mark else 1
-            return f"{name} is no YAML: {error.problem}, line {line}."
+        except yaml.YAMLError as error:
+            problem, mark = (vars(error).get(each) for each in ("problem", "problem_mark"))
+            return f"{name} is no YAML: {f'{problem}, line {mark.line + 1}' if mark else error}."
     return f"There is a value that is no YAML: {fault.message}"
 
 
@@ -90,6 +90,14 @@ def _unknown_option(_: Fault, match: re.Match[str], parser: ArgumentParser) -> s
 def _missing_file(_: Fault, match: re.Match[str], __: ArgumentParser) -> str:
     path = Path(match["name"])
     return f"There is no file `{match['name']}`.{near_matches(path.name, _files(path.parent))}"
+
+
+def _no_arguments(fault: Fault, match: re.Match[str], parser: ArgumentParser) -> str:
+    read = dict(texts())
+    if (name := match["name"]) and name not in read:
+        return _missing_file(fault, match, parser)
+    name = next((file for file, text in read.items() if not isinstance(load(text), dict)), name)
+    return f"A config file should hold arguments by name. Found none in `{name}`."
 
 
 def _wrong_value(fault: Fault, match: re.Match[str], parser: ArgumentParser) -> str:
@@ -137,11 +145,12 @@ def _wrong_choice(_: Fault, match: re.Match[str], __: ArgumentParser) -> str:
 
 
 RULES: dict[re.Pattern[str], Callable[[Fault, re.Match[str], ArgumentParser], str]] = {
-    re.compile(r'"<unicode string>", line'): _broken_yaml,
+    re.compile(r'"<unicode string>", |^while (parsing|scanning) '): _broken_yaml,
     re.compile(r"Option '(?P<name>[^']+)' is not accepted(?! before)"): _unknown_argument,
     re.compile(r"Subcommand '(?P<subcommand>.*)' does not accept option '(?P<name>.+)'"): _unknown_option,
     re.compile(r"unrecognized arguments: -*(?P<name>[^\s=]+)"): _unknown_option,
-    re.compile(r"File does not exist: '(?P<name>.+)'"): _missing_file,
+    re.compile(r"(File does not exist|Path is not a file): '(?P<name>.+)'"): _missing_file,
+    re.compile(r'Unable to load config "(?P<name>.+)"|^Unexpected config: '): _no_arguments,
     re.compile(r"^Expected an? (?P<expected>.+)\. Got value: (?P<value>.+)"): _wrong_value,
     re.compile(r"Expected a dot import path string: (?P<name>.+)"): _unknown_class,
     re.compile(r"Unexpected import path format: (?P<name>.+)"): _unknown_class,

@@ -14,7 +14,11 @@ HINT = f"({DEBUG_VARIABLE}=1 shows the full text.)"
 
 # what jsonargparse writes around a fault, and what it lists beside it
 _CONTEXT = re.compile(r"Parser key \"(?P<key>[^\"]*)\".*:$|Problem with given class_path '(?P<owner>[^']*)':$|Errors:$")
-_NOISE = re.compile(r"$|Does not validate|Subtypes:|Given value|Expected a path but")
+_NOISE = re.compile(
+    r"$|Does not validate|Subtypes:|Given value|Expected a path but"
+    # of a list or one item, that which was not meant
+    r"|Not a valid subclass|Subclass types expect|a class path \(str\)$|a dict with"
+)
 _OF_A_CALLABLE = re.compile(r"Type .* expects a function or a callable class: (.*?)\.?(?: Got value: .*)?$")
 
 

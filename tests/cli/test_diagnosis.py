@@ -31,6 +31,10 @@ class Reader(LightningModule):
         super().__init__()
 
 
+class Careful(LightningModule):
+    pass
+
+
 class Shelf(LightningDataModule):
     def __init__(self, size: int = 4) -> None:
         super().__init__()
@@ -129,6 +133,11 @@ IN_FLAGS: list[tuple[str, str]] = [
     ("--trainer.logger=", "Found `logger = ''`."),
     ("--seed_everything=abc", "Parameter `seed_everything` should be bool or int"),
     ("--config=bsae.yaml", "bsae.yaml`. Near matches: `base.yaml`."),
+    ("--config=folder", "There is no file `"),
+    ("--trainer=bsae.yaml", "There is no file `bsae.yaml`. Near matches: `base.yaml`."),
+    ("--trainer=folder", "There is no file `folder`."),
+    ("--trainer=items", "Found none in `items`."),
+    ("--trainer=torn", "torn is no YAML: did not find expected node content, line 1."),
     ("--data", "argument --data: expected one argument."),
     ("fti", "`fti` is none of fit, validate, test, predict. Near matches: `fit`."),
     ("--optimizer=SGD", "`optimizer` is no option, in `--optimizer=SGD`. It is `--model.optimizer`."),
@@ -196,7 +205,9 @@ IN_FILES: list[tuple[str, str]] = [
         "Parameter `size` should be int at `data`, in overlay.yaml line 3. Found `size = big`.",
     ),
     ("model: {class_path: Reader", "overlay.yaml is no YAML: "),
-    ("only text", "Unexpected config: only text."),
+    ("only text", "Found none in `overlay.yaml`."),
+    ("# nothing", "A config file should hold arguments by name. Found none in `overlay.yaml`."),
+    ("\0", "overlay.yaml is no YAML: unacceptable character #x0000: control characters are not allowed"),
     (
         "optimizer: {class_path: torch.optim.SGD, init_args: {lr: 0.1}}",
         "`optimizer` is no option, in overlay.yaml line 1. It is `--model.optimizer`.",
@@ -246,6 +257,9 @@ def answers(parser: ArgumentParser, tmp_path_factory: pytest.TempPathFactory) ->
         patch.delenv("SPARSEGRAD_DEBUG", raising=False)
         patch.setattr(parser_module, "diagnose", diagnose)
         Path("base.yaml").write_text(BASE)
+        Path("items").write_text("- 1")
+        Path("torn").write_text("{max_epochs: [}")
+        Path("folder").mkdir()
         for flags in (*dict(IN_FLAGS), *dict(QUOTED), *dict(IN_FILES)):
             arguments = flags.split(" ")
             if flags in dict(QUOTED):
@@ -272,6 +286,16 @@ def test_a_mistake_is_named(
             assert line.endswith(f" {HINT}")
             assert answer in line
             assert "quote" not in line or "quote" in answer
+
+
+def test_what_a_callback_refuses_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    for flag, reason in (
+        ("+=ProgressLines --trainer.callbacks.interval=-3", "Found `interval = -3.0`."),
+        ("=EarlyStopping --trainer.callbacks.monitor=a --trainer.callbacks.mode=up", "`mode` can be min, max, got up"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            main(["fit", f"--model={__name__}.Careful", "--seed_everything=0", *f"--trainer.callbacks{flag}".split()])
+        assert reason in capsys.readouterr().err.splitlines()[-1]
 
 
 # ------------------------------------------------------------ texts of jsonargparse
