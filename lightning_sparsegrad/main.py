@@ -6,11 +6,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from lightning_sparsegrad.cli._overview import overview
+from lightning_sparsegrad.cli._overview import fault_in, print_overview
 from lightning_sparsegrad.cli._printing import only_prints, print_only
 from lightning_sparsegrad.cli._threads import wait_passively
 from lightning_sparsegrad.errors import ConfigurationError
-from lightning_sparsegrad.untrusted._terminal import slow_down_bars
+from lightning_sparsegrad.untrusted._terminal import shown, slow_down_bars
 
 __all__ = ["SparseGradArgumentParser", "SparseGradCLI", "StoreConfigCallback", "main"]  # noqa: F822  # the lazy ones
 
@@ -44,8 +44,10 @@ def main(args: list[str] | None = None) -> None:
     """
     arguments = sys.argv[1:] if args is None else args
     if arguments[:1] in (["-h"], ["--help"]):
-        sys.stdout.write(overview())
+        print_overview()
         raise SystemExit(0)
+    if fault := fault_in(arguments):
+        raise _refusal(shown(fault))
     if args is None:
         wait_passively()  # before torch is imported, by whatever follows
         slow_down_bars()  # and before tqdm is, which torch imports
@@ -72,10 +74,15 @@ def _main(args: list[str] | None, arguments: list[str]) -> None:
         except (ConfigurationError, MisconfigurationException, OSError, FloatingPointError) as error:
             if debugging():
                 raise
-            sys.stderr.write(f"error: {one_line(error)}\n")
-            raise SystemExit(2) from error
+            raise _refusal(one_line(error)) from error
         except (SystemExit, KeyboardInterrupt) as error:
             end(error, f"stopped before `{arguments[0]}` was done" if arguments else "stopped")
+
+
+def _refusal(line: str) -> SystemExit:
+    if sys.stderr is not None:
+        sys.stderr.write(f"error: {line}\n")
+    return SystemExit(2)
 
 
 def _run(args: list[str] | None, arguments: list[str]) -> None:

@@ -1,6 +1,9 @@
 """The help on the whole command line, which lists its commands and imports none of them."""
 
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Sequence
+
+from lightning_sparsegrad.errors import near_matches
 
 COMMANDS = {
     "fit": "Train a model, with the gradients masked or clipped by a strategy.",
@@ -18,8 +21,16 @@ examples:
 """
 
 
-def overview() -> str:
-    """Return the help."""
+def fault_in(arguments: Sequence[str]) -> str:
+    """Return a sentence if arguments begin with no command, and with no option either; else an empty string."""
+    if arguments and (arguments[0] in COMMANDS or arguments[0].startswith("-")):
+        return ""
+    name = arguments[0] if arguments else ""
+    return f"Commands are {', '.join(COMMANDS)}. Found {f'`{name}`' if name else 'none'}.{near_matches(name, COMMANDS)}"
+
+
+def print_overview() -> None:
+    """Print the help, to whom still reads it."""
     parser = ArgumentParser(
         prog="sparsegrad",
         description="Fine-tune with gradients that are masked and clipped.",
@@ -30,4 +41,4 @@ def overview() -> str:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for name, text in COMMANDS.items():
         commands.add_parser(name, help=text)
-    return parser.format_help()
+    parser.print_help()

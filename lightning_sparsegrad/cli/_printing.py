@@ -10,6 +10,7 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.metadata import Distribution, DistributionFinder, PackageNotFoundError
 from io import StringIO
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
@@ -19,13 +20,26 @@ from lightning_sparsegrad.cli._overview import COMMANDS
 _OPTIONAL = {"matplotlib", "scipy", "transformers"}
 _COMPILER = "torch._dynamo"  # Lightning 2.6 imports it for one class, and to mark methods that run in a fit alone
 _ENDED = {None, 0, 130, 143}  # done, or stopped by the user
+_LONGEST = 1_000  # characters of a name of a file
 _WHOLE = "SPARSEGRAD_WHOLE"  # set in the environment, everything is imported
 
 
 def only_prints(arguments: Sequence[str]) -> bool:
-    """Return whether a command line prints help or a config, before anything else has imported Lightning."""
+    """Return whether a command line prints help or a config, before anything else has imported Lightning.
+
+    And whether another process can be started with the same one.
+    """
     asks = any(argument in {"-h", "--help"} or argument.startswith("--print_config") for argument in arguments)
-    return asks and arguments[0] in COMMANDS and "lightning" not in sys.modules and _WHOLE not in os.environ
+    if not asks or arguments[0] not in COMMANDS or "lightning" in sys.modules or _WHOLE in os.environ:
+        return False
+    is_of_process = sys.orig_argv[-len(arguments) :] == [*arguments]  # not of a notebook that runs a script
+    return is_of_process and not any(map(_is_read_once, arguments))
+
+
+def _is_read_once(argument: str) -> bool:
+    """Return whether an argument names a pipe, as `<(echo ...)` of a shell does, or stdin."""
+    name = argument.rpartition("=")[2] if argument.startswith("-") else argument
+    return argument == "-" or (0 < len(name) < _LONGEST and "\0" not in name and Path(name).is_fifo())
 
 
 def print_only(command: Callable[[], object]) -> NoReturn:

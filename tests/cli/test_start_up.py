@@ -33,10 +33,25 @@ given = [{{name: "1"}} for name in ("OMP_NUM_THREADS", "GOMP_SPINCOUNT", "KMP_BL
 for environment in given:
     wait_passively(environment)
 printed["with settings of the user's"] = given
+from lightning_sparsegrad.cli._printing import only_prints
 from lightning_sparsegrad.main import main
 
+def start(*arguments):
+    sys.argv, sys.orig_argv = ["sparsegrad", *arguments], ["python", "sparsegrad", *arguments]
+    return only_prints(arguments)
+
+pipe, _ = os.pipe()
+printed["only prints"] = {{
+    "a file": start("fit", "--config", "cli.py", "--print_config=skip_null"),
+    "a fit": start("fit", "--config", "cli.py"),
+    "a pipe": start("fit", "--config", f"/dev/fd/{{pipe}}", "--print_config"),
+    "a pipe behind a sign": start("fit", f"--config=/dev/fd/{{pipe}}", "--print_config"),
+    "stdin": start("fit", "--config", "-", "--print_config"),
+    "arguments of another process": start("fit", "--help") and only_prints(["fit", "-h"]),
+}}
+
 def command(*arguments):
-    sys.argv = ["sparsegrad", *arguments]
+    start(*arguments)
     with redirect_stdout(io.StringIO()) as out:
         try:
             main()
@@ -99,6 +114,12 @@ def test_threads_wait_asleep_where_they_are_few_and_the_user_has_set_nothing(
     ]
 
 
+def test_few_imports_are_tried_where_another_process_can_be_given_the_same(
+    started: tuple[dict[str, list[str]], dict[str, Any]],
+) -> None:
+    assert [case for case, tried in started[1]["only prints"].items() if tried] == ["a file"]
+
+
 def test_what_fails_for_want_of_an_import_is_run_again_with_all() -> None:
     done = start("""
 import os, sys
@@ -128,3 +149,35 @@ def test_the_help_lists_the_commands_that_there_are(capsys: pytest.CaptureFixtur
             main([flag])
         text = capsys.readouterr().out
         assert [name for name in COMMANDS if f"\n    {name} " not in text] == []
+
+
+def test_a_command_that_there_is_not_is_answered_at_once_by_those_that_there_are() -> None:
+    done = start("import sys; from lightning_sparsegrad.main import main; sys.argv[1:] = ['studdy']; main()")
+    words = f"error: Commands are {', '.join(COMMANDS)}. Found `studdy`. Near matches: `study`.\n"
+    assert (done.stdout, done.stderr, done.returncode) == ("", words, 2)
+    done = start("""
+import sys
+from lightning_sparsegrad.main import main
+try:
+    main([])
+finally:
+    print("torch" in sys.modules)
+""")
+    assert done.stdout == "False\n"
+    assert done.stderr == f"error: Commands are {', '.join(COMMANDS)}. Found none.\n"
+
+
+def test_help_may_have_no_reader() -> None:
+    done = start("""
+import os, sys
+from lightning_sparsegrad.main import main
+reading, writing = os.pipe()
+os.close(reading)
+sys.stdout = os.fdopen(writing, "w", buffering=1)
+try:
+    main(["--help"])
+except SystemExit as end:
+    print(end.code, file=sys.stderr)
+os._exit(0)
+""")
+    assert done.stderr == "0\n"
