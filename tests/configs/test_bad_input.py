@@ -45,8 +45,15 @@ ANSWERS: list[tuple[list[str], str]] = [
 ]
 
 
+@pytest.mark.parametrize(
+    "answers", [ANSWERS[::4], pytest.param([*ANSWERS[1::4], *ANSWERS[2::4], *ANSWERS[3::4]], marks=pytest.mark.long)]
+)
 def test_bad_input_is_answered_in_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], subtests: pytest.Subtests
+    answers: list[tuple[list[str], str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    subtests: pytest.Subtests,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
@@ -57,7 +64,7 @@ def test_bad_input_is_answered_in_one_line(
     Path("maks.yaml").write_text(MISNAMED)
     Path("good.csv").write_text("text,label\na,0\nb,1\n")
     quiet = ["--trainer.accelerator=cpu", "--trainer.logger=false", "--trainer.max_steps=1"]
-    for arguments, answer in ANSWERS:
+    for arguments, answer in answers:
         with subtests.test(" ".join(arguments)):
             with pytest.raises(SystemExit) as stopped:
                 main(["fit", QUICKSTART, *quiet, *arguments])

@@ -82,8 +82,8 @@ def found_in(trainer: Any, name: str) -> Path:
     return found
 
 
-# by default: numbers, two sets to validate on, spans of words, answers
-DEFAULT = {"stsb", "mnli", "ner", "mlqa"}
+# by default: numbers, spans of words
+DEFAULT = {"stsb", "ner"}
 
 
 def folder_of(benchmark: str) -> list[Any]:

@@ -13,6 +13,7 @@ from tests.launch import launch
 
 from .counted import ROWS, evaluate, kinds, prepare, written
 
+pytestmark = [pytest.mark.long, pytest.mark.distributed]
 CASES = list(kinds(Path()))
 
 Results = list[dict[str, Any]]  # by process, then by case
@@ -34,14 +35,13 @@ def alone(folder: Path) -> dict[str, Any]:
         return evaluate(folder, folder / "alone", 1)
 
 
-@pytest.fixture(scope="module", params=[3, pytest.param(2, marks=pytest.mark.long)], ids=["three", "two"])
+@pytest.fixture(scope="module", params=[3, 2], ids=["three", "two"])
 def together(request: pytest.FixtureRequest, folder: Path, alone: Any) -> Results:
     """Run all cases in n processes, started once; a part has fewer rows than there are processes."""
     launch("tests.lightning.counted", request.param, folder)
     return [torch.load(folder / f"{rank}.pt") for rank in range(request.param)]
 
 
-@pytest.mark.distributed
 @cases("stage", ["val", "test", "majority"])
 @cases("case", CASES)
 def test_what_is_measured_is_what_one_process_measures(
@@ -53,7 +53,6 @@ def test_what_is_measured_is_what_one_process_measures(
         assert result[case][stage] == pytest.approx(expected, rel=1e-5, nan_ok=True)
 
 
-@pytest.mark.distributed
 @cases("case", CASES)
 def test_each_row_is_predicted_once_and_in_order(
     case: str, alone: dict[str, Any], together: Results, folder: Path
@@ -73,7 +72,6 @@ def test_each_row_is_predicted_once_and_in_order(
     assert not shared
 
 
-@pytest.mark.distributed
 def test_of_loaders_of_ones_own_the_rows_that_count_twice_are_named(alone: dict[str, Any], together: Results) -> None:
     repeated = -ROWS["de"] % len(together)
     as_it_is, once = (together[0]["own loaders"][name] for name in ("as it is", "each once"))
