@@ -110,6 +110,12 @@ def _adapt_class_or_function(callable_type: Any, spec: Any) -> tuple[Any, set[An
     return spec, {len(callable_type.__args__) - 1}
 
 
+def _in_place_of(replaced: Callable[..., Any], function: Any) -> Any:
+    """Return a function that tells by its signature what it replaces."""
+    function.__wrapped__ = replaced
+    return function
+
+
 def check_each_value(check: Callable[[Any, Any], None]) -> None:
     """Have every parser of the process check the values of parameters, by their types, before it adapts them.
 
@@ -128,7 +134,7 @@ def check_each_value(check: Callable[[Any, Any], None]) -> None:
                 raise TypeError(f'Parser key "{action.dest}":\n  {error}') from error
         return _check_value(self, action, value, *args, **kwargs)
 
-    ArgumentParser._check_value_key = check_value_key  # type: ignore[method-assign]
+    ArgumentParser._check_value_key = _in_place_of(_check_value, check_value_key)  # type: ignore[method-assign]
 
 
 def find(path: Any) -> Any:
@@ -163,4 +169,4 @@ _check_path: Callable[[str], None] = _util.check_import_path  # type: ignore[att
 if _check_path.__module__ != __name__:  # not yet replaced
     _util.check_import_path = _typehints.check_import_path = _check_import  # type: ignore[attr-defined]
 if _adapt_class.__module__ == _typehints.__name__:  # not yet replaced
-    _typehints.adapt_partial_callable_class = _adapt_class_or_function
+    _typehints.adapt_partial_callable_class = _in_place_of(_adapt_class, _adapt_class_or_function)
