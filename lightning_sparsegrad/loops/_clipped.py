@@ -53,9 +53,7 @@ class ClippedCheck(Callback):
             if factors:
                 each = list(factors.values())
                 all_of_them = torch.stack(each) if each[0].ndim == 0 else torch.cat(each)
-                scaled = (
-                    (all_of_them < 1).float().mean()
-                )  # what is undefined, as of a fit that diverged, is no threshold
+                scaled = (all_of_them < 1).float().mean()  # an undefined norm, of a fit that diverged, is not
                 self._shares[index] = self._shares.get(index, 0.0) + scaled
 
     @override
