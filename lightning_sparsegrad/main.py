@@ -48,12 +48,17 @@ def main(args: list[str] | None = None) -> None:
         raise SystemExit(0)
     if fault := fault_in(arguments):
         raise _refusal(shown(fault))
-    if args is None:
-        wait_passively()  # before torch is imported, by whatever follows
-        slow_down_bars()  # and before tqdm is, which torch imports
-        if only_prints(arguments):
-            print_only(lambda: _main(args, arguments))
-    _main(args, arguments)
+    try:
+        if args is None:
+            wait_passively()  # before torch is imported, by whatever follows
+            slow_down_bars()  # and before tqdm is, which torch imports
+            if only_prints(arguments):
+                print_only(lambda: _main(args, arguments))
+        _main(args, arguments)
+    except KeyboardInterrupt as error:  # while it imports
+        if sys.stderr is not None:
+            sys.stderr.write(f"{_about_stop(arguments)}\n")
+        raise SystemExit(130) from error
 
 
 def _main(args: list[str] | None, arguments: list[str]) -> None:
@@ -76,7 +81,11 @@ def _main(args: list[str] | None, arguments: list[str]) -> None:
                 raise
             raise _refusal(one_line(error)) from error
         except (SystemExit, KeyboardInterrupt) as error:
-            end(error, f"stopped before `{arguments[0]}` was done" if arguments else "stopped")
+            end(error, _about_stop(arguments))
+
+
+def _about_stop(arguments: list[str]) -> str:
+    return f"stopped before `{arguments[0]}` was done"
 
 
 def _refusal(line: str) -> SystemExit:

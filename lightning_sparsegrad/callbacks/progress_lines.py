@@ -70,9 +70,11 @@ class ProgressLines(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._writes = trainer.is_global_zero and isfinite(self.interval) and not is_terminal("stdout", "stderr")
         self._due = self._clock() + min(self.first, self.interval)
-        bar = trainer.progress_bar_callback
-        if bar is not None and type(bar) in {RichProgressBar, TQDMProgressBar} and not is_terminal("stdout"):
-            bar.disable()
+        _hide_bar(trainer)
+
+    @override
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        _hide_bar(trainer)
 
     # ------------------------------------------------------------ a fit
     def _start_fit(self, step: int) -> None:
@@ -85,6 +87,7 @@ class ProgressLines(Callback):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start_fit(trainer.global_step)
+        _hide_bar(trainer)
 
     @override
     def on_train_batch_end(
@@ -196,6 +199,13 @@ class ProgressLines(Callback):
     def _write(self, now: float, *words: str | None) -> None:
         self._due = now + self.interval
         write_line(words)
+
+
+def _hide_bar(trainer: Trainer) -> None:
+    """Turn off a bar of Lightning; the searches of its Tuner turn it on again before a fit."""
+    bar = trainer.progress_bar_callback
+    if bar is not None and type(bar) in {RichProgressBar, TQDMProgressBar} and not is_terminal("stdout"):
+        bar.disable()
 
 
 def _total(trainer: Trainer, module: LightningModule) -> int | None:

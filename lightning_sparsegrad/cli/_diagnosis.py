@@ -150,7 +150,7 @@ RULES: dict[re.Pattern[str], Callable[[Fault, re.Match[str], ArgumentParser], st
     re.compile(r"Subcommand '(?P<subcommand>.*)' does not accept option '(?P<name>.+)'"): _unknown_option,
     re.compile(r"unrecognized arguments: -*(?P<name>[^\s=]+)"): _unknown_option,
     re.compile(r"(File does not exist|Path is not a file): '(?P<name>.+)'"): _missing_file,
-    re.compile(r'Unable to load config "(?P<name>.+)"|^Unexpected config: '): _no_arguments,
+    re.compile(r'Unable to load config "(?P<name>.+)"|^Unexpected config:'): _no_arguments,
     re.compile(r"^Expected an? (?P<expected>.+)\. Got value: (?P<value>.+)"): _wrong_value,
     re.compile(r"Expected a dot import path string: (?P<name>.+)"): _unknown_class,
     re.compile(r"Unexpected import path format: (?P<name>.+)"): _unknown_class,

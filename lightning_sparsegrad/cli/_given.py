@@ -47,6 +47,8 @@ class Given:
             value = value if equals else following
             if name in {"-c", "--config"}:
                 self._read(read_config(value))
+            elif word.startswith("-c"):
+                self._read(read_config(word.removeprefix("-c")))
             elif name == f"--{TRAINER}":
                 self._read({TRAINER: read_config(value)})
             elif name.startswith("--"):

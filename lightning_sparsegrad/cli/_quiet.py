@@ -2,7 +2,6 @@
 
 import logging
 import re
-import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -39,7 +38,7 @@ class _LeftOut(logging.Filter):
 
 @contextmanager
 def quiet(arguments: Sequence[str]) -> Iterator[None]:
-    """Leave out notices that ask for nothing; filters of the user, as with `-W`, stay as they are.
+    """Leave out notices that ask for nothing; filters of the user, as with `-W`, count before these.
 
     Args:
         arguments: Those of the command. With a checkpoint, weights that a model lacks are about to be restored.
@@ -49,9 +48,8 @@ def quiet(arguments: Sequence[str]) -> Iterator[None]:
         records.append(_REPORT)
     filters = [(logging.getLogger(name), _LeftOut(pattern)) for name, pattern in records]
     with warnings.catch_warnings():
-        if not sys.warnoptions:
-            for message, category, module in _WARNINGS:
-                warnings.filterwarnings("ignore", message, category, module)
+        for message, category, module in _WARNINGS:
+            warnings.filterwarnings("ignore", message, category, module, append=True)
         for logger, left_out in filters:
             logger.addFilter(left_out)
         try:

@@ -53,8 +53,8 @@ class ClippedCheck(Callback):
             if factors:
                 each = list(factors.values())
                 all_of_them = torch.stack(each) if each[0].ndim == 0 else torch.cat(each)
-                over = ~(all_of_them >= 1)  # an undefined norm counts
-                self._shares[index] = self._shares.get(index, 0.0) + over.float().mean()
+                scaled = (all_of_them < 1).float().mean()  # an undefined norm, of a fit that diverged, is not
+                self._shares[index] = self._shares.get(index, 0.0) + scaled
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

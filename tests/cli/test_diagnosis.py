@@ -205,6 +205,7 @@ IN_FILES: list[tuple[str, str]] = [
         "Parameter `size` should be int at `data`, in overlay.yaml line 3. Found `size = big`.",
     ),
     ("model: {class_path: Reader", "overlay.yaml is no YAML: "),
+    ("", "Found none in `overlay.yaml`."),
     ("only text", "Found none in `overlay.yaml`."),
     ("# nothing", "A config file should hold arguments by name. Found none in `overlay.yaml`."),
     ("\0", "overlay.yaml is no YAML: unacceptable character #x0000: control characters are not allowed"),

@@ -3,10 +3,13 @@
 import os
 import subprocess
 import sys
+import warnings
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
+from lightning_sparsegrad.cli._quiet import quiet
 from tests.command_line import DROP, LABELLED, READER
 
 ROOT = Path(__file__).parents[2]
@@ -73,6 +76,22 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
 @pytest.mark.parametrize("name", SAYS)
 def test_a_command_says_what_a_user_needs(said: dict[str, list[str]], name: str) -> None:
     assert said[name] == SAYS[name]
+
+
+def test_filters_of_the_user_count_before_those_of_the_command() -> None:
+    notice = ("The dirpath has changed from a to b", UserWarning, "model_checkpoint.py", 1)
+    module = "lightning.pytorch.callbacks.model_checkpoint"
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.resetwarnings()
+        with quiet(["fit"]):
+            warnings.warn_explicit(*notice, module=module)
+            warnings.warn_explicit(*notice, module="another")
+        assert len(seen) == 1
+        for action in ("always", "error"):
+            warnings.simplefilter(action)
+            with quiet(["fit"]), pytest.raises(UserWarning) if action == "error" else nullcontext():
+                warnings.warn_explicit(*notice, module=module)
+        assert len(seen) == 2
 
 
 def test_with_debug_everything_is_said(said: dict[str, list[str]]) -> None:

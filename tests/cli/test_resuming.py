@@ -110,8 +110,9 @@ def test_the_resumed_run_can_be_resumed(first: Path) -> None:
 
 def test_flags_and_files_win(first: Path) -> None:
     callback = {"class_path": "ModelCheckpoint", "init_args": {"monitor": "val/loss"}}
-    Path("more.yaml").write_text(yaml.safe_dump({"trainer": {"max_epochs": 5, "callbacks": [callback]}}))
-    resumed = run("fit", "--ckpt_path", str(first), "--config=more.yaml", "--trainer.accumulate_grad_batches=1")
+    more = {"ckpt_path": str(first), "trainer": {"max_epochs": 5, "callbacks": [callback]}}
+    Path("more.yaml").write_text(yaml.safe_dump(more))
+    resumed = run("fit", "-cmore.yaml", "--trainer.accumulate_grad_batches=1")
     assert (resumed.max_epochs, resumed.accumulate_grad_batches) == (5, 1)
     (checkpoint,) = (each for each in resumed.checkpoint_callbacks if isinstance(each, ModelCheckpoint))
     assert (checkpoint.monitor, checkpoint._every_n_train_steps) == ("val/loss", 0)  # nothing of the stored one

@@ -181,3 +181,18 @@ except SystemExit as end:
 os._exit(0)
 """)
     assert done.stderr == "0\n"
+
+
+def test_ctrl_c_while_it_starts_ends_with_a_line() -> None:
+    done = start("""
+import sys
+from importlib.abc import MetaPathFinder
+class Finder(MetaPathFinder):
+    def find_spec(self, fullname, path=None, target=None):
+        if fullname == "lightning":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Finder())
+from lightning_sparsegrad.main import main
+main(["fit"])
+""")
+    assert (done.stdout, done.stderr, done.returncode) == ("", "stopped before `fit` was done\n", 130)

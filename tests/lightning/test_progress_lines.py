@@ -10,7 +10,13 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import GradientAccumulationScheduler, RichProgressBar, Timer, TQDMProgressBar
+from lightning.pytorch.callbacks import (
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    RichProgressBar,
+    Timer,
+    TQDMProgressBar,
+)
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -251,6 +257,22 @@ def test_a_bar_is_shown_where_stdout_is_a_terminal(capsys: pytest.CaptureFixture
     assert enabled(Own())
     with redirect_stdout(Terminal()):
         assert enabled(RichProgressBar())
+
+
+def test_a_search_before_a_fit_leaves_its_bar_hidden(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for checks in (0, 1):
+        search = LearningRateFinder(num_training_steps=3, update_attr=False)
+        bar = RichProgressBar()
+        run = trainer(
+            callbacks=[ProgressLines(float("inf")), search, bar],
+            enable_progress_bar=True,
+            num_sanity_val_steps=checks,
+            default_root_dir=tmp_path,
+        )
+        run.fit(Constant(), loader(4), loader(2))
+        assert search.optimal_lr is not None
+        assert not bar.is_enabled
+        assert capsys.readouterr().out == ""
 
 
 def test_lines_are_for_files_and_pipes_and_not_for_a_terminal(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from lightning_sparsegrad import (
     ValueClip,
 )
 from lightning_sparsegrad.components import NamedParameters
+from lightning_sparsegrad.loops._divergence import DivergenceWarning
 from lightning_sparsegrad.transforms.base import Gradients, Window
 from tests.lightning.tasks import DOORS, loader, through, trainer
 
@@ -41,6 +42,13 @@ class Halved(GradientTransform):
     @property
     def factors(self) -> dict[str, Tensor]:
         return dict.fromkeys(self._names, torch.tensor(0.5))
+
+
+class Diverges(Callback):
+    """Data that make the loss undefined from the first step on."""
+
+    def on_train_batch_start(self, run: Trainer, module: Any, batch: Any, *_: Any) -> None:
+        batch[0].fill_(torch.nan)
 
 
 def said(
@@ -86,6 +94,8 @@ def test_all_else_is_silent(caplog: pytest.LogCaptureFixture) -> None:
         HeadOnly(),
     ):
         assert said(caplog, transform) == "", transform
+    with pytest.warns(DivergenceWarning):
+        assert said(caplog, ComponentNormClip(TINY), callbacks=[Diverges()]) == ""
     assert said(caplog, ComponentNormClip(TINY), accumulate_grad_batches=2) == ""  # in 25 windows
 
 
