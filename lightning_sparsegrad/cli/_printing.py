@@ -13,6 +13,8 @@ from io import StringIO
 from types import ModuleType
 from typing import Any, NoReturn
 
+from typing_extensions import override
+
 from lightning_sparsegrad.cli._overview import COMMANDS
 
 # torchmetrics, which Lightning imports, imports these where they are installed
@@ -61,24 +63,29 @@ class _Absent(Distribution):
     name = "absent"  # as the error names it
 
     @property
+    @override
     def version(self) -> str:
         raise PackageNotFoundError(self.name)
 
-    def read_text(self, filename: str) -> None:  # noqa: ARG002
+    @override
+    def read_text(self, filename: str) -> None:
         return None
 
-    def locate_file(self, path: Any) -> NoReturn:  # noqa: ARG002
+    @override
+    def locate_file(self, path: Any) -> NoReturn:
         raise PackageNotFoundError(self.name)
 
 
 class _Finder(DistributionFinder):
     """Finds that packages are not installed."""
 
-    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:  # noqa: ARG002
+    @override
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         if fullname.partition(".")[0] in _OPTIONAL:
             raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)
         return None
 
+    @override
     def find_distributions(
         self,
         context: DistributionFinder.Context = DistributionFinder.Context(),  # noqa: B008  # as that of the base
