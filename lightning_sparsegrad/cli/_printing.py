@@ -10,16 +10,15 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.metadata import Distribution, DistributionFinder, PackageNotFoundError
 from io import StringIO
-from types import ModuleType
 from typing import Any, NoReturn
 
 from typing_extensions import override
 
 from lightning_sparsegrad.cli._overview import COMMANDS
+from lightning_sparsegrad.cli._torch import without_compiler
 
 # torchmetrics, which Lightning imports, imports these where they are installed
 _OPTIONAL = {"matplotlib", "scipy", "transformers"}
-_COMPILER = "torch._dynamo"  # Lightning 2.6 imports it for one class, and to mark methods that run in a fit alone
 _ENDED = {None, 0, 130, 143}  # done, or stopped by the user
 _WHOLE = "SPARSEGRAD_WHOLE"  # set in the environment, everything is imported
 
@@ -93,25 +92,13 @@ class _Finder(DistributionFinder):
         return iter([_Absent()] if context.name in _OPTIONAL else [])
 
 
-class _Compiler(ModuleType):
-    """As much of `torch._dynamo` as the import of Lightning asks for."""
-
-    OptimizedModule = type("OptimizedModule", (), {})
-
-    @staticmethod
-    def disable(function: Any = None, *_: Any, **__: Any) -> Any:
-        return function
-
-
 @contextmanager
 def _left_out() -> Iterator[None]:
     finder: MetaPathFinder = _Finder()
     import_module("torch")
     sys.meta_path.insert(0, finder)
-    compiler = sys.modules.setdefault(_COMPILER, _Compiler(_COMPILER))
     try:
-        yield
+        with without_compiler():
+            yield
     finally:
         sys.meta_path.remove(finder)
-        if isinstance(compiler, _Compiler):
-            del sys.modules[_COMPILER]
