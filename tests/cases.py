@@ -16,8 +16,8 @@ Axis = list[tuple[str, dict[str, Any]]]  # label and arguments of each case
 def cases(names: str | Sequence[str], values: Iterable[Any], *, ids: Any = None) -> Callable[..., Any]:
     """Do as `pytest.mark.parametrize` does, in one item: several of these give every combination.
 
-    A case begins with the random state of the first one, and in a `tmp_path` of its own. Other fixtures are made once
-    for all cases.
+    A case begins with the random state of the first one, and has a `tmp_path` and a `monkeypatch` of its own. Other
+    fixtures are made once for all cases.
     """
     axis = _axis(names.replace(",", " ").split() if isinstance(names, str) else names, list(values), ids)
 
@@ -50,7 +50,10 @@ def _over(body: Callable[..., None], axes: list[Axis]) -> Callable[..., None]:
                 fixtures["tmp_path"] = folder / f"case{number}"
                 fixtures["tmp_path"].mkdir()
             arguments = {name: value for _, case in combination for name, value in case.items()}
-            with subtests.test(", ".join(label for label, _ in combination)), torch.random.fork_rng(devices=[]):
+            label = ", ".join(label for label, _ in combination)
+            with subtests.test(label), torch.random.fork_rng(devices=[]), pytest.MonkeyPatch.context() as patch:
+                if "monkeypatch" in fixtures:
+                    fixtures["monkeypatch"] = patch
                 body(**fixtures, **arguments)
 
     given = {name for axis in axes for name in axis[0][1]}

@@ -183,6 +183,8 @@ def of_torch() -> Iterator[Row]:
     yield Row("torch", "_next_index", always(lambda: iter(loader())), skip, LOADERS)
     yield Row("torch", "_iterator", always(loader), "workers outlive an exception, or a search of the tuner")
     yield Row("torch", "_last_lr", always(scheduler), "a schedule of another length logs the rates of the one before")
+    printed = "`--help` and `--print_config` take seconds longer"
+    yield Row("torch", "_dynamo", always(lambda: torch), printed)
     store = module("torch.distributed.distributed_c10d")
     yield Row("torch", "_get_default_store", store, "several processes cannot agree to stop within a validation")
 

@@ -28,7 +28,7 @@ NAMED_BY_USERS = {  # these look at modules that a config, a checkpoint or a Tra
     "untrusted._callables",
     "untrusted._imports",
     "untrusted._jsonargparse",
-} | {"cli._printing"}  # and this one has a module of torch stand aside while Lightning is imported
+} | {"cli._printing", "cli._torch"}  # and these have a module of torch stand aside while Lightning is imported
 BY_NAME = {"__import__", "builtins", "eval", "exec", "import_object", "importlib", "jsonargparse._util.import_object"}
 BY_NAME |= {"pkgutil", "pkgutil.resolve_name", "runpy", "sys.modules"}
 LIGHTNING = ["lightning", "pytorch_lightning", "torchmetrics"]

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
 from importlib.metadata import version
+from inspect import getsource, unwrap
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,12 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.optim.lr_scheduler import StepLR
 from torch.utils.data import DataLoader
 
 import lightning_sparsegrad
-from tests.private_names import LIBRARIES, ROWS
+from tests.cases import cases
+from tests.private_names import LIBRARIES, ROWS, Row, itself
 
 PACKAGE = "lightning_sparsegrad"
 FOLDER = Path(lightning_sparsegrad.__file__).parent
@@ -27,7 +31,7 @@ NAMES = {row.name for row in ROWS if not row.is_replaced}
 REPLACED = {row.name for row in ROWS if row.is_replaced}
 _PRIVATE = re.compile(r"_[A-Za-z]\w*(?<!__)")
 _OF_LIBRARY = re.compile(rf"_({'|'.join(LIBRARIES)})(?:_\w+)?\.py")
-_BY_NAME = {"getattr", "hasattr", "setattr", "delattr", "replace_private"}
+_PATH = re.compile(r"\.?\w+(?:\.\w+)*\.?")
 
 
 # ------------------------------------------------------------ what is there
@@ -67,7 +71,16 @@ def test_every_name_is_there_in_the_installed_version(tmp_path: Path) -> None:
     callbacks = [ModelCheckpoint(tmp_path), found]
     trainer = Trainer(max_epochs=1, accelerator="cpu", callbacks=callbacks, default_root_dir=tmp_path, **quiet)
     trainer.fit(Module(), data, data)
-    assert found.of == {}
+    assert not found.of, "\n".join(f"{name}: {fault}" for name, fault in found.of.items())
+
+
+def test_what_the_package_puts_in_place_of_a_function_is_not_taken_for_it() -> None:
+    import_module(f"{PACKAGE}.untrusted._callables")
+    names = "_typehints.adapt_partial_callable_class", "_typehints.check_import_path", "ArgumentParser._check_value_key"
+    for name in names:
+        replaced = attrgetter(name)(import_module("jsonargparse"))
+        assert replaced.__module__.startswith(PACKAGE)
+        assert unwrap(replaced).__module__.startswith("jsonargparse.")
 
 
 _RENAMED = """
@@ -104,6 +117,7 @@ except lightning_sparsegrad.ConfigurationError as error:
 """
 
 
+@pytest.mark.long
 def test_a_name_that_is_gone_ends_a_resume_alone_with_a_line_that_names_the_version(tmp_path: Path) -> None:
     code = _RENAMED.replace("FOLDER", repr(str(tmp_path)))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -179,33 +193,34 @@ def uses(tree: ast.AST, owner: str = "") -> Iterator[str]:
     """Yield the private names of other libraries in the code of a module.
 
     A name on `self` is another library's unless the class or a base of it in the package defines it; on anything else,
-    unless something in the package does. A name of the table is always another library's.
+    and as a text, unless something in the package does. A name of the table is always another library's.
     """
     for node in ast.iter_child_nodes(tree):
         yield from uses(node, node.name if isinstance(node, ast.ClassDef) else owner)
-        if isinstance(node, ast.ImportFrom) and str(node.module).partition(".")[0] not in {
-            PACKAGE,
-            *sys.stdlib_module_names,
-        }:
-            yield from (alias.name for alias in node.names if private(alias.name) or private_path(str(node.module)))
+        if isinstance(node, ast.Import):
+            yield from (name for alias in node.names if is_foreign(alias.name) for name in within(alias.name))
+        elif isinstance(node, ast.ImportFrom) and not node.level and is_foreign(str(node.module)):
+            names = [alias.name for alias in node.names]
+            yield from names if any(within(str(node.module))) else filter(private, names)
         elif isinstance(node, ast.Attribute):
             yield from attribute(node, owner)
-        elif isinstance(node, ast.keyword) and node.arg in NAMES:
+        elif isinstance(node, ast.keyword) and node.arg and (private(node.arg) or node.arg in NAMES):
             yield node.arg
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.rstrip(".") in NAMES:
-            yield node.value.rstrip(".")
-        elif isinstance(node, ast.Call) and ast.unparse(node.func) in _BY_NAME and len(node.args) > 1:
-            name = node.args[1]
-            if isinstance(name, ast.Constant) and private(str(name.value)) and name.value not in defined_anywhere():
-                yield str(name.value)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and _PATH.fullmatch(node.value):
+            yield from (name for name in within(node.value) if name not in ours())
+            yield from {node.value.strip(".")} & {name for name in NAMES if not private(name)}
 
 
-def private_path(module: str) -> bool:
-    return any(map(private, module.split(".")))
+def is_foreign(module: str) -> bool:
+    return module.partition(".")[0] not in {PACKAGE, *sys.stdlib_module_names}
+
+
+def within(path: str) -> Iterator[str]:
+    return filter(private, path.split("."))
 
 
 def attribute(node: ast.Attribute, owner: str) -> Iterator[str]:
-    if ast.unparse(node.value) in sys.stdlib_module_names:
+    if ast.unparse(node.value) == "os":
         return
     known = defined_by(owner) if of_self(node) and owner else ours()
     is_replaced = node.attr in REPLACED and isinstance(node.ctx, ast.Store) and not of_self(node)
@@ -213,23 +228,37 @@ def attribute(node: ast.Attribute, owner: str) -> Iterator[str]:
         yield node.attr
 
 
-def overridden() -> Iterator[tuple[str, str]]:
-    """Yield the private methods of other libraries that classes of the package define anew, with their modules."""
-    for path in trees():
-        module = import_module(f"{PACKAGE}.{path.removesuffix('.py').replace('/', '.')}".removesuffix(".__init__"))
-        for kind in vars(module).values():
-            if isinstance(kind, type) and kind.__module__ == module.__name__:
-                outside = [base for base in kind.__mro__ if not base.__module__.startswith(PACKAGE)]
-                known = {*sys.stdlib_module_names, "builtins"}
-                others = [base for base in outside if base.__module__.partition(".")[0] not in known]
-                for name in filter(private, vars(kind)):
-                    if any(name in vars(base) for base in others) and not name.startswith(("_abc_", "_is_")):
-                        yield path, name
+def overridden(tree: ast.AST, names: dict[str, Any]) -> Iterator[set[str]]:
+    """Yield what classes define anew, or set on themselves, of the private names of other libraries.
+
+    Args:
+        tree: The code of a module.
+        names: What is defined in the module.
+    """
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            defined = set(filter(private, members(node)))
+            for base in node.bases if defined else ():
+                yield defined & private_names_of(eval(ast.unparse(base), {**names}))  # noqa: S307  # our own code
+
+
+@cache
+def private_names_of(kind: Any) -> set[str]:
+    """Return the private names that another library has defined on a class, or sets on objects of it."""
+    names = set()
+    for base in getattr(kind, "__mro__", ()):
+        if base.__module__.partition(".")[0] in LIBRARIES:
+            names |= {*vars(base), *re.findall(r"\bself\.(\w+)", getsource(base))}
+    return {name for name in names if private(name) and not name.startswith(("_abc_", "_is_protocol"))}
 
 
 @cache
 def used() -> set[tuple[str, str]]:
-    return {(path, name) for path, tree in trees().items() for name in uses(tree)} | set(overridden())
+    found = {(path, name) for path, tree in trees().items() for name in uses(tree)}
+    for path, tree in trees().items():
+        module = import_module(f"{PACKAGE}.{path.removesuffix('.py').replace('/', '.')}".removesuffix(".__init__"))
+        found |= {(path, name) for names in overridden(tree, vars(module)) for name in names}
+    return found
 
 
 def library(path: str) -> str | None:
@@ -237,13 +266,65 @@ def library(path: str) -> str | None:
     return match[1] if match else None
 
 
+@cases(
+    "code",
+    [
+        "from torch import _other",
+        "from torch import _other as known",
+        "import torch._other",
+        "import torch.nn, torch._other as known",
+        "from torch.nn import (functional, _other)",
+        "known = importlib.import_module('torch._other')",
+        "known = torch._other",
+        "known.anything()._other = 1",
+        "del known._other",
+        "known = vars(torch)['_other']",
+        "known = torch.__dict__['_other']",
+        "known = getattr(torch, '_other', None)",
+        "object.__setattr__(torch, '_other', None)",
+        "known = attrgetter('nn._other')",
+        "known = patch('torch._other.public')",
+        "known(_other=False)",
+        "class Known(Base):\n    def known(self): return self._other",
+        "class Known(Base):\n    def known(self): return super()._other()",
+    ],
+)
+def test_a_private_name_is_seen_however_it_is_written(code: str) -> None:
+    assert list(uses(ast.parse(code))) == ["_other"]
+
+
+class Bending(StepLR):
+    _other: Any = 1
+
+    def _initial_step(self) -> None:
+        self._other = self._last_lr = []
+
+
+def test_what_a_class_defines_anew_or_sets_on_itself_is_seen() -> None:
+    assert list(overridden(ast.parse(getsource(Bending)), globals())) == [{"_initial_step", "_last_lr"}]
+    assert list(uses(ast.parse("from torch._other import one, two"))) == ["one", "two"]
+
+
+def test_what_is_wrong_with_a_name_is_told() -> None:
+    def broken(trainer: Trainer) -> Any:
+        raise ModuleNotFoundError(trainer)
+
+    trainer: Any = "no module"
+    rows = (
+        Row("torch", "_gone", itself, ""),
+        Row("torch", "_gone", broken, ""),
+        Row("torch", "join", itself, "", takes="x"),
+    )
+    assert [row.fault(trainer) for row in rows] == ["is gone", "ModuleNotFoundError('no module')", "takes iterable"]
+
+
 def test_a_private_name_stands_in_the_module_of_its_library_alone() -> None:
-    assert sorted(pair for pair in used() if library(pair[0]) is None) == []
+    assert {pair for pair in used() if library(pair[0]) is None} == set()
 
 
 def test_every_private_name_is_in_the_table() -> None:
     of_libraries = {(str(library(path)), name) for path, name in used() if library(path)}
-    assert sorted(of_libraries - TABLE) == []
+    assert of_libraries - TABLE == set()
 
 
 def test_every_row_is_used() -> None:
@@ -254,4 +335,4 @@ def test_every_row_is_used() -> None:
         for node in ast.walk(tree)
         if library(path) and isinstance(node, ast.Constant) and node.value in REPLACED
     }
-    assert sorted(TABLE - names) == []
+    assert TABLE - names == set()

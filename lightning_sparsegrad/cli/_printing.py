@@ -11,14 +11,15 @@ from importlib.machinery import ModuleSpec
 from importlib.metadata import Distribution, DistributionFinder, PackageNotFoundError
 from io import StringIO
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NoReturn
 
+from typing_extensions import override
+
 from lightning_sparsegrad.cli._overview import COMMANDS
+from lightning_sparsegrad.cli._torch import without_compiler
 
 # torchmetrics, which Lightning imports, imports these where they are installed
 _OPTIONAL = {"matplotlib", "scipy", "transformers"}
-_COMPILER = "torch._dynamo"  # Lightning 2.6 imports it for one class, and to mark methods that run in a fit alone
 _ENDED = {None, 0, 130, 143}  # done, or stopped by the user
 _LONGEST = 1_000  # characters of a name of a file
 _WHOLE = "SPARSEGRAD_WHOLE"  # set in the environment, everything is imported
@@ -75,24 +76,29 @@ class _Absent(Distribution):
     name = "absent"  # as the error names it
 
     @property
+    @override
     def version(self) -> str:
         raise PackageNotFoundError(self.name)
 
-    def read_text(self, filename: str) -> None:  # noqa: ARG002
+    @override
+    def read_text(self, filename: str) -> None:
         return None
 
-    def locate_file(self, path: Any) -> NoReturn:  # noqa: ARG002
+    @override
+    def locate_file(self, path: Any) -> NoReturn:
         raise PackageNotFoundError(self.name)
 
 
 class _Finder(DistributionFinder):
     """Finds that packages are not installed."""
 
-    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:  # noqa: ARG002
+    @override
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         if fullname.partition(".")[0] in _OPTIONAL:
             raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)
         return None
 
+    @override
     def find_distributions(
         self,
         context: DistributionFinder.Context = DistributionFinder.Context(),  # noqa: B008  # as that of the base
@@ -100,25 +106,13 @@ class _Finder(DistributionFinder):
         return iter([_Absent()] if context.name in _OPTIONAL else [])
 
 
-class _Compiler(ModuleType):
-    """As much of `torch._dynamo` as the import of Lightning asks for."""
-
-    OptimizedModule = type("OptimizedModule", (), {})
-
-    @staticmethod
-    def disable(function: Any = None, *_: Any, **__: Any) -> Any:
-        return function
-
-
 @contextmanager
 def _left_out() -> Iterator[None]:
     finder: MetaPathFinder = _Finder()
     import_module("torch")
     sys.meta_path.insert(0, finder)
-    compiler = sys.modules.setdefault(_COMPILER, _Compiler(_COMPILER))
     try:
-        yield
+        with without_compiler():
+            yield
     finally:
         sys.meta_path.remove(finder)
-        if isinstance(compiler, _Compiler):
-            del sys.modules[_COMPILER]

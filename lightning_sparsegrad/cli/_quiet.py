@@ -6,6 +6,8 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from typing_extensions import override
+
 _PYTORCH = "lightning.pytorch"
 
 # message, category, module; each with why nobody can act on it
@@ -32,6 +34,7 @@ class _LeftOut(logging.Filter):
         super().__init__()
         self._pattern = re.compile(pattern)
 
+    @override
     def filter(self, record: logging.LogRecord) -> bool:
         return not self._pattern.match(record.getMessage())
 

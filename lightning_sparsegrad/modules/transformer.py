@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from copy import deepcopy
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -135,13 +134,14 @@ class TransformerTask(SparseGradModule, Task, ABC):
             "frequency": lr_scheduler_frequency,
             "monitor": lr_scheduler_monitor,
         }
-        left_out = [f"lr_scheduler_{name}" for name, value in stepping.items() if value is None]
-        self.save_hyperparameters(ignore=["config", *left_out])
+        left_out = ["config", *(f"lr_scheduler_{name}" for name, value in stepping.items() if value is None)]
+        self.save_hyperparameters(ignore=left_out)
         for name in ("gradient_transform", "optimizer", "lr_scheduler"):
             # the command line stores what they were parsed from; objects would keep `weights_only` from loading
             if isinstance(self.hparams[name], GradientTransform) or callable(self.hparams[name]):
                 self.hparams.pop(name)
-        self._hparams_initial = deepcopy(self.hparams)  # these are what loggers write
+                left_out.append(name)
+        self.save_hyperparameters(ignore=left_out)  # once more: loggers write these
         self.model_name_or_path = model_name_or_path
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self._scheduling = Scheduling(lr_scheduler, **stepping)  # type: ignore[arg-type]  # each has its own type

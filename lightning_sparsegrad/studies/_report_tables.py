@@ -184,7 +184,7 @@ def part_gain(summary: Summary, baseline: Summary, part: str) -> Interval:
 
 
 def _ends(name: str, interval: Interval) -> dict[str, float]:
-    return {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+    return {name: interval.value} | {f"{name}_{end}": getattr(interval, end) for end in ("low", "high")}
 
 
 def _interval(interval: Interval, *, sign: str = "") -> str:

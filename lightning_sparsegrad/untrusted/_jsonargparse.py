@@ -10,6 +10,7 @@ not even import. `tests/private_names.py` says of each private name what breaks 
 
 import re
 from collections.abc import Callable, Iterator
+from functools import update_wrapper, wraps
 from inspect import isclass
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
@@ -110,12 +111,6 @@ def _adapt_class_or_function(callable_type: Any, spec: Any) -> tuple[Any, set[An
     return spec, {len(callable_type.__args__) - 1}
 
 
-def _in_place_of(replaced: Callable[..., Any], function: Any) -> Any:
-    """Return a function that tells by its signature what it replaces."""
-    function.__wrapped__ = replaced
-    return function
-
-
 def check_each_value(check: Callable[[Any, Any], None]) -> None:
     """Have every parser of the process check the values of parameters, by their types, before it adapts them.
 
@@ -125,6 +120,7 @@ def check_each_value(check: Callable[[Any, Any], None]) -> None:
         check: Takes a value and the type of its parameter, and raises `TypeError` for one that is refused.
     """
 
+    @wraps(_check_value, assigned=())
     def check_value_key(self: ArgumentParser, action: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
         typehint = getattr(action, "_typehint", None)
         if typehint is not None:
@@ -134,7 +130,7 @@ def check_each_value(check: Callable[[Any, Any], None]) -> None:
                 raise TypeError(f'Parser key "{action.dest}":\n  {error}') from error
         return _check_value(self, action, value, *args, **kwargs)
 
-    ArgumentParser._check_value_key = _in_place_of(_check_value, check_value_key)  # type: ignore[method-assign]
+    ArgumentParser._check_value_key = check_value_key  # type: ignore[method-assign]
 
 
 def find(path: Any) -> Any:
@@ -168,5 +164,7 @@ set_parsing_settings(import_path_denylist=[])
 _check_path: Callable[[str], None] = _util.check_import_path  # type: ignore[attr-defined]
 if _check_path.__module__ != __name__:  # not yet replaced
     _util.check_import_path = _typehints.check_import_path = _check_import  # type: ignore[attr-defined]
+    update_wrapper(_check_import, _check_path, assigned=())  # for whoever asks what was there
 if _adapt_class.__module__ == _typehints.__name__:  # not yet replaced
-    _typehints.adapt_partial_callable_class = _in_place_of(_adapt_class, _adapt_class_or_function)
+    _typehints.adapt_partial_callable_class = _adapt_class_or_function
+    update_wrapper(_adapt_class_or_function, _adapt_class, assigned=())

@@ -186,6 +186,14 @@ def test_a_batch_that_does_not_fit_the_blocks() -> None:
         trainer().fit(task, data_of(45))
 
 
+def test_padding_is_no_token_to_look_up() -> None:
+    task = SequenceClassification(save("bert", TEXT), 2, Identity())
+    ids = torch.full((2, PLACES + 1), 5)
+    ids[1, 3:] = 99  # `bert` embeds fewer
+    with pytest.raises(ConfigurationError, match="`max_length` should be at most 40"):
+        task({"input_ids": ids, "attention_mask": (ids == 5).long()})
+
+
 def test_other_errors_stay_what_they_are() -> None:
     task = SequenceClassification(save("bert", TEXT), 2, Identity())
     ids = torch.full((2, 9), 5)

@@ -158,7 +158,9 @@ def test_it_is_the_same_with_a_search_in_the_middle(data: Callable[[], DataLoade
 
         def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
             if trainer.current_epoch == 1:
+                engine = door_of(trainer).gradient_engine
                 self.lr_find(trainer, pl_module)
+                assert door_of(trainer).gradient_engine is engine
 
     keeping = ModelCheckpoint(tmp_path, every_n_train_steps=5, save_top_k=-1, filename="{step}")
     later = Later(num_training_steps=3, update_attr=False, early_stop_threshold=None)

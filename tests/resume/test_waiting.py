@@ -1,7 +1,7 @@
 """A checkpoint asked for at a moment that cannot be gone on from waits for one that can, or is marked as not exact."""
 
 from datetime import timedelta
-from functools import cache
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -214,6 +214,17 @@ class Fail(Callback):
             raise RuntimeError("broken")
 
 
+class FailAfterTheStep(Fail):
+    """Fails, as an interrupt may, where a step is done and Lightning has not counted its micro-batch."""
+
+    def __init__(self, batch: int) -> None:
+        super().__init__("after_the_step", batch)
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        progress: Any = trainer.fit_loop.epoch_loop.batch_progress
+        progress.increment_processed = partial(self._fail, trainer)
+
+
 @cache
 def whole_run(door: str) -> Outcome:
     return fit(door, MASK_AND_CLIP, accumulate_grad_batches=2)[1]
@@ -242,6 +253,14 @@ def test_a_resume_from_what_is_not_exact_loses_nothing(tmp_path: Path, subtests:
             with pytest.raises(RuntimeError, match="broken"):
                 fit(door, MASK_AND_CLIP, callbacks=callbacks, accumulate_grad_batches=2)
             assert_loses_nothing(folder / "on_exception.ckpt", door, step, used)
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint .* is not exact")
+def test_an_interrupt_right_after_a_step_loses_nothing(tmp_path: Path):
+    callbacks = [FailAfterTheStep(3), OnExceptionCheckpoint(tmp_path), ExactResume()]
+    with pytest.raises(RuntimeError, match="broken"):
+        fit("module", MASK_AND_CLIP, callbacks=callbacks, accumulate_grad_batches=2)
+    assert_loses_nothing(tmp_path / "on_exception.ckpt", "module", step=6, used=4)
 
 
 def assert_loses_nothing(path: Path, door: str, step: int, used: int) -> None:
