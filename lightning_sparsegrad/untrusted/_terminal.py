@@ -13,6 +13,7 @@ from typing import Any
 _CONTROLS = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def shown(text: object) -> str:
@@ -50,6 +51,8 @@ def controls_shown() -> Iterator[None]:
         record = make_record(*args, **kwargs)
         text = record.getMessage()
         if _CONTROLS.search(text):
+            if record.name.startswith("transformers."):  # which colours its reports
+                text = _COLOURS.sub("", text)
             record.msg, record.args = shown(text), ()
         return record
 

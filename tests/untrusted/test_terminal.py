@@ -57,6 +57,19 @@ def test_warnings_and_logs_are_without_them(say: Callable[[str], None], capfd: p
     assert (warnings.formatwarning, logging.getLogRecordFactory()) == before
 
 
+def test_colours_of_the_report_on_weights_are_left_out() -> None:
+    text = f"\x1b[1mBert\x1b[0m \x1b[38;5;208mMISSING\x1b[0m{EVIL}"
+    with controls_shown():
+        make = logging.getLogRecordFactory()
+        report, other = (
+            make(name, logging.WARNING, __file__, 1, "%s", (text,), None).getMessage()
+            for name in ("transformers.modeling_utils", "lightning.pytorch")
+        )
+    assert report.startswith("Bert MISSING")
+    assert r"\x1b]0;owned\x07\x9b2J" in report
+    assert other.startswith(r"\x1b[1mBert")
+
+
 def test_a_table_is_without_them(capsys: pytest.CaptureFixture[str]) -> None:
 
     evaluation_table({f"val/accuracy/{EVIL}": 0.5, "val/accuracy/de": 0.5}, prefix="val/").show(Console(), heading=EVIL)
