@@ -73,3 +73,8 @@ def test_a_case_leaves_nothing_to_the_next(number: int, tmp_path: Path, monkeypa
     (tmp_path / "left").touch()
     assert "SPARSEGRAD_CASE" not in os.environ
     monkeypatch.setenv("SPARSEGRAD_CASE", "1")
+
+
+def test_what_is_long_is_left_out_unless_markers_are_asked_for(request: pytest.FixtureRequest) -> None:
+    long = [item.nodeid for item in request.session.items if item.get_closest_marker("long")]
+    assert request.config.option.markexpr or long == []

@@ -191,6 +191,14 @@ def test_files_of_an_earlier_run_stay_and_new_ones_are_named_in_one_line(capsys:
     assert len(list(folder.iterdir())) == 4
 
 
+@cases("taken", ["test.csv", "test.md"])
+def test_a_file_of_the_user_stays_and_both_tables_have_one_name(taken: str, tmp_path: Path) -> None:
+    (tmp_path / taken).write_text("mine")
+    trainer(ResultsTable(str(tmp_path))).test(Logging({"f1/de": 0.5}), loader(), verbose=False)
+    assert (tmp_path / taken).read_text() == "mine"
+    assert {path.name for path in tmp_path.iterdir()} == {taken, "test-v1.csv", "test-v1.md"}
+
+
 def test_a_table_that_cannot_be_written_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     Path("file").touch()
     with pytest.raises(FileExistsError):
