@@ -279,10 +279,10 @@ COSINE = "get_cosine_schedule_with_warmup"
 def test_schedule_of_transformers_is_a_scheduler_like_any_other(
     parser: SparseGradArgumentParser, tmp_path: Path, subtests: pytest.Subtests
 ) -> None:
-    for name in (COSINE, f"transformers.{COSINE}", f"transformers.optimization.{COSINE}"):
-        for door in DOORS:
-            with subtests.test(name=name, door=door.__name__):
-                schedule_is_replaced_and_replaces(name, door, parser, Arguments(tmp_path))
+    names = (COSINE, f"transformers.{COSINE}", f"transformers.optimization.{COSINE}", COSINE)
+    for name, door in zip(names, DOORS, strict=True):
+        with subtests.test(name=name, door=door.__name__):
+            schedule_is_replaced_and_replaces(name, door, parser, Arguments(tmp_path))
 
 
 def schedule_is_replaced_and_replaces(

@@ -2,6 +2,7 @@
 
 import json
 from copy import deepcopy
+from itertools import product
 from typing import Any
 
 import pytest
@@ -41,12 +42,19 @@ def named(model: dict[str, Any]) -> dict[str, Any]:
     return {"model": {"class_path": f"{Task.__module__}.Task", **model["model"]}}
 
 
-def test_a_strategy_replaces_one_that_was_read_before(arguments: Arguments, subtests: pytest.Subtests) -> None:
-    for model in (None, Task):
-        for run in (True, False):
-            for where in ("files", "dict over default", "file over default", "file before the flags"):
-                with subtests.test(model=model, run=run, where=where):
-                    second_is_alone(model, run, where, arguments)
+WAYS = [
+    *product((None, Task), (True, False), ("files", "dict over default", "file over default", "file before the flags"))
+]
+
+
+# by default every value once
+@pytest.mark.parametrize("ways", [WAYS[::3], pytest.param([*WAYS[1::3], *WAYS[2::3]], marks=pytest.mark.long)])
+def test_a_strategy_replaces_one_that_was_read_before(
+    ways: list[Any], arguments: Arguments, subtests: pytest.Subtests
+) -> None:
+    for model, run, where in ways:
+        with subtests.test(model=model, run=run, where=where):
+            second_is_alone(model, run, where, arguments)
 
 
 def second_is_alone(model: type[LightningModule] | None, run: bool, where: str, arguments: Arguments) -> None:

@@ -82,8 +82,7 @@ def found_in(trainer: Any, name: str) -> Path:
     return found
 
 
-# by default: numbers, spans of words
-DEFAULT = {"stsb", "ner"}
+DEFAULT = {"ner"}
 
 
 def folder_of(benchmark: str) -> list[Any]:

@@ -17,6 +17,7 @@ from tests.cases import cases
 from tests.data.helpers import order
 
 
+@pytest.mark.long
 def test_a_second_run_does_not_tokenise_again(tokenizer, files, cache):
     first = TextDataModule(data_files=files, tokenizer=tokenizer)
     first.prepare_data()

@@ -92,8 +92,17 @@ def checkpoint(encoder: str) -> None:
 
 
 @pytest.mark.usefixtures("checkpoint")
-@cases("way", ["ckpt_path", "load_from_checkpoint"])
-@cases("run", ["validate", "test", "predict"])
+@pytest.mark.parametrize(
+    ("run", "way"),
+    [
+        ("validate", "ckpt_path"),
+        ("predict", "load_from_checkpoint"),
+        *(
+            pytest.param(*each, marks=pytest.mark.long)
+            for each in [("test", "ckpt_path"), ("predict", "ckpt_path"), ("validate", "load_from_checkpoint")]
+        ),
+    ],
+)
 def test_a_checkpoint_is_refused_for_data_with_other_labels(run: str, way: str, encoder: str) -> None:
     def evaluated(data: TextDataModule) -> Trainer:
         again, path = trainer(), None

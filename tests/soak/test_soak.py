@@ -115,10 +115,10 @@ def _unread_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 BROKEN = [
-    _key_of_the_next_step,
     _clip_without_loss_scale,
 ]
 BROKEN_RARELY = [
+    _key_of_the_next_step,
     _forgotten_seed,
     _hidden_overflow,
     _drawn_from_the_global_generator,
@@ -142,6 +142,7 @@ def test_what_is_broken_is_found(break_: Callable[[pytest.MonkeyPatch], None], m
     assert all(line.startswith(f"FAILED --seed 0 --only {summary.configurations - 1}: ") for line in said)
 
 
+@pytest.mark.long
 def test_engines_that_pile_up_are_found():
     memory = Memory()
     assert memory.piled_up() is None
