@@ -96,11 +96,11 @@ def test_a_config_may_come_through_a_pipe(capsys: pytest.CaptureFixture[str]) ->
     with pipe(Path("task.yaml").read_text()) as name:
         main(["fit", "--config", name, LABELLED, *DROP, *QUICK])
     assert [made["lr"] for made in Reader.made] == [0.25]
-    with pipe("model:\n  init_args:\n    lrr: 0.5\n") as name, pytest.raises(SystemExit, match="^2$"):
+    with pipe("model:\n  init_args:\n    lrr: 0.5\n") as name, pytest.raises(SystemExit, match=r"^2$"):
         main(["fit", READER, f"--config={name}", *QUICK])
     line = capsys.readouterr().err.splitlines()[-1]
     assert f"`lrr` is no argument of `Reader` at `model`, in {name} line 3. Near matches: `lr`." in line
-    with pipe("model: {lr: 0.5") as name, pytest.raises(SystemExit, match="^2$"):
+    with pipe("model: {lr: 0.5") as name, pytest.raises(SystemExit, match=r"^2$"):
         main(["fit", READER, f"--config={name}", *QUICK])
     assert f"error: {name} is no YAML: " in capsys.readouterr().err.splitlines()[-1]
 
@@ -127,13 +127,13 @@ def test_the_config_of_a_checkpoint_is_read_without_its_tensors() -> None:
 def test_a_file_that_is_no_text_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     Path("drop.yaml").write_bytes(b"\xff\xfe")
     for arguments in (["--config=drop.yaml"], ["--config=strategy.yaml"], ["--model=drop.yaml"]):
-        with pytest.raises(SystemExit, match="^2$"):
+        with pytest.raises(SystemExit, match=r"^2$"):
             main(["fit", READER, *arguments, LABELLED])
         assert "text in UTF-8. Found `drop.yaml`: " in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_usage_names_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["/somewhere/lightning_sparsegrad/__main__.py"])
-    with pytest.raises(SystemExit, match="^0$"):
+    with pytest.raises(SystemExit, match=r"^0$"):
         main(["fit", "--help"])
     assert capsys.readouterr().out.startswith("usage: sparsegrad ")

@@ -269,7 +269,7 @@ def answers(parser: ArgumentParser, tmp_path_factory: pytest.TempPathFactory) ->
                 Path("overlay.yaml").write_text(flags)
                 arguments = ["--config=overlay.yaml"]
             command = [flags] if flags == "fti" else ["fit", "--config", "base.yaml", *arguments]
-            with redirect_stderr(io.StringIO()) as said, pytest.raises(SystemExit, match="^2$"):
+            with redirect_stderr(io.StringIO()) as said, pytest.raises(SystemExit, match=r"^2$"):
                 parser.parse_args(command)
             (line,) = said.getvalue().splitlines()
             known[flags] = Answer(line, *asked[-1])
@@ -352,7 +352,7 @@ def test_full_text_on_request(
     parser: ArgumentParser, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("SPARSEGRAD_DEBUG", "1")
-    with pytest.raises(SystemExit, match="^2$"):
+    with pytest.raises(SystemExit, match=r"^2$"):
         parser.parse_args(["fit", f"--model={__name__}.Reader", "--model.optimizer.lrr=0.4"])
     text = capsys.readouterr().err
     assert "Does not validate against any of the Union subtypes" in text
@@ -372,6 +372,6 @@ def test_names_of_languages_are_quoted(capsys: pytest.CaptureFixture[str], tmp_p
     }.items():
         path = tmp_path / "a.yaml"
         path.write_text(f"data:\n  class_path: XglueDataModule\n  init_args:\n    task: ner\n    {text}\n")
-        with pytest.raises(SystemExit, match="^2$"):
+        with pytest.raises(SystemExit, match=r"^2$"):
             main(["fit", "--seed_everything=0", *words, "--config", str(path)])
         assert answer in capsys.readouterr().err.splitlines()[-1]

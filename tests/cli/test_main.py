@@ -215,7 +215,7 @@ def test_checkpoint_of_a_class_that_is_gone(checkpoint: str) -> None:
 def test_missing_checkpoint(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
     path = checkpoint.replace(".ckpt", ".ckpd")
     for subcommand in ("fit", "test"):
-        with pytest.raises(SystemExit, match="^2$"):
+        with pytest.raises(SystemExit, match=r"^2$"):
             main([subcommand, READER, LABELLED, *DROP, "--ckpt_path", path])
         line = last_line(capsys)
         assert line.startswith(f"error: There is no file `{path}`. Near matches: `{Path(checkpoint).name}`.")
@@ -244,7 +244,7 @@ REFUSED: list[tuple[list[str], str]] = [
 def test_configuration_error_is_one_line(capsys: pytest.CaptureFixture[str], subtests: pytest.Subtests) -> None:
     for arguments, answer in REFUSED:
         with subtests.test(answer=answer):
-            with pytest.raises(SystemExit, match="^2$"):
+            with pytest.raises(SystemExit, match=r"^2$"):
                 main(["fit", *QUICK, *arguments])
             errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith(("error:", "Traceback"))]
             assert len(errors) == 1
@@ -289,7 +289,7 @@ class Interrupted(Plain):
 
 
 def test_gradients_that_are_not_finite_end_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="^2$"):
+    with pytest.raises(SystemExit, match=r"^2$"):
         main(["fit", READER, LABELLED, *DROP, "--model.fault=nan", *QUICK])
     line = (
         "Gradients should be finite with `nonfinite = 'raise'`. Found an infinite or undefined one, of `layer.weight`"

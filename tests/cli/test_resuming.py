@@ -80,7 +80,7 @@ def change(path: Path, **config: Any) -> str:
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     capsys.readouterr()
-    with pytest.raises(SystemExit, match="^2$"):
+    with pytest.raises(SystemExit, match=r"^2$"):
         main(list(arguments))
     lines = capsys.readouterr().err.splitlines()
     assert sum(line.startswith(("error:", "Traceback")) for line in lines) == 1

@@ -82,7 +82,7 @@ def test_its_saved_config_makes_the_same_run() -> None:
 
 
 def test_a_printed_config_makes_the_same_run(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="^0$"):
+    with pytest.raises(SystemExit, match=r"^0$"):
         run(config(FULL, listed=False), *QUICK, "--print_config")
     Path("printed.yaml").write_text(capsys.readouterr().out)
     assert transform(run("--config=printed.yaml")) == repr(EXPECTED)
