@@ -99,7 +99,7 @@ ROWS = (
 '''
 ROOM = "lightning_sparsegrad/transforms"
 IMPORT = "from lightning_sparsegrad.transforms.masks.vector_damping import VectorDamping\n"
-MINE = "VectorDamping or vector_damping or table or test_strategy or compiled_once"
+MINE = "VectorDamping or vector_damping or table or test_strategy or compiled_once or says_what_it_shows"
 QUICK = [
     "tests/test_generate.py",
     "tests/test_readme.py",
