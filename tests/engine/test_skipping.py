@@ -61,11 +61,13 @@ def test_the_same_weights_with_accumulation_and_every_optimizer(transform, optim
     assert_same_bits(*weights)
 
 
+UNITS = GradDrop(0.5, granularity="component")
+OTHERS = [UNITS, GradualUnfreezing(unfreeze_every=1), GradDrop(TopDown())]
+
+
 @cases("build", [tiny_bert, tiny_gpt2, tiny_t5], ids=["BERT", "GPT-2", "T5"])
-@cases(
-    "transform",
-    [LAYERS, TENSORS, GradDrop(0.5, granularity="component"), GradualUnfreezing(unfreeze_every=1), GradDrop(TopDown())],
-    ids=str,
+@pytest.mark.parametrize(
+    "transform", [LAYERS, TENSORS, *(pytest.param(each, marks=pytest.mark.long) for each in OTHERS)], ids=str
 )
 def test_real_architectures_train_the_same_weights_with_dropout(build, transform):
     weights = [
