@@ -179,6 +179,7 @@ def copy(tmp_path: Path) -> Copy:
     return Copy(tmp_path / "repository")
 
 
+@pytest.mark.long
 def test_four_files_and_a_command_add_a_strategy(copy: Copy) -> None:
     copy.add_strategy()
     copy.add_import()

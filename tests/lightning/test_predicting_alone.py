@@ -257,6 +257,7 @@ def test_some_of_the_labels_are_read_as_those_of_the_checkpoint_that_is_restored
     assert data.dataset("test")["labels"][:] == [1, 2]
 
 
+@pytest.mark.long
 def test_a_checkpoint_tells_that_questions_may_have_no_answer(
     encoder: str, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

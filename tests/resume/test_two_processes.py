@@ -18,6 +18,7 @@ from tests.studies.two_processes import LABELS
 TRANSFORM = CASES["the module"]["transform"]
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.resume,
     pytest.mark.distributed,
     pytest.mark.timeout(1000 if THOROUGH else 300),

@@ -153,6 +153,7 @@ def test_engines_that_pile_up_are_found():
     assert memory.piled_up() is None
 
 
+@pytest.mark.long
 @cases(
     ("growth", "blocks", "found"),
     [(0, 0, False), (0.5, 100, False), (2, 0, True), (0, 2000, True), (-2, -2000, False)],

@@ -130,6 +130,7 @@ def test_arms_without_a_difference_are_never_called_better(tmp_path: Path) -> No
     assert not (tmp_path / "clip_rate.png").exists()
 
 
+@pytest.mark.long
 def test_what_an_earlier_report_drew_goes(tmp_path: Path) -> None:
     study, runs = example(tmp_path)
     write_report(study, runs, tmp_path)
