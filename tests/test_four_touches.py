@@ -99,6 +99,8 @@ ROWS = (
 '''
 ROOM = "lightning_sparsegrad/transforms"
 IMPORT = "from lightning_sparsegrad.transforms.masks.vector_damping import VectorDamping\n"
+pytestmark = pytest.mark.long
+
 MINE = "VectorDamping or vector_damping or table or test_strategy or compiled_once or says_what_it_shows"
 QUICK = [
     "tests/test_generate.py",
@@ -179,7 +181,6 @@ def copy(tmp_path: Path) -> Copy:
     return Copy(tmp_path / "repository")
 
 
-@pytest.mark.long
 def test_four_files_and_a_command_add_a_strategy(copy: Copy) -> None:
     copy.add_strategy()
     copy.add_import()
@@ -197,7 +198,6 @@ def test_four_files_and_a_command_add_a_strategy(copy: Copy) -> None:
     ) in (copy.root / "README.md").read_text()
 
 
-@pytest.mark.long
 def test_what_is_missing_is_named(copy: Copy) -> None:
     copy.add_strategy()
     alone = copy.pytest(["tests/transforms/test_contract.py"])
@@ -207,7 +207,6 @@ def test_what_is_missing_is_named(copy: Copy) -> None:
     assert "VectorDamping needs a golden row: add tests/transforms/golden/vector_damping.py" in alone.stdout
 
 
-@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_every_condition_and_the_soak_take_the_strategy(copy: Copy) -> None:
     copy.add_strategy()
@@ -227,7 +226,6 @@ def test_every_condition_and_the_soak_take_the_strategy(copy: Copy) -> None:
     assert done.returncode == 0, done.stdout[-5000:]
 
 
-@pytest.mark.long
 def test_a_row_without_the_effect_of_its_overlay_is_red(copy: Copy) -> None:
     copy.add_strategy()
     copy.add_import()
