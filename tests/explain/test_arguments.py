@@ -137,6 +137,7 @@ def test_devices_become_an_accumulation(changes: dict[str, Any], count: int, ski
     assert kept.init_args.scheduling == {0: 2 * count, 3: 4 * count}
 
 
+@pytest.mark.long
 def test_several_devices_take_fewer_steps_and_skip_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     few = ["--data.max_samples=50", "--data.batch_size=8"]
     one = explained(capsys, *QUICKSTART, *overlay("head_only"), *few)
