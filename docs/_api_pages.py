@@ -1,7 +1,9 @@
 """The pages of the API: what `lightning_sparsegrad` exports, by the folder it is written in."""
 
+from abc import ABC
 from collections.abc import Iterator
 from inspect import isclass, isroutine
+from typing import Generic
 
 import lightning_sparsegrad
 from tests.strategies import STRATEGIES, overlay_name
@@ -38,6 +40,11 @@ def title(text: str, line: str = "=") -> str:
     return f"{text}\n{line * len(text)}\n"
 
 
+def inheritance(item: object) -> str:
+    """Return the option that shows the bases of a class, for one that has bases to speak of."""
+    return "   :show-inheritance:\n" if isclass(item) and set(item.__mro__[1:]) - {ABC, Generic, object} else ""
+
+
 def _index(groups: list[str]) -> str:
     entries = "\n".join(f"   {group}" for group in groups)
     return (
@@ -58,4 +65,4 @@ def _page(group: str, names: list[str]) -> Iterator[str]:
         item = getattr(lightning_sparsegrad, name)
         if name not in strategies:
             kind = "class" if isclass(item) else "function" if isroutine(item) else "data"
-            yield f"{title(name, '-')}\n.. auto{kind}:: lightning_sparsegrad.{name}\n"
+            yield f"{title(name, '-')}\n.. auto{kind}:: lightning_sparsegrad.{name}\n{inheritance(item)}"

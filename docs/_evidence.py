@@ -76,7 +76,8 @@ def _of_study(folder: Path) -> Iterator[Result]:
 def _against(row: dict[str, str]) -> tuple[str, str]:
     low, high = row["difference_low"], row["difference_high"]
     interval = f" [{float(low):+.3f}, {float(high):+.3f}]" if low and high else ""
-    return f"{float(row['difference']):+.3f}{interval}", f"{float(row['p_mean']):.3f}"
+    p = float(row["p_mean"])
+    return f"{float(row['difference']):+.3f}{interval}", "< 0.001" if p < 0.0005 else f"{p:.3f}"
 
 
 def _rows(file: Path) -> list[dict[str, str]]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from docs import _evidence
-from docs._api_pages import title
+from docs._api_pages import inheritance, title
 from docs._docstrings import Docstring
 from docs._overlays import Overlay, overlays_of
 from tests.strategies import ROOT, STRATEGIES, overlay_name
@@ -64,7 +64,8 @@ def _page(strategy: type) -> Iterator[str]:
     for heading, name in (("In Python", "Example"), ("Deviations", "Note"), ("Sources", "References")):
         if name in docstring.sections:
             yield f"{title(heading, '-')}\n{docstring.sections[name]}\n"
-    yield f"{title('Parameters', '-')}\n.. autoclass:: lightning_sparsegrad.{strategy.__name__}\n"
+    yield title("Parameters", "-")
+    yield f".. autoclass:: lightning_sparsegrad.{strategy.__name__}\n{inheritance(strategy)}"
     yield from _reference(strategy)
 
 

@@ -29,7 +29,7 @@ nitpick_ignore_regex = [  # what other libraries document: links to their sites 
 ]
 default_role = "code"  # `x`, in docstrings, is code
 
-autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_default_options = {"members": True}
 autodoc_inherit_docstrings = False  # a hook that Lightning documents is documented there
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
@@ -53,8 +53,9 @@ html_theme_options = {"navigation_with_keys": True}
 _mathjax = find_spec("sphinx-mathjax-offline")
 if _mathjax is None or _mathjax.origin is None:
     raise ImportError("`pip install lightning-sparsegrad[docs]` installs what the site is built with")
-html_static_path.append(str(Path(_mathjax.origin).parent / "static" / "mathjax" / "tex-svg.js"))
-mathjax_path = "tex-svg.js"
+html_static_path.append(str(Path(_mathjax.origin).parent / "static" / "mathjax" / "tex-svg-full.js"))
+mathjax_path = "tex-svg-full.js"
+mathjax3_config = {"tex": {"packages": {"[+]": ["textmacros"]}}}  # `\_` in `\text`, as in TeX
 
 
 setup = _pages.setup

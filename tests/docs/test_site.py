@@ -32,7 +32,7 @@ def test_the_site_is_built_without_a_warning_and_nothing_is_wrong_with_it(site: 
     for name in OVERLAYS:
         assert f"{name}.yaml" in pages
     assert 'class="math' in pages
-    assert (site / "_static" / "tex-svg.js").is_file()
+    assert (site / "_static" / "tex-svg-full.js").is_file()
 
 
 @cases(
