@@ -14,7 +14,7 @@ from lightning_sparsegrad.callbacks._lines import Pace, check_seconds, is_termin
 from lightning_sparsegrad.loops._callbacks import callbacks_of
 from lightning_sparsegrad.loops._divergence import is_of_validation
 from lightning_sparsegrad.loops._lightning_adapter import steps_of
-from lightning_sparsegrad.metrics._evaluation_table import is_part, place_of
+from lightning_sparsegrad.metrics._evaluation_table import is_part, metric_and_part
 
 _METRICS = 4  # that a line has room for
 
@@ -230,5 +230,5 @@ def _validations_in(trainer: Trainer, steps: int) -> int:
 
 
 def _is_shown(name: str) -> bool:
-    _, part = place_of(name, prefix="val/") or ("", "")
+    _, part = metric_and_part(name, prefix="val/") or ("", "")
     return is_of_validation(name) and not is_part(part)
