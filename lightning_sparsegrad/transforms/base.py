@@ -321,6 +321,6 @@ def _groups(transform: GradientTransform) -> list[frozenset[str]] | None:
     return [frozenset(group) for group in groups]
 
 
-def share(part: Tensor | float, whole: int) -> Tensor:
+def share(count: Tensor | float, total: int) -> Tensor:
     """Return `part / whole` as a 0-d float32 tensor; of nothing, everything."""
-    return torch.as_tensor(part / whole if whole else 1.0, dtype=torch.float32)
+    return torch.as_tensor(count / total if total else 1.0, dtype=torch.float32)

@@ -115,7 +115,7 @@ class AdaptiveGradientClip(GradientTransform):
         if not self._factors:
             return {"clipped": torch.zeros(())}
         first, *_ = factors = list(self._factors.values())
-        clipped = ~(torch.cat([of_one.to(first) for of_one in factors]) >= 1)  # an undefined norm counts
+        clipped = ~(torch.cat([unit_factors.to(first) for unit_factors in factors]) >= 1)  # an undefined norm counts
         return {"clipped": clipped.float().mean()}
 
     def __repr__(self) -> str:
