@@ -22,12 +22,10 @@ _METRICS = 4  # that a line has room for
 class ProgressLines(Callback):
     """Write a line to stderr now and then while a Trainer runs, where no terminal shows its progress bar.
 
-    That is under nohup, SLURM or CI, or wherever else stdout or stderr is no terminal. A fit writes
+    That is under nohup, SLURM or CI, or wherever else stdout or stderr is no terminal. A fit writes ::
 
-    ```
-    step 120/1000 (12%), epoch 1/3, loss 0.532, val/loss 0.48, 0:03:10 left
-    step 333/1000 (33%), epoch 1/3, validation batch 30/200 (15%), loss 0.498, val/loss 0.48, 0:02:22 left
-    ```
+        step 120/1000 (12%), epoch 1/3, loss 0.532, val/loss 0.48, 0:03:10 left
+        step 333/1000 (33%), epoch 1/3, validation batch 30/200 (15%), loss 0.498, val/loss 0.48, 0:02:22 left
 
     with the optimizer steps, the loss of the last batch on this process, and up to four metrics of the last validation
     of this fit. A validation, test or prediction of its own writes `test batch 30/200 (15%), 0:00:40 left`. What is not

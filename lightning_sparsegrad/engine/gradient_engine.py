@@ -31,16 +31,14 @@ class GradientEngine:
     """Drives a transform over a model's gradients, window by window.
 
     A window is the micro-batches whose gradients accumulate into one optimizer step. It is opened before the first
-    forward pass, the transform is applied after the last backward pass, and the optimizer steps after that:
+    forward pass, the transform is applied after the last backward pass, and the optimizer steps after that::
 
-    ```python
-    for step, batch in enumerate(loader):
-        with engine.window(step, epoch=epoch):
-            loss_fn(model(batch)).backward()
-            engine.apply_()
-        optimizer.step()
-        optimizer.zero_grad()
-    ```
+        for step, batch in enumerate(loader):
+            with engine.window(step, epoch=epoch):
+                loss_fn(model(batch)).backward()
+                engine.apply_()
+            optimizer.step()
+            optimizer.zero_grad()
 
     Args:
         model: The model whose gradients are changed; names are relative to it.

@@ -47,14 +47,14 @@ EXACT_RESUME_KEY = "exact_resume"
 class ExactResume(WaitingCheckpoints):
     """Resume a fit from any of its checkpoints as if it had never stopped, bit for bit.
 
-    ```python
-    trainer = Trainer(callbacks=[ExactResume(), ModelCheckpoint(every_n_train_steps=100)])
-    trainer.fit(module, datamodule=data, ckpt_path="last.ckpt")
-    ```
+    One callback is all it takes::
 
-    is all it takes; the command line has it by default (`--exact_resume=false` leaves it out). Weights, optimizer,
-    schedules, masks, logged metrics and the order of the data go on where they stopped, within an epoch too, on one
-    device and on several. For that it puts into each checkpoint, for each process, what Lightning does not:
+        trainer = Trainer(callbacks=[ExactResume(), ModelCheckpoint(every_n_train_steps=100)])
+        trainer.fit(module, datamodule=data, ckpt_path="last.ckpt")
+
+    The command line has it by default (`--exact_resume=false` leaves it out). Weights, optimizer, schedules, masks,
+    logged metrics and the order of the data go on where they stopped, within an epoch too, on one device and on
+    several. For that it puts into each checkpoint, for each process, what Lightning does not:
 
     - the random states of Python, NumPy, torch and the process's accelerator;
     - where the training data stands: with which random states the pass over a loader began, and how many of its batches
