@@ -75,6 +75,9 @@ class NormClip(GradientTransform):
                 tensors, sizes, thresholds, norm_type=self.norm_type, loss_scale=scale, groups=groups
             )
 
+    def settings(self, window: Window) -> Mapping[str, Mapping[str, float]]:
+        return {"max_norm": {component.name: threshold(window.progress) for component, threshold in self._resolved}}
+
     @property
     def scaled_components(self) -> Sequence[Component]:
         return [component for component, _ in self._resolved]
