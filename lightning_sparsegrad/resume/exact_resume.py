@@ -152,7 +152,7 @@ class ExactResume(WaitingCheckpoints):
                 self._resumed = None
             if not self.inside_window(trainer):
                 self.write()
-                self._stopping.stop_if_told(trainer)
+                self._stopping.stop_if_requested(trainer)
             try:
                 batch = next(iterator)
             except StopIteration:
@@ -233,7 +233,7 @@ class ExactResume(WaitingCheckpoints):
         if not self.inside_window(trainer):
             self.write()  # of the epoch before
         self._stopping.agree(trainer)
-        self._stopping.stop_if_told(trainer)
+        self._stopping.stop_if_requested(trainer)
 
     # ------------------------------------------------------------ a validation that is cut short
     def _begin_validation(self, trainer: Trainer) -> None:
@@ -244,7 +244,7 @@ class ExactResume(WaitingCheckpoints):
 
     @override
     def on_validation_batch_start(self, trainer: Trainer, *_: Any) -> None:
-        if self._pause is None or trainer.sanity_checking or not self._meeting.is_told(self._stopping):
+        if self._pause is None or trainer.sanity_checking or not self._meeting.is_requested(self._stopping):
             return
         if not self._pause.has_same_weights(trainer) or self._meeting.is_given_up:
             self._pause = None  # it is finished
