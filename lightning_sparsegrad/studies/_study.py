@@ -57,6 +57,7 @@ class Study:
         distances_every: Record how far weights moved every so many optimizer steps (`PretrainedDistance`); `None` for
             never.
         checkpoints: Whether runs keep checkpoints.
+        needs: Files and folders that runs read, each with a sentence on how to make it.
         trial: What `--quick` runs instead.
 
     Raises:
@@ -76,6 +77,7 @@ class Study:
     gradients_every: int | None = 20
     distances_every: int | None = None
     checkpoints: bool = False
+    needs: dict[str, str] = field(default_factory=dict)
     trial: Trial = field(default_factory=Trial)
 
     def __post_init__(self) -> None:
