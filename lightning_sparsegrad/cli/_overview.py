@@ -1,4 +1,4 @@
-"""The help on the whole command line, which lists its commands and imports none of them."""
+"""The help of the whole command line, which lists the commands without importing them."""
 
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ configs of the package, which are named like files:
 
 
 def fault_in(arguments: Sequence[str]) -> str:
-    """Return a sentence if arguments begin with no command, and with no option either; else an empty string."""
+    """Return an error sentence if the first argument is neither a command nor an option; else an empty string."""
     if arguments and (arguments[0] in COMMANDS or arguments[0].startswith("-")):
         return ""
     name = arguments[0] if arguments else ""
@@ -45,10 +45,10 @@ def _configs() -> str:
 
 
 def print_overview() -> None:
-    """Print the help, to whom still reads it."""
+    """Print the help of the whole command line."""
     parser = ArgumentParser(
         prog="sparsegrad",
-        description="Fine-tune with gradients that are masked and clipped.",
+        description="Fine-tune pretrained transformers with masked and clipped gradients.",
         epilog=_EXAMPLES + _configs(),
         formatter_class=RawDescriptionHelpFormatter,
     )
