@@ -33,6 +33,8 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_sparsegrad import _moved
 
+__version__ = "0.2.0"
+
 # the exports of each package, listed so that they are known before it is imported; `transforms` exports all
 _LAZY = {
     "callbacks": "ExactResume GradientMonitor GradientTransformCallback PredictionWriter PretrainedDistance "
