@@ -1,4 +1,4 @@
-"""The help on the whole command line, which lists its commands and imports none of them."""
+"""The help of the whole command line, which lists the commands without importing them."""
 
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ examples:
 
 
 def fault_in(arguments: Sequence[str]) -> str:
-    """Return a sentence if arguments begin with no command, and with no option either; else an empty string."""
+    """Return an error sentence if the first argument is neither a command nor an option; else an empty string."""
     if arguments and (arguments[0] in COMMANDS or arguments[0].startswith("-")):
         return ""
     name = arguments[0] if arguments else ""
@@ -30,10 +30,10 @@ def fault_in(arguments: Sequence[str]) -> str:
 
 
 def print_overview() -> None:
-    """Print the help, to whom still reads it."""
+    """Print the help of the whole command line."""
     parser = ArgumentParser(
         prog="sparsegrad",
-        description="Fine-tune with gradients that are masked and clipped.",
+        description="Fine-tune pretrained transformers with masked and clipped gradients.",
         epilog=_EXAMPLES,
         formatter_class=RawDescriptionHelpFormatter,
     )

@@ -19,13 +19,13 @@ def matching(pattern: str, names: Iterable[str], *, parameter: str) -> list[str]
         ConfigurationError: If nothing matches.
     """
     names = list(names)
-    found = [name for name in names if fnmatchcase(name, pattern)]
-    if not found:
+    matches = [name for name in names if fnmatchcase(name, pattern)]
+    if not matches:
         raise ConfigurationError(
             f"Parameter `{parameter}` should hold patterns that match a parameter name. "
             f"Found `{pattern}`, which matches none of {len(names)}.{_near(pattern, names)}"
         )
-    return found
+    return matches
 
 
 def as_patterns(value: str | Sequence[str] | None) -> list[str]:

@@ -92,10 +92,10 @@ class NamedParameters:
             parameter: What the patterns were given for (`include`, say), named in the error.
             patterns: One glob or several; each has to match.
         """
-        found: set[str] = set()
+        matches: set[str] = set()
         for pattern in as_patterns(patterns):
-            found |= self.matched(pattern, parameter=parameter)
-        return {name for name, roles in self.roles.items() if found.intersection(roles)}
+            matches |= self.matched(pattern, parameter=parameter)
+        return {name for name, roles in self.roles.items() if matches.intersection(roles)}
 
     def filtered(self, include: str | Sequence[str] | None, exclude: str | Sequence[str] | None) -> list[str]:
         """Return the parameters that are included (all by default) and not excluded.

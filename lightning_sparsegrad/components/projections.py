@@ -157,19 +157,19 @@ _KEY_VALUE_HEADS = ("num_kv_heads", "num_key_value_heads", "kv_heads", "kv_n_hea
 
 
 def _recognised(parameters: NamedParameters) -> dict[str, FusedProjection]:
-    found = {}
+    layouts = {}
     for name, path in parameters.owners.items():
         owner = parameters.model.get_submodule(path)
         if isinstance(owner, nn.MultiheadAttention) and name.rpartition(".")[2] in {"in_proj_weight", "in_proj_bias"}:
-            found[name] = FusedProjection((owner.embed_dim,) * 3)
+            layouts[name] = FusedProjection((owner.embed_dim,) * 3)
             continue
         attention = parameters.model.get_submodule(path.rpartition(".")[0])
         projection = path.rpartition(".")[2]
         if projection in {leaf for leaf, _, _ in _KNOWN}:
             total = parameters[name].shape[output_dim(name, parameters)]
             layout = _layout(projection, attention, total, parameters.model)
-            found.update({name: layout} if layout else {})
-    return found
+            layouts.update({name: layout} if layout else {})
+    return layouts
 
 
 def _layout(projection: str, attention: nn.Module, total: int, model: nn.Module) -> FusedProjection | None:
@@ -203,6 +203,6 @@ def _count(names: Sequence[str], attention: nn.Module, model: nn.Module) -> int 
 
 
 def _ancestors(module: nn.Module, model: nn.Module) -> list[nn.Module]:
-    path = next(name for name, found in model.named_modules() if found is module)
+    path = next(name for name, candidate in model.named_modules() if candidate is module)
     steps = path.split(".")
     return [model.get_submodule(".".join(steps[:depth])) for depth in range(len(steps) - 1, -1, -1)]

@@ -42,7 +42,13 @@ class WorkSkipper:
         self._trained: set[str] = set()  # what has had a gradient so far
         self._reliable: set[str] | None = None  # what has had one in every window in which it was kept
         self._witness = _Witness(parameters)
-        self._told = False
+        self._warned = False
+
+    def skippable(self, names: frozenset[str]) -> frozenset[str]:
+        """Return those of `names` whose gradients are not computed in a window in which all others get one."""
+        trainable = frozenset(name for name in self._parameters if self._parameters[name].requires_grad)
+        whole = frozenset() if self.obstacle else without_split(names & trainable, self._regions)
+        return whole if trainable - whole else frozenset()
 
     def start(self, names: frozenset[str]) -> None:
         """Stop computing the gradients of those of `names` for which that is safe."""
@@ -65,15 +71,15 @@ class WorkSkipper:
             self._parameters[name].requires_grad_(True)
         return skipped
 
-    def finish(self, found: Mapping[str, Tensor], step: int) -> dict[str, int]:
-        """Put every `requires_grad` back, and look for what has no gradient because others were skipped.
+    def finish(self, gradients: Mapping[str, Tensor], step: int) -> dict[str, int]:
+        """Restore every `requires_grad`, and look for tensors that have no gradient because others were skipped.
 
-        That befalls what runs without a graph, to be run again in the backward pass, and the backward pass does not
-        come to it: reentrant activation checkpointing of something whose input needs no gradient.
+        This happens to modules that run without a graph and are recomputed in the backward pass, if the backward pass
+        never reaches them: reentrant activation checkpointing of a module whose input needs no gradient.
 
         Args:
-            found: The gradients.
-            step: Where training stands, for the error.
+            gradients: The gradients, by name.
+            step: The step, for the error.
 
         Returns:
             The tensors whose gradients were not computed, with their numbers of entries.
@@ -82,17 +88,19 @@ class WorkSkipper:
             RuntimeError: If a tensor should have a gradient, as it had before, and has none because of skipping.
         """
         skipped = self.stop()
-        if skipped and found:
-            fresh = {name for name, gradient in found.items() if self._stale.get(name) != _state(gradient)}
+        if skipped and gradients:
+            fresh = {name for name, gradient in gradients.items() if self._stale.get(name) != _state(gradient)}
             if lost := self._witness.without_graph() - fresh:
                 raise RuntimeError(
                     f"`{min(lost)}` should train. Found no gradient at step {step}, where the work on gradients that "
                     f"are dropped was skipped. Activation checkpointing should be given `use_reentrant=False`; "
                     f"otherwise use `skip_dropped=False`."
                 )
-        if found:  # else no backward pass was run, which tells nothing
-            self._trained.update(found)
-            self._reliable = set(found) if self._reliable is None else self._reliable - (self._kept - found.keys())
+        if gradients:  # else no backward pass was run, which tells nothing
+            self._trained.update(gradients)
+            self._reliable = (
+                set(gradients) if self._reliable is None else self._reliable - (self._kept - gradients.keys())
+            )
         return {name: self._parameters[name].numel() for name in skipped}
 
     def state_dict(self) -> dict[str, list[str]]:
@@ -108,22 +116,22 @@ class WorkSkipper:
         if not names:
             return names
         if self.obstacle:
-            self._tell(self.obstacle)
+            self._warn(self.obstacle)
             return frozenset()
         whole = without_split(names, self._regions)
         if whole != names:
-            self._tell("one compiled region holds what is dropped and what is kept; compile block by block")
+            self._warn("one compiled region holds what is dropped and what is kept; compile block by block")
         # the loss needs something to differentiate by
         return whole if self._reliable and self._reliable & (self._kept - whole) else frozenset()
 
-    def _tell(self, why: str) -> None:
-        if not self._told:
+    def _warn(self, why: str) -> None:
+        if not self._warned:
             warnings.warn(
                 f"Gradients that are dropped whole are computed nevertheless, with the same result but slower: {why}. "
                 f"`skip_dropped=False` says the same without this warning.",
                 stacklevel=2,
             )
-        self._told = True
+        self._warned = True
 
 
 class _Witness:

@@ -104,7 +104,7 @@ class GradientMeter:
         (norms, counts), self._before = self._before, None
         left, kept = self._norms_and_counts(gradients, missing=0.0)
         shares = torch.where(counts > 0, kept / counts.clamp(min=1), (~norms.isnan()).to(counts))
-        dropped = [component.name not in self._found for component in self.components]
+        dropped = [component.name not in self._present for component in self.components]
         shares = _filled(_filled(shares, dropped, 0.0), self._absent, nan)
         clipped = _filled(self._clipped(norms), dropped, 0.0)  # computed or not, with the rest of what a clip scaled
         values = torch.stack([norms, left, clipped, shares]).float()
@@ -119,26 +119,26 @@ class GradientMeter:
             if factors and index not in self._touching:
                 scaled = member.scaled_components or partition(self._parameters, "tensor")
                 self._touching[index] = _touching(self.components, scaled, self._parameters)
-            for place, names in enumerate(self._touching[index] if factors else ()):
+            for row, names in enumerate(self._touching[index] if factors else ()):
                 for name in names:
                     if name in factors:
                         over = ~(factors[name] >= 1)
-                        clipped[place] = torch.maximum(clipped[place], over.sum() / max(1, over.numel()))
+                        clipped[row] = torch.maximum(clipped[row], over.sum() / max(1, over.numel()))
         return clipped
 
     def _norms_and_counts(self, gradients: Gradients, *, missing: float) -> tuple[Tensor, Tensor]:
         """Return the norm of each component, and how many of its entries are not zero; of none, `missing` and 0."""
         held: list[tuple[Tensor, Group | None]] = []
-        sizes, places = [], []
-        self._found = set()
-        for place, component in enumerate(self.components):
-            found = [(part, gradients[part.parameter]) for part in component.parts if part.parameter in gradients]
-            pieces = [(piece, group_of(gradient)) for part, gradient in found for piece in part.held(gradient)]
+        sizes, indices = [], []
+        self._present = set()
+        for index, component in enumerate(self.components):
+            present = [(part, gradients[part.parameter]) for part in component.parts if part.parameter in gradients]
+            pieces = [(piece, group_of(gradient)) for part, gradient in present for piece in part.held(gradient)]
             if pieces:
                 held += pieces
                 sizes.append(len(pieces))
-                places.append(place)
-                self._found.add(component.name)
+                indices.append(index)
+                self._present.add(component.name)
         total = len(self.components)
         if not held:
             return torch.full((total,), missing), torch.zeros(total)
@@ -150,8 +150,8 @@ class GradientMeter:
         if any(group is not None for group in groups):  # a count over processes is the square of a norm
             counts = norms_over(entries.double().sqrt(), sizes, groups).square()
         else:
-            counts = torch.stack([of_one.sum() for of_one in torch.split(entries, sizes)])
-        return _spread(norms, places, total, missing), _spread(counts, places, total, 0.0)
+            counts = torch.stack([nonzero.sum() for nonzero in torch.split(entries, sizes)])
+        return _spread(norms, indices, total, missing), _spread(counts, indices, total, 0.0)
 
 
 def check_meter(every: int, components: ComponentSpec, *, parameter: str = "every") -> None:
@@ -163,17 +163,17 @@ def check_meter(every: int, components: ComponentSpec, *, parameter: str = "ever
     check_components(components)
 
 
-def _filled(values: Tensor, places: Sequence[bool], value: float) -> Tensor:
+def _filled(values: Tensor, where: Sequence[bool], value: float) -> Tensor:
     """Return values with another in some places; stacking them copies nothing from the host."""
-    other = values.new_full((), value)
-    return torch.stack([other if fills else each for each, fills in zip(values.unbind(), places, strict=True)])
+    filling = values.new_full((), value)
+    return torch.stack([filling if fills else entry for entry, fills in zip(values.unbind(), where, strict=True)])
 
 
-def _spread(values: Tensor, places: Sequence[int], total: int, missing: float) -> Tensor:
+def _spread(values: Tensor, indices: Sequence[int], total: int, missing: float) -> Tensor:
     """Return float32 values at their places among `total`, and `missing` at the others."""
     other = torch.full((), missing, dtype=torch.float32, device=values.device)
-    each = dict(zip(places, values.float().unbind(), strict=True))
-    return torch.stack([each.get(place, other) for place in range(total)])
+    by_index = dict(zip(indices, values.float().unbind(), strict=True))
+    return torch.stack([by_index.get(index, other) for index in range(total)])
 
 
 def _touching(
@@ -193,7 +193,7 @@ def _touching(
         ]
         for component in measured
     )
-    return [list(dict.fromkeys(of_one)) for of_one in names]
+    return [list(dict.fromkeys(overlapping)) for overlapping in names]
 
 
 def _overlap(part: Part, other: Part, tensor: Tensor) -> bool:
@@ -201,6 +201,6 @@ def _overlap(part: Part, other: Part, tensor: Tensor) -> bool:
         return True
     if part.groups == other.groups:
         return part.start < other.start + other.length and other.start < part.start + part.length
-    places = torch.arange(tensor.shape[part.dim], device="cpu")
-    covered, others = (replace(each, dim=0).of(places).flatten() for each in (part, other))
+    positions = torch.arange(tensor.shape[part.dim], device="cpu")
+    covered, others = (replace(each, dim=0).of(positions).flatten() for each in (part, other))
     return bool(torch.isin(covered, others).any())

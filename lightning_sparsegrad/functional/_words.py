@@ -31,7 +31,7 @@ def send_rows(blocks: Sequence[tuple[torch.device, Sequence[Sequence[int]]]]) ->
     """
     views = {}
     for device in dict.fromkeys(device for device, _ in blocks):
-        together = [rows for its, rows in blocks if its == device]
+        together = [rows for target, rows in blocks if target == device]
         words = send([row for rows in together for row in rows], torch.int32, device)
         views[device] = iter(torch.split(words, [len(rows) for rows in together]))
     return [next(views[device]) for device, _ in blocks]

@@ -90,15 +90,15 @@ def mask_entries_(
         is_small = tensor.numel() <= _SMALL and shard.start % WORD + tensor.numel() <= WORD
         (small if is_small else large).append(masked)
     stacks, compiled = list(_stacks(small)), {}
-    for place, masked in enumerate(large) if fused else ():
+    for index, masked in enumerate(large) if fused else ():
         row = fused_words(masked.tensor, masked.start, masked.key, masked.threshold)
         if row is not None:
-            compiled[place] = row
+            compiled[index] = row
     blocks = [(stack[0].tensor.device, _stack_words(stack)) for stack in stacks]
-    words = send_rows(blocks + [(large[place].tensor.device, [row]) for place, row in compiled.items()])
-    by_kernel = {place: row[0] for place, row in zip(compiled, words[len(stacks) :], strict=True)}
-    for place, masked in enumerate(large):
-        _mask_large_(masked, by_kernel.get(place))
+    words = send_rows(blocks + [(large[index].tensor.device, [row]) for index, row in compiled.items()])
+    by_kernel = {index: row[0] for index, row in zip(compiled, words[len(stacks) :], strict=True)}
+    for index, masked in enumerate(large):
+        _mask_large_(masked, by_kernel.get(index))
     for stack, stack_words in zip(stacks, words, strict=False):
         _mask_stack_(stack, stack_words)
 

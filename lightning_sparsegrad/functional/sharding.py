@@ -100,21 +100,21 @@ def norms_over(
     """
     component = [index for index, size in enumerate(sizes) for _ in range(size)]
     wide = norms.double()
-    each, zero = wide.unbind(), wide.new_zeros(())
+    separate, zero = wide.unbind(), wide.new_zeros(())
     totals = []
     for group in dict.fromkeys(groups):
-        members = [its is group for its in groups]
+        members = [other is group for other in groups]
         # whatever the indices, stacking copies nothing from the host
-        inside = torch.stack([norm if member else zero for norm, member in zip(each, members, strict=True)])
+        inside = torch.stack([norm if member else zero for norm, member in zip(separate, members, strict=True)])
         total = torch.stack(norms_of(torch.split(inside, list(sizes)), norm_type))
         if group is not None:
             # of components with a member alone: what others have of theirs may differ from process to process
             shared = sorted({index for index, member in zip(component, members, strict=True) if member})
-            of_each = list(total.unbind())
-            reduced = reduce_norms(torch.stack([of_each[index] for index in shared]), group, norm_type)
+            norms_of_components = list(total.unbind())
+            reduced = reduce_norms(torch.stack([norms_of_components[index] for index in shared]), group, norm_type)
             for index, norm in zip(shared, reduced.unbind(), strict=True):
-                of_each[index] = norm
-            total = torch.stack(of_each)
+                norms_of_components[index] = norm
+            total = torch.stack(norms_of_components)
         totals.append(total)
     over_all: Tensor = torch.linalg.vector_norm(torch.stack(totals), norm_type, dim=0)
     return over_all.to(norms.dtype)

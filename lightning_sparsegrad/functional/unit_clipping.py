@@ -48,17 +48,17 @@ def clip_units_(
     norms = [_unit_norms(each.gradient, each.dim) for each in held]
     bounds = [_unit_norms(each.weight, each.dim) for each in held]
     _add_up(norms, bounds, [each.group if each.is_split else None for each in held])
-    sizes = [len(of_one) for of_one in norms]
+    sizes = [len(unit_factors) for unit_factors in norms]
     norm, bound = _joined(norms), _joined(bounds)
     if loss_scale is not None:
         norm = norm / loss_scale.to(norm)
     bound = clipping * bound.clamp(min=eps)
     flat = torch.where(norm < bound, 1.0, bound / norm.clamp(min=SMALLEST_NORM))
     factors = torch.split(flat, sizes)
-    for each, of_one in zip(held, factors, strict=True):
-        count = int((~(of_one >= 1)).sum()) if each.gradient.is_cpu else None  # reading is free there
+    for each, unit_factors in zip(held, factors, strict=True):
+        count = int((~(unit_factors >= 1)).sum()) if each.gradient.is_cpu else None  # reading is free there
         if count != 0:
-            _scale_(each.gradient, of_one, each.dim, few=count is not None and count * _FEW <= len(of_one))
+            _scale_(each.gradient, unit_factors, each.dim, few=count is not None and count * _FEW <= len(unit_factors))
     return _of_all_processes(held, factors)
 
 
@@ -112,12 +112,12 @@ def _unit_norms(tensor: Tensor, dim: int | None) -> Tensor:
 def _add_up(norms: list[Tensor], bounds: list[Tensor], groups: Sequence[Group | None]) -> None:
     """Replace the norms of what this process holds of units by those of whole units: one collective for each group."""
     for group in dict.fromkeys(group for group in groups if group is not None):
-        places = [place for place, its in enumerate(groups) if its is group]
-        held = [of_all[place] for of_all in (norms, bounds) for place in places]
-        whole = torch.split(reduce_norms(_joined(held).double(), group), [len(of_one) for of_one in held])
-        for index, place in enumerate(places):
-            norms[place] = whole[index].to(norms[place].dtype)
-            bounds[place] = whole[len(places) + index].to(bounds[place].dtype)
+        members = [index for index, other in enumerate(groups) if other is group]
+        held = [of_all[index] for of_all in (norms, bounds) for index in members]
+        whole = torch.split(reduce_norms(_joined(held).double(), group), [len(tensor) for tensor in held])
+        for offset, index in enumerate(members):
+            norms[index] = whole[offset].to(norms[index].dtype)
+            bounds[index] = whole[len(members) + offset].to(bounds[index].dtype)
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:
@@ -143,13 +143,15 @@ def _of_all_processes(held: Sequence[_Held], factors: Sequence[Tensor]) -> list[
     whole = list(factors)
     groups = [None if each.is_split else each.group for each in held]
     for group in dict.fromkeys(group for group in groups if group is not None):
-        places = [place for place, its in enumerate(groups) if its is group]
+        members = [index for index, other in enumerate(groups) if other is group]
         padded = [
-            pad(whole[place], (held[place].first, held[place].units - held[place].first - len(whole[place])))
-            for place in places
+            pad(whole[index], (held[index].first, held[index].units - held[index].first - len(whole[index])))
+            for index in members
         ]
         together = torch.cat(padded)
         torch.distributed.all_reduce(together, group=group)
-        for place, of_one in zip(places, torch.split(together, [len(of_one) for of_one in padded]), strict=True):
-            whole[place] = of_one
+        for index, unit_factors in zip(
+            members, torch.split(together, [len(unit_factors) for unit_factors in padded]), strict=True
+        ):
+            whole[index] = unit_factors
     return whole

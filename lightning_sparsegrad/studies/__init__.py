@@ -1,7 +1,7 @@
 """Many runs, compared: what `sparsegrad study` does.
 
 `_study` says which arms, settings and seeds there are, `_runs` makes an ordinary config of each, `_launchers` starts
-them, `_recorder` notes in each how it went, and `_report` compares the `_outcomes`: by the tests of `_inference`, in
+them, `_recorder` notes in each how it went, and `_report` compares the `_run_results`: by the tests of `_inference`, in
 tables and pictures. `draw_gradients` draws the file of a `GradientMonitor`.
 """
 

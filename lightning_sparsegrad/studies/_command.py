@@ -12,8 +12,8 @@ from lightning_sparsegrad.callbacks._lines import is_terminal
 from lightning_sparsegrad.cli.parser import SparseGradArgumentParser
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.studies._launchers import Launcher, launch
-from lightning_sparsegrad.studies._outcomes import outcomes_of
 from lightning_sparsegrad.studies._report import FILES, write_report
+from lightning_sparsegrad.studies._run_results import run_results
 from lightning_sparsegrad.studies._runs import CONFIG, Run, make_runs
 from lightning_sparsegrad.studies._study import Study, Trial
 from lightning_sparsegrad.studies._study_lines import StudyLines
@@ -138,5 +138,5 @@ def _report(study: Study, runs: Sequence[Run], folder: Path) -> None:
     ended = [run for run in runs if run.result is not None]
     if not ended:
         raise ConfigurationError(f"A report should have a run that has ended. Found none in `{folder}`.")
-    report = write_report(study, outcomes_of(ended, study), folder, missing=len(runs) - len(ended))
+    report = write_report(study, run_results(ended, study), folder, missing=len(runs) - len(ended))
     get_console().print(shown(report), markup=False, highlight=False, soft_wrap=True)

@@ -16,7 +16,7 @@ from lightning_sparsegrad.studies._inference import (
     p_of_variances,
     spread,
 )
-from lightning_sparsegrad.studies._outcomes import Outcome
+from lightning_sparsegrad.studies._run_results import RunResult
 from lightning_sparsegrad.studies._study import Study
 
 NOTHING_SHOWN = "no difference shown"
@@ -29,31 +29,31 @@ class Summary:
     Args:
         setting: The setting.
         arm: The arm.
-        outcomes: Its runs, by seed.
+        results: The results of its runs, by seed.
         mean: The mean over the seeds, of runs with a value; failed ones count with theirs.
         deviation: The standard deviation over the seeds.
     """
 
     setting: str
     arm: str
-    outcomes: dict[int, Outcome]
+    results: dict[int, RunResult]
     mean: Interval
     deviation: Interval
 
     @property
     def values(self) -> list[float]:
         """The values, of runs that have one."""
-        return [outcome.value for outcome in self.outcomes.values() if not isnan(outcome.value)]
+        return [result.value for result in self.results.values() if not isnan(result.value)]
 
     @property
     def failed(self) -> int:
         """How many runs have failed, those without a value included."""
-        return sum(outcome.failed for outcome in self.outcomes.values())
+        return sum(result.failed for result in self.results.values())
 
     @property
     def seconds(self) -> float:
         """The median time of a run's fit; undefined if none is known."""
-        known = [outcome.seconds for outcome in self.outcomes.values() if not isnan(outcome.seconds)]
+        known = [result.seconds for result in self.results.values() if not isnan(result.seconds)]
         return median(known) if known else nan
 
 
@@ -92,28 +92,28 @@ class Difference:
     @property
     def verdict(self) -> str:
         """What is shown, in words: only what both the corrected test and the interval or the ratio say."""
-        found = []
+        effects = []
         among = " among runs with a value" if self.lost else ""
         if self.p_mean < ALPHA and self.mean.excludes_zero:
-            found.append(("better mean" if self.mean.value * self.sign > 0 else "worse mean") + among)
+            effects.append(("better mean" if self.mean.value * self.sign > 0 else "worse mean") + among)
         if self.p_variance < ALPHA and (self.ratio - 1) * self.wider > 0:
-            found.append(("varies less" if self.ratio < 1 else "varies more") + among)
+            effects.append(("varies less" if self.ratio < 1 else "varies more") + among)
         if self.p_failures < ALPHA:
-            found.append("fails less" if self.failures < 0 else "fails more")
-        return ", ".join(found) or NOTHING_SHOWN
+            effects.append("fails less" if self.failures < 0 else "fails more")
+        return ", ".join(effects) or NOTHING_SHOWN
 
 
-def summarise(study: Study, outcomes: Sequence[Outcome]) -> list[Summary]:
+def summarise(study: Study, results: Sequence[RunResult]) -> list[Summary]:
     """Return every arm in every setting that has a run, in the order of the study."""
-    summaries, by_seed = [], sorted(outcomes, key=lambda run: run.seed)
+    summaries, by_seed = [], sorted(results, key=lambda run: run.seed)
     for setting, _ in study.settings():
         for arm in study.arms:
-            found = {run.seed: run for run in by_seed if (run.arm, run.setting) == (arm, setting)}
-            values = [run.value for run in found.values() if not isnan(run.value)]
-            if found:
+            runs = {run.seed: run for run in by_seed if (run.arm, run.setting) == (arm, setting)}
+            values = [run.value for run in runs.values() if not isnan(run.value)]
+            if runs:
                 mean = mean_interval(values) if values else Interval(nan)
                 deviation = deviation_interval(values) if values else Interval(nan)
-                summaries.append(Summary(setting, arm, found, mean, deviation))
+                summaries.append(Summary(setting, arm, runs, mean, deviation))
     return summaries
 
 
@@ -138,8 +138,8 @@ def compare(study: Study, summaries: Sequence[Summary]) -> list[Difference]:
 
 
 def _difference(summary: Summary, baseline: Summary, sign: int) -> Difference:
-    shared = [seed for seed in summary.outcomes if seed in baseline.outcomes]
-    pairs = [(summary.outcomes[seed], baseline.outcomes[seed]) for seed in shared]
+    shared = [seed for seed in summary.results if seed in baseline.results]
+    pairs = [(summary.results[seed], baseline.results[seed]) for seed in shared]
     differences = paired(pairs)
     failed, others = [a.failed for a, _ in pairs], [b.failed for _, b in pairs]
     deviation, other = summary.deviation.value, baseline.deviation.value
@@ -159,10 +159,10 @@ def _difference(summary: Summary, baseline: Summary, sign: int) -> Difference:
     )
 
 
-def paired(pairs: Sequence[tuple[Outcome, Outcome]], part: str | None = None) -> list[float]:
+def paired(pairs: Sequence[tuple[RunResult, RunResult]], part: str | None = None) -> list[float]:
     """Return the differences of what both runs of a pair have: their values, or those of a part of the data."""
 
-    def of(run: Outcome) -> float:
+    def of(run: RunResult) -> float:
         return run.value if part is None else run.parts.get(part, nan)
 
     both = [of(first) - of(second) for first, second in pairs]

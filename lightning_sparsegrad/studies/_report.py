@@ -9,7 +9,7 @@ from lightning_sparsegrad.files._writing import replacing
 from lightning_sparsegrad.studies import _report_pictures as pictures
 from lightning_sparsegrad.studies import _report_tables as tables
 from lightning_sparsegrad.studies._comparison import Difference, Summary, compare, summarise
-from lightning_sparsegrad.studies._outcomes import Outcome
+from lightning_sparsegrad.studies._run_results import RunResult
 from lightning_sparsegrad.studies._study import Study
 
 REPORT = "report.md"
@@ -22,22 +22,22 @@ FILES = (
 )  # what a report may write
 
 
-def write_report(study: Study, outcomes: Sequence[Outcome], folder: Path, *, missing: int = 0) -> str:
+def write_report(study: Study, results: Sequence[RunResult], folder: Path, *, missing: int = 0) -> str:
     """Write the report of the runs that have ended, and return its text. The same runs make the same report.
 
     Args:
         study: The study.
-        outcomes: Its runs that have ended.
+        results: The results of its runs that have ended.
         folder: Where to.
         missing: How many runs have not.
     """
-    outcomes = sorted(outcomes, key=lambda run: (list(study.arms).index(run.arm), run.setting, run.seed))
-    summaries = summarise(study, outcomes)
+    results = sorted(results, key=lambda run: (list(study.arms).index(run.arm), run.setting, run.seed))
+    summaries = summarise(study, results)
     differences = compare(study, summaries)
     folder.mkdir(parents=True, exist_ok=True)
     parts = tables.parts_table(summaries)
     for name, table in {
-        "runs": tables.runs_table(outcomes),
+        "runs": tables.runs_table(results),
         "arms": tables.arms_table(summaries),
         "differences": tables.differences_table(differences),
         "parts": parts,
@@ -62,7 +62,7 @@ def _text(
     drawn: dict[str, str],
     missing: int,
 ) -> str:
-    runs = sum(len(summary.outcomes) for summary in summaries)
+    runs = sum(len(summary.results) for summary in summaries)
     lines = [
         f"# {study.metric}: {len(study.arms)} arms, {len(study.all_seeds)} seeds",
         "",
@@ -77,11 +77,11 @@ def _text(
         lines += ["", f"## {setting or 'All runs'}", "", _bar(within), "", tables.arms_markdown(within)]
         if against:
             lines += [f"Against `{study.reference}`:", "", tables.differences_markdown(against)]
-        if study.groups and any(run.parts for summary in within for run in summary.outcomes.values()):
+        if study.groups and any(run.parts for summary in within for run in summary.results.values()):
             lines += [_groups(study, within), "", tables.groups_markdown(study, within)]
         if not parts.empty and (of_setting := parts[parts["setting"] == setting]).size:
             lines += ["Means of parts:", "", tables.parts_markdown(of_setting)]
-    errors = [run for summary in summaries for run in summary.outcomes.values() if run.error]
+    errors = [run for summary in summaries for run in summary.results.values() if run.error]
     if errors:
         lines += ["", "## Runs that diverged or ended with an error", ""]
         lines += [f"- {run.folder.name}: {run.error}" for run in errors]
@@ -91,7 +91,7 @@ def _text(
 
 
 def _bar(summaries: Sequence[Summary]) -> str:
-    bars = [run.bar for summary in summaries for run in summary.outcomes.values() if run.bar == run.bar]
+    bars = [run.bar for summary in summaries for run in summary.results.values() if run.bar == run.bar]
     if not bars:
         return "No bar tells which runs have failed."
     low, high = f"{min(bars):.3f}", f"{max(bars):.3f}"
@@ -99,7 +99,7 @@ def _bar(summaries: Sequence[Summary]) -> str:
 
 
 def _groups(study: Study, summaries: Sequence[Summary]) -> str:
-    known = {part for summary in summaries for run in summary.outcomes.values() for part in run.parts}
+    known = {part for summary in summaries for run in summary.results.values() for part in run.parts}
     unknown = ", ".join(f"`{part}`" for parts in study.groups.values() for part in parts if part not in known)
     return f"Means over groups of parts{unknown and f'; no run has {unknown}'}:"
 

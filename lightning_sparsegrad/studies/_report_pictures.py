@@ -68,7 +68,7 @@ def draw_distributions(study: Study, summaries: Sequence[Summary]) -> Figure | N
         for summary in summaries:
             if summary.setting == setting:
                 _draw_arm(panel, summary, arms.index(summary.arm))
-        runs = [run for summary in summaries if summary.setting == setting for run in summary.outcomes.values()]
+        runs = [run for summary in summaries if summary.setting == setting for run in summary.results.values()]
         for bar in {run.bar for run in runs if run.failed and not isnan(run.bar)}:
             panel.axvline(bar, color=GREY, linestyle="--", linewidth=1)
         panel.set_title(setting, fontsize=10)
@@ -81,7 +81,7 @@ def draw_distributions(study: Study, summaries: Sequence[Summary]) -> Figure | N
 
 
 def _draw_arm(panel: Axes, summary: Summary, row: int) -> None:
-    runs = [run for run in summary.outcomes.values() if not isnan(run.value)]
+    runs = [run for run in summary.results.values() if not isnan(run.value)]
     offsets = np.linspace(-0.26, 0.1, len(runs)) if len(runs) > 1 else np.zeros(1)
     for failed, marker, colour in ((False, "o", BLUE), (True, "x", ORANGE)):
         places = [place for place, run in enumerate(runs) if run.failed == failed]
@@ -119,7 +119,7 @@ def draw_curves(study: Study, summaries: Sequence[Summary]) -> Figure | None:
 
 def _band(summary: Summary) -> pd.DataFrame:
     """Return the mean and its interval by step, at steps that all runs of the arm have."""
-    curves = [run.curve for run in summary.outcomes.values() if run.curve]
+    curves = [run.curve for run in summary.results.values() if run.curve]
     steps = sorted(set.intersection(*map(set, curves))) if curves else []
     rows = []
     for step in steps:
@@ -131,9 +131,7 @@ def _band(summary: Summary) -> pd.DataFrame:
 def draw_gains(study: Study, summaries: Sequence[Summary]) -> Figure | None:
     """Draw the gains over the baseline, a panel for each setting, a row for each arm, a column for each part."""
     baselines = {summary.setting: summary for summary in summaries if summary.arm == study.reference}
-    parts = list(
-        dict.fromkeys(part for summary in summaries for run in summary.outcomes.values() for part in run.parts)
-    )
+    parts = list(dict.fromkeys(part for summary in summaries for run in summary.results.values() for part in run.parts))
     shown = [summary for summary in summaries if summary.setting in baselines and summary.arm != study.reference]
     if not parts or not shown:
         return None

@@ -9,11 +9,11 @@ import pandas as pd
 from lightning_sparsegrad.metrics._evaluation_table import to_markdown
 from lightning_sparsegrad.studies._comparison import Difference, Summary, paired
 from lightning_sparsegrad.studies._inference import Interval, mean_interval
-from lightning_sparsegrad.studies._outcomes import Outcome
+from lightning_sparsegrad.studies._run_results import RunResult
 from lightning_sparsegrad.studies._study import Study
 
 
-def runs_table(outcomes: Sequence[Outcome]) -> pd.DataFrame:
+def runs_table(results: Sequence[RunResult]) -> pd.DataFrame:
     """Return a row for each run."""
     return pd.DataFrame(
         [
@@ -29,7 +29,7 @@ def runs_table(outcomes: Sequence[Outcome]) -> pd.DataFrame:
                 "run": run.folder.name,
                 **run.parts,
             }
-            for run in outcomes
+            for run in results
         ]
     )
 
@@ -41,7 +41,7 @@ def arms_table(summaries: Sequence[Summary]) -> pd.DataFrame:
             {
                 "setting": summary.setting,
                 "arm": summary.arm,
-                "runs": len(summary.outcomes),
+                "runs": len(summary.results),
                 "failed": summary.failed,
                 **_ends("mean", summary.mean),
                 **_ends("deviation", summary.deviation),
@@ -81,7 +81,7 @@ def arms_markdown(summaries: Sequence[Summary]) -> str:
     rows = [
         [
             summary.arm,
-            str(len(summary.outcomes)),
+            str(len(summary.results)),
             str(summary.failed),
             _interval(summary.mean),
             _interval(summary.deviation),
@@ -118,7 +118,7 @@ def parts_table(summaries: Sequence[Summary]) -> pd.DataFrame:
     """Return the mean over the seeds of each part of the data, a row for each arm in each setting."""
     rows = []
     for summary in summaries:
-        runs = [run for run in summary.outcomes.values() if run.parts]
+        runs = [run for run in summary.results.values() if run.parts]
         names = dict.fromkeys(part for run in runs for part in run.parts)
         means = {part: fmean(run.parts[part] for run in runs if part in run.parts) for part in names}
         if means:
@@ -148,7 +148,7 @@ def groups_markdown(study: Study, summaries: Sequence[Summary]) -> str:
     for summary in summaries:
         cells = [summary.arm]
         for parts in study.groups.values():
-            runs = {seed: of_group(run, parts) for seed, run in summary.outcomes.items()}
+            runs = {seed: of_group(run, parts) for seed, run in summary.results.items()}
             values = [value for value in runs.values() if not isnan(value)]
             cells.append(_interval(mean_interval(values)) if values else "")
             cells.append(
@@ -162,15 +162,13 @@ def groups_markdown(study: Study, summaries: Sequence[Summary]) -> str:
 
 
 def _against(summary: Summary, baseline: Summary, parts: Sequence[str]) -> Interval:
-    shared = [seed for seed in summary.outcomes if seed in baseline.outcomes]
-    differences = [
-        of_group(summary.outcomes[seed], parts) - of_group(baseline.outcomes[seed], parts) for seed in shared
-    ]
+    shared = [seed for seed in summary.results if seed in baseline.results]
+    differences = [of_group(summary.results[seed], parts) - of_group(baseline.results[seed], parts) for seed in shared]
     known = [difference for difference in differences if not isnan(difference)]
     return mean_interval(known) if known else Interval(nan)
 
 
-def of_group(run: Outcome, parts: Sequence[str]) -> float:
+def of_group(run: RunResult, parts: Sequence[str]) -> float:
     """Return the unweighted mean of a run over parts of the data; undefined if it has none of them."""
     found = [run.parts[part] for part in parts if part in run.parts]
     return fmean(found) if found else nan
@@ -178,8 +176,8 @@ def of_group(run: Outcome, parts: Sequence[str]) -> float:
 
 def part_gain(summary: Summary, baseline: Summary, part: str) -> Interval:
     """Return the mean gain on one part of the data over the baseline, seed by seed."""
-    shared = [seed for seed in summary.outcomes if seed in baseline.outcomes]
-    known = paired([(summary.outcomes[seed], baseline.outcomes[seed]) for seed in shared], part)
+    shared = [seed for seed in summary.results if seed in baseline.results]
+    known = paired([(summary.results[seed], baseline.results[seed]) for seed in shared], part)
     return mean_interval(known) if known else Interval(nan)
 
 

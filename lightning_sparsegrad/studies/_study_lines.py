@@ -6,7 +6,7 @@ from threading import Event, Thread
 from time import monotonic
 
 from lightning_sparsegrad.callbacks._lines import is_terminal, of_total, time_left, write_line
-from lightning_sparsegrad.studies._outcomes import outcome_of
+from lightning_sparsegrad.studies._run_results import run_result
 from lightning_sparsegrad.studies._runs import Run
 from lightning_sparsegrad.studies._study import Study
 
@@ -48,7 +48,7 @@ class StudyLines:
         elif "diverged" in result:
             words = "diverged"
         else:
-            words = f"{self._study.metric} {outcome_of(run, self._study).value:.4g}"
+            words = f"{self._study.metric} {run_result(run, self._study).value:.4g}"
         self._words = f"last {run.name}: {words}"
 
     def write(self) -> None:

@@ -81,7 +81,7 @@ def draw_gradients(history: pd.DataFrame) -> Figure:
 def _read(summary: Summary, name: str) -> dict[bool, list[pd.DataFrame]]:
     """Return what the runs of an arm recorded, by whether they have failed."""
     found: dict[bool, list[pd.DataFrame]] = {False: [], True: []}
-    for run in summary.outcomes.values():
+    for run in summary.results.values():
         path: Path = run.folder / name
         if path.is_file():
             found[run.failed].append(read_history(path))

@@ -193,6 +193,18 @@ class GradientTransform(ABC):
         """Everything that follows training progress."""
         return ()
 
+    def settings(self, window: Window) -> Mapping[str, float | Mapping[str, float]]:
+        """Return the rates, thresholds and other numbers that hold in a window, by argument: for `describe`.
+
+        A number holds for everything, or there is one by the name of each component, of `scaled_components` or a
+        parameter. By default, what attributes of the strategy hold that are among its `schedules`.
+
+        Args:
+            window: The window, asked once the strategy is bound.
+        """
+        followed = {id(schedule) for schedule in self.schedules if not schedule.needs_height}
+        return {name: value(window.progress) for name, value in vars(self).items() if id(value) in followed}
+
     @property
     def seeds(self) -> Sequence[tuple[str, int | None]]:
         """The (class name, seed) pairs random draws are keyed by."""
@@ -321,6 +333,6 @@ def _groups(transform: GradientTransform) -> list[frozenset[str]] | None:
     return [frozenset(group) for group in groups]
 
 
-def share(part: Tensor | float, whole: int) -> Tensor:
+def share(count: Tensor | float, total: int) -> Tensor:
     """Return `part / whole` as a 0-d float32 tensor; of nothing, everything."""
-    return torch.as_tensor(part / whole if whole else 1.0, dtype=torch.float32)
+    return torch.as_tensor(count / total if total else 1.0, dtype=torch.float32)

@@ -193,7 +193,7 @@ def test_mistakes_are_answered_in_one_line(
     for argument, message in (
         ("--jobs=0", "Parameter `jobs` should be positive. Found `jobs = 0`."),
         ("--launcher=slurm", "Parameter `launcher` should be"),
-        ("--seed=3", "`seed` is no option, in `--seed=3`. Near matches: `seeds`"),
+        ("--seed=3", "`seed` is not an option, in `--seed=3`. Near matches: `seeds`"),
         ("--report_only", "A report should have a run that has ended. Found none"),
     ):
         with subtests.test(argument):

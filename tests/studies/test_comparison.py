@@ -8,42 +8,42 @@ import pytest
 
 from lightning_sparsegrad.studies._comparison import NOTHING_SHOWN, Difference, compare, summarise
 from lightning_sparsegrad.studies._inference import corrected
-from lightning_sparsegrad.studies._outcomes import Outcome
-from tests.studies.simulated import BAR, broken, outcomes, study_of
+from lightning_sparsegrad.studies._run_results import RunResult
+from tests.studies.simulated import BAR, broken, simulate, study_of
 
 
-def differences(*runs: list[Outcome], mode: str = "max") -> dict[str, Difference]:
+def differences(*runs: list[RunResult], mode: str = "max") -> dict[str, Difference]:
     study = study_of(*dict.fromkeys(run.arm for of_arm in runs for run in of_arm), mode=mode)
     found = compare(study, summarise(study, [run for of_arm in runs for run in of_arm]))
     return {difference.arm: difference for difference in found}
 
 
 def test_arms_of_the_same_kind_are_not_told_apart() -> None:
-    found = differences(outcomes("a"), outcomes("b"), outcomes("c"), outcomes("d"))
+    found = differences(simulate("a"), simulate("b"), simulate("c"), simulate("d"))
     assert {difference.verdict for difference in found.values()} == {NOTHING_SHOWN}
 
 
 def test_a_better_mean_is_shown() -> None:
-    found = differences(outcomes("a"), outcomes("b", mean=0.85), outcomes("c", mean=0.75))
+    found = differences(simulate("a"), simulate("b", mean=0.85), simulate("c", mean=0.75))
     assert found["b"].verdict == "better mean"
     assert found["b"].mean.low > 0
     assert found["c"].verdict == "worse mean"
 
 
 def test_less_is_better_where_the_study_says_so() -> None:
-    found = differences(outcomes("a", sign=-1), outcomes("b", mean=0.85, sign=-1), mode="min")
+    found = differences(simulate("a", sign=-1), simulate("b", mean=0.85, sign=-1), mode="min")
     assert found["b"].verdict == "worse mean"
 
 
 def test_less_variance_is_shown() -> None:
-    found = differences(outcomes("a", deviation=0.06), outcomes("b", deviation=0.005))
+    found = differences(simulate("a", deviation=0.06), simulate("b", deviation=0.005))
     assert found["b"].verdict == "varies less"
     assert found["b"].ratio < 0.3
-    assert differences(outcomes("b", deviation=0.005), outcomes("a", deviation=0.06))["a"].verdict == "varies more"
+    assert differences(simulate("b", deviation=0.005), simulate("a", deviation=0.06))["a"].verdict == "varies more"
 
 
-def of_values(arm: str, values: list[float]) -> list[Outcome]:
-    return [Outcome(arm, "", seed, value, nan, 1) for seed, value in enumerate(values)]
+def of_values(arm: str, values: list[float]) -> list[RunResult]:
+    return [RunResult(arm, "", seed, value, nan, 1) for seed, value in enumerate(values)]
 
 
 def test_variance_is_told_where_test_and_ratio_agree() -> None:
@@ -57,21 +57,21 @@ def test_variance_is_told_where_test_and_ratio_agree() -> None:
 
 
 def test_what_is_shown_of_a_part_of_the_runs_is_told_as_such() -> None:
-    half = [*outcomes("b", mean=0.9, seeds=10), *(broken("b", seed) for seed in range(10, 20))]
-    found = differences(outcomes("a"), half)["b"]
+    half = [*simulate("b", mean=0.9, seeds=10), *(broken("b", seed) for seed in range(10, 20))]
+    found = differences(simulate("a"), half)["b"]
     assert found.verdict == "better mean among runs with a value, fails more"
-    assert differences(outcomes("a"), half[:10])["b"].verdict == "better mean"
+    assert differences(simulate("a"), half[:10])["b"].verdict == "better mean"
 
 
 def test_fewer_failures_are_shown() -> None:
-    found = differences(outcomes("a", failing=0.7), outcomes("b"))
+    found = differences(simulate("a", failing=0.7), simulate("b"))
     assert "fails less" in found["b"].verdict
-    assert "fails more" in differences(outcomes("b"), outcomes("a", failing=0.7))["a"].verdict
+    assert "fails more" in differences(simulate("b"), simulate("a", failing=0.7))["a"].verdict
 
 
 def test_nothing_is_better_where_the_interval_has_zero() -> None:
     """A permutation test can say so where a bootstrap does not, and the other way round: both have to."""
-    found = differences(outcomes("a"), outcomes("b", mean=0.85))["b"]
+    found = differences(simulate("a"), simulate("b", mean=0.85))["b"]
     across = replace(found, mean=replace(found.mean, low=-0.01))
     assert across.p_mean < 0.05
     assert across.verdict == NOTHING_SHOWN
@@ -79,8 +79,8 @@ def test_nothing_is_better_where_the_interval_has_zero() -> None:
 
 
 def test_runs_are_paired_by_seed() -> None:
-    first, second = outcomes("a", deviation=0.2), outcomes("b")
-    shifted = [Outcome(**{**vars(run), "arm": "b", "value": run.value + 0.01}) for run in first]
+    first, second = simulate("a", deviation=0.2), simulate("b")
+    shifted = [RunResult(**{**vars(run), "arm": "b", "value": run.value + 0.01}) for run in first]
     found = differences(first, shifted)["b"]
     assert found.mean.value == pytest.approx(0.01)
     assert found.mean.high - found.mean.low < 1e-9
@@ -88,7 +88,7 @@ def test_runs_are_paired_by_seed() -> None:
 
 
 def test_runs_without_a_value_have_failed_and_have_no_pair() -> None:
-    runs = [*outcomes("a", seeds=5), *outcomes("b", seeds=4), broken("b", 4)]
+    runs = [*simulate("a", seeds=5), *simulate("b", seeds=4), broken("b", 4)]
     study = study_of("a", "b", seeds=5)
     first, second = summarise(study, runs)
     (found,) = compare(study, [first, second])
@@ -98,16 +98,16 @@ def test_runs_without_a_value_have_failed_and_have_no_pair() -> None:
 
 
 def test_a_run_at_the_bar_has_failed() -> None:
-    at, above = (Outcome("a", "", 0, value, BAR, 1) for value in (BAR, BAR + 1e-6))
+    at, above = (RunResult("a", "", 0, value, BAR, 1) for value in (BAR, BAR + 1e-6))
     assert at.failed
     assert not above.failed
-    less = Outcome("a", "", 0, BAR - 0.1, BAR, -1)
+    less = RunResult("a", "", 0, BAR - 0.1, BAR, -1)
     assert not less.failed
-    assert not Outcome("a", "", 0, 0.1, float("nan"), 1).failed
+    assert not RunResult("a", "", 0, 0.1, float("nan"), 1).failed
 
 
 def test_tests_are_corrected_for_the_number_of_arms() -> None:
-    arms = [outcomes(arm, mean=mean) for arm, mean in (("a", 0.8), ("b", 0.812), ("c", 0.814), ("d", 0.8))]
+    arms = [simulate(arm, mean=mean) for arm, mean in (("a", 0.8), ("b", 0.812), ("c", 0.814), ("d", 0.8))]
     alone = [differences(arms[0], other)[other[0].arm] for other in arms[1:]]
     together = differences(*arms)
     for name in ("p_mean", "p_variance", "p_failures"):
@@ -119,10 +119,10 @@ def test_tests_are_corrected_for_the_number_of_arms() -> None:
 def test_settings_are_kept_apart() -> None:
     study = study_of("a", "b", grid={"lr": [0.1, 0.2]})
     runs = [
-        *outcomes("a", setting="lr=0.1"),
-        *outcomes("b", setting="lr=0.1", mean=0.9),
-        *outcomes("a", setting="lr=0.2"),
-        *outcomes("b", setting="lr=0.2"),
+        *simulate("a", setting="lr=0.1"),
+        *simulate("b", setting="lr=0.1", mean=0.9),
+        *simulate("a", setting="lr=0.2"),
+        *simulate("b", setting="lr=0.2"),
     ]
     found = compare(study, summarise(study, runs))
     assert [(difference.setting, difference.verdict) for difference in found] == [
@@ -132,13 +132,13 @@ def test_settings_are_kept_apart() -> None:
 
 
 def test_one_seed_shows_nothing() -> None:
-    found = differences(outcomes("a", seeds=1), outcomes("b", mean=0.95, seeds=1))["b"]
+    found = differences(simulate("a", seeds=1), simulate("b", mean=0.95, seeds=1))["b"]
     assert isnan(found.p_mean)
     assert found.verdict == NOTHING_SHOWN
 
 
 def test_the_order_of_runs_does_not_matter() -> None:
-    runs = [*outcomes("a"), *outcomes("b", mean=0.85)]
+    runs = [*simulate("a"), *simulate("b", mean=0.85)]
     study = study_of("a", "b")
     expected = compare(study, summarise(study, runs))
     order = np.random.default_rng(0).permutation(len(runs))

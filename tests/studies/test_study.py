@@ -112,8 +112,8 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"grid": {"d": {"few": "few.yaml"}}}, r"`grid\.d` should give `few` a list of files .* `few = 'few.yaml'`"),
     ({"grid": {"d": {"few": {"data.size": 2}}}}, r"Parameter `grid\.d` should give `few` a list"),
     ({"grid": {"d": {"few": None}}}, r"Parameter `grid\.d` should give `few` a list"),
-    ({"grid": {"d": {2: []}}}, r"Parameter `grid\.d` should give names that are text.* Found `2`"),
-    ({"arms": {False: []}}, r"Parameter `arms` should give names that are text.* Found `False`"),
+    ({"grid": {"d": {2: []}}}, r"Parameter `grid\.d` should have names that are text.* Found `2`"),
+    ({"arms": {False: []}}, r"Parameter `arms` should have names that are text.* Found `False`"),
     ({"gradients_every": 0}, r"Parameter `gradients_every` should be positive or null\. Found"),
     ({"trial": Trial(arms=["dorp"])}, r"Parameter `trial.arms` should be one of .* Near matches: `drop`"),
     ({"trial": Trial(settings={"lr": [1]})}, r"Parameter `trial.settings` should be one of "),
@@ -132,7 +132,7 @@ def test_what_a_study_cannot_say(subtests: pytest.Subtests) -> None:
 
 def test_an_arm_that_makes_no_config_is_named(tmp_path: Path) -> None:
     wrong = [{"model.gradient_transform": "GradDrop", "model.gradient_transform.rat": 0.5}]
-    with pytest.raises(ConfigurationError, match=r"In arm `wrong`: `rat` is no argument of `GradDrop`.*`rate`\.$"):
+    with pytest.raises(ConfigurationError, match=r"In arm `wrong`: `rat` is not an argument of `GradDrop`.*`rate`\.$"):
         runs_of(tmp_path, arms={"plain": [], "wrong": wrong})
     with pytest.raises(ConfigurationError, match=r"In arm `plain`: .*missing\.yaml"):
         runs_of(tmp_path, arms={"plain": ["missing.yaml"]})

@@ -105,6 +105,9 @@ class AdaptiveGradientClip(GradientTransform):
             )
             self._factors = dict(zip(names, factors, strict=True))
 
+    def settings(self, window: Window) -> Mapping[str, Mapping[str, float]]:
+        return {"clipping": dict.fromkeys(self._dims, self.clipping(window.progress))}
+
     @property
     def factors(self) -> Mapping[str, Tensor]:
         return self._factors
@@ -115,7 +118,7 @@ class AdaptiveGradientClip(GradientTransform):
         if not self._factors:
             return {"clipped": torch.zeros(())}
         first, *_ = factors = list(self._factors.values())
-        clipped = ~(torch.cat([of_one.to(first) for of_one in factors]) >= 1)  # an undefined norm counts
+        clipped = ~(torch.cat([unit_factors.to(first) for unit_factors in factors]) >= 1)  # an undefined norm counts
         return {"clipped": clipped.float().mean()}
 
     def __repr__(self) -> str:

@@ -61,8 +61,8 @@ class NormClip(GradientTransform):
             max_norm = max_norms[id(threshold)]
             if isinf(max_norm):
                 continue
-            found = [(part, gradients[part.parameter]) for part in component.parts if part.parameter in gradients]
-            pieces = [(piece, group_of(gradient)) for part, gradient in found for piece in part.held(gradient)]
+            present = [(part, gradients[part.parameter]) for part in component.parts if part.parameter in gradients]
+            pieces = [(piece, group_of(gradient)) for part, gradient in present for piece in part.held(gradient)]
             if pieces:
                 held += pieces
                 sizes.append(len(pieces))
@@ -74,6 +74,9 @@ class NormClip(GradientTransform):
             self._norms, self._factors = clip_components_(
                 tensors, sizes, thresholds, norm_type=self.norm_type, loss_scale=scale, groups=groups
             )
+
+    def settings(self, window: Window) -> Mapping[str, Mapping[str, float]]:
+        return {"max_norm": {component.name: threshold(window.progress) for component, threshold in self._resolved}}
 
     @property
     def scaled_components(self) -> Sequence[Component]:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from lightning_sparsegrad.errors import near_matches
 from lightning_sparsegrad.loops._divergence import is_validation_loss
-from lightning_sparsegrad.metrics._evaluation_table import is_part, place_of
+from lightning_sparsegrad.metrics._evaluation_table import is_part, metric_and_part
 from lightning_sparsegrad.studies._runs import Run
 from lightning_sparsegrad.studies._study import Study
 
@@ -19,7 +19,7 @@ _METRICS = "metrics.csv"
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunResult:
     """How one run went.
 
     Args:
@@ -56,25 +56,25 @@ class Outcome:
         return self.value != self.value or self.value * self.sign <= self.bar * self.sign
 
 
-def outcomes_of(runs: Sequence[Run], study: Study) -> list[Outcome]:
+def run_results(runs: Sequence[Run], study: Study) -> list[RunResult]:
     """Return how runs that have ended went.
 
     One that was to end where gradients are not finite never got to its bar: it has that of another run on its data.
     """
-    found = [outcome_of(run, study) for run in runs]
-    bars = {(run.setting, run.seed): run.bar for run in found if not isnan(run.bar)}
+    results = [run_result(run, study) for run in runs]
+    bars = {(run.setting, run.seed): run.bar for run in results if not isnan(run.bar)}
 
-    def completed(run: Outcome) -> Outcome:
+    def completed(run: RunResult) -> RunResult:
         of_setting = [bar for (setting, _), bar in bars.items() if setting == run.setting]
         if not run.diverged or not isnan(run.bar) or not of_setting:
             return run
         bar = bars.get((run.setting, run.seed), median(of_setting))
         return replace(run, bar=bar, value=bar)
 
-    return [completed(run) for run in found]
+    return [completed(run) for run in results]
 
 
-def outcome_of(run: Run, study: Study) -> Outcome:
+def run_result(run: Run, study: Study) -> RunResult:
     """Return how a run that has ended went."""
     result: dict[str, Any] = run.result or {}
     metrics = {name: nan if value is None else float(value) for name, value in result.get("metrics", {}).items()}
@@ -91,7 +91,7 @@ def outcome_of(run: Run, study: Study) -> Outcome:
     if not error and study.metric not in metrics:
         error = f"`{study.metric}` was not logged.{near_matches(study.metric, metrics)}"
     value = nan if error else metrics.get(study.metric, nan)
-    return Outcome(
+    return RunResult(
         arm=run.arm,
         setting=run.setting,
         seed=run.seed,
@@ -125,7 +125,7 @@ def _parts(metrics: dict[str, float], metric: str) -> dict[str, float]:
     """Return the values by part of `<split>/<metric>/mean_unseen`, or of `<split>/<metric>`."""
     prefix, _, rest = metric.partition("/")
     name = rest.partition("/")[0]
-    places = {found: place_of(found, prefix=f"{prefix}/") for found in metrics}
+    places = {found: metric_and_part(found, prefix=f"{prefix}/") for found in metrics}
     return {
         place[1]: metrics[found] for found, place in places.items() if place and place[0] == name and is_part(place[1])
     }
