@@ -44,6 +44,17 @@ def commands(document: Path) -> list[str]:
     return [command for line in lines if (command := re.sub(r"(^|\s)#.*", "", line).strip())]
 
 
+def files(document: Path) -> dict[str, str]:
+    """Return the files that a document shows, by name: what a session writes, configs by their first line, classes."""
+    shown = dict(re.findall(r"cat > (\S+) <<'END'\n(.*?)END$", _typed(document), flags=re.DOTALL | re.MULTILINE))
+    shown |= {name: code for code in blocks(document, "yaml") for name in re.findall(r"\A# (\S+\.yaml)", code)}
+    return shown | {"my_strategies.py": "\n".join(blocks(document, "python"))}
+
+
+def _typed(document: Path) -> str:
+    return "\n".join(command for block in blocks(document, "console") for command, _ in session(block))
+
+
 def session(block: str) -> list[tuple[str, str]]:
     """Return the commands of a `console` block, each with what the document says that it writes."""
     steps: list[tuple[str, str]] = []

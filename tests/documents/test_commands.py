@@ -11,12 +11,12 @@ from lightning_sparsegrad.studies._lightning import ConfigReader
 from lightning_sparsegrad.studies._runs import make_runs
 from lightning_sparsegrad.studies._study import Study
 from tests.cases import cases
-from tests.documents import DOCUMENTS, GUIDES, README, blocks, commands
+from tests.documents import DOCUMENTS, GUIDES, README, blocks, commands, files
 from tests.strategies import ROOT
 
 OTHERS = (  # which need a checkpoint, a network or hours
-    *("sparsegrad test ", "sparsegrad predict ", "sparsegrad study ", "python -m benchmarks.studies "),
-    *("pip install ", "apt-get install ", "pytest", "export OMP_"),
+    *("sparsegrad fit --ckpt_path ", "sparsegrad test ", "sparsegrad predict ", "sparsegrad study "),
+    *("python -m benchmarks.studies ", "pip install ", "apt-get install ", "pytest", "export OMP_"),
 )
 
 
@@ -36,26 +36,35 @@ def understood(arguments: list[str]) -> dict[str, Any]:
     return resolved
 
 
-def fits(*documents: Path) -> list[str]:
-    found = [
-        command for each in documents for command in parts(each) if re.search(r"(sparsegrad|cli\.py) fit", command)
-    ]
-    return sorted(set(found))
+def fits(document: Path) -> list[str]:
+    """Return the commands that fit anew, whose arguments can be read without a checkpoint."""
+    return [command for command in parts(document) if " fit --config" in command]
 
 
-@cases("command", fits(README))
-def test_the_fits_of_the_readme_are_understood(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    _, _, arguments = command.partition(" fit ")
-    assert understood(["fit", *shlex.split(arguments)])["model"]["class_path"].endswith("SequenceClassification")
+def check_fits(document: Path, folder: Path, subtests: pytest.Subtests, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have each `fit` of a document read its arguments, beside the files that the document shows."""
+    for name, text in files(document).items():
+        (folder / name).write_text(text)
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(folder)
+    for command in fits(document):
+        with subtests.test(command):
+            _, _, arguments = command.removesuffix(" --print_config").partition(" fit ")
+            assert understood(["fit", *shlex.split(arguments)])["model"]["class_path"]
+
+
+def test_the_fits_of_the_readme_are_understood(
+    tmp_path: Path, subtests: pytest.Subtests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_fits(README, tmp_path, subtests, monkeypatch)
 
 
 @pytest.mark.long
-@cases("command", fits(*GUIDES))
-def test_the_fits_of_the_guides_are_understood(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    _, _, arguments = command.partition(" fit ")
-    assert understood(["fit", *shlex.split(arguments)])["model"]["class_path"]
+@pytest.mark.parametrize("document", [each for each in GUIDES if fits(each)], ids=lambda each: each.name)
+def test_the_fits_of_a_guide_are_understood(
+    document: Path, tmp_path: Path, subtests: pytest.Subtests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_fits(document, tmp_path, subtests, monkeypatch)
 
 
 def test_no_command_goes_unread() -> None:

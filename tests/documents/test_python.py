@@ -7,16 +7,11 @@ import pytest
 from tests.documents import DOCUMENTS, python_blocks
 from tests.documents.output import same
 
-LONG = {"migrating.md", "own_strategy.md", "monitoring.md", "devices.md"}  # which train, or load a pretrained model
-RUN = [
-    pytest.param(document, id=document.name, marks=pytest.mark.long if document.name in LONG else ())
-    for document in DOCUMENTS
-    if python_blocks(document)
-]
-
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
-@pytest.mark.parametrize("document", RUN)
+@pytest.mark.parametrize(
+    "document", [document for document in DOCUMENTS if python_blocks(document)], ids=lambda each: each.name
+)
 def test_the_blocks_run_one_after_the_other_and_print_what_is_shown(
     document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
