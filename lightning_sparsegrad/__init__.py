@@ -33,6 +33,8 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_sparsegrad import _moved
 
+__version__ = "0.2.0"
+
 # what the packages export, written out to be known before they are imported; of `transforms`, everything
 _LAZY = {
     "callbacks": "ExactResume GradientMonitor GradientTransformCallback PredictionWriter PretrainedDistance "
