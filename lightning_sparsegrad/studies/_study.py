@@ -49,7 +49,7 @@ class Study:
         select: Whether a run counts with its last validation or with its best.
         grid: The axes of the settings: an argument with its values, or a name of your choice with overlays by label.
             Every combination is a setting. Arms are compared within a setting, and their overlays apply after its own.
-        failed_at: A run has failed if its metric is not better than this value. A run that diverged (weights or
+        failed_at: A run has failed if its metric is no better than this value. A run that diverged (weights or
             validation loss are not finite at its end) counts with this value. By default the score of always
             predicting the most frequent class of the validation split, if the task classifies texts.
         groups: Name to parts of the data, for tables of means over them: `{under-resourced: [sw, am, yo]}`.
@@ -58,6 +58,7 @@ class Study:
         distances_every: Record how far weights moved every this many optimizer steps (`PretrainedDistance`); `None`
             for never.
         checkpoints: Whether runs keep checkpoints.
+        needs: Files and folders that the runs read, each with a sentence that says how to make it.
         trial: The changes that `--quick` makes.
 
     Raises:
@@ -77,6 +78,7 @@ class Study:
     gradients_every: int | None = 20
     distances_every: int | None = None
     checkpoints: bool = False
+    needs: dict[str, str] = field(default_factory=dict)
     trial: Trial = field(default_factory=Trial)
 
     def __post_init__(self) -> None:
