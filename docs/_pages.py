@@ -15,6 +15,7 @@ GENERATED = ("api", "project", "strategies", "studies")  # folders that hold not
 def setup(app: Sphinx) -> dict[str, Any]:
     """Have Sphinx generate the pages before it reads them."""
     app.connect("builder-inited", lambda _: write_pages(DOCS))
+    app.connect("source-read", _repository_pages.relink)
     _autodoc.connect(app)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 

@@ -5,8 +5,12 @@ import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from tests.strategies import ROOT
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
 
 _STUDIES = "benchmarks/studies"
 _LINK = re.compile(r"(?P<image>!?)\[(?P<text>[^\]]*)\]\((?P<target>(?![a-z]+:|#)[^)#\s]+)(?P<anchor>#[\w-]*)?\)")
@@ -21,6 +25,14 @@ def pages() -> Iterator[tuple[str, str]]:
             heading, _, rest = text.removeprefix("# ").partition("\n")
             text = f"# {PurePosixPath(page).stem}\n\n{heading}.\n{rest}"
         yield page, f"{text}{_contents(sources)}" if page == "studies/index.md" else text
+
+
+def relink(app: "Sphinx", page: str, content: list[str]) -> None:  # noqa: ARG001  # what Sphinx passes
+    """Have a guide link to pages where it links to files of the repository, as it does for those who read it there."""
+    if page.startswith("guides/"):
+        source, sources = f"docs/{page}.md", dict(_sources())
+        page += ".md"
+        content[0] = _LINK.sub(partial(_relinked, source=source, page=page, sources=sources), content[0])
 
 
 def _sources() -> Iterator[tuple[str, str]]:
@@ -45,4 +57,6 @@ def _relinked(link: re.Match[str], source: str, page: str, sources: dict[str, st
         return f"![{link['text']}]({os.path.relpath(file, Path('docs', page).parent)})"
     if file in sources:
         return f"[{link['text']}]({os.path.relpath(sources[file], Path(page).parent)}{link['anchor'] or ''})"
+    if file.startswith("docs/"):
+        return link[0]
     return link["text"] if link["text"].startswith("`") else f"`{file}`"

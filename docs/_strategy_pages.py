@@ -15,8 +15,8 @@ from tests.transforms import table
 PICTURES = ROOT / "docs" / "pictures"
 _OF_STUDIES = re.compile(r"\(benchmarks/studies: ([\w, ]+)\)")
 _CAPTION = (
-    "MiniLM learns the words of the quickstart for 96 steps; a row is a tensor, and grey has no gradient. "
-    ":doc:`../guides/gradients` says how to read it, and how to draw a run of yours."
+    "MiniLM learns the words of the quickstart for 96 steps; a row is a tensor, and grey has no gradient: "
+    ":ref:`how to read it <how-to-read-the-pictures>`."
 )
 
 
@@ -30,7 +30,8 @@ def pages() -> Iterator[tuple[str, str]]:
 def _index() -> Iterator[str]:
     yield "# Strategies\n"
     yield from re.sub(r"^\| `(\w+)`", _linked, "\n".join(table.lines()), flags=re.MULTILINE).splitlines()
-    yield "\n```{toctree}\n:hidden:\n"
+    yield "\n(how-to-read-the-pictures)=\n\n```{include} ../_pictures.md\n```\n"
+    yield "```{toctree}\n:hidden:\n"
     yield from (overlay_name(strategy) for strategy in STRATEGIES)
     yield "```"
 
@@ -59,7 +60,7 @@ def _page(strategy: type) -> Iterator[str]:
         yield f".. literalinclude:: {file}\n   :language: yaml\n   :caption: {overlay.file.relative_to(ROOT)}\n"
     yield "::\n"
     for overlay in overlays:
-        yield f"   sparsegrad fit --config configs/quickstart.yaml --config {overlay.file.relative_to(ROOT)}"
+        yield f"   sparsegrad fit --config quickstart --config gradient/{overlay.name}"
     yield ""
     for heading, name in (("In Python", "Example"), ("Deviations", "Note"), ("Sources", "References")):
         if name in docstring.sections:

@@ -19,7 +19,7 @@ html_copy_source = False
 html_show_sourcelink = False
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.napoleon"]
-exclude_patterns = ["_build", "README.md"]
+exclude_patterns = ["_build", "_*.md"]
 nitpicky = True
 _exported = "|".join(lightning_sparsegrad.__all__)
 nitpick_ignore_regex = [  # types in signatures that have no page here: of other libraries, whose sites are not asked
