@@ -1,6 +1,7 @@
 """Changes to what autodoc shows of a class."""
 
 # ruff: noqa: ARG001  # Sphinx passes more than is needed here
+from abc import ABC
 from collections.abc import Iterator
 
 from sphinx.application import Sphinx
@@ -30,7 +31,7 @@ def connect(app: Sphinx) -> None:
 def _show_public_bases(app: Sphinx, name: str, item: type, options: object, bases: list[type]) -> None:
     """Put in the place of each base that the package does not export the nearest ones that it does, or others."""
     shown = dict.fromkeys(public for base in bases for public in _public(base))
-    bases[:] = [base for base in shown if base is not object]
+    bases[:] = [base for base in shown if base not in {ABC, object}]
 
 
 def _public(kind: type) -> Iterator[type]:

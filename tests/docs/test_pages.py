@@ -92,6 +92,7 @@ def test_links_between_files_of_the_repository_become_links_between_pages() -> N
     assert "configs/studies/transfer.yaml)" not in overview
 
 
+@pytest.mark.long
 def test_the_pages_need_no_sphinx() -> None:
     code = "import sys; sys.modules['sphinx'] = None; from docs import _api_pages, _repository_pages, _strategy_pages"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
