@@ -16,7 +16,7 @@ from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, W
 
 
 class NormClip(GradientTransform):
-    """Base of clips that scale each component to a threshold of its own.
+    """Base class of clips that scale each component to its own threshold.
 
     Args:
         max_norm: Threshold in true gradient units, positive, or a schedule; infinity clips nothing.
@@ -88,7 +88,7 @@ class NormClip(GradientTransform):
 
     @property
     def statistics(self) -> dict[str, Tensor]:
-        """`clipped`: share of components over their threshold; of each, `norm_before/NAME` and `norm_after/NAME`."""
+        """`clipped`: share of components over their threshold; for each, `norm_before/NAME` and `norm_after/NAME`."""
         if not self._names:
             return {"clipped": torch.zeros(())}
         before, after = self._norms.unbind(), (self._norms * self._factors).unbind()
