@@ -18,6 +18,7 @@ GENERATED = ("api", "project", "strategies", "studies")  # folders that hold not
 def setup(app: Sphinx) -> dict[str, Any]:
     """Have Sphinx generate the pages before it reads them."""
     app.connect("builder-inited", lambda _: write_pages(DOCS))
+    app.connect("source-read", _link_guide)
     app.connect("autodoc-process-docstring", _prepare_docstring, priority=400)  # before napoleon, with its 500
     app.connect("autodoc-process-bases", _show_public_bases)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
@@ -41,6 +42,12 @@ def _pages() -> Iterator[tuple[str, str]]:
     yield from _api_pages.pages()
     yield from _strategy_pages.pages()
     yield from _repository_pages.pages()
+
+
+def _link_guide(app: Sphinx, name: str, texts: list[str]) -> None:  # noqa: ARG001  # what Sphinx passes
+    """Have a guide, whose links work in a checkout too, link to the pages of what it names."""
+    if name.startswith("guides/"):
+        texts[0] = _repository_pages.linked_guide(f"{name}.md", texts[0])
 
 
 def _show_public_bases(app: Sphinx, name: str, item: type, options: object, bases: list[type]) -> None:  # noqa: ARG001  # what Sphinx passes

@@ -21,6 +21,17 @@ def pages() -> Iterator[tuple[str, str]]:
     yield "studies/index.md", _studies_index(reports)
 
 
+def linked_guide(name: str, text: str) -> str:
+    """Return the text of a guide, whose links to files of the repository lead to their pages."""
+    sources = dict(_sources())
+
+    def relink(link: re.Match[str]) -> str:
+        file = os.path.normpath(Path("docs", name).parent / link["target"])
+        return _relinked(link, f"docs/{name}", name, sources) if file in sources else link[0]
+
+    return _LINK.sub(relink, text)
+
+
 def _sources() -> Iterator[tuple[str, str]]:
     for name in ("CHANGELOG", "CONTRIBUTING", "SECURITY"):
         if (ROOT / f"{name}.md").exists():

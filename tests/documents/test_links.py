@@ -6,7 +6,7 @@ from tests.documents import DOCUMENTS, prose
 from tests.strategies import ROOT
 
 GENERATED = ROOT / "docs" / "strategies"  # written when the site is built
-COMING = {"explain.md", "overview.png"}
+COMING = {"explain.md"}
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
@@ -25,9 +25,3 @@ def test_the_links_lead_somewhere(document: Path) -> None:
             continue
         assert target.exists(), link
         assert not anchor or anchor in anchors(target), link
-
-
-def test_the_overlays_and_configs_that_documents_name_exist() -> None:
-    for document in DOCUMENTS:
-        for path in re.findall(r"configs/[\w/-]+\.yaml", document.read_text()):
-            assert (ROOT / path).is_file(), f"{document.name}: {path}"
