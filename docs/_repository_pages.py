@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from tests.strategies import ROOT
@@ -15,10 +16,11 @@ def pages() -> Iterator[tuple[str, str]]:
     """Yield the name and the text of each page."""
     sources = dict(_sources())
     for source, page in sources.items():
-        text = _LINK.sub(lambda link: _relinked(link, source, page, sources), (ROOT / source).read_text())  # noqa: B023  # used at once
-        yield page, text
-    reports = "\n".join(sorted(PurePosixPath(page).stem for page in sources.values() if _is_report(page)))
-    yield "studies/index.md", _studies_index(reports)
+        text = _LINK.sub(partial(_relinked, source=source, page=page, sources=sources), (ROOT / source).read_text())
+        if source.endswith("report.md"):
+            heading, _, rest = text.removeprefix("# ").partition("\n")
+            text = f"# {PurePosixPath(page).stem}\n\n{heading}.\n{rest}"
+        yield page, f"{text}{_contents(sources)}" if page == "studies/index.md" else text
 
 
 def linked_guide(name: str, text: str) -> str:
@@ -37,17 +39,14 @@ def _sources() -> Iterator[tuple[str, str]]:
         if (ROOT / f"{name}.md").exists():
             yield f"{name}.md", f"project/{name.lower()}.md"
     yield "benchmarks/README.md", "project/benchmarks.md"
-    yield f"{_STUDIES}/README.md", "studies/overview.md"
+    yield f"{_STUDIES}/README.md", "studies/index.md"
     for report in sorted((ROOT / _STUDIES / "results").glob("*/report.md")):
         yield report.relative_to(ROOT).as_posix(), f"studies/{report.parent.name}.md"
 
 
-def _is_report(page: str) -> bool:
-    return page.startswith("studies/") and page != "studies/overview.md"
-
-
-def _studies_index(reports: str) -> str:
-    return f"# Studies\n\n```{{toctree}}\n:maxdepth: 1\n\noverview\n{reports}\n```\n"
+def _contents(sources: dict[str, str]) -> str:
+    reports = "\n".join(PurePosixPath(page).stem for source, page in sources.items() if source.endswith("report.md"))
+    return f"\n```{{toctree}}\n:hidden:\n\n{reports}\n```\n"
 
 
 def _relinked(link: re.Match[str], source: str, page: str, sources: dict[str, str]) -> str:

@@ -12,6 +12,7 @@ COMMANDS = {
     "validate": "Evaluate a model on the validation set.",
     "test": "Evaluate a model on the test set.",
     "predict": "Write the predictions of a model.",
+    "explain": "Say what a strategy will do to a model, before it trains.",
     "study": "Compare strategies over many runs of `fit`.",
     "export": "Write a checkpoint as a folder for `transformers`.",
 }

@@ -29,14 +29,14 @@ def matching(pattern: str, names: Iterable[str], *, parameter: str) -> list[str]
 
 
 def as_patterns(value: str | Sequence[str] | None) -> list[str]:
-    """Return a list for what may be given as one pattern, several, or none."""
+    """Return a list of patterns, given as one pattern, several, or none."""
     if value is None:
         return []
     return [value] if isinstance(value, str) else list(value)
 
 
 def _near(pattern: str, names: Sequence[str]) -> str:
-    """List names that resemble the pattern, wildcards aside, wherever in the name they do."""
+    """List names of which any section resembles the pattern without its wildcards."""
     core = pattern.strip("*?.")
     depth = core.count(".") + 1
     pieces: dict[str, str] = {}

@@ -24,7 +24,7 @@ def check_policy(nonfinite: NonFinite) -> None:
 def first_nonfinite(gradients: Mapping[str, Tensor]) -> str | None:
     """Return the first name whose gradient is not finite everywhere; `None` on every process or on none.
 
-    It takes one pass over the gradients, two collectives if they are sharded, and one 0-d read on the host.
+    It costs one pass over the gradients, two collectives if they are sharded, and one 0-d read on the host.
 
     Args:
         gradients: Name to gradient, whole or sharded by rows.
@@ -35,7 +35,7 @@ def first_nonfinite(gradients: Mapping[str, Tensor]) -> str | None:
     groups = [group_of(gradient) for gradient in gradients.values()]
     any_bad = bad.any().float()
     for group in dict.fromkeys(group for group in groups if group is not None):
-        # what is whole beside what is sharded may have been reduced by nobody
+        # gradients that are whole on each process, beside sharded ones, may not have been reduced
         torch.distributed.all_reduce(any_bad, torch.distributed.ReduceOp.MAX, group=group)
     if not any_bad:
         return None

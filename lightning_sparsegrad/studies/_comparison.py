@@ -30,7 +30,7 @@ class Summary:
         setting: The setting.
         arm: The arm.
         results: The results of its runs, by seed.
-        mean: The mean over the seeds, of runs with a value; failed ones count with theirs.
+        mean: The mean over the seeds, of all runs with a value, failed ones included.
         deviation: The standard deviation over the seeds.
     """
 
@@ -42,17 +42,17 @@ class Summary:
 
     @property
     def values(self) -> list[float]:
-        """The values, of runs that have one."""
+        """The values of the runs that have one."""
         return [result.value for result in self.results.values() if not isnan(result.value)]
 
     @property
     def failed(self) -> int:
-        """How many runs have failed, those without a value included."""
+        """The number of failed runs, including those without a value."""
         return sum(result.failed for result in self.results.values())
 
     @property
     def seconds(self) -> float:
-        """The median time of a run's fit; undefined if none is known."""
+        """The median duration of a fit in seconds; undefined if none is known."""
         known = [result.seconds for result in self.results.values() if not isnan(result.seconds)]
         return median(known) if known else nan
 
@@ -64,16 +64,17 @@ class Difference:
     Args:
         setting: The setting.
         arm: The arm.
-        pairs: On how many seeds both have a value.
-        mean: The mean of the differences, arm less baseline.
-        p_mean: Of the paired permutation test, corrected for the number of arms.
-        ratio: The standard deviation of the arm's values by that of the baseline's.
-        wider: Their mean distance from their median, less that of the baseline's: what the Brown-Forsythe test tests.
-        p_variance: Of the Brown-Forsythe test, corrected.
-        p_failures: Of McNemar's exact test, corrected.
-        failures: Failed runs of the arm less those of the baseline, on the seeds of both.
-        sign: 1 if more is better, else -1.
-        lost: On how many seeds a run has ended without a value.
+        pairs: The number of seeds for which both have a value.
+        mean: The mean of the differences, arm minus baseline.
+        p_mean: The p-value of the paired permutation test, corrected for the number of arms.
+        ratio: The standard deviation of the arm's values divided by that of the baseline's.
+        wider: The mean distance of the arm's values from their median, minus the same of the baseline: the statistic
+            behind the Brown-Forsythe test.
+        p_variance: The p-value of the Brown-Forsythe test, corrected.
+        p_failures: The p-value of McNemar's exact test, corrected.
+        failures: The number of failed runs of the arm minus that of the baseline, over the seeds of both.
+        sign: 1 if a higher metric is better, -1 if a lower one is.
+        lost: The number of seeds for which one of the runs has no value.
     """
 
     setting: str
@@ -91,7 +92,7 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """What is shown, in words: only what both the corrected test and the interval or the ratio say."""
+        """The effects shown, in words: those on which the corrected test agrees with the interval or the ratio."""
         effects = []
         among = " among runs with a value" if self.lost else ""
         if self.p_mean < ALPHA and self.mean.excludes_zero:
@@ -104,7 +105,7 @@ class Difference:
 
 
 def summarise(study: Study, results: Sequence[RunResult]) -> list[Summary]:
-    """Return every arm in every setting that has a run, in the order of the study."""
+    """Return a summary of every arm in every setting that has a run, in the order of the study."""
     summaries, by_seed = [], sorted(results, key=lambda run: run.seed)
     for setting, _ in study.settings():
         for arm in study.arms:
@@ -118,7 +119,7 @@ def summarise(study: Study, results: Sequence[RunResult]) -> list[Summary]:
 
 
 def compare(study: Study, summaries: Sequence[Summary]) -> list[Difference]:
-    """Return every other arm against the baseline; p-values are corrected over the arms of a setting."""
+    """Compare every other arm with the baseline; p-values are corrected over the arms of a setting."""
     differences: list[Difference] = []
     for setting, _ in study.settings():
         within = [summary for summary in summaries if summary.setting == setting]
@@ -160,7 +161,7 @@ def _difference(summary: Summary, baseline: Summary, sign: int) -> Difference:
 
 
 def paired(pairs: Sequence[tuple[RunResult, RunResult]], part: str | None = None) -> list[float]:
-    """Return the differences of what both runs of a pair have: their values, or those of a part of the data."""
+    """Return the differences within pairs of runs that both have a value, on all data or on one part of it."""
 
     def of(run: RunResult) -> float:
         return run.value if part is None else run.parts.get(part, nan)

@@ -19,17 +19,17 @@ FILES = (
     REPORT,
     *(f"{name}.csv" for name in _TABLES),
     *(f"{name}.png" for name in _PICTURES),
-)  # what a report may write
+)  # all files that a report may write
 
 
 def write_report(study: Study, results: Sequence[RunResult], folder: Path, *, missing: int = 0) -> str:
-    """Write the report of the runs that have ended, and return its text. The same runs make the same report.
+    """Write the report of the runs that have ended, and return its text; the same runs make the same report.
 
     Args:
         study: The study.
         results: The results of its runs that have ended.
-        folder: Where to.
-        missing: How many runs have not.
+        folder: The folder of the report.
+        missing: The number of runs that have not ended.
     """
     results = sorted(results, key=lambda run: (list(study.arms).index(run.arm), run.setting, run.seed))
     summaries = summarise(study, results)
@@ -43,7 +43,7 @@ def write_report(study: Study, results: Sequence[RunResult], folder: Path, *, mi
         "parts": parts,
     }.items():
         if table.empty:
-            (folder / f"{name}.csv").unlink(missing_ok=True)  # an earlier report's
+            (folder / f"{name}.csv").unlink(missing_ok=True)  # from an earlier report
         else:
             with replacing(folder / f"{name}.csv") as file:
                 file.write(table.to_csv(index=False).encode())
@@ -93,9 +93,9 @@ def _text(
 def _bar(summaries: Sequence[Summary]) -> str:
     bars = [run.bar for summary in summaries for run in summary.results.values() if run.bar == run.bar]
     if not bars:
-        return "No bar tells which runs have failed."
+        return "No bar defines which runs have failed."
     low, high = f"{min(bars):.3f}", f"{max(bars):.3f}"
-    return f"A run has failed that is no better than {low if low == high else f'its bar, from {low} to {high}'}."
+    return f"A run has failed if it is no better than {low if low == high else f'its bar, from {low} to {high}'}."
 
 
 def _groups(study: Study, summaries: Sequence[Summary]) -> str:
@@ -105,9 +105,9 @@ def _groups(study: Study, summaries: Sequence[Summary]) -> str:
 
 
 _HOW = (
-    "Intervals are of 95%, by the bootstrap (bias-corrected, accelerated, widened for small samples), and take six "
-    "values. Differences to `{baseline}` are taken seed by seed; their p is that of a paired permutation test, that of "
-    "standard deviations of the Brown-Forsythe test, that of failed runs of McNemar's exact test, each by Holm's "
-    "correction over the arms of a setting. What is shown has p < 0.05, for means an interval without zero, and for "
-    "standard deviations a ratio that agrees."
+    "Intervals are 95% bootstrap intervals (bias-corrected, accelerated, widened for small samples) and need six "
+    "values. Differences from `{baseline}` are taken seed by seed. Means are compared by a paired permutation test, "
+    "standard deviations by the Brown-Forsythe test, and failed runs by McNemar's exact test, each with Holm's "
+    "correction over the arms of a setting. An effect is shown if p < 0.05 and, for means, the interval excludes zero "
+    "or, for standard deviations, the ratio agrees."
 )

@@ -1,4 +1,4 @@
-"""The tables of a report: for people in markdown, for programs as CSV."""
+"""The tables of a report: markdown for people, CSV for programs."""
 
 from collections.abc import Sequence
 from math import isnan, nan
@@ -76,7 +76,7 @@ def differences_table(differences: Sequence[Difference]) -> pd.DataFrame:
 
 
 def arms_markdown(summaries: Sequence[Summary]) -> str:
-    """Return the arms of one setting."""
+    """Return the table of the arms in one setting."""
     heading = ["arm", "runs", "failed", "mean [95%]", "std [95%]", "min", "max", "seconds a run"]
     rows = [
         [
@@ -95,7 +95,7 @@ def arms_markdown(summaries: Sequence[Summary]) -> str:
 
 
 def differences_markdown(differences: Sequence[Difference]) -> str:
-    """Return the differences of one setting."""
+    """Return the table of the differences in one setting."""
     heading = ["arm", "pairs", "difference [95%]", "p", "std ratio", "p", "failed more", "p", "shown"]
     rows = [
         [
@@ -115,7 +115,7 @@ def differences_markdown(differences: Sequence[Difference]) -> str:
 
 
 def parts_table(summaries: Sequence[Summary]) -> pd.DataFrame:
-    """Return the mean over the seeds of each part of the data, a row for each arm in each setting."""
+    """Return the means over the seeds by part of the data, with a row for each arm in each setting."""
     rows = []
     for summary in summaries:
         runs = [run for run in summary.results.values() if run.parts]
@@ -127,7 +127,7 @@ def parts_table(summaries: Sequence[Summary]) -> pd.DataFrame:
 
 
 def parts_markdown(table: pd.DataFrame, *, columns: int = 12) -> str:
-    """Return the parts of one setting, a table for every so many of them."""
+    """Return the parts in one setting as tables of at most `columns` parts."""
     names = [name for name in table.columns if name not in {"setting", "arm"}]
     blocks = [names[start : start + columns] for start in range(0, len(names), columns)]
     return "\n".join(
@@ -142,7 +142,7 @@ def parts_markdown(table: pd.DataFrame, *, columns: int = 12) -> str:
 
 
 def groups_markdown(study: Study, summaries: Sequence[Summary]) -> str:
-    """Return the means over groups of parts, and how far they are from the baseline's."""
+    """Return the means over groups of parts, and their differences from the baseline."""
     baseline = next((summary for summary in summaries if summary.arm == study.reference), None)
     rows = []
     for summary in summaries:
@@ -169,9 +169,9 @@ def _against(summary: Summary, baseline: Summary, parts: Sequence[str]) -> Inter
 
 
 def of_group(run: RunResult, parts: Sequence[str]) -> float:
-    """Return the unweighted mean of a run over parts of the data; undefined if it has none of them."""
-    found = [run.parts[part] for part in parts if part in run.parts]
-    return fmean(found) if found else nan
+    """Return the unweighted mean of a run's values over parts of the data; undefined if it has none of them."""
+    values = [run.parts[part] for part in parts if part in run.parts]
+    return fmean(values) if values else nan
 
 
 def part_gain(summary: Summary, baseline: Summary, part: str) -> Interval:

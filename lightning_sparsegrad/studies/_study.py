@@ -49,7 +49,7 @@ class Study:
         select: Whether a run counts with its last validation or with its best.
         grid: The axes of the settings: an argument with its values, or a name of your choice with overlays by label.
             Every combination is a setting. Arms are compared within a setting, and their overlays apply after its own.
-        failed_at: A run has failed if its metric is not better than this value. A run that diverged (weights or
+        failed_at: A run has failed if its metric is no better than this value. A run that diverged (weights or
             validation loss are not finite at its end) counts with this value. By default the score of always
             predicting the most frequent class of the validation split, if the task classifies texts.
         groups: Name to parts of the data, for tables of means over them: `{under-resourced: [sw, am, yo]}`.

@@ -268,7 +268,7 @@ def test_a_run_of_a_fixed_version_is_resumed_beside_it() -> None:
     assert Path("runs/lightning_logs/version_0/config.yaml").is_file()
 
 
-OLD_NAMES = pytest.mark.filterwarnings("ignore:.*the old name goes with 0.3:DeprecationWarning")
+OLD_NAMES = pytest.mark.filterwarnings("ignore:.*the old name will be removed in 0.3:DeprecationWarning")
 
 
 @OLD_NAMES

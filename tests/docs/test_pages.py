@@ -84,7 +84,7 @@ def test_everything_exported_is_on_a_page_of_the_api() -> None:
 
 
 def test_links_between_files_of_the_repository_become_links_between_pages() -> None:
-    overview = PAGES["studies/overview.md"]
+    overview = PAGES["studies/index.md"]
     assert "](stability_words.md)" in overview
     assert "](../../benchmarks/studies/results/stability_words/distributions.png)" in overview
     assert "configs/studies/transfer.yaml)" not in overview

@@ -1,4 +1,4 @@
-"""Outcomes of arms whose effects are known."""
+"""Simulated results of arms with known effects."""
 
 from math import nan
 from pathlib import Path
@@ -27,7 +27,7 @@ def simulate(
     folder: Path = Path(),
     sign: int = 1,
 ) -> list[RunResult]:
-    """Return runs with normal values, a share of which ends at the bar; parts are off the value by what is given."""
+    """Return results with normal values, a share of them at the bar; `parts` gives offsets from the value by part."""
     generator = np.random.default_rng(sum(f"{arm} {setting}".encode()))
     results = []
     for seed in range(seeds):

@@ -31,7 +31,7 @@ GOOD = {METRIC: 0.9, "val/accuracy/de": 0.8, "val/loss": 0.3}
 def results_of(
     folder: Path, results: dict[str, dict[str, Any]], study: Study | None = None, **more: Any
 ) -> list[RunResult]:
-    """Return what becomes of results: of an arm each, with seed 3."""
+    """Return the results read from recorded ones, one for each arm, with seed 3."""
     runs = [Run(arm, "", 3, {"arm": arm}, folder) for arm in results]
     for run, result in zip(runs, results.values(), strict=True):
         run.folder.mkdir(parents=True)
@@ -90,13 +90,13 @@ def test_means_pairs_and_the_report_count_them(tmp_path: Path) -> None:
     bad = {"metrics": {METRIC: 0.99}, "majority": MAJORITY, "diverged": FAULT}
     good = {"metrics": GOOD, "majority": MAJORITY}
     study = study_of("good", "bad")
-    found = results_of(tmp_path, {"good": good, "bad": bad}, study)
-    summaries = summarise(study, found)
+    results = results_of(tmp_path, {"good": good, "bad": bad}, study)
+    summaries = summarise(study, results)
     assert [summary.failed for summary in summaries] == [0, 1]
     assert summaries[1].mean.value == CHANCE
     (difference,) = compare(study, summaries)
     assert (difference.pairs, difference.lost, difference.failures) == (1, 0, 1)
-    write_report(study, found, tmp_path, missing=0)
+    write_report(study, results, tmp_path, missing=0)
     assert FAULT in (tmp_path / "report.md").read_text()
 
 

@@ -19,7 +19,7 @@ GAINS = {"en": 0.1, "de": 0.0, "sw": -0.1}
 
 
 def recorded(runs: list[RunResult]) -> list[RunResult]:
-    """Write what a monitor and the distances would have, and return the runs."""
+    """Write the files of a `GradientMonitor` and a `PretrainedDistance`, and return the runs."""
     generator = np.random.default_rng(0)
     names = [f"{layer}.{kind}" for layer in ("embeddings", "block 0", "head") for kind in ("weight", "bias")]
     layers = [name.partition(".")[0] for name in names]
@@ -78,7 +78,7 @@ def test_the_text_tells_it(written: tuple[Path, str, list[RunResult]]) -> None:
     assert (folder / "report.md").read_text() == text
     first, second = text.split("## lr=0.2")
     assert "33 runs, 3 more are missing" in first
-    assert "A run has failed that is no better than 0.500." in first
+    assert "A run has failed if it is no better than 0.500." in first
     (line,) = [line for line in first.splitlines() if line.startswith("| clip") and "mean" in line]
     assert "better mean" in line
     assert "fails less" in line
@@ -144,12 +144,12 @@ def test_what_an_earlier_report_drew_goes(tmp_path: Path) -> None:
     }
 
 
-def test_the_range_of_different_bars_is_told(tmp_path: Path) -> None:
+def test_the_report_gives_the_range_of_different_bars(tmp_path: Path) -> None:
     runs = [RunResult("a", "", seed, 0.8, bar, 1) for seed, bar in enumerate((0.5, 0.4))]
     assert "no better than its bar, from 0.400 to 0.500." in write_report(study_of("a", seeds=2), runs, tmp_path)
 
 
-def test_parts_that_no_run_has_are_told(tmp_path: Path) -> None:
+def test_the_report_names_parts_that_no_run_has(tmp_path: Path) -> None:
     study = study_of("a", "b", groups={"held out": ["de", "xx"]})
     runs = [run for arm in ("a", "b") for run in simulate(arm, seeds=2, parts=GAINS)]
     assert "groups of parts; no run has `xx`:" in write_report(study, runs, tmp_path)

@@ -1,4 +1,4 @@
-"""How a run went, read from what it left."""
+"""The results of runs, read from their files."""
 
 import json
 from math import isnan
@@ -36,18 +36,18 @@ def result_of(folder: Path, *, history: dict[str, Any] | None = None, **changes:
 
 
 def test_the_last_validation_counts(tmp_path: Path) -> None:
-    found = result_of(tmp_path, history=HISTORY)
-    assert (found.arm, found.setting, found.seed) == ("a", "lr=1", 3)
-    assert (found.value, found.bar, found.seconds) == (0.8, 0.3, 12.5)
-    assert found.parts == {"de": 0.6, "sw": 0.4}
-    assert found.curve == {10: 0.6, 20: 0.9, 30: 0.8}
-    assert not found.failed
+    read = result_of(tmp_path, history=HISTORY)
+    assert (read.arm, read.setting, read.seed) == ("a", "lr=1", 3)
+    assert (read.value, read.bar, read.seconds) == (0.8, 0.3, 12.5)
+    assert read.parts == {"de": 0.6, "sw": 0.4}
+    assert read.curve == {10: 0.6, 20: 0.9, 30: 0.8}
+    assert not read.failed
 
 
 def test_or_the_best_with_what_it_had_then(tmp_path: Path) -> None:
-    found = result_of(tmp_path, history=HISTORY, select="best")
-    assert found.value == 0.9
-    assert found.parts["de"] == 0.7
+    read = result_of(tmp_path, history=HISTORY, select="best")
+    assert read.value == 0.9
+    assert read.parts["de"] == 0.7
     least = result_of(tmp_path / "less", history=HISTORY, select="best", mode="min")
     assert least.value == 0.6
 
@@ -80,10 +80,10 @@ def test_a_run_without_a_value_has_failed_for_a_reason(tmp_path: Path, subtests:
     ]
     for number, (result, error) in enumerate(reasons):
         with subtests.test(error=error):
-            found = result_of(tmp_path / str(number), result=result)
-            assert found.error == error
-            assert isnan(found.value)
-            assert found.failed
+            read = result_of(tmp_path / str(number), result=result)
+            assert read.error == error
+            assert isnan(read.value)
+            assert read.failed
 
 
 def test_results_are_plain_json(tmp_path: Path) -> None:

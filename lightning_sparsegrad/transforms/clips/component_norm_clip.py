@@ -84,7 +84,7 @@ class ComponentNormClip(NormClip):
 
 
 def _covered(pattern: str, components: Sequence[Component], parameters: NamedParameters) -> list[str]:
-    """Return the components that a pattern matches, by their own name or by those of all their parameters."""
+    """Return the components that a pattern matches, by their own name or by the names of all their parameters."""
     names = [component.name for component in components]
     matches = set(matching(pattern, dict.fromkeys([*names, *parameters.all_names]), parameter="overrides"))
     covered = []

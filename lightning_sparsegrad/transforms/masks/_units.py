@@ -12,7 +12,7 @@ _Key = tuple[str | int, ...]
 
 
 class UnitMask:
-    """Drops tensors of which nothing is left whole, and slices of others by multiplying with zero.
+    """A mask that drops a tensor whole if all its units are dropped, and multiplies single dropped slices by zero.
 
     Args:
         components: What a unit is, see `partition`.
@@ -27,7 +27,7 @@ class UnitMask:
         self._kept: tuple[int, int] = (0, 0)
 
     def bind(self, parameters: NamedParameters, names: list[str]) -> None:
-        """Cut the parameters that are masked into the units of the model."""
+        """Cut the masked parameters into the units of the model."""
         self._trainable = frozenset(name for name in parameters if parameters[name].requires_grad)
         self._pieces = {name: [] for name in names}
         for component in partition(parameters, self._components):
@@ -45,12 +45,12 @@ class UnitMask:
         return {name: unit_rates[pieces[0][0]] for name, pieces in self._pieces.items()}
 
     def apply_(self, gradients: Gradients, rates: Mapping[str, float], key: _Key, lost: int) -> None:
-        """Drop slices of what is left.
+        """Drop slices of the remaining tensors.
 
         Args:
             gradients: The gradients, without those dropped whole.
             rates: Parameter name to rate.
-            key: What the draws are keyed by besides the unit.
+            key: Key of the draws, without the name of the unit.
             lost: Number of entries dropped whole.
         """
         unit_rates, dropped = self._draw(rates, key)
@@ -66,11 +66,11 @@ class UnitMask:
 
     @property
     def kept(self) -> Tensor:
-        """The share of entries kept in the last window, of those it may drop; 0-d, float32."""
+        """The share of maskable entries that the last window kept; 0-d, float32."""
         return share(*self._kept)
 
     def _draw(self, rates: Mapping[str, float], key: _Key) -> tuple[dict[str, float], frozenset[str]]:
-        """Return the rate of every unit, and the units that are dropped; drawn once for each key and rates."""
+        """Return the rate of every unit, and the dropped units; drawn once for each key and rates."""
         unit_rates = self._unit_rates(rates)
         if self._last[:2] != (key, unit_rates):
             dropped = draw_dropped(unit_rates, key, lambda units: not self._trainable <= self._whole(units))
