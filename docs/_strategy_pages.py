@@ -16,7 +16,7 @@ PICTURES = ROOT / "docs" / "pictures"
 _OF_STUDIES = re.compile(r"\(benchmarks/studies: ([\w, ]+)\)")
 _CAPTION = (
     "MiniLM learns the words of the quickstart for 96 steps; a row is a tensor, and grey has no gradient. "
-    ":doc:`../guides/gradients` says how to read it, and how to draw a run of yours."
+    ":doc:`../guides/monitoring` says how to read it, and how to draw a run of yours."
 )
 
 
