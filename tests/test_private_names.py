@@ -123,7 +123,7 @@ def test_a_name_that_is_gone_ends_a_resume_alone_with_a_line_that_names_the_vers
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     steps, line = done.stdout.splitlines() or [done.stderr, ""]
     assert steps == "2"
-    assert line.startswith("Library `lightning` should be of a version that a resume is known to work with. Found")
+    assert line.startswith("Library `lightning` should have a version that is known to work for a resume. Found")
     assert version("lightning") in line
     assert "_DataLoaderIterDataFetcher" in line
 

@@ -96,7 +96,7 @@ class History:
                 "epoch": [epoch for _, epoch, _ in new for _ in range(count)],
                 "component": self._components * len(new),
                 "layer": self._layers * len(new),
-                **{name: values[:, place].flatten().numpy() for place, name in enumerate(self._columns)},
+                **{name: values[:, index].flatten().numpy() for index, name in enumerate(self._columns)},
             }
         )
         self._rows = pd.concat([self._rows, rows], ignore_index=True) if len(self._rows) else rows

@@ -46,7 +46,7 @@ class PredictionWriter(BasePredictionWriter):
     def __init__(self, folder: str | None = None) -> None:
         super().__init__("batch")
         self._folder = folder
-        self._found: dict[int, list[tuple[int, Any]]] = defaultdict(list)
+        self._predictions: dict[int, list[tuple[int, Any]]] = defaultdict(list)
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -58,7 +58,7 @@ class PredictionWriter(BasePredictionWriter):
     @override
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         require_file_names(parts_of(trainer.predict_dataloaders))
-        self._found.clear()
+        self._predictions.clear()
 
     @override
     def write_on_batch_end(
@@ -81,7 +81,7 @@ class PredictionWriter(BasePredictionWriter):
                 f"`{type(pl_module).__name__}`. Found `{type(prediction).__name__}`."
             )
         values = _data(trainer).decode(prediction, batch)
-        found = self._found[dataloader_idx]
+        collected = self._predictions[dataloader_idx]
         # without a sampler, Lightning knows no indices, and has those of another loader here
         indices = batch_indices if isinstance(loader, DataLoader) and loader.batch_sampler is not None else None
         if indices is None and trainer.world_size > 1:
@@ -89,28 +89,28 @@ class PredictionWriter(BasePredictionWriter):
                 f"PredictionWriter should be given the rows of a map-style dataset, by a DataLoader with a sampler, to "
                 f"put what {trainer.world_size} processes predict in order. Found `{type(loader).__name__}`."
             )
-        rows = range(len(found), len(found) + len(values)) if indices is None else indices
-        found += zip(rows, values, strict=True)
+        rows = range(len(collected), len(collected) + len(values)) if indices is None else indices
+        collected += zip(rows, values, strict=True)
 
     @override
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather the predictions of all processes, and write the files."""
-        gathered: list[Any] = [dict(self._found)]
+        gathered: list[Any] = [dict(self._predictions)]
         if trainer.world_size > 1:
             gathered *= trainer.world_size
-            dist.all_gather_object(gathered, dict(self._found))
+            dist.all_gather_object(gathered, dict(self._predictions))
         folder = self._folder or f"{run_folder(trainer)}/predictions"  # on every process: they agree on it
         if not trainer.is_global_zero:
             return
         folder = folder.rstrip("/")
         beside = Path(gettempdir() if "://" in folder else "", folder.rpartition("://")[2])
         with new_folder(beside) as made:
-            for place, part in enumerate(parts_of(trainer.predict_dataloaders)):
-                rows = dict(pair for found in gathered for pair in found.get(place, ()))
+            for number, part in enumerate(parts_of(trainer.predict_dataloaders)):
+                rows = dict(pair for by_loader in gathered for pair in by_loader.get(number, ()))
                 _data(trainer).write_predictions(made, part or "", [rows[index] for index in sorted(rows)])
             paths = sorted(path for path in made.rglob("*") if path.is_file())
-            found = {f"/{path.relative_to(made).as_posix()}": path.read_bytes() for path in paths}
-            folder = write_new(folder, found)
+            contents = {f"/{path.relative_to(made).as_posix()}": path.read_bytes() for path in paths}
+            folder = write_new(folder, contents)
         rank_zero_info(f"Predictions are in {folder}.")
 
 

@@ -136,11 +136,11 @@ class PretrainedDistance(HistoryCallback):
 
     def _norms(self, tensors: dict[str, Tensor], others: dict[str, Tensor] | None = None) -> Tensor:
         """Return the norm of each component of the tensors, or of what they are off others, one after the other."""
-        found: list[Tensor] = []
+        piece_norms: list[Tensor] = []
         groups: list[Group | None] = []
         sizes = []
         for component in self._components:
-            count = len(found)
+            count = len(piece_norms)
             for part in component.parts:
                 tensor = tensors[part.parameter]
                 pieces = part.held(tensor)
@@ -148,10 +148,12 @@ class PretrainedDistance(HistoryCallback):
                     pairs = zip(pieces, part.held(others[part.parameter]), strict=True)
                     pieces = [piece - other for piece, other in pairs]
                 dtype = torch.float32 if tensor.device.type == "mps" else torch.float64  # which has no wider one
-                found += norms_of(pieces, 2.0, dtype=dtype)
+                piece_norms += norms_of(pieces, 2.0, dtype=dtype)
                 groups += [group_of(tensor)] * len(pieces)
-            sizes.append(len(found) - count)
-        norms = torch.stack([norm.to(found[0].device) for norm in found])
+            sizes.append(len(piece_norms) - count)
+        norms = torch.stack([norm.to(piece_norms[0].device) for norm in piece_norms])
         if any(group is not None for group in groups):
             return norms_over(norms, sizes, groups)
-        return torch.stack([torch.linalg.vector_norm(of_one) for of_one in torch.split(norms, sizes)])
+        return torch.stack(
+            [torch.linalg.vector_norm(norms_of_component) for norms_of_component in torch.split(norms, sizes)]
+        )

@@ -14,7 +14,7 @@ from lightning_sparsegrad.callbacks._lines import Pace, check_seconds, is_termin
 from lightning_sparsegrad.loops._callbacks import callbacks_of
 from lightning_sparsegrad.loops._divergence import is_of_validation
 from lightning_sparsegrad.loops._lightning_adapter import steps_of
-from lightning_sparsegrad.metrics._evaluation_table import is_part, place_of
+from lightning_sparsegrad.metrics._evaluation_table import is_part, metric_and_part
 
 _METRICS = 4  # that a line has room for
 
@@ -22,12 +22,10 @@ _METRICS = 4  # that a line has room for
 class ProgressLines(Callback):
     """Write a line to stderr now and then while a Trainer runs, where no terminal shows its progress bar.
 
-    That is under nohup, SLURM or CI, or wherever else stdout or stderr is no terminal. A fit writes
+    That is under nohup, SLURM or CI, or wherever else stdout or stderr is no terminal. A fit writes ::
 
-    ```
-    step 120/1000 (12%), epoch 1/3, loss 0.532, val/loss 0.48, 0:03:10 left
-    step 333/1000 (33%), epoch 1/3, validation batch 30/200 (15%), loss 0.498, val/loss 0.48, 0:02:22 left
-    ```
+        step 120/1000 (12%), epoch 1/3, loss 0.532, val/loss 0.48, 0:03:10 left
+        step 333/1000 (33%), epoch 1/3, validation batch 30/200 (15%), loss 0.498, val/loss 0.48, 0:02:22 left
 
     with the optimizer steps, the loss of the last batch on this process, and up to four metrics of the last validation
     of this fit. A validation, test or prediction of its own writes `test batch 30/200 (15%), 0:00:40 left`. What is not
@@ -127,17 +125,21 @@ class ProgressLines(Callback):
 
     def _steps_left(self, trainer: Trainer, total: int | None, now: float, *, validates: bool) -> float | None:
         """Return the seconds that the steps and the validations to come take; `None` where it is not known."""
-        each = self._pace.seconds_each(self._step, self._stepped)
-        if total is None or each is None or total < trainer.global_step:
+        per_step = self._pace.seconds_each(self._step, self._stepped)
+        if total is None or per_step is None or total < trainer.global_step:
             return None
         steps = total - trainer.global_step
-        of_one = self._validated / self._validations if self._validations else 0.0
+        per_validation = self._validated / self._validations if self._validations else 0.0
         if not validates:
             begun = now - self._validated - self._stepped  # of the next step
-            return max(0.0, steps * each - begun) + _validations_in(trainer, steps) * of_one
+            return max(0.0, steps * per_step - begun) + _validations_in(trainer, steps) * per_validation
         passed = now - self._begun
-        expected = passed * self._batches / self._done if self._batches else of_one
-        return steps * each + max(0.0, expected - passed) + _validations_in(trainer, steps) * (of_one or expected)
+        expected = passed * self._batches / self._done if self._batches else per_validation
+        return (
+            steps * per_step
+            + max(0.0, expected - passed)
+            + _validations_in(trainer, steps) * (per_validation or expected)
+        )
 
     # ------------------------------------------------------------ a pass over data without training
     def _start_pass(self, name: str, batches: list[int | float]) -> None:
@@ -230,5 +232,5 @@ def _validations_in(trainer: Trainer, steps: int) -> int:
 
 
 def _is_shown(name: str) -> bool:
-    _, part = place_of(name, prefix="val/") or ("", "")
+    _, part = metric_and_part(name, prefix="val/") or ("", "")
     return is_of_validation(name) and not is_part(part)

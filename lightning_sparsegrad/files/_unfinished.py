@@ -23,11 +23,11 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-_PART = re.compile(r"\..*\.[0-9a-f]{16}\.part", re.DOTALL)
+_UNFINISHED = re.compile(r"\..*\.[0-9a-f]{16}\.part", re.DOTALL)
 _LONGEST = 200  # bytes of a name that the name of a part begins with, of 255
 
 
-class Part(FileIO):
+class Unfinished(FileIO):
     """A file that is not whole yet.
 
     Attributes:
@@ -40,7 +40,7 @@ class Part(FileIO):
     def __init__(self, path: Path) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
         while True:
-            self.path = _name_part(path)
+            self.path = _new_name(path)
             try:
                 descriptor = os.open(self.path, flags | getattr(os, "O_CLOEXEC", 0), 0o666)
             except FileExistsError:
@@ -77,7 +77,7 @@ def new_folder(beside: Path) -> Iterator[Path]:
     beside.parent.mkdir(parents=True, exist_ok=True)
     sweep(beside.parent)
     while True:
-        folder = _name_part(beside)
+        folder = _new_name(beside)
         folder.mkdir()
         try:
             descriptor = os.open(folder, os.O_RDONLY) if fcntl else -1
@@ -97,14 +97,14 @@ def new_folder(beside: Path) -> Iterator[Path]:
 def sweep(folder: str | Path) -> None:
     """Remove what processes that were killed have left half-written in a folder."""
     with suppress(OSError), os.scandir(folder) as entries:  # a folder that is not there, or not ours to change
-        for name in [entry.name for entry in entries if is_part(entry.name)] if fcntl else ():
+        for name in [entry.name for entry in entries if is_unfinished(entry.name)] if fcntl else ():
             with suppress(OSError):
                 _remove_if_left(Path(folder, name))
 
 
-def is_part(path: str | Path) -> bool:
+def is_unfinished(path: str | Path) -> bool:
     """Return whether something is not whole yet, or was left so, by its name."""
-    return bool(_PART.fullmatch(Path(path).name))
+    return bool(_UNFINISHED.fullmatch(Path(path).name))
 
 
 def lock(descriptor: int) -> bool | None:
@@ -118,7 +118,7 @@ def lock(descriptor: int) -> bool | None:
     return True
 
 
-def _name_part(path: Path) -> Path:
+def _new_name(path: Path) -> Path:
     return path.parent / f".{os.fsdecode(os.fsencode(path.name)[:_LONGEST])}.{token_hex(8)}.part"
 
 

@@ -143,10 +143,10 @@ def _warn_of_doubtful(monitor: _Monitor, names: set[str], logged: set[str] | Non
     is_nearly = _letters(monitor.name) in map(_letters, names)
     if monitor.name in names or not (is_nearly or (is_of_validation and (logged or not validates))):
         return
-    found = f"the sanity check logged {_names(logged)}" if logged else "this fit has no validation"
+    evidence = f"the sanity check logged {_names(logged)}" if logged else "this fit has no validation"
     rank_zero_warn(
         f"Parameter `monitor` of `{monitor.owner}` should be a name that is logged: unless something else logs it, it "
-        f"will be missing. Found `monitor = {monitor.name!r}`, and {found}.{near_matches(monitor.name, names)}"
+        f"will be missing. Found `monitor = {monitor.name!r}`, and {evidence}.{near_matches(monitor.name, names)}"
     )
 
 

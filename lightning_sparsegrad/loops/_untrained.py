@@ -45,6 +45,6 @@ def _windows(trainer: Trainer, steps: int | None, seed: int) -> list[Window]:
     last = max(1, _ENDLESS if steps is None else steps) - 1
     batches = trainer.num_training_batches
     # where the length of an epoch is not known, the shortest: what then never trains never does
-    each = ceil(batches / trainer.accumulate_grad_batches) if 0 < batches < float("inf") else 1
-    chosen = sorted({last * place // (_SAMPLE - 1) for place in range(_SAMPLE)})
-    return [Window(step, epoch=step // each, total_steps=steps, seed=seed) for step in chosen]
+    epoch_steps = ceil(batches / trainer.accumulate_grad_batches) if 0 < batches < float("inf") else 1
+    chosen = sorted({last * index // (_SAMPLE - 1) for index in range(_SAMPLE)})
+    return [Window(step, epoch=step // epoch_steps, total_steps=steps, seed=seed) for step in chosen]

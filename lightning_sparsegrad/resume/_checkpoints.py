@@ -147,9 +147,9 @@ def _reads_checkpoint(frame: FrameType) -> bool:
 def about_checkpoint(path: Any, error: BaseException) -> str:
     """Return a sentence about a checkpoint that could not be used, and why."""
     unsafe = refused_class(error)
-    found = f"an object of `{unsafe}`, and to build it would run code" if unsafe else " ".join(str(error).split())
-    found = found if len(found) < _MAX_REASON else f"{found[:_MAX_REASON]}..."
+    reason = f"an object of `{unsafe}`, and to build it would run code" if unsafe else " ".join(str(error).split())
+    reason = reason if len(reason) < _MAX_REASON else f"{reason[:_MAX_REASON]}..."
     return (
         f"Parameter `ckpt_path` should name a checkpoint of this model that holds tensors and plain values. "
-        f"Found `ckpt_path = {path}`: {found or type(error).__name__}"
+        f"Found `ckpt_path = {path}`: {reason or type(error).__name__}"
     )

@@ -86,10 +86,10 @@ def made_with(trainer: Trainer) -> list[Made]:
                 {
                     "class": _name_of(config.scheduler),
                     "interval": config.interval,
-                    "place": place,  # among those of all optimizers
+                    "place": index,  # among those of all optimizers
                     "made": _plain(config.scheduler.state_dict()),
                 }
-                for place, config in configs
+                for index, config in configs
                 if config.scheduler.optimizer is optimizer
             ],
         }
@@ -109,8 +109,8 @@ def _unless_searched(before: Any, made: Any, searched: list[Any]) -> Any:
     if isinstance(before, list) and isinstance(made, list) and len(before) == len(made):
         alike = [each for each in searched if isinstance(each, list) and len(each) == len(made)]
         return [
-            _unless_searched(*pair, [each[place] for each in alike])
-            for place, pair in enumerate(zip(before, made, strict=True))
+            _unless_searched(*pair, [each[index] for each in alike])
+            for index, pair in enumerate(zip(before, made, strict=True))
         ]
     return made if made in searched else before
 

@@ -208,10 +208,10 @@ def loops_of(trainer: Trainer) -> list[Any]:
     """Return the loop of a fit and those within it, the state of which a search changes."""
     from lightning.pytorch.loops.loop import _Loop
 
-    found: list[Any] = [trainer.fit_loop]
-    for loop in found:  # it grows
-        found.extend(each for each in vars(loop).values() if isinstance(each, _Loop))
-    return found
+    loops: list[Any] = [trainer.fit_loop]
+    for loop in loops:  # it grows
+        loops.extend(inner for inner in vars(loop).values() if isinstance(inner, _Loop))
+    return loops
 
 
 @_resume

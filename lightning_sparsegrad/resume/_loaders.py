@@ -130,9 +130,9 @@ class Stateful(Protocol):
 def set_epoch(loader: Any, epoch: int) -> None:
     """Tell the samplers of a loader which epoch it is, as Lightning does where one begins."""
     samplers = [getattr(loader, "sampler", None), getattr(getattr(loader, "batch_sampler", None), "sampler", None)]
-    for sampler in {id(each): each for each in samplers}.values():
-        if callable(its := getattr(sampler, "set_epoch", None)):
-            its(epoch)
+    for sampler in {id(sampler): sampler for sampler in samplers}.values():
+        if callable(method := getattr(sampler, "set_epoch", None)):
+            method(epoch)
 
 
 def can_be_read_again(loader: Any) -> bool:

@@ -54,14 +54,14 @@ class Schedules:
         if not self._have_same_classes:
             were, are = (", ".join(map(_short, entries)) or "none" for entries in (self.before, self.now))
             return [f"the scheduler from {were} to {are}"]
-        said = []
+        changes = []
         for before, now in zip(self.before, self.now, strict=True):
             names = sorted(_differing(before, now) - _OF_RATES)
             shown = [name for name in names if not name.startswith("_")]
-            said += [f"`{_short(now)}.{name}` from {before['made'][name]} to {now['made'][name]}" for name in shown]
+            changes += [f"`{_short(now)}.{name}` from {before['made'][name]} to {now['made'][name]}" for name in shown]
             if names and not shown:
-                said.append(f"the arguments of {_short(now)}")
-        return said
+                changes.append(f"the arguments of {_short(now)}")
+        return changes
 
     def replay(self, optimizer: Optimizer, checkpoint: Mapping[str, Any]) -> Followed | None:
         """Take a scheduler that counts to the resumed step; `None` if there is another one, or several."""

@@ -11,7 +11,7 @@ from lightning_sparsegrad.resume._torch import store_of_processes
 _EVERY = 0.5  # seconds between two looks at whether another process has got a signal
 _PATIENCE = 2.0  # seconds that one waits for the others, which may be in a batch or wait for it
 _TRIES = 4
-_TOLD, _STOP, _GO_ON = "told", "stop", "go on"
+_SIGNUM, _STOP, _GO_ON = "signum", "stop", "go on"
 _NUMBERS = count()  # of the validations of a process, the same in all
 
 
@@ -32,21 +32,21 @@ class Meeting:
             self._store = store_of_processes(f"lightning_sparsegrad/validation/{next(_NUMBERS)}")
         self._try = 0
         self._next_look = 0.0
-        self._has_told = False
+        self._has_shared = False
 
     @property
     def is_given_up(self) -> bool:
         return self._try >= _TRIES
 
-    def is_told(self, stopping: Stopping) -> bool:
+    def is_requested(self, stopping: Stopping) -> bool:
         """Return whether a signal has come, to this process or another one."""
-        if self._store is not None and stopping.signum and not self._has_told:
-            self._store.set(_TOLD, str(int(stopping.signum)))
-            self._has_told = True
+        if self._store is not None and stopping.signum and not self._has_shared:
+            self._store.set(_SIGNUM, str(int(stopping.signum)))
+            self._has_shared = True
         elif self._store is not None and not stopping.signum and monotonic() > self._next_look:
             self._next_look = monotonic() + _EVERY
-            if self._store.check([_TOLD]):
-                stopping.signum, self._has_told = Signals(int(self._store.get(_TOLD))), True
+            if self._store.check([_SIGNUM]):
+                stopping.signum, self._has_shared = Signals(int(self._store.get(_SIGNUM))), True
         return stopping.signum is not None
 
     def all_stop(self) -> bool:

@@ -65,7 +65,7 @@ def _follow(
     """Follow what changes about one optimizer; return what to say of it."""
     optimizer, states = trainer.optimizers[index], checkpoint["optimizer_states"]
     configs = [trainer.lr_scheduler_configs[entry["place"]] for entry in now["schedulers"]]
-    its = Schedules(before["schedulers"], now["schedulers"], configs)
+    schedulers = Schedules(before["schedulers"], now["schedulers"], configs)
     made = optimizer.state_dict()
     changes = []
     is_new = before["class"] != now["class"]
@@ -84,31 +84,31 @@ def _follow(
                 changes.append(f"`{name}` from {was[name]} to {new[name]}")
                 group[name] = own[name] if name != "lr" else group[name]  # which its schedulers may have changed
         rates = [(was["lr"], new["lr"]) for was, new in zip(before["groups"], now["groups"], strict=False)]
-    of_schedules = its.changes()
+    of_schedules = schedulers.changes()
     differ = is_new or bool(of_schedules) or any(was != new for was, new in rates)
-    if differ or its.are_unknown:
-        settings, kept = its.replay(optimizer, checkpoint) or (None, None)
+    if differ or schedulers.are_unknown:
+        settings, kept = schedulers.replay(optimizer, checkpoint) or (None, None)
         if settings is not None and not differ:
             of_schedules = [] if (is_same := have_same_rates(settings, groups)) else ["the schedule"]
             settings, kept = (None, None) if is_same else (settings, kept)
         elif settings is None and not is_new:
-            settings, kept = its.scaled(groups, rates, checkpoint["lr_schedulers"]) or (None, None)
+            settings, kept = schedulers.scaled(groups, rates, checkpoint["lr_schedulers"]) or (None, None)
         if settings is None and differ:
-            settings, kept = its.anew(optimizer)
+            settings, kept = schedulers.anew(optimizer)
         for group, setting in zip(groups, settings or [], strict=False):
             group.update(setting)
-        for entry, schedule in zip(its.now, kept or [], strict=kept is not None):
+        for entry, schedule in zip(schedulers.now, kept or [], strict=kept is not None):
             schedules[entry["place"]] = schedule
     states[index] = {"state": state, "param_groups": groups + rest}
     return changes + of_schedules
 
 
 def _require_same_parameters(before: list[dict[str, Any]], now: list[dict[str, Any]]) -> None:
-    sizes, found = ([len(group["params"]) for group in groups] for groups in (before, now))
-    if sizes != found:
+    sizes, new_sizes = ([len(group["params"]) for group in groups] for groups in (before, now))
+    if sizes != new_sizes:
         raise ConfigurationError(
             f"A resumed fit should optimize the parameters of the run before, in groups of {sizes} tensors. "
-            f"Found groups of {found}."
+            f"Found groups of {new_sizes}."
         )
 
 
@@ -136,5 +136,5 @@ def _guessed(states: list[Any], stored: list[Any], made: list[Made]) -> list[Mad
         schedulers = [{**entry, "made": None} for entry in now["schedulers"] if entry["place"] < len(stored)]
         guessed.append({"class": now["class"] if is_same else "another", "groups": groups, "schedulers": schedulers})
     lost = range(sum(len(now["schedulers"]) for now in made), len(stored))
-    guessed[-1]["schedulers"] += [{"class": "another", "interval": "", "place": place, "made": None} for place in lost]
+    guessed[-1]["schedulers"] += [{"class": "another", "interval": "", "place": index, "made": None} for index in lost]
     return guessed

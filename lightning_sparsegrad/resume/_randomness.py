@@ -23,7 +23,7 @@ def random_states(device: torch.device) -> dict[str, Any]:
         "torch": torch.get_rng_state(),
     }
     if (accelerator := _accelerator(device)) is not None:
-        states[device.type] = accelerator.get_rng_state(*_place(device))
+        states[device.type] = accelerator.get_rng_state(*_device_arguments(device))
     return states
 
 
@@ -34,7 +34,7 @@ def set_random_states(states: dict[str, Any], device: torch.device) -> None:
     np.random.set_state((numpy["kind"], numpy["keys"].numpy().astype(np.uint32), *numpy["numbers"]))
     torch.set_rng_state(states["torch"])
     if (accelerator := _accelerator(device)) is not None and device.type in states:
-        accelerator.set_rng_state(states[device.type], *_place(device))
+        accelerator.set_rng_state(states[device.type], *_device_arguments(device))
 
 
 def generator_state(generator: Any) -> Any:
@@ -79,5 +79,5 @@ def _accelerator(device: torch.device) -> ModuleType | None:
     return None if device.type == "cpu" else torch.get_device_module(device)
 
 
-def _place(device: torch.device) -> tuple[torch.device, ...]:
+def _device_arguments(device: torch.device) -> tuple[torch.device, ...]:
     return () if device.type == "mps" else (device,)  # of which there is one

@@ -76,7 +76,7 @@ class Stopping(Callback):
             if self._agreed and not self.signum:
                 self.signum = signal.Signals(self._agreed)
 
-    def stop_if_told(self, trainer: Trainer) -> None:
+    def stop_if_requested(self, trainer: Trainer) -> None:
         """End the run now if a signal has come; of several processes, if all know of it."""
         if self._agreed if trainer.world_size > 1 else self.signum:
             self.stop()
@@ -84,7 +84,7 @@ class Stopping(Callback):
     def _before_batch(self, trainer: Trainer) -> None:
         self.agree(trainer)
         if not self.is_exact:
-            self.stop_if_told(trainer)
+            self.stop_if_requested(trainer)
 
     # ------------------------------------------------------------ signals
     @override
@@ -111,12 +111,12 @@ class Stopping(Callback):
         if not self.signum:
             self.signum, self._since = signal.Signals(signum), monotonic()
             if signum == signal.SIGTERM:
-                self._tell_others()
+                self._signal_others()
         SIGNALS.is_taken = self._runs and signum == signal.SIGTERM  # else it is ended at once
         if not self.is_exact and self._trainer.world_size == 1:
             end_by_sigterm(self._trainer)
 
-    def _tell_others(self) -> None:
+    def _signal_others(self) -> None:
         if (launcher := self._trainer.strategy.launcher) is not None:
             launcher.kill(signal.SIGTERM)
             take_launched()

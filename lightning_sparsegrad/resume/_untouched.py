@@ -86,11 +86,11 @@ def untouched(trainer: Trainer, *, same_batches: bool) -> Iterator[None]:
 
 def _loaders(trainer: Trainer) -> list[Any]:
     """Return the loaders of a fit as they are set up, or as they would be."""
-    found = [*training_loaders(trainer), *validation_loaders(trainer)]
+    loaders = [*training_loaders(trainer), *validation_loaders(trainer)]
     for make in unset_sources(trainer):
         given = make()
-        found += (given if isinstance(given, CombinedLoader) else CombinedLoader(given)).flattened
-    return found
+        loaders += (given if isinstance(given, CombinedLoader) else CombinedLoader(given)).flattened
+    return loaders
 
 
 def _members(each: Any) -> dict[str, Any]:

@@ -50,7 +50,7 @@ class WaitingCheckpoints(Callback):
         self._followers: list[Callable[[], None]] = []
         self._over = False  # whether there will be no end of a window any more
         self._inexact = False  # what is being written
-        self._told = False  # that this fit resumes from what is not exact
+        self._warned = False  # that this fit resumes from what is not exact
         self._window = _NONE  # the step and the epoch of the one at hand
         self._before = (0, 0)  # micro-batches of the epoch before it, and how often Lightning logged a step
         self._written: list[str] = []  # by this fit, in order
@@ -127,8 +127,8 @@ class WaitingCheckpoints(Callback):
     def tell_of(self, checkpoint: Mapping[str, Any], trainer: Trainer) -> None:
         """Say so, once, if the checkpoint that a fit resumes from is not exact."""
         mark = checkpoint.get(INEXACT_KEY)
-        if mark and not self._told:
-            self._told = True
+        if mark and not self._warned:
+            self._warned = True
             rank_zero_warn(
                 f"`{trainer.ckpt_path}` is not exact: training stopped at step {mark['step']} inside a window, or "
                 f"before all that follows a step was done. It goes on after the last finished optimizer step."
@@ -250,7 +250,7 @@ class WaitingCheckpoints(Callback):
             self._end()
 
     def _begin(self) -> None:
-        self._requests, self._followers, self._over, self._told, self._window = {}, [], False, False, _NONE
+        self._requests, self._followers, self._over, self._warned, self._window = {}, [], False, False, _NONE
         self._written, self._stopped, self.is_written = [], False, False
 
     def _end(self) -> None:

@@ -47,14 +47,14 @@ EXACT_RESUME_KEY = "exact_resume"
 class ExactResume(WaitingCheckpoints):
     """Resume a fit from any of its checkpoints as if it had never stopped, bit for bit.
 
-    ```python
-    trainer = Trainer(callbacks=[ExactResume(), ModelCheckpoint(every_n_train_steps=100)])
-    trainer.fit(module, datamodule=data, ckpt_path="last.ckpt")
-    ```
+    One callback is all it takes::
 
-    is all it takes; the command line has it by default (`--exact_resume=false` leaves it out). Weights, optimizer,
-    schedules, masks, logged metrics and the order of the data go on where they stopped, within an epoch too, on one
-    device and on several. For that it puts into each checkpoint, for each process, what Lightning does not:
+        trainer = Trainer(callbacks=[ExactResume(), ModelCheckpoint(every_n_train_steps=100)])
+        trainer.fit(module, datamodule=data, ckpt_path="last.ckpt")
+
+    The command line has it by default (`--exact_resume=false` leaves it out). Weights, optimizer, schedules, masks,
+    logged metrics and the order of the data go on where they stopped, within an epoch too, on one device and on
+    several. For that it puts into each checkpoint, for each process, what Lightning does not:
 
     - the random states of Python, NumPy, torch and the process's accelerator;
     - where the training data stands: with which random states the pass over a loader began, and how many of its batches
@@ -152,7 +152,7 @@ class ExactResume(WaitingCheckpoints):
                 self._resumed = None
             if not self.inside_window(trainer):
                 self.write()
-                self._stopping.stop_if_told(trainer)
+                self._stopping.stop_if_requested(trainer)
             try:
                 batch = next(iterator)
             except StopIteration:
@@ -233,7 +233,7 @@ class ExactResume(WaitingCheckpoints):
         if not self.inside_window(trainer):
             self.write()  # of the epoch before
         self._stopping.agree(trainer)
-        self._stopping.stop_if_told(trainer)
+        self._stopping.stop_if_requested(trainer)
 
     # ------------------------------------------------------------ a validation that is cut short
     def _begin_validation(self, trainer: Trainer) -> None:
@@ -244,7 +244,7 @@ class ExactResume(WaitingCheckpoints):
 
     @override
     def on_validation_batch_start(self, trainer: Trainer, *_: Any) -> None:
-        if self._pause is None or trainer.sanity_checking or not self._meeting.is_told(self._stopping):
+        if self._pause is None or trainer.sanity_checking or not self._meeting.is_requested(self._stopping):
             return
         if not self._pause.has_same_weights(trainer) or self._meeting.is_given_up:
             self._pause = None  # it is finished

@@ -1,4 +1,4 @@
-"""What a strategy uses of 0.1 that goes with 0.3 is named once per engine, with what takes its place."""
+"""What a strategy uses of 0.1 that will be removed in 0.3 is named once per engine, with what takes its place."""
 
 import warnings
 from collections.abc import Callable

@@ -190,7 +190,7 @@ def test_a_layout_is_an_error_where_nothing_is_split(small, components):
 
 
 def test_a_pattern_whose_matches_all_go_to_earlier_ones_is_an_error() -> None:
-    with pytest.raises(ConfigurationError, match=r"Found `head\.\*`, whose matches all go to patterns before it"):
+    with pytest.raises(ConfigurationError, match=r"Found `head\.\*`, whose matches all belong to earlier patterns"):
         partition(NamedParameters(nn.ModuleDict({"head": nn.Linear(2, 2)})), {"*": "all", "head.*": "head"})
 
 

@@ -118,7 +118,7 @@ class NoLearning(Identity):
         (OneName(), r"should act in phases of .* Found `phases = 'update'`"),
         (NoUpdate(), r"`NoUpdate\(\)` should state the phase 'update', in which `after_step_` is called"),
         (NoCalibration(), r"should state the phase 'calibration', in which `calibrates` is called"),
-        (NoLearning(), r"should state `learns = True`, by which `commit_` is called. Found `learns = False`"),
+        (NoLearning(), r"should state `learns = True`, or `commit_` is never called. Found `learns = False`"),
     ],
 )
 def test_what_would_never_be_called_is_refused(transform: GradientTransform, message: str):

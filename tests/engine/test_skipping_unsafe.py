@@ -253,6 +253,6 @@ def test_a_model_split_over_devices_by_data_parallel_is_computed_whole(part: boo
     model = nn.DataParallel(Small())
     layers = ["*blocks.0.*", "*blocks.1.*"]
     engine = GradientEngine(nn.ModuleList([model]) if part else model, LayerGradDrop(0.5, layers=layers))
-    with pytest.warns(UserWarning, match="wrapped for parallel training by itself" if part else "DataParallel"):
+    with pytest.warns(UserWarning, match="wrapped for parallel training on its own" if part else "DataParallel"):
         engine.open(0)
     assert not frozen(model)

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import torch
 
-from lightning_sparsegrad.files._unfinished import Part, new_folder, sweep
+from lightning_sparsegrad.files._unfinished import Unfinished, new_folder, sweep
 from lightning_sparsegrad.files._writing import fill, full_disk, replacing, write_new
 
 LEFT = ".a.ckpt.0123456789abcdef.part"
@@ -166,7 +166,7 @@ def test_a_file_system_without_links(monkeypatch: pytest.MonkeyPatch) -> None:
 def killed() -> None:
     """Leave a file and a folder half-written."""
     if not (process := os.fork()):
-        with Part(Path("a.ckpt")) as part, new_folder(Path("out")) as made:
+        with Unfinished(Path("a.ckpt")) as part, new_folder(Path("out")) as made:
             part.write(b"half")
             (made / "b").touch()
             os.kill(os.getpid(), signal.SIGKILL)

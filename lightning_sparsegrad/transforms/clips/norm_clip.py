@@ -18,7 +18,7 @@ _LOOSE = 1e30  # beyond any norm, and finite: what is infinite is not measured
 
 
 class NormClip(GradientTransform):
-    """Base of clips that scale each component to a threshold of its own.
+    """Base class of clips that scale each component to its own threshold.
 
     Args:
         max_norm: Threshold in true gradient units, positive, or a schedule; infinity clips nothing.
@@ -68,8 +68,8 @@ class NormClip(GradientTransform):
             max_norm = max_norms[id(threshold)]
             if isinf(max_norm):
                 continue
-            found = [(part, gradients[part.parameter]) for part in component.parts if part.parameter in gradients]
-            pieces = [(piece, group_of(gradient)) for part, gradient in found for piece in part.held(gradient)]
+            present = [(part, gradients[part.parameter]) for part in component.parts if part.parameter in gradients]
+            pieces = [(piece, group_of(gradient)) for part, gradient in present for piece in part.held(gradient)]
             if pieces:
                 held += pieces
                 sizes.append(len(pieces))
@@ -95,7 +95,7 @@ class NormClip(GradientTransform):
 
     @property
     def statistics(self) -> dict[str, Tensor]:
-        """`clipped`: share of components over their threshold; of each, `norm_before/NAME` and `norm_after/NAME`."""
+        """`clipped`: share of components over their threshold; for each, `norm_before/NAME` and `norm_after/NAME`."""
         if not self._names:
             return {"clipped": torch.zeros(())}
         before, after = self._norms.unbind(), (self._norms * self._factors).unbind()

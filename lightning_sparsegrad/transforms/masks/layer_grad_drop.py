@@ -17,20 +17,21 @@ class LayerGradDrop(Mask, LayerMask):
     for the embeddings and each block :math:`l`. The head always trains. A final norm belongs to the last block; encoder
     blocks come before decoder blocks; a tied weight is dropped only if all its roles are. A dropped layer ends without
     a gradient: its weights stay as they are, bit for bit. On a model without a head, a draw that would drop every layer
-    is drawn again.
+    is repeated.
 
     Args:
         rate: Probability that a layer is dropped, in [0, 1]; or a schedule, which may depend on depth.
-        resample_every: Number of optimizer steps a draw is kept for; `"epoch"`, or `None` for one draw for good.
+        resample_every: Number of optimizer steps for which a draw is kept; `"epoch"`, or `None` for one draw
+            throughout.
         layers: One glob per layer, bottom first, for a model whose blocks cannot be found.
-        head: Globs of the head, if it is not what is found.
+        head: Globs of the head, if it is not detected correctly.
         seed: Seed of the draws; `None` means the seed of the run.
 
     Raises:
         ConfigurationError: At construction, for an argument outside its range; when bound, for a model without layers.
 
     Note:
-        Written after the abstract of the paper, which names variants of GradDrop without defining them; the rate is
+        Implemented from the abstract of the paper, which names variants of GradDrop without defining them; the rate is
         not the paper's.
 
     References:
