@@ -258,7 +258,7 @@ def test_a_learning_rate_that_the_module_does_not_use_is_told():
     task, callbacks = through("callback", Identity(), type("Unused", (Sensitive,), {"lr": 0.5}))
     finder = LearningRateFinder(num_training_steps=20, early_stop_threshold=None)
     with pytest.warns(
-        UserWarning, match="Unused.configure_optimizers` should make the optimizer with the learning rate"
+        UserWarning, match="Unused.configure_optimizers` should create the optimizer with the learning rate"
     ):
         trainer(callbacks=[*callbacks, finder]).fit(task, loader(20), loader(2))
 

@@ -73,14 +73,14 @@ def said(
 def test_a_clip_of_everything_is_named(door: str, caplog: pytest.LogCaptureFixture) -> None:
     chain = Chain({"mask": GradDrop(0.2), "clip": ComponentNormClip(TINY)})
     assert said(caplog, chain, door) == (
-        "`ComponentNormClip(max_norm=1e-08)` has scaled 100% of what it clips in the average of 5 windows: "
+        "`ComponentNormClip(max_norm=1e-08)` scaled 100% of the components it clips, averaged over 5 windows: "
         "the threshold then acts as a learning rate."
     )
 
 
 def test_clips_of_all_kinds_count(caplog: pytest.LogCaptureFixture) -> None:
     for clip in (GlobalNormClip(TINY), AdaptiveGradientClip(TINY), ComponentNormClip(Linear(TINY, 2 * TINY))):
-        assert "has scaled 100% of what it clips" in said(caplog, clip), clip
+        assert "scaled 100% of the components it clips" in said(caplog, clip), clip
 
 
 def test_all_else_is_silent(caplog: pytest.LogCaptureFixture) -> None:
@@ -107,8 +107,8 @@ def test_a_resumed_fit_counts_its_own_windows(tmp_path: Path, caplog: pytest.Log
             run.save_checkpoint(path)
 
     clip = ComponentNormClip(TINY)
-    assert "in the average of 5 windows" in said(caplog, clip, callbacks=[Save()])
-    assert "in the average of 5 windows" in said(caplog, clip, max_epochs=2, ckpt_path=path)
+    assert "averaged over 5 windows" in said(caplog, clip, callbacks=[Save()])
+    assert "averaged over 5 windows" in said(caplog, clip, max_epochs=2, ckpt_path=path)
 
 
 def test_a_second_fit_of_a_trainer_begins_anew(caplog: pytest.LogCaptureFixture) -> None:
@@ -119,7 +119,7 @@ def test_a_second_fit_of_a_trainer_begins_anew(caplog: pytest.LogCaptureFixture)
         caplog.clear()
         with caplog.at_level(logging.INFO, "lightning.pytorch"):
             run.fit(task, loader(STEPS), loader(1))
-        assert "in the average of 5 windows" in caplog.text
+        assert "averaged over 5 windows" in caplog.text
 
 
 def test_nothing_is_read_before_the_end(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

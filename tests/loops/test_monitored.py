@@ -247,7 +247,7 @@ def test_of_another_module_a_name_that_the_sanity_check_does_not_log_is_doubtful
         own(early())
     assert ours(said) == [
         "Parameter `monitor` of `EarlyStopping` should be a name that is logged: unless something else logs it, it "
-        "will be missing. Found `monitor = 'val_loss'`, and the sanity check logged `val/loss`. Near matches: "
+        "will be missing. Found `monitor = 'val_loss'`; the sanity check logged `val/loss`. Near matches: "
         "`val/loss`."
     ]
 

@@ -6,7 +6,7 @@ import pytest
 from torch import nn
 
 from lightning_sparsegrad import GradualUnfreezing, HeadOnly
-from lightning_sparsegrad.loops._trainable import frozen_parts, tell_what_trains
+from lightning_sparsegrad.loops._trainable import frozen_modules, log_trainable
 from tests.lightning.tasks import DOORS, Network, Regression, fit
 from tests.tiny import tiny_bert
 
@@ -32,15 +32,15 @@ def frozen(*names: str) -> Network:
 
 
 def test_nothing_is_said_if_everything_trains(said: pytest.LogCaptureFixture) -> None:
-    tell_what_trains(Network())
+    log_trainable(Network())
     assert not said.messages
 
 
 def test_what_is_frozen_is_named_by_its_largest_module(said: pytest.LogCaptureFixture) -> None:
-    tell_what_trains(frozen("blocks"))
+    log_trainable(frozen("blocks"))
     assert lines(said) == ["9 of 441 parameters train (2.0%). `requires_grad=False`: `blocks` (432)."]
     said.clear()
-    tell_what_trains(frozen("blocks.0", "blocks.2.0"))
+    log_trainable(frozen("blocks.0", "blocks.2.0"))
     assert lines(said) == [
         "225 of 441 parameters train (51.0%). `requires_grad=False`: `blocks.0` (144), `blocks.2.0` (72)."
     ]
@@ -49,7 +49,7 @@ def test_what_is_frozen_is_named_by_its_largest_module(said: pytest.LogCaptureFi
 def test_a_single_parameter_is_named(said: pytest.LogCaptureFixture) -> None:
     network = Network()
     network.head.bias.requires_grad = False
-    tell_what_trains(network)
+    log_trainable(network)
     assert lines(said) == ["440 of 441 parameters train (99.8%). `requires_grad=False`: `head.bias` (1)."]
 
 
@@ -57,7 +57,7 @@ def test_parts_of_many_layers_are_named_together(said: pytest.LogCaptureFixture)
     model = tiny_bert(num_hidden_layers=12)
     for name, parameter in model.named_parameters():
         parameter.requires_grad = "value" in name or "classifier" in name
-    tell_what_trains(model)
+    log_trainable(model)
     (line,) = lines(said)
     encoder = sum(parameter.numel() for parameter in model.get_submodule("bert.encoder").parameters())
     values = 12 * (32 * 32 + 32)
@@ -70,19 +70,19 @@ def test_parts_of_many_layers_are_named_together(said: pytest.LogCaptureFixture)
 def test_parts_lie_in_no_other() -> None:
     names = [f"a.{layer}.{part}.weight" for layer in range(9) for part in "xyz"] + ["b.weight", "a.bias"]
     trained = {"a.0.x.weight", "a.1.x.weight", "a.2.x.weight", "a.bias"}
-    assert frozen_parts(names, [name for name in names if name not in trained]) == ["a", "b"]
+    assert frozen_modules(names, [name for name in names if name not in trained]) == ["a", "b"]
 
 
 def test_a_small_share_is_not_rounded_to_nothing(said: pytest.LogCaptureFixture) -> None:
     model = nn.ModuleDict({"body": nn.Linear(1000, 1000, bias=False), "head": nn.Linear(10, 1, bias=False)})
     model["body"].requires_grad_(requires_grad=False)
-    tell_what_trains(model)
+    log_trainable(model)
     assert lines(said) == ["10 of 1,000,010 parameters train (0.001%). `requires_grad=False`: `body` (1,000,000)."]
 
 
 def test_it_is_a_warning_if_nothing_trains() -> None:
     with pytest.warns(UserWarning, match=r"^0 of 441 parameters train \(0%\)"):
-        tell_what_trains(frozen("blocks", "head"))
+        log_trainable(frozen("blocks", "head"))
 
 
 class Frozen(Regression):

@@ -197,7 +197,7 @@ def test_a_fit_that_fails_before_it_trains_leaves_the_checkpoint_of_an_exception
     with pytest.warns(UserWarning, match="is not exact"):
         fail(Broken)
     before = path.read_bytes()
-    with pytest.warns(UserWarning, match=f"Checkpoint `{path}` stays as it was: the fit that would replace it has not"):
+    with pytest.warns(UserWarning, match=f"Checkpoint `{path}` is kept: the fit that would replace it has not"):
         fail(Unready)
     assert path.read_bytes() == before
 
