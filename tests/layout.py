@@ -95,7 +95,7 @@ class Layout:
         dim = 1 if name in self.columns else 0
         inner = prod(shape[dim + 1 :])
         for part, length in self.fused[name]:
-            places = range(start, start + length)
-            parts.append((part, [i for i in range(prod(shape)) if i // inner % shape[dim] in places]))
+            positions = range(start, start + length)
+            parts.append((part, [i for i in range(prod(shape)) if i // inner % shape[dim] in positions]))
             start += length
         return parts

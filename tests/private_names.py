@@ -110,8 +110,8 @@ def always(make: Callable[[], Any]) -> Callable[[Trainer], Any]:
     return lambda _: make()
 
 
-def keys(found: Any) -> SimpleNamespace:
-    return SimpleNamespace(**dict.fromkeys(found))
+def keys(state: Any) -> SimpleNamespace:
+    return SimpleNamespace(**dict.fromkeys(state))
 
 
 def loader() -> DataLoader[Any]:

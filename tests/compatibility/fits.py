@@ -75,7 +75,7 @@ def fit(
     task = TowerTask(transform, optimizer="sgd" if clips(name) else "adamw")
     trainer = Trainer(**quiet(callbacks=callbacks, enable_checkpointing=folder is not None))
     trainer.fit(task, datamodule=Rows(), ckpt_path=path, weights_only=True if path else None)
-    return outcome(trainer, recorder)
+    return fit_result(trainer, recorder)
 
 
 def command(folder: Path | None = None, path: Path | None = None) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def command(folder: Path | None = None, path: Path | None = None) -> dict[str, A
         args=[*(COMMAND if path is None else ["fit", f"--ckpt_path={path}", "--seed_everything=1"])],
         trainer_defaults=quiet(callbacks=[recorder, *saving(folder)], enable_checkpointing=folder is not None),
     )
-    return outcome(cli.trainer, recorder)
+    return fit_result(cli.trainer, recorder)
 
 
 def saving(folder: Path | None) -> list[Callback]:
@@ -109,7 +109,7 @@ def quiet(**arguments: Any) -> dict[str, Any]:
     }
 
 
-def outcome(trainer: Trainer, recorder: Recorder) -> dict[str, Any]:
+def fit_result(trainer: Trainer, recorder: Recorder) -> dict[str, Any]:
     """Return hashes of what a fit has come to."""
     (optimizer,), task = trainer.optimizers, trainer.lightning_module
     assert isinstance(task, TowerTask)

@@ -90,7 +90,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], str, str, tuple[int, int, int]]
 
 def outputs_of(parts: dict[str, Part], tensor: Tensor) -> dict[str, Tensor]:
     """Turn parts of a weight or bias into masks over the outputs of the projection."""
-    found = {}
+    outputs = {}
     for name, part in parts.items():
         marked = torch.zeros_like(tensor)
         part.of(marked).fill_(1)
@@ -98,8 +98,8 @@ def outputs_of(parts: dict[str, Part], tensor: Tensor) -> dict[str, Tensor]:
             inputs = 1 - part.dim
             assert torch.equal(marked.amin(inputs), marked.amax(inputs))  # whole outputs, all their inputs
             marked = marked.amax(inputs)
-        found[name] = marked.bool()
-    return found
+        outputs[name] = marked.bool()
+    return outputs
 
 
 def attend(model: nn.Module, projection: str, output: str) -> tuple[Tensor, Tensor]:

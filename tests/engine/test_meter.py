@@ -171,10 +171,10 @@ def test_parts_of_fused_projections_are_measured_and_clipped_by_themselves() -> 
     assert fused is not None
     assert left is not None
     clipped = set()
-    for place, part in enumerate(("query", "key", "value")):
+    for index, part in enumerate(("query", "key", "value")):
         values = measured[f"blocks.0.attention.in_proj_weight.{part}"]
-        torch.testing.assert_close(values[BEFORE], fused[4 * place : 4 * place + 4].norm())
-        torch.testing.assert_close(values[AFTER], left[4 * place : 4 * place + 4].norm())
+        torch.testing.assert_close(values[BEFORE], fused[4 * index : 4 * index + 4].norm())
+        torch.testing.assert_close(values[AFTER], left[4 * index : 4 * index + 4].norm())
         assert bool(values[CLIPPED]) == (part != "query")
         clipped.add(bool(values[CLIPPED]))
     assert clipped == {True, False}

@@ -141,22 +141,22 @@ def test_it_counts_where_a_clip_reads_it_first() -> None:
 
 @cases("policy", ["skip", "raise"])
 def test_an_overflow_under_a_loss_scale_is_left_to_the_scaler(policy: NonFinite) -> None:
-    found, policies = [], (policy, "propagate")
+    results, policies = [], (policy, "propagate")
     for each in policies:
         model = Small()
         engine = engine_of(model, CHAIN, each)  # type: ignore[arg-type]
         set_gradients(model, 0)
         spoil(model, "head.bias", float("inf"))
         apply(engine, 0, loss_scale=torch.tensor(1024.0))
-        found.append(snapshot(model))
+        results.append(snapshot(model))
         if each == policy:
             assert engine.statistics["nonfinite"] == 1
-    for name, gradient in found[0].items():
-        other = found[1][name]
+    for name, gradient in results[0].items():
+        other = results[1][name]
         assert gradient is not None
         assert other is not None
         assert torch.equal(gradient.nan_to_num(7), other.nan_to_num(7))
-    spoiled = found[0]["head.bias"]
+    spoiled = results[0]["head.bias"]
     assert spoiled is not None
     assert not spoiled.isfinite().all()
 

@@ -42,10 +42,10 @@ def compressed() -> bytes:
 
 def loads_something_else(file: Path) -> bool:
     try:
-        found = torch.load(file, weights_only=True)
+        loaded = torch.load(file, weights_only=True)
     except Exception:  # whatever torch makes of it
         return False
-    return str(found) != str(CONTENT)
+    return str(loaded) != str(CONTENT)
 
 
 def test_no_flipped_bit_changes_what_is_loaded(tmp_path: Path) -> None:
@@ -122,8 +122,8 @@ def flipped(tmp_path: Path) -> Path:
     trainer.save_checkpoint(file)
     whole = file.read_bytes()
     weights = model.layer.weight.detach().numpy().tobytes()
-    place = whole.index(weights) + 3  # the exponent of the first
-    file.write_bytes(whole[:place] + bytes([whole[place] ^ 0x40]) + whole[place + 1 :])
+    offset = whole.index(weights) + 3  # the exponent of the first
+    file.write_bytes(whole[:offset] + bytes([whole[offset] ^ 0x40]) + whole[offset + 1 :])
     assert not torch.equal(torch.load(file, weights_only=True)["state_dict"]["layer.weight"], model.layer.weight)
     return file
 

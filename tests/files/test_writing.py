@@ -90,9 +90,9 @@ def test_a_full_disk_leaves_no_empty_files() -> None:
 def test_a_full_disk_is_found_behind_other_errors(error: Exception) -> None:
     other = RuntimeError("a failure")
     other.__cause__ = error
-    found = full_disk(other, "out")
-    assert found is not None
-    assert str(found) == "[Errno 28] No space left on device: 'out'"
+    full = full_disk(other, "out")
+    assert full is not None
+    assert str(full) == "[Errno 28] No space left on device: 'out'"
     assert full_disk(ValueError("(os error 2)"), "out") is None
 
 

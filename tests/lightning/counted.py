@@ -104,12 +104,12 @@ def evaluate(folder: Path, out: Path, world: int) -> dict[str, Any]:
         torch.manual_seed(0)
         task, run = make(), trainer(callbacks=[PredictionWriter(str(out / name))], **shared)
         run.validate(task, data(), verbose=False)
-        found: dict[str, Any] = {"val": measured(run), "majority": majority_scores(run, task)}
+        scores: dict[str, Any] = {"val": measured(run), "majority": majority_scores(run, task)}
         run.test(task, data(), verbose=False)
-        found["test"] = measured(run)
+        scores["test"] = measured(run)
         returned: Any = run.predict(task, data())
-        found["returned"] = sum(len(batch["predictions"]) for part in returned for batch in part)
-        results[name] = found
+        scores["returned"] = sum(len(batch["predictions"]) for part in returned for batch in part)
+        results[name] = scores
     results["own loaders"] = own_loaders(folder, shared)
     return results
 
@@ -119,7 +119,7 @@ def own_loaders(folder: Path, shared: dict[str, Any]) -> dict[str, Any]:
     data = texts(folder)
     data.setup("validate")
     rows, collate = data.dataset("validation.de"), data.eval_loaders("validation")["de"].collate_fn
-    found: dict[str, Any] = {}
+    scores: dict[str, Any] = {}
     for name, own in {"as it is": False, "each once": True}.items():
 
         class Owner(SequenceClassification):
@@ -132,9 +132,9 @@ def own_loaders(folder: Path, shared: dict[str, Any]) -> dict[str, Any]:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             run.validate(Owner(f"{folder}/encoder", 3, Identity()), verbose=False)
-        said = [str(warning.message) for warning in caught if "count twice" in str(warning.message)]
-        found[name] = {"val": measured(run), "said": said}
-    return found
+        messages = [str(warning.message) for warning in caught if "count twice" in str(warning.message)]
+        scores[name] = {"val": measured(run), "messages": messages}
+    return scores
 
 
 def main(folder: Path) -> None:

@@ -115,8 +115,8 @@ def test_a_resumed_fit_says_that_the_dtype_is_another(tmp_path: Path, recwarn: p
     trainer(max_epochs=2, precision="bf16-true").fit(task_of(path), feed(batches("classes")), ckpt_path=file)
     assert not [w for w in recwarn if "checkpoint holds" in str(w.message)]
     resumed = task_of(path)
-    said = r"^Weights that the checkpoint holds in bfloat16 train in float32 from here on; `dtype='bfloat16'`"
-    with pytest.warns(UserWarning, match=said):
+    message = r"^Weights that the checkpoint holds in bfloat16 train in float32 from here on; `dtype='bfloat16'`"
+    with pytest.warns(UserWarning, match=message):
         trainer(max_epochs=2).fit(resumed, feed(batches("classes")), ckpt_path=file)
     assert dtypes(resumed) == {torch.float32}
     optimizer: Any = resumed.optimizers(use_pl_optimizer=False)

@@ -152,9 +152,9 @@ def test_a_trainer_that_fits_twice_tells_once_each() -> None:
     run = trainer()
     for epochs in (1, 2):
         run.fit_loop.max_epochs = epochs
-        with pytest.warns(DivergenceWarning) as said:
+        with pytest.warns(DivergenceWarning) as caught:
             run.fit(task, loader())
-        assert len([warning for warning in said if warning.category is DivergenceWarning]) == 1
+        assert len([warning for warning in caught if warning.category is DivergenceWarning]) == 1
 
 
 # ---------------------------------------------------------------- the command line

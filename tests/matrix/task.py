@@ -166,11 +166,11 @@ def by_reference(row: Golden, windows: Plan, *, total_steps: int | None = None) 
     return weights(task)
 
 
-def assert_close(found: Weights, expected: Weights) -> None:
+def assert_close(actual: Weights, expected: Weights) -> None:
     """Assert equality to rounding, and that training moved something."""
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-6)
     before = weights(Task())
-    assert any(not torch.equal(weight, before[name.removeprefix("model.")]) for name, weight in found.items())
+    assert any(not torch.equal(weight, before[name.removeprefix("model.")]) for name, weight in actual.items())
 
 
 # ---------------------------------------------------------------- what becomes of each gradient

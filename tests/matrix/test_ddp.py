@@ -177,12 +177,12 @@ class Digests(Callback):
     """Keeps a hash of all weights after every optimizer step."""
 
     def __init__(self) -> None:
-        self.found: list[str] = []
+        self.digests: list[str] = []
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        if trainer.global_step > len(self.found):
+        if trainer.global_step > len(self.digests):
             bits = b"".join(weight.numpy().tobytes() for weight in weights(pl_module).values())
-            self.found.append(blake2b(bits).hexdigest())
+            self.digests.append(blake2b(bits).hexdigest())
 
 
 def prepare(case: Run, rank: int) -> None:
@@ -215,7 +215,7 @@ def train(case: Run, rank: int, world: int) -> dict[str, Any]:
     run.fit(task, DataLoader(data, batch_size=None))
     return {
         "weights": weights(task),
-        "digests": digests.found,
+        "digests": digests.digests,
         "seen": [(window.before, window.after, window.scale, window.weights) for window in witness.seen],
         "seed": door_of(run).gradient_engine.seed,
         "skipped": task.skipped,
@@ -324,9 +324,9 @@ def test_skipping_changes_nothing(results: Results, name: str) -> None:
 @cases("name", COMPILED)
 def test_compiled_blocks_are_skipped_with_the_same_bits(results: Results, name: str) -> None:
     index = GOLDEN.index(row_of(LAYERS))
-    for found, expected in zip(results[name], results[f"{index}, skipping"], strict=True):
-        assert found["skipped"] == expected["skipped"] > 0
-        assert_same_weights(found["weights"], expected["weights"])
+    for actual, expected in zip(results[name], results[f"{index}, skipping"], strict=True):
+        assert actual["skipped"] == expected["skipped"] > 0
+        assert_same_weights(actual["weights"], expected["weights"])
 
 
 @cases("name", HALF)

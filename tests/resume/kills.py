@@ -96,8 +96,8 @@ class Command:
 
     def ended(self) -> bool:
         if self.status is None:
-            found, status = os.waitpid(self.process, os.WNOHANG)
-            self.status = os.waitstatus_to_exitcode(status) if found else None
+            process_id, status = os.waitpid(self.process, os.WNOHANG)
+            self.status = os.waitstatus_to_exitcode(status) if process_id else None
         return self.status is not None
 
     def alive(self) -> list[int]:
@@ -160,8 +160,8 @@ def judge(command: Command, kill: Kill, folder: Path) -> None:
     if command.status is not None and not is_other and shell not in (128 + number, 0 if kill.moment == "end" else -1):
         kill.faults.append(f"status {command.status}")
     if command.status == 128 + number and not is_other:  # by itself
-        told = (folder / "output.txt").read_text().rpartition("========")[2]
-        kill.faults += [] if "stopped" in told else ["not a word"]
+        shown = (folder / "output.txt").read_text().rpartition("========")[2]
+        kill.faults += [] if "stopped" in shown else ["not a word"]
     command.close()
 
 

@@ -101,7 +101,7 @@ class Paired(Sensitive):
 
 
 @dataclass
-class Outcome:
+class FitResult:
     """What a fit has come to."""
 
     states: dict[str, Any]
@@ -125,7 +125,7 @@ def fit(
     path: Path | None = None,
     kind: type[Regression] = Sensitive,
     **arguments: Any,
-) -> tuple[Trainer, Outcome]:
+) -> tuple[Trainer, FitResult]:
     """Fit a new task, from a checkpoint if there is one; return the Trainer, and what came of it."""
     torch.manual_seed((0 if path is None else 99) + int(os.environ.get("RANK", "0")))
     task, door_callbacks = through(door, deepcopy(transform), kind)
@@ -143,10 +143,10 @@ def fit(
     run.fit(
         task, shuffled() if data is None else data, validation or DataLoader(dataset(2), batch_size=2), ckpt_path=path
     )
-    return run, outcome(run)
+    return run, result_of(run)
 
 
-def outcome(run: Trainer) -> Outcome:
+def result_of(run: Trainer) -> FitResult:
     task: Any = run.lightning_module
     (optimizer,) = run.optimizers
     states = {
@@ -157,7 +157,7 @@ def outcome(run: Trainer) -> Outcome:
         "metrics": {name: float(value) for name, value in run.callback_metrics.items()},
     }
     rows = run.logger.rows if isinstance(run.logger, Rows) else []
-    return Outcome(deepcopy(states), list(task.seen), rows, run.global_step)
+    return FitResult(deepcopy(states), list(task.seen), rows, run.global_step)
 
 
 def every_step(folder: Path, **arguments: Any) -> list[Callback]:
@@ -184,7 +184,7 @@ def assert_same_bits(actual: Any, expected: Any, where: str = "") -> None:
         assert actual == expected, where
 
 
-def assert_went_on(resumed: Outcome, whole: Outcome, path: Path) -> None:
+def assert_went_on(resumed: FitResult, whole: FitResult, path: Path) -> None:
     """Assert that a resumed run did bit for bit what the whole run did after a checkpoint."""
     then = torch.load(path, weights_only=True)["until then"]
     assert resumed.seen == whole.seen[then["seen"] :]

@@ -120,14 +120,14 @@ def test_other_generators_of_the_validation_data_begin_anew(tmp_path: Path):
 
 def test_another_amount_of_data_is_refused_within_an_epoch(tmp_path: Path, subtests: pytest.Subtests):
     fit("module", GradDrop(0.5), callbacks=every_step(tmp_path), max_epochs=2)
-    for samples, size, found in ((12, 2, "length = 6"), (14, 4, "length = 4"), (7, 1, "batch_size = 1")):
+    for samples, size, value in ((12, 2, "length = 6"), (14, 4, "length = 4"), (7, 1, "batch_size = 1")):
 
         def other(samples: int = samples, size: int = size) -> Any:
             return DataLoader(Subset(dataset(BATCHES), range(samples)), batch_size=size, shuffle=True)
 
-        with subtests.test(found):
+        with subtests.test(value):
             with pytest.raises(
-                ConfigurationError, match=f"to resume within an epoch, as in the previous run. Found `{found}`"
+                ConfigurationError, match=f"to resume within an epoch, as in the previous run. Found `{value}`"
             ):
                 fit("module", GradDrop(0.5), data=other(), path=tmp_path / "step=3.ckpt", max_epochs=2)
             _, resumed = fit("module", GradDrop(0.5), data=other(), path=tmp_path / "epoch=0.ckpt", max_epochs=2)
@@ -185,8 +185,8 @@ def test_a_search_for_the_learning_rate_goes_before_it():
         lr = 0.01
 
     finder = LearningRateFinder(num_training_steps=3, update_attr=False, early_stop_threshold=None)
-    _, outcome = fit("callback", GradDrop(0.5), kind=Searching, callbacks=[finder, ExactResume()])
-    assert outcome.steps == 3 * BATCHES
+    _, result = fit("callback", GradDrop(0.5), kind=Searching, callbacks=[finder, ExactResume()])
+    assert result.steps == 3 * BATCHES
 
 
 def test_it_needs_no_transform(tmp_path: Path):

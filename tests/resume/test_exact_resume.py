@@ -21,7 +21,7 @@ from tests.lightning.test_checkpoints import RESUMED
 from tests.resume.runs import (
     BATCHES,
     THOROUGH,
-    Outcome,
+    FitResult,
     Paired,
     assert_same_bits,
     assert_went_on,
@@ -40,7 +40,7 @@ pytestmark = [pytest.mark.resume, pytest.mark.filterwarnings("ignore:Be aware th
 
 def assert_resumes(
     folder: Path, door: str, transform: Any, data: Callable[[], Any] = shuffled, count: int = 1, **arguments: Any
-) -> Outcome:
+) -> FitResult:
     """Assert that a run can be resumed from some of its checkpoints; return what the run came to."""
     _, whole = fit(door, transform, callbacks=every_step(folder), data=data(), **arguments)
     for path in some_checkpoints(folder, count):

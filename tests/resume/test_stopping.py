@@ -16,7 +16,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning_sparsegrad import ExactResume
 from lightning_sparsegrad.resume._stopping import about_end
 from tests.lightning.tasks import STRATEGIES
-from tests.resume.runs import BATCHES, THOROUGH, Outcome, Rows, alternating, assert_same_bits, fit, shuffled
+from tests.resume.runs import BATCHES, THOROUGH, FitResult, Rows, alternating, assert_same_bits, fit, shuffled
 
 MASK_AND_CLIP = STRATEGIES["mask and clip"]
 
@@ -60,7 +60,7 @@ def stop(folder: Path, at: Signal, saving: list[Callback] | None = None, **argum
     return rows, shlex.split(about_end(at.trainer, arguments.get("path")))[-1]
 
 
-def assert_resumes(rows: Rows, path: str, whole: Outcome, **arguments: Any) -> None:
+def assert_resumes(rows: Rows, path: str, whole: FitResult, **arguments: Any) -> None:
     """Assert that a run that was stopped, and the one that resumes from it, are the undisturbed run."""
     logger = Rows()
     _, resumed = fit("module", MASK_AND_CLIP, path=Path(path), logger=logger, **arguments)
@@ -110,10 +110,10 @@ MOMENTS: dict[str, tuple[str, int, dict[str, Any]]] = {
     "the writing of a checkpoint": ("on_save_checkpoint", 1, ENDS),
     "the end of the training": ("on_train_end", 0, ENDS),
 }
-_WHOLE: dict[str, Outcome] = {}
+_WHOLE: dict[str, FitResult] = {}
 
 
-def whole_run(arguments: dict[str, Any], **more: Any) -> Outcome:
+def whole_run(arguments: dict[str, Any], **more: Any) -> FitResult:
     """Return what the undisturbed run comes to, made once."""
     key = repr(arguments)
     if more or key not in _WHOLE:

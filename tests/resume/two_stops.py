@@ -60,7 +60,7 @@ class Signal(Callback):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def outcome(case: str, folder: Path) -> dict[str, Any]:
+def result_of(case: str, folder: Path) -> dict[str, Any]:
     hook, step, ranks, arguments, *_ = CASES[case]
     arguments = {**arguments, "validation": DataLoader(dataset(10), batch_size=2)}
     arguments = {**arguments, "devices": 2, "strategy": "ddp", "kind": Drifting}
@@ -90,5 +90,5 @@ def outcome(case: str, folder: Path) -> dict[str, Any]:
 
 def main(folder: Path) -> None:
     for case in TRIED:
-        result = outcome(case, folder / case)
+        result = result_of(case, folder / case)
         (folder / f"{case} {os.environ['RANK']}.json").write_text(json.dumps(result))

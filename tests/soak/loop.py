@@ -187,4 +187,4 @@ def put(model: nn.Module, overflow: Overflow | None) -> None:
         return
     gradient = model.get_parameter(overflow.parameter).grad
     if gradient is not None and gradient.numel():
-        gradient.view(-1)[overflow.place % gradient.numel()] = overflow.value
+        gradient.view(-1)[overflow.entry % gradient.numel()] = overflow.value

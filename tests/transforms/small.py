@@ -166,9 +166,9 @@ def bits(tensor: Tensor) -> Tensor:
     return tensor.contiguous().view({2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()])
 
 
-def assert_same_bits(found: Mapping[str, Tensor | None], expected: Mapping[str, Tensor | None]) -> None:
-    assert found.keys() == expected.keys()
-    for name, tensor in found.items():
+def assert_same_bits(actual: Mapping[str, Tensor | None], expected: Mapping[str, Tensor | None]) -> None:
+    assert actual.keys() == expected.keys()
+    for name, tensor in actual.items():
         other = expected[name]
         if tensor is None or other is None:
             assert tensor is other, f"only one of the two dropped {name} whole"
@@ -177,16 +177,16 @@ def assert_same_bits(found: Mapping[str, Tensor | None], expected: Mapping[str, 
 
 
 # ---------------------------------------------------------------- the reference on a model
-def values_of(found: nn.Module | Snapshot, *, scale: float = 1.0) -> Values:
+def values_of(actual: nn.Module | Snapshot, *, scale: float = 1.0) -> Values:
     """Return gradients for the reference, divided by a loss scale."""
-    gradients = snapshot(found) if isinstance(found, nn.Module) else found
+    gradients = snapshot(actual) if isinstance(actual, nn.Module) else actual
     return {
         name: None if grad is None else Entries(tuple(grad.shape), (grad.double() / scale).flatten().tolist())
         for name, grad in gradients.items()
     }
 
 
-def assert_equals_reference(found: nn.Module | Snapshot, expected: Values) -> None:
+def assert_equals_reference(actual: nn.Module | Snapshot, expected: Values) -> None:
     """Assert that the gradients of a model, or gradients by name, are what the reference says."""
     tolerance = {
         torch.float64: (1e-6, 1e-9),
@@ -194,7 +194,7 @@ def assert_equals_reference(found: nn.Module | Snapshot, expected: Values) -> No
         torch.float16: (2e-3, 1e-6),
         torch.bfloat16: (1.6e-2, 1e-7),
     }
-    for name, gradient in (snapshot(found) if isinstance(found, nn.Module) else found).items():
+    for name, gradient in (snapshot(actual) if isinstance(actual, nn.Module) else actual).items():
         entries = expected[name]
         if entries is None or gradient is None:
             assert entries is None, f"{name} was dropped whole"
