@@ -1,4 +1,4 @@
-"""What a model is made of, written down by hand: what the library has to find in its module tree."""
+"""The structure of a model, written by hand: what the library has to find in its module tree."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,7 +10,7 @@ Pieces = list[tuple[str, Sequence[int]]]  # a parameter's name, and the entries 
 
 @dataclass(frozen=True)
 class Layout:
-    """What a model is made of.
+    """The structure of a model.
 
     Args:
         shapes: Parameter name to shape.

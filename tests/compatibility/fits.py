@@ -1,4 +1,4 @@
-"""Fits of the tower, whole and resumed, and what they come to, bit by bit."""
+"""Fits of the tower, whole and resumed, and their results, bit by bit."""
 
 import os
 from collections.abc import Callable
@@ -60,7 +60,7 @@ def fit(
     folder: Path | None = None,
     path: Path | None = None,
 ) -> dict[str, Any]:
-    """Fit the tower; return hashes of what comes of it.
+    """Fit the tower; return hashes of the result.
 
     Args:
         name: The strategy's name, which says whether it clips.
@@ -110,7 +110,7 @@ def quiet(**arguments: Any) -> dict[str, Any]:
 
 
 def fit_result(trainer: Trainer, recorder: Recorder) -> dict[str, Any]:
-    """Return hashes of what a fit has come to."""
+    """Return hashes of the result of a fit."""
     (optimizer,), task = trainer.optimizers, trainer.lightning_module
     assert isinstance(task, TowerTask)
     states = optimizer.state_dict()["state"]

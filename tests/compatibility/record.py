@@ -1,6 +1,6 @@
-"""Records what a release makes of all this; run in a checkout of it, into which this folder was copied.
+"""Records the results of a release; run in a checkout of it, into which this folder was copied.
 
-`python -m tests.compatibility.record` writes `recorded/` anew, in this folder. What is there is of release 0.1.
+`python -m tests.compatibility.record` rewrites `recorded/` in this folder. The current content is of release 0.1.
 """
 
 import json

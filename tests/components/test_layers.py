@@ -152,7 +152,7 @@ def test_torch_transformer():
 
 
 class Series(nn.Module):
-    """Fed with features: it has no embeddings."""
+    """Takes features as input: it has no embeddings."""
 
     def __init__(self, *, project: bool) -> None:
         super().__init__()
@@ -179,7 +179,7 @@ def test_a_model_without_embeddings_starts_at_its_first_block():
 
 
 class Task(nn.Module):
-    """As a LightningModule often is: what is new first, what is pretrained behind it."""
+    """Like many a LightningModule: new modules first, the pretrained ones after them."""
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()

@@ -37,7 +37,7 @@ def process_group() -> Iterator[None]:
 
 
 class Wrapper(nn.Module):
-    """What `torch.compile` makes of a module, as far as names go."""
+    """The names that `torch.compile` gives the parameters of a module."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -166,7 +166,7 @@ def test_what_is_no_module_is_refused() -> None:
 
 
 class Own(GradientTransform):
-    """A clip as people write it, which on shards would clip each by its own norm."""
+    """A typical user's clip, which on shards would clip each by its own norm."""
 
     def bind(self, parameters: NamedParameters, *, total_steps: int | None) -> None:
         pass

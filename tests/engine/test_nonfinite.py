@@ -1,4 +1,4 @@
-"""Gradients that are infinite or undefined: what each policy does, and that no later window knows of them."""
+"""Gradients that are infinite or undefined: each policy, and no effect on later windows."""
 
 from typing import Any
 
@@ -52,7 +52,7 @@ def train(
     without: int | None = None,
     kind: str = "AdamW",
 ) -> dict[str, Tensor]:
-    """Train by gradients of the formula; those of one step are spoiled, or one step is left out."""
+    """Train with gradients of the formula; those of one step are spoiled, or one step is skipped."""
     model = Small()
     engine, optimizer = engine_of(model, transform, policy), OPTIMIZERS[kind](model.parameters())
     for step in range(TOTAL_STEPS):
@@ -174,7 +174,7 @@ def test_a_window_that_is_left_out_has_no_statistics_of_the_one_before() -> None
 
 @cases("policy", ["propagate", "skip", "raise"])
 def test_what_the_scaler_does_not_see_is_clipped_all_the_same(policy: NonFinite) -> None:
-    """A scaler looks at the parameters of one optimizer; the overflow is in none of them."""
+    """A scaler checks the parameters of one optimizer; the overflow is in none of them."""
     model = Small()
     engine = engine_of(model, ComponentNormClip(0.01), policy)
     scaler = torch.amp.GradScaler("cpu", init_scale=4.0)

@@ -1,4 +1,4 @@
-"""Checkpoint files that are damaged, cut, or none."""
+"""Checkpoint files that are damaged, truncated, or not checkpoints."""
 
 import io
 import pickle
@@ -88,7 +88,7 @@ def test_what_is_no_archive_as_written_is_refused(content: Callable[[], bytes], 
 
 
 def test_a_record_that_is_said_to_be_huge_is_not_read(tmp_path: Path) -> None:
-    """The sizes of a bomb: records that lie over each other, or that no file could hold."""
+    """Return a zip bomb: records that overlap, or that no file could hold."""
     bomb = bytearray(saved())
     start = bomb.rindex(b"PK\x01\x02")  # the last entry of the directory
     bomb[start + 20 : start + 28] = (2**31).to_bytes(4, "little") * 2
@@ -113,7 +113,7 @@ def test_folders_and_remote_names_are_passed_by(tmp_path: Path) -> None:
 
 @pytest.fixture
 def flipped(tmp_path: Path) -> Path:
-    """A checkpoint of which torch loads another weight than was written."""
+    """Return a checkpoint from which torch loads another weight than was written."""
     torch.manual_seed(0)
     model, file = BoringModel(), tmp_path / "x.ckpt"
     settings = {"logger": False, "enable_progress_bar": False, "accelerator": "cpu", "enable_model_summary": False}

@@ -132,7 +132,7 @@ def test_keep_mask_has_the_shape_asked_for(shape, rate):
 
 @pytest.fixture
 def block(monkeypatch):
-    """Set how many entries are hashed at a time, and send small tensors the way of large ones."""
+    """Set how many entries are hashed at a time, and treat small tensors like large ones."""
 
     def set_to(size: int) -> None:
         monkeypatch.setattr(blocks, "_CPU_BLOCK", size)

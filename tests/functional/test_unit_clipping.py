@@ -26,7 +26,7 @@ def drawn(shape: tuple[int, ...], seed: int, scale: float = 1.0, dtype: torch.dt
 def factors_by_hand(
     gradient: Tensor, weight: Tensor, clipping: float, *, dim: int = 0, eps: float = 1e-3, scale: float = 1.0
 ) -> list[float]:
-    """Return what each unit is multiplied by, in Python numbers."""
+    """Return the factor of each unit, in Python numbers."""
     whole = sum(size > 1 for size in gradient.shape) <= 1
     count = 1 if whole else gradient.shape[dim]
     pairs = [

@@ -1,4 +1,4 @@
-"""What each of n processes does for test_counts.py: evaluate and predict rows that they cannot share evenly.
+"""The work of each of n processes for test_counts.py: evaluate and predict rows that they cannot share evenly.
 
 Started by tests/launch.py, with a folder as its argument, or called in one process.
 """
@@ -97,7 +97,7 @@ def written(folder: Path) -> dict[str, str]:
 
 
 def evaluate(folder: Path, out: Path, world: int) -> dict[str, Any]:
-    """Run all cases; return what was measured and predicted, by case."""
+    """Run all cases; return the metrics and predictions by case."""
     shared: dict[str, Any] = {"devices": world, "strategy": "ddp"} if world > 1 else {}
     results: dict[str, Any] = {}
     for name, (make, data) in kinds(folder).items():
@@ -115,7 +115,7 @@ def evaluate(folder: Path, out: Path, world: int) -> dict[str, Any]:
 
 
 def own_loaders(folder: Path, shared: dict[str, Any]) -> dict[str, Any]:
-    """Evaluate loaders of somebody's own: as Lightning shares them, and each row once."""
+    """Evaluate a user's loaders: as Lightning shares them, and each row once."""
     data = texts(folder)
     data.setup("validate")
     rows, collate = data.dataset("validation.de"), data.eval_loaders("validation")["de"].collate_fn

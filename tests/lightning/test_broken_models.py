@@ -1,4 +1,4 @@
-"""Folders of models whose files are broken, or whose configuration makes no model."""
+"""Folders of models whose files are broken, or whose configuration does not make a model."""
 
 import json
 import shutil

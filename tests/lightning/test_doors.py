@@ -1,4 +1,4 @@
-"""The two doors of a Trainer to the engine: what they refuse, and what they leave to their user."""
+"""The two doors of a Trainer to the engine: refusals, and the freedom they leave to users."""
 
 import functools
 from collections.abc import Callable

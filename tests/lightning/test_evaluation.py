@@ -1,4 +1,4 @@
-"""What is measured where the data has parts: languages, or several validation sets."""
+"""Metrics of data with parts: languages, or several validation sets."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Runs that start at once: each has folders and files of its own, and none is deleted, mixed or refused."""
+"""Runs that start at the same time: each has its own folders and files, and none is deleted, mixed or refused."""
 
 import csv
 import os
@@ -90,7 +90,7 @@ def fits(*arguments: str) -> list[int]:
 
 
 def logged(folder: Path) -> list[str]:
-    """Return the steps that a run has logged a loss of, by its table."""
+    """Return the steps for which a run's table has a loss."""
     with (folder / "metrics.csv").open() as file:
         return [row["step"] for row in csv.DictReader(file) if row.get("val/loss")]
 

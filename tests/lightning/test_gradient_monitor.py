@@ -1,4 +1,4 @@
-"""What `GradientMonitor` writes and logs, against the gradients that steps found and left."""
+"""The files and logs of `GradientMonitor`, against the gradients before and after each step."""
 
 from copy import deepcopy
 from pathlib import Path

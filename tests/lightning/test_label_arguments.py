@@ -1,4 +1,4 @@
-"""What data tell a model about labels: what checkpoints keep of it, and what is refused where two sources differ."""
+"""Arguments of a model that the labels of the data determine: in checkpoints, and refused where two sources differ."""
 
 from itertools import cycle
 from pathlib import Path

@@ -57,7 +57,7 @@ def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def save(kind: str, config: dict[str, Any], **changes: Any) -> str:
-    """Save a model with a tokenizer that tells no length."""
+    """Save a model with a tokenizer that does not state a length."""
     made = AutoConfig.for_model(kind, **{**config, **changes})
     build(AutoModel.from_config, made).save_pretrained("model")  # type: ignore[operator]
     save_tokenizer(Path("model"), {"pad_token": "[PAD]", "eos_token": "[SEP]"})

@@ -1,4 +1,4 @@
-"""Searches of Lightning's tuner go through the strategy, and leave the fit bit for bit what it is without them."""
+"""Searches of Lightning's tuner use the strategy, and leave the fit unchanged, bit for bit."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The task for texts: what it trains, what it measures, what it stores."""
+"""The task for texts: training, metrics, and stored arguments."""
 
 from functools import partial
 from itertools import count

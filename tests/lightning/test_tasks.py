@@ -1,4 +1,4 @@
-"""The tasks beside the classification of texts: words, answers, rankings."""
+"""The tasks other than text classification: words, answers, rankings."""
 
 from itertools import product
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`ClippedCheck`: a fit says at its end where a clip has scaled nearly everything nearly always."""
+"""`ClippedCheck`: a fit reports at its end that a clip scaled nearly everything nearly always."""
 
 import logging
 from pathlib import Path
@@ -30,7 +30,7 @@ STEPS = 50
 
 
 class Halved(GradientTransform):
-    """Scales everything, and is no clip."""
+    """Scales everything, and is not a clip."""
 
     def bind(self, parameters: NamedParameters, *, total_steps: int | None) -> None:
         self._names = list(parameters)

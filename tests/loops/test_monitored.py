@@ -1,4 +1,4 @@
-"""What callbacks and schedulers monitor is checked before the first step."""
+"""The metrics that callbacks and schedulers monitor are checked before the first step."""
 
 import warnings
 from collections.abc import Callable, Iterable
@@ -39,7 +39,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 class Best(Callback):
-    """Somebody's own, which looks a metric up."""
+    """A user's callback, which reads a metric."""
 
     def __init__(self, monitor: str, mode: str = "min") -> None:
         self.monitor, self.mode = monitor, mode

@@ -1,4 +1,4 @@
-"""What is said of parameters that do not train."""
+"""The message about parameters that do not train."""
 
 import logging
 

@@ -135,7 +135,7 @@ def test_what_works_in_ours_alone_says_so(tmp_path: Path) -> None:
 
 
 def test_a_module_is_refused_by_the_trainer_of_the_other_package() -> None:
-    """Before any hook of ours runs; a Trainer of either package says so in a line."""
+    """Before any hook of ours runs; a Trainer of either package reports it in one line."""
     message = "`model` must be a `LightningModule` or `torch._dynamo.OptimizedModule`, got `{}`"
     with pytest.raises(TypeError, match=message.format("Sparse")):
         their_trainer().fit(type("Sparse", (SparseGradModule,), {})(gradient_transform=GradDrop(0.5)), loader())

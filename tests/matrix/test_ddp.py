@@ -195,7 +195,7 @@ def prepare(case: Run, rank: int) -> None:
 
 
 def train(case: Run, rank: int, world: int) -> dict[str, Any]:
-    """Run a case; return what came of it, in plain numbers and tensors."""
+    """Run a case; return its result in plain numbers and tensors."""
     prepare(case, rank)
     task, doors = through(case.door, case.transform, case.kind, skip_dropped=case.skip)
     digests, witness = Digests(), Witness()
@@ -225,7 +225,7 @@ def train(case: Run, rank: int, world: int) -> dict[str, Any]:
 
 
 def started(case: Run, mesh: DeviceMesh, _: Path) -> Any:
-    """Run a case on one of the processes; return what came of it, or the error if it is refused."""
+    """Run a case on one of the processes; return its result, or the error if it is refused."""
     if case not in REFUSED.values():
         return train(case, mesh.get_rank(), mesh.size())
     with pytest.raises(RuntimeError) as refused:
@@ -338,6 +338,6 @@ def test_an_overflow_on_one_rank_skips_the_step_on_all(results: Results, name: s
 
 @cases("name", REFUSED)
 def test_a_micro_batch_without_a_loss_is_refused_by_the_trainer(results: Results, name: str) -> None:
-    """What the ranks have not reduced yet would be applied otherwise, and tear the replicas apart."""
+    """Gradients that the ranks have not reduced yet would be transformed differently, and replicas would diverge."""
     for error in results[name]:
         assert "returning None in distributed training is not supported" in error

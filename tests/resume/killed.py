@@ -1,6 +1,6 @@
-"""What kills.py stops: a fit of one process or two, and a study, as forks of a process that has the imports.
+"""The commands that kills.py stops: a fit of one process or two, and a study, as forks of a process with all imports.
 
-Every process says where it stands on a pipe: a line of its process id, its rank and a moment.
+Every process reports its progress on a pipe: lines of its process id, its rank and a moment.
 """
 
 import json
@@ -57,7 +57,7 @@ class Texts(TextDataModule):
 
 
 class Forked(subprocess.Popen[bytes]):
-    """A command of this library in a fork of this process, which need not import everything anew."""
+    """A command of this library in a fork of this process, which need not import everything again."""
 
     def _execute_child(self, args: Any, *rest: Any) -> None:
         given = dict(zip(_EXECUTE, rest, strict=False))

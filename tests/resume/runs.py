@@ -1,4 +1,4 @@
-"""A fit that would show any difference, the same gone on with from a checkpoint, and what both came to."""
+"""A fit that is sensitive to any difference, the same fit resumed from a checkpoint, and the results of both."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -102,7 +102,7 @@ class Paired(Sensitive):
 
 @dataclass
 class FitResult:
-    """What a fit has come to."""
+    """The result of a fit."""
 
     states: dict[str, Any]
     seen: list[float]
@@ -111,7 +111,7 @@ class FitResult:
 
 
 def shuffled(**arguments: Any) -> DataLoader[Any]:
-    """Return a loader without a generator: what most people have."""
+    """Return a loader without a generator, as most users have."""
     return DataLoader(dataset(BATCHES), batch_size=2, shuffle=True, **arguments)
 
 
@@ -126,7 +126,7 @@ def fit(
     kind: type[Regression] = Sensitive,
     **arguments: Any,
 ) -> tuple[Trainer, FitResult]:
-    """Fit a new task, from a checkpoint if there is one; return the Trainer, and what came of it."""
+    """Fit a new task, from a checkpoint if one is given; return the Trainer and the result."""
     torch.manual_seed((0 if path is None else 99) + int(os.environ.get("RANK", "0")))
     task, door_callbacks = through(door, deepcopy(transform), kind)
     given = callbacks if callbacks is not None else [ExactResume()]

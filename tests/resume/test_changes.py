@@ -1,4 +1,4 @@
-"""What may change on a resume does what the documentation says, or is refused."""
+"""Changes between a run and its resume: they act as documented, or are refused."""
 
 from collections.abc import Callable, Iterator
 from copy import deepcopy

@@ -1,6 +1,6 @@
-"""A run that is resumed from any checkpoint does bit for bit what the run that never stopped did.
+"""A run that is resumed from any checkpoint equals the uninterrupted run, bit for bit.
 
-`RESUME_ALL=1 pytest -m resume` goes on from every checkpoint of every case; the default from some of them.
+`RESUME_ALL=1 pytest -m resume` resumes every checkpoint of every case; by default, some of them.
 """
 
 import random
@@ -78,7 +78,7 @@ class Noisy(Dataset[Any]):
 
 
 class Buffered(IterableDataset[Any]):
-    """Has no length, and shuffles by a generator of its own, which goes on from epoch to epoch."""
+    """Has no length, and shuffles with its own generator, which continues from epoch to epoch."""
 
     def __init__(self) -> None:
         self.generator = torch.Generator().manual_seed(5)
@@ -137,7 +137,7 @@ class Permuted:
 
 
 class Batches:
-    """What can be iterated over."""
+    """An iterable of batches."""
 
     def __len__(self) -> int:
         return BATCHES

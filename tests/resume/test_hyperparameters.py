@@ -1,4 +1,4 @@
-"""What a resumed fit makes otherwise than the run before takes effect; what it does not stays, bit for bit."""
+"""Changed hyperparameters of a resumed fit take effect; everything else is restored bit for bit."""
 
 import logging
 from collections.abc import Callable

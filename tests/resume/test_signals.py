@@ -51,7 +51,7 @@ class Signals(Callback):
 
 
 class Caught(Signals):
-    """Catches what a signal raises, as a library may that tries something."""
+    """Catches the exception of a signal, as a library may."""
 
     def send(self, trainer: Trainer, signum: int) -> None:
         with suppress(BaseException):
@@ -72,7 +72,7 @@ def sending(hook: str, signum: int, **arguments: int) -> list[str]:
 
 
 def ended(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[Any, list[str]]:
-    """Run the command line; return its status, and what it says of the end."""
+    """Run the command line; return its status, and its final lines."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as exit_info:
         main(arguments)

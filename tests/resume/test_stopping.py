@@ -1,4 +1,4 @@
-"""A signal at any moment of a fit, and the run that resumes from what it leaves: bit for bit the undisturbed run."""
+"""A signal at any moment of a fit, and the run that resumes from it: bit for bit the undisturbed run."""
 
 import os
 import shlex
@@ -49,7 +49,7 @@ class Signal(Callback):
 
 
 def stop(folder: Path, at: Signal, saving: list[Callback] | None = None, **arguments: Any) -> tuple[Rows, str]:
-    """Fit until a signal ends it; return what it has logged, and the checkpoint that it names."""
+    """Fit until a signal ends it; return the logged rows, and the checkpoint that it names."""
     rows = Rows()
     given = [ModelCheckpoint(folder, save_top_k=-1)] if saving is None else saving
     with pytest.raises(SIGTERMException) as ended:
@@ -114,7 +114,7 @@ _WHOLE: dict[str, FitResult] = {}
 
 
 def whole_run(arguments: dict[str, Any], **more: Any) -> FitResult:
-    """Return what the undisturbed run comes to, made once."""
+    """Return the result of the undisturbed run, computed once."""
     key = repr(arguments)
     if more or key not in _WHOLE:
         _WHOLE[key] = fit("module", MASK_AND_CLIP, **arguments, **more)[1]

@@ -1,4 +1,4 @@
-"""What hooks change where an epoch starts, metrics keep and a validation draws goes on within the epoch."""
+"""Settings changed at the start of an epoch, metrics and validation draws continue within the epoch."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -34,7 +34,7 @@ pytestmark = [pytest.mark.resume, pytest.mark.filterwarnings("ignore:Be aware th
 
 
 class Switching(Callback):
-    """Freezes, has evaluate and accumulates anew where an epoch starts."""
+    """Freezes, sets eval mode and changes the accumulation at the start of an epoch."""
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         network: Any = pl_module.network

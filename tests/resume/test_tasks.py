@@ -1,4 +1,4 @@
-"""Tasks of the command line go on from within an epoch, with several validation loaders and rows grouped by length."""
+"""Tasks of the command line resume within an epoch, with several validation loaders and rows grouped by length."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Two processes go on exactly, each with its own random states, data and metrics, or stop together at a signal."""
+"""Two processes resume exactly, each with its own random states, data and metrics, or stop together at a signal."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A checkpoint asked for at a moment that cannot be gone on from waits for one that can, or is marked as not exact."""
+"""A checkpoint requested at a moment that cannot be resumed waits for one that can, or is marked as not exact."""
 
 from datetime import timedelta
 from functools import cache, partial
@@ -31,7 +31,7 @@ pytestmark = [
 
 
 class Ask(Callback):
-    """Asks for a checkpoint in a hook at a micro-batch of the first epoch, and notes whether it is there at once."""
+    """Requests a checkpoint in a hook at a micro-batch of the first epoch, and notes whether it exists at once."""
 
     def __init__(self, path: Path, hook: str, batch: int) -> None:
         self.path, self.batch, self.at_once = path, batch, False
@@ -264,7 +264,7 @@ def test_an_interrupt_right_after_a_step_loses_nothing(tmp_path: Path):
 
 
 def assert_loses_nothing(path: Path, door: str, step: int, used: int) -> None:
-    """Assert that a resume goes on after a step, and after so many batches of its epoch."""
+    """Assert that a resume continues after a step, and after so many batches of its epoch."""
     assert step_of(path) == step
     whole = whole_run(door)
     match = f"on_exception.ckpt` is not exact: training stopped at step {step} "

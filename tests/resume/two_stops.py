@@ -1,6 +1,6 @@
 """Each of two processes gets a signal, stops, resumes, and compares.
 
-Writes down, for each case and rank, what came of it.
+Writes down the result of each case and rank.
 """
 
 import json

@@ -43,7 +43,7 @@ from tests.soak.strategies import Drawn
 
 
 class Interruption(Exception):  # noqa: N818  # no error
-    """What is raised in a training step."""
+    """The exception that a training step raises."""
 
 
 class Interrupted(Regression):

@@ -22,7 +22,7 @@ SAMPLE_EVERY = 10  # trainings between samples of the memory
 
 @dataclass
 class Summary:
-    """What a soak has seen.
+    """The summary of a soak.
 
     Attributes:
         failures: What failed, each with the arguments by which it comes again.

@@ -68,14 +68,14 @@ class Small(nn.Module):
 
 
 def by_formula(name: str, count: int, step: int) -> Tensor:
-    """Return numbers for a parameter that no rounding touches: multiples of 1/32 in (-2, 2), none of them zero."""
+    """Return numbers for a parameter that no rounding changes: multiples of 1/32 in (-2, 2), none of them zero."""
     start = sum(name.encode()) + 17 * step
     numbers = [(start + 37 * index) % 127 - 63 for index in range(count)]
     return torch.tensor([number or 5 for number in numbers], dtype=torch.float32) / 32
 
 
 def layout_of(model: Small) -> Layout:
-    """Return by hand what the library has to find in the model."""
+    """Return the structure of the model, written by hand, that the library has to find."""
     tied = model.head.weight is model.embeddings.weight
     depths: dict[str, frozenset[int]] = {}
     roles: dict[str, dict[str, int]] = {}
@@ -110,7 +110,7 @@ def window_of(step: int) -> When:
 
 # ---------------------------------------------------------------- running
 def on_one_thread() -> Iterator[None]:
-    """Hold torch to one thread, for a fixture: on tensors this small, handing work over takes longer than doing it."""
+    """Limit torch to one thread, for a fixture: on tensors this small, more threads are slower."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -162,7 +162,7 @@ def run(
 
 
 def bits(tensor: Tensor) -> Tensor:
-    """Return a tensor's bits, which tell -0.0 from 0.0 and one undefined number from another."""
+    """Return the bits of a tensor, which distinguish -0.0 from 0.0 and one NaN from another."""
     return tensor.contiguous().view({2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()])
 
 
@@ -187,7 +187,7 @@ def values_of(actual: nn.Module | Snapshot, *, scale: float = 1.0) -> Values:
 
 
 def assert_equals_reference(actual: nn.Module | Snapshot, expected: Values) -> None:
-    """Assert that the gradients of a model, or gradients by name, are what the reference says."""
+    """Assert that the gradients of a model, or gradients by name, equal the reference."""
     tolerance = {
         torch.float64: (1e-6, 1e-9),
         torch.float32: (1e-5, 1e-7),

@@ -1,4 +1,4 @@
-"""ComponentNormClip: what a component is, thresholds of its own, and what the authors' code does."""
+"""ComponentNormClip: components, their thresholds, and the authors' code."""
 
 from math import inf, nan
 from typing import Any
@@ -37,7 +37,7 @@ def _apply(model: nn.Module, transform: ComponentNormClip, **window: Any) -> Gra
 
 
 def _units(gradients: dict[str, Tensor | None], kind: ComponentKind) -> dict[str, list[Tensor]]:
-    """Return by hand what the components of GPT-2 are."""
+    """Return the components of GPT-2, written by hand."""
     units: dict[str, list[Tensor]] = {}
     for name, gradient in gradients.items():
         assert gradient is not None

@@ -1,4 +1,4 @@
-"""What holds for every strategy. The strategies are found by themselves; each needs an overlay and a golden row."""
+"""The contract of all strategies, which are collected automatically; each needs an overlay and a golden row."""
 
 import json
 import os

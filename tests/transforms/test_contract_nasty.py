@@ -1,4 +1,4 @@
-"""What holds for every strategy, on nasty gradients and on none, and under a loss scale."""
+"""The contract of all strategies on nasty gradients, on none, and under a loss scale."""
 
 import pytest
 import torch
