@@ -2,8 +2,9 @@
 
 Each folder is one thing, and imports go one way, down this list:
 
-- `main`: dispatches a command line to one of the next three;
+- `main`: dispatches a command line to one of the next four;
 - `studies`: comparisons of many runs;
+- `explain`: describes what a strategy will do to a model, before training;
 - `export`: turns a checkpoint into a folder for `transformers`;
 - `cli`: `SparseGradCLI`, its parser, its one-line errors, stored configs, the table after a fit;
 - `callbacks`: the engine for any LightningModule, and what a fit writes and records;
@@ -32,6 +33,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from lightning_sparsegrad import _moved
+
+__version__ = "0.2.0"
 
 # the exports of each package, listed so that they are known before it is imported; `transforms` exports all
 _LAZY = {

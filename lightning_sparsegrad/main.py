@@ -28,16 +28,17 @@ def __getattr__(name: str) -> Any:
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run the command line; what the user can mend ends it with one line on stderr and status 2.
+    """Run the command line; an error that the user can fix ends it with one line on stderr and status 2.
 
-    That is a `ConfigurationError`, Lightning's `MisconfigurationException`, a `FloatingPointError`, of a fit that
-    diverged or that `nonfinite="raise"` has ended, and an `OSError`: a file or a folder that is not there, not to be
-    written, or full. Any other error may be a bug, and keeps its traceback.
+    Such errors are a `ConfigurationError`, Lightning's `MisconfigurationException`, a `FloatingPointError` (a fit
+    diverged, or `nonfinite="raise"` ended it), and an `OSError` (a file or folder is missing or cannot be written, or
+    the disk is full). Any other error may be a bug and keeps its traceback.
 
-    SIGTERM ends it with status 143 and Ctrl+C with 130, and one line on stderr says from where a fit resumes; see
-    `SparseGradCLI`. A handler that the program has set for SIGTERM stays; handlers are restored at the end.
+    SIGTERM ends the command with status 143 and Ctrl+C with status 130; one line on stderr names the checkpoint to
+    resume from, see `SparseGradCLI`. A SIGTERM handler that the program installed stays in use. All handlers are
+    restored at the end.
 
-    Where it is the process's own command line, OpenMP threads wait as `wait_passively` has it.
+    With the arguments of the process, OpenMP threads wait as `wait_passively` describes.
 
     Args:
         args: The arguments; by default those of the process.
@@ -50,19 +51,19 @@ def main(args: list[str] | None = None) -> None:
         raise _refusal(shown(fault))
     try:
         if args is None:
-            wait_passively()  # before torch is imported, by whatever follows
-            slow_down_bars()  # and before tqdm is, which torch imports
+            wait_passively()  # before anything imports torch
+            slow_down_bars()  # before torch imports tqdm
             if only_prints(arguments):
                 print_only(lambda: _main(args, arguments))
         _main(args, arguments)
-    except KeyboardInterrupt as error:  # while it imports
+    except KeyboardInterrupt as error:  # during the imports
         if sys.stderr is not None:
             sys.stderr.write(f"{_about_stop(arguments)}\n")
         raise SystemExit(130) from error
 
 
 def _main(args: list[str] | None, arguments: list[str]) -> None:
-    # with torch and Lightning
+    # these import torch and Lightning
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
     from lightning_sparsegrad.cli._faults import debugging, one_line
@@ -97,11 +98,13 @@ def _refusal(line: str) -> SystemExit:
 def _run(args: list[str] | None, arguments: list[str]) -> None:
     if arguments[:1] == ["study"]:
         _study(arguments[1:])
+    elif arguments[:1] == ["explain"]:
+        import_module("lightning_sparsegrad.explain._command").main(arguments[1:])
     elif arguments[:1] == ["export"]:
         import_module("lightning_sparsegrad.export._command").main(arguments[1:])
     else:
         cli = import_module("lightning_sparsegrad.cli.sparsegrad_cli")
-        # `python -m` names a file by which nothing can be started
+        # `python -m` puts the path of `__main__.py` here, which is no command
         prog = "sparsegrad" if Path(sys.argv[0]).name == "__main__.py" else None
         cli.SparseGradCLI(args=args, parser_kwargs={"epilog": _OTHERS, "prog": prog})
 
@@ -111,7 +114,7 @@ def _study(arguments: list[str]) -> None:
         command = import_module("lightning_sparsegrad.studies._command")  # it starts this one, run by run
     except ModuleNotFoundError as error:
         raise ConfigurationError(
-            f"`study` should find what it reports with: `pip install lightning-sparsegrad[studies]`. "
+            f"`study` should have the packages of its report: `pip install lightning-sparsegrad[studies]`. "
             f"Found no `{error.name}`."
         ) from error
     command.main(arguments)

@@ -14,7 +14,7 @@ from lightning_sparsegrad.callbacks._lines import Pace, check_seconds, is_termin
 from lightning_sparsegrad.loops._callbacks import callbacks_of
 from lightning_sparsegrad.loops._divergence import is_of_validation
 from lightning_sparsegrad.loops._lightning_adapter import steps_of
-from lightning_sparsegrad.metrics._evaluation_table import is_part, place_of
+from lightning_sparsegrad.metrics._evaluation_table import is_part, metric_and_part
 
 _METRICS = 4  # that fit into a line
 
@@ -22,12 +22,10 @@ _METRICS = 4  # that fit into a line
 class ProgressLines(Callback):
     """Write a progress line to stderr from time to time, where no terminal shows the Trainer's progress bar.
 
-    This is the case under nohup, SLURM or CI, and wherever else stdout or stderr is not a terminal. A fit writes
+    This is the case under nohup, SLURM or CI, and wherever else stdout or stderr is not a terminal. A fit writes ::
 
-    ```
-    step 120/1000 (12%), epoch 1/3, loss 0.532, val/loss 0.48, 0:03:10 left
-    step 333/1000 (33%), epoch 1/3, validation batch 30/200 (15%), loss 0.498, val/loss 0.48, 0:02:22 left
-    ```
+        step 120/1000 (12%), epoch 1/3, loss 0.532, val/loss 0.48, 0:03:10 left
+        step 333/1000 (33%), epoch 1/3, validation batch 30/200 (15%), loss 0.498, val/loss 0.48, 0:02:22 left
 
     with the optimizer steps, the loss of the last batch on this process, and up to four metrics of the last validation
     of this fit. A validation, test or prediction outside a fit writes `test batch 30/200 (15%), 0:00:40 left`. Unknown
@@ -235,5 +233,5 @@ def _validations_in(trainer: Trainer, steps: int) -> int:
 
 
 def _is_shown(name: str) -> bool:
-    _, part = place_of(name, prefix="val/") or ("", "")
+    _, part = metric_and_part(name, prefix="val/") or ("", "")
     return is_of_validation(name) and not is_part(part)

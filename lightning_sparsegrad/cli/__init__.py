@@ -1,4 +1,4 @@
-"""The command line: its parser, its one-line errors, stored configs, and the tables after a run."""
+"""The command line: parser, one-line errors, stored configs, and the tables printed after a run."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,6 @@ __all__ = ["SparseGradArgumentParser", "SparseGradCLI"]
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from lightning_sparsegrad.cli import sparsegrad_cli  # with Lightning, which starts after what `main` settles first
+    from lightning_sparsegrad.cli import sparsegrad_cli  # imports Lightning, which `main` must set up first
 
     return getattr(sparsegrad_cli, name)

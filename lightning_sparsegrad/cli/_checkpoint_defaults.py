@@ -1,4 +1,4 @@
-"""Arguments of the run that wrote a checkpoint, as defaults of the command that is given the checkpoint."""
+"""The arguments stored in a checkpoint, as defaults of the command that loads it."""
 
 import re
 import warnings
@@ -20,20 +20,21 @@ from lightning_sparsegrad.untrusted._imports import named_by_checkpoint
 from lightning_sparsegrad.untrusted._jsonargparse import find
 
 _OF_EVALUATIONS = ("precision",)  # the Trainer's arguments that belong to the model rather than to the fit
-_VERSIONED = ("CSVLogger", "TensorBoardLogger")  # each run has a folder of its own, unless it is told which
+_VERSIONED = ("CSVLogger", "TensorBoardLogger")  # they open a new folder for each run unless `version` is set
 
 
 def set_stored_defaults(parser: LightningArgumentParser, given: Given) -> StoredRun | None:
-    """Have a parser go by what a run was given, where the command is not given anything else.
+    """Make the arguments stored in a checkpoint the parser's defaults, except those that the command gives.
 
-    To resume a fit, that is everything. Of the Trainer's arguments an evaluation takes the precision alone: machine,
+    A resumed fit takes all arguments. An evaluation takes only the precision of the Trainer's arguments: devices,
     logger and callbacks were the fit's. The resumed fit logs into a new folder beside the old one.
 
     Returns:
-        What the checkpoint says; `None` if the command names none, or a sharded one, which is a folder.
+        The stored run; `None` if the command names no checkpoint, or a sharded one, which is a folder.
 
     Raises:
-        ConfigurationError: If it cannot be read, says what no config file could, or names classes that are not there.
+        ConfigurationError: If the checkpoint cannot be read, stores arguments that a config file could not have, or
+            names classes that do not exist.
     """
     path = given.checkpoint_path
     if path is not None and not path.exists():
@@ -56,16 +57,16 @@ def set_stored_defaults(parser: LightningArgumentParser, given: Given) -> Stored
             if key in known or any(name.startswith(f"{key}.") for name in known):
                 defaults[key] = value
             elif value is not None:
-                warnings.warn(f"`{path}` is of a run with `{key}`, which is no option here: left out.", stacklevel=2)
+                warnings.warn(f"`{path}` stores `{key}`, which is not an option here: it is ignored.", stacklevel=2)
         for key, value in defaults.items():
             for entry, name in _leaves(value) if key not in HYPER_PARAMETERS else ():
                 if entry == "class_path" and find(name) is None:
                     raise ConfigurationError(
-                        f"`{path}` should be resumed with the classes of its run. Found no `{name}`, of `{key}`: "
+                        f"`{path}` should be resumed with the classes of its run. Found no `{name}`, used by `{key}`: "
                         f"make it importable, or give --{key}."
                     )
         try:
-            check(parser, deepcopy(defaults))  # jsonargparse does not look at defaults
+            check(parser, deepcopy(defaults))  # jsonargparse does not validate defaults
         except Exception as error:
             reason = diagnose(str(error), parser).removesuffix(HINT)
             raise ConfigurationError(f"The config in `{path}` cannot be used. {reason.strip()}") from error
@@ -74,7 +75,7 @@ def set_stored_defaults(parser: LightningArgumentParser, given: Given) -> Stored
 
 
 def _for_a_new_run(trainer: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the Trainer's arguments without what would lead into the folder of the run that was given them."""
+    """Return the Trainer's arguments without those that would write into the folder of the stored run."""
     loggers = trainer.get("logger")
     for logger in loggers if isinstance(loggers, Sequence) else [loggers]:
         if isinstance(logger, Mapping) and str(logger.get("class_path")).rpartition(".")[2] in _VERSIONED:
@@ -91,7 +92,7 @@ def _is_of_one_run(callback: Any) -> bool:
 
 
 def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield what is in mappings and lists, and the key it has or the list that holds it."""
+    """Yield each leaf of nested mappings and lists with its key; an item of a list has the key of the list."""
     if isinstance(value, Mapping | list):
         for name, each in value.items() if isinstance(value, Mapping) else ((key, each) for each in value):
             yield from _leaves(each, name)
@@ -100,7 +101,7 @@ def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def require_same_seed(config: Mapping[str, Any], stored: StoredRun) -> None:
-    """Refuse a seed that would be without effect: an exact resume restores the random states of the run before."""
+    """Refuse a seed that would have no effect: an exact resume restores the random states of the stored run."""
     seed, now = stored.config.get("seed_everything"), config.get("seed_everything")
     if (
         stored.resumes_exactly
@@ -109,13 +110,13 @@ def require_same_seed(config: Mapping[str, Any], stored: StoredRun) -> None:
         and (type(now), now) != (type(seed), seed)  # False is no 0
     ):
         raise ConfigurationError(
-            f"Parameter `seed_everything` should be {seed}, as in the run that is resumed, or go with "
-            f"`--exact_resume=false`: an exact resume restores its random states. Found `seed_everything = {now}`."
+            f"Parameter `seed_everything` should be {seed}, as in the run that is resumed: an exact resume restores "
+            f"its random states. To change the seed, add `--exact_resume=false`. Found `seed_everything = {now}`."
         )
 
 
 def where_paths_start(error: BaseException, stored: StoredRun | None) -> str:
-    """Return a sentence for an error about a file that a run named, and that does not lie in this folder; else none."""
+    """Return a hint for an error about a relative path of the stored run that does not exist here; else nothing."""
     if stored is None or stored.folder in {"", str(Path.cwd())}:
         return ""
     values = [value for _, value in _leaves(stored.config) if isinstance(value, str) and value]
@@ -124,6 +125,7 @@ def where_paths_start(error: BaseException, stored: StoredRun | None) -> str:
     for value in sorted(lost, key=len, reverse=True):
         if not Path(value).is_absolute() and not Path(value).exists():
             return (
-                f" Relative paths of `{stored.path}` start in `{stored.folder}`: give `{value}` anew, or start there."
+                f" Relative paths in `{stored.path}` start in `{stored.folder}`: run the command there, or give "
+                f"another path for `{value}`."
             )
     return ""

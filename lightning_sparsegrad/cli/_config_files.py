@@ -1,4 +1,4 @@
-"""Config files of a command, each read once: what was read stands for the file until the arguments are parsed."""
+"""Config files of a command, each read once; later reads return the same text until the arguments are parsed."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +9,7 @@ import yaml
 from jsonargparse.typing import Path, Path_fr
 
 from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.files._shipped import config_file
 from lightning_sparsegrad.untrusted._safe_yaml import load
 
 _texts: ContextVar[dict[str, tuple[str, str]] | None] = ContextVar("config files of the command", default=None)
@@ -16,7 +17,7 @@ _texts: ContextVar[dict[str, tuple[str, str]] | None] = ContextVar("config files
 
 @contextmanager
 def each_read_once() -> Iterator[None]:
-    """Have what was read of a file stand for it: a pipe can be read once, and a file may change meanwhile."""
+    """Read each file once and keep its text: a pipe can be read only once, and a file may change meanwhile."""
     if _texts.get() is not None:
         yield
         return
@@ -28,8 +29,13 @@ def each_read_once() -> Iterator[None]:
 
 
 def texts() -> list[tuple[str, str]]:
-    """Return the names of the files that were read, as they were given, and their texts; the last one first."""
+    """Return the names of the files read so far, as the command gave them, with their texts; the last file first."""
     return [*reversed((_texts.get() or {}).values())]
+
+
+def located(value: Any) -> Any:
+    """Return the file that a value of `--config` names, see `config_file`; anything but text as it is."""
+    return config_file(value) if isinstance(value, str) else value
 
 
 def read_config(value: Any) -> Any:
@@ -53,7 +59,7 @@ def _read_text(self: Path) -> str:
     return text
 
 
-# by which jsonargparse reads whatever a flag or a config names: files, URLs and pipes
+# jsonargparse reads every file, URL and pipe that a flag or a config names with this method
 _read = Path.read_text
 if _read.__module__ != __name__:  # not yet replaced
     Path.read_text = _read_text  # type: ignore[method-assign]

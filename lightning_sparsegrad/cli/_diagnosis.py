@@ -1,4 +1,4 @@
-"""One line for what jsonargparse says in fifty: the mistake, where it is, and near matches."""
+"""One-line diagnoses of jsonargparse's errors: the mistake, its position, and near matches."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -17,6 +17,7 @@ from lightning_sparsegrad.cli._faults import Fault, as_line
 from lightning_sparsegrad.cli._jsonargparse import options, parser_of
 from lightning_sparsegrad.cli._replacing import imported
 from lightning_sparsegrad.errors import near_matches
+from lightning_sparsegrad.files._shipped import shipped_configs
 from lightning_sparsegrad.loops._twins import about_twin
 from lightning_sparsegrad.schedules import Schedule
 from lightning_sparsegrad.transforms.base import GradientTransform
@@ -28,22 +29,22 @@ _LONGEST = 80  # characters of a value
 
 
 def diagnose(message: str, parser: ArgumentParser) -> str:
-    """Return one line that names the mistake in a text of jsonargparse, where it is and near matches.
+    """Return one line for an error of jsonargparse: the mistake, its position and near matches.
 
     Args:
-        message: The text.
-        parser: The parser that was at work; it knows the options and the arguments it was given.
+        message: The text of the error.
+        parser: The parser that raised it; it knows its options and the arguments it was given.
     """
     fault = Fault.find(message)
     answers = (answer(fault, match, parser) for rule, answer in RULES.items() if (match := rule.search(fault.text)))
-    # without addresses of Python
+    # without Python's reprs
     plain = re.sub(r" Got value: Namespace\(.*", "", re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", fault.text))
     sentence = next(filter(None, answers), f"{plain.removesuffix('.')}{fault.at}.")
     return as_line(sentence)
 
 
 def _written(parser: ArgumentParser, *words: str) -> str:
-    """Return the flag, or the file and line, in which all words are written; the last, if there are several."""
+    """Return the last flag, else file and line, that contains all words."""
     pattern = re.compile(r".*?".join(rf"(?<!\w){re.escape(word)}(?!\w)" for word in words))
     for argument in reversed(vars(parser).get("args") or ()):
         if argument.startswith("--") and pattern.search(argument):
@@ -52,15 +53,15 @@ def _written(parser: ArgumentParser, *words: str) -> str:
     return next((f", in {name} line {number}" for name, number, line in lines if pattern.search(line)), "")
 
 
-# ------------------------------------------------------------ rules: what a sentence of jsonargparse comes to
+# ------------------------------------------------------------ rules: from jsonargparse's sentences to ours
 def _broken_yaml(fault: Fault, _: re.Match[str], __: ArgumentParser) -> str:
     for name, text in texts():  # jsonargparse names no file
         try:
             load(text)
         except yaml.YAMLError as error:
             problem, mark = (vars(error).get(each) for each in ("problem", "problem_mark"))
-            return f"{name} is no YAML: {f'{problem}, line {mark.line + 1}' if mark else error}."
-    return f"There is a value that is no YAML: {fault.message}"
+            return f"{name} is not valid YAML: {f'{problem}, line {mark.line + 1}' if mark else error}."
+    return f"A value is not valid YAML: {fault.message}"
 
 
 def _unknown_argument(fault: Fault, match: re.Match[str], parser: ArgumentParser) -> str:
@@ -68,27 +69,35 @@ def _unknown_argument(fault: Fault, match: re.Match[str], parser: ArgumentParser
         return _unknown_option(fault, match, parser)
     name, owner = match["name"].partition(".")[0], fault.owner.rpartition(".")[2] or "this class"
     near = near_matches(name, {*_parameters(fault.owner), "class_path", "init_args"})
-    return f"`{name}` is no argument of `{owner}`{fault.at}{_written(parser, name)}.{near}"
+    return f"`{name}` is not an argument of `{owner}`{fault.at}{_written(parser, name)}.{near}"
 
 
 def _unknown_option(_: Fault, match: re.Match[str], parser: ArgumentParser) -> str:
-    """Say which piece of an option is the first that the parser does not know."""
-    parts = match["name"].split(".")
+    """Name the first word of a dotted option that the parser does not know."""
+    words = match["name"].split(".")
     known = [name.split(".") for name in options(parser_of(parser, match.groupdict().get("subcommand")))]
-    for depth, part in enumerate(parts):
-        allowed = {each[depth] for each in known if each[:depth] == parts[:depth] and len(each) > depth}
-        if part not in allowed:
-            at = f" at `{'.'.join(parts[:depth])}`" if depth else ""
-            groups = [first for first, *rest in known if rest == [part] and not depth]
-            if part in _OF_THE_MODEL and ["model"] in known:  # groups of LightningCLI
+    for depth, word in enumerate(words):
+        allowed = {each[depth] for each in known if each[:depth] == words[:depth] and len(each) > depth}
+        if word not in allowed:
+            at = f" at `{'.'.join(words[:depth])}`" if depth else ""
+            groups = [first for first, *rest in known if rest == [word] and not depth]
+            if word in _OF_THE_MODEL and ["model"] in known:  # groups of LightningCLI
                 groups = ["model"]
-            near = f" It is `--{groups[0]}.{part}`." if groups else near_matches(part, allowed)
-            return f"`{part}` is no option{at}{_written(parser, part)}.{near}"
+            near = f" It is `--{groups[0]}.{word}`." if groups else near_matches(word, allowed)
+            return f"`{word}` is not an option{at}{_written(parser, word)}.{near}"
     return ""
 
 
-def _missing_file(_: Fault, match: re.Match[str], __: ArgumentParser) -> str:
+def _missing_file(fault: Fault, match: re.Match[str], __: ArgumentParser) -> str:
     path = Path(match["name"])
+    if fault.message.startswith('Parser key "config"'):
+        name = (path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path).as_posix()
+        files = [(Path(name).parent / file).as_posix() for file in _files(path.parent) if file != path.name]
+        files = files if path.suffix else [file.removesuffix(".yaml") for file in files]
+        shipped = shipped_configs()
+        alike = [each for each in shipped if each.rpartition("/")[2] == path.stem]  # by another path, or by none
+        near = near_matches(alike[0], alike) if alike else near_matches(name, [*files, *shipped])
+        return f"There is no config `{name}`, neither a file nor one of the package.{near}"
     return f"There is no file `{match['name']}`.{near_matches(path.name, _files(path.parent))}"
 
 
@@ -119,7 +128,7 @@ def _unknown_class(fault: Fault, match: re.Match[str], parser: ArgumentParser) -
     is_file = Path(name).suffix in {".yaml", ".yml", ".json"}
     allowed = _files(Path()) if is_file else _class_names() - {name}
     near = near_matches(name if is_file else name.rpartition(".")[2], allowed)
-    return f"`{name}` is no file and no class that fits{fault.at}{_written(parser, name)}.{near}"
+    return f"`{name}` is neither a file nor a class that fits{fault.at}{_written(parser, name)}.{near}"
 
 
 def _denied(fault: Fault, match: re.Match[str], parser: ArgumentParser) -> str:
@@ -132,7 +141,7 @@ def _wrong_kind(fault: Fault, match: re.Match[str], parser: ArgumentParser) -> s
         return ""
     cls = imported(name)
     twin = about_twin(cls) if isinstance(cls, type) else ""
-    return f"`{name}` is no subclass of `{match['base']}`{fault.at}{_written(parser, name)}.{twin}"
+    return f"`{name}` is not a subclass of `{match['base']}`{fault.at}{_written(parser, name)}.{twin}"
 
 
 def _required(fault: Fault, match: re.Match[str], _: ArgumentParser) -> str:
@@ -163,7 +172,7 @@ RULES: dict[re.Pattern[str], Callable[[Fault, re.Match[str], ArgumentParser], st
 }
 
 
-# ------------------------------------------------------------ names that may be meant
+# ------------------------------------------------------------ candidates for near matches
 def _types(listed: str) -> str:
     """Return 'int or None' for `<class 'int'>, <class 'NoneType'>`."""
     short = re.sub(r"<class '([^']*)'>", r"\1", listed).replace("NoneType", "None")
@@ -178,16 +187,16 @@ def _files(folder: Path) -> list[str]:
 
 
 def _parameters(class_path: str) -> list[str]:
-    """Return the names of what a class or function takes, those it passes on to a parent's `**kwargs` included."""
+    """Return the parameters of a class or function, including those that it passes to a parent by `**kwargs`."""
     named, parser = imported(class_path), ArgumentParser(exit_on_error=False)
-    with suppress(Exception):  # whatever a signature that cannot be read raises; then there are no near matches
+    with suppress(Exception):  # a signature that cannot be read may raise anything; then there are no near matches
         add = parser.add_class_arguments if isinstance(named, type) else parser.add_function_arguments
         return list(add(named, fail_untyped=False))
     return []
 
 
 def _class_names(expected: str | None = None) -> set[str]:
-    """Return the names of all imported classes that may be meant: of the types in `expected`, or of any."""
+    """Return the names of all imported classes that a config may name: of the types in `expected`, or of any."""
 
     def below(base: type) -> Iterator[str]:
         subclasses: list[type] = base.__subclasses__()

@@ -1,6 +1,6 @@
-"""The fault in a text of jsonargparse: a tree by indentation, in which every type of a union says why it failed.
+"""The fault in an error of jsonargparse, whose text is an indented tree with one branch per type of a union.
 
-It is read by its English sentences, of jsonargparse 4.53. A text that is worded otherwise is shown as it is.
+The rules match the English sentences of jsonargparse 4.53. Any other text is shown unchanged.
 """
 
 import os
@@ -12,11 +12,11 @@ from lightning_sparsegrad.untrusted._terminal import shown
 DEBUG_VARIABLE = "SPARSEGRAD_DEBUG"
 HINT = f"({DEBUG_VARIABLE}=1 shows the full text.)"
 
-# what jsonargparse writes around a fault, and what it lists beside it
+# lines that jsonargparse writes around a fault, and lines that it lists beside it
 _CONTEXT = re.compile(r"Parser key \"(?P<key>[^\"]*)\".*:$|Problem with given class_path '(?P<owner>[^']*)':$|Errors:$")
 _NOISE = re.compile(
     r"$|Does not validate|Subtypes:|Given value|Expected a path but"
-    # of a list or one item, that which was not meant
+    # a union of a list and an item: the branch that was not meant
     r"|Not a valid subclass|Subclass types expect|a class path \(str\)$|a dict with"
 )
 _OF_A_CALLABLE = re.compile(r"Type .* expects a function or a callable class: (.*?)\.?(?: Got value: .*)?$")
@@ -28,29 +28,29 @@ def debugging() -> bool:
 
 
 def as_line(text: str) -> str:
-    """Return a text in one line for the terminal, and how to see more."""
+    """Return a text as one line for the terminal, with a hint how to see the full text."""
     return shown(" ".join(f"{text} {HINT}".split()))
 
 
 def one_line(error: BaseException) -> str:
-    """Return what an error says is wrong in one line for the terminal."""
+    """Return the reason that an error gives as one line for the terminal."""
     return as_line(reason_in(error))
 
 
 def reason_in(error: BaseException) -> str:
-    """Return what an error says is wrong, without what jsonargparse writes around it."""
+    """Return the reason that an error gives, without the context that jsonargparse adds."""
     return Fault.find(str(error) or repr(error)).text
 
 
 @dataclass(frozen=True)
 class Fault:
-    """The innermost line of a text of jsonargparse.
+    """The innermost line of an error of jsonargparse.
 
     Args:
-        text: What is wrong.
+        text: The reason.
         message: The whole text.
-        key: Where it is: the keys above, joined by dots.
-        owner: The class whose argument it is; empty if none is named.
+        key: The keys above the fault, joined by dots.
+        owner: The class whose argument is wrong; empty if none is named.
     """
 
     text: str
@@ -60,10 +60,10 @@ class Fault:
 
     @classmethod
     def find(cls, message: str) -> "Fault":
-        """Find the deepest line that is neither context nor noise; of equals, rather none that says 'Expected'."""
+        """Find the deepest line that is neither context nor noise; prefer one that does not begin with 'Expected'."""
         lines = [_indented(line) for line in message.splitlines()] or [(0, message)]
         if not any(_CONTEXT.match(text) or text.startswith("Does not validate") for _, text in lines):
-            return cls(" ".join(text for _, text in lines), message)  # all of it is about the fault
+            return cls(" ".join(text for _, text in lines), message)  # the whole text is the fault
 
         def depth(index: int) -> tuple[bool, int, bool]:
             indent, text = lines[index]
@@ -76,7 +76,7 @@ class Fault:
             if other < indent and (match := _CONTEXT.match(line)):
                 above.append(match)
                 indent = other
-        if above and above[0][0] == "Errors:" and text.startswith("Expected"):  # of a union of types, the last to fail
+        if above and above[0][0] == "Errors:" and text.startswith("Expected"):  # the last type of a union
             types = [line for _, line in lines[:index] if line.startswith("Subtypes: ")]
             values = [line for _, line in lines[index:] if line.startswith("Given value:")]
             if types and values:
@@ -88,7 +88,7 @@ class Fault:
 
     @property
     def at(self) -> str:
-        """Where it is, as the end of a sentence."""
+        """The position of the fault, as the end of a sentence."""
         return f" at `{self.key}`" if self.key else ""
 
 

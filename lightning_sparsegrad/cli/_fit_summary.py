@@ -1,4 +1,4 @@
-"""The fit of the command line, and the table that it prints when it is done."""
+"""The fit of the command line, and the table that it prints at the end."""
 
 import warnings
 from math import isfinite
@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lightning_sparsegrad.loops._divergence import DivergenceWarning, divergence_of
-from lightning_sparsegrad.metrics._evaluation_table import evaluation_table, is_part, place_of
+from lightning_sparsegrad.metrics._evaluation_table import evaluation_table, is_part, metric_and_part
 from lightning_sparsegrad.untrusted._terminal import shown
 
 _SHARES = {"kept": "share of entries kept", "clipped": "share of components clipped"}
@@ -19,18 +19,18 @@ _VALIDATION = "val/"
 
 
 def fit_and_summarize(trainer: Trainer, **kwargs: Any) -> None:
-    """Fit, and print how it went.
+    """Fit, and print a summary.
 
     Args:
         trainer: The Trainer.
-        **kwargs: What its `fit` takes.
+        **kwargs: The arguments of its `fit`.
 
     Raises:
         FloatingPointError: If weights or validation loss are not finite at the end.
     """
     start = monotonic()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DivergenceWarning)  # the error says the same
+        warnings.simplefilter("ignore", DivergenceWarning)  # raised below as an error
         trainer.fit(**kwargs)
     fault = divergence_of(trainer)
     if trainer.is_global_zero:
@@ -40,29 +40,29 @@ def fit_and_summarize(trainer: Trainer, **kwargs: Any) -> None:
 
 
 def _print_summary(trainer: Trainer, *, seconds: float, diverged: bool) -> None:
-    """Print how a fit went, and below it the results by part where its validation has several."""
+    """Print the summary of a fit, and below it the results by part if its validation has several."""
     table = Table("")
-    table.add_column("at the end of the fit", overflow="fold")  # a path is to be copied
+    table.add_column("at the end of the fit", overflow="fold")  # a path must be whole to be copied
     for name, value in _summary(trainer, diverged=diverged).items():
         table.add_row(Text(shown(name)), Text(shown(value)))
     table.add_row("wall time", f"{seconds:.1f} s")
     console = get_console()
     console.print(table)
-    table_of_parts = evaluation_table(trainer.callback_metrics, prefix=_VALIDATION)
-    if table_of_parts.has_parts:
-        table_of_parts.show(console, heading="val")
+    table_by_part = evaluation_table(trainer.callback_metrics, prefix=_VALIDATION)
+    if table_by_part.has_parts:
+        table_by_part.show(console, heading="val")
 
 
 def _summary(trainer: Trainer, *, diverged: bool) -> dict[str, str]:
-    """Return the last metrics but those of parts, what the last step kept and clipped, and the checkpoint."""
+    """Return the last metrics (without those of parts), what the last step kept and clipped, and the checkpoint."""
     metrics, shares = {}, {}
     for name, value in trainer.callback_metrics.items():
-        _, part = place_of(name, prefix=_VALIDATION) or ("", "")
+        _, part = metric_and_part(name, prefix=_VALIDATION) or ("", "")
         if name.startswith("gradient/"):
             transform, _, share = name.removeprefix("gradient/").rpartition("/")
             if share in _SHARES:
                 shares[_SHARES[share] + (f", {transform}" if transform else "")] = f"{value:.1%}"
-        elif not name.endswith("_step") and not is_part(part):  # the mean over the epoch stands beside it
+        elif not name.endswith("_step") and not is_part(part):  # the mean over the epoch is logged as well
             metrics[name] = f"{value:.4g}"
     return {**metrics, **shares, **_checkpoint(trainer, diverged=diverged)}
 
@@ -73,9 +73,9 @@ def _checkpoint(trainer: Trainer, *, diverged: bool) -> dict[str, str]:
     if not path:
         return {}
     monitor, score = getattr(callback, "monitor", None), getattr(callback, "best_model_score", None)
-    if score is not None and not isfinite(score):  # Lightning puts an infinity in place of what is undefined
+    if score is not None and not isfinite(score):  # Lightning stores an infinity for NaN
         return {f"checkpoint, {monitor} not finite": path}
-    if diverged:  # weights that are not finite can have an accuracy, but no loss
+    if diverged:  # non-finite weights can have a finite accuracy, but no finite loss
         has_loss = score is not None and "loss" in str(monitor).lower()
         return {"best checkpoint, before it diverged" if has_loss else "checkpoint, diverged": path}
     return {"best checkpoint": path}

@@ -1,4 +1,4 @@
-"""What a command is given, read before it is parsed: what a checkpoint says is a default of the parser."""
+"""The arguments of a command, read before parsing: they name the checkpoint that gives the parser its defaults."""
 
 import sys
 from collections.abc import Iterable, Mapping
@@ -9,26 +9,26 @@ from typing import Any
 from jsonargparse import Namespace
 from lightning.pytorch.cli import ArgsType
 
-from lightning_sparsegrad.cli._config_files import read_config
+from lightning_sparsegrad.cli._config_files import located, read_config
 from lightning_sparsegrad.cli._replacing import entries
 from lightning_sparsegrad.resume._checkpoints import HYPER_PARAMETERS
 
 TRAINER = "trainer"
-_FETCHED = {"best", "last", "hpc"}  # no file names: Lightning looks them up
+_FETCHED = {"best", "last", "hpc"}  # keywords, which Lightning resolves
 
 
 class Given:
-    """What flags, files or a dict say before they are parsed.
+    """The arguments of a command, from flags, files or a dict, before they are parsed.
 
     Args:
         arguments: The arguments of the command; by default those of the process.
         subcommands: The names of subcommands.
 
     Attributes:
-        subcommand: The first of them that is named.
+        subcommand: The first subcommand named.
         checkpoint: The last `ckpt_path`.
-        classes: The classes of model and data that are named.
-        names: What replaces a stored value whole: `seed_everything`, `trainer.callbacks`.
+        classes: The classes named for model and data.
+        names: Arguments that replace a stored value whole, such as `seed_everything` or `trainer.callbacks`.
     """
 
     def __init__(self, arguments: ArgsType, subcommands: Iterable[str]) -> None:
@@ -46,9 +46,9 @@ class Given:
             name, equals, value = word.partition("=")
             value = value if equals else following
             if name in {"-c", "--config"}:
-                self._read(read_config(value))
+                self._read(read_config(located(value)))
             elif word.startswith("-c"):
-                self._read(read_config(word.removeprefix("-c")))
+                self._read(read_config(located(word.removeprefix("-c"))))
             elif name == f"--{TRAINER}":
                 self._read({TRAINER: read_config(value)})
             elif name.startswith("--"):
@@ -66,7 +66,7 @@ class Given:
 
     @property
     def checkpoint_path(self) -> Path | None:
-        """The checkpoint, if a subcommand is given a path on this machine; anything else is for others to refuse."""
+        """The checkpoint, if a subcommand is given a local path; anything else is validated later."""
         name = self.checkpoint
         if not self.subcommand or not isinstance(name, str) or not name:
             return None
@@ -74,5 +74,5 @@ class Given:
 
 
 def _refines(value: Any) -> bool:
-    """Whether a value changes arguments of a class that is named elsewhere."""
+    """Whether a value changes arguments of a class without naming the class."""
     return isinstance(value, Mapping | Namespace) and "class_path" not in value

@@ -1,4 +1,4 @@
-"""Model and data of one command: what the data determine of the model, and a checkpoint of the data."""
+"""How a command makes its model and data: arguments that the data determine, and those that a checkpoint does."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,18 +15,21 @@ from lightning_sparsegrad.cli._replacing import imported
 from lightning_sparsegrad.data import TokenizedDataModule
 from lightning_sparsegrad.errors import ConfigurationError
 
-LINKED = ("num_labels", "label_names")
+FROM_DATA = ("num_labels", "label_names")
 _MOVED = (
-    " The model is built from there, and its tokenizer, before the checkpoint is restored: "
-    "`--model.model_name_or_path` names a folder that holds them."
+    " Model and tokenizer are built from this path before the checkpoint is restored: give their present folder as "
+    "`--model.model_name_or_path`."
 )
-_DESCRIPTIONS = {"data_files": ("splits",), "dataset": ("splits", "dataset_config", "revision")}  # by origin
+# arguments that describe each origin of the rows
+_DESCRIPTIONS = {"data_files": ("splits",), "dataset": ("splits", "dataset_config", "revision")}
 
 
 class ModelInstantiator(Instantiator):
-    """Lightning's, which would store among the hyperparameters of a model also what is linked to arguments it lacks.
+    """Lightning's instantiator of the model, without two of its faults.
 
-    `load_from_checkpoint` would pass them on. Nor would it say a word where the data override what the user gave.
+    Lightning's stores linked values among the hyperparameters even if the model has no such argument, and
+    `load_from_checkpoint` then passes them to the model. And where the data override an argument that the user gave,
+    Lightning's is silent; this one raises an error.
     """
 
     @override
@@ -35,26 +38,26 @@ class ModelInstantiator(Instantiator):
     ) -> Any:
         links = dict(applied_instantiation_links)
         given = _arguments(self.cli, "model")
-        for name in LINKED:
+        for name in FROM_DATA:
             value = links.get(target := f"{self.key}.init_args.{name}")
             if name not in kwargs:
                 links.pop(target, None)
             elif target in links and given.get(f"init_args.{name}") not in (None, value, _default(class_type, name)):
-                found = given[f"init_args.{name}"]
+                user_value = given[f"init_args.{name}"]
                 raise ConfigurationError(
-                    f"Parameter `--model.{name}` should be left out, or be what the data say: {value}. "
-                    f"Found `--model.{name} = {found}`.{_about_problem(self.cli, name, found, value)}"
+                    f"Parameter `--model.{name}` should be left out, or be that of the data: {value}. "
+                    f"Found `--model.{name} = {user_value}`.{_about_problem(self.cli, name, user_value, value)}"
                 )
         return super().__call__(class_type, *args, applied_instantiation_links=links, **kwargs)
 
 
 class DataInstantiator(Instantiator):
-    """Lightning's, which tells the data the classes of the checkpoint before a model asks for their number.
+    """Lightning's instantiator of the data, which gives them the classes of the checkpoint before the model is made.
 
     Args:
         cli: The command line.
-        key: Where the data stand in its config.
-        trained_names: The names of the classes, empty for regression; `None` if they are the data's to tell.
+        key: The key of the data in its config.
+        trained_names: The names of the classes, empty for regression; `None` if the data determine them.
     """
 
     def __init__(self, cli: LightningCLI, key: str, trained_names: list[str] | None) -> None:
@@ -72,14 +75,14 @@ class DataInstantiator(Instantiator):
 
 
 def settle(config: Namespace, stored: Mapping[str, Any] | None) -> None:
-    """Settle, in place, what is left open by the arguments of a command.
+    """Derive arguments that the command leaves open, in place.
 
-    The data learn numbers where the user gives a model one output and nothing names classes. The origin of the rows
-    that a checkpoint stores is taken out where the user names one of the other kind.
+    The problem is regression if the user gives the model one output and nothing names classes. If the user names
+    `dataset` and the checkpoint stores `data_files`, or the reverse, the stored origin of the rows is removed.
 
     Args:
-        config: What was parsed, with what the checkpoint stores as defaults.
-        stored: What the checkpoint stores, if there is one.
+        config: The parsed arguments, with those of the checkpoint as defaults.
+        stored: The arguments in the checkpoint, if there is one.
     """
     model, data = (config.get(f"{key}.init_args") for key in ("model", "data"))
     if not isinstance(data, Namespace):
@@ -97,7 +100,7 @@ def settle(config: Namespace, stored: Mapping[str, Any] | None) -> None:
 
 @contextmanager
 def refusals(cli: LightningCLI) -> Iterator[None]:
-    """Have what a class says of its arguments be a `ConfigurationError`, with what may have led to it."""
+    """Turn errors of a class about its arguments into a `ConfigurationError` with a hint at the cause."""
     try:
         yield
     except Exception as error:
@@ -112,12 +115,12 @@ def refusals(cli: LightningCLI) -> Iterator[None]:
 
 
 def _about_missing(cli: LightningCLI) -> str:
-    """Say so if the model may lack what is linked to the data: jsonargparse does not require it then."""
+    """Return a hint if neither user nor data give a linked argument: jsonargparse does not require those."""
     model, data = (_arguments(cli, key) for key in ("model", "data"))
     data_class = imported(data.get("class_path"))
-    for name in LINKED:
+    for name in FROM_DATA:
         if model.get(f"init_args.{name}", name) is None and not hasattr(data_class, name):
-            return f" Neither `--model.{name}` nor the data says `{name}`."
+            return f" Neither `--model.{name}` nor the data give `{name}`."
     return ""
 
 
@@ -126,18 +129,18 @@ def _arguments(cli: LightningCLI, key: str) -> Namespace:
     return arguments
 
 
-def _about_problem(cli: LightningCLI, name: str, found: Any, of_data: Any) -> str:
-    """Say how to have data with so many labels, where the data can be told."""
+def _about_problem(cli: LightningCLI, name: str, given: Any, of_data: Any) -> str:
+    """Return the flag that gives the data as many labels as the user asked for, if they have one."""
     data = _arguments(cli, "data")
-    if name != "num_labels" or 1 not in (found, of_data) or "init_args.problem" not in data:
+    if name != "num_labels" or 1 not in (given, of_data) or "init_args.problem" not in data:
         return ""
-    what, problem = ("regression", "regression") if found == 1 else ("classes", "classification")
+    what, problem = ("regression", "regression") if given == 1 else ("classes", "classification")
     return f" For {what}: `--data.problem={problem}`."
 
 
 def _default(class_type: type[Any], name: str) -> Any:
-    """Return the default of a parameter, which may be that of a base; `None` without one."""
+    """Return the default of a parameter, also one that a base class declares; `None` without one."""
     inits = (vars(base)["__init__"] for base in class_type.__mro__ if "__init__" in vars(base))
-    found = (signature(init).parameters.get(name) for init in inits)
-    default = next((parameter.default for parameter in found if parameter), Parameter.empty)
+    parameters = (signature(init).parameters.get(name) for init in inits)
+    default = next((parameter.default for parameter in parameters if parameter), Parameter.empty)
     return None if default is Parameter.empty else default

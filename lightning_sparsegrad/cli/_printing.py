@@ -1,4 +1,4 @@
-"""Commands that only print: what Lightning imports beside what they need, which takes seconds, is left out."""
+"""Commands that only print help or a config, which skip the slow imports that they do not need."""
 
 import os
 import subprocess
@@ -18,22 +18,22 @@ from typing_extensions import override
 from lightning_sparsegrad.cli._overview import COMMANDS
 from lightning_sparsegrad.cli._torch import without_compiler
 
-# torchmetrics, which Lightning imports, imports these where they are installed
+# Lightning imports torchmetrics, which imports these if they are installed
 _OPTIONAL = {"matplotlib", "scipy", "transformers"}
 _ENDED = {None, 0, 130, 143}  # done, or stopped by the user
-_LONGEST = 1_000  # characters of a name of a file
-_WHOLE = "SPARSEGRAD_WHOLE"  # set in the environment, everything is imported
+_LONGEST = 1_000  # characters in a file name
+_WHOLE = "SPARSEGRAD_WHOLE"  # environment variable that turns this module off
 
 
 def only_prints(arguments: Sequence[str]) -> bool:
-    """Return whether a command line prints help or a config, before anything else has imported Lightning.
+    """Return whether a command only prints help or a config, and skipping imports is possible.
 
-    And whether another process can be started with the same one.
+    It is possible if nothing has imported Lightning yet and a second process can be started with the same arguments.
     """
     asks = any(argument in {"-h", "--help"} or argument.startswith("--print_config") for argument in arguments)
     if not asks or arguments[0] not in COMMANDS or "lightning" in sys.modules or _WHOLE in os.environ:
         return False
-    is_of_process = sys.orig_argv[-len(arguments) :] == [*arguments]  # not of a notebook that runs a script
+    is_of_process = sys.orig_argv[-len(arguments) :] == [*arguments]  # false in a notebook
     return is_of_process and not any(map(_is_read_once, arguments))
 
 
@@ -44,15 +44,15 @@ def _is_read_once(argument: str) -> bool:
 
 
 def print_only(command: Callable[[], object]) -> NoReturn:
-    """Run a command that prints, with few imports; where it fails, once more in a process with all.
+    """Run a command that prints, with few imports; if it fails, run it again in a process with all imports.
 
-    A class that a config names may be of a module that needs what was left out.
+    It fails, for example, if a config names a class whose module needs a package that was skipped.
 
     Args:
-        command: Runs it.
+        command: The command.
 
     Raises:
-        SystemExit: At its end.
+        SystemExit: When the command ends.
     """
     errors = StringIO()
     try:
@@ -64,7 +64,7 @@ def print_only(command: Callable[[], object]) -> NoReturn:
         if end.code in _ENDED:
             sys.stderr.write(errors.getvalue())
             raise
-    except Exception:  # noqa: S110  # said again by the process that imports everything
+    except Exception:  # noqa: S110  # the second process raises it again
         pass
     again = [sys.executable, *sys.orig_argv[1:]]
     raise SystemExit(subprocess.run(again, env={**os.environ, _WHOLE: "1"}, check=False).returncode)  # noqa: S603
@@ -73,7 +73,7 @@ def print_only(command: Callable[[], object]) -> NoReturn:
 class _Absent(Distribution):
     """A distribution that is not installed."""
 
-    name = "absent"  # as the error names it
+    name = "absent"  # shown in the error
 
     @property
     @override
@@ -90,7 +90,7 @@ class _Absent(Distribution):
 
 
 class _Finder(DistributionFinder):
-    """Finds that packages are not installed."""
+    """An import finder that reports the optional packages as not installed."""
 
     @override
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
@@ -101,7 +101,7 @@ class _Finder(DistributionFinder):
     @override
     def find_distributions(
         self,
-        context: DistributionFinder.Context = DistributionFinder.Context(),  # noqa: B008  # as that of the base
+        context: DistributionFinder.Context = DistributionFinder.Context(),  # noqa: B008  # the signature of the base
     ) -> Iterator[Distribution]:
         return iter([_Absent()] if context.name in _OPTIONAL else [])
 

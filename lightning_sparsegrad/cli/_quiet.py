@@ -1,4 +1,4 @@
-"""Notices of other libraries that a user of the command line can do nothing about, left out of its log."""
+"""Messages of other libraries that no user can act on, removed from the log of the command line."""
 
 import logging
 import re
@@ -10,22 +10,22 @@ from typing_extensions import override
 
 _PYTORCH = "lightning.pytorch"
 
-# message, category, module; each with why nobody can act on it
+# message, category, module; each with the reason why nobody can act on it
 _WARNINGS: tuple[tuple[str, type[Warning], str], ...] = (
     # Lightning 2.6 reads pytrees in a way that torch 2.13 deprecated
     (r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning, rf"{_PYTORCH}\.utilities\._pytree"),
-    # an offer of another logger: the CSV that is written is documented
+    # suggests another logger; CSV is the documented default
     (r"Starting from v1\.9\.0, `tensorboardX` has been removed", UserWarning, rf"{_PYTORCH}\.trainer\.connectors\."),
-    # a run writes into a folder of its own, also one that resumes another
+    # every run writes into a new folder, also a resumed one
     (r"The dirpath has changed from ", UserWarning, rf"{_PYTORCH}\.callbacks\.model_checkpoint"),
 )
-# logger, beginning of the message
+# logger, start of the message
 _RECORDS = (
     (f"{_PYTORCH}.utilities.rank_zero", r"💡 Tip: "),  # an advertisement
-    (f"{_PYTORCH}.utilities.rank_zero", r"[GT]PU available: "),  # Lightning warns of one that is left unused
-    (f"{_PYTORCH}.utilities.rank_zero", r"Loading `train_dataloader` to estimate"),  # a step on Lightning's way
+    (f"{_PYTORCH}.utilities.rank_zero", r"[GT]PU available: "),  # Lightning warns of unused ones anyway
+    (f"{_PYTORCH}.utilities.rank_zero", r"Loading `train_dataloader` to estimate"),  # progress of Lightning's set-up
 )
-# transformers names what a checkpoint of ours is about to fill
+# transformers lists weights that our checkpoint is about to restore
 _REPORT = ("transformers.modeling_utils", r"(?s).*LOAD REPORT")
 
 
@@ -41,10 +41,11 @@ class _LeftOut(logging.Filter):
 
 @contextmanager
 def quiet(arguments: Sequence[str]) -> Iterator[None]:
-    """Leave out notices that ask for nothing; filters of the user, as with `-W`, count before these.
+    """Suppress messages that no user can act on; the user's own filters, such as `-W`, take precedence.
 
     Args:
-        arguments: Those of the command. With a checkpoint, weights that a model lacks are about to be restored.
+        arguments: The arguments of the command. With a checkpoint, reports of missing weights are suppressed as well,
+            since the checkpoint restores them.
     """
     records = list(_RECORDS)
     if any(argument.startswith("--ckpt_path") for argument in arguments):

@@ -1,4 +1,4 @@
-"""Replacing a class in a config: nothing of the class before it, neither value nor default, reaches the new one."""
+"""Replacement of a class in a config: no value and no default of the old class reaches the new one."""
 
 import sys
 from collections.abc import Mapping
@@ -15,14 +15,15 @@ from lightning_sparsegrad.untrusted._jsonargparse import full_name, returned
 
 
 def discard_replaced(before: Any, new: Any, *, inside: bool = False) -> bool:
-    """Take out of `before`, in place, each class that `new` replaces: by another one, or a transform by any.
+    """Remove from `before`, in place, each class that `new` replaces.
 
-    A strategy stays when its model alone is replaced.
+    A class is replaced if `new` names another one; a transform is replaced even if `new` names the same class. If only
+    the model is replaced, its strategy stays.
 
     Args:
-        before: What was read so far, with class paths in full.
-        new: What comes over it, as it was written: file names, short class names and `a.b: value` included.
-        inside: Whether `before` belongs to a transform, where a class that is named again starts anew as well.
+        before: The values read so far, with full class paths.
+        new: The values that overlay them, as written: file names, short class names and `a.b: value` are allowed.
+        inside: Whether `before` belongs to a transform, where naming the same class again resets it too.
 
     Returns:
         Whether the whole of `before` is replaced.
@@ -31,7 +32,7 @@ def discard_replaced(before: Any, new: Any, *, inside: bool = False) -> bool:
         return False
     new = read_config(new)
     if isinstance(before, list):
-        if isinstance(new, Mapping | Namespace) and before:  # a flag, or a file: of the last item
+        if isinstance(new, Mapping | Namespace) and before:  # a flag or a file, which sets the last item
             new = [*before[:-1], new]
         if isinstance(new, list) and len(new) == len(before):
             for index, value in enumerate(new):
@@ -46,9 +47,9 @@ def discard_replaced(before: Any, new: Any, *, inside: bool = False) -> bool:
         if replaced and (inside or not _is_module(before["class_path"])):
             return True
         arguments: Any = before.get("init_args")
-        if not isinstance(arguments, dict | Namespace):  # none, or what jsonargparse will refuse
+        if not isinstance(arguments, dict | Namespace):  # none, or a value that jsonargparse will refuse
             return False
-        if replaced:  # a task's strategy is not its own: it stays for the next one unless that has another
+        if replaced:  # a new task keeps the strategy unless it comes with its own
             for key in [key for key, value in entries(arguments).items() if not holds_transform(value)]:
                 arguments.pop(key)
         before = arguments
@@ -64,12 +65,12 @@ def _discard_entry(before: Any, key: Any, new: Any, *, inside: bool) -> None:
         return
     if isinstance(before, Namespace):
         before.pop(key)
-    else:  # of a chain or a list, the other items and their order stay
+    else:  # the other items of a chain or list keep their order
         before[key] = deepcopy(new)
 
 
 def _is_same(before: Any, named: Any) -> bool:
-    """Whether a class, known by its full path, is named again: in full, by another path, or by its name alone."""
+    """Whether `named` is the class with the full path `before`: by that path, another one, or its name alone."""
     named = full_name(named) if isinstance(named, str) else named
     if before == named or not isinstance(before, str) or not isinstance(named, str):
         return bool(before == named)
@@ -80,41 +81,43 @@ def _is_same(before: Any, named: Any) -> bool:
 
 
 def imported(path: Any) -> Any:
-    """Return what a dotted path names if its module is imported, else `None`: reading a config imports nothing."""
-    parts = path.split(".") if isinstance(path, str) else []
-    for depth in range(len(parts) - 1, 0, -1):
-        found: Any = sys.modules.get(".".join(parts[:depth]))
-        if found is not None:
-            for name in parts[depth:]:
-                found = getattr(found, name, None)
-            return found
+    """Return the object at a dotted path if its module is imported, else `None`: reading a config imports nothing."""
+    words = path.split(".") if isinstance(path, str) else []
+    for depth in range(len(words) - 1, 0, -1):
+        value: Any = sys.modules.get(".".join(words[:depth]))
+        if value is not None:
+            for name in words[depth:]:
+                value = getattr(value, name, None)
+            return value
     return None
 
 
 def keep_other_names(before: Namespace, new: Namespace) -> None:
-    """Complete the named transforms in `new` by those it leaves alone, which jsonargparse would drop."""
+    """Add to the named transforms in `new` those that it does not mention, which jsonargparse would drop."""
     for key, named in entries(new).items():
         chain = before.get(key)
         if isinstance(chain, dict) and isinstance(named, Mapping) and holds_transform(chain):
             for name, transform in named.items():
                 if name not in chain and isinstance(transform, Mapping) and "class_path" not in entries(transform):
-                    raise ConfigurationError(f"`{name}` is no transform of the chain.{near_matches(str(name), chain)}")
+                    raise ConfigurationError(
+                        f"`{name}` is not a transform of the chain.{near_matches(str(name), chain)}"
+                    )
             new[key] = {**chain, **named}
 
 
 def entries(value: Any) -> dict[str, Any]:
-    """Return the entries of a mapping with `a.b: value` written as `a: {b: value}`; none of anything else."""
+    """Return the entries of a mapping, with `a.b: value` as `a: {b: value}`; empty for anything else."""
     if isinstance(value, Namespace):
         value = dict(value.items(branches=True, nested=False))
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for key, entry in value.items() if isinstance(value, Mapping) else ():
         head, _, rest = str(key).partition(".")
-        found[head] = {**entries(found.get(head)), rest: entry} if rest else entry
-    return found
+        result[head] = {**entries(result.get(head)), rest: entry} if rest else entry
+    return result
 
 
 def holds_transform(value: Any) -> bool:
-    """Whether a gradient transform is named anywhere in what was read."""
+    """Whether a gradient transform is named anywhere in a value."""
     if isinstance(value, list):
         return any(map(holds_transform, value))
     held = entries(value)
@@ -122,13 +125,13 @@ def holds_transform(value: Any) -> bool:
 
 
 def _is_module(class_path: Any) -> bool:
-    found = imported(class_path)
-    return isinstance(found, type) and issubclass(found, LightningModule)
+    cls = imported(class_path)
+    return isinstance(cls, type) and issubclass(cls, LightningModule)
 
 
 def is_transform(class_path: Any) -> bool:
-    """Whether a full path is that of a gradient transform, or of a function that returns one."""
-    found = imported(class_path)
-    if callable(found) and not isinstance(found, type):
-        found = returned(found)
-    return isinstance(found, type) and issubclass(found, GradientTransform)
+    """Whether a full path names a gradient transform, or a function that returns one."""
+    named = imported(class_path)
+    if callable(named) and not isinstance(named, type):
+        named = returned(named)
+    return isinstance(named, type) and issubclass(named, GradientTransform)

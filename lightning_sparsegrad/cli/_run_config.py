@@ -1,4 +1,4 @@
-"""The config of a run, saved in its folder and in its checkpoints."""
+"""The callback that saves the config of a run in its folder and in its checkpoints."""
 
 from functools import cached_property
 from pathlib import Path
@@ -20,10 +20,10 @@ _OF_ONE_COMMAND = {"config", "ckpt_path", "weights_only"}
 
 
 class StoreConfigCallback(SaveConfigCallback):
-    """Save the config in the folder of the run, and in every checkpoint.
+    """Callback that saves the config in the folder of the run and in every checkpoint.
 
-    A checkpoint so tells how to resume the fit, and which classes it is of also when they save no hyperparameters. A
-    file that was there before is never written over, whatever `overwrite` says: `config-v1.yaml` stands beside it.
+    A checkpoint then holds the arguments to resume the fit, and the classes of model and data even if these save no
+    hyperparameters. No file is ever overwritten, whatever `overwrite` is: a second config is named `config-v1.yaml`.
     """
 
     @override
@@ -32,7 +32,7 @@ class StoreConfigCallback(SaveConfigCallback):
         if self.already_saved:
             return
         if self.save_to_log_dir:
-            folder = run_folder(trainer)  # on every rank: they agree on it
+            folder = run_folder(trainer)  # on every rank, since the ranks agree on it
             if trainer.is_global_zero:
                 self._write(Path(folder, self.config_filename))
         if trainer.is_global_zero:
@@ -40,13 +40,15 @@ class StoreConfigCallback(SaveConfigCallback):
         self.already_saved = True
 
     def _write(self, path: Path) -> None:
-        if self.multifile:  # several files under the names of those that were read
+        if self.multifile:  # several files, named like those that were read
             try:
                 with new_folder(path) as made:
                     self.parser.save(self.config, made / path.name, skip_unset=False, multifile=True)
                     fill(path.parent, made)
             except FileExistsError as error:
-                raise ConfigurationError(f"Parameter `multifile` should find no file in its way. {error}.") from error
+                raise ConfigurationError(
+                    f"Parameter `multifile` should go with a folder without files of the same names. {error}."
+                ) from error
             return
         text = self.parser.dump(self.config, skip_unset=False)
         write_new(path.with_suffix(""), {path.suffix: text.encode()})
@@ -63,11 +65,11 @@ class StoreConfigCallback(SaveConfigCallback):
         Hyperparameters.of(trainer).save(checkpoint)
 
     def store_config(self, checkpoint: dict[str, Any]) -> None:
-        """Write into a checkpoint with what the run was started; tasks ask for it where weights alone are saved."""
+        """Write the config of the run into a checkpoint; tasks call it where only weights are saved."""
         checkpoint[CONFIG_KEY] = self._stored
         checkpoint[FOLDER_KEY] = str(Path.cwd())
 
-    # for a module of any class, also without an exact resume
+    # for modules of any class, with or without an exact resume
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         Hyperparameters.of(trainer).fit_start(trainer)

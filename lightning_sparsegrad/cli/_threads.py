@@ -1,25 +1,25 @@
-"""OpenMP threads of torch: how many a process takes, and how they wait for each other."""
+"""OpenMP threads of torch: how many a process uses, and how they wait for each other."""
 
 import os
 import sys
 from collections.abc import Mapping, MutableMapping
 
 MOST_PASSIVE = 4
-"""The most threads that wait asleep.
+"""The largest number of threads that sleep while they wait.
 
-A thread that spins while it waits takes the core from another that has work, and a step takes as long as its slowest
-thread: with a thread on each core, one other busy process is enough. Where there are many cores somebody else's process
-is seldom on each of them, and to wake many threads costs more: there they spin, as by default.
+A waiting thread that spins takes the core from a thread with work, and a step takes as long as its slowest thread: with
+a thread on every core, one other busy process slows all of them. On many cores other processes seldom occupy every core
+and waking many threads costs more, so there the threads spin, as by default.
 """
 
 _COUNT = "OMP_NUM_THREADS"
 _PASSIVE = {
     "OMP_WAIT_POLICY": "passive",
-    # of GNU's OpenMP, which torch has on Linux: turns of a loop before a thread sleeps. Where it sleeps at once, a step
-    # on two quiet cores takes 1.2 times as long
+    # GNU's OpenMP, which torch uses on Linux: iterations that a thread spins before it sleeps. If it sleeps at once, a
+    # step on two idle cores takes 1.2 times as long
     "GOMP_SPINCOUNT": "1000",
 }
-_SETTINGS = ("OMP_", "GOMP_", "KMP_")  # of any OpenMP, of GNU's, of Intel's and LLVM's
+_SETTINGS = ("OMP_", "GOMP_", "KMP_")  # any OpenMP; GNU's; Intel's and LLVM's
 
 
 def cores() -> int:
@@ -30,23 +30,23 @@ def cores() -> int:
 
 
 def wait_passively(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Have OpenMP threads sleep while they wait, where they are few; whatever the user has set of OpenMP stays.
+    """Let OpenMP threads sleep while they wait, if they are few; any OpenMP setting of the user wins.
 
-    It works before torch is imported, whose runtime reads the environment then.
+    Call it before torch is imported: its runtime reads the environment then.
 
     Args:
-        environment: That of this process, which others that it starts inherit.
+        environment: The environment of this process, which its child processes inherit.
     """
     if not _is_set(environment) and cores() <= MOST_PASSIVE:
         environment.update(_PASSIVE)
 
 
 def shared_by(jobs: int, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Return the settings of each of several processes at a time, which share the cores; none where the user has some.
+    """Return the OpenMP settings for each of several concurrent processes that share the cores.
 
     Args:
-        jobs: How many processes there are at a time.
-        environment: That of this process.
+        jobs: The number of concurrent processes.
+        environment: The environment of this process. If it sets the number of threads, nothing is returned.
     """
     if _COUNT in environment:
         return {}

@@ -1,6 +1,6 @@
-"""The private module of torch that the import of Lightning asks for, left out by commands that only print.
+"""A stand-in for torch's compiler, which Lightning imports and commands that only print do not need.
 
-No public name keeps it from being imported. It is checked against the installed version in `tests/private_names.py`.
+No public switch prevents the import. `tests/private_names.py` checks the stand-in against the installed version.
 """
 
 import sys
@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
-_COMPILER = "torch._dynamo"  # Lightning 2.6 imports it for one class, and to mark methods that run in a fit alone
+_COMPILER = "torch._dynamo"  # Lightning 2.6 uses one class of it, and marks methods that only a fit calls
 
 
 class _Compiler(ModuleType):
-    """As much of `torch._dynamo` as the import of Lightning asks for."""
+    """The names of `torch._dynamo` that importing Lightning requires."""
 
     OptimizedModule = type("OptimizedModule", (), {})
 
@@ -24,7 +24,7 @@ class _Compiler(ModuleType):
 
 @contextmanager
 def without_compiler() -> Iterator[None]:
-    """Import what asks for torch's compiler without it, which saves seconds. No upstream issue."""
+    """Replace torch's compiler during imports, which saves seconds. No upstream issue."""
     compiler = sys.modules.setdefault(_COMPILER, _Compiler(_COMPILER))
     try:
         yield

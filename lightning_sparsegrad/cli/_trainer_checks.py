@@ -1,4 +1,4 @@
-"""Arguments of a Trainer that Lightning takes without a word, or stumbles over much later."""
+"""Checks of the Trainer's arguments that Lightning accepts silently, or that fail much later."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,14 +12,14 @@ from lightning_sparsegrad.errors import ConfigurationError, reason_of
 
 
 def check_trainer(trainer: Trainer, *, fits: bool) -> None:
-    """Check what Lightning accepts although it cannot work, or does nothing.
+    """Check the arguments of a Trainer that Lightning accepts although they cannot work or have no effect.
 
     Args:
         trainer: The Trainer.
-        fits: Whether it is about to train.
+        fits: Whether the command trains.
 
     Raises:
-        ConfigurationError: If an argument is out of range, contradicts another, or leaves nothing to do.
+        ConfigurationError: If an argument is out of range, contradicts another, or leaves nothing to train.
     """
     clip, log_every = trainer.gradient_clip_val, trainer.log_every_n_steps  # type: ignore[attr-defined]  # its connector's
     epochs, sanity = trainer.check_val_every_n_epoch, trainer.num_sanity_val_steps
@@ -44,7 +44,7 @@ def check_trainer(trainer: Trainer, *, fits: bool) -> None:
 
 
 def _require_template(callback: ModelCheckpoint) -> None:
-    """Refuse a template of names that would end a fit at its first checkpoint."""
+    """Refuse a template of file names that would fail at the first checkpoint."""
     try:
         callback.format_checkpoint_name({"epoch": torch.tensor(0), "step": torch.tensor(0)})
     except Exception as error:  # whatever formatting raises
@@ -55,7 +55,7 @@ def _require_template(callback: ModelCheckpoint) -> None:
 
 
 def _require_local(name: str, folder: object) -> None:
-    """Refuse folders with `::` in their path: Lightning takes them for chains of file systems, and misplaces files."""
+    """Refuse folders with `::` in their path: Lightning reads them as chained file systems and misplaces files."""
     path = str(folder) if "://" in str(folder) else str(Path(str(folder)).absolute())
     _require(name, path, "a folder without `::` in its path", lambda path: "::" not in path or "://" in path)
 

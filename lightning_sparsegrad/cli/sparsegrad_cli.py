@@ -10,14 +10,14 @@ from typing_extensions import override
 
 import lightning_sparsegrad.data
 import lightning_sparsegrad.modules._exports
-import lightning_sparsegrad.transforms  # noqa: F401  # what is imported can be named without its module
+import lightning_sparsegrad.transforms  # noqa: F401  # imported classes can be named without their module
 from lightning_sparsegrad.callbacks import ExactResume, PredictionWriter, ProgressLines, ResultsTable
 from lightning_sparsegrad.callbacks._folder_claims import FolderClaims
 from lightning_sparsegrad.cli._checkpoint_defaults import require_same_seed, set_stored_defaults, where_paths_start
 from lightning_sparsegrad.cli._config_files import each_read_once
 from lightning_sparsegrad.cli._fit_summary import fit_and_summarize
 from lightning_sparsegrad.cli._given import Given
-from lightning_sparsegrad.cli._instantiators import LINKED, DataInstantiator, ModelInstantiator, refusals, settle
+from lightning_sparsegrad.cli._instantiators import FROM_DATA, DataInstantiator, ModelInstantiator, refusals, settle
 from lightning_sparsegrad.cli._lightning import GuardedCLI, add_instantiators, argument
 from lightning_sparsegrad.cli._run_config import StoreConfigCallback
 from lightning_sparsegrad.cli._trainer_checks import check_trainer
@@ -37,37 +37,37 @@ from lightning_sparsegrad.resume._stopping import Stopping, about_end, end_launc
 class SparseGradCLI(GuardedCLI):
     """LightningCLI with `SparseGradArgumentParser`, for any LightningModule and any LightningDataModule.
 
-    `fit`, `validate`, `test` and `predict` run what `--model` and `--data` name. A model's `num_labels` is that of the
-    data, where both exist. After a fit, a table tells how it went. `ExactResume` is among the callbacks of a fit unless
-    `--exact_resume=false` says otherwise, `ResultsTable` shows and writes what `validate` and `test` found, where
-    `--verbose` (of Lightning, a row for every number) is off by default, and `PredictionWriter` writes what `predict`
-    finds in data of this library.
+    `fit`, `validate`, `test` and `predict` run the classes that `--model` and `--data` name. If the model takes
+    `num_labels` or `label_names` and the data have it, the data determine it. A fit ends with a summary table. These
+    callbacks are added: `ExactResume` to a fit, unless `--exact_resume=false`; `ResultsTable`, which shows and writes
+    the metrics of `validate` and `test` (so Lightning's `--verbose` is off by default); and `PredictionWriter`, which
+    writes the predictions of `predict` for data of this library.
 
-    **With `--ckpt_path`**, the arguments of the run that wrote the checkpoint are the defaults, and what files and
-    flags say wins. `fit --ckpt_path last.ckpt` resumes with all of them, seed and callbacks included, and writes into a
-    new folder beside that of the run before. Optimizer and scheduler follow what is said anew, see `ExactResume`; a
-    seed that would have no effect is refused. The other commands take model, data and seed, and of the Trainer's
-    arguments the precision alone: machine, logger and callbacks were the fit's.
+    **With `--ckpt_path`**, the arguments stored in the checkpoint are the defaults; files and flags override them.
+    `fit --ckpt_path last.ckpt` resumes with all of them, seed and callbacks included, and writes into a new folder
+    beside the old one. Optimizer and scheduler follow the new arguments, see `ExactResume`; a seed that would have no
+    effect is refused. The other commands take model, data and seed, and only the precision of the Trainer's arguments:
+    devices, logger and callbacks were the fit's.
 
-    **SIGTERM and Ctrl+C** end a command with the statuses 143 and 130, and one line on stderr. A fit ends where nothing
-    is lost, see `ExactResume`, and the line names the checkpoint to resume from. A second Ctrl+C ends it at once.
+    **SIGTERM and Ctrl+C** end a command with status 143 and 130, and one line on stderr. A fit ends where nothing is
+    lost, see `ExactResume`, and the line names the checkpoint to resume from. A second Ctrl+C ends it at once.
 
-    **Nothing is written over.** Config, tables and predictions go into the folder of the run: that of its logger, else
-    a new `lightning_logs/version_<n>`. A file that was there before stays, and the new one has a number.
+    **No file is overwritten.** Config, tables and predictions go into the folder of the run: the logger's, else a new
+    `lightning_logs/version_<n>`. If a file of the same name exists, the new file gets a number.
 
     Note:
-        `SECURITY.md` says what a config or a checkpoint of a stranger can do. In short: objects of the kind that a
-        place asks for are made, and their modules imported; nothing else is called. Read both before you run them.
+        `SECURITY.md` says what a stranger's config or checkpoint can do. In short: it can import modules and
+        instantiate classes of the type that an argument expects; nothing else is called. Read both before you run them.
 
     Args:
-        model_class: The only model, or with `subclass_mode_model` the base of those that may be named; by default any.
+        model_class: The only model, or with `subclass_mode_model` the base class of those allowed; by default any.
         datamodule_class: The same for the data.
-        **kwargs: What LightningCLI takes. By default optimizers are arguments of the model (`OptimizerCallable`) rather
-            than of the command line.
+        **kwargs: The arguments of LightningCLI. By default optimizers are arguments of the model (`OptimizerCallable`)
+            rather than of the command line.
 
     Raises:
         ConfigurationError: If a class refuses its arguments.
-        FloatingPointError: If weights or validation loss are not finite at the end of a fit; what it wrote stays.
+        FloatingPointError: If weights or validation loss are not finite at the end of a fit; files written stay.
         SystemExit: With status 143 after SIGTERM while a Trainer runs, and 130 after Ctrl+C.
 
     Example:
@@ -78,7 +78,7 @@ class SparseGradCLI(GuardedCLI):
     """
 
     _claims: FolderClaims | None = None
-    _stored: StoredRun | None = None  # the run that wrote the checkpoint, if one is named
+    _stored: StoredRun | None = None  # from the checkpoint, if the command names one
     _given: Given | None = None
 
     def __init__(self, model_class: Any = None, datamodule_class: Any = None, **kwargs: Any) -> None:
@@ -113,37 +113,37 @@ class SparseGradCLI(GuardedCLI):
     ) -> None:
         super().setup_parser(add_subcommands, main_kwargs, subparser_kwargs)
         for name in {"validate", "test"} & self.subcommand_parsers.keys():
-            self.subcommand_parsers[name].set_defaults({"verbose": False})  # `ResultsTable` shows the same
+            self.subcommand_parsers[name].set_defaults({"verbose": False})  # `ResultsTable` shows the same numbers
 
     @override
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_default_arguments_to_parser(parser)
         parser.add_argument(
-            "--exact_resume", type=bool, default=True, help="Whether checkpoints hold what an exact resume takes."
+            "--exact_resume", type=bool, default=True, help="Whether checkpoints store the state for an exact resume."
         )
 
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         if self.subclass_mode_model and self.subclass_mode_data:
-            # jsonargparse passes over a link if the data has no such attribute or the model no such argument
-            for name in LINKED:
+            # jsonargparse ignores a link if the data has no such attribute or the model no such argument
+            for name in FROM_DATA:
                 parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
 
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parse the arguments, with those of the run that wrote the checkpoint they name as defaults."""
+        """Parse the arguments, with those stored in the checkpoint as defaults."""
         with each_read_once():
             self._given = given = Given(args, self.subcommand_parsers)
             if given.subcommand:
                 self._stored = set_stored_defaults(self.subcommand_parsers[given.subcommand], given)
-            # jsonargparse changes a given dict in place
+            # jsonargparse changes a dict in place
             is_dict = isinstance(args, dict | Namespace)
             try:
                 self.config = parser.parse_object(deepcopy(args)) if is_dict else parser.parse_args(args)  # type: ignore[arg-type]
-            except ValueError as error:  # a few get through: a NUL where a path may be, a name of no module
+            except ValueError as error:  # not caught by jsonargparse: a NUL in a path, a malformed module name
                 raise ConfigurationError(str(error)) from error
         config = self.config[given.subcommand] if given.subcommand else self.config
-        if type(seed := config.get("seed_everything")) is int:  # no switch
+        if type(seed := config.get("seed_everything")) is int:  # not a bool
             require_seed(seed_everything=seed)
         settle(config, self._stored.config if self._stored else None)
         if self._stored and given.subcommand == "fit":
@@ -152,8 +152,8 @@ class SparseGradCLI(GuardedCLI):
     # ------------------------------------------------------------ model, data and Trainer
     @override
     def instantiate_classes(self) -> None:
-        """Instantiate model, data and trainer; a `ConfigurationError` if one of them refuses its arguments."""
-        # a fit compares the classes of its data with those of the checkpoint
+        """Instantiate model, data and Trainer; raise a `ConfigurationError` if one of them refuses its arguments."""
+        # a fit compares the classes of its data with those of the checkpoint by itself
         names = self._stored.names if self._stored and self.subcommand != "fit" else None
         add_instantiators(self, ModelInstantiator(self, "model"), DataInstantiator(self, "data", names))
         with refusals(self):
@@ -162,7 +162,7 @@ class SparseGradCLI(GuardedCLI):
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Instantiate the Trainer, with `ResultsTable`, `ExactResume` and `PredictionWriter` where they make sense."""
+        """Instantiate the Trainer and add the callbacks that the command needs."""
         trainer = super().instantiate_trainer(**kwargs)
         callbacks = callbacks_of(trainer)
         wanted: dict[type[Callback], bool] = {
@@ -189,7 +189,7 @@ class SparseGradCLI(GuardedCLI):
 
     # ------------------------------------------------------------ the command
     def fit(self, **kwargs: Any) -> None:
-        """Fit, and tell how it went; LightningCLI calls it in place of the Trainer's.
+        """Fit and print a summary; LightningCLI calls it instead of the Trainer's `fit`.
 
         Raises:
             FloatingPointError: If weights or validation loss are not finite at the end.

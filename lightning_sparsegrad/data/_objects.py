@@ -16,7 +16,7 @@ def objects_of(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield each row, and the number of the line it begins in.
 
     Raises:
-        ValueError: If it is no object, or the file is no JSON.
+        ValueError: If it is no object, or the file is not valid JSON.
     """
     number = 1
     try:
@@ -25,7 +25,7 @@ def objects_of(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
                 raise ValueError(f"{Path(path).name}: line {number} should hold an object. Found {short(row)}")
             yield number, row
     except json.JSONDecodeError as error:
-        raise ValueError(f"{Path(path).name}: line {error.lineno} is no JSON: {error.msg}") from None
+        raise ValueError(f"{Path(path).name}: line {error.lineno} is not valid JSON: {error.msg}") from None
     except RecursionError:
         raise ValueError(f"{Path(path).name}: an object after line {number} is nested too deeply") from None
     except _RepeatedKeyError as error:

@@ -28,7 +28,7 @@ def load_records(paths: Sequence[str], reads: Reads) -> Dataset:
 
     Raises:
         ValueError: If a row is no object, has a key twice or lacks one that is read and that another row has, a column
-            holds values of several types, or a file is no JSON or no text in UTF-8.
+            holds values of several types, or a file is not valid JSON or no text in UTF-8.
     """
     from datasets import Dataset
 

@@ -44,6 +44,12 @@ class WorkSkipper:
         self._witness = _Witness(parameters)
         self._warned = False
 
+    def skippable(self, names: frozenset[str]) -> frozenset[str]:
+        """Return those of `names` whose gradients are not computed in a window in which all others get one."""
+        trainable = frozenset(name for name in self._parameters if self._parameters[name].requires_grad)
+        whole = frozenset() if self.obstacle else without_split(names & trainable, self._regions)
+        return whole if trainable - whole else frozenset()
+
     def start(self, names: frozenset[str]) -> None:
         """Stop computing the gradients of those of `names` that can safely be skipped."""
         self._kept = frozenset(name for name in self._parameters if self._parameters[name].requires_grad)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,10 +12,12 @@ from torch.optim import Optimizer
 
 from lightning_sparsegrad.components import NamedParameters
 from lightning_sparsegrad.engine._deprecated import Deprecated
+from lightning_sparsegrad.engine._describing import Describer
 from lightning_sparsegrad.engine._nonfinite import NonFinite, check_policy, first_nonfinite
 from lightning_sparsegrad.engine._refusals import refuse_hidden, refuse_misstated, refuse_unusable
 from lightning_sparsegrad.engine._skipping import WorkSkipper
 from lightning_sparsegrad.engine._steps import Steps
+from lightning_sparsegrad.engine.description import Description
 from lightning_sparsegrad.engine.gradient_meter import GradientMeter
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.transforms.base import (
@@ -31,16 +34,14 @@ class GradientEngine:
     """An engine that applies a transform to a model's gradients, window by window.
 
     A window is the micro-batches whose gradients accumulate into one optimizer step. It is opened before the first
-    forward pass, the transform is applied after the last backward pass, and the optimizer steps after that:
+    forward pass, the transform is applied after the last backward pass, and the optimizer steps after that::
 
-    ```python
-    for step, batch in enumerate(loader):
-        with engine.window(step, epoch=epoch):
-            loss_fn(model(batch)).backward()
-            engine.apply_()
-        optimizer.step()
-        optimizer.zero_grad()
-    ```
+        for step, batch in enumerate(loader):
+            with engine.window(step, epoch=epoch):
+                loss_fn(model(batch)).backward()
+                engine.apply_()
+            optimizer.step()
+            optimizer.zero_grad()
 
     Args:
         model: The model whose gradients are changed; names are relative to it.
@@ -296,6 +297,23 @@ class GradientEngine:
         """Skip no work from now on; one warning gives the reason when a window could have skipped some."""
         if self._skipper is not None:
             self._skipper.obstacle = why
+
+    def describe(self, steps: int | None = None, *, steps_per_epoch: int | None = None) -> Description:
+        """Return what the strategy will do to the model, which may be on the meta device; outside of windows.
+
+        Args:
+            steps: Optimizer steps of the training; by default `total_steps`, else 1,000.
+            steps_per_epoch: Those of an epoch; needed only by strategies that follow epochs.
+
+        Raises:
+            RuntimeError: If a window is open.
+            ConfigurationError: If a number is not positive, or `steps_per_epoch` is missing.
+        """
+        if self._window is not None:
+            raise RuntimeError(f"No window should be open where an engine describes. Found step {self._window.step}.")
+        make = partial(Window, total_steps=self._total_steps, seed=self.seed)
+        describer = Describer(self.transform, self.parameters, self._skipper, self._steps)
+        return describer.describe(make, self._total_steps if steps is None else steps, steps_per_epoch)
 
     @property
     def statistics(self) -> dict[str, Tensor]:

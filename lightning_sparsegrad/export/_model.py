@@ -45,7 +45,7 @@ def build(described: Mapping[str, Any], state: Mapping[str, Tensor], name: str) 
     if not isclass(kind) or not issubclass(kind, PreTrainedModel):
         raise ConfigurationError(
             f"Parameter `ckpt_path` should name a checkpoint of a model of `transformers`. Found `ckpt_path = {name}` "
-            f"of `{described.get('class')}`, which is no model of transformers {transformers.__version__}."
+            f"of `{described.get('class')}`, which is not a model of transformers {transformers.__version__}."
         )
     try:
         with torch.device("meta"):

@@ -90,9 +90,14 @@ def clip_components_(
     bounds: Tensor | float = max_norms[0]
     if any(max_norm != bounds for max_norm in max_norms):
         bounds = send(max_norms, norms.dtype, norms.device)
-    factors = ((norms + EPSILON).reciprocal() * bounds).clamp(max=1.0)  # rounded as in torch: equal to the last bit
+    factors = clip_factors(norms, bounds)
     _scale_(tensors, sizes, factors)
     return norms, factors
+
+
+def clip_factors(norms: Tensor, bounds: Tensor | float) -> Tensor:
+    """Return what components of some norms are multiplied by, rounded as in torch: equal to the last bit."""
+    return ((norms + EPSILON).reciprocal() * bounds).clamp(max=1.0)
 
 
 def clip_values_(tensors: Sequence[Tensor], max_value: float, *, loss_scale: Tensor | None = None) -> Tensor:

@@ -18,7 +18,7 @@ _WHOLE = ""  # the part of a metric that is of no part
 _FRAME = 3  # what rich draws around a cell: a blank on each side and a line
 
 
-def place_of(name: str, *, prefix: str) -> tuple[str, str] | None:
+def metric_and_part(name: str, *, prefix: str) -> tuple[str, str] | None:
     """Return the metric and the part (or mean) that a logged name is of, `None` if the table has no place for it.
 
     Args:
@@ -134,14 +134,14 @@ def evaluation_table(metrics: Mapping[str, float | Tensor], *, prefix: str) -> E
         | f1     | 0.75 | 0.5 | 0.625 |         0.5 |
     """
     rows: dict[str, dict[str, float]] = {}
-    found: dict[str, None] = {}  # a set that keeps its order
+    parts: dict[str, None] = {}  # a set that keeps its order
     for name, value in metrics.items():
-        if place := place_of(name, prefix=prefix):
-            metric, part = place
+        if named := metric_and_part(name, prefix=prefix):
+            metric, part = named
             rows.setdefault(metric, {})[part] = float(value)
-            found[part] = None
-    order = (_WHOLE, *filter(is_part, found), *MEANS)
-    return EvaluationTable([column for column in order if column in found], rows)
+            parts[part] = None
+    order = (_WHOLE, *filter(is_part, parts), *MEANS)
+    return EvaluationTable([column for column in order if column in parts], rows)
 
 
 def to_markdown(lines: Sequence[Sequence[str]]) -> str:

@@ -33,8 +33,8 @@ class SparseGradModule(LoadedFromStrangers, AdapterOwner, LightningModule):
             `GradientEngine`.
 
     Raises:
-        ConfigurationError: If `gradient_transform` is no transform; when a subclass overrides a hook without super();
-            at the start of a fit, if the transform cannot work on this model or with this Trainer.
+        ConfigurationError: If `gradient_transform` is not a transform; if a subclass overrides a hook without calling
+            `super()`; at the start of a fit, if the transform cannot work on this model or with this Trainer.
 
     Example:
         >>> import torch

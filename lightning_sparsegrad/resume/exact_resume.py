@@ -47,14 +47,14 @@ EXACT_RESUME_KEY = "exact_resume"
 class ExactResume(WaitingCheckpoints):
     """Resume a fit from any of its checkpoints as if it had never stopped, bit for bit.
 
-    ```python
-    trainer = Trainer(callbacks=[ExactResume(), ModelCheckpoint(every_n_train_steps=100)])
-    trainer.fit(module, datamodule=data, ckpt_path="last.ckpt")
-    ```
+    One callback is all it takes::
 
-    is all it takes; the command line has it by default (`--exact_resume=false` turns it off). Weights, optimizer,
-    schedules, masks, logged metrics and the order of the data continue where they stopped, also within an epoch, on one
-    device or several. For this it adds to each checkpoint, for each process, what Lightning does not store:
+        trainer = Trainer(callbacks=[ExactResume(), ModelCheckpoint(every_n_train_steps=100)])
+        trainer.fit(module, datamodule=data, ckpt_path="last.ckpt")
+
+    The command line has it by default (`--exact_resume=false` turns it off). Weights, optimizer, schedules, masks,
+    logged metrics and the order of the data continue where they stopped, also within an epoch, on one device or
+    several. For this it adds to each checkpoint, for each process, what Lightning does not store:
 
     - the random states of Python, NumPy, torch and the process's accelerator;
     - the position in the training data: the random states with which the pass over a loader began, and the number of

@@ -1,7 +1,7 @@
-"""Many runs, compared: what `sparsegrad study` does.
+"""Comparisons of strategies over many runs: the command `sparsegrad study`.
 
-`_study` says which arms, settings and seeds there are, `_runs` makes an ordinary config of each, `_launchers` starts
-them, `_recorder` notes in each how it went, and `_report` compares the `_outcomes`: by the tests of `_inference`, in
+`_study` defines arms, settings and seeds; `_runs` makes an ordinary config for each run; `_launchers` starts the runs;
+`_recorder` records the result of each; and `_report` compares the `_run_results` with the tests of `_inference`, in
 tables and pictures. `draw_gradients` draws the file of a `GradientMonitor`.
 """
 
@@ -16,6 +16,6 @@ __all__ = ["draw_gradients"]
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from lightning_sparsegrad.studies import gradient_pictures  # with matplotlib, which a run of a study needs not
+    from lightning_sparsegrad.studies import gradient_pictures  # imports matplotlib, which a run does not need
 
     return getattr(gradient_pictures, name)

@@ -16,7 +16,7 @@ from lightning_sparsegrad.studies._inference import (
     p_of_variances,
     spread,
 )
-from lightning_sparsegrad.studies._outcomes import Outcome
+from lightning_sparsegrad.studies._run_results import RunResult
 from lightning_sparsegrad.studies._study import Study
 
 NOTHING_SHOWN = "no difference shown"
@@ -29,31 +29,31 @@ class Summary:
     Args:
         setting: The setting.
         arm: The arm.
-        outcomes: Its runs, by seed.
-        mean: The mean over the seeds, of runs with a value; failed ones count with theirs.
+        results: The results of its runs, by seed.
+        mean: The mean over the seeds, of all runs with a value, failed ones included.
         deviation: The standard deviation over the seeds.
     """
 
     setting: str
     arm: str
-    outcomes: dict[int, Outcome]
+    results: dict[int, RunResult]
     mean: Interval
     deviation: Interval
 
     @property
     def values(self) -> list[float]:
-        """The values, of runs that have one."""
-        return [outcome.value for outcome in self.outcomes.values() if not isnan(outcome.value)]
+        """The values of the runs that have one."""
+        return [result.value for result in self.results.values() if not isnan(result.value)]
 
     @property
     def failed(self) -> int:
-        """How many runs have failed, those without a value included."""
-        return sum(outcome.failed for outcome in self.outcomes.values())
+        """The number of failed runs, including those without a value."""
+        return sum(result.failed for result in self.results.values())
 
     @property
     def seconds(self) -> float:
-        """The median time of a run's fit; undefined if none is known."""
-        known = [outcome.seconds for outcome in self.outcomes.values() if not isnan(outcome.seconds)]
+        """The median duration of a fit in seconds; undefined if none is known."""
+        known = [result.seconds for result in self.results.values() if not isnan(result.seconds)]
         return median(known) if known else nan
 
 
@@ -64,16 +64,17 @@ class Difference:
     Args:
         setting: The setting.
         arm: The arm.
-        pairs: On how many seeds both have a value.
-        mean: The mean of the differences, arm less baseline.
-        p_mean: Of the paired permutation test, corrected for the number of arms.
-        ratio: The standard deviation of the arm's values by that of the baseline's.
-        wider: Their mean distance from their median, less that of the baseline's: what the Brown-Forsythe test tests.
-        p_variance: Of the Brown-Forsythe test, corrected.
-        p_failures: Of McNemar's exact test, corrected.
-        failures: Failed runs of the arm less those of the baseline, on the seeds of both.
-        sign: 1 if more is better, else -1.
-        lost: On how many seeds a run has ended without a value.
+        pairs: The number of seeds for which both have a value.
+        mean: The mean of the differences, arm minus baseline.
+        p_mean: The p-value of the paired permutation test, corrected for the number of arms.
+        ratio: The standard deviation of the arm's values divided by that of the baseline's.
+        wider: The mean distance of the arm's values from their median, minus the same of the baseline: the statistic
+            behind the Brown-Forsythe test.
+        p_variance: The p-value of the Brown-Forsythe test, corrected.
+        p_failures: The p-value of McNemar's exact test, corrected.
+        failures: The number of failed runs of the arm minus that of the baseline, over the seeds of both.
+        sign: 1 if a higher metric is better, -1 if a lower one is.
+        lost: The number of seeds for which one of the runs has no value.
     """
 
     setting: str
@@ -91,34 +92,34 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """What is shown, in words: only what both the corrected test and the interval or the ratio say."""
-        found = []
+        """The effects shown, in words: those on which the corrected test agrees with the interval or the ratio."""
+        effects = []
         among = " among runs with a value" if self.lost else ""
         if self.p_mean < ALPHA and self.mean.excludes_zero:
-            found.append(("better mean" if self.mean.value * self.sign > 0 else "worse mean") + among)
+            effects.append(("better mean" if self.mean.value * self.sign > 0 else "worse mean") + among)
         if self.p_variance < ALPHA and (self.ratio - 1) * self.wider > 0:
-            found.append(("varies less" if self.ratio < 1 else "varies more") + among)
+            effects.append(("varies less" if self.ratio < 1 else "varies more") + among)
         if self.p_failures < ALPHA:
-            found.append("fails less" if self.failures < 0 else "fails more")
-        return ", ".join(found) or NOTHING_SHOWN
+            effects.append("fails less" if self.failures < 0 else "fails more")
+        return ", ".join(effects) or NOTHING_SHOWN
 
 
-def summarise(study: Study, outcomes: Sequence[Outcome]) -> list[Summary]:
-    """Return every arm in every setting that has a run, in the order of the study."""
-    summaries, by_seed = [], sorted(outcomes, key=lambda run: run.seed)
+def summarise(study: Study, results: Sequence[RunResult]) -> list[Summary]:
+    """Return a summary of every arm in every setting that has a run, in the order of the study."""
+    summaries, by_seed = [], sorted(results, key=lambda run: run.seed)
     for setting, _ in study.settings():
         for arm in study.arms:
-            found = {run.seed: run for run in by_seed if (run.arm, run.setting) == (arm, setting)}
-            values = [run.value for run in found.values() if not isnan(run.value)]
-            if found:
+            runs = {run.seed: run for run in by_seed if (run.arm, run.setting) == (arm, setting)}
+            values = [run.value for run in runs.values() if not isnan(run.value)]
+            if runs:
                 mean = mean_interval(values) if values else Interval(nan)
                 deviation = deviation_interval(values) if values else Interval(nan)
-                summaries.append(Summary(setting, arm, found, mean, deviation))
+                summaries.append(Summary(setting, arm, runs, mean, deviation))
     return summaries
 
 
 def compare(study: Study, summaries: Sequence[Summary]) -> list[Difference]:
-    """Return every other arm against the baseline; p-values are corrected over the arms of a setting."""
+    """Compare every other arm with the baseline; p-values are corrected over the arms of a setting."""
     differences: list[Difference] = []
     for setting, _ in study.settings():
         within = [summary for summary in summaries if summary.setting == setting]
@@ -138,8 +139,8 @@ def compare(study: Study, summaries: Sequence[Summary]) -> list[Difference]:
 
 
 def _difference(summary: Summary, baseline: Summary, sign: int) -> Difference:
-    shared = [seed for seed in summary.outcomes if seed in baseline.outcomes]
-    pairs = [(summary.outcomes[seed], baseline.outcomes[seed]) for seed in shared]
+    shared = [seed for seed in summary.results if seed in baseline.results]
+    pairs = [(summary.results[seed], baseline.results[seed]) for seed in shared]
     differences = paired(pairs)
     failed, others = [a.failed for a, _ in pairs], [b.failed for _, b in pairs]
     deviation, other = summary.deviation.value, baseline.deviation.value
@@ -159,10 +160,10 @@ def _difference(summary: Summary, baseline: Summary, sign: int) -> Difference:
     )
 
 
-def paired(pairs: Sequence[tuple[Outcome, Outcome]], part: str | None = None) -> list[float]:
-    """Return the differences of what both runs of a pair have: their values, or those of a part of the data."""
+def paired(pairs: Sequence[tuple[RunResult, RunResult]], part: str | None = None) -> list[float]:
+    """Return the differences within pairs of runs that both have a value, on all data or on one part of it."""
 
-    def of(run: Outcome) -> float:
+    def of(run: RunResult) -> float:
         return run.value if part is None else run.parts.get(part, nan)
 
     both = [of(first) - of(second) for first, second in pairs]

@@ -1,4 +1,4 @@
-"""Intervals and tests of a study; the tests are scipy's."""
+"""Confidence intervals and statistical tests of a study; the tests are scipy's."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ Array = npt.NDArray[np.float64]
 Statistic = Callable[..., Any]
 LEVEL = 0.95
 ALPHA = 0.05
-_LEAST_COUNT = 6  # five values lie all on one side of the median of what they are drawn from more often than in 5%
-_LEAST_TAIL = 1e-9  # which no number of resamples tells from nothing
-_RESAMPLES = 9_999  # drawn by the same generator every time: a report is a function of its runs
+_LEAST_COUNT = 6  # five values lie all on one side of the true median more often than in 5% of samples
+_LEAST_TAIL = 1e-9  # no number of resamples can tell it from zero
+_RESAMPLES = 9_999  # drawn with a fixed seed: the same runs give the same report
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Interval:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether zero lies outside; not where the ends are undefined."""
+        """Whether zero lies outside the interval; false if the ends are undefined."""
         return self.low > 0 or self.high < 0
 
 
@@ -44,7 +44,7 @@ def mean_interval(values: Sequence[float], *, level: float = LEVEL) -> Interval:
 
     Args:
         values: One or more.
-        level: How often the interval should hold the mean of what the values are drawn from.
+        level: The probability that the interval contains the true mean.
     """
     return bootstrap_interval(values, np.mean, level=level)
 
@@ -52,11 +52,12 @@ def mean_interval(values: Sequence[float], *, level: float = LEVEL) -> Interval:
 def deviation_interval(values: Sequence[float], *, level: float = LEVEL) -> Interval:
     """Return the standard deviation (of n - 1) with its bootstrap interval, see `bootstrap_interval`.
 
-    Of a few values a standard deviation is poorly known: of 20 normal ones the interval of 95% holds it 9 times in 10.
+    A standard deviation of few values is poorly known: for 20 normal values, the 95% interval contains the true one in
+    9 of 10 samples.
 
     Args:
         values: One or more.
-        level: How often the interval should hold the standard deviation of what the values are drawn from.
+        level: The probability that the interval contains the true standard deviation.
     """
     return Interval(nan) if len(values) < 2 else bootstrap_interval(values, _deviation, level=level)
 
@@ -64,14 +65,16 @@ def deviation_interval(values: Sequence[float], *, level: float = LEVEL) -> Inte
 def bootstrap_interval(values: Sequence[float], statistic: Statistic, *, level: float = LEVEL) -> Interval:
     r"""Return a statistic with its bootstrap interval, bias-corrected, accelerated, and widened for small samples.
 
-    A bootstrap of :math:`n` values has too little variance by :math:`(n - 1) / n`, and its tails are those of a normal
-    distribution; so tails of :math:`\Phi(-\sqrt{n / (n - 1)}\, t_{n - 1})` are cut off in place of 2.5%, where
-    :math:`t` is the quantile of Student's distribution. Of means that gives the stated rate from about eight values on.
+    The variance of a bootstrap of :math:`n` values is too small by the factor :math:`(n - 1) / n`, and its tails are
+    normal. Therefore tails of :math:`\Phi(-\sqrt{n / (n - 1)}\, t_{n - 1})` are cut off instead of 2.5%, where
+    :math:`t` is the quantile of Student's distribution. For means this gives the stated coverage from about eight
+    values on.
 
     Args:
-        values: One or more; of fewer than six, the ends are undefined, as they are where every one counts the same.
+        values: One or more. The ends are undefined for fewer than six values, and if leaving out any one value gives
+            the same statistic.
         statistic: A function of an array along an axis.
-        level: The level.
+        level: The probability that the interval contains the true statistic.
 
     References:
         Bradley Efron. Better Bootstrap Confidence Intervals. JASA, 1987. Tim C. Hesterberg. What Teachers Should Know
@@ -87,8 +90,8 @@ def bootstrap_interval(values: Sequence[float], statistic: Statistic, *, level: 
     tail = stats.norm.cdf(-np.sqrt(count / (count - 1)) * stats.t.ppf((1 + level) / 2, count - 1))
     tail = max(tail, _LEAST_TAIL)
     with catch_warnings():
-        simplefilter("ignore")  # where leaving out any one value gives the same statistic, its ends are undefined
-        found = stats.bootstrap(
+        simplefilter("ignore")  # scipy warns if leaving out any one value gives the same statistic
+        bootstrap = stats.bootstrap(
             (array,),
             statistic,
             confidence_level=1 - 2 * tail,
@@ -97,7 +100,7 @@ def bootstrap_interval(values: Sequence[float], statistic: Statistic, *, level: 
             vectorized=True,
             rng=np.random.default_rng(0),
         )
-    low, high = found.confidence_interval
+    low, high = bootstrap.confidence_interval
     return Interval(value, float(low), float(high))
 
 
@@ -107,15 +110,15 @@ def _deviation(values: Array, axis: int = -1) -> Array:
 
 
 def pairs_needed(tests: int) -> int:
-    r"""Return how many pairs the permutation test takes to find anything at all, corrected for a number of tests.
+    r"""Return the least number of pairs with which the permutation test can be significant, corrected for `tests`.
 
-    Of :math:`n` pairs its least p is :math:`2^{1 - n}`, whatever the differences are.
+    For :math:`n` pairs its smallest possible p is :math:`2^{1 - n}`, whatever the differences are.
     """
     return ceil(log2(2 * tests / ALPHA))
 
 
 def p_of_means(differences: Sequence[float]) -> float:
-    """Return the two-sided p of the paired permutation test: each difference could as well have the other sign."""
+    """Return the two-sided p of the paired permutation test, which flips the signs of the differences."""
     array = np.asarray(differences, dtype=float)
     if len(array) < 2 or not array.any():
         return nan if len(array) < 2 else 1.0
@@ -132,22 +135,22 @@ def p_of_means(differences: Sequence[float]) -> float:
 
 
 def p_of_variances(values: Sequence[float], others: Sequence[float]) -> float:
-    """Return the p of the Brown-Forsythe test: Levene's, about the medians."""
+    """Return the p of the Brown-Forsythe test, which is Levene's about the medians."""
     if min(len(values), len(others)) < 3:
         return nan
     if np.ptp(values) == 0 and np.ptp(others) == 0:
         return 1.0
-    with np.errstate(divide="ignore", invalid="ignore"):  # where the distances from the median do not vary
+    with np.errstate(divide="ignore", invalid="ignore"):  # if the distances from the median do not vary
         return float(stats.levene(values, others, center="median").pvalue)
 
 
 def spread(values: Sequence[float]) -> float:
-    """Return the mean distance from the median; undefined of nothing."""
+    """Return the mean distance from the median; undefined for no values."""
     return float(np.abs(np.subtract(values, np.median(values))).mean()) if values else nan
 
 
 def p_of_failures(failed: Sequence[bool], others: Sequence[bool]) -> float:
-    """Return the two-sided p of McNemar's exact test: of the pairs that differ, half should fail on either side."""
+    """Return the two-sided p of McNemar's exact test, under which half of the differing pairs fail on each side."""
     pairs = list(zip(failed, others, strict=True))
     if not pairs:
         return nan
@@ -157,17 +160,17 @@ def p_of_failures(failed: Sequence[bool], others: Sequence[bool]) -> float:
 
 
 def corrected(ps: Sequence[float]) -> list[float]:
-    """Return p-values by Holm's step-down correction, so that among all of them false alarms stay at the stated rate.
+    """Correct p-values by Holm's step-down procedure, which bounds the rate of any false positive among them.
 
-    Undefined ones stay so, and do not count.
+    Undefined p-values stay undefined and do not count.
 
     References:
         Sture Holm. A Simple Sequentially Rejective Multiple Test Procedure. Scandinavian Journal of Statistics, 1979.
     """
-    order = sorted((place for place, p in enumerate(ps) if not isnan(p)), key=lambda place: ps[place])
+    order = sorted((index for index, p in enumerate(ps) if not isnan(p)), key=lambda index: ps[index])
     result = list(ps)
     largest = 0.0
-    for rank, place in enumerate(order):
-        largest = max(largest, min(1.0, (len(order) - rank) * ps[place]))
-        result[place] = largest
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - rank) * ps[index]))
+        result[index] = largest
     return result

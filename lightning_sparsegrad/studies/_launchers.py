@@ -1,4 +1,4 @@
-"""Start runs: as processes here, or on a Ray cluster."""
+"""Launchers of runs: as processes on this machine, or on a Ray cluster."""
 
 import os
 import signal
@@ -24,17 +24,18 @@ from lightning_sparsegrad.studies._recorder import LOCK, PARENT, RESULT, SECONDS
 from lightning_sparsegrad.studies._runs import LOG, Run
 
 Launcher = Literal["local", "ray"]
-_TAIL = 2_000  # characters of a log that a reason is looked for in
+_TAIL = 2_000  # characters at the end of a log that are searched for a reason
 
 
 def launch(runs: Sequence[Run], launcher: Launcher, *, jobs: int) -> Iterator[Run]:
-    """Run each in a process of its own, several at a time; yield each when it has ended, however it did.
+    """Execute each run in its own process, several at a time; yield each run when its process has ended.
 
     Args:
         runs: The runs, in the order in which they start.
-        launcher: `"local"`: on this machine. `"ray"`: on the Ray cluster that `RAY_ADDRESS` names, else on one that is
-            started here; its machines have to share the folder.
-        jobs: How many at a time. Each takes that share of the cores of this machine, unless `OMP_NUM_THREADS` is set.
+        launcher: `"local"` for this machine; `"ray"` for the Ray cluster that `RAY_ADDRESS` names, else for a new one
+            on this machine. The machines of a cluster must share the folder.
+        jobs: The number of runs at a time. Each gets an equal share of this machine's cores, unless `OMP_NUM_THREADS`
+            is set.
 
     Raises:
         ConfigurationError: If Ray is asked for and not installed.
@@ -43,16 +44,16 @@ def launch(runs: Sequence[Run], launcher: Launcher, *, jobs: int) -> Iterator[Ru
 
 
 def _launch_here(runs: Sequence[Run], jobs: int) -> Iterator[Run]:
-    places: SimpleQueue[int] = SimpleQueue()
-    for place in range(jobs):
-        places.put(place)
+    devices: SimpleQueue[int] = SimpleQueue()
+    for device in range(jobs):
+        devices.put(device)
 
     def start(run: Run) -> Run:
-        place = places.get()
+        device = devices.get()
         try:
-            execute(run, threads=shared_by(jobs), device=place if jobs > 1 else None)
+            execute(run, threads=shared_by(jobs), device=device if jobs > 1 else None)
         finally:
-            places.put(place)
+            devices.put(device)
         return run
 
     with _cancelling(ThreadPoolExecutor(jobs)) as pool:
@@ -62,7 +63,7 @@ def _launch_here(runs: Sequence[Run], jobs: int) -> Iterator[Run]:
 
 @contextmanager
 def _cancelling(pool: ThreadPoolExecutor) -> Iterator[ThreadPoolExecutor]:
-    """Start nothing more once the study is stopped."""
+    """Start no more runs once the study is stopped, and terminate those that run."""
     try:
         yield pool
     except BaseException:
@@ -76,8 +77,8 @@ def _cancelling(pool: ThreadPoolExecutor) -> Iterator[ThreadPoolExecutor]:
 def _launch_on_ray(runs: Sequence[Run], jobs: int) -> Iterator[Run]:
     if not find_spec("ray"):
         raise ConfigurationError(
-            "Parameter `launcher` should be 'local' where Ray is not installed (`pip install "
-            "lightning-sparsegrad[ray]`). Found `launcher = 'ray'`."
+            "Parameter `launcher` should be 'local' if Ray is not installed (`pip install lightning-sparsegrad[ray]`). "
+            "Found `launcher = 'ray'`."
         )
     import ray  # an extra
 
@@ -103,12 +104,12 @@ def _launch_on_ray(runs: Sequence[Run], jobs: int) -> Iterator[Run]:
 
 
 def execute(run: Run, *, threads: Mapping[str, str], device: int | None = None) -> None:
-    """Run one in a process of its own; how it went is in its folder then.
+    """Execute a run in its own process, which leaves the result in the run's folder.
 
     Args:
-        run: The run. What an earlier try has left in its folder goes; where another process is at it, nothing is done.
-        threads: The settings of OpenMP that say which threads it may use.
-        device: The number of the accelerator it may use, by their count; all by default.
+        run: The run. Files of an earlier attempt are removed. If another process executes it, nothing happens.
+        threads: Environment variables that set the OpenMP threads of the process.
+        device: The index of the accelerator that it may use, modulo their number; by default all.
     """
     if run.folder.exists():
         try:
@@ -124,7 +125,7 @@ def execute(run: Run, *, threads: Mapping[str, str], device: int | None = None) 
     log = run.folder / LOG
     with log.open("w") as file:
         command = [sys.executable, "-m", "lightning_sparsegrad", *run.command]
-        process = subprocess.Popen(command, stdout=file, stderr=file, env=environment)  # noqa: S603  # our own words
+        process = subprocess.Popen(command, stdout=file, stderr=file, env=environment)  # noqa: S603  # our own arguments
         _RUNNING.add(process)
         try:
             code = process.wait()
@@ -138,14 +139,14 @@ _RUNNING: set[subprocess.Popen[bytes]] = set()
 
 
 def _was_stopped(code: int) -> bool:
-    """Whether a process ended because its study was stopped, rather than for a reason of its own."""
+    """Whether a process ended because its study was stopped."""
     return code in {*STATUSES.values(), *(-signum for signum in STATUSES)}
 
 
 def _reason(code: int, log: Path) -> str:
-    """Return why a process ended: what killed it, or the last line of its log, which tells what went wrong."""
+    """Return why a process ended: the signal that killed it, or the last line of its log."""
     if code < 0:
-        return f"The process was ended by signal {-code} ({signal.strsignal(-code)})."
+        return f"The process was killed by signal {-code} ({signal.strsignal(-code)})."
     lines = log.read_text(errors="replace")[-_TAIL:].strip().splitlines()
     last = lines[-1].removeprefix("error: ").replace(HINT, "").strip() if lines else ""
     return last or f"The process ended with status {code}."

@@ -1,7 +1,7 @@
-"""Private names of LightningCLI that a study needs to read the config of a run without running it.
+"""Private names of LightningCLI with which a study parses the config of a run without running it.
 
-No public name does this: with `run=False` LightningCLI has no subcommands, and takes other arguments. Each is checked
-against the installed version in `tests/private_names.py`. No upstream issue.
+No public name does this: with `run=False`, LightningCLI has no subcommands and accepts other arguments. The names are
+checked against the installed version in `tests/private_names.py`. No upstream issue.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from lightning_sparsegrad.cli.sparsegrad_cli import SparseGradCLI
 
 
 class ConfigReader(SparseGradCLI):
-    """The command line, which reads its arguments and stops.
+    """A command line that parses its arguments and stops.
 
     Attributes:
         resolved: All arguments, defaults included, as plain values.

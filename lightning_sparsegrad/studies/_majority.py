@@ -1,4 +1,4 @@
-"""The scores of always giving the same answer."""
+"""The scores of always predicting the most frequent class."""
 
 from typing import Any
 
@@ -12,14 +12,15 @@ from lightning_sparsegrad.modules._evaluation import Evaluation, parts_of
 
 
 def majority_scores(trainer: Trainer, module: LightningModule) -> dict[str, float]:
-    """Return what always answering the most frequent class of the validation split scores, by the names of a fit.
+    """Return the scores of always predicting the most frequent class of the validation split.
 
     Args:
         trainer: The Trainer after a fit.
         module: The module it fitted.
 
     Returns:
-        `val/accuracy` and so on; nothing for what does not classify texts, or was not validated.
+        The scores by the names that the fit logs, such as `val/accuracy`; empty if the module does not classify texts
+        or was not validated.
     """
     loaders: Any = trainer.val_dataloaders
     if not isinstance(module, SequenceClassification) or module.num_labels == 1 or not loaders:
@@ -28,7 +29,7 @@ def majority_scores(trainer: Trainer, module: LightningModule) -> dict[str, floa
     if len(parts) != len(parts_of(loaders)):
         return {}
     device = trainer.strategy.root_device
-    labels = [_labels(part).to(device) for part in parts]  # those of this process
+    labels = [_labels(part).to(device) for part in parts]  # the rows of this process
     counts = torch.cat(labels).bincount(minlength=module.num_labels)
     answer = trainer.strategy.reduce(counts, reduce_op="sum").argmax()
     seen = getattr(trainer.datamodule, "train_language", None)  # type: ignore[attr-defined]  # set by its connector
@@ -45,5 +46,5 @@ def _labels(loader: Any) -> Tensor:
 
 def _add(evaluation: Evaluation, index: int, labels: Tensor, answer: Tensor) -> None:
     metrics = evaluation.update(index, 0, torch.zeros((), device=labels.device), len(labels))
-    given = labels if len(labels) else answer[None]  # of a process without a row, which does not count
+    given = labels if len(labels) else answer[None]  # a process without rows does not count
     metrics.update(answer.expand_as(given), given)

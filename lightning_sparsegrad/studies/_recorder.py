@@ -1,4 +1,4 @@
-"""The record that a run of a study leaves: how it ended."""
+"""The callback with which a run of a study records its result."""
 
 import json
 import os
@@ -19,18 +19,18 @@ from lightning_sparsegrad.resume._launched import end_with
 from lightning_sparsegrad.studies._majority import majority_scores
 
 RESULT, LOCK = "result.json", ".lock"
-PARENT = "SPARSEGRAD_STUDY_PROCESS"  # set for a run that should not outlive the study that started it
-SECONDS_TO_GO = 60  # that a run whose study was killed may take to end
+PARENT = "SPARSEGRAD_STUDY_PROCESS"  # process id of the study, which its runs must not outlive
+SECONDS_TO_GO = 60  # time for a run to end after its study was killed
 
 
 class RunRecorder(OfOneRun):
-    """Write `result.json` when a fit ends: its last metrics, what always answering one class would get, its time.
+    """Callback that writes `result.json` at the end of a fit: last metrics, scores of the most frequent class, time.
 
-    An error ends up there, too, and that a run has diverged. Together with a `CSVLogger`, that is all that a study
-    reads of a run. While it runs it holds a lock on its folder.
+    It records an error or a divergence, too. A study reads only this file and the one of the `CSVLogger`. During the
+    run it holds a lock on the folder.
 
     Args:
-        folder: Where to.
+        folder: The folder of the run.
     """
 
     def __init__(self, folder: str) -> None:
@@ -45,7 +45,7 @@ class RunRecorder(OfOneRun):
         if trainer.is_global_zero:
             self._lock.acquire()
         if study := os.environ.get(PARENT):
-            is_of_study = trainer.is_global_zero and parent_process() is None  # other ranks are children of their first
+            is_of_study = trainer.is_global_zero and parent_process() is None  # other ranks are children of the first
             parent = int(study) if is_of_study else os.getppid()
             end_with(parent)
 
@@ -62,11 +62,11 @@ class RunRecorder(OfOneRun):
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        # else it was stopped and is to be run again, or another process is at it
+        # otherwise the run was stopped and will be run again, or another process runs it
         if isinstance(exception, Exception) and not isinstance(exception, Timeout):
             words = " ".join(str(exception).split())
             reason = f"{type(exception).__name__}: {words}" if words else repr(exception)
-            # gradients that are not finite, where a run is to end with them
+            # `nonfinite="raise"` ended the run
             self._write(trainer, {"diverged" if isinstance(exception, FloatingPointError) else "error": reason})
 
     def _write(self, trainer: Trainer, result: dict[str, Any]) -> None:
@@ -77,7 +77,7 @@ class RunRecorder(OfOneRun):
 
 
 def write_result(folder: Path, result: dict[str, Any]) -> None:
-    """Write how a run went, whole or not at all; numbers that are not finite as `null`."""
+    """Write the result of a run atomically; numbers that are not finite become `null`."""
     for name in ("metrics", "majority"):
         scores = result.get(name) or {}
         result[name] = {key: value if isfinite(value) else None for key, value in scores.items()}

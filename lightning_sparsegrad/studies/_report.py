@@ -9,7 +9,7 @@ from lightning_sparsegrad.files._writing import replacing
 from lightning_sparsegrad.studies import _report_pictures as pictures
 from lightning_sparsegrad.studies import _report_tables as tables
 from lightning_sparsegrad.studies._comparison import Difference, Summary, compare, summarise
-from lightning_sparsegrad.studies._outcomes import Outcome
+from lightning_sparsegrad.studies._run_results import RunResult
 from lightning_sparsegrad.studies._study import Study
 
 REPORT = "report.md"
@@ -19,31 +19,31 @@ FILES = (
     REPORT,
     *(f"{name}.csv" for name in _TABLES),
     *(f"{name}.png" for name in _PICTURES),
-)  # what a report may write
+)  # all files that a report may write
 
 
-def write_report(study: Study, outcomes: Sequence[Outcome], folder: Path, *, missing: int = 0) -> str:
-    """Write the report of the runs that have ended, and return its text. The same runs make the same report.
+def write_report(study: Study, results: Sequence[RunResult], folder: Path, *, missing: int = 0) -> str:
+    """Write the report of the runs that have ended, and return its text; the same runs make the same report.
 
     Args:
         study: The study.
-        outcomes: Its runs that have ended.
-        folder: Where to.
-        missing: How many runs have not.
+        results: The results of its runs that have ended.
+        folder: The folder of the report.
+        missing: The number of runs that have not ended.
     """
-    outcomes = sorted(outcomes, key=lambda run: (list(study.arms).index(run.arm), run.setting, run.seed))
-    summaries = summarise(study, outcomes)
+    results = sorted(results, key=lambda run: (list(study.arms).index(run.arm), run.setting, run.seed))
+    summaries = summarise(study, results)
     differences = compare(study, summaries)
     folder.mkdir(parents=True, exist_ok=True)
     parts = tables.parts_table(summaries)
     for name, table in {
-        "runs": tables.runs_table(outcomes),
+        "runs": tables.runs_table(results),
         "arms": tables.arms_table(summaries),
         "differences": tables.differences_table(differences),
         "parts": parts,
     }.items():
         if table.empty:
-            (folder / f"{name}.csv").unlink(missing_ok=True)  # an earlier report's
+            (folder / f"{name}.csv").unlink(missing_ok=True)  # from an earlier report
         else:
             with replacing(folder / f"{name}.csv") as file:
                 file.write(table.to_csv(index=False).encode())
@@ -62,7 +62,7 @@ def _text(
     drawn: dict[str, str],
     missing: int,
 ) -> str:
-    runs = sum(len(summary.outcomes) for summary in summaries)
+    runs = sum(len(summary.results) for summary in summaries)
     lines = [
         f"# {study.metric}: {len(study.arms)} arms, {len(study.all_seeds)} seeds",
         "",
@@ -77,11 +77,11 @@ def _text(
         lines += ["", f"## {setting or 'All runs'}", "", _bar(within), "", tables.arms_markdown(within)]
         if against:
             lines += [f"Against `{study.reference}`:", "", tables.differences_markdown(against)]
-        if study.groups and any(run.parts for summary in within for run in summary.outcomes.values()):
+        if study.groups and any(run.parts for summary in within for run in summary.results.values()):
             lines += [_groups(study, within), "", tables.groups_markdown(study, within)]
         if not parts.empty and (of_setting := parts[parts["setting"] == setting]).size:
             lines += ["Means of parts:", "", tables.parts_markdown(of_setting)]
-    errors = [run for summary in summaries for run in summary.outcomes.values() if run.error]
+    errors = [run for summary in summaries for run in summary.results.values() if run.error]
     if errors:
         lines += ["", "## Runs that diverged or ended with an error", ""]
         lines += [f"- {run.folder.name}: {run.error}" for run in errors]
@@ -91,23 +91,23 @@ def _text(
 
 
 def _bar(summaries: Sequence[Summary]) -> str:
-    bars = [run.bar for summary in summaries for run in summary.outcomes.values() if run.bar == run.bar]
+    bars = [run.bar for summary in summaries for run in summary.results.values() if run.bar == run.bar]
     if not bars:
-        return "No bar tells which runs have failed."
+        return "No bar defines which runs have failed."
     low, high = f"{min(bars):.3f}", f"{max(bars):.3f}"
-    return f"A run has failed that is no better than {low if low == high else f'its bar, from {low} to {high}'}."
+    return f"A run has failed if it is no better than {low if low == high else f'its bar, from {low} to {high}'}."
 
 
 def _groups(study: Study, summaries: Sequence[Summary]) -> str:
-    known = {part for summary in summaries for run in summary.outcomes.values() for part in run.parts}
+    known = {part for summary in summaries for run in summary.results.values() for part in run.parts}
     unknown = ", ".join(f"`{part}`" for parts in study.groups.values() for part in parts if part not in known)
     return f"Means over groups of parts{unknown and f'; no run has {unknown}'}:"
 
 
 _HOW = (
-    "Intervals are of 95%, by the bootstrap (bias-corrected, accelerated, widened for small samples), and take six "
-    "values. Differences to `{baseline}` are taken seed by seed; their p is that of a paired permutation test, that of "
-    "standard deviations of the Brown-Forsythe test, that of failed runs of McNemar's exact test, each by Holm's "
-    "correction over the arms of a setting. What is shown has p < 0.05, for means an interval without zero, and for "
-    "standard deviations a ratio that agrees."
+    "Intervals are 95% bootstrap intervals (bias-corrected, accelerated, widened for small samples) and need six "
+    "values. Differences from `{baseline}` are taken seed by seed. Means are compared by a paired permutation test, "
+    "standard deviations by the Brown-Forsythe test, and failed runs by McNemar's exact test, each with Holm's "
+    "correction over the arms of a setting. An effect is shown if p < 0.05 and, for means, the interval excludes zero "
+    "or, for standard deviations, the ratio agrees."
 )

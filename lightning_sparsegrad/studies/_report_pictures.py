@@ -1,4 +1,4 @@
-"""The pictures of a report, in colours that are told apart without red and green (Okabe and Ito, 2008)."""
+"""The pictures of a report, in colours that people with colour blindness can tell apart (Okabe and Ito, 2008)."""
 
 from collections.abc import Sequence
 from math import isnan
@@ -19,15 +19,15 @@ from lightning_sparsegrad.studies._study import Study
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#777777"
 _DOTS = 110  # per inch
-_FULL_COLOUR = 0.8  # of the gains are lighter than the darkest colour: one bad arm should not pale the others
+_FULL_COLOUR = 0.8  # quantile of the gains that gets the darkest colour, so that one bad arm does not pale the others
 
 
 def draw_all(study: Study, summaries: Sequence[Summary], folder: Path) -> dict[str, str]:
-    """Draw what there is something to draw of, and return the captions by file name."""
+    """Draw all pictures for which there are data, and return the captions by file name."""
     figures: dict[str, tuple[Figure | None, str]] = {
         "distributions.png": (
             draw_distributions(study, summaries),
-            "Every run a point, the mean and 95% interval below; crosses have failed, at the dashed line or worse.",
+            "A point per run, mean and 95% interval below; crosses are failed runs, at the dashed line or worse.",
         ),
         "curves.png": (
             draw_curves(study, summaries),
@@ -42,7 +42,7 @@ def draw_all(study: Study, summaries: Sequence[Summary], folder: Path) -> dict[s
     drawn = {}
     for name, (figure, caption) in figures.items():
         if figure is None:
-            (folder / name).unlink(missing_ok=True)  # an earlier report's
+            (folder / name).unlink(missing_ok=True)  # from an earlier report
         else:
             _show_dollars(figure)
             with replacing(folder / name) as file:
@@ -52,14 +52,14 @@ def draw_all(study: Study, summaries: Sequence[Summary], folder: Path) -> dict[s
 
 
 def _show_dollars(figure: Figure) -> None:
-    """Let names have dollars; what stands between two is mathematics to matplotlib, which its own labels need."""
+    """Escape dollar signs in names; matplotlib reads text between two as mathematics, which its own labels need."""
     for text in figure.findobj(Text):
         if isinstance(text, Text) and "\\math" not in text.get_text() and "$" in text.get_text():
             text.set_parse_math(False)
 
 
 def draw_distributions(study: Study, summaries: Sequence[Summary]) -> Figure | None:
-    """Draw a panel for each setting, a row for each arm."""
+    """Draw the values of all runs, with a panel for each setting and a row for each arm."""
     settings = list(dict.fromkeys(summary.setting for summary in summaries))
     arms = list(study.arms)
     figure = Figure(figsize=(1.8 + 4.2 * len(settings), 1.2 + 0.42 * len(arms)), layout="constrained")
@@ -68,7 +68,7 @@ def draw_distributions(study: Study, summaries: Sequence[Summary]) -> Figure | N
         for summary in summaries:
             if summary.setting == setting:
                 _draw_arm(panel, summary, arms.index(summary.arm))
-        runs = [run for summary in summaries if summary.setting == setting for run in summary.outcomes.values()]
+        runs = [run for summary in summaries if summary.setting == setting for run in summary.results.values()]
         for bar in {run.bar for run in runs if run.failed and not isnan(run.bar)}:
             panel.axvline(bar, color=GREY, linestyle="--", linewidth=1)
         panel.set_title(setting, fontsize=10)
@@ -81,12 +81,12 @@ def draw_distributions(study: Study, summaries: Sequence[Summary]) -> Figure | N
 
 
 def _draw_arm(panel: Axes, summary: Summary, row: int) -> None:
-    runs = [run for run in summary.outcomes.values() if not isnan(run.value)]
+    runs = [run for run in summary.results.values() if not isnan(run.value)]
     offsets = np.linspace(-0.26, 0.1, len(runs)) if len(runs) > 1 else np.zeros(1)
     for failed, marker, colour in ((False, "o", BLUE), (True, "x", ORANGE)):
-        places = [place for place, run in enumerate(runs) if run.failed == failed]
-        values = [runs[place].value for place in places]
-        panel.scatter(values, row + offsets[places], s=16, marker=marker, color=colour, alpha=0.7, linewidths=1)
+        indices = [index for index, run in enumerate(runs) if run.failed == failed]
+        values = [runs[index].value for index in indices]
+        panel.scatter(values, row + offsets[indices], s=16, marker=marker, color=colour, alpha=0.7, linewidths=1)
     mean = summary.mean
     if not isnan(mean.value):
         whiskers = np.maximum([[mean.value - mean.low], [mean.high - mean.value]], 0.0)
@@ -95,7 +95,7 @@ def _draw_arm(panel: Axes, summary: Summary, row: int) -> None:
 
 
 def draw_curves(study: Study, summaries: Sequence[Summary]) -> Figure | None:
-    """Draw the metric over training, a panel for each arm in each setting; nothing of runs validated once."""
+    """Draw the metric over training, with a panel for each arm in each setting; skip runs validated only once."""
     shown = [summary for summary in summaries if len(_band(summary)) > 1]
     baselines = {summary.setting: summary for summary in shown if summary.arm == study.reference}
 
@@ -118,8 +118,8 @@ def draw_curves(study: Study, summaries: Sequence[Summary]) -> Figure | None:
 
 
 def _band(summary: Summary) -> pd.DataFrame:
-    """Return the mean and its interval by step, at steps that all runs of the arm have."""
-    curves = [run.curve for run in summary.outcomes.values() if run.curve]
+    """Return the mean and its interval at each step that all runs of the arm have."""
+    curves = [run.curve for run in summary.results.values() if run.curve]
     steps = sorted(set.intersection(*map(set, curves))) if curves else []
     rows = []
     for step in steps:
@@ -129,11 +129,9 @@ def _band(summary: Summary) -> pd.DataFrame:
 
 
 def draw_gains(study: Study, summaries: Sequence[Summary]) -> Figure | None:
-    """Draw the gains over the baseline, a panel for each setting, a row for each arm, a column for each part."""
+    """Draw the gains over the baseline, with a panel per setting, a row per arm and a column per part of the data."""
     baselines = {summary.setting: summary for summary in summaries if summary.arm == study.reference}
-    parts = list(
-        dict.fromkeys(part for summary in summaries for run in summary.outcomes.values() for part in run.parts)
-    )
+    parts = list(dict.fromkeys(part for summary in summaries for run in summary.results.values() for part in run.parts))
     shown = [summary for summary in summaries if summary.setting in baselines and summary.arm != study.reference]
     if not parts or not shown:
         return None
@@ -155,10 +153,10 @@ def draw_gains(study: Study, summaries: Sequence[Summary]) -> Figure | None:
     for panel, setting in zip(panels, settings, strict=True):
         cells = np.array([[gain.value for gain in row] for row in gains[setting]])
         image = panel.imshow(cells, cmap="PuOr", vmin=-limit, vmax=limit, aspect="auto")
-        for place, row in enumerate(gains[setting]):
+        for position, row in enumerate(gains[setting]):
             for column, gain in enumerate(row):
                 if gain.excludes_zero:
-                    panel.plot(column, place, marker="o", markersize=4, color="black", markeredgecolor="white")
+                    panel.plot(column, position, marker="o", markersize=4, color="black", markeredgecolor="white")
         panel.set_yticks(range(len(rows[setting])), [summary.arm for summary in rows[setting]], fontsize=9)
         panel.set_title(setting, fontsize=10)
     panels[-1].set_xticks(range(len(parts)), parts, fontsize=9, rotation=90 if max(map(len, parts)) > 3 else 0)

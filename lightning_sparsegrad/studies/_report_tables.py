@@ -1,4 +1,4 @@
-"""The tables of a report: for people in markdown, for programs as CSV."""
+"""The tables of a report: markdown for people, CSV for programs."""
 
 from collections.abc import Sequence
 from math import isnan, nan
@@ -9,11 +9,11 @@ import pandas as pd
 from lightning_sparsegrad.metrics._evaluation_table import to_markdown
 from lightning_sparsegrad.studies._comparison import Difference, Summary, paired
 from lightning_sparsegrad.studies._inference import Interval, mean_interval
-from lightning_sparsegrad.studies._outcomes import Outcome
+from lightning_sparsegrad.studies._run_results import RunResult
 from lightning_sparsegrad.studies._study import Study
 
 
-def runs_table(outcomes: Sequence[Outcome]) -> pd.DataFrame:
+def runs_table(results: Sequence[RunResult]) -> pd.DataFrame:
     """Return a row for each run."""
     return pd.DataFrame(
         [
@@ -29,7 +29,7 @@ def runs_table(outcomes: Sequence[Outcome]) -> pd.DataFrame:
                 "run": run.folder.name,
                 **run.parts,
             }
-            for run in outcomes
+            for run in results
         ]
     )
 
@@ -41,7 +41,7 @@ def arms_table(summaries: Sequence[Summary]) -> pd.DataFrame:
             {
                 "setting": summary.setting,
                 "arm": summary.arm,
-                "runs": len(summary.outcomes),
+                "runs": len(summary.results),
                 "failed": summary.failed,
                 **_ends("mean", summary.mean),
                 **_ends("deviation", summary.deviation),
@@ -76,12 +76,12 @@ def differences_table(differences: Sequence[Difference]) -> pd.DataFrame:
 
 
 def arms_markdown(summaries: Sequence[Summary]) -> str:
-    """Return the arms of one setting."""
+    """Return the table of the arms in one setting."""
     heading = ["arm", "runs", "failed", "mean [95%]", "std [95%]", "min", "max", "seconds a run"]
     rows = [
         [
             summary.arm,
-            str(len(summary.outcomes)),
+            str(len(summary.results)),
             str(summary.failed),
             _interval(summary.mean),
             _interval(summary.deviation),
@@ -95,7 +95,7 @@ def arms_markdown(summaries: Sequence[Summary]) -> str:
 
 
 def differences_markdown(differences: Sequence[Difference]) -> str:
-    """Return the differences of one setting."""
+    """Return the table of the differences in one setting."""
     heading = ["arm", "pairs", "difference [95%]", "p", "std ratio", "p", "failed more", "p", "shown"]
     rows = [
         [
@@ -115,10 +115,10 @@ def differences_markdown(differences: Sequence[Difference]) -> str:
 
 
 def parts_table(summaries: Sequence[Summary]) -> pd.DataFrame:
-    """Return the mean over the seeds of each part of the data, a row for each arm in each setting."""
+    """Return the means over the seeds by part of the data, with a row for each arm in each setting."""
     rows = []
     for summary in summaries:
-        runs = [run for run in summary.outcomes.values() if run.parts]
+        runs = [run for run in summary.results.values() if run.parts]
         names = dict.fromkeys(part for run in runs for part in run.parts)
         means = {part: fmean(run.parts[part] for run in runs if part in run.parts) for part in names}
         if means:
@@ -127,7 +127,7 @@ def parts_table(summaries: Sequence[Summary]) -> pd.DataFrame:
 
 
 def parts_markdown(table: pd.DataFrame, *, columns: int = 12) -> str:
-    """Return the parts of one setting, a table for every so many of them."""
+    """Return the parts in one setting as tables of at most `columns` parts."""
     names = [name for name in table.columns if name not in {"setting", "arm"}]
     blocks = [names[start : start + columns] for start in range(0, len(names), columns)]
     return "\n".join(
@@ -142,13 +142,13 @@ def parts_markdown(table: pd.DataFrame, *, columns: int = 12) -> str:
 
 
 def groups_markdown(study: Study, summaries: Sequence[Summary]) -> str:
-    """Return the means over groups of parts, and how far they are from the baseline's."""
+    """Return the means over groups of parts, and their differences from the baseline."""
     baseline = next((summary for summary in summaries if summary.arm == study.reference), None)
     rows = []
     for summary in summaries:
         cells = [summary.arm]
         for parts in study.groups.values():
-            runs = {seed: of_group(run, parts) for seed, run in summary.outcomes.items()}
+            runs = {seed: of_group(run, parts) for seed, run in summary.results.items()}
             values = [value for value in runs.values() if not isnan(value)]
             cells.append(_interval(mean_interval(values)) if values else "")
             cells.append(
@@ -162,24 +162,22 @@ def groups_markdown(study: Study, summaries: Sequence[Summary]) -> str:
 
 
 def _against(summary: Summary, baseline: Summary, parts: Sequence[str]) -> Interval:
-    shared = [seed for seed in summary.outcomes if seed in baseline.outcomes]
-    differences = [
-        of_group(summary.outcomes[seed], parts) - of_group(baseline.outcomes[seed], parts) for seed in shared
-    ]
+    shared = [seed for seed in summary.results if seed in baseline.results]
+    differences = [of_group(summary.results[seed], parts) - of_group(baseline.results[seed], parts) for seed in shared]
     known = [difference for difference in differences if not isnan(difference)]
     return mean_interval(known) if known else Interval(nan)
 
 
-def of_group(run: Outcome, parts: Sequence[str]) -> float:
-    """Return the unweighted mean of a run over parts of the data; undefined if it has none of them."""
-    found = [run.parts[part] for part in parts if part in run.parts]
-    return fmean(found) if found else nan
+def of_group(run: RunResult, parts: Sequence[str]) -> float:
+    """Return the unweighted mean of a run's values over parts of the data; undefined if it has none of them."""
+    values = [run.parts[part] for part in parts if part in run.parts]
+    return fmean(values) if values else nan
 
 
 def part_gain(summary: Summary, baseline: Summary, part: str) -> Interval:
     """Return the mean gain on one part of the data over the baseline, seed by seed."""
-    shared = [seed for seed in summary.outcomes if seed in baseline.outcomes]
-    known = paired([(summary.outcomes[seed], baseline.outcomes[seed]) for seed in shared], part)
+    shared = [seed for seed in summary.results if seed in baseline.results]
+    known = paired([(summary.results[seed], baseline.results[seed]) for seed in shared], part)
     return mean_interval(known) if known else Interval(nan)
 
 

@@ -1,4 +1,4 @@
-"""The runs of a study, each an ordinary config of its own."""
+"""The runs of a study, each an ordinary config."""
 
 import json
 import re
@@ -28,7 +28,7 @@ CONFIG, LOG = "run.yaml", "log.txt"
 _RECORDER = f"{RunRecorder.__module__}.{RunRecorder.__qualname__}"
 _STRING_OR_NOT_FINITE = re.compile(r'"(?:[^"\\]|\\.)*"|-?Infinity|NaN')
 _NOT_FINITE = {"Infinity": ".inf", "-Infinity": "-.inf", "NaN": ".nan"}
-_LONGEST = 100  # bytes of a file's name, of 255, for an arm and for a setting
+_LONGEST = 100  # bytes of a file name (of 255) for the arm, and as many for the setting
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class Run:
     """One arm in one setting with one seed.
 
     Args:
-        arm: Its name.
-        setting: Its name; empty where the study has one setting.
+        arm: The name of the arm.
+        setting: The name of the setting; empty if the study has no grid.
         seed: The seed.
         config: All arguments of its `fit`, defaults included.
         root: The folder of the study's runs.
@@ -51,7 +51,7 @@ class Run:
 
     @cached_property
     def digest(self) -> str:
-        """What its config comes to: another for a changed one."""
+        """A hash of its config."""
         return sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest()[:10]
 
     @property
@@ -61,28 +61,28 @@ class Run:
 
     @property
     def name(self) -> str:
-        """What it is called: words for people, and the digest of its config."""
+        """Its name: arm, setting and seed for people, and the digest of its config."""
         words = filter(None, (_plain(self.arm), _plain(self.setting), f"seed{self.seed}", self.digest))
         return "-".join(words)
 
     @property
     def folder(self) -> Path:
-        """Where it keeps its config, what it logs, and how it went."""
+        """The folder of its config, logs and result."""
         return self.root / self.name
 
     @property
     def command(self) -> list[str]:
-        """The arguments of the command line that runs it."""
+        """The arguments of the command that runs it."""
         return ["fit", "--config", str(self.folder / CONFIG)]
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """How it went; `None` if it has not ended."""
+        """The content of its result file; `None` if it has not ended."""
         path = self.folder / RESULT
         return json.loads(path.read_text()) if path.is_file() else None
 
     def write(self) -> None:
-        """Write its config, with the folder in it."""
+        """Write its config, with its folder filled in."""
         config = deepcopy(self.config)
         trainer = config["trainer"]
         trainer["default_root_dir"] = str(self.folder)
@@ -96,14 +96,15 @@ class Run:
 
 
 def make_runs(study: Study, root: Path) -> list[Run]:
-    """Return all runs, seed by seed, so that a study that is cut short has something of every arm.
+    """Return all runs, seed by seed, so that a study that is stopped early has runs of every arm.
 
     Args:
         study: The study.
         root: The folder of the runs.
 
     Raises:
-        ConfigurationError: If an arm's overlays make no config; it names the arm.
+        ConfigurationError: If the overlays of an arm do not make a valid config, which names the arm, or if two arms
+            or settings make the same config.
     """
     resolved = [
         (arm, setting, _resolve([*study.base, *overlays, *study.arms[arm]], study, where=f"{arm} {setting}".strip()))
@@ -127,15 +128,15 @@ def make_runs(study: Study, root: Path) -> list[Run]:
 
 
 def _resolve(overlays: Sequence[Overlay], study: Study, *, where: str) -> dict[str, Any]:
-    """Read overlays as the command line would, and complete what a run of a study needs."""
-    said = StringIO()
+    """Parse overlays as the command line does, and add what a run of a study needs."""
+    messages = StringIO()
     try:
-        with redirect_stderr(said):
+        with redirect_stderr(messages):
             reader = ConfigReader(args=["fit", *_arguments(overlays)])
     except (ConfigurationError, SystemExit) as error:
-        if (status := status_of(error)) is not None:  # by a signal, of which the study tells
+        if (status := status_of(error)) is not None:  # a signal, which the study reports
             raise SystemExit(status) from error
-        reason = said.getvalue().strip().removeprefix("error: ").removesuffix(HINT).strip() or str(error)
+        reason = messages.getvalue().strip().removeprefix("error: ").removesuffix(HINT).strip() or str(error)
         raise ConfigurationError(f"In arm `{where}`: {reason}") from error
     config = reader.resolved
     trainer = config["trainer"]
@@ -146,7 +147,7 @@ def _resolve(overlays: Sequence[Overlay], study: Study, *, where: str) -> dict[s
         trainer["enable_checkpointing"] = False
     recorders = {"GradientMonitor": study.gradients_every, "PretrainedDistance": study.distances_every}
     for name, every in recorders.items():
-        if every:  # in place of one of the base's, whose file it would share
+        if every:  # replaces one of the base, which would write the same file
             callbacks = [callback for callback in callbacks if callback["class_path"].rpartition(".")[2] != name]
             callbacks.append({"class_path": name, "init_args": {"every_n_steps": every}})
     trainer["callbacks"] = callbacks
@@ -164,16 +165,16 @@ def _arguments(overlays: Sequence[Overlay]) -> Iterator[str]:
 
 
 def _as_yaml(value: Any) -> str:
-    """Return a value in one line; JSON is YAML, but for numbers that are not finite."""
-    return _STRING_OR_NOT_FINITE.sub(lambda found: _NOT_FINITE.get(found[0], found[0]), json.dumps(value))
+    """Return a value in one line; JSON is YAML except for numbers that are not finite."""
+    return _STRING_OR_NOT_FINITE.sub(lambda match: _NOT_FINITE.get(match[0], match[0]), json.dumps(value))
 
 
 def _keeps_checkpoints(class_path: str) -> bool:
-    found = imported(class_path)
-    return isinstance(found, type) and issubclass(found, Checkpoint)
+    cls = imported(class_path)
+    return isinstance(cls, type) and issubclass(cls, Checkpoint)
 
 
 def _plain(words: str) -> str:
-    """Return words as a part of a file's name, cut where they are long."""
+    """Return words as a piece of a file name, cut if they are long."""
     plain = re.sub(r"[^\w.+-]+", "_", words).strip("_")
     return plain.encode()[:_LONGEST].decode(errors="ignore")

@@ -1,4 +1,4 @@
-"""The config of a study: arms, in settings, over seeds."""
+"""The config of a study: arms, settings and seeds."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,13 +16,13 @@ _LARGEST_SEED = 2**32 - 1  # numpy's
 
 @dataclass(frozen=True)
 class Trial:
-    """What the quick version of a study has instead: a trial of the whole way, not a result.
+    """The changes that make the quick version of a study, which tries the whole procedure and gives no result.
 
     Args:
-        seeds: As in `Study`.
-        overlays: What comes over the base.
-        arms: The arms that are kept, all by default.
-        settings: The values of the grid's axes that are kept, all by default.
+        seeds: The number of seeds, or the seeds.
+        overlays: Overlays added after the base.
+        arms: The arms to keep; by default all.
+        settings: The values to keep of each axis of the grid; by default all.
     """
 
     seeds: int | list[int] = 2
@@ -33,34 +33,36 @@ class Trial:
 
 @dataclass(frozen=True)
 class Study:
-    """A comparison of arms: each is run in every setting with every seed, as an ordinary `fit`.
+    """A comparison of arms; each arm is fitted in every setting with every seed by an ordinary `fit`.
 
-    An overlay is a config file, or arguments by name: `{model.gradient_transform.rate: 0.4}`; files and arguments mean
-    what they mean on the command line, `--config FILE` and `--NAME=VALUE`, in their order.
+    An overlay is a config file, or a mapping of arguments such as `{model.gradient_transform.rate: 0.4}`. Overlays
+    apply in order, like `--config FILE` and `--NAME=VALUE` on the command line.
 
     Args:
         base: Overlays that all runs share.
         arms: Name to overlays.
-        seeds: How many, or which. A seed is the run's `seed_everything`: of the model, the data and the masks.
-        metric: The name under which what is compared is logged, `val/accuracy` say.
+        seeds: The number of seeds, or the seeds. A seed is the run's `seed_everything`, which seeds model, data and
+            masks.
+        metric: The logged name of the metric to compare, such as `val/accuracy`.
         baseline: The arm that the others are compared with; by default the first.
-        mode: Whether more of the metric is better, or less.
-        select: Whether a run counts by its last validation or by its best.
-        grid: Settings: an argument with its values, or a name of your own with overlays by label. Every combination is
-            a setting; arms are compared within it, and come over it.
-        failed_at: A run whose metric is no better than this has failed, and one that diverged (weights or validation
-            loss that are not finite at its end) counts with this value. By default what always answering the most
-            frequent class of the validation split would get, where the task is to classify texts.
+        mode: Whether the metric is better when it is higher (`max`) or lower (`min`).
+        select: Whether a run counts with its last validation or with its best.
+        grid: The axes of the settings: an argument with its values, or a name of your choice with overlays by label.
+            Every combination is a setting. Arms are compared within a setting, and their overlays apply after its own.
+        failed_at: A run has failed if its metric is no better than this value. A run that diverged (weights or
+            validation loss are not finite at its end) counts with this value. By default the score of always
+            predicting the most frequent class of the validation split, if the task classifies texts.
         groups: Name to parts of the data, for tables of means over them: `{under-resourced: [sw, am, yo]}`.
-        gradients_every: Record what the strategy does every so many optimizer steps (`GradientMonitor`); `None` for
+        gradients_every: Record what the strategy does every this many optimizer steps (`GradientMonitor`); `None` for
             never.
-        distances_every: Record how far weights moved every so many optimizer steps (`PretrainedDistance`); `None` for
-            never.
+        distances_every: Record how far weights moved every this many optimizer steps (`PretrainedDistance`); `None`
+            for never.
         checkpoints: Whether runs keep checkpoints.
-        trial: What `--quick` runs instead.
+        needs: Files and folders that the runs read, each with a sentence that says how to make it.
+        trial: The changes that `--quick` makes.
 
     Raises:
-        ConfigurationError: If there is no arm, no seed, or a name that is not there.
+        ConfigurationError: If there is no arm or no seed, or a name does not exist.
     """
 
     base: list[Overlay]
@@ -76,6 +78,7 @@ class Study:
     gradients_every: int | None = 20
     distances_every: int | None = None
     checkpoints: bool = False
+    needs: dict[str, str] = field(default_factory=dict)
     trial: Trial = field(default_factory=Trial)
 
     def __post_init__(self) -> None:
@@ -116,8 +119,8 @@ class Study:
             for name in names:
                 if not isinstance(name, str):
                     raise ConfigurationError(
-                        f"Parameter `{where}` should give names that are text, in quotes where YAML reads them "
-                        f"otherwise. Found `{name!r}`."
+                        f"Parameter `{where}` should have names that are text: quote those that YAML reads as "
+                        f"something else. Found `{name!r}`."
                     )
 
     def _check_grid(self) -> None:
@@ -141,27 +144,27 @@ class Study:
 
     @property
     def reference(self) -> str:
-        """The arm that others are compared with."""
+        """The arm that the others are compared with."""
         return self.baseline or next(iter(self.arms))
 
     @property
     def sign(self) -> int:
-        """What makes more better: 1, or -1 where less of the metric is better."""
+        """1 if a higher metric is better, -1 if a lower one is."""
         return 1 if self.mode == "max" else -1
 
     @property
     def warning(self) -> str:
-        """A sentence if the seeds are too few to show that a mean differs; else empty."""
+        """A warning if there are too few seeds to show that a mean differs; else an empty string."""
         needed = pairs_needed(len(self.arms) - 1) if len(self.arms) > 1 else 1
         if len(self.all_seeds) >= needed:
             return ""
         return (
             f"With {len(self.arms)} arms it takes {needed} seeds to show that the mean of one differs from that of "
-            f"`{self.reference}`, however much it does. There are {len(self.all_seeds)}."
+            f"`{self.reference}`, however large the difference is. There are {len(self.all_seeds)}."
         )
 
     def settings(self) -> Iterator[tuple[str, list[Overlay]]]:
-        """Yield the name and the overlays of each setting; one without a name where there is no grid."""
+        """Yield the name and the overlays of each setting; without a grid, one setting with an empty name."""
         axes = [
             [(label, list(overlays)) for label, overlays in values.items()]
             if isinstance(values, Mapping)
@@ -172,7 +175,7 @@ class Study:
             yield ", ".join(label for label, _ in choice), [overlay for _, overlays in choice for overlay in overlays]
 
     def quickened(self) -> "Study":
-        """Return the quick version."""
+        """Return the quick version of the study."""
         arms = {name: overlays for name, overlays in self.arms.items() if name in (self.trial.arms or self.arms)}
         grid = {
             axis: _kept(values, self.trial.settings[axis]) if axis in self.trial.settings else values

@@ -1,4 +1,4 @@
-"""Lines in the log of a study that has no terminal: how many runs have ended, the last result, the time left."""
+"""Progress lines of a study without a terminal: runs that have ended, the last result, the time left."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,7 +6,7 @@ from threading import Event, Thread
 from time import monotonic
 
 from lightning_sparsegrad.callbacks._lines import is_terminal, of_total, time_left, write_line
-from lightning_sparsegrad.studies._outcomes import outcome_of
+from lightning_sparsegrad.studies._run_results import run_result
 from lightning_sparsegrad.studies._runs import Run
 from lightning_sparsegrad.studies._study import Study
 
@@ -15,19 +15,19 @@ _TICK = 1.0
 
 
 class StudyLines:
-    """Write a line to stderr now and then while a study runs, where stdout or stderr is no terminal.
+    """Writer of a progress line to stderr every minute while a study runs, if stdout or stderr is not a terminal.
 
     ```
     run 12/40 (30%), last drop-seed1: val/accuracy 0.8812, 1:02:10 left
     ```
 
-    The time left follows the runs that have ended in this process, once there are as many as run at a time.
+    The time left is estimated from the runs that have ended in this process, once there are as many as run at a time.
 
     Args:
         study: The study.
-        done: The runs that had ended before.
-        total: All runs.
-        jobs: How many run at a time.
+        done: The number of runs that had ended before.
+        total: The number of all runs.
+        jobs: The number of runs at a time.
     """
 
     def __init__(self, study: Study, *, done: int, total: int, jobs: int) -> None:
@@ -39,7 +39,7 @@ class StudyLines:
         self._words: str | None = None
 
     def ended(self, run: Run) -> None:
-        """Note that a run has ended, however it did."""
+        """Record that the process of a run has ended."""
         self._ended, self._last = self._ended + 1, self._clock()
         if (result := run.result) is None:
             words = "has not ended"
@@ -48,7 +48,7 @@ class StudyLines:
         elif "diverged" in result:
             words = "diverged"
         else:
-            words = f"{self._study.metric} {outcome_of(run, self._study).value:.4g}"
+            words = f"{self._study.metric} {run_result(run, self._study).value:.4g}"
         self._words = f"last {run.name}: {words}"
 
     def write(self) -> None:
@@ -65,7 +65,7 @@ class StudyLines:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Write lines as they get due, from a thread: a run may take longer than an interval."""
+        """Write lines when they are due, from a thread, since a run may take longer than an interval."""
         if is_terminal("stdout", "stderr"):
             yield
             return

@@ -1,4 +1,4 @@
-"""Pictures of what runs did to gradients and weights: of the files of `GradientMonitor` and `PretrainedDistance`."""
+"""Pictures of gradients and weights over training, from the files of `GradientMonitor` and `PretrainedDistance`."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -22,41 +22,41 @@ _LINES = 14  # names in a legend
 
 
 def draw(study: Study, summaries: Sequence[Summary]) -> dict[str, tuple[Figure | None, str]]:
-    """Draw what the runs recorded, and return figures and captions by file name; no figure of what none recorded."""
+    """Draw the recordings of runs, and return figures and captions by file name; no figure if no run recorded it."""
     gradients = {id(summary): _read(summary, _GRADIENTS) for summary in summaries}
     distances = {id(summary): _read(summary, _DISTANCES) for summary in summaries}
     plain = [summary for summary in summaries if summary.arm == study.reference]
     return {
         "clip_rate.png": (
             _draw_clip_rate(summaries, gradients),
-            "Share of the components that were clipped, over training: mean over the runs.",
+            "Share of the components that were clipped over training, mean over the runs.",
         ),
         "norms.png": (
             _draw_norms(plain, gradients),
-            f"Gradient norm of each layer over training under `{study.reference}`, failed runs apart: median.",
+            f"Median gradient norm of each layer over training under `{study.reference}`, failed runs separately.",
         ),
         "heatmap.png": (
             _draw_heatmap(plain, gradients),
-            f"Gradient norm of each component over training under `{study.reference}`, failed runs apart: median.",
+            f"Median gradient norm of each component over training under `{study.reference}`, failed runs separately.",
         ),
         "distances.png": (
             _draw_distances(summaries, distances),
-            "How far each layer is from its pretrained weights, over training: root mean square over its components, "
+            "Distance of each layer from its pretrained weights over training: root mean square over its components, "
             "median over the runs.",
         ),
         "directions.png": (
             _draw_directions(summaries, distances),
-            "How far each layer has turned from its pretrained weights at the end: one less the cosine, mean over its "
-            "components, median over the runs; white where it has not.",
+            "Change of direction of each layer from its pretrained weights at the end: one minus the cosine, mean over "
+            "its components, median over the runs; white where it is zero.",
         ),
     }
 
 
 def draw_gradients(history: pd.DataFrame) -> Figure:
-    """Draw what a `GradientMonitor` recorded of one run: clip rate, norms of layers, norms of components.
+    """Draw the recording of a `GradientMonitor`: clip rate, norms of layers, norms of components.
 
     Args:
-        history: What `read_history` returns of its file.
+        history: The recording, as `read_history` returns it.
     """
     figure = Figure(figsize=(13, 4.5), layout="constrained")
     rates, norms, map_ = figure.subplots(1, 3)
@@ -65,7 +65,7 @@ def draw_gradients(history: pd.DataFrame) -> Figure:
         ("clipped", "#0072B2", "-", "share of components clipped"),
         ("kept", "#D55E00", "--", "mean share of entries kept"),
     ):
-        marker = "." if len(by_step) == 1 else ""  # which no line shows
+        marker = "." if len(by_step) == 1 else ""  # a line needs two
         rates.plot(by_step.index, by_step[column], color=colour, linestyle=style, marker=marker, label=label)
     rates.set_ylim(-0.03, 1.03)
     rates.set_xlabel("optimizer steps")
@@ -79,13 +79,13 @@ def draw_gradients(history: pd.DataFrame) -> Figure:
 
 
 def _read(summary: Summary, name: str) -> dict[bool, list[pd.DataFrame]]:
-    """Return what the runs of an arm recorded, by whether they have failed."""
-    found: dict[bool, list[pd.DataFrame]] = {False: [], True: []}
-    for run in summary.outcomes.values():
+    """Return the recordings of the runs of an arm, by whether the run has failed."""
+    histories: dict[bool, list[pd.DataFrame]] = {False: [], True: []}
+    for run in summary.results.values():
         path: Path = run.folder / name
         if path.is_file():
-            found[run.failed].append(read_history(path))
-    return found
+            histories[run.failed].append(read_history(path))
+    return histories
 
 
 def _draw_clip_rate(
@@ -146,7 +146,7 @@ def _draw_heatmap(plain: Sequence[Summary], gradients: dict[int, dict[bool, list
 
 
 def _show_map(figure: Figure, panels: Sequence[Axes], histories: Sequence[pd.DataFrame]) -> None:
-    """Draw norms by component and step, medians where several runs have them."""
+    """Draw norms by component and step, as medians over the runs."""
     grids = [
         history.groupby(["component", "step"], sort=False)["norm_before"].median().unstack("step")
         for history in histories
@@ -164,13 +164,13 @@ def _show_map(figure: Figure, panels: Sequence[Axes], histories: Sequence[pd.Dat
             norm=LogNorm(low, max(high, low * 1.01)),
             interpolation="none",
         )
-        places = np.unique(np.linspace(0, len(steps) - 1, 5).astype(int))
-        panel.set_xticks(places, [str(steps[place]) for place in places])
+        ticks = np.unique(np.linspace(0, len(steps) - 1, 5).astype(int))
+        panel.set_xticks(ticks, [str(steps[tick]) for tick in ticks])
         panel.set_xlabel("optimizer steps")
         panel.tick_params(axis="y", labelsize=7)
     names = [str(name).removeprefix("model.") for name in grids[0].index]
-    places = np.unique(np.linspace(0, len(names) - 1, _TICKS).astype(int))
-    panels[0].set_yticks(places, [names[place] for place in places])
+    ticks = np.unique(np.linspace(0, len(names) - 1, _TICKS).astype(int))
+    panels[0].set_yticks(ticks, [names[tick] for tick in ticks])
     figure.colorbar(image, ax=list(panels), label="gradient norm before")
 
 
@@ -224,7 +224,7 @@ def _draw_directions(
 def make_panels(
     count: int, width: float, height: float, *, beside: float, share_x: bool = True
 ) -> tuple[Figure, Sequence[Axes]]:
-    """Make a figure of panels of a size, in rows, with room for what stands beside them."""
+    """Make a figure with rows of panels of a size, and room for a legend beside them."""
     across = min(_ACROSS, count)
     down = -(-count // across)
     figure = Figure(figsize=(width * across + beside, height * down + 0.6), layout="constrained")
@@ -237,23 +237,23 @@ def make_panels(
 
 
 def _with_gradients(history: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of components that had a gradient, or had it dropped: frozen ones have no share to keep."""
+    """Return the rows of components whose gradient existed or was dropped: frozen ones have no share to keep."""
     return history[history["kept"].notna()]
 
 
 def _labels(panels: Iterable[Axes], most: int = _LINES) -> tuple[list[Artist], list[str]]:
-    """Return what a legend of the panels shows and says: of many lines, some from the first to the last."""
-    found: dict[str, Artist] = {}
+    """Return lines and labels for a legend of the panels, thinned evenly to `most` of them."""
+    lines: dict[str, Artist] = {}
     for panel in panels:
         for line, label in zip(*panel.get_legend_handles_labels(), strict=True):
-            found.setdefault(str(label), line)
-    places = np.unique(np.linspace(0, len(found) - 1, most).astype(int))
-    labels = [list(found)[place] for place in places]
-    return [found[label] for label in labels], labels
+            lines.setdefault(str(label), line)
+    indices = np.unique(np.linspace(0, len(lines) - 1, most).astype(int))
+    labels = [list(lines)[index] for index in indices]
+    return [lines[label] for label in labels], labels
 
 
 def _norms_of_layers(histories: Sequence[pd.DataFrame]) -> pd.Series:
-    """Return the median over runs of the norm of each layer, from those of its components, by layer and step."""
+    """Return the median norm over runs by layer and step; a layer's norm is that of its components together."""
     norms = pd.concat([_by_layer(history, "norm_before", _norm) for history in histories])
     return norms.groupby(["layer", "step"], sort=False).median()
 
@@ -283,7 +283,7 @@ def _plot_layers(panel: Axes, values: pd.Series, *, logarithmic: bool = True) ->
 
 
 def _shades(count: int) -> Iterable[tuple[float, ...]]:
-    """Return shades that are told apart by their lightness, too."""
+    """Return shades that also differ in lightness."""
     shades: Iterable[tuple[float, ...]] = matplotlib.colormaps["viridis"](np.linspace(0, 0.92, count))
     return shades
 

@@ -194,6 +194,18 @@ class GradientTransform(ABC):
         """The schedules that the strategy follows."""
         return ()
 
+    def settings(self, window: Window) -> Mapping[str, float | Mapping[str, float]]:
+        """Return the rates, thresholds and other numbers that hold in a window, by argument: for `describe`.
+
+        A number holds for everything, or there is one by the name of each component, of `scaled_components` or a
+        parameter. By default, what attributes of the strategy hold that are among its `schedules`.
+
+        Args:
+            window: The window, asked once the strategy is bound.
+        """
+        followed = {id(schedule) for schedule in self.schedules if not schedule.needs_height}
+        return {name: value(window.progress) for name, value in vars(self).items() if id(value) in followed}
+
     @property
     def seeds(self) -> Sequence[tuple[str, int | None]]:
         """The (class name, seed) pairs that key the random draws."""

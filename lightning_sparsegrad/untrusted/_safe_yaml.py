@@ -21,7 +21,7 @@ def load(text: str) -> Any:
     """Return what a text says, as jsonargparse reads it: tags of Python objects are refused.
 
     Raises:
-        yaml.YAMLError: If it is no YAML, a key comes twice, or it is too deep or too large, aliases written out.
+        yaml.YAMLError: If it is not valid YAML, a key comes twice, or it is too deep or too large, aliases written out.
     """
     _check(text)
     return get_loader("yaml")(text)
@@ -59,7 +59,7 @@ def _refused(text: str) -> str:
     try:
         load(text)
     except yaml.MarkedYAMLError as error:
-        return f" It is no YAML: {error.problem}."
+        return f" It is not valid YAML: {error.problem}."
     except yaml.YAMLError:
         pass
     return ""

@@ -1,4 +1,4 @@
-"""Strategies, and the files, flags and parsers that they are read by."""
+"""Strategies, and the files, flags and parsers that read them."""
 
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,7 @@ class TaskWithDefault(LightningModule):
 
 
 def plain(value: Any) -> Any:
-    """What a config says, without where it was read."""
+    """Return a config as plain values, without the paths of its files."""
     if isinstance(value, Namespace):
         value = vars(value)
     if isinstance(value, dict):

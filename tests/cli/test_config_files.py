@@ -1,4 +1,4 @@
-"""A config file is read once per command, and of a checkpoint its config alone."""
+"""A command reads each config file once, and only the config of a checkpoint."""
 
 import os
 import sys
@@ -30,7 +30,7 @@ def _count(event: str, arguments: tuple[Any, ...]) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def _audited() -> None:
-    sys.addaudithook(_count)  # stays until the process ends, and is deaf outside of `opens`
+    sys.addaudithook(_count)  # cannot be removed, and is inactive outside `opens`
 
 
 @contextmanager
@@ -55,7 +55,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def pipe(text: str) -> Iterator[str]:
-    """A name that can be read once, as `<(echo text)` is in a shell."""
+    """Yield a file name that can be read once, like `<(echo text)` in a shell."""
     reading, writing = os.pipe()
 
     def write() -> None:
@@ -99,10 +99,10 @@ def test_a_config_may_come_through_a_pipe(capsys: pytest.CaptureFixture[str]) ->
     with pipe("model:\n  init_args:\n    lrr: 0.5\n") as name, pytest.raises(SystemExit, match=r"^2$"):
         main(["fit", READER, f"--config={name}", *QUICK])
     line = capsys.readouterr().err.splitlines()[-1]
-    assert f"`lrr` is no argument of `Reader` at `model`, in {name} line 3. Near matches: `lr`." in line
+    assert f"`lrr` is not an argument of `Reader` at `model`, in {name} line 3. Near matches: `lr`." in line
     with pipe("model: {lr: 0.5") as name, pytest.raises(SystemExit, match=r"^2$"):
         main(["fit", READER, f"--config={name}", *QUICK])
-    assert f"error: {name} is no YAML: " in capsys.readouterr().err.splitlines()[-1]
+    assert f"error: {name} is not valid YAML: " in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_strategy_may_come_through_a_pipe_over_another() -> None:
@@ -112,7 +112,7 @@ def test_a_strategy_may_come_through_a_pipe_over_another() -> None:
     assert strategy(config)["init_args"] == {**strategy(config)["init_args"], "rate": 0.2, "seed": None}
 
 
-@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="says how many bytes a process has read")
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="needs the count of bytes read by a process")
 def test_the_config_of_a_checkpoint_is_read_without_its_tensors() -> None:
     def read() -> int:
         return int(Path("/proc/self/io").read_text().split()[1])

@@ -1,4 +1,4 @@
-"""One mistake, one line: it names the mistake, where it is and near matches, and ends with status 2."""
+"""One line per mistake, with its position and near matches, and status 2."""
 
 import io
 import random
@@ -60,28 +60,28 @@ data: {__name__}.Shelf
 
 AT = "at `model.gradient_transform`"
 
-# flags, separated by spaces, and what the line holds
+# flags, separated by spaces, and a piece of the expected line
 IN_FLAGS: list[tuple[str, str]] = [
     (
         "--model.gradient_transform.rat=0.4",
-        f"`rat` is no argument of `GradDrop` {AT}, in `--model.gradient_transform.rat=0.4`. Near matches: `rate`",
+        f"`rat` is not an argument of `GradDrop` {AT}, in `--model.gradient_transform.rat=0.4`. Near matches: `rate`",
     ),
     (
         "--model.gradient_transform=GradDrp",
-        f"`GradDrp` is no file and no class that fits {AT}, in `--model.gradient_transform=GradDrp`. "
+        f"`GradDrp` is neither a file nor a class that fits {AT}, in `--model.gradient_transform=GradDrp`. "
         "Near matches: `GradDrop`",
     ),
     (
         "--model.gradient_transform=lightning_sparsegrad.GradDrp",
-        "`GradDrp` is no file and no class that fits",
+        "`GradDrp` is neither a file nor a class that fits",
     ),
     (
         "--model.gradient_transform=lightning_sparsgrad.GradDrop",
-        "`lightning_sparsgrad.GradDrop` is no file and no class that fits",
+        "`lightning_sparsgrad.GradDrop` is neither a file nor a class that fits",
     ),
     (
-        "--model.gradient_transform=Cosine",  # a schedule is no transform
-        f"`Cosine` is no file and no class that fits {AT}",
+        "--model.gradient_transform=Cosine",  # a schedule, not a transform
+        f"`Cosine` is neither a file nor a class that fits {AT}",
     ),
     (
         "--model.gradient_transform=GradientTransform",
@@ -89,7 +89,7 @@ IN_FLAGS: list[tuple[str, str]] = [
     ),
     (
         "--model.gradient_transform=bse.yaml",
-        f"`bse.yaml` is no file and no class that fits {AT}, in `--model.gradient_transform=bse.yaml`. "
+        f"`bse.yaml` is neither a file nor a class that fits {AT}, in `--model.gradient_transform=bse.yaml`. "
         "Near matches: `base.yaml`.",
     ),
     (
@@ -107,9 +107,9 @@ IN_FLAGS: list[tuple[str, str]] = [
         f"Parameter `resample_every` should be int, Literal['epoch'] or None {AT}",
     ),
     ("--model.gradient_transform=LayerGradDrop", f"An argument is missing {AT}: `rate`."),
-    ("--model.lrr=3", "`lrr` is no argument of `Reader` at `model`, in `--model.lrr=3`. Near matches: `lr`."),
-    ("--model.optimizer.lrr=3", "`lrr` is no argument of `AdamW` at `model.optimizer`"),
-    ("--model.optimizer=AdmW", "`AdmW` is no file and no class that fits at `model.optimizer`"),
+    ("--model.lrr=3", "`lrr` is not an argument of `Reader` at `model`, in `--model.lrr=3`. Near matches: `lr`."),
+    ("--model.optimizer.lrr=3", "`lrr` is not an argument of `AdamW` at `model.optimizer`"),
+    ("--model.optimizer=AdmW", "`AdmW` is neither a file nor a class that fits at `model.optimizer`"),
     (
         "--model=Raeder",
         "Parameter `model` should be LightningModule or None, in `--model=Raeder`. Found `model = Raeder`. "
@@ -117,11 +117,11 @@ IN_FLAGS: list[tuple[str, str]] = [
     ),
     ("--data=Shlf", "Found `data = Shlf`. Near matches: `Shelf`"),
     ("--data.size=big", "Parameter `size` should be int at `data`, in `--data.size=big`. Found `size = big`."),
-    ("--modle=3", "`modle` is no option, in `--modle=3`. Near matches: `model`."),
-    ("--modle.lr=3", "`modle` is no option, in `--modle.lr=3`. Near matches: `model`."),
+    ("--modle=3", "`modle` is not an option, in `--modle=3`. Near matches: `model`."),
+    ("--modle.lr=3", "`modle` is not an option, in `--modle.lr=3`. Near matches: `model`."),
     (
         "--trainer.max_epoch=3",
-        "`max_epoch` is no option at `trainer`, in `--trainer.max_epoch=3`. Near matches: `max_epochs`",
+        "`max_epoch` is not an option at `trainer`, in `--trainer.max_epoch=3`. Near matches: `max_epochs`",
     ),
     (
         "--trainer.max_epochs=three",
@@ -129,20 +129,23 @@ IN_FLAGS: list[tuple[str, str]] = [
         "Found `max_epochs = three`.",
     ),
     ("--trainer.callbacks+=Bokmark", "Found `callbacks = Bokmark`. Near matches: `Bookmark`"),
-    ("--trainer.callbacks=Bookmark --trainer.callbacks.evry=2", "`evry` is no"),
+    ("--trainer.callbacks=Bookmark --trainer.callbacks.evry=2", "`evry` is not an"),
     ("--trainer.logger=", "Found `logger = ''`."),
     ("--seed_everything=abc", "Parameter `seed_everything` should be bool or int"),
-    ("--config=bsae.yaml", "bsae.yaml`. Near matches: `base.yaml`."),
-    ("--config=folder", "There is no file `"),
+    ("--config=bsae.yaml", "no config `bsae.yaml`, neither a file nor one of the package. Near matches: `base.yaml`."),
+    ("--config=folder", "There is no config `folder`, neither a file nor one of the package. ("),
     ("--trainer=bsae.yaml", "There is no file `bsae.yaml`. Near matches: `base.yaml`."),
     ("--trainer=folder", "There is no file `folder`."),
     ("--trainer=items", "Found none in `items`."),
-    ("--trainer=torn", "torn is no YAML: did not find expected node content, line 1."),
+    ("--trainer=torn", "torn is not valid YAML: did not find expected node content, line 1."),
     ("--data", "argument --data: expected one argument."),
     ("fti", "`fti` is none of fit, validate, test, predict. Near matches: `fit`."),
-    ("--optimizer=SGD", "`optimizer` is no option, in `--optimizer=SGD`. It is `--model.optimizer`."),
-    ("--lr_scheduler=StepLR", "`lr_scheduler` is no option, in `--lr_scheduler=StepLR`. It is `--model.lr_scheduler`."),
-    ("--max_epochs=3", "`max_epochs` is no option, in `--max_epochs=3`. It is `--trainer.max_epochs`."),
+    ("--optimizer=SGD", "`optimizer` is not an option, in `--optimizer=SGD`. It is `--model.optimizer`."),
+    (
+        "--lr_scheduler=StepLR",
+        "`lr_scheduler` is not an option, in `--lr_scheduler=StepLR`. It is `--model.lr_scheduler`.",
+    ),
+    ("--max_epochs=3", "`max_epochs` is not an option, in `--max_epochs=3`. It is `--trainer.max_epochs`."),
     ("--model.optimizer=os.system", "`os.system` may not be named in a config at `model.optimizer`, in"),
     (
         "--model.optimizer=torch.load",
@@ -152,72 +155,81 @@ IN_FLAGS: list[tuple[str, str]] = [
         "--model.optimizer=torch.nn.Linear",
         "Expected 'torch.nn.Linear' to be a subclass of Optimizer at `model.optimizer`.",
     ),
-    ("--data=torch.nn.Linear", "`torch.nn.Linear` is no subclass of `LightningDataModule` at `data`, in `--data=torch"),
-    ("--data=torch.1", "`torch.1` is no file and no class that fits at `data`, in `--data=torch.1`."),
+    (
+        "--data=torch.nn.Linear",
+        "`torch.nn.Linear` is not a subclass of `LightningDataModule` at `data`, in `--data=torch",
+    ),
+    ("--data=torch.1", "`torch.1` is neither a file nor a class that fits at `data`, in `--data=torch.1`."),
 ]
 
-# an overlay, and what the line holds
+# an overlay, and a piece of the expected line
 IN_FILES: list[tuple[str, str]] = [
     (
         "model:\n  init_args:\n    gradient_transform:\n      class_path: GradDrp",
-        f"`GradDrp` is no file and no class that fits {AT}, in overlay.yaml line 4. Near matches: `GradDrop`",
+        f"`GradDrp` is neither a file nor a class that fits {AT}, in overlay.yaml line 4. Near matches: `GradDrop`",
     ),
     (
         "model:\n  init_args:\n    gradient_transform:\n      init_args:\n        rat: 0.4",
-        f"`rat` is no argument of `GradDrop` {AT}, in overlay.yaml line 5. Near matches: `rate`",
+        f"`rat` is not an argument of `GradDrop` {AT}, in overlay.yaml line 5. Near matches: `rate`",
     ),
     (
         "model:\n  init_args:\n    gradient_transfom: GradDrop",
-        "`gradient_transfom` is no argument of `Reader` at `model`, in overlay.yaml line 3. "
+        "`gradient_transfom` is not an argument of `Reader` at `model`, in overlay.yaml line 3. "
         "Near matches: `gradient_transform`.",
     ),
     (
         "model:\n  init_arg:\n    lr: 1",
-        "`init_arg` is no argument of `Reader` at `model`, in overlay.yaml line 2. Near matches: `init_args`.",
+        "`init_arg` is not an argument of `Reader` at `model`, in overlay.yaml line 2. Near matches: `init_args`.",
     ),
     (
         "model:\n  init_args:\n    gradient_transform:\n      class_path: Chain\n      init_args:\n"
         "        transforms:\n        - {class_path: GradDrop, init_args: {rate: 0.1}}\n"
         "        - {class_path: ComponentNormClip, init_args: {max_nrm: 1.0}}",
-        "`max_nrm` is no argument of `ComponentNormClip` at `model.gradient_transform.transforms`, "
+        "`max_nrm` is not an argument of `ComponentNormClip` at `model.gradient_transform.transforms`, "
         "in overlay.yaml line 8. Near matches: `max_norm`.",
     ),
     (
         "model:\n  init_args:\n    gradient_transform:\n      class_path: Chain\n      init_args:\n"
         "        transforms:\n          mask:\n            class_path: GradDrop\n            init_args:\n"
         "              rate: {class_path: Linear, init_args: {strt: 1.0}}",
-        "`strt` is no argument of `Linear` at `model.gradient_transform.transforms.rate`, in overlay.yaml line 10. "
+        "`strt` is not an argument of `Linear` at `model.gradient_transform.transforms.rate`, in overlay.yaml line 10. "
         "Near matches: `start`.",
     ),
-    ("trianer:\n  max_epochs: 3", "`trianer` is no option, in overlay.yaml line 1. Near matches: `trainer`."),
+    ("trianer:\n  max_epochs: 3", "`trianer` is not an option, in overlay.yaml line 1. Near matches: `trainer`."),
     (
         "trainer:\n  max_epoch: 3",
-        "`max_epoch` is no option at `trainer`, in overlay.yaml line 2. Near matches: `max_epochs`",
+        "`max_epoch` is not an option at `trainer`, in overlay.yaml line 2. Near matches: `max_epochs`",
     ),
     (
         "trainer:\n  callbacks:\n  - class_path: GradientTransformCallback\n    init_args:\n"
         "      gradient_transform: GradDrp",
-        "`GradDrp` is no file and no class that fits at `trainer.callbacks.gradient_transform`, "
+        "`GradDrp` is neither a file nor a class that fits at `trainer.callbacks.gradient_transform`, "
         "in overlay.yaml line 5.",
     ),
     (
         "data:\n  init_args:\n    size: big",
         "Parameter `size` should be int at `data`, in overlay.yaml line 3. Found `size = big`.",
     ),
-    ("model: {class_path: Reader", "overlay.yaml is no YAML: "),
+    ("model: {class_path: Reader", "overlay.yaml is not valid YAML: "),
     ("", "Found none in `overlay.yaml`."),
     ("only text", "Found none in `overlay.yaml`."),
     ("# nothing", "A config file should hold arguments by name. Found none in `overlay.yaml`."),
-    ("\0", "overlay.yaml is no YAML: unacceptable character #x0000: control characters are not allowed"),
+    ("\0", "overlay.yaml is not valid YAML: unacceptable character #x0000: control characters are not allowed"),
     (
         "optimizer: {class_path: torch.optim.SGD, init_args: {lr: 0.1}}",
-        "`optimizer` is no option, in overlay.yaml line 1. It is `--model.optimizer`.",
+        "`optimizer` is not an option, in overlay.yaml line 1. It is `--model.optimizer`.",
     ),
-    ("data:\n  no: 1", 'overlay.yaml is no YAML: the key `no` is read as no text: quote it, as in "no", line 2.'),
-    ("data:\n  null: 1", 'overlay.yaml is no YAML: the key `null` is read as no text: quote it, as in "null", line 2.'),
+    (
+        "data:\n  no: 1",
+        'overlay.yaml is not valid YAML: the key `no` is read as no text: quote it, as in "no", line 2.',
+    ),
+    (
+        "data:\n  null: 1",
+        'overlay.yaml is not valid YAML: the key `null` is read as no text: quote it, as in "null", line 2.',
+    ),
 ]
 
-# values of `TextDataModule` that YAML reads as something else, and what the line holds of it
+# values of `TextDataModule` that YAML reads differently, and a piece of the expected line
 QUOTED: list[tuple[str, str]] = [
     ("label_names=[yes, maybe]", 'YAML reads yes, on or true as True: if it is a name, quote it, as in "yes".'),
     ("label_names=[good, off]", 'YAML reads no, off or false as False: if it is a name, quote it, as in "no".'),
@@ -225,10 +237,10 @@ QUOTED: list[tuple[str, str]] = [
     ("text_columns=[1e3, b]", "YAML reads it as the number 1000.0: if it is a name, quote it."),
     ("data_files={train: no}", "YAML reads no, off or false as False: if it is a name, quote it"),
     ("splits={train: off}", "YAML reads no, off or false as False: if it is a name, quote it"),
-    ("data_files={no: a.csv}", 'It is no YAML: the key `no` is read as no text: quote it, as in "no".'),
-    ("batch_size=on", "Found `batch_size = True`."),  # no name, so nothing is to be quoted
+    ("data_files={no: a.csv}", 'It is not valid YAML: the key `no` is read as no text: quote it, as in "no".'),
+    ("batch_size=on", "Found `batch_size = True`."),  # not a name, so there is no hint to quote it
     ("max_length=no", "Found `max_length = False`."),
-    ("max_length=[a", "Found `max_length = [a`. It is no YAML: did not find expected ',' or ']'."),
+    ("max_length=[a", "Found `max_length = [a`. It is not valid YAML: did not find expected ',' or ']'."),
 ]
 
 
@@ -245,7 +257,7 @@ def parser() -> ArgumentParser:
 
 @pytest.fixture(scope="module")
 def answers(parser: ArgumentParser, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answer]:
-    """What `fit` on the base config answers to each of the flags, overlays and values."""
+    """The answers of `fit` on the base config to all flags, overlays and values."""
     known: dict[str, Answer] = {}
     asked: list[tuple[str, ArgumentParser]] = []
 
@@ -269,9 +281,9 @@ def answers(parser: ArgumentParser, tmp_path_factory: pytest.TempPathFactory) ->
                 Path("overlay.yaml").write_text(flags)
                 arguments = ["--config=overlay.yaml"]
             command = [flags] if flags == "fti" else ["fit", "--config", "base.yaml", *arguments]
-            with redirect_stderr(io.StringIO()) as said, pytest.raises(SystemExit, match=r"^2$"):
+            with redirect_stderr(io.StringIO()) as stderr, pytest.raises(SystemExit, match=r"^2$"):
                 parser.parse_args(command)
-            (line,) = said.getvalue().splitlines()
+            (line,) = stderr.getvalue().splitlines()
             known[flags] = Answer(line, *asked[-1])
     return known
 
@@ -314,7 +326,7 @@ def test_no_rule_is_idle(
 
 
 def reworded(text: str, draw: random.Random) -> Iterator[str]:
-    """Yield texts as another release may word them."""
+    """Yield variants of a text, as another release may word it."""
     lines = text.splitlines()
     yield from ("", text[: draw.randrange(len(text))], text.upper(), text.replace("'", ""), text.replace('"', "'"))
     yield "\n".join(line for line in lines if draw.random() < 0.7)
@@ -368,7 +380,7 @@ def test_names_of_languages_are_quoted(capsys: pytest.CaptureFixture[str], tmp_p
     words = ["--model=SequenceClassification", "--model.model_name_or_path=x", "--model.gradient_transform=Identity"]
     for text, answer in {
         "languages: [en, no]": "Found `languages = ['en', False]`. YAML reads no, off or false as False",
-        "languages: [en, 'no']": "`languages` should be",  # read, and of no XGLUE task
+        "languages: [en, 'no']": "`languages` should be",  # read correctly, but no language of XGLUE
     }.items():
         path = tmp_path / "a.yaml"
         path.write_text(f"data:\n  class_path: XglueDataModule\n  init_args:\n    task: ner\n    {text}\n")

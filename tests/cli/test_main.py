@@ -1,4 +1,4 @@
-"""The command line, from its arguments to what it prints, saves and exits with."""
+"""The command line, from its arguments to its output, files and exit status."""
 
 import runpy
 import sys
@@ -104,7 +104,7 @@ def test_saved_config_holds_the_resolved_seed() -> None:
     assert seed == cli.config["fit"]["seed_everything"]
 
 
-def test_progress_bar_is_rich_unless_said_otherwise() -> None:
+def test_progress_bar_is_rich_by_default() -> None:
     def bar(*arguments: str) -> Any:
         return SparseGradCLI(args=[PLAIN, *QUICK[:4], *arguments], run=False).trainer.progress_bar_callback
 
@@ -127,7 +127,7 @@ def test_labels_of_the_data_reach_the_model() -> None:
     cli = SparseGradCLI(args=[READER, LABELLED, *DROP, *QUICK], run=False)
     assert cli.model.layer.out_features == 3
     cli = SparseGradCLI(args=[READER, UNLABELLED, *DROP, "--model.num_labels=5", *QUICK], run=False)
-    assert cli.model.layer.out_features == 5  # the user's to say
+    assert cli.model.layer.out_features == 5  # the user's choice
     for data in ([LABELLED], [UNLABELLED], []):
         assert isinstance(SparseGradCLI(args=[PLAIN, *data, *QUICK], run=False).model, Plain)
 
@@ -230,12 +230,11 @@ REFUSED: list[tuple[list[str], str]] = [
     ([READER, LABELLED, *DROP, "--model.fault=value"], "Parameter `fault` should be `None`."),
     ([PLAIN, UNLABELLED, "--data.size=0"], "Parameter `size` should be positive. Found `size = 0`."),
     ([PLAIN, UNLABELLED, "--trainer.accelerator=cpuu"], "You selected an invalid accelerator name"),
-    ([*WORDS, UNLABELLED], "Neither `--model.label_names` nor the data says `label_names`."),
-    ([READER, UNLABELLED, *DROP], "Neither `--model.num_labels` nor the data says `num_labels`."),
+    ([*WORDS, UNLABELLED], "Neither `--model.label_names` nor the data give `label_names`."),
+    ([READER, UNLABELLED, *DROP], "Neither `--model.num_labels` nor the data give `num_labels`."),
     (
         [READER, LABELLED, *DROP, "--model.num_labels=5"],
-        "Parameter `--model.num_labels` should be left out, or be what the data say: 3. "
-        "Found `--model.num_labels = 5`.",
+        "Parameter `--model.num_labels` should be left out, or be that of the data: 3. Found `--model.num_labels = 5`.",
     ),
     ([HOOK, UNLABELLED], "Parameter `hook` cannot be set up."),
 ]
@@ -252,7 +251,7 @@ def test_configuration_error_is_one_line(capsys: pytest.CaptureFixture[str], sub
 
 
 class Two(Reader):
-    """Has a default, which the user does not say."""
+    """Model with a default that the user does not override."""
 
     def __init__(self, gradient_transform: GradientTransform, num_labels: int = 2) -> None:
         super().__init__(num_labels, gradient_transform)
@@ -315,9 +314,11 @@ def test_script_exits_with_its_status(monkeypatch: pytest.MonkeyPatch, capsys: p
     monkeypatch.setattr(sys, "argv", [script, "fit", "--modle=3"])
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(script, run_name="__main__")
-    said = capsys.readouterr()
-    assert (ended.value.code, said.out) == (2, "")
-    assert said.err.splitlines()[-1].startswith("error: `modle` is no option, in `--modle=3`. Near matches: `model`.")
+    captured = capsys.readouterr()
+    assert (ended.value.code, captured.out) == (2, "")
+    assert captured.err.splitlines()[-1].startswith(
+        "error: `modle` is not an option, in `--modle=3`. Near matches: `model`."
+    )
 
 
 def test_a_search_for_a_learning_rate_that_the_model_has_not_ends_with_one_line(

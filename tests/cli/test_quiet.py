@@ -1,4 +1,4 @@
-"""The log of a command: what a user needs, and no notice that nobody can act on."""
+"""The log of a command, without messages that no user can act on."""
 
 import os
 import subprocess
@@ -30,7 +30,7 @@ COMMANDS = {
     "resume": ["fit", f"--ckpt_path={CHECKPOINT}", "--trainer.max_epochs=2"],
     "validate": ["validate", f"--ckpt_path={CHECKPOINT}"],
 }
-# one process for all; the last time with all that there is to say
+# one process for all commands; the last one with debugging on
 PROGRAM = f"""
 import os, sys, warnings
 
@@ -63,19 +63,20 @@ LEFT_OUT = ["💡 Tip: ", "GPU available: ", "TPU available: ", "LeafSpec", "The
 
 
 @pytest.fixture(scope="module")
-def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+def logs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     folder = tmp_path_factory.mktemp("quiet")
     done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    _, *logs = done.stderr.split("== ")
+    _, *sections = done.stderr.split("== ")
     advice = "does not have many workers"  # on machines of more cores
-    return {log.splitlines()[0]: [line for line in log.splitlines()[1:] if line and advice not in line] for log in logs}
+    lines = [section.splitlines() for section in sections]
+    return {name: [line for line in rest if line and advice not in line] for name, *rest in lines}
 
 
 @pytest.mark.parametrize("name", SAYS)
-def test_a_command_says_what_a_user_needs(said: dict[str, list[str]], name: str) -> None:
-    assert said[name] == SAYS[name]
+def test_a_command_says_what_a_user_needs(logs: dict[str, list[str]], name: str) -> None:
+    assert logs[name] == SAYS[name]
 
 
 def test_filters_of_the_user_count_before_those_of_the_command() -> None:
@@ -94,6 +95,6 @@ def test_filters_of_the_user_count_before_those_of_the_command() -> None:
         assert len(seen) == 2
 
 
-def test_with_debug_everything_is_said(said: dict[str, list[str]]) -> None:
-    text = "\n".join(said["debug"])
+def test_with_debug_everything_is_logged(logs: dict[str, list[str]]) -> None:
+    text = "\n".join(logs["debug"])
     assert [notice for notice in LEFT_OUT if notice not in text] == []

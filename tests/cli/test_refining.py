@@ -1,4 +1,4 @@
-"""Without a class, files and flags refine a transform; a part of it named anew is replaced alone."""
+"""Files and flags without a class refine a transform; naming the class of a member replaces only that member."""
 
 from pathlib import Path
 from typing import Any
@@ -102,13 +102,13 @@ def test_named_part_of_a_chain_is_replaced_in_its_place(tmp_path: Path, subtests
 def test_a_name_that_the_chain_has_not_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     parser = any_model()
     chain = Arguments(tmp_path).file(in_any(STRATEGIES["named"]))
-    with pytest.raises(Exception, match=r"`maks` is no transform at `model.gradient_transform.transforms`"):
+    with pytest.raises(Exception, match=r"`maks` is not a transform at `model.gradient_transform.transforms`"):
         parser.parse_args([*chain, "--model.gradient_transform.transforms.maks.rate=0.6"])
-    with pytest.raises(Exception, match=r"`maks` is no transform of the chain. Near matches: `mask`"):
+    with pytest.raises(Exception, match=r"`maks` is not a transform of the chain. Near matches: `mask`"):
         parser.parse_args(chain.file(in_any({"init_args": {"transforms": {"maks": {"init_args": {"rate": 0.6}}}}})))
 
 
-def test_named_part_of_a_chain_is_refined_by_a_file(arguments: Arguments) -> None:
+def test_named_transform_of_a_chain_is_refined_by_a_file(arguments: Arguments) -> None:
     arguments.file(in_any(STRATEGIES["named"]))
     mask, clip = mask_and_clip(any_model().parse_args(arguments))
     arguments.file(in_any({"init_args": {"transforms": {"mask": {"init_args": {"rate": 0.6}}}}}))

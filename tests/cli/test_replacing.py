@@ -1,4 +1,4 @@
-"""A transform named anew replaces the one before it."""
+"""Naming a transform replaces the one before it."""
 
 import json
 from collections.abc import Iterator
@@ -86,7 +86,7 @@ DOORS: dict[str, Any] = {
 }
 
 
-# each strategy first and second once, by every door; or all of them after all others
+# each strategy once first and once second, through every door; or all pairs
 def in_turn(names: list[str]) -> Iterator[tuple[str, str]]:
     yield from zip(names, names[1:] + names[:1], strict=True)
     yield from zip(names, names[3:] + names[:3], strict=True)
@@ -110,7 +110,7 @@ def test_second_strategy_is_as_if_it_were_alone(pairs: Any, tmp_path: Path, subt
         def parse(*names: str) -> Any:
             arguments = Arguments(tmp_path)
             for name in names:
-                say(arguments, STRATEGIES[name])  # noqa: B023  # called in its own turn of the loop
+                say(arguments, STRATEGIES[name])  # noqa: B023  # called within the same iteration
             return read(parser.parse_args(arguments))  # noqa: B023
 
         names = list(STRATEGIES if door == "files" else ("grad_drop", "grad_drop_again", "cosine", "list", "named"))
@@ -130,7 +130,7 @@ def test_default_of_the_model_does_not_show_through(tmp_path: Path, subtests: py
 
 
 def test_jsonargparse_alone_merges(arguments: Arguments) -> None:
-    """The reason for the parser; when this fails, jsonargparse replaces and its first section can go."""
+    """When this fails, jsonargparse replaces by itself, and the first section of the parser can go."""
     arguments.file(in_any(STRATEGIES["grad_drop"])).file(in_any({"class_path": "LayerGradDrop", "init_args": {}}))
     init_args = strategy(any_model(LightningArgumentParser).parse_args(arguments))["init_args"]
     assert (init_args["rate"], init_args["seed"]) == (0.3, 9)

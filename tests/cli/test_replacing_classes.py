@@ -1,4 +1,4 @@
-"""A class of any kind that takes the place of another has nothing of it: no value, no default."""
+"""A class of any kind inherits no value and no default from the class that it replaces."""
 
 import json
 from collections.abc import Iterable
@@ -67,7 +67,7 @@ class Stop(Callback):
 
 
 class Run:
-    """A Trainer's arguments that hold classes, with its types."""
+    """The arguments of a Trainer that are classes, with the Trainer's types."""
 
     def __init__(
         self,
@@ -85,8 +85,8 @@ def spec(class_path: Any, **init_args: Any) -> dict[str, Any]:
     return {"class_path": path, "init_args": init_args}
 
 
-# where; what stands there first; what replaces it, of which class, less what it is called with
-PLACES: dict[str, tuple[dict[str, Any], dict[str, Any], type, set[Any]]] = {
+# key; first value; replacement, its class, and the positional arguments that the caller passes
+REPLACEMENTS: dict[str, tuple[dict[str, Any], dict[str, Any], type, set[Any]]] = {
     "model.optimizer": (spec("AdamW", lr=0.5, weight_decay=0.3, eps=0.1), spec("SGD", momentum=0.5), SGD, {1}),
     "model.lr_scheduler": (spec("ExponentialLR", gamma=0.7), spec("StepLR", step_size=3), StepLR, {1}),
     "model.encoder": (spec(Encoder, width=7, depth=7), spec(OtherEncoder, heads=5), OtherEncoder, set()),
@@ -141,7 +141,7 @@ def at(config: Namespace, where: str) -> Any:
 
 
 def own(kind: type, skip: set[Any], given: dict[str, Any]) -> dict[str, Any]:
-    """What a class says of itself, by jsonargparse alone, and what it is given."""
+    """Return the defaults of a class, as jsonargparse reads them, updated by the given values."""
     parser = ArgumentParser()
     parser.add_class_arguments(kind, skip=skip, fail_untyped=False)
     return {**plain(parser.get_defaults()), **given}
@@ -175,7 +175,7 @@ DOORS = [by_files, by_text, by_flags, by_class_path_flags]
 def test_another_class_has_nothing_of_the_one_before_it(
     parser: SparseGradArgumentParser, tmp_path: Path, subtests: pytest.Subtests
 ) -> None:
-    for where, (before, after, kind, skip) in PLACES.items():
+    for where, (before, after, kind, skip) in REPLACEMENTS.items():
         expected = own(kind, skip, after["init_args"])
         for first in (by_files, by_flags):
             arguments = Arguments(tmp_path).flags(f"--model={HERE}.Task")
@@ -194,7 +194,7 @@ def test_another_class_has_nothing_of_the_one_before_it(
 
 
 def test_item_of_a_list_is_replaced_in_its_place(parser: SparseGradArgumentParser, tmp_path: Path) -> None:
-    before, after, kind, skip = PLACES["trainer.callbacks"]
+    before, after, kind, skip = REPLACEMENTS["trainer.callbacks"]
     for second in (by_files_in_lists, by_class_path_flags):
         arguments = Arguments(tmp_path).flags(f"--model={HERE}.Task")
         by_files_in_lists(arguments, "trainer.callbacks", before)
@@ -212,15 +212,15 @@ def test_class_inside_an_item_of_a_list_is_replaced(arguments: Arguments) -> Non
 
 
 def test_default_of_the_model_does_not_show_through(parser: SparseGradArgumentParser, tmp_path: Path) -> None:
-    _, after, kind, skip = PLACES["model.optimizer"]
+    _, after, kind, skip = REPLACEMENTS["model.optimizer"]
     for door in DOORS[1:]:
         arguments = Arguments(tmp_path).flags(f"--model={HERE}.Task")
         door(arguments, "model.optimizer", after)
-        found = at(parser.parse_args(arguments), "model.optimizer.init_args")
-        assert found == own(kind, skip, after["init_args"]), door
+        arguments_read = at(parser.parse_args(arguments), "model.optimizer.init_args")
+        assert arguments_read == own(kind, skip, after["init_args"]), door
 
 
-def test_same_class_named_again_keeps_what_was_said(parser: SparseGradArgumentParser) -> None:
+def test_same_class_named_again_keeps_its_arguments(parser: SparseGradArgumentParser) -> None:
     for name in ("AdamW", "torch.optim.AdamW", "torch.optim.adamw.AdamW"):
         flags = [f"--model={HERE}.Task", "--model.optimizer.eps=0.1", f"--model.optimizer={name}"]
         optimizer = at(parser.parse_args(flags), "model.optimizer.init_args")
@@ -234,7 +234,7 @@ def test_a_class_that_comes_back_starts_from_the_defaults(arguments: Arguments) 
     assert (optimizer["eps"], optimizer["lr"], optimizer["weight_decay"]) == (1e-8, 2e-5, 0.02)
 
 
-def test_what_is_said_of_the_new_class_stays(arguments: Arguments) -> None:
+def test_arguments_of_the_new_class_stay(arguments: Arguments) -> None:
     arguments.flags(f"--model={HERE}.Task", "--model.optimizer=SGD", "--model.optimizer.momentum=0.5")
     arguments.file(nested("model.optimizer", {"init_args": {"lr": 0.3}})).flags("--model.optimizer.nesterov=true")
     optimizer = at(make_parser().parse_args(arguments), "model.optimizer.init_args")
@@ -258,9 +258,9 @@ def test_another_model_has_its_own_arguments(arguments: Arguments) -> None:
 def test_stored_defaults_do_not_show_through(
     parser: SparseGradArgumentParser, tmp_path: Path, subtests: pytest.Subtests
 ) -> None:
-    """As those of a checkpoint, which are the defaults of a command that names it."""
+    """The arguments in a checkpoint are such defaults of the command that loads it."""
     for where in ("model.optimizer", "model.lr_scheduler", "model.encoder", "data"):
-        before, after, kind, skip = PLACES[where]
+        before, after, kind, skip = REPLACEMENTS[where]
         first = Arguments(tmp_path).flags(f"--model={HERE}.Task", f"--{where}={json.dumps(before)}")
         stored = yaml.safe_load(parser.dump(parser.parse_args(first)))
         resuming = make_parser()

@@ -1,4 +1,4 @@
-"""`sparsegrad fit --ckpt_path` alone resumes; what files and flags say wins over what the checkpoint says."""
+"""`sparsegrad fit --ckpt_path` alone resumes; files and flags override the arguments in the checkpoint."""
 
 import warnings
 from pathlib import Path
@@ -20,7 +20,7 @@ from tests.command_line import DROP, LABELLED, PLAIN, READER, Reader
 CONFIG = "lightning_sparsegrad_config"
 QUIET = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false", "--trainer.accelerator=cpu"]
 FIT = ["fit", READER, LABELLED, *DROP, *QUIET, "--model.lr=0.25"]
-TOLD = ["--trainer.max_epochs=4", "--trainer.accumulate_grad_batches=2", "--seed_everything=5"]
+SETTINGS = ["--trainer.max_epochs=4", "--trainer.accumulate_grad_batches=2", "--seed_everything=5"]
 STEPS = ["--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.every_n_train_steps=2"]
 STEPS += ["--trainer.callbacks.save_top_k=-1", "--trainer.callbacks.filename={step}", "--trainer.default_root_dir=runs"]
 
@@ -52,7 +52,7 @@ def run_of_eight_steps(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         patch.chdir(folder)
         warnings.simplefilter("ignore")
-        run(*FIT, *TOLD, *STEPS)
+        run(*FIT, *SETTINGS, *STEPS)
     return folder
 
 
@@ -69,7 +69,7 @@ def stored(path: Path) -> dict[str, Any]:
 
 
 def change(path: Path, **config: Any) -> str:
-    """Return a checkpoint whose config says something else."""
+    """Return a checkpoint with changes to its config."""
     checkpoint = stored(path)
     for key, value in config.items():
         name, _, argument = key.partition("__")
@@ -132,12 +132,12 @@ def test_callbacks_are_added_replaced_or_refined(first: Path, subtests: pytest.S
             resumed = run("fit", "--ckpt_path", str(first), *flags)
             kinds = (ModelCheckpoint, EarlyStopping)
             mine = [each for each in resumed.callbacks if isinstance(each, kinds)]  # type: ignore[attr-defined]
-            told = [getattr(each, "_every_n_train_steps", None) for each in mine]
-            assert all(each in told for each in callbacks)
-            assert (2 in told) == (2 in callbacks)  # that of the run before
+            intervals = [getattr(each, "_every_n_train_steps", None) for each in mine]
+            assert all(each in intervals for each in callbacks)
+            assert (2 in intervals) == (2 in callbacks)  # the callback of the stored run
 
 
-def test_another_learning_rate_takes_effect_and_is_said(first: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_another_learning_rate_takes_effect_and_is_logged(first: Path, caplog: pytest.LogCaptureFixture) -> None:
     run("fit", "--ckpt_path", str(first), "--model.lr=0.5", "--trainer.default_root_dir=runs")
     (optimizer,) = stored(saved(1)[-1])["optimizer_states"]
     assert optimizer["param_groups"][0]["lr"] == 0.5
@@ -146,7 +146,7 @@ def test_another_learning_rate_takes_effect_and_is_said(first: Path, caplog: pyt
 
 @pytest.mark.parametrize("flags", [[], ["--exact_resume=false"]])
 def test_so_it_does_for_any_module(flags: list[str]) -> None:
-    run("fit", PLAIN, LABELLED, *QUIET, *TOLD, *STEPS, *flags)
+    run("fit", PLAIN, LABELLED, *QUIET, *SETTINGS, *STEPS, *flags)
     checkpoint = stored(saved(0)[0])
     checkpoint["lightning_sparsegrad_optimizers"][0]["groups"][0]["lr"] = 7.0  # as if the code had changed
     torch.save(checkpoint, "changed.ckpt")
@@ -164,8 +164,8 @@ def test_a_switch_is_no_seed() -> None:
 
 def test_another_seed_is_refused_where_it_would_have_no_effect(first: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = refused(capsys, "fit", "--ckpt_path", str(first), "--seed_everything=6")
-    assert "Parameter `seed_everything` should be 5, as in the run that is resumed" in line
-    assert "`--exact_resume=false`: an exact resume restores its random states. Found `seed_everything = 6`." in line
+    assert "Parameter `seed_everything` should be 5, as in the run that is resumed: an exact resume restores " in line
+    assert "To change the seed, add `--exact_resume=false`. Found `seed_everything = 6`." in line
     resumed = run("fit", "--ckpt_path", str(first), "--seed_everything=6", "--exact_resume=false")
     assert resumed.global_step == 8
 
@@ -179,7 +179,7 @@ def test_an_evaluation_takes_the_precision_alone_of_the_trainers_arguments(first
     assert run("test", "--ckpt_path", path, "--trainer.precision=32", *QUIET).precision == "32-true"
 
 
-# ------------------------------------------------------------ what a checkpoint may say
+# ------------------------------------------------------------ configs in checkpoints
 NO_CONFIG: list[tuple[dict[str, Any], str]] = [
     ({"trainer__max_epochs": "many"}, "`max_epochs`"),
     ({"trainer__callbacks": [{"class_path": "os.system", "init_args": {"command": "touch run"}}]}, "os.system"),
@@ -198,7 +198,7 @@ def test_a_config_that_is_none_is_refused(
             path = change(first, **config)
             if problem:
                 assert problem in refused(capsys, "fit", "--ckpt_path", path)
-            else:  # as if there were none
+            else:  # ignored
                 run("fit", "--ckpt_path", path, "--trainer.max_epochs=4", *QUIET)
             assert not Path("run").exists()
 
@@ -208,7 +208,7 @@ def test_a_callback_that_is_gone_is_named_unless_it_is_replaced(
 ) -> None:
     path = change(first, trainer__callbacks=[{"class_path": "gone.Callback"}])
     line = refused(capsys, "fit", "--ckpt_path", path)
-    assert "Found no `gone.Callback`, of `trainer.callbacks`: make it importable, or give --trainer.callbacks." in line
+    assert "Found no `gone.Callback`, used by `trainer.callbacks`: make it importable, or give --trainer." in line
     assert run("fit", "--ckpt_path", path, "--trainer.callbacks=null").global_step == 8
     Path("none.yaml").write_text("trainer: {callbacks: null}")
     assert run("fit", "--ckpt_path", path, "--config=none.yaml").global_step == 8
@@ -216,11 +216,9 @@ def test_a_callback_that_is_gone_is_named_unless_it_is_replaced(
 
 def test_what_is_no_option_is_left_out_with_a_warning(first: Path) -> None:
     path = change(first, trainer__of_another_version=1, mine={"a": 1}, trainer__unset=None)
-    with pytest.warns(
-        UserWarning, match=r"`changed.ckpt` is of a run with `(mine|trainer.of_another_version)`"
-    ) as said:
+    with pytest.warns(UserWarning, match=r"`changed.ckpt` stores `(mine|trainer.of_another_version)`") as warned:
         assert run("fit", "--ckpt_path", path).global_step == 8
-    assert len([warning for warning in said if "no option" in str(warning.message)]) == 2
+    assert len([warning for warning in warned if "not an option" in str(warning.message)]) == 2
 
 
 def test_a_checkpoint_of_the_first_release_resumes_as_it_did(first: Path) -> None:
@@ -229,14 +227,14 @@ def test_a_checkpoint_of_the_first_release_resumes_as_it_did(first: Path) -> Non
     for key in ("lightning_sparsegrad_optimizers", "lightning_sparsegrad_folder"):
         del checkpoint[key]
     torch.save(checkpoint, "old.ckpt")
-    resumed = run("fit", "--ckpt_path=old.ckpt", *TOLD, *QUIET, "--trainer.logger=false")
+    resumed = run("fit", "--ckpt_path=old.ckpt", *SETTINGS, *QUIET, "--trainer.logger=false")
     assert resumed.global_step == 8
     weight = stored(saved(0)[-1])["state_dict"]["layer.weight"]
     assert torch.equal(resumed.model.state_dict()["layer.weight"], weight)  # type: ignore[union-attr]
 
 
 class Filed(Reader):
-    """Reads a file that it is given."""
+    """Model that reads a file."""
 
     def __init__(self, num_labels: int, words: str) -> None:
         from lightning_sparsegrad import Identity
@@ -245,23 +243,24 @@ class Filed(Reader):
         super().__init__(num_labels, Identity())
 
 
-def test_a_relative_path_is_told_where_it_starts(
+def test_an_error_names_the_folder_where_relative_paths_start(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("words.txt").touch()
-    run("fit", f"--model={__name__}.Filed", "--model.words=words.txt", LABELLED, *QUIET, *TOLD, *STEPS)
+    run("fit", f"--model={__name__}.Filed", "--model.words=words.txt", LABELLED, *QUIET, *SETTINGS, *STEPS)
     Path("other").mkdir()
     monkeypatch.chdir("other")
     path = min(Path("../runs").rglob("*.ckpt"))
     line = refused(capsys, "test", "--ckpt_path", str(path))
-    assert f"Relative paths of `{path}` start in `{tmp_path}`: give `words.txt` anew, or start there." in line
+    assert f"Relative paths in `{path}` start in `{tmp_path}`: run the command there, or give another path " in line
+    assert "another path for `words.txt`." in line
     Path("words.txt").touch()
     run("test", "--ckpt_path", str(path), *QUIET)
 
 
 def test_a_run_of_a_fixed_version_is_resumed_beside_it() -> None:
     csv = '{"class_path": "CSVLogger", "init_args": {"save_dir": "runs", "version": "fixed"}}'
-    run(*FIT, *TOLD, *STEPS, f"--trainer.logger={csv}", "--trainer.log_every_n_steps=1")
+    run(*FIT, *SETTINGS, *STEPS, f"--trainer.logger={csv}", "--trainer.log_every_n_steps=1")
     folder = Path("runs/lightning_logs/fixed")
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     run("fit", "--ckpt_path", str(min(folder.rglob("*.ckpt"))))

@@ -1,4 +1,4 @@
-"""Start of the command line: what it imports, what it settles before torch starts, and the help that lists commands."""
+"""Start of the command line: its imports, the environment that it sets before torch, and the list of commands."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from lightning_sparsegrad.main import main
 ROOT = Path(__file__).parents[2]
 HEAVY = ["transformers", "datasets", "matplotlib", "scipy", "pandas", "pyarrow", "sklearn", "torch._dynamo", "sympy"]
 CONFIGS = ["--config", "configs/quickstart.yaml", "--config", "configs/gradient/cgnc.yaml"]
-# one process for all: each line adds what it has had imported so far
+# one process for all: each line adds the modules imported so far
 PROGRAM = f"""
 import io, json, os, sys
 from contextlib import redirect_stdout

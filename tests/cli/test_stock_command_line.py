@@ -1,4 +1,4 @@
-"""LightningCLI as it comes, with its own parser: our callback and strategies are classes like any other there."""
+"""LightningCLI with its own parser, for which our callback and strategies are ordinary classes."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Arguments of a Trainer that Lightning would take without a word."""
+"""Wrong arguments of a Trainer that Lightning would accept silently."""
 
 from pathlib import Path
 from typing import Any
@@ -70,14 +70,14 @@ def test_what_works_is_let_through(tmp_path: Path, subtests: pytest.Subtests) ->
     for arguments in LET_THROUGH:
         with subtests.test(arguments=str(arguments)):
             checked(default_root_dir=str(tmp_path / "[1]"), **arguments)
-    checked(fits=False, max_epochs=0, default_root_dir=tmp_path)  # nothing to train is no fault of a validation
+    checked(fits=False, max_epochs=0, default_root_dir=tmp_path)  # a validation need not train
 
 
 def test_a_seed_out_of_range_is_refused() -> None:
     quiet = [argument for argument in QUICK if "seed" not in argument]
     for seed, limit in {-1: "at least 0", 2**32: "at most 4294967295", 10**30: "at most 4294967295"}.items():
-        said = f"`seed_everything` should be {limit}. Found `seed_everything = {seed}`"
-        with pytest.raises(ConfigurationError, match=said):
+        sentence = f"`seed_everything` should be {limit}. Found `seed_everything = {seed}`"
+        with pytest.raises(ConfigurationError, match=sentence):
             SparseGradCLI(args=[PLAIN, *quiet, f"--seed_everything={seed}"], run=False)
     for other in (0, 2**32 - 1, "true", "false"):
         SparseGradCLI(args=[PLAIN, *quiet, f"--seed_everything={other}"], run=False)

@@ -15,7 +15,7 @@ from tests.cli.helpers import STRATEGIES, Arguments, Task, alone, any_model, in_
 
 
 class UsersCLI(LightningCLI):
-    """A command line of somebody else, who wants its config alone."""
+    """A user's command line that only parses the config."""
 
     def __init__(self, model: type[LightningModule] | None, args: Any, **kwargs: Any) -> None:
         super().__init__(

@@ -20,14 +20,14 @@ ANSWERS: list[tuple[list[str], str]] = [
         [f"{MASK}.exclude=*classifer*"],
         "Found `*classifer*`, which matches none of 105. Near matches: `model.classif",
     ),
-    (["--model.gradient_transform=GradDorp"], "`GradDorp` is no file and no class that fits"),
-    ([f"{MASK}.rat=0.5"], "`rat` is no argument of `GradDrop`"),
+    (["--model.gradient_transform=GradDorp"], "`GradDorp` is neither a file nor a class that fits"),
+    ([f"{MASK}.rat=0.5"], "`rat` is not an argument of `GradDrop`"),
     (
         ["--model.gradient_transform.transforms.maks.rate=0.6"],
-        "`maks` is no transform at `model.gradient_transform.transforms`, "
+        "`maks` is not a transform at `model.gradient_transform.transforms`, "
         "in `--model.gradient_transform.transforms.maks.rate=0.6`. Near matches: `mask`.",
     ),
-    (["--config=maks.yaml"], "`maks` is no transform of the chain. Near matches: `mask`"),
+    (["--config=maks.yaml"], "`maks` is not a transform of the chain. Near matches: `mask`"),
     (["--model.optimizer.lr=-1"], "Parameter `optimizer` should be given arguments that it takes. Found: Invalid"),
     (["--data.batch_size=null"], "Parameter `batch_size` should be at least 1. Found `batch_size = None`."),
     (["--trainer.accumulate_grad_batches=0"], "Found `accumulate_grad_batches = 0`."),

@@ -61,8 +61,8 @@ def test_strangers_run_no_code_and_end_in_one_line(model: str, checkpoint: bytes
 @pytest.mark.parametrize(
     ("changed", "answer"),
     [
-        ({"class": "pipeline"}, "is no model of transformers"),
-        pytest.param({"class": "BertModel.__init__"}, "is no model of transformers", marks=pytest.mark.long),
+        ({"class": "pipeline"}, "is not a model of transformers"),
+        pytest.param({"class": "BertModel.__init__"}, "is not a model of transformers", marks=pytest.mark.long),
         pytest.param({"config": "{"}, "the configuration of its model", marks=pytest.mark.long),
         ({"config": '{"model_type": "own", "auto_map": {"AutoConfig": "code.C"}}'}, "the configuration of its model"),
         ({"tokenizer": "own", "tokenizer_options": {"trust_remote_code": True}}, "custom code"),

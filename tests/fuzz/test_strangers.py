@@ -54,7 +54,7 @@ def test_no_option_lets_it_run(run: Run, subtests: pytest.Subtests) -> None:
         with subtests.test(argument):
             outcome = run("fit", "--config=task.yaml", argument, o=b"weights_only: false\n")
             assert outcome.verdict == "refused"
-            assert "`weights_only` is no option" in outcome.text
+            assert "`weights_only` is not an option" in outcome.text
 
 
 def test_nor_does_one_from_http(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,7 +195,7 @@ def test_texts_that_are_too_much_are_refused(run: Run, subtests: pytest.Subtests
                 load(text)
             outcome = run("fit", "--config=task.yaml", "--config=o.yaml", o=text.encode())
             assert outcome.verdict == "refused"
-            assert f"o.yaml is no YAML: {'' if '*' in text else answer}" in outcome.text
+            assert f"o.yaml is not valid YAML: {'' if '*' in text else answer}" in outcome.text
 
 
 def test_aliases_are_as_ever() -> None:
@@ -254,4 +254,4 @@ def test_a_folder_of_data_runs_no_code(run: Run, tmp_path: Path) -> None:
 def test_every_strategy_named_twice_over_is_refused_by_its_line(run: Run) -> None:
     text = to_yaml(strategy("GradDrop")) + to_yaml(strategy("HeadOnly"))
     outcome = run("fit", "--config=task.yaml", "--config=o.yaml", o=text)
-    assert "o.yaml is no YAML: the key `model` comes twice, line 7" in outcome.text
+    assert "o.yaml is not valid YAML: the key `model` comes twice, line 7" in outcome.text

@@ -148,17 +148,20 @@ def test_a_module_is_refused_by_the_trainer_of_the_other_package() -> None:
     [
         (
             [PLAIN, "--trainer.callbacks+=pytorch_lightning.callbacks.EarlyStopping"],
-            "`pytorch_lightning.callbacks.EarlyStopping` is no subclass of `Callback` at `trainer.callbacks`, in "
+            "`pytorch_lightning.callbacks.EarlyStopping` is not a subclass of `Callback` at `trainer.callbacks`, in "
             "`--trainer.callbacks+=pytorch_lightning.callbacks.EarlyStopping`. It is of `pytorch_lightning`, whose "
             "classes `lightning.pytorch` does not know: use `EarlyStopping` of `lightning.pytorch`.",
         ),
         (
             [f"--model={__name__}.Theirs"],
-            f"`{__name__}.Theirs` is no subclass of `LightningModule` at `model`, in `--model={__name__}.Theirs`. It "
-            f"is of `pytorch_lightning`, whose classes `lightning.pytorch` does not know: use `import "
+            f"`{__name__}.Theirs` is not a subclass of `LightningModule` at `model`, in `--model={__name__}.Theirs`. "
+            f"It is of `pytorch_lightning`, whose classes `lightning.pytorch` does not know: use `import "
             f"lightning.pytorch as pl` where it is defined.",
         ),
-        ([f"--model={__name__}.Network"], f"`{__name__}.Network` is no subclass of `LightningModule` at `model`, in "),
+        (
+            [f"--model={__name__}.Network"],
+            f"`{__name__}.Network` is not a subclass of `LightningModule` at `model`, in ",
+        ),
     ],
 )
 def test_the_command_line_says_what_to_import(

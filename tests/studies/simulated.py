@@ -1,11 +1,11 @@
-"""Outcomes of arms whose effects are known."""
+"""Simulated results of arms with known effects."""
 
 from math import nan
 from pathlib import Path
 
 import numpy as np
 
-from lightning_sparsegrad.studies._outcomes import Outcome
+from lightning_sparsegrad.studies._run_results import RunResult
 from lightning_sparsegrad.studies._study import Study
 
 BAR = 0.5
@@ -15,7 +15,7 @@ def study_of(*arms: str, seeds: int = 20, **arguments: object) -> Study:
     return Study(base=[], arms={arm: [] for arm in arms}, seeds=seeds, metric="val/accuracy", **arguments)  # type: ignore[arg-type]
 
 
-def outcomes(
+def simulate(
     arm: str,
     *,
     mean: float = 0.8,
@@ -26,14 +26,14 @@ def outcomes(
     parts: dict[str, float] | None = None,
     folder: Path = Path(),
     sign: int = 1,
-) -> list[Outcome]:
-    """Return runs with normal values, a share of which ends at the bar; parts are off the value by what is given."""
+) -> list[RunResult]:
+    """Return results with normal values, a share of them at the bar; `parts` gives offsets from the value by part."""
     generator = np.random.default_rng(sum(f"{arm} {setting}".encode()))
-    found = []
+    results = []
     for seed in range(seeds):
         value = BAR if generator.random() < failing else float(generator.normal(mean, deviation))
-        found.append(
-            Outcome(
+        results.append(
+            RunResult(
                 arm=arm,
                 setting=setting,
                 seed=seed,
@@ -46,8 +46,8 @@ def outcomes(
                 folder=folder / f"{arm} {setting} {seed}",
             )
         )
-    return found
+    return results
 
 
-def broken(arm: str, seed: int, setting: str = "") -> Outcome:
-    return Outcome(arm=arm, setting=setting, seed=seed, value=nan, bar=BAR, sign=1, error="RuntimeError: a bug")
+def broken(arm: str, seed: int, setting: str = "") -> RunResult:
+    return RunResult(arm=arm, setting=setting, seed=seed, value=nan, bar=BAR, sign=1, error="RuntimeError: a bug")

@@ -1,4 +1,4 @@
-"""A study of a task that takes a moment."""
+"""A study of a task that trains in a moment."""
 
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,8 @@ DROP = {"model.gradient_transform": "GradDrop", "model.gradient_transform.rate":
 
 def study(**changes: Any) -> dict[str, Any]:
     arms = {"plain": [], "drop": [DROP], "broken": [{"model.fault": "step"}]}
-    told = {"base": [BASE], "arms": arms, "seeds": 2, "metric": "val/loss", "mode": "min", "gradients_every": 1}
-    return {**told, **changes}
+    arguments = {"base": [BASE], "arms": arms, "seeds": 2, "metric": "val/loss", "mode": "min", "gradients_every": 1}
+    return {**arguments, **changes}
 
 
 def write(folder: Path, **changes: Any) -> str:

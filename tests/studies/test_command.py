@@ -1,4 +1,4 @@
-"""`sparsegrad study` from the command line: what it runs, keeps, goes on with and tells."""
+"""The command `sparsegrad study`: the runs that it starts, keeps and resumes, and its report."""
 
 import json
 import os
@@ -25,7 +25,7 @@ from tests.resume.killed import Forked
 from tests.studies.tasks import BASE, DROP, write
 
 ROOT = Path(__file__).parents[2]
-REPORT = ("report.md", "arms.csv", "differences.csv")  # but for times
+REPORT = ("report.md", "arms.csv", "differences.csv")  # the same up to times
 
 
 def study(folder: Path, *arguments: str, jobs: int = 2, **changes: object) -> None:
@@ -39,13 +39,13 @@ def results(folder: Path) -> dict[str, dict[str, object]]:
 
 @pytest.fixture
 def forks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the processes of runs be forks of this one, which has the imports."""
+    """Fork the processes of runs from this one, which has the imports."""
     monkeypatch.setattr(subprocess, "Popen", Forked)
 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A study that has ended: two arms and one that is broken, with two seeds."""
+    """The folder of a finished study: two arms and a broken one, with two seeds."""
     folder = tmp_path_factory.mktemp("study")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(subprocess, "Popen", Forked)
@@ -55,7 +55,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def again(done: Path, tmp_path: Path) -> Path:
-    """The same for a test that changes it."""
+    """A copy of it for tests that change it."""
     return shutil.copytree(done, tmp_path / "study")
 
 
@@ -168,11 +168,11 @@ def test_the_reason_is_what_ended_a_run_in_one_line(tmp_path: Path) -> None:
     study(tmp_path, arms={fault: [{"model.fault": fault}] for fault in ("lines", "killed")}, seeds=1)
     assert {name.partition("-")[0]: result["error"] for name, result in results(tmp_path).items()} == {
         "lines": "ValueError: a bug, - told | in lines",
-        "killed": "The process was ended by signal 9 (Killed).",
+        "killed": "The process was killed by signal 9 (Killed).",
     }
 
 
-def test_a_metric_that_is_not_logged_is_told(again: Path) -> None:
+def test_a_metric_that_is_not_logged_is_reported(again: Path) -> None:
     study(again, "--report_only", metric="val/lost")
     assert "`val/lost` was not logged. Near matches: `val/loss`" in (again / "report.md").read_text()
 
@@ -193,8 +193,8 @@ def test_mistakes_are_answered_in_one_line(
     for argument, message in (
         ("--jobs=0", "Parameter `jobs` should be positive. Found `jobs = 0`."),
         ("--launcher=slurm", "Parameter `launcher` should be"),
-        ("--seed=3", "`seed` is no option, in `--seed=3`. Near matches: `seeds`"),
-        ("--report_only", "A report should have a run that has ended. Found none"),
+        ("--seed=3", "`seed` is not an option, in `--seed=3`. Near matches: `seeds`"),
+        ("--report_only", "A report should have at least one run that has ended. Found none"),
     ):
         with subtests.test(argument):
             with pytest.raises(SystemExit):
@@ -206,7 +206,7 @@ def test_mistakes_are_answered_in_one_line(
 
 @pytest.mark.usefixtures("forks")
 @pytest.mark.filterwarnings("ignore:Experiment logs directory .* exists", "ignore:The number of training batches")
-def test_a_run_that_another_process_is_at_is_left_alone(
+def test_a_run_that_another_process_executes_is_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("lightning_sparsegrad.studies._launchers.SECONDS_TO_GO", 0.1)
@@ -222,20 +222,20 @@ def test_a_run_that_another_process_is_at_is_left_alone(
         with pytest.raises(SystemExit):
             main(command[1:])
     assert not results(tmp_path)
-    assert "has not ended: it was stopped, or another process is at it." in capsys.readouterr().out
+    assert "has not ended: it was stopped, or another process runs it." in capsys.readouterr().out
 
 
 def test_two_studies_do_not_share_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with FileLock(tmp_path / ".lock"), pytest.raises(SystemExit):
         study(tmp_path)
-    assert "which another process works in" in capsys.readouterr().err
+    assert "in which one runs a study" in capsys.readouterr().err
 
 
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("stop", "sign"),
     [
-        (signal.SIGINT, "log.txt"),  # of a process that is about to begin
+        (signal.SIGINT, "log.txt"),  # a process that has not started its fit
         *((stop, "gradients.parquet") for stop in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)),
     ],
 )
@@ -245,7 +245,7 @@ def test_runs_that_a_stopped_study_has_begun_end_and_have_not_failed(
     config = write(tmp_path, base=[{**BASE, "trainer.max_epochs": -1}], arms={"plain": []})  # it never ends
     command = [sys.executable, "-m", "lightning_sparsegrad", "study", "--config", config, f"--folder={tmp_path}"]
     process = subprocess.Popen([*command, "--jobs=2"], cwd=ROOT, stdout=subprocess.DEVNULL)
-    begun = [tmp_path / "runs" / run.name / sign for run in make_runs(Study(**_told(config)), tmp_path)]
+    begun = [tmp_path / "runs" / run.name / sign for run in make_runs(Study(**_arguments(config)), tmp_path)]
     _wait_until(lambda: all(path.is_file() for path in begun))
     process.send_signal(stop)
     process.wait(timeout=60)
@@ -253,9 +253,9 @@ def test_runs_that_a_stopped_study_has_begun_end_and_have_not_failed(
     assert not results(tmp_path)
 
 
-def _told(config: str) -> dict[str, Any]:
-    told: dict[str, Any] = yaml.safe_load(Path(config).read_text())
-    return told
+def _arguments(config: str) -> dict[str, Any]:
+    arguments: dict[str, Any] = yaml.safe_load(Path(config).read_text())
+    return arguments
 
 
 def _wait_until(condition: Callable[[], bool]) -> None:
@@ -299,7 +299,7 @@ def test_a_study_killed_at_random_ends_with_the_same_report(tmp_path: Path, done
 
 
 def _without_times(text: str) -> list[list[str]]:
-    """Return the cells of a table, or of a report's tables, but the last column of arms: seconds."""
+    """Return the cells of the tables in a text, without the last column of arms, which is of seconds."""
     lines = [line.replace("|", ",").split(",") for line in text.splitlines()]
     return [cells[:-2] if cells[0] == "" else cells[:-1] for cells in lines if len(cells) > 1]
 
@@ -333,7 +333,7 @@ def test_a_report_does_not_write_over_files_of_the_user(
         with subtests.test(name):
             with pytest.raises(SystemExit):
                 study(folder, "--report_only")
-            assert f"its report would write over `{name}`. Found `folder = {folder}`." in capsys.readouterr().err
+            assert f"its report would overwrite `{name}`. Found `folder = {folder}`." in capsys.readouterr().err
             assert (folder / name).read_text() == "mine"
 
 

@@ -1,4 +1,4 @@
-"""Intervals and tests of a study, against scipy, by hand, and over simulated arms whose effects are known."""
+"""Intervals and tests of a study against scipy, against hand calculations, and on simulated arms with known effects."""
 
 from collections.abc import Callable
 from itertools import product
@@ -27,13 +27,13 @@ SKEWED: Draw = lambda generator, count: generator.exponential(1, count) - 1  # n
 
 @pytest.fixture
 def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draw less, for what is repeated many times."""
+    """Draw fewer resamples in tests that repeat them many times."""
     monkeypatch.setattr(statistics, "_RESAMPLES", 999)
 
 
 @pytest.mark.usefixtures("few_resamples")
 def test_intervals_cover_roughly() -> None:
-    """What the simulations below show, of few samples."""
+    """A fast version of the simulations below, with few samples."""
     samples = [NORMAL(np.random.default_rng(seed), 20).tolist() for seed in range(60)]
     held = [(mean_interval(each), deviation_interval(each)) for each in samples]
     assert 0.88 <= np.mean([mean.low <= 0 <= mean.high for mean, _ in held]) < 1

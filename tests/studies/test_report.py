@@ -9,17 +9,17 @@ import pytest
 from matplotlib.image import imread
 
 from lightning_sparsegrad.studies._comparison import summarise
-from lightning_sparsegrad.studies._outcomes import Outcome
 from lightning_sparsegrad.studies._report import write_report
+from lightning_sparsegrad.studies._run_results import RunResult
 from lightning_sparsegrad.studies._study import Study
 from lightning_sparsegrad.studies.gradient_pictures import draw, draw_gradients
-from tests.studies.simulated import broken, outcomes, study_of
+from tests.studies.simulated import broken, simulate, study_of
 
 GAINS = {"en": 0.1, "de": 0.0, "sw": -0.1}
 
 
-def recorded(runs: list[Outcome]) -> list[Outcome]:
-    """Write what a monitor and the distances would have, and return the runs."""
+def recorded(runs: list[RunResult]) -> list[RunResult]:
+    """Write the files of a `GradientMonitor` and a `PretrainedDistance`, and return the runs."""
     generator = np.random.default_rng(0)
     names = [f"{layer}.{kind}" for layer in ("embeddings", "block 0", "head") for kind in ("weight", "bias")]
     layers = [name.partition(".")[0] for name in names]
@@ -36,26 +36,26 @@ def recorded(runs: list[Outcome]) -> list[Outcome]:
     return runs
 
 
-def example(folder: Path) -> tuple[Study, list[Outcome]]:
+def example(folder: Path) -> tuple[Study, list[RunResult]]:
     study = study_of("plain", "clip", "mask", grid={"lr": [0.1, 0.2]}, seeds=8, groups={"held out": ["de", "sw"]})
     runs = [
-        *outcomes("plain", setting="lr=0.1", failing=0.9, seeds=8, parts=GAINS, folder=folder / "runs"),
-        *outcomes("clip", setting="lr=0.1", mean=0.9, seeds=8, parts=GAINS, folder=folder / "runs"),
-        *outcomes("plain", setting="lr=0.2", seeds=8, parts=GAINS, folder=folder / "runs"),
-        *outcomes("mask", setting="lr=0.2", seeds=8, parts={"en": 0.1, "sw": 0.2}, folder=folder / "runs"),
+        *simulate("plain", setting="lr=0.1", failing=0.9, seeds=8, parts=GAINS, folder=folder / "runs"),
+        *simulate("clip", setting="lr=0.1", mean=0.9, seeds=8, parts=GAINS, folder=folder / "runs"),
+        *simulate("plain", setting="lr=0.2", seeds=8, parts=GAINS, folder=folder / "runs"),
+        *simulate("mask", setting="lr=0.2", seeds=8, parts={"en": 0.1, "sw": 0.2}, folder=folder / "runs"),
     ]
     return study, recorded(runs)
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, list[Outcome]]:
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, list[RunResult]]:
     folder = tmp_path_factory.mktemp("study")
     study, runs = example(folder)
     text = write_report(study, [*runs, broken("mask", 9, "lr=0.2")], folder, missing=3)
     return folder, text, runs
 
 
-def test_tables_hold_what_the_runs_say(written: tuple[Path, str, list[Outcome]]) -> None:
+def test_tables_hold_what_the_runs_say(written: tuple[Path, str, list[RunResult]]) -> None:
     folder, _, runs = written
     table = pd.read_csv(folder / "runs.csv")
     assert len(table) == len(runs) + 1
@@ -73,12 +73,12 @@ def test_tables_hold_what_the_runs_say(written: tuple[Path, str, list[Outcome]])
         assert parts["sw"] == pytest.approx(np.mean([run.parts["sw"] for run in own]))
 
 
-def test_the_text_tells_it(written: tuple[Path, str, list[Outcome]]) -> None:
+def test_the_text_tells_it(written: tuple[Path, str, list[RunResult]]) -> None:
     folder, text, runs = written
     assert (folder / "report.md").read_text() == text
     first, second = text.split("## lr=0.2")
     assert "33 runs, 3 more are missing" in first
-    assert "A run has failed that is no better than 0.500." in first
+    assert "A run has failed if it is no better than 0.500." in first
     (line,) = [line for line in first.splitlines() if line.startswith("| clip") and "mean" in line]
     assert "better mean" in line
     assert "fails less" in line
@@ -97,7 +97,7 @@ def test_the_text_tells_it(written: tuple[Path, str, list[Outcome]]) -> None:
     assert f" {gain:+.3f} [" in line
 
 
-def test_pictures_are_drawn_and_shown(written: tuple[Path, str, list[Outcome]]) -> None:
+def test_pictures_are_drawn_and_shown(written: tuple[Path, str, list[RunResult]]) -> None:
     folder, text, _ = written
     pictures = sorted(path.name for path in folder.glob("*.png"))
     assert pictures == sorted(
@@ -112,7 +112,7 @@ def test_pictures_are_drawn_and_shown(written: tuple[Path, str, list[Outcome]]) 
 
 
 @pytest.mark.long
-def test_the_same_runs_make_the_same_report(written: tuple[Path, str, list[Outcome]], tmp_path: Path) -> None:
+def test_the_same_runs_make_the_same_report(written: tuple[Path, str, list[RunResult]], tmp_path: Path) -> None:
     folder, text, runs = written
     study = study_of("plain", "clip", "mask", grid={"lr": [0.1, 0.2]}, seeds=8, groups={"held out": ["de", "sw"]})
     again = write_report(study, [broken("mask", 9, "lr=0.2"), *reversed(runs)], tmp_path, missing=3)
@@ -123,7 +123,7 @@ def test_the_same_runs_make_the_same_report(written: tuple[Path, str, list[Outco
 
 
 def test_arms_without_a_difference_are_never_called_better(tmp_path: Path) -> None:
-    runs = [run for arm in ("a", "b", "c") for run in outcomes(arm, seeds=6)]
+    runs = [run for arm in ("a", "b", "c") for run in simulate(arm, seeds=6)]
     text = write_report(study_of("a", "b", "c", seeds=6), runs, tmp_path)
     assert "better" not in text.replace("no better than", "")
     assert text.count("no difference shown") == 2
@@ -134,7 +134,7 @@ def test_arms_without_a_difference_are_never_called_better(tmp_path: Path) -> No
 def test_what_an_earlier_report_drew_goes(tmp_path: Path) -> None:
     study, runs = example(tmp_path)
     write_report(study, runs, tmp_path)
-    write_report(study_of("a", seeds=1), outcomes("a", seeds=1), tmp_path)
+    write_report(study_of("a", seeds=1), simulate("a", seeds=1), tmp_path)
     assert {path.name for path in tmp_path.glob("*.*")} == {
         "report.md",
         "runs.csv",
@@ -144,30 +144,30 @@ def test_what_an_earlier_report_drew_goes(tmp_path: Path) -> None:
     }
 
 
-def test_the_range_of_different_bars_is_told(tmp_path: Path) -> None:
-    runs = [Outcome("a", "", seed, 0.8, bar, 1) for seed, bar in enumerate((0.5, 0.4))]
+def test_the_report_gives_the_range_of_different_bars(tmp_path: Path) -> None:
+    runs = [RunResult("a", "", seed, 0.8, bar, 1) for seed, bar in enumerate((0.5, 0.4))]
     assert "no better than its bar, from 0.400 to 0.500." in write_report(study_of("a", seeds=2), runs, tmp_path)
 
 
-def test_parts_that_no_run_has_are_told(tmp_path: Path) -> None:
+def test_the_report_names_parts_that_no_run_has(tmp_path: Path) -> None:
     study = study_of("a", "b", groups={"held out": ["de", "xx"]})
-    runs = [run for arm in ("a", "b") for run in outcomes(arm, seeds=2, parts=GAINS)]
+    runs = [run for arm in ("a", "b") for run in simulate(arm, seeds=2, parts=GAINS)]
     assert "groups of parts; no run has `xx`:" in write_report(study, runs, tmp_path)
 
 
 def test_a_baseline_without_a_value_has_no_gains(tmp_path: Path) -> None:
-    text = write_report(study_of("a", "b", seeds=1), [broken("a", 0), *outcomes("b", seeds=1, parts=GAINS)], tmp_path)
+    text = write_report(study_of("a", "b", seeds=1), [broken("a", 0), *simulate("b", seeds=1, parts=GAINS)], tmp_path)
     assert "parts.png" not in text
 
 
 def test_names_may_have_dollars(tmp_path: Path) -> None:
     names = "5$ rate", r"$\frac{b$"
-    write_report(study_of(*names), [run for name in names for run in outcomes(name, parts=GAINS)], tmp_path)
+    write_report(study_of(*names), [run for name in names for run in simulate(name, parts=GAINS)], tmp_path)
     assert (tmp_path / "parts.png").is_file()
 
 
 def test_one_run_makes_a_report(tmp_path: Path) -> None:
-    text = write_report(study_of("a", "b", seeds=1), outcomes("a", seeds=1), tmp_path)
+    text = write_report(study_of("a", "b", seeds=1), simulate("a", seeds=1), tmp_path)
     assert "| a " in text
     assert isnan(pd.read_csv(tmp_path / "arms.csv")["mean_low"][0])
 
@@ -178,7 +178,7 @@ def test_only_errors_make_a_report(tmp_path: Path) -> None:
 
 
 def test_one_run_can_be_drawn(tmp_path: Path) -> None:
-    (run,) = recorded(outcomes("clip", seeds=1, folder=tmp_path))
+    (run,) = recorded(simulate("clip", seeds=1, folder=tmp_path))
     figure = draw_gradients(pd.read_parquet(run.folder / "gradients.parquet"))
     figure.savefig(tmp_path / "gradients.png")
     assert len(figure.axes) == 4
@@ -218,7 +218,7 @@ def test_an_arm_that_clips_in_one_setting_is_shown_in_all(tmp_path: Path) -> Non
         run
         for arm in ("plain", "clip", "mild")
         for setting in ("lr=0.1", "lr=0.2")
-        for run in outcomes(arm, setting=setting, seeds=1, folder=tmp_path)
+        for run in simulate(arm, setting=setting, seeds=1, folder=tmp_path)
     ]
     for run in runs:
         run.folder.mkdir()
@@ -239,7 +239,7 @@ def test_panels_of_many_settings_stand_in_rows(tmp_path: Path) -> None:
         run
         for arm in ("plain", "clip")
         for setting in settings
-        for run in outcomes(arm, setting=setting, seeds=1, folder=tmp_path)
+        for run in simulate(arm, setting=setting, seeds=1, folder=tmp_path)
     ]
     for figure, _ in draw(study, summarise(study, recorded(runs))).values():
         assert figure is not None

@@ -1,4 +1,4 @@
-"""What a study may say, and the runs it makes."""
+"""The config of a study, and the runs that it defines."""
 
 from math import inf
 from pathlib import Path
@@ -61,8 +61,8 @@ def test_a_number_may_be_infinite(tmp_path: Path) -> None:
 def test_a_name_is_of_the_content_of_its_config(tmp_path: Path) -> None:
     names = {run.name for run in runs_of(tmp_path)}
     assert names == {run.name for run in runs_of(tmp_path / "elsewhere")}
-    said_again = {**BASE, "model.lr": 0.1}  # its default
-    assert names == {run.name for run in runs_of(tmp_path, base=[said_again])}
+    same_rate = {**BASE, "model.lr": 0.1}  # its default
+    assert names == {run.name for run in runs_of(tmp_path, base=[same_rate])}
     assert names.isdisjoint(run.name for run in runs_of(tmp_path, base=[{**BASE, "model.lr": 0.3}]))
     assert names < {run.name for run in runs_of(tmp_path, seeds=3)}
 
@@ -112,8 +112,8 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"grid": {"d": {"few": "few.yaml"}}}, r"`grid\.d` should give `few` a list of files .* `few = 'few.yaml'`"),
     ({"grid": {"d": {"few": {"data.size": 2}}}}, r"Parameter `grid\.d` should give `few` a list"),
     ({"grid": {"d": {"few": None}}}, r"Parameter `grid\.d` should give `few` a list"),
-    ({"grid": {"d": {2: []}}}, r"Parameter `grid\.d` should give names that are text.* Found `2`"),
-    ({"arms": {False: []}}, r"Parameter `arms` should give names that are text.* Found `False`"),
+    ({"grid": {"d": {2: []}}}, r"Parameter `grid\.d` should have names that are text.* Found `2`"),
+    ({"arms": {False: []}}, r"Parameter `arms` should have names that are text.* Found `False`"),
     ({"gradients_every": 0}, r"Parameter `gradients_every` should be positive or null\. Found"),
     ({"trial": Trial(arms=["dorp"])}, r"Parameter `trial.arms` should be one of .* Near matches: `drop`"),
     ({"trial": Trial(settings={"lr": [1]})}, r"Parameter `trial.settings` should be one of "),
@@ -132,13 +132,13 @@ def test_what_a_study_cannot_say(subtests: pytest.Subtests) -> None:
 
 def test_an_arm_that_makes_no_config_is_named(tmp_path: Path) -> None:
     wrong = [{"model.gradient_transform": "GradDrop", "model.gradient_transform.rat": 0.5}]
-    with pytest.raises(ConfigurationError, match=r"In arm `wrong`: `rat` is no argument of `GradDrop`.*`rate`\.$"):
+    with pytest.raises(ConfigurationError, match=r"In arm `wrong`: `rat` is not an argument of `GradDrop`.*`rate`\.$"):
         runs_of(tmp_path, arms={"plain": [], "wrong": wrong})
     with pytest.raises(ConfigurationError, match=r"In arm `plain`: .*missing\.yaml"):
         runs_of(tmp_path, arms={"plain": ["missing.yaml"]})
 
 
-def test_seeds_that_are_too_few_to_show_anything_are_told(subtests: pytest.Subtests) -> None:
+def test_a_study_warns_of_too_few_seeds(subtests: pytest.Subtests) -> None:
     for arms, seeds, needed in ((11, 9, None), (11, 8, 9), (2, 6, None), (2, 5, 6), (1, 1, None)):
         names: dict[str, list[Any]] = {str(number): [] for number in range(arms)}
         warning = Study(base=[], arms=names, seeds=seeds, metric="loss").warning
@@ -150,7 +150,9 @@ def test_seeds_that_are_too_few_to_show_anything_are_told(subtests: pytest.Subte
 def test_two_names_for_the_same_runs_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"Found `drop` and `again`, which are the same\."):
         runs_of(tmp_path, arms={"drop": [DROP], "again": [DROP]})
-    grid = {"model.gradient_transform": ["Identity", "HeadOnly"]}  # an arm comes over its setting
+    grid = {
+        "model.gradient_transform": ["Identity", "HeadOnly"]
+    }  # the overlays of an arm apply after those of its setting
     with pytest.raises(
         ConfigurationError, match=r"Found `drop` in `gradient_transform=Identity` and `drop` in `gradient_tr.*"
     ):

@@ -1,4 +1,4 @@
-"""`StudyLines`: what a log without a terminal gets of a study."""
+"""The progress lines of a study without a terminal."""
 
 import json
 from contextlib import redirect_stderr
@@ -46,13 +46,13 @@ def test_runs_the_last_result_and_the_time_left(tmp_path: Path) -> None:
     run = ended(tmp_path, 1, metrics={"val/accuracy": 0.88125})
     lines.ended(run)
     name = run.name
-    assert at(101) == "run 4/8 (50%), last drop-seed1: val/accuracy 0.8812\n"  # another may end any moment
+    assert at(101) == "run 4/8 (50%), last drop-seed1: val/accuracy 0.8812\n"  # another may end at any moment
     assert at(160) == ""
     clock.now = 161
     run = ended(tmp_path, 2, error="ValueError: a bug")
     name = run.name
     lines.ended(run)
-    # two of those that were missing took 161 s; three are left, of which some have run for a second
+    # two of the missing runs took 161 s; three are left, some of which have run for a second
     assert at(162) == "run 5/8 (62%), last drop-seed2: failed, 0:04:00 left\n"
     for seed, result, words in ((3, {"diverged": "weights", "metrics": {}}, "diverged"), (4, {}, "has not ended")):
         run = ended(tmp_path, seed, **result)

@@ -1,4 +1,4 @@
-"""A fit in two processes, each of which validates on a half with another majority; writes the bar and the labels."""
+"""A fit in two processes that validate on halves with different majorities; writes the bar and the labels."""
 
 import json
 import os
@@ -27,7 +27,7 @@ class Rows(Dataset[dict[str, torch.Tensor]]):
 
 
 def main(folder: Path) -> None:
-    """Fit, and write what this process found."""
+    """Fit, and write the scores of this process."""
     torch.manual_seed(0)
     model = folder / f"model{os.environ['RANK']}"
     tiny_bert(num_labels=2, num_hidden_layers=1).save_pretrained(model)  # type: ignore[operator]

@@ -105,6 +105,9 @@ class AdaptiveGradientClip(GradientTransform):
             )
             self._factors = dict(zip(names, factors, strict=True))
 
+    def settings(self, window: Window) -> Mapping[str, Mapping[str, float]]:
+        return {"clipping": dict.fromkeys(self._dims, self.clipping(window.progress))}
+
     @property
     def factors(self) -> Mapping[str, Tensor]:
         return self._factors

@@ -11,8 +11,10 @@ from lightning_sparsegrad.components import Component, NamedParameters
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.functional import clip_components_
 from lightning_sparsegrad.functional.sharding import Group, group_of
-from lightning_sparsegrad.schedules import Schedule, as_threshold
+from lightning_sparsegrad.schedules import Constant, Schedule, as_threshold
 from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, Window, refuse_depth
+
+_LOOSE = 1e30  # beyond any norm, and finite: what is infinite is not measured
 
 
 class NormClip(GradientTransform):
@@ -48,6 +50,11 @@ class NormClip(GradientTransform):
         self.require_total_steps(total_steps)
         self._resolved = self.resolve(parameters)
 
+    def loosen(self) -> None:
+        """Clip nothing from now on and measure every component, also one whose threshold was infinite."""
+        self.max_norm = Constant(_LOOSE)
+        self._resolved = [(component, self.max_norm) for component, _ in self._resolved]
+
     def reads_together(self) -> Iterator[frozenset[str]]:
         return (frozenset(part.parameter for part in component.parts) for component, _ in self._resolved)
 
@@ -74,6 +81,9 @@ class NormClip(GradientTransform):
             self._norms, self._factors = clip_components_(
                 tensors, sizes, thresholds, norm_type=self.norm_type, loss_scale=scale, groups=groups
             )
+
+    def settings(self, window: Window) -> Mapping[str, Mapping[str, float]]:
+        return {"max_norm": {component.name: threshold(window.progress) for component, threshold in self._resolved}}
 
     @property
     def scaled_components(self) -> Sequence[Component]:

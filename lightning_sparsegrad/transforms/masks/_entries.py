@@ -34,6 +34,10 @@ class EntryMask:
         """Return the tensors that a mask drops whole."""
         return frozenset(name for name, rate in rates.items() if keep_threshold(rate) == keep_threshold(1))
 
+    def rates(self, rates: Mapping[str, float]) -> Mapping[str, float]:
+        """Return the rate of each parameter: its own."""
+        return rates
+
     def apply_(self, gradients: Gradients, rates: Mapping[str, float], key: tuple[str | int, ...], lost: int) -> None:
         """Drop entries or rows of the remaining tensors.
 

@@ -39,6 +39,11 @@ class UnitMask:
         """Return the tensors that are dropped whole."""
         return self._whole(self._draw(rates, key)[1])
 
+    def rates(self, rates: Mapping[str, float]) -> Mapping[str, float]:
+        """Return the rate of each parameter: the lowest in its unit; if it is cut into units, they have the same."""
+        unit_rates = self._unit_rates(rates)
+        return {name: unit_rates[pieces[0][0]] for name, pieces in self._pieces.items()}
+
     def apply_(self, gradients: Gradients, rates: Mapping[str, float], key: _Key, lost: int) -> None:
         """Drop slices of the remaining tensors.
 
@@ -66,13 +71,17 @@ class UnitMask:
 
     def _draw(self, rates: Mapping[str, float], key: _Key) -> tuple[dict[str, float], frozenset[str]]:
         """Return the rate of every unit, and the dropped units; drawn once for each key and rates."""
-        unit_rates: dict[str, float] = {}
-        for name, pieces in self._pieces.items():
-            unit_rates.update({unit: min(rates[name], unit_rates.get(unit, 1.0)) for unit, _ in pieces})
+        unit_rates = self._unit_rates(rates)
         if self._last[:2] != (key, unit_rates):
             dropped = draw_dropped(unit_rates, key, lambda units: not self._trainable <= self._whole(units))
             self._last = key, unit_rates, dropped
         return unit_rates, self._last[2]
+
+    def _unit_rates(self, rates: Mapping[str, float]) -> dict[str, float]:
+        unit_rates: dict[str, float] = {}
+        for name, pieces in self._pieces.items():
+            unit_rates.update({unit: min(rates[name], unit_rates.get(unit, 1.0)) for unit, _ in pieces})
+        return unit_rates
 
     def _whole(self, units: frozenset[str]) -> frozenset[str]:
         return frozenset(name for name, pieces in self._pieces.items() if all(unit in units for unit, _ in pieces))

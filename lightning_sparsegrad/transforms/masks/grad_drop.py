@@ -147,6 +147,9 @@ class GradDrop(Mask):
     def _rates(self, window: Window) -> dict[str, float]:
         return {name: self.rate(window.progress, height) for name, height in self._heights.items()}
 
+    def settings(self, window: Window) -> Mapping[str, Mapping[str, float]]:
+        return {"rate": self._mask.rates(self._rates(window))}
+
     @property
     def statistics(self) -> dict[str, Tensor]:
         """`kept`: the share of maskable entries that are kept."""

@@ -1,5 +1,8 @@
 """LayerGradDrop: stochastic masks on whole layers."""
 
+from collections.abc import Mapping
+from math import prod
+
 from lightning_sparsegrad.schedules import Schedule
 from lightning_sparsegrad.transforms.base import ResampleEvery, Window
 from lightning_sparsegrad.transforms.freezes.layer_mask import LayerMask
@@ -59,14 +62,21 @@ class LayerGradDrop(Mask, LayerMask):
 
     def dropped_depths(self, window: Window) -> frozenset[int]:
         layers = self.depths
-        height = max(len(layers.names) - 1, 1)
         depths = {layers.names[depth]: depth for depth in range(layers.count)}
-        rates = {name: self.rate(window.progress, depth / height) for name, depth in depths.items()}
 
         def trains(names: frozenset[str]) -> bool:
             return self.trains_without(frozenset(depths[name] for name in names))
 
-        return frozenset(depths[name] for name in draw_dropped(rates, self.key(window), trains))
+        return frozenset(depths[name] for name in draw_dropped(self._rates(window), self.key(window), trains))
+
+    def settings(self, window: Window) -> Mapping[str, Mapping[str, float]]:
+        rates = [*self._rates(window).values(), *([0.0] if self.depths.has_head else [])]
+        return {"rate": {name: prod(rates[depth] for depth in of_one) for name, of_one in self.depths.depths.items()}}
+
+    def _rates(self, window: Window) -> dict[str, float]:
+        layers = self.depths
+        height = max(len(layers.names) - 1, 1)
+        return {layers.names[depth]: self.rate(window.progress, depth / height) for depth in range(layers.count)}
 
     def __repr__(self) -> str:
         return f"LayerGradDrop({', '.join([f'rate={self.rate!r}', *self._patterns()])})"
