@@ -227,9 +227,9 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
     (StepLR, {"frequency": 0}, "`lr_scheduler_frequency` should be positive. Found `lr_scheduler_frequency = 0`"),
     (partial(StepLR, step_size=2), {"monitor": "val/loss"}, "`lr_scheduler_monitor` should be left out unless"),
     (partial(StepLR, step_size=0), {}, "`step_size` of `StepLR` should be positive. Found `step_size = 0`"),
-    (StepLR, {}, "`lr_scheduler` should be given arguments that it takes. Found: .*step_size"),
-    (partial(StepLR, step_size=2, last_epoch=3), {}, "`lr_scheduler` should be given arguments that it takes"),
-    (ReduceLROnPlateau, {}, "`lr_scheduler_monitor` should name what `ReduceLROnPlateau` watches"),
+    (StepLR, {}, "`lr_scheduler` should have arguments that it accepts. Found: .*step_size"),
+    (partial(StepLR, step_size=2, last_epoch=3), {}, "`lr_scheduler` should have arguments that it accepts"),
+    (ReduceLROnPlateau, {}, "`lr_scheduler_monitor` should name the metric of `ReduceLROnPlateau`"),
     (partial(LightningPlateau, monitor="a"), {"monitor": "b"}, "or be its `monitor = a`"),
     (
         ReduceLROnPlateau,
