@@ -25,8 +25,8 @@ def test_a_loop_comes_to_what_it_came_to(
     name: str, where: str, variants: list[tuple[bool, float | None, bool]]
 ) -> None:
     for skip, scale, resume in variants:
-        found = loop.run(name, where, skip_dropped=skip, loss_scale=scale, resume=resume)
-        assert found == LOOPS[f"{name}, {where}"], (skip, scale, resume)
+        actual = loop.run(name, where, skip_dropped=skip, loss_scale=scale, resume=resume)
+        assert actual == LOOPS[f"{name}, {where}"], (skip, scale, resume)
 
 
 @pytest.mark.parametrize("name", loop.STRATEGIES)
