@@ -92,6 +92,14 @@ def test_links_between_files_of_the_repository_become_links_between_pages() -> N
     assert "configs/studies/transfer.yaml)" not in overview
 
 
+def test_strategies_and_overlays_are_linked_to_their_pages() -> None:
+    text = "\n| `GradDrop` | x |\nTake `gradient/cgnc`, not [`gradient/cgnc`](here); `GradDrop` stays."
+    assert _strategy_pages.with_links(text, "s/") == (
+        "\n| [`GradDrop`](s/grad_drop.rst) | x |\n"
+        "Take [`gradient/cgnc`](s/component_norm_clip.rst), not [`gradient/cgnc`](here); `GradDrop` stays."
+    )
+
+
 @pytest.mark.long
 def test_the_pages_need_no_sphinx() -> None:
     code = "import sys; sys.modules['sphinx'] = None; from docs import _api_pages, _repository_pages, _strategy_pages"
