@@ -51,6 +51,9 @@ def test_an_overlay_without_advice_and_numbers_says_so(tmp_path: Path) -> None:
     file.write_text("# A strategy: it does something.\nmodel:\n  # not this\n")
     overlay = _overlays.Overlay.read(file)
     assert (overlay.idea, overlay.advice) == ("A strategy: it does something.", "No study has run it.")
+    file.write_text("# A strategy: it does\n# something. 0.1: the custom.\nmodel:\n")
+    overlay = _overlays.Overlay.read(file)
+    assert (overlay.idea, overlay.advice) == ("A strategy: it does something.", "0.1: the custom.")
     assert "there are no numbers" in "".join(_evidence.table([overlay]))
 
 
