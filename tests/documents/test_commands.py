@@ -12,7 +12,6 @@ from lightning_sparsegrad.studies._runs import make_runs
 from lightning_sparsegrad.studies._study import Study
 from tests.cases import cases
 from tests.documents import DOCUMENTS, GUIDES, README, blocks, commands, files
-from tests.strategies import ROOT
 
 OTHERS = (  # which need a checkpoint, a network or hours
     *("sparsegrad fit --ckpt_path ", "sparsegrad test ", "sparsegrad predict ", "sparsegrad study "),
@@ -26,13 +25,8 @@ def parts(document: Path) -> Iterator[str]:
         yield from (command.removesuffix("&").strip() for command in line.split(" && "))
 
 
-def by_path(name: str) -> str:
-    file = ROOT / "configs" / f"{name.removeprefix('--config=')}.yaml"
-    return f"--config={file}" * name.startswith("--config=") or str(file) if file.is_file() else name
-
-
 def understood(arguments: list[str]) -> dict[str, Any]:
-    resolved: dict[str, Any] = ConfigReader(args=[by_path(argument) for argument in arguments]).resolved
+    resolved: dict[str, Any] = ConfigReader(args=arguments).resolved
     return resolved
 
 
@@ -81,7 +75,7 @@ FITS = [(document, block) for document, block in CONFIGS if block not in STUDIES
 @pytest.mark.long
 @cases("document, block", FITS, ids=[f"{document.name}{number}" for number, (document, _) in enumerate(FITS)])
 def test_a_config_is_understood(document: Path, block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
+    monkeypatch.chdir(tmp_path)
     config = tmp_path / "config.yaml"
     config.write_text(block)
     whole = "class_path" in (yaml.safe_load(block).get("model") or {})
@@ -92,7 +86,7 @@ def test_a_config_is_understood(document: Path, block: str, tmp_path: Path, monk
 @pytest.mark.long
 @cases("block", STUDIES)
 def test_a_study_makes_runs(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    study = Study(**yaml.safe_load(re.sub(r"(?<=\[)(quickstart|gradient/\w+)(?=[,\]])", r"configs/\1.yaml", block)))
+    monkeypatch.chdir(tmp_path)
+    study = Study(**yaml.safe_load(block))
     seeds = study.seeds if isinstance(study.seeds, int) else len(study.seeds)
     assert len(make_runs(study, tmp_path)) == len(study.arms) * len(list(study.settings())) * seeds
