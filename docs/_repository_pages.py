@@ -1,12 +1,17 @@
-"""Pages that are files of the repository: reports of studies, benchmarks, changelog, contributing, security."""
+"""Pages that are files of the repository: the README, reports of studies, benchmarks, changelog and so on."""
 
 import os
 import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
+from docs._strategy_pages import with_links
 from tests.strategies import ROOT
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
 
 _STUDIES = "benchmarks/studies"
 _LINK = re.compile(r"(?P<image>!?)\[(?P<text>[^\]]*)\]\((?P<target>(?![a-z]+:|#)[^)#\s]+)(?P<anchor>#[\w-]*)?\)")
@@ -20,21 +25,22 @@ def pages() -> Iterator[tuple[str, str]]:
         if source.endswith("report.md"):
             heading, _, rest = text.removeprefix("# ").partition("\n")
             text = f"# {PurePosixPath(page).stem}\n\n{heading}.\n{rest}"
-        yield page, f"{text}{_contents(sources)}" if page == "studies/index.md" else text
+        if page == "index.md":
+            yield "_readme.md", with_links(text, "strategies/")  # which it includes
+        else:
+            yield page, f"{text}{_contents(sources)}" if page == "studies/index.md" else text
 
 
-def linked_guide(name: str, text: str) -> str:
-    """Return the text of a guide, whose links to files of the repository lead to their pages."""
-    sources = dict(_sources())
-
-    def relink(link: re.Match[str]) -> str:
-        file = os.path.normpath(Path("docs", name).parent / link["target"])
-        return _relinked(link, f"docs/{name}", name, sources) if file in sources else link[0]
-
-    return _LINK.sub(relink, text)
+def relink(app: "Sphinx", page: str, content: list[str]) -> None:  # noqa: ARG001  # what Sphinx passes
+    """Have a guide link to pages where it links to files of the repository, as it does for those who read it there."""
+    if page.startswith("guides/"):
+        source, sources = f"docs/{page}.md", dict(_sources())
+        page += ".md"
+        content[0] = _LINK.sub(partial(_relinked, source=source, page=page, sources=sources), content[0])
 
 
 def _sources() -> Iterator[tuple[str, str]]:
+    yield "README.md", "index.md"
     for name in ("CHANGELOG", "CONTRIBUTING", "SECURITY"):
         if (ROOT / f"{name}.md").exists():
             yield f"{name}.md", f"project/{name.lower()}.md"
@@ -52,8 +58,9 @@ def _contents(sources: dict[str, str]) -> str:
 def _relinked(link: re.Match[str], source: str, page: str, sources: dict[str, str]) -> str:
     """Return a link of a file of the repository as its page needs it: to a page, to a picture, or its text alone."""
     file = Path(os.path.normpath(ROOT / Path(source).parent / link["target"])).relative_to(ROOT).as_posix()
-    if link["image"]:
-        return f"![{link['text']}]({os.path.relpath(file, Path('docs', page).parent)})"
+    folder = Path("docs", page).parent
     if file in sources:
-        return f"[{link['text']}]({os.path.relpath(sources[file], Path(page).parent)}{link['anchor'] or ''})"
+        file = f"docs/{sources[file]}"
+    if link["image"] or file.startswith("docs/"):
+        return f"{link['image']}[{link['text']}]({os.path.relpath(file, folder)}{link['anchor'] or ''})"
     return link["text"] if link["text"].startswith("`") else f"`{file}`"

@@ -15,8 +15,8 @@ from tests.transforms import table
 PICTURES = ROOT / "docs" / "pictures"
 _OF_STUDIES = re.compile(r"\(benchmarks/studies: ([\w, ]+)\)")
 _CAPTION = (
-    "MiniLM learns the words of the quickstart for 96 steps; a row is a tensor, and grey has no gradient. "
-    ":doc:`../guides/monitoring` says how to read it, and how to draw a run of yours."
+    "MiniLM learns the words of the quickstart for 96 steps; a row is a tensor, and grey has no gradient: "
+    ":ref:`how to read it <how-to-read-the-pictures>`."
 )
 
 
@@ -29,15 +29,19 @@ def pages() -> Iterator[tuple[str, str]]:
 
 def _index() -> Iterator[str]:
     yield "# Strategies\n"
-    yield from re.sub(r"^\| `(\w+)`", _linked, "\n".join(table.lines()), flags=re.MULTILINE).splitlines()
-    yield "\n```{toctree}\n:hidden:\n"
+    yield with_links("\n".join(table.lines()))
+    yield "\n(how-to-read-the-pictures)=\n\n```{include} ../_pictures.md\n```\n"
+    yield "```{toctree}\n:hidden:\n"
     yield from (overlay_name(strategy) for strategy in STRATEGIES)
     yield "```"
 
 
-def _linked(name: re.Match[str]) -> str:
-    strategy = next(kind for kind in STRATEGIES if kind.__name__ == name[1])
-    return f"| [`{name[1]}`]({overlay_name(strategy)}.rst)"
+def with_links(rows: str, folder: str = "") -> str:
+    """Link the rows of a table that begin with a strategy to its page."""
+    for strategy in STRATEGIES:
+        name = f"`{strategy.__name__}`"
+        rows = rows.replace(f"\n| {name} |", f"\n| [{name}]({folder}{overlay_name(strategy)}.rst) |")
+    return rows
 
 
 def _page(strategy: type) -> Iterator[str]:
@@ -51,7 +55,7 @@ def _page(strategy: type) -> Iterator[str]:
         yield from _picture(overlay)
     yield title("When to use it", "-")
     for overlay in overlays:
-        yield f"``{overlay.name}``\n   {_with_links(overlay.advice)}\n"
+        yield f"``{overlay.name}``\n   {_with_reports(overlay.advice)}\n"
     yield from _evidence.table(overlays)
     yield title("On the command line", "-")
     for overlay in overlays:
@@ -59,7 +63,7 @@ def _page(strategy: type) -> Iterator[str]:
         yield f".. literalinclude:: {file}\n   :language: yaml\n   :caption: {overlay.file.relative_to(ROOT)}\n"
     yield "::\n"
     for overlay in overlays:
-        yield f"   sparsegrad fit --config configs/quickstart.yaml --config {overlay.file.relative_to(ROOT)}"
+        yield f"   sparsegrad fit --config quickstart --config gradient/{overlay.name}"
     yield ""
     for heading, name in (("In Python", "Example"), ("Deviations", "Note"), ("Sources", "References")):
         if name in docstring.sections:
@@ -77,7 +81,7 @@ def _picture(overlay: Overlay) -> Iterator[str]:
         yield f"No picture of ``{overlay.name}`` has been drawn: ``python -m docs.draw {overlay.name}`` draws it.\n"
 
 
-def _with_links(advice: str) -> str:
+def _with_reports(advice: str) -> str:
     return _OF_STUDIES.sub(lambda names: f"({_evidence.links(names[1].split(', '))})", advice)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS.parent))  # for `docs`, and the package where it is not installed
 
+import lightning_sparsegrad  # noqa: E402
 from docs import _pages  # noqa: E402  # what stands above finds it
 
 project = "lightning-sparsegrad"
@@ -18,14 +19,12 @@ html_copy_source = False
 html_show_sourcelink = False
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.napoleon"]
-exclude_patterns = ["_build", "README.md"]
+exclude_patterns = ["_build", "_*.md"]
 nitpicky = True
-nitpick_ignore_regex = [  # what other libraries document: links to their sites would need the network at build time
+_exported = "|".join(lightning_sparsegrad.__all__)
+nitpick_ignore_regex = [  # types in signatures that have no page here: of other libraries, whose sites are not asked
     ("py:.*", r"(?!lightning_sparsegrad\b).*"),
-    (
-        "py:class",
-        r"lightning_sparsegrad\.components\..*\.(Layers|Part)",
-    ),  # returned by what is exported, made by nobody
+    ("py:class", rf"lightning_sparsegrad\.(.*\.)?(?!({_exported})$)\w+"),  # and what is not exported
 ]
 default_role = "code"  # `x`, in docstrings, is code
 

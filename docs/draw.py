@@ -54,7 +54,7 @@ def record(overlay: str) -> pd.DataFrame:
             "callbacks.every_n_steps": 1,
             "callbacks.path": file,
         }
-        command = ["fit", "--config", "configs/quickstart.yaml", "--config", str(OVERLAYS[overlay])]
+        command = ["fit", "--config", "quickstart", "--config", str(OVERLAYS[overlay])]
         command += [f"--trainer.{name}={value}" for name, value in arguments.items()]
         subprocess.run([sys.executable, "cli.py", *command], cwd=ROOT, check=True)  # noqa: S603  # the arguments above
     return read_history(file)

@@ -60,7 +60,7 @@ class Describer:
         Raises:
             ConfigurationError: If a number is not positive, or the strategy needs one that is not known.
         """
-        steps = _UNKNOWN if steps is None else steps
+        is_whole, steps = steps is not None, _UNKNOWN if steps is None else steps
         _require_positive(steps=steps, steps_per_epoch=1 if steps_per_epoch is None else steps_per_epoch)
 
         @cache
@@ -69,12 +69,18 @@ class Describer:
 
         answer = cache(lambda step: self._answer(window(step)))
         asked = _spread(steps, _MOST)
-        answers = [answer(step) for step in asked]
+        try:
+            answers = [answer(step) for step in asked]
+        except ConfigurationError as error:
+            if steps_per_epoch is None and "`epoch` of the window" in str(error):
+                raise ConfigurationError(f"Parameter `steps_per_epoch` should be given. {error}") from error
+            raise
         rows = tuple(self._row(name, asked, answers, answer) for name in self._parameters)
         drops = any(each.trains != self._trainable for each in answers)
         return Description(
             strategy=repr(self._transform),
             steps=steps,
+            is_whole=is_whole,
             asked=len(asked),
             calibrating=sum(each.calibrates for each in answers),
             layers=self._names,

@@ -107,7 +107,8 @@ class Description:
 
     Args:
         strategy: The strategy.
-        steps: Optimizer steps of the training that is described.
+        steps: Optimizer steps of the training, or of its beginning.
+        is_whole: Whether these are all: the length of the training is known.
         asked: In how many of its windows the strategy was asked what it drops: shares are of these.
         calibrating: In how many of them it calibrates, so that nothing steps.
         layers: The layers, bottom first.
@@ -119,6 +120,7 @@ class Description:
 
     strategy: str
     steps: int
+    is_whole: bool
     asked: int
     calibrating: int
     layers: tuple[str, ...]
@@ -140,7 +142,8 @@ class Description:
         count = f"{total:,} parameters in {len(self.tensors)} tensors"
         trained = sum(row.entries for row in self.tensors if row.trained)
         most = "all train" if trained == total else f"{trained:,} train ({trained / total:.2%})"
-        lines = [self.strategy, f"{self.steps:,} steps; {count}, {most}"]
+        steps = f"{self.steps:,} steps" if self.is_whole else f"the first {self.steps:,} steps"
+        lines = [self.strategy, f"{steps}; {count}, {most}"]
         if self.calibrating:
             lines.append(f"calibrates in {_of(self.calibrating, self.asked)}, in which nothing steps")
         return lines

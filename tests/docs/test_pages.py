@@ -1,5 +1,7 @@
 """The pages that a build of the site generates, as text: neither Sphinx nor a build is needed for them."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -88,3 +90,9 @@ def test_links_between_files_of_the_repository_become_links_between_pages() -> N
     assert "](stability_words.md)" in overview
     assert "](../../benchmarks/studies/results/stability_words/distributions.png)" in overview
     assert "configs/studies/transfer.yaml)" not in overview
+
+
+@pytest.mark.long
+def test_the_pages_need_no_sphinx() -> None:
+    code = "import sys; sys.modules['sphinx'] = None; from docs import _api_pages, _repository_pages, _strategy_pages"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
