@@ -127,7 +127,7 @@ def test_a_part_that_is_called_as_a_mean_is_refused(folder: Path, name: str) -> 
     data = Languages()
     data.parts[name] = data.parts["de"]
     task = SequenceClassification(str(folder / "classes"), CLASSES, Identity())
-    with pytest.raises(ConfigurationError, match=rf"should not be called `mean`, `mean_unseen`: .* Found `{name}`\."):
+    with pytest.raises(ConfigurationError, match=rf"should not be named `mean`, `mean_unseen`: .* Found `{name}`\."):
         trainer().validate(task, data, verbose=False)
 
 
@@ -174,7 +174,7 @@ def test_evaluations_do_not_leak_into_each_other(folder: Path) -> None:
         (["pearson"], 2, r"should suit the labels\. Found `pearson` for `num_labels = 2`"),
         (["accuracy"], 1, r"should suit the labels\. Found `accuracy` for `num_labels = 1`"),
         (["binary_f1"], 3, r"should suit the labels\. Found `binary_f1` for `num_labels = 3`"),
-        ([], 2, r"should name one metric or more"),
+        ([], 2, r"should name at least one metric"),
     ],
 )
 def test_metrics_that_do_not_suit(folder: Path, metrics: Any, labels: int, message: str) -> None:

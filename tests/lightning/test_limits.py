@@ -145,7 +145,7 @@ def test_a_token_that_the_model_does_not_embed() -> None:
     task = SequenceClassification(save("bert", TEXT, vocab_size=8), 2, Identity())
     largest = 4 + WORDS.index("good")
     message = (
-        rf"Parameter `tokenizer` should name one whose token ids are below 8, as many as `model` embeds\. "
+        rf"Parameter `tokenizer` should name one whose token ids are below 8, the size of the vocabulary of `model`\. "
         rf"Found `tokenizer = model`, which makes token id {largest}\."
     )
     with pytest.raises(ConfigurationError, match=message):
@@ -162,7 +162,7 @@ def test_a_token_type_that_the_model_does_not_embed() -> None:
     task = SequenceClassification(model, 2, Identity())
     path = write(Path("pairs.parquet"), a=["good", "bad"], b=["day", "rain"], label=[0, 1])
     data = TextDataModule(data_files=dict.fromkeys(("train", "validation"), path), text_columns=["a", "b"])
-    with pytest.raises(ConfigurationError, match=r"token types are below 1, as many as .* makes token type 1\."):
+    with pytest.raises(ConfigurationError, match=r"token types are below 1, the number that .* makes token type 1\."):
         trainer().fit(task, data)
 
 
@@ -170,7 +170,7 @@ def test_a_token_type_that_the_model_does_not_embed() -> None:
 @pytest.mark.parametrize(
     ("ids", "match"),
     [(torch.full((2, 41), 5), r"`max_length` should be at most 40 .* Found a batch of 41 tokens\."),
-     (torch.full((2, 9), 77), r"token ids are below 50, as many as `model` embeds\. Found token id 77\.")],
+     (torch.full((2, 9), 77), r"token ids are below 50, the size of the vocabulary of `model`\. Found token id 77\.")],
 )  # fmt: skip
 def test_a_batch_that_does_not_fit(ids: Any, match: str) -> None:
     task = SequenceClassification(save("bert", TEXT), 2, Identity())

@@ -256,7 +256,7 @@ def test_what_was_found_is_what_the_fit_uses(door: str):
 
 def test_a_learning_rate_that_the_module_does_not_use_is_told():
     task, callbacks = through("callback", Identity(), type("Unused", (Sensitive,), {"lr": 0.5}))
-    finder = LearningRateFinder(num_training_steps=20, early_stop_threshold=None)
+    finder = LearningRateFinder(max_lr=0.5, num_training_steps=20, early_stop_threshold=None)  # it never tries 0.01
     with pytest.warns(
         UserWarning, match="Unused.configure_optimizers` should create the optimizer with the learning rate"
     ):
