@@ -110,8 +110,8 @@ def always(make: Callable[[], Any]) -> Callable[[Trainer], Any]:
     return lambda _: make()
 
 
-def keys(found: Any) -> SimpleNamespace:
-    return SimpleNamespace(**dict.fromkeys(found))
+def keys(names: Any) -> SimpleNamespace:
+    return SimpleNamespace(**dict.fromkeys(names))
 
 
 def loader() -> DataLoader[Any]:

@@ -1,4 +1,4 @@
-"""What slow, obvious references of strategies share: Python floats, one entry after the other, by parameter name.
+"""Shared code of slow, obvious references of strategies: Python floats, one entry after the other, by parameter name.
 
 The reference of a strategy is in its file in `tests/transforms/golden`.
 
@@ -33,7 +33,7 @@ Values = dict[str, Entries | None]  # every parameter of the model; `None` where
 
 @dataclass(frozen=True)
 class When:
-    """Where training stands."""
+    """The progress of training."""
 
     step: int
     epoch: int

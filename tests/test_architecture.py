@@ -147,7 +147,7 @@ def opened_by_name(module: str) -> Iterator[str]:
 
 
 def test_no_name_of_a_module_is_put_together() -> None:
-    """What `import_module` is given stands there as a string, which the test above reads."""
+    """The argument of `import_module` is a literal string, which the test above reads."""
     by_name = {module: set(opened_by_name(module)) for module in MODULES if room(module) not in ABOVE_ALL}
     assert {module for module, names in by_name.items() if names} == NAMED_BY_USERS
 
