@@ -1,4 +1,4 @@
-"""Run LightningCLI: `python cli.py fit --config configs/quickstart.yaml`."""
+"""Run LightningCLI: `python cli.py fit --config quickstart`."""
 
 from lightning_sparsegrad.main import main
 

@@ -2,30 +2,31 @@
 
 Each folder is one thing, and imports go one way, down this list:
 
-- `main`: hands a command line to one of the next three;
-- `studies`: many runs, compared;
-- `export`: a checkpoint as a folder for `transformers`;
+- `main`: dispatches a command line to one of the next four;
+- `studies`: comparisons of many runs;
+- `explain`: describes what a strategy will do to a model, before training;
+- `export`: turns a checkpoint into a folder for `transformers`;
 - `cli`: `SparseGradCLI`, its parser, its one-line errors, stored configs, the table after a fit;
 - `callbacks`: the engine for any LightningModule, and what a fit writes and records;
 - `modules`: `SparseGradModule`, which owns an engine, and one task per file;
 - `data`: rows of text, tokenised, cached and padded;
-- `metrics`: those that torchmetrics has not, and the tables of an evaluation;
-- `hub`: names of models and data, and what helps where none can be fetched;
+- `metrics`: metrics that torchmetrics lacks, and the tables of an evaluation;
+- `hub`: names of models and data, and help where nothing can be downloaded;
 - `resume`: what a checkpoint needs for a fit to continue as if it had never stopped;
-- `untrusted`: what a config, a checkpoint or a text of any origin may have this process do;
-- `files`: written whole or not at all, and read with their checksums;
-- `loops`: the adapter of a training loop, which tells an engine where training stands.
+- `untrusted`: limits on what an untrusted config, checkpoint or text can make this process do;
+- `files`: atomic writes, and reads that verify checksums;
+- `loops`: adapters of training loops, which report to an engine where training stands.
 
-What follows imports torch alone:
+Everything below imports torch alone:
 
 - `engine`: applies a transform to the whole gradient, once per optimizer step;
 - `transforms`: the strategies: masks, clips, freezes, and chains of them;
-- `components`: from a model to its layers, projections and other sets of parameters;
+- `components`: the layers, projections and other sets of parameters of a model;
 - `functional`: the kernels, on lists of tensors;
 - `schedules`: rates and thresholds that change with the step or the depth;
-- `errors`: what a user can mend.
+- `errors`: the error for what a user can fix.
 
-Nothing is imported before a name is asked for: the command line has to settle some things before torch starts.
+Names are imported on first use, because the command line has to set a few things before torch is imported.
 """
 
 from importlib import import_module
@@ -33,7 +34,9 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_sparsegrad import _moved
 
-# what the packages export, written out to be known before they are imported; of `transforms`, everything
+__version__ = "0.2.0"
+
+# the exports of each package, listed so that they are known before it is imported; `transforms` exports all
 _LAZY = {
     "callbacks": "ExactResume GradientMonitor GradientTransformCallback PredictionWriter PretrainedDistance "
     "ProgressLines ResultsTable",

@@ -1,4 +1,4 @@
-"""Modules of 0.1 under their old names, until 0.3: a program or a config may name a class by them."""
+"""The old module names of 0.1, kept until 0.3 because programs and configs name classes by them."""
 
 import sys
 import warnings
@@ -45,7 +45,7 @@ _MOVED = {
 
 
 class _Finder(MetaPathFinder, Loader):
-    """Finds a module of 0.1 where it is now."""
+    """A finder that imports a module of 0.1 from its new path."""
 
     def find_spec(
         self,
@@ -57,7 +57,8 @@ class _Finder(MetaPathFinder, Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         name, now = module.__name__, _now(module.__name__)
-        warnings.warn(f"`{name}` is `{now}` now; the old name goes with 0.3", DeprecationWarning, stacklevel=2)
+        message = f"`{name}` has moved to `{now}`; the old name will be removed in 0.3"
+        warnings.warn(message, DeprecationWarning, stacklevel=2)
         sys.modules[name] = import_module(now)
 
 
@@ -67,22 +68,22 @@ def _now(name: str) -> str:
 
 
 class _Package(ModuleType):
-    """A package that has its modules of 0.1 as attributes before they are imported, as its `import` left them."""
+    """A package whose modules of 0.1 are attributes before they are imported, as they were in 0.1."""
 
     def __getattr__(self, name: str) -> ModuleType:
         if not _now(f"{self.__name__}.{name}"):
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
         return import_module(f"{self.__name__}.{name}")
 
-    def __setattr__(self, name: str, value: object) -> None:  # as the import of a module in it does
+    def __setattr__(self, name: str, value: object) -> None:  # called when a module in it is imported
         super().__setattr__(name, value)
         if isinstance(value, ModuleType) and value.__name__ == f"{_OURS}.transforms":
             keep_attributes(value)
 
 
 def keep_attributes(package: ModuleType) -> None:
-    """Let a package that 0.1 imported whole have its old modules without their being imported."""
+    """Give a package that 0.1 imported whole its old modules as attributes, imported on first use."""
     package.__class__ = _Package
 
 
-sys.meta_path.insert(0, _Finder())  # before files of 0.1 that an upgrade may have left
+sys.meta_path.insert(0, _Finder())  # before any files of 0.1 that an upgrade has left behind

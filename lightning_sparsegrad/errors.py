@@ -1,4 +1,4 @@
-"""The one error every check of the library raises, and near matches for its sentences."""
+"""The error that every check of the library raises, and helpers for its messages."""
 
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
@@ -15,8 +15,8 @@ MAX_SEED = 2**32 - 1  # of numpy, which `seed_everything` seeds as well
 class ConfigurationError(ValueError):
     """A parameter, a file or a combination of settings that cannot work.
 
-    Raised as early as the fault can be seen: at construction, when a model is bound, or at the start of a fit. The
-    sentence names the parameter, its value and what is allowed.
+    Raised as early as possible: at construction, when a model is bound, or at the start of a fit. The message names the
+    parameter, its value and what is allowed.
     """
 
 
@@ -27,7 +27,7 @@ def near_matches(name: str, allowed: Iterable[str]) -> str:
 
 
 def require_one_of(parameter: str, value: object, allowed: Sequence[object]) -> None:
-    """Raise a `ConfigurationError`, with near matches, unless a value is one of those allowed."""
+    """Raise a `ConfigurationError` with near matches unless a value is one of those allowed."""
     if value not in allowed:
         raise ConfigurationError(
             f"Parameter `{parameter}` should be one of {', '.join(map(repr, allowed))}. "
@@ -36,11 +36,11 @@ def require_one_of(parameter: str, value: object, allowed: Sequence[object]) -> 
 
 
 def reason_of(error: BaseException, *, most: int = 300) -> str:
-    """Return what an error of another library says, on one line; with its class, where the text alone is no sentence.
+    """Return the message of another library's error on one line, with its class if the message alone is unclear.
 
     Args:
         error: The error.
-        most: The characters to keep.
+        most: The largest number of characters to keep.
     """
     lines = str(error).splitlines() or [""]
     line = " ".join(" ".join(lines[:1] if not lines[0].endswith(":") else lines).split())
@@ -50,15 +50,15 @@ def reason_of(error: BaseException, *, most: int = 300) -> str:
 
 
 def needs_private_names(library: str, purpose: str) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
-    """Have a function that uses private names of a library say which version has them no more.
+    """Make a function that uses private names of a library name the installed version if they are missing.
 
     Args:
-        library: The library, as it is installed.
-        purpose: What the names are needed for.
+        library: Name of the library's distribution.
+        purpose: What the function does, for the message.
 
     Returns:
-        A decorator. The function raises a `ConfigurationError` where a module, class or attribute is gone whose name
-        begins with an underscore, or that is imported by the function.
+        A decorator. The function raises a `ConfigurationError` if a module, class or attribute is missing whose name
+        begins with an underscore, or that the function imports.
     """
 
     def decorate(function: Callable[_P, _R]) -> Callable[_P, _R]:
@@ -70,7 +70,7 @@ def needs_private_names(library: str, purpose: str) -> Callable[[Callable[_P, _R
                 if isinstance(error, AttributeError) and not str(error.name).startswith("_"):
                     raise
                 raise ConfigurationError(
-                    f"Library `{library}` should be of a version that {purpose} is known to work with. "
+                    f"Library `{library}` should have a version that is known to work for {purpose}. "
                     f"Found `{library} {version(library)}`: {reason_of(error)}."
                 ) from error
 

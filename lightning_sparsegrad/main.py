@@ -98,6 +98,8 @@ def _refusal(line: str) -> SystemExit:
 def _run(args: list[str] | None, arguments: list[str]) -> None:
     if arguments[:1] == ["study"]:
         _study(arguments[1:])
+    elif arguments[:1] == ["explain"]:
+        import_module("lightning_sparsegrad.explain._command").main(arguments[1:])
     elif arguments[:1] == ["export"]:
         import_module("lightning_sparsegrad.export._command").main(arguments[1:])
     else:

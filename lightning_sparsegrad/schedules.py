@@ -19,7 +19,7 @@ class Schedule(ABC):
 
     Attributes:
         needs_progress: Whether the value changes with progress, so that the number of steps has to be known.
-        needs_height: Whether the value changes with depth, so that the model's layers have to be found.
+        needs_height: Whether the value changes with depth, so that the layers of the model have to be known.
     """
 
     needs_progress: ClassVar[bool] = True
@@ -68,7 +68,7 @@ class Constant(Schedule):
 
 
 class _Ramp(Schedule):
-    """From `start` to `end` while progress goes from `begin` to `finish`; constant before and after."""
+    """A change from `start` to `end` while progress goes from `begin` to `finish`; constant before and after."""
 
     def __init__(self, start: float, end: float, *, begin: float = 0.0, finish: float = 1.0) -> None:
         if not (_is_number(begin) and _is_number(finish) and 0 <= begin < finish <= 1):
@@ -85,7 +85,7 @@ class _Ramp(Schedule):
 
     @abstractmethod
     def _shape(self, share: float) -> float:
-        """Return how much of the way is done, in [0, 1], at a share of the time."""
+        """Return the completed share of the change, in [0, 1], at a share of the time."""
 
     def bounds(self) -> tuple[float, float]:
         return min(self.start, self.end), max(self.start, self.end)
@@ -118,7 +118,14 @@ class Linear(_Ramp):
 class Cosine(_Ramp):
     r"""Half a cosine, :math:`v(t) = v_0 + (v_1 - v_0) \frac{1 - \cos \pi s}{2}`: slow at both ends.
 
-    Args: as for `Linear`.
+    Args:
+        start: Value up to `begin`.
+        end: Value from `finish` on.
+        begin: Progress at which it leaves `start`, in [0, finish).
+        finish: Progress at which it reaches `end`, in (begin, 1].
+
+    Raises:
+        ConfigurationError: If `begin` and `finish` are out of order or range, or a value is not finite.
 
     Example:
         >>> Cosine(1.0, 0.0)(progress=0.5)
@@ -132,14 +139,14 @@ class Cosine(_Ramp):
 class TopDown(Schedule):
     r"""A value that changes layer by layer, from the top of the model to the bottom.
 
-    A layer at height :math:`h` reaches `end` at progress :math:`1 - h`, linearly from `start`, for which it takes
-    :math:`w` of the training: the head is there from the first step on, the embeddings at the last. As the rate of
-    `GradDrop` this is sparse gradual unfreezing.
+    A layer at height :math:`h` reaches `end` at progress :math:`1 - h`, after a linear change from `start` over a share
+    :math:`w` of the training: the head has reached it at the first step, the embeddings at the last. Used as the rate
+    of `GradDrop`, this is sparse gradual unfreezing.
 
     Args:
-        start: Value before a layer's turn.
-        end: Value after it, and of the head throughout.
-        width: Share of the training one layer takes, :math:`w`, in (0, 1].
+        start: Value of a layer before its change.
+        end: Value of a layer after its change; the head always has it.
+        width: Share of the training that the change of one layer takes, :math:`w`, in (0, 1].
 
     Raises:
         ConfigurationError: If `width` is out of range or a value is not finite.
@@ -170,7 +177,7 @@ class TopDown(Schedule):
 
 
 def _between(start: float, end: float, share: float) -> float:
-    """Return the value at a share of the way, never beyond an end, however it is rounded."""
+    """Return the value at a share of the way, clamped to the ends against rounding."""
     value = (1 - share) * start + share * end
     return min(max(value, min(start, end)), max(start, end))
 
@@ -184,7 +191,7 @@ def _as_schedule(parameter: str, value: float | Schedule) -> Schedule:
 
 
 def as_rate(parameter: str, value: float | Schedule) -> Schedule:
-    """Return a drop rate as a schedule; a `ConfigurationError` if it ever leaves [0, 1]."""
+    """Return a drop rate as a schedule; raise a `ConfigurationError` if it ever leaves [0, 1]."""
     schedule = _as_schedule(parameter, value)
     low, high = schedule.bounds()
     if not 0 <= low <= high <= 1:
@@ -193,9 +200,9 @@ def as_rate(parameter: str, value: float | Schedule) -> Schedule:
 
 
 def as_threshold(parameter: str, value: float | Schedule) -> Schedule:
-    """Return a threshold as a schedule; a `ConfigurationError` unless it is always positive. Infinity is allowed.
+    """Return a threshold as a schedule; raise a `ConfigurationError` unless it is always positive. Infinity is allowed.
 
-    So small a number that float32 holds it as zero, or with few of its digits, is none: it would clip all to zero.
+    A number below the smallest normal float32 is refused: rounded to float32, it would clip everything to zero.
     """
     schedule = _as_schedule(parameter, value)
     low, high = schedule.bounds()

@@ -66,7 +66,7 @@ def _over(body: Callable[..., None], axes: list[Axis]) -> Callable[..., None]:
 
 
 class Laws:
-    """Checks of every case of a table, as functions of a case; one test item per case runs all of them."""
+    """Assertions for every case of a table, as functions of a case: one item per case checks all of them."""
 
     def __init__(self) -> None:
         self._laws: list[Callable[..., None]] = []

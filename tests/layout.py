@@ -1,4 +1,4 @@
-"""The structure of a model, written by hand, that the library has to derive from the module tree."""
+"""The structure of a model, written by hand: what the library has to find in its module tree."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -95,7 +95,7 @@ class Layout:
         dim = 1 if name in self.columns else 0
         inner = prod(shape[dim + 1 :])
         for part, length in self.fused[name]:
-            indices = range(start, start + length)
-            parts.append((part, [i for i in range(prod(shape)) if i // inner % shape[dim] in indices]))
+            positions = range(start, start + length)
+            parts.append((part, [i for i in range(prod(shape)) if i // inner % shape[dim] in positions]))
             start += length
         return parts

@@ -1,4 +1,4 @@
-"""The synchronizations of a step, detected on meta tensors: reads on the host, and copies from it."""
+"""The demands of a step on an accelerator, observed on meta tensors: reads on the host, and copies from it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

@@ -15,7 +15,7 @@ DRAWN: list[float] = []
 
 
 class Failed(list[str]):
-    """The failed subtests."""
+    """The failures of subtests."""
 
     @contextmanager
     def test(self, name: str) -> Iterator[None]:

@@ -1,9 +1,10 @@
-"""A new strategy takes four files written by hand, and one command writes the rest: shown on a copy of the repository.
+"""The example of CONTRIBUTING.md: four files written by hand and one command add a strategy, shown on a copy.
 
 Every test that goes over all strategies then takes the new one. What is missing is named by the test that fails.
 """
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -15,88 +16,9 @@ import pytest
 from tests.generate import TABLES
 from tests.strategies import ROOT
 
-STRATEGY = '''"""Vector damping: the gradients of biases and normalisation weights are scaled down."""
-
-from lightning_sparsegrad.components import NamedParameters
-from lightning_sparsegrad.errors import ConfigurationError
-from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, Window
-
-
-class VectorDamping(GradientTransform):
-    r"""Scale the gradient of every vector, a bias or a normalisation weight, by a factor.
-
-    .. math:: \\tilde g = \\gamma \\, g
-
-    for tensors of one dimension; all others stay as they are.
-
-    Args:
-        factor: The factor :math:`\\gamma`, in [0, 1].
-
-    Raises:
-        ConfigurationError: If the factor is outside of [0, 1].
-
-    References:
-        After A. Author and B. Author, "A title", 2020, https://example.org/paper, section 2.
-    """
-
-    def __init__(self, factor: float) -> None:
-        if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 <= factor <= 1:
-            raise ConfigurationError(f"Parameter `factor` should be in [0, 1]. Found `factor = {factor!r}`.")
-        self.factor = factor
-
-    def bind(self, parameters: NamedParameters, *, total_steps: int | None) -> None:
-        pass
-
-    def apply_(self, gradients: Gradients, window: Window) -> None:
-        for gradient in gradients.values():
-            if gradient.ndim == 1:
-                gradient.mul_(self.factor)
-
-    def __repr__(self) -> str:
-        return f"VectorDamping(factor={self.factor})"
-'''
-OVERLAY = """# VectorDamping: biases and normalisation weights get no gradient.
-# An example; no study has this number.
-model:
-  init_args:
-    gradient_transform:
-      class_path: VectorDamping
-      init_args:
-        factor: 0.0
-"""
-GOLDEN_ROW = '''"""The golden row of VectorDamping."""
-
-from lightning_sparsegrad import VectorDamping
-from tests.layout import Layout
-from tests.reference import Entries, Values, When
-from tests.transforms.golden._row import Fit, Golden
-
-
-def damp(values: Values, when: When, layout: Layout) -> Values:
-    return {
-        name: Entries(entries.shape, [0.5 * value for value in entries.values])
-        if entries is not None and len(entries.shape) == 1
-        else entries
-        for name, entries in values.items()
-    }
-
-
-def _vectors_have_no_gradient(fit: Fit) -> None:
-    for name, gradient in fit.present(0).items():
-        assert gradient.ndim > 1 or not gradient.any(), name
-    assert any(gradient.any() for gradient in fit.present(0).values())
-
-
-ROWS = (
-    Golden(
-        VectorDamping(0.5),
-        (-249.390625, 93.40625, -421.640625),
-        does=damp,
-        overlay="vector_damping",
-        effect=_vectors_have_no_gradient,
-    ),
+STRATEGY, OVERLAY, GOLDEN_ROW = re.findall(  # as CONTRIBUTING.md shows them
+    r"```(?:python|yaml)\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), flags=re.DOTALL
 )
-'''
 ROOM = "lightning_sparsegrad/transforms"
 IMPORT = "from lightning_sparsegrad.transforms.masks.vector_damping import VectorDamping\n"
 pytestmark = pytest.mark.long
@@ -126,8 +48,8 @@ class Copy:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        for name in ("benchmarks", "configs", "lightning_sparsegrad", "tests"):
-            copytree(ROOT / name, root / name, ignore=ignore_patterns("material", ".*"))
+        for name in ("benchmarks", "configs", "docs", "lightning_sparsegrad", "tests"):
+            copytree(ROOT / name, root / name, ignore=ignore_patterns("_build", "material", ".*"))
         for file in (path for pattern in ("*.md", "*.py", "*.toml", "*.txt") for path in ROOT.glob(pattern)):
             (root / file.name).write_bytes(file.read_bytes())
         self._original = self._files()
@@ -190,10 +112,10 @@ def test_four_files_and_a_command_add_a_strategy(copy: Copy) -> None:
     assert len(by_hand) == 4
     copy.generate()
     assert copy.changed() - by_hand == {file.relative_to(ROOT).as_posix() for file in TABLES}
-    done = copy.pytest(["tests/transforms/test_contract.py"])
+    done = copy.pytest(["tests/transforms/test_contract.py", "tests/docs/test_pages.py"], f"{MINE} or page or overlay")
     assert done.returncode == 0, done.stdout[-5000:]
     assert (
-        "| `VectorDamping` | `vector_damping` | Scale the gradient of every vector, a bias or a normalisation weight, "
+        "| `VectorDamping` | `vector_damping` | Scale the gradient of every vector, a bias or a normalization weight, "
         "by a factor | After [Author and Author 2020](https://example.org/paper), section 2 |\n"
     ) in (copy.root / "README.md").read_text()
 
@@ -230,7 +152,7 @@ def test_a_row_without_the_effect_of_its_overlay_is_red(copy: Copy) -> None:
     copy.add_strategy()
     copy.add_import()
     copy.add_overlay()
-    copy.add_golden_row(GOLDEN_ROW.replace('        overlay="vector_damping",\n', "").replace("effect=_", "# _"))
+    copy.add_golden_row(GOLDEN_ROW.replace(', overlay="vector_damping", effect=_vectors_rest', ""))
     done = copy.pytest(QUICK)
     assert done.returncode == 1, done.stdout
     assert "configs/gradient/vector_damping.yaml needs its effect: a row of `VectorDamping`" in done.stdout

@@ -126,12 +126,12 @@ def test_an_old_name_is_the_same_class_and_warns_once(module: str, name: str) ->
         assert first is getattr(lightning_sparsegrad, name)
     ours = [str(warning.message) for warning in caught if warning.category is DeprecationWarning]
     now = f"{OURS}.{_moved._MOVED.get(module, '')}"
-    expected = [f"`{OURS}.{module}` is `{now}` now; the old name goes with 0.3"]
-    assert ours == (expected if module in _moved._MOVED else [])
+    messages = [f"`{OURS}.{module}` has moved to `{now}`; the old name will be removed in 0.3"]
+    assert ours == (messages if module in _moved._MOVED else [])
 
 
 def test_the_warning_is_about_the_line_that_imports() -> None:
-    with pytest.warns(DeprecationWarning, match="the old name goes with 0.3") as caught:
+    with pytest.warns(DeprecationWarning, match="the old name will be removed in 0.3") as caught:
         from lightning_sparsegrad.transforms.grad_drop import GradDrop as Old  # type: ignore[import-not-found]
     assert Old is GradDrop
     assert [warning.filename for warning in caught] == [__file__]
@@ -139,7 +139,7 @@ def test_the_warning_is_about_the_line_that_imports() -> None:
 
 @pytest.mark.parametrize("path", ["meter", "transforms.grad_drop", "transforms.layer_mask"])
 def test_what_0_1_imported_with_the_package_is_an_attribute_of_it(path: str) -> None:
-    with pytest.warns(DeprecationWarning, match="the old name goes with 0.3"):
+    with pytest.warns(DeprecationWarning, match="the old name will be removed in 0.3"):
         module = attrgetter(path)(lightning_sparsegrad)
     assert module is import_module(f"{OURS}.{_moved._MOVED[path]}")
     for package in (lightning_sparsegrad, lightning_sparsegrad.transforms):
@@ -175,7 +175,7 @@ def test_a_config_may_name_a_class_by_its_old_name() -> None:
     parser = SparseGradArgumentParser(exit_on_error=False)
     parser.add_argument("--strategy", type=GradientTransform)
     named = {"class_path": f"{OURS}.transforms.grad_drop.GradDrop", "init_args": {"rate": 0.25}}
-    with pytest.warns(DeprecationWarning, match="`lightning_sparsegrad.transforms.masks.grad_drop` now"):
+    with pytest.warns(DeprecationWarning, match="`lightning_sparsegrad.transforms.masks.grad_drop`; the old"):
         config = parser.parse_object({"strategy": named})
     assert repr(parser.instantiate_classes(config).strategy) == repr(GradDrop(0.25))
 
@@ -184,13 +184,13 @@ def test_a_pickle_names_a_class_of_0_1() -> None:
     now, old = (f"{OURS}.transforms.{name}".encode() for name in ("masks.grad_drop", "grad_drop"))
     pickled = pickle.dumps(GradDrop(0.25), protocol=0)
     assert now in pickled
-    with pytest.warns(DeprecationWarning, match="goes with 0.3"):
+    with pytest.warns(DeprecationWarning, match="will be removed in 0.3"):
         restored = pickle.loads(pickled.replace(now, old))  # noqa: S301  # our own
     assert pickle.dumps(restored, protocol=0) == pickled
 
 
 def test_a_strategy_that_0_1_has_pickled_works() -> None:
-    with pytest.warns(DeprecationWarning, match="goes with 0.3"):
+    with pytest.warns(DeprecationWarning, match="will be removed in 0.3"):
         restored = pickle.loads(PICKLED)  # noqa: S301  # our own
     assert type(restored) is GradDrop
     left = []

@@ -123,7 +123,7 @@ def test_a_name_that_is_gone_ends_a_resume_alone_with_a_line_that_names_the_vers
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     steps, line = done.stdout.splitlines() or [done.stderr, ""]
     assert steps == "2"
-    assert line.startswith("Library `lightning` should be of a version that a resume is known to work with. Found")
+    assert line.startswith("Library `lightning` should have a version that is known to work for a resume. Found")
     assert version("lightning") in line
     assert "_DataLoaderIterDataFetcher" in line
 
@@ -254,11 +254,11 @@ def private_names_of(kind: Any) -> set[str]:
 
 @cache
 def used() -> set[tuple[str, str]]:
-    used = {(path, name) for path, tree in trees().items() for name in uses(tree)}
+    uses_by_path = {(path, name) for path, tree in trees().items() for name in uses(tree)}
     for path, tree in trees().items():
         module = import_module(f"{PACKAGE}.{path.removesuffix('.py').replace('/', '.')}".removesuffix(".__init__"))
-        used |= {(path, name) for names in overridden(tree, vars(module)) for name in names}
-    return used
+        uses_by_path |= {(path, name) for names in overridden(tree, vars(module)) for name in names}
+    return uses_by_path
 
 
 def library(path: str) -> str | None:

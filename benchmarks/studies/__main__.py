@@ -33,4 +33,4 @@ if __name__ == "__main__":
         sys.exit(f"usage: python -m benchmarks.studies {{{','.join(CONFIGS)}}} [arguments of `sparsegrad study`]")
     prepare(sys.argv[1])
     for config in CONFIGS[sys.argv[1]]:
-        main(["study", "--config", f"configs/studies/{config}.yaml", *sys.argv[2:]])
+        main(["study", "--config", f"studies/{config}", *sys.argv[2:]])

@@ -1,4 +1,4 @@
-"""Write what `predict` finds into files."""
+"""The callback that writes predictions into files."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -24,18 +24,19 @@ from lightning_sparsegrad.modules._evaluation import loaders_of, parts_of
 
 
 class PredictionWriter(BasePredictionWriter):
-    """Write the predictions of `predict` into a file for each part of the data, in the order of its rows.
+    """Write the predictions of `predict` into one file per part of the data, in the order of its rows.
 
-    What a file is like is the data's to say (`TokenizedDataModule.write_predictions`): a table of names, numbers,
-    labels of words, or answers; for GLUE and XGLUE what these benchmarks take.
+    The data module decides the format (`TokenizedDataModule.write_predictions`): a table of names, numbers, labels of
+    words, or answers; for GLUE and XGLUE the format of these benchmarks.
 
     Args:
-        folder: Where to; by default `predictions` in the folder of the run, see `ResultsTable`. Nothing is written
-            over: where one of the files is there already, all go into `<folder>-v1`, and so on.
+        folder: The output folder; by default `predictions` in the folder of the run, see `ResultsTable`. No file is
+            overwritten: if one of the files exists, all go into `<folder>-v1`, and so on.
 
     Raises:
-        ConfigurationError: At the start of `predict`, if its data are not of a data module of this library, which knows
-            what a prediction means, or a part has no name for a file; if a `predict_step` returns no `predictions`.
+        ConfigurationError: At the start of `predict`, if the data do not come from a data module of this library, which
+            knows what a prediction means, or if the name of a part cannot be a file name; if a `predict_step` returns
+            no `predictions`.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -46,7 +47,7 @@ class PredictionWriter(BasePredictionWriter):
     def __init__(self, folder: str | None = None) -> None:
         super().__init__("batch")
         self._folder = folder
-        self._found: dict[int, list[tuple[int, Any]]] = defaultdict(list)
+        self._predictions: dict[int, list[tuple[int, Any]]] = defaultdict(list)
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -58,7 +59,7 @@ class PredictionWriter(BasePredictionWriter):
     @override
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         require_file_names(parts_of(trainer.predict_dataloaders))
-        self._found.clear()
+        self._predictions.clear()
 
     @override
     def write_on_batch_end(
@@ -71,7 +72,7 @@ class PredictionWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        """Keep the predictions of a batch in words."""
+        """Decode the predictions of a batch and keep them."""
         loader = loaders_of(trainer.predict_dataloaders)[dataloader_idx]
         if is_filler(loader, batch_idx):
             return
@@ -81,36 +82,36 @@ class PredictionWriter(BasePredictionWriter):
                 f"`{type(pl_module).__name__}`. Found `{type(prediction).__name__}`."
             )
         values = _data(trainer).decode(prediction, batch)
-        found = self._found[dataloader_idx]
-        # without a sampler, Lightning knows no indices, and has those of another loader here
+        collected = self._predictions[dataloader_idx]
+        # without a sampler, Lightning knows no indices and passes those of another loader
         indices = batch_indices if isinstance(loader, DataLoader) and loader.batch_sampler is not None else None
         if indices is None and trainer.world_size > 1:
             raise ConfigurationError(
                 f"PredictionWriter should be given the rows of a map-style dataset, by a DataLoader with a sampler, to "
                 f"put what {trainer.world_size} processes predict in order. Found `{type(loader).__name__}`."
             )
-        rows = range(len(found), len(found) + len(values)) if indices is None else indices
-        found += zip(rows, values, strict=True)
+        rows = range(len(collected), len(collected) + len(values)) if indices is None else indices
+        collected += zip(rows, values, strict=True)
 
     @override
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather the predictions of all processes, and write the files."""
-        gathered: list[Any] = [dict(self._found)]
+        gathered: list[Any] = [dict(self._predictions)]
         if trainer.world_size > 1:
             gathered *= trainer.world_size
-            dist.all_gather_object(gathered, dict(self._found))
-        folder = self._folder or f"{run_folder(trainer)}/predictions"  # on every process: they agree on it
+            dist.all_gather_object(gathered, dict(self._predictions))
+        folder = self._folder or f"{run_folder(trainer)}/predictions"  # on every process, since all agree on it
         if not trainer.is_global_zero:
             return
         folder = folder.rstrip("/")
         beside = Path(gettempdir() if "://" in folder else "", folder.rpartition("://")[2])
         with new_folder(beside) as made:
-            for place, part in enumerate(parts_of(trainer.predict_dataloaders)):
-                rows = dict(pair for found in gathered for pair in found.get(place, ()))
+            for number, part in enumerate(parts_of(trainer.predict_dataloaders)):
+                rows = dict(pair for by_loader in gathered for pair in by_loader.get(number, ()))
                 _data(trainer).write_predictions(made, part or "", [rows[index] for index in sorted(rows)])
             paths = sorted(path for path in made.rglob("*") if path.is_file())
-            found = {f"/{path.relative_to(made).as_posix()}": path.read_bytes() for path in paths}
-            folder = write_new(folder, found)
+            contents = {f"/{path.relative_to(made).as_posix()}": path.read_bytes() for path in paths}
+            folder = write_new(folder, contents)
         rank_zero_info(f"Predictions are in {folder}.")
 
 

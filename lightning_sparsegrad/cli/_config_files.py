@@ -9,6 +9,7 @@ import yaml
 from jsonargparse.typing import Path, Path_fr
 
 from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.files._shipped import config_file
 from lightning_sparsegrad.untrusted._safe_yaml import load
 
 _texts: ContextVar[dict[str, tuple[str, str]] | None] = ContextVar("config files of the command", default=None)
@@ -30,6 +31,11 @@ def each_read_once() -> Iterator[None]:
 def texts() -> list[tuple[str, str]]:
     """Return the names of the files read so far, as the command gave them, with their texts; the last file first."""
     return [*reversed((_texts.get() or {}).values())]
+
+
+def located(value: Any) -> Any:
+    """Return the file that a value of `--config` names, see `config_file`; anything but text as it is."""
+    return config_file(value) if isinstance(value, str) else value
 
 
 def read_config(value: Any) -> Any:

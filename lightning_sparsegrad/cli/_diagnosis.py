@@ -17,6 +17,7 @@ from lightning_sparsegrad.cli._faults import Fault, as_line
 from lightning_sparsegrad.cli._jsonargparse import options, parser_of
 from lightning_sparsegrad.cli._replacing import imported
 from lightning_sparsegrad.errors import near_matches
+from lightning_sparsegrad.files._shipped import shipped_configs
 from lightning_sparsegrad.loops._twins import about_twin
 from lightning_sparsegrad.schedules import Schedule
 from lightning_sparsegrad.transforms.base import GradientTransform
@@ -87,8 +88,16 @@ def _unknown_option(_: Fault, match: re.Match[str], parser: ArgumentParser) -> s
     return ""
 
 
-def _missing_file(_: Fault, match: re.Match[str], __: ArgumentParser) -> str:
+def _missing_file(fault: Fault, match: re.Match[str], __: ArgumentParser) -> str:
     path = Path(match["name"])
+    if fault.message.startswith('Parser key "config"'):
+        name = (path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path).as_posix()
+        files = [(Path(name).parent / file).as_posix() for file in _files(path.parent) if file != path.name]
+        files = files if path.suffix else [file.removesuffix(".yaml") for file in files]
+        shipped = shipped_configs()
+        alike = [each for each in shipped if each.rpartition("/")[2] == path.stem]  # by another path, or by none
+        near = near_matches(alike[0], alike) if alike else near_matches(name, [*files, *shipped])
+        return f"There is no config `{name}`, neither a file nor one of the package.{near}"
     return f"There is no file `{match['name']}`.{near_matches(path.name, _files(path.parent))}"
 
 

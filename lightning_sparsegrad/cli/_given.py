@@ -9,7 +9,7 @@ from typing import Any
 from jsonargparse import Namespace
 from lightning.pytorch.cli import ArgsType
 
-from lightning_sparsegrad.cli._config_files import read_config
+from lightning_sparsegrad.cli._config_files import located, read_config
 from lightning_sparsegrad.cli._replacing import entries
 from lightning_sparsegrad.resume._checkpoints import HYPER_PARAMETERS
 
@@ -46,9 +46,9 @@ class Given:
             name, equals, value = word.partition("=")
             value = value if equals else following
             if name in {"-c", "--config"}:
-                self._read(read_config(value))
+                self._read(read_config(located(value)))
             elif word.startswith("-c"):
-                self._read(read_config(word.removeprefix("-c")))
+                self._read(read_config(located(word.removeprefix("-c"))))
             elif name == f"--{TRAINER}":
                 self._read({TRAINER: read_config(value)})
             elif name.startswith("--"):

@@ -14,11 +14,11 @@ from json import dumps
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace  # type: ignore[attr-defined]  # the first, by `__all__`
 from lightning.pytorch.cli import LightningArgumentParser
 from typing_extensions import override
 
-from lightning_sparsegrad.cli._config_files import each_read_once
+from lightning_sparsegrad.cli._config_files import each_read_once, located
 from lightning_sparsegrad.cli._replacing import discard_replaced, entries, holds_transform, keep_other_names
 from lightning_sparsegrad.errors import near_matches
 from lightning_sparsegrad.untrusted._callables import maker
@@ -50,6 +50,14 @@ def check(parser: ArgumentParser, values: dict[str, Any]) -> None:
         parser.exit_on_error = exits
 
 
+class _ConfigFile(ActionConfigFile):
+    """A flag that takes a config file, also by the name of one that comes with the package."""
+
+    @override
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        super().__call__(parser, namespace, located(values), option_string)  # type: ignore[no-untyped-call]
+
+
 class ReplacingParser(LightningArgumentParser):
     """LightningCLI's parser, in which naming a class replaces the class before it."""
 
@@ -57,6 +65,14 @@ class ReplacingParser(LightningArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, "parser_mode": PARSER_MODE, **kwargs})
+
+    @override
+    def add_argument(self, *args: Any, **kwargs: Any) -> Action:
+        """Add jsonargparse's, in which a config file may be one that comes with the package."""
+        if kwargs.get("action") in ("config", ActionConfigFile):
+            kwargs["action"] = _ConfigFile
+        action: Action = super().add_argument(*args, **kwargs)
+        return action
 
     @override
     def get_defaults(self, skip_validation: bool = False, **kwargs: Any) -> Namespace:
@@ -135,6 +151,8 @@ class ReplacingParser(LightningArgumentParser):
     def _check_value_key(self, action: Action, value: Any, key: str, *args: Any, **kwargs: Any) -> Any:
         if (typehint := getattr(action, "_typehint", None)) is not None:
             value = maker(value, typehint)
+        elif isinstance(action, ActionConfigFile):  # of a dict
+            value = located(value)
         return super()._check_value_key(action, value, key, *args, **kwargs)
 
     @override

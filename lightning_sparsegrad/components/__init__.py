@@ -1,8 +1,8 @@
-"""From a model to components: its parameters by name, its layers by depth, its fused projections by part.
+"""The components of a model: its parameters by name, its layers by depth, its fused projections by part.
 
-`NamedParameters` is the view of a model that every transform is bound to; the other files answer its three questions:
-which names does a pattern match (`patterns`), how deep does a parameter lie (`layers`, read off the module `tree`),
-which tensors and slices belong together (`partition`, and `projections` for fused ones).
+`NamedParameters` is the view of a model that every transform is bound to. The other files answer three questions: which
+names a pattern matches (`_patterns`), how deep a parameter lies (`layers`, read off the module `_tree`), and which
+tensors and slices belong together (`partition`, and `projections` for fused ones).
 """
 
 from lightning_sparsegrad.components._tree import find_blocks

@@ -19,24 +19,24 @@ def matching(pattern: str, names: Iterable[str], *, parameter: str) -> list[str]
         ConfigurationError: If nothing matches.
     """
     names = list(names)
-    found = [name for name in names if fnmatchcase(name, pattern)]
-    if not found:
+    matches = [name for name in names if fnmatchcase(name, pattern)]
+    if not matches:
         raise ConfigurationError(
             f"Parameter `{parameter}` should hold patterns that match a parameter name. "
             f"Found `{pattern}`, which matches none of {len(names)}.{_near(pattern, names)}"
         )
-    return found
+    return matches
 
 
 def as_patterns(value: str | Sequence[str] | None) -> list[str]:
-    """Return a list for what may be given as one pattern, several, or none."""
+    """Return a list of patterns, given as one pattern, several, or none."""
     if value is None:
         return []
     return [value] if isinstance(value, str) else list(value)
 
 
 def _near(pattern: str, names: Sequence[str]) -> str:
-    """List names that resemble the pattern, wildcards aside, wherever in the name they do."""
+    """List names of which any section resembles the pattern without its wildcards."""
     core = pattern.strip("*?.")
     depth = core.count(".") + 1
     pieces: dict[str, str] = {}

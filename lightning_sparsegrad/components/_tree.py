@@ -1,8 +1,8 @@
-"""Read the depth of every parameter off the module tree of a transformer.
+"""The depth of every parameter, read off the module tree of a transformer.
 
-A stack is an outermost list of composite modules (`nn.ModuleList`, `nn.Sequential`): the blocks. What is not in a block
-is told apart by where it stands: embeddings by their type and name, final norms by the stack they follow, and what lies
-outside the backbone, or behind its last block, is the head.
+A stack is an outermost list of composite modules (`nn.ModuleList`, `nn.Sequential`): the blocks. Parameters outside the
+blocks are classified by their position: embeddings by their type and name, final norms by the stack they follow;
+everything outside the backbone, or after its last block, is the head.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from torch import nn
 from lightning_sparsegrad.components.parameters import plain_class, plain_name
 from lightning_sparsegrad.errors import ConfigurationError
 
-# (class of the module that holds it, its name there) of what runs behind the blocks, though registered before them
+# (class of the parent, name in it) of modules that run after the blocks but are registered before them
 _LATE = (("OPTDecoder", "project_out"), ("*EncoderStableLayerNorm", "layer_norm"))
 
 
@@ -38,25 +38,25 @@ def depths_in_tree(model: nn.Module) -> tuple[dict[str, int], tuple[str, ...]]:
         reached = block or reached
         depth_of[plain_name(name)] = block or tree.depth_outside(name, parameter, reached)
     names = ("embeddings", *(f"block {i}" for i in range(len(tree.blocks))))
-    if 0 not in depth_of.values():  # a model that is fed embeddings: its blocks start at the bottom
+    if 0 not in depth_of.values():  # a model that takes embeddings as input: its blocks start at the bottom
         return {name: depth - 1 for name, depth in depth_of.items()}, names[1:]
     return depth_of, names
 
 
 def find_blocks(model: nn.Module) -> list[nn.Module]:
-    """Return the blocks of a transformer, bottom first; none where they cannot be found."""
+    """Return the blocks of a transformer, bottom first; an empty list if they cannot be found."""
     modules = dict(model.named_modules(remove_duplicate=False))
     return [modules[block] for stack in _stacks(model) for block in stack]
 
 
 class _Tree:
-    """Where the blocks of a model are, and what is around them.
+    """The blocks of a model, and the modules around them.
 
     Attributes:
         modules: Path to module.
         blocks: The paths of all blocks, bottom first.
-        backbone: Prefix of all but the head; empty if the tree does not tell.
-        beside: Prefix of what stands beside the last stack.
+        backbone: Prefix of everything but the head; empty if the tree does not show it.
+        beside: Prefix of the modules beside the last stack.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -67,27 +67,27 @@ class _Tree:
             self.beside = f"{_parent(_parent(self.blocks[-1]))}."
 
     def depth_outside(self, name: str, parameter: nn.Parameter, reached: int) -> int:
-        """Return the depth of a parameter outside all blocks, of which `reached` come before it in the tree."""
+        """Return the depth of a parameter outside all blocks; `reached` blocks come before it in the tree."""
         embeddings, last, head = 0, len(self.blocks), len(self.blocks) + 1
-        if parameter.numel() == 1 or not name.startswith(self.backbone):  # one number is a temperature, as CLIP's
+        if parameter.numel() == 1 or not name.startswith(self.backbone):  # a single number is a temperature, as in CLIP
             return head
         path, local = _parent(name), name.removeprefix(self.backbone).lower()
         owner, holder = self.modules[path], self.modules[_parent(path)]
         is_norm = "norm" in plain_class(owner).__name__.lower()
         if isinstance(owner, nn.Embedding) or "emb" in local or (is_norm and "pre" in local):
-            return embeddings  # also DeBERTa's and BART's, which are registered behind the blocks
+            return embeddings  # including those of DeBERTa and BART, registered after the blocks
         if reached == 0 and (_is_late(holder, path) or (is_norm and ("final" in local or "post" in local))):
             return last
-        # a module of the backbone that holds the stack holds no head: DeBERTa-v2's convolution; the backbone may
+        # a submodule that contains the stack has no head (DeBERTa-v2's convolution); the backbone itself may have one
         is_beside = self.backbone not in {"", self.beside} and name.startswith(self.beside)
         is_beside = is_beside and self.beside.startswith(self.backbone)
         return reached if reached < last or is_norm or is_beside else head
 
     def _backbone(self) -> str:
-        """Return the prefix of the subtree that all but the head lies in.
+        """Return the prefix of the subtree that contains everything but the head.
 
-        That is what Hugging Face calls the base model, if it holds the blocks; else the smallest subtree that holds all
-        blocks and, outside them, all embeddings; the whole model if it has none.
+        This is what Hugging Face calls the base model, if it contains the blocks; else the smallest subtree that
+        contains all blocks and, outside them, all embeddings; the whole model if it has no embeddings.
         """
         for path, module in self.modules.items():
             base = ".".join(filter(None, [path, getattr(module, "base_model_prefix", "")]))
@@ -116,7 +116,7 @@ def _stacks(model: nn.Module) -> Iterator[list[str]]:
 
 
 def _is_stack(module: nn.Module) -> bool:
-    """Say whether a module is a list of blocks; one that is also a pipeline has to repeat one class."""
+    """Return whether a module is a list of blocks; an `nn.Sequential` has to repeat one class."""
     children = list(module.children())
     repeats = len({plain_class(child) for child in children}) == 1
     listed = isinstance(module, nn.ModuleList) or (isinstance(module, nn.Sequential) and repeats)
@@ -124,7 +124,7 @@ def _is_stack(module: nn.Module) -> bool:
 
 
 def _is_block(module: nn.Module) -> bool:
-    """Say whether a module is composite: at least two weight matrices, held by modules below it."""
+    """Return whether a module is composite: at least two weight matrices in modules below it."""
     return sum(parameter.ndim >= 2 for name, parameter in module.named_parameters() if "." in name) >= 2
 
 

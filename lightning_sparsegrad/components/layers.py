@@ -1,4 +1,4 @@
-"""How deep every parameter of a transformer lies: embeddings, block 0 to L-1, head."""
+"""The depth of every parameter of a transformer: embeddings, block 0 to L-1, head."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ class Layers:
     Args:
         names: Names by depth, bottom first: `("embeddings", "block 0", ..., "head")`.
         depths: For each parameter, the depths of all its roles; a tied weight may be embeddings and head at once.
-        has_head: Whether the last depth is a head, which trains also when every layer is dropped.
+        has_head: Whether the last depth is a head, which trains even if every layer is dropped.
     """
 
     names: tuple[str, ...]
@@ -36,7 +36,7 @@ class Layers:
         return self.top_depth(name) / (len(self.names) - 1) if len(self.names) > 1 else 1.0
 
     def within(self, dropped: frozenset[int]) -> frozenset[str]:
-        """Return the parameters all of whose roles lie at the given depths: a tied weight is dropped by all or none."""
+        """Return the parameters whose roles all lie at the given depths: a tied weight is dropped only if all are."""
         return frozenset(name for name, depths in self.depths.items() if depths <= dropped)
 
 
@@ -47,9 +47,9 @@ def find_layers(
 
     Args:
         parameters: The model.
-        layers: One glob per layer, bottom first, for a model whose blocks cannot be found; what none of them matches
-            is the head.
-        head: Globs of the head, if it is not what is found; what was found as head besides belongs to the last layer.
+        layers: One glob per layer, bottom first, for a model whose blocks cannot be found; parameters that none of them
+            matches are the head.
+        head: Globs of the head, if it is not detected correctly; the rest of the detected head joins the last layer.
 
     Raises:
         ConfigurationError: If the model has no stack of blocks and `layers` is not given, or a pattern matches nothing.

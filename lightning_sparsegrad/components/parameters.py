@@ -12,11 +12,11 @@ from lightning_sparsegrad.functional._torch import WRAPPERS, tables_of, uncompil
 class NamedParameters:
     """The parameters of a module tree, under names relative to its root.
 
-    A tensor that is used in several places (tied weights) appears once, under the first of its names, and is found by
-    all of them. Prefixes of wrappers are stripped, so that a pattern means the same with and without them.
+    A tensor with several names (tied weights) appears once, under the first of them, and is found by any of them.
+    Prefixes of wrappers are stripped, so that a pattern means the same with and without them.
 
     Args:
-        model: The root; a `DistributedDataParallel` wrapper around it, itself compiled or not, is looked through.
+        model: The root; a `DistributedDataParallel` wrapper around it, compiled or not, is removed.
 
     Attributes:
         model: The root without the wrapper.
@@ -50,12 +50,12 @@ class NamedParameters:
             raise ConfigurationError(
                 f"Parameter `model` should have parameters. Found `{type(model).__name__}` without."
             )
-        # the very dictionaries of the modules: walking the tree by name in every window would cost as much as a clip
+        # the modules' own dictionaries: walking the tree by name in every window would cost as much as a clip
         self._tables = [table for module in self.model.modules() for table in tables_of(module)]
         self._members = {id(member): member for table in self._tables for member in table.values()}
 
     def newcomers(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Yield the names and parameters that were put into the model after this view of it was made."""
+        """Yield the names and parameters that were added to the model after this view of it was created."""
         if all(id(member) in self._members for table in self._tables for member in table.values()):
             return
         known = {id(parameter) for parameter in self.tensors.values()}
@@ -81,21 +81,21 @@ class NamedParameters:
         """Return every name, tied ones included, that a glob matches.
 
         Raises:
-            ConfigurationError: If nothing matches; it names `parameter` and lists near matches.
+            ConfigurationError: If nothing matches; the message names `parameter` and lists near matches.
         """
         return set(matching(pattern, self.all_names, parameter=parameter))
 
     def select(self, parameter: str, patterns: str | Sequence[str] | None) -> set[str]:
-        """Return the parameters, by their first name, of which any name matches any of the patterns.
+        """Return the first names of all parameters with a name that matches any of the patterns.
 
         Args:
             parameter: What the patterns were given for (`include`, say), named in the error.
-            patterns: One glob or several; each has to match.
+            patterns: One glob or several; each has to match something.
         """
-        found: set[str] = set()
+        matches: set[str] = set()
         for pattern in as_patterns(patterns):
-            found |= self.matched(pattern, parameter=parameter)
-        return {name for name, roles in self.roles.items() if found.intersection(roles)}
+            matches |= self.matched(pattern, parameter=parameter)
+        return {name for name, roles in self.roles.items() if matches.intersection(roles)}
 
     def filtered(self, include: str | Sequence[str] | None, exclude: str | Sequence[str] | None) -> list[str]:
         """Return the parameters that are included (all by default) and not excluded.
@@ -114,13 +114,13 @@ class NamedParameters:
 
 
 def plain_name(name: str) -> str:
-    """Strip what wrappers insert into a name."""
+    """Strip the segments that wrappers insert into a name."""
     for wrapper in WRAPPERS:
         name = name.replace(wrapper, "")
     return name
 
 
 def plain_class(module: nn.Module) -> type:
-    """Return the class of a module; of one that `fully_shard` or `replicate` made of it, the one it had before."""
+    """Return the class of a module, without the one that `fully_shard` or `replicate` derived from it."""
     bases = type(module).__bases__
     return bases[1] if bases[0].__name__ in {"FSDPModule", "ReplicateModule"} else type(module)

@@ -1,4 +1,4 @@
-"""Cut a model into components: the sets of tensors, or slices of tensors, that a strategy treats as one."""
+"""The partition of a model into components: sets of tensors, or slices, that a strategy treats as a unit."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ class Component:
     """A named set of tensors or slices of tensors.
 
     Args:
-        name: The parameter's name for one tensor, with the part's name behind it for a slice; else the name of the
-            module, the layer, or the one the user gave.
-        parts: What belongs to it, in model order.
+        name: The name of the parameter for one tensor, followed by the name of the part for a slice; else the name of
+            the module or the layer, or the one the user gave.
+        parts: Its tensors and slices, in model order.
     """
 
     name: str
@@ -41,11 +41,11 @@ def check_components(components: ComponentSpec) -> None:
 
 
 def without_split(names: frozenset[str], groups: Iterable[frozenset[str]]) -> frozenset[str]:
-    """Return those of `names` that are left when each group loses all of its names or keeps all of them.
+    """Return those of `names` that remain when each group has to be contained in them whole or not at all.
 
     Args:
         names: Names of parameters.
-        groups: Sets of parameters; where some are in `names` and some are not, those that are go. They may overlap.
+        groups: Sets of parameters, which may overlap; a set that is only partly in `names` is removed from them.
     """
     groups = list(groups)
     while split := [group for group in groups if group & names and not group <= names]:
@@ -61,17 +61,17 @@ def partition(
     Args:
         parameters: The model.
         components: `"tensor"`: each parameter by itself. `"projection"`: the same, with the query, key and value parts
-            of fused projections apart. `"module"`: what one module holds directly, a weight and its bias, say.
-            `"block"`: the embeddings, each block, the head. A mapping of glob to name: every parameter goes to the
-            name of the first pattern that matches any of its names.
+            of fused projections apart. `"module"`: the parameters that one module holds directly, such as a weight and
+            its bias. `"block"`: the embeddings, each block, the head. A mapping of glob to name: every parameter goes
+            to the name of the first pattern that matches any of its names.
         fused: Layouts of fused projections that are not recognised, see `split_fused`.
 
     Returns:
         The components, in the order of their first parameter.
 
     Raises:
-        ConfigurationError: If a pattern matches nothing that is left, a mapping leaves a parameter out, `"block"` finds
-            no layers, or `fused` is given where no projection is split.
+        ConfigurationError: If a pattern matches no remaining parameter, a mapping omits a parameter, `"block"` finds no
+            layers, or `fused` is given where no projection is split.
     """
     check_components(components)
     if fused and components != "projection":
@@ -111,10 +111,10 @@ def _by_pattern(parameters: NamedParameters, components: Mapping[str, str]) -> d
     groups: dict[str, str] = {}
     for pattern, group in components.items():
         new = parameters.select("components", pattern) - groups.keys()
-        if not new and pattern != "*":  # which takes the rest, be it empty
+        if not new and pattern != "*":  # which takes the rest, even if it is empty
             raise ConfigurationError(
-                f"Parameter `components` should hold patterns that match something first. "
-                f"Found `{pattern}`, whose matches all go to patterns before it."
+                f"Parameter `components` should hold patterns of which each is the first to match something. "
+                f"Found `{pattern}`, whose matches all belong to earlier patterns."
             )
         groups.update(dict.fromkeys(new, group))
     left = [name for name in parameters if name not in groups]

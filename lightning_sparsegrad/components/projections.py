@@ -1,4 +1,4 @@
-"""Fused projections: one weight that holds query, key and value, cut into the parts it computes.
+"""Fused projections: one weight that computes query, key and value, cut into these parts.
 
 Laid out along the output dimension, a fused projection is `groups` repetitions of its parts. One group of equal parts
 is GPT-2's `c_attn` or ModernBERT's `Wqkv`; one group of unequal parts is Phi-3's `qkv_proj`; a group per head is
@@ -20,12 +20,12 @@ _PARTS = ("query", "key", "value")
 
 @dataclass(frozen=True)
 class FusedProjection:
-    """How the output dimension of a fused projection is cut.
+    """The layout of a fused projection along its output dimension.
 
     Args:
         sizes: Output features of each part within one group, e.g. `[64, 64, 64]`, positive.
-        groups: How often the parts repeat; `groups * sum(sizes)` is the size of the output dimension.
-        names: Names of the parts, as many as sizes.
+        groups: Number of repetitions of the parts; `groups * sum(sizes)` is the size of the output dimension.
+        names: Names of the parts, one per size.
 
     Raises:
         ConfigurationError: If a size or `groups` is not positive, or names and sizes differ in number.
@@ -48,7 +48,7 @@ class FusedProjection:
 
 @dataclass(frozen=True)
 class Part:
-    """A parameter, or a slice of it: `length` entries from `start` on in each of `groups` along `dim`.
+    """A parameter, or a slice of it: `length` entries from `start` in each of `groups` along `dim`.
 
     Args:
         parameter: Name of the parameter.
@@ -65,15 +65,15 @@ class Part:
     length: int | None = None
 
     def of(self, tensor: Tensor) -> Tensor:
-        """Return the view of a tensor of the parameter's shape that this part stands for."""
+        """Return this part of a tensor of the parameter's shape, as a view."""
         if self.length is None:
             return tensor
-        each = tensor.shape[self.dim] // self.groups  # said, for a view of nothing cannot find it out
+        each = tensor.shape[self.dim] // self.groups  # explicit, since a view cannot infer it for an empty tensor
         groups = tensor.view(*tensor.shape[: self.dim], self.groups, each, *tensor.shape[self.dim + 1 :])
         return groups.narrow(self.dim + 1, self.start, self.length)
 
     def held(self, tensor: Tensor) -> list[Tensor]:
-        """Return the views of what this process holds of the part: one, or for a sharded tensor one or more."""
+        """Return the views of this part that this process holds: one, or one or more for a sharded tensor."""
         if not is_spread(tensor):
             return [self.of(tensor)]
         shard = shard_of(tensor)
@@ -85,7 +85,7 @@ class Part:
         return [shard.local[begin:end] for begin, end in spans if begin < end] or [shard.local[:0]]
 
     def numel(self, tensor: Tensor) -> int:
-        """Return the number of entries of this part of a tensor of the parameter's shape, wherever they are."""
+        """Return the number of entries of this part in a tensor of the parameter's shape, over all processes."""
         return (
             tensor.numel()
             if self.length is None
@@ -98,10 +98,10 @@ def split_fused(parameters: NamedParameters, fused: Mapping[str, FusedProjection
 
     Args:
         parameters: The model.
-        fused: Glob on parameter names to layout, for projections that are not recognised; it wins over recognition.
+        fused: Glob on parameter names to layout, for projections that are not recognised; it overrides recognition.
 
     Returns:
-        Parameter name to part name to part, for fused projections only.
+        For each fused projection, by parameter name, its parts by name.
 
     Raises:
         ConfigurationError: If a pattern of `fused` matches nothing, or a layout does not fill its parameter.
@@ -128,7 +128,7 @@ def _cut(name: str, parameters: NamedParameters, layout: FusedProjection) -> dic
 
 
 def output_dim(name: str, parameters: NamedParameters) -> int:
-    """Return the dimension of a parameter along which its outputs lie: 1 for the (in, out) weights of `Conv1D`, else 0.
+    """Return the output dimension of a parameter: 1 for the (in, out) weights of `Conv1D`, else 0.
 
     Args:
         name: Name of the parameter.
@@ -157,19 +157,19 @@ _KEY_VALUE_HEADS = ("num_kv_heads", "num_key_value_heads", "kv_heads", "kv_n_hea
 
 
 def _recognised(parameters: NamedParameters) -> dict[str, FusedProjection]:
-    found = {}
+    layouts = {}
     for name, path in parameters.owners.items():
         owner = parameters.model.get_submodule(path)
         if isinstance(owner, nn.MultiheadAttention) and name.rpartition(".")[2] in {"in_proj_weight", "in_proj_bias"}:
-            found[name] = FusedProjection((owner.embed_dim,) * 3)
+            layouts[name] = FusedProjection((owner.embed_dim,) * 3)
             continue
         attention = parameters.model.get_submodule(path.rpartition(".")[0])
         projection = path.rpartition(".")[2]
         if projection in {leaf for leaf, _, _ in _KNOWN}:
             total = parameters[name].shape[output_dim(name, parameters)]
             layout = _layout(projection, attention, total, parameters.model)
-            found.update({name: layout} if layout else {})
-    return found
+            layouts.update({name: layout} if layout else {})
+    return layouts
 
 
 def _layout(projection: str, attention: nn.Module, total: int, model: nn.Module) -> FusedProjection | None:
@@ -179,7 +179,7 @@ def _layout(projection: str, attention: nn.Module, total: int, model: nn.Module)
     by_head = next((heads for leaf, owner, heads in _KNOWN if leaf == projection and fnmatchcase(kind, owner)), None)
     if by_head is None:
         return None
-    if getattr(attention, "is_cross_attention", False) and total % 2 == 0:  # GPT-2: the query is a weight of its own
+    if getattr(attention, "is_cross_attention", False) and total % 2 == 0:  # GPT-2: the query is a separate weight
         return FusedProjection((total // 2,) * 2, names=_PARTS[1:])
     heads = _count(_HEADS, attention, model)
     key_value_heads = _count(_KEY_VALUE_HEADS, attention, model) or heads
@@ -192,7 +192,7 @@ def _layout(projection: str, attention: nn.Module, total: int, model: nn.Module)
 
 
 def _count(names: Sequence[str], attention: nn.Module, model: nn.Module) -> int | None:
-    """Read a number of heads from the attention module, its configuration, or that of the model it is part of."""
+    """Read a number of heads from the attention module, its configuration, or that of a module that contains it."""
     configs = [getattr(module, "config", None) for module in (attention, *_ancestors(attention, model))]
     for source in (attention, *configs):
         for name in names:
@@ -203,6 +203,6 @@ def _count(names: Sequence[str], attention: nn.Module, model: nn.Module) -> int 
 
 
 def _ancestors(module: nn.Module, model: nn.Module) -> list[nn.Module]:
-    path = next(name for name, found in model.named_modules() if found is module)
+    path = next(name for name, candidate in model.named_modules() if candidate is module)
     steps = path.split(".")
     return [model.get_submodule(".".join(steps[:depth])) for depth in range(len(steps) - 1, -1, -1)]

@@ -1,4 +1,4 @@
-"""Strategies in the way of 0.1, which work until 0.3: one warning for each engine."""
+"""Deprecated ways of 0.1 to write a strategy, which work until 0.3 with one warning per engine."""
 
 import warnings
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ _INSTEAD = {
 
 
 class Deprecated:
-    """Sees what strategies use that goes with 0.3, and warns of it once.
+    """A record of the deprecated names that strategies use, with one warning.
 
     Args:
         transform: The engine's transform.
@@ -30,13 +30,13 @@ class Deprecated:
         self._warned = False
 
     def drops(self, transform: object) -> None:
-        """Note that a strategy, or what it holds, drops tensors in its `apply_`."""
+        """Note that a strategy, or one that it contains, drops tensors in its `apply_`."""
         if isinstance(transform, GradientTransform):
             *_, inmost = [transform, *(member for member in _members(transform) if not _is_ours(member))]
             self._note(inmost, "gradients.drop")
 
     def warn(self) -> None:
-        """Warn of all that was seen, if anything was."""
+        """Warn once about all deprecated names that were used, if any."""
         if self._warned or not self._uses:
             return
         self._warned = True
@@ -44,9 +44,9 @@ class Deprecated:
             f"`{kind}` should state {', '.join(_INSTEAD[name] for name in names)}" for kind, names in self._uses.items()
         )
         warnings.warn(
-            f"{'; '.join(each)}, see `GradientTransform`: what is replaced goes with 0.3.",
+            f"{'; '.join(each)}, see `GradientTransform`: the old names will be removed in 0.3.",
             DeprecationWarning,
-            stacklevel=5,  # who calls `GradientEngine.apply_`, which is decorated
+            stacklevel=5,  # the caller of `GradientEngine.apply_`, which is decorated
         )
 
     def _note(self, member: GradientTransform, name: str) -> None:

@@ -24,7 +24,7 @@ def check_policy(nonfinite: NonFinite) -> None:
 def first_nonfinite(gradients: Mapping[str, Tensor]) -> str | None:
     """Return the first name whose gradient is not finite everywhere; `None` on every process or on none.
 
-    It takes one pass over the gradients, two collectives if they are sharded, and one 0-d read on the host.
+    It costs one pass over the gradients, two collectives if they are sharded, and one 0-d read on the host.
 
     Args:
         gradients: Name to gradient, whole or sharded by rows.
@@ -33,10 +33,10 @@ def first_nonfinite(gradients: Mapping[str, Tensor]) -> str | None:
         return None
     bad = ~tensor_norms(list(gradients.values()), norm_type=inf).isfinite()
     groups = [group_of(gradient) for gradient in gradients.values()]
-    found = bad.any().float()
+    any_bad = bad.any().float()
     for group in dict.fromkeys(group for group in groups if group is not None):
-        # what is whole beside what is sharded may have been reduced by nobody
-        torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX, group=group)
-    if not found:
+        # gradients that are whole on each process, beside sharded ones, may not have been reduced
+        torch.distributed.all_reduce(any_bad, torch.distributed.ReduceOp.MAX, group=group)
+    if not any_bad:
         return None
     return next((name for name, is_bad in zip(gradients, bad.tolist(), strict=True) if is_bad), _ELSEWHERE)

@@ -1,4 +1,4 @@
-"""Models and gradients that no strategy can work on, and strategies whose facts would not count."""
+"""Refusals of models and gradients that no strategy can work on, and of strategies whose facts would not count."""
 
 from collections.abc import Set as AbstractSet
 from typing import get_args
@@ -11,7 +11,7 @@ from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.functional.sharding import is_spread, shard_of
 from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, Phase, owner_of, runs_on_shards, stated
 
-# wrappers whose parameters do not tell which of their entries a gradient is of, and what does the same
+# wrappers whose parameters do not show which entries a gradient belongs to, and their replacements
 _HIDDEN = {
     "FullyShardedDataParallel": "FSDP2, `torch.distributed.fsdp.fully_shard`, in place of FSDP1",
     "DeepSpeedEngine": "FSDP2, `torch.distributed.fsdp.fully_shard`, in place of DeepSpeed",
@@ -29,7 +29,7 @@ _CALLED_IN: dict[str, Phase] = {
 
 
 def refuse_misstated(transform: GradientTransform) -> None:
-    """Refuse strategies that define what would never be called, as what they state says or by where they state it."""
+    """Refuse strategies that define members which would never be called, given what they state and where."""
     for member in transform.flattened():
         kind, phases = type(member), member.phases
         if not isinstance(phases, AbstractSet) or not phases <= _PHASES:
@@ -46,20 +46,20 @@ def refuse_misstated(transform: GradientTransform) -> None:
         for method in ("commit_", "forget_"):
             if not member.learns and owner_of(kind, method) is not GradientTransform:
                 raise ConfigurationError(
-                    f"`{member!r}` should state `learns = True`, by which `{method}` is called. "
+                    f"`{member!r}` should state `learns = True`, or `{method}` is never called. "
                     f"Found `learns = {member.learns!r}`."
                 )
         owner = owner_of(kind, "dropped")
         is_new = owner_of(kind, "skippable") is GradientTransform and owner.__module__.partition(".")[0] != _OURS
         if is_new and "dropped" not in stated(kind):
             raise ConfigurationError(
-                f"`{kind.__name__}` should state `dropped` again, beside an `apply_` of its own. "
+                f"`{kind.__name__}` should state `dropped` again, since it overrides `apply_`. "
                 f"Found it stated by `{owner.__name__}` alone, for another `apply_`."
             )
 
 
 def refuse_hidden(parameters: NamedParameters, transform: GradientTransform) -> None:
-    """Refuse models whose gradients are not where their parameters say, or are no rows of them."""
+    """Refuse models whose gradients are not at their parameters, or are sharded otherwise than by rows."""
     for module in parameters.model.modules():
         kinds = {cls.__name__ for cls in type(module).__mro__}
         for kind, instead in _HIDDEN.items():
@@ -70,13 +70,13 @@ def refuse_hidden(parameters: NamedParameters, transform: GradientTransform) -> 
         _require_rows(name, parameter)
     if spread and not runs_on_shards(transform):
         raise ConfigurationError(
-            f"`{transform!r}` should state `on_shards = True` if it is right there: of a sharded gradient, slices and "
-            f"numbers read on the host are this process's own. Found `{min(spread)}` sharded."
+            f"`{transform!r}` should state `on_shards = True` if it handles sharded gradients, whose slices and values "
+            f"read on the host are those of one process alone. Found `{min(spread)}` sharded."
         )
 
 
 def refuse_unusable(gradients: Gradients, parameters: NamedParameters) -> None:
-    """Refuse gradients that are sparse, complex, sharded otherwise than by rows, or of a new parameter."""
+    """Refuse gradients that are sparse, complex, sharded otherwise than by rows, or belong to a new parameter."""
     for name, gradient in gradients.items():
         if is_spread(gradient):
             _require_rows(name, gradient)
@@ -86,7 +86,7 @@ def refuse_unusable(gradients: Gradients, parameters: NamedParameters) -> None:
     for name, parameter in parameters.newcomers():
         if parameter.grad is not None:
             raise ConfigurationError(
-                f"Parameters should be in the model before its engine is made. Found `{name}`, which is new."
+                f"Parameters should be in the model before its engine is created. Found `{name}`, which is new."
             )
 
 

@@ -1,7 +1,7 @@
-"""Work that need not be done: the gradient of a tensor that will be dropped whole is not computed.
+"""Skipping of needless work: the gradient of a tensor that will be dropped whole is not computed.
 
-While a window is open such a tensor does not require a gradient, so that autograd leaves its weight gradient out, and
-ends the backward pass above the lowest tensor that trains. The weights come out as if everything had been computed.
+While a window is open, such a tensor does not require a gradient, so that autograd skips its weight gradient and ends
+the backward pass above the lowest tensor that trains. The weights are the same as if everything had been computed.
 """
 
 import warnings
@@ -19,10 +19,10 @@ from lightning_sparsegrad.functional.sharding import is_spread
 
 
 class WorkSkipper:
-    """Turns `requires_grad` of tensors off for a window, where that changes nothing but the time it takes.
+    """A switch that turns `requires_grad` of tensors off for a window, where that saves time and changes nothing else.
 
-    Where it would, the gradients are computed and dropped, and one warning says why. The first window is always
-    computed whole: it shows what the loss depends on.
+    Where it would change the result, the gradients are computed and dropped, and one warning says why. The first window
+    is always computed whole, to see what the loss depends on.
 
     Args:
         model: The model as it is called in training, its wrappers included.
@@ -37,15 +37,21 @@ class WorkSkipper:
         self.obstacle = _obstacle(model)
         self._regions = _compiled_regions(model, parameters)
         self._skipped: frozenset[str] = frozenset()
-        self._kept: frozenset[str] = frozenset()  # what trains in this window
-        self._stale: dict[str, tuple[int, int]] = {}  # the gradients from before this window, and their states
-        self._trained: set[str] = set()  # what has had a gradient so far
-        self._reliable: set[str] | None = None  # what has had one in every window in which it was kept
+        self._kept: frozenset[str] = frozenset()  # the parameters that train in this window
+        self._stale: dict[str, tuple[int, int]] = {}  # the gradients from before this window, by state
+        self._trained: set[str] = set()  # the parameters that have had a gradient so far
+        self._reliable: set[str] | None = None  # those that had one in every window that kept them
         self._witness = _Witness(parameters)
-        self._told = False
+        self._warned = False
+
+    def skippable(self, names: frozenset[str]) -> frozenset[str]:
+        """Return those of `names` whose gradients are not computed in a window in which all others get one."""
+        trainable = frozenset(name for name in self._parameters if self._parameters[name].requires_grad)
+        whole = frozenset() if self.obstacle else without_split(names & trainable, self._regions)
+        return whole if trainable - whole else frozenset()
 
     def start(self, names: frozenset[str]) -> None:
-        """Stop computing the gradients of those of `names` for which that is safe."""
+        """Stop computing the gradients of those of `names` that can safely be skipped."""
         self._kept = frozenset(name for name in self._parameters if self._parameters[name].requires_grad)
         names = self._safe(names & self._kept)
         if not names:
@@ -55,25 +61,25 @@ class WorkSkipper:
         self._skipped, self._kept = names, self._kept - names
         gradients = ((name, self._parameters[name].grad) for name in self._kept)
         self._stale = {name: _state(gradient) for name, gradient in gradients if gradient is not None}
-        self._witness.watch((self._kept & self._trained).difference(*self._regions))  # a hook would be compiled anew
+        self._witness.watch((self._kept & self._trained).difference(*self._regions))  # hooks recompile
 
     def stop(self) -> frozenset[str]:
-        """Put every `requires_grad` back where it was, and return the tensors for which it was off."""
+        """Restore every `requires_grad`, and return the tensors for which it was off."""
         skipped, self._skipped = self._skipped, frozenset()
         self._witness.leave()
         for name in skipped:
             self._parameters[name].requires_grad_(True)
         return skipped
 
-    def finish(self, found: Mapping[str, Tensor], step: int) -> dict[str, int]:
-        """Put every `requires_grad` back, and look for what has no gradient because others were skipped.
+    def finish(self, gradients: Mapping[str, Tensor], step: int) -> dict[str, int]:
+        """Restore every `requires_grad`, and look for tensors that have no gradient because others were skipped.
 
-        That befalls what runs without a graph, to be run again in the backward pass, and the backward pass does not
-        come to it: reentrant activation checkpointing of something whose input needs no gradient.
+        This happens to modules that run without a graph and are recomputed in the backward pass, if the backward pass
+        never reaches them: reentrant activation checkpointing of a module whose input needs no gradient.
 
         Args:
-            found: The gradients.
-            step: Where training stands, for the error.
+            gradients: The gradients, by name.
+            step: The step, for the error.
 
         Returns:
             The tensors whose gradients were not computed, with their numbers of entries.
@@ -82,21 +88,23 @@ class WorkSkipper:
             RuntimeError: If a tensor should have a gradient, as it had before, and has none because of skipping.
         """
         skipped = self.stop()
-        if skipped and found:
-            fresh = {name for name, gradient in found.items() if self._stale.get(name) != _state(gradient)}
+        if skipped and gradients:
+            fresh = {name for name, gradient in gradients.items() if self._stale.get(name) != _state(gradient)}
             if lost := self._witness.without_graph() - fresh:
                 raise RuntimeError(
                     f"`{min(lost)}` should train. Found no gradient at step {step}, where the work on gradients that "
                     f"are dropped was skipped. Activation checkpointing should be given `use_reentrant=False`; "
                     f"otherwise use `skip_dropped=False`."
                 )
-        if found:  # else no backward pass was run, which tells nothing
-            self._trained.update(found)
-            self._reliable = set(found) if self._reliable is None else self._reliable - (self._kept - found.keys())
+        if gradients:  # else no backward pass was run, and nothing was learnt
+            self._trained.update(gradients)
+            self._reliable = (
+                set(gradients) if self._reliable is None else self._reliable - (self._kept - gradients.keys())
+            )
         return {name: self._parameters[name].numel() for name in skipped}
 
     def state_dict(self) -> dict[str, list[str]]:
-        """Return what was seen so far, by name, so that a resumed run skips what one that never stopped skips."""
+        """Return what was observed so far, by name, so that a resumed run skips the same as an uninterrupted one."""
         return {"trained": sorted(self._trained), "reliable": sorted(self._reliable or ())}
 
     def load_state_dict(self, state: Mapping[str, Collection[str]]) -> None:
@@ -108,26 +116,26 @@ class WorkSkipper:
         if not names:
             return names
         if self.obstacle:
-            self._tell(self.obstacle)
+            self._warn(self.obstacle)
             return frozenset()
         whole = without_split(names, self._regions)
         if whole != names:
-            self._tell("one compiled region holds what is dropped and what is kept; compile block by block")
-        # the loss needs something to differentiate by
+            self._warn("one compiled region holds what is dropped and what is kept; compile block by block")
+        # the loss needs at least one tensor that requires a gradient
         return whole if self._reliable and self._reliable & (self._kept - whole) else frozenset()
 
-    def _tell(self, why: str) -> None:
-        if not self._told:
+    def _warn(self, why: str) -> None:
+        if not self._warned:
             warnings.warn(
                 f"Gradients that are dropped whole are computed nevertheless, with the same result but slower: {why}. "
-                f"`skip_dropped=False` says the same without this warning.",
+                f"`skip_dropped=False` does the same without this warning.",
                 stacklevel=2,
             )
-        self._told = True
+        self._warned = True
 
 
 class _Witness:
-    """Sees which modules run in a window, and whether they record a graph when they do.
+    """A record of which modules run in a window, and whether they run with a graph.
 
     Args:
         parameters: The parameters of the model.
@@ -135,12 +143,12 @@ class _Witness:
 
     def __init__(self, parameters: NamedParameters) -> None:
         self._parameters = parameters
-        self._names: dict[str, list[str]] = {}  # of the parameters, by the path of the module that holds them
+        self._names: dict[str, list[str]] = {}  # names of parameters by the path of their module
         self._graph: dict[str, bool] = {}
         self._handles: list[RemovableHandle] = []
 
     def watch(self, names: Iterable[str]) -> None:
-        """Begin to watch the modules of some parameters."""
+        """Start watching the modules of some parameters."""
         self._names, self._graph = {}, {}
         for name in names:
             self._names.setdefault(self._parameters.owners[name], []).append(name)
@@ -148,7 +156,7 @@ class _Witness:
         self._handles = [module.register_forward_pre_hook(partial(self._see, path)) for path, module in modules]
 
     def leave(self) -> None:
-        """Watch no more."""
+        """Stop watching."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
@@ -170,7 +178,7 @@ def _obstacle(model: nn.Module) -> str | None:
     parallel = nn.parallel.DistributedDataParallel
     wrapper = uncompiled(model)
     if any(isinstance(module, parallel | nn.DataParallel) for module in model.modules() if module is not wrapper):
-        return "a part of the model is wrapped for parallel training by itself"
+        return "a submodule is wrapped for parallel training on its own"
     if isinstance(wrapper, nn.DataParallel):
         return "DataParallel is not known to work with it"
     if isinstance(wrapper, parallel):
@@ -181,12 +189,12 @@ def _obstacle(model: nn.Module) -> str | None:
         return "FSDP2 reduces the gradients of a module together"
     processes = torch.distributed
     if processes.is_available() and processes.is_initialized() and processes.get_world_size() > 1:
-        return "of several processes, the engine has to be given the DistributedDataParallel wrapper"
+        return "with several processes, the engine has to be given the DistributedDataParallel wrapper"
     return None
 
 
 def _compiled_regions(model: nn.Module, parameters: NamedParameters) -> list[frozenset[str]]:
-    """Return the parameters of each module that is compiled as one, or has a method that is."""
+    """Return the parameters of each module that is compiled as a whole or has a compiled method."""
     names = {id(parameter): name for name, parameter in parameters.tensors.items()}
     return [
         frozenset(names[id(parameter)] for parameter in module.parameters() if parameter.requires_grad)

@@ -1,4 +1,4 @@
-"""Steps: when an optimizer has stepped, and what strategies do before it, after it, and while nothing steps yet."""
+"""Optimizer steps: what strategies do before a step, after it, and while nothing steps yet."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,7 +14,7 @@ from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, W
 
 
 class Steps:
-    """Calls strategies in the phases that are not the gradient's: calibration, and around the step.
+    """The calls of strategies in the calibration phase, and before and after a step.
 
     Args:
         transform: The engine's transform.
@@ -25,7 +25,7 @@ class Steps:
     """
 
     def __init__(self, transform: GradientTransform, parameters: NamedParameters) -> None:
-        members = {id(member): member for member in transform.flattened()}.values()  # each once
+        members = {id(member): member for member in transform.flattened()}.values()  # each member once
         self._calibrate = [member for member in members if "calibration" in member.phases]
         self._update = [member for member in members if "update" in member.phases]
         self._learn = [member for member in members if member.learns]
@@ -33,18 +33,18 @@ class Steps:
         self._weights: Mapping[str, Tensor] = parameters.tensors
         self._names = {id(tensor): name for name, tensor in self._weights.items()}
         self._followed: WeakSet[Optimizer] = WeakSet()
-        self._window: Window | None = None  # the last one whose gradients an optimizer may step with
-        self._left: frozenset[str] = frozenset()  # what has a gradient then
-        # optimizers, which are known by their groups: a wrapper has those of what it wraps
-        self._ready: set[int] = set()  # before whose step strategies have acted
-        self._done: set[int] = set()  # which have stepped
-        self._inside: dict[int, bool] = {}  # which are in a step, and whether strategies have acted in it
+        self._window: Window | None = None  # the last window whose gradients an optimizer may use
+        self._left: frozenset[str] = frozenset()  # the parameters with a gradient in it
+        # optimizers, identified by their groups, which a wrapper shares with the optimizer it wraps:
+        self._ready: set[int] = set()  # strategies have acted before their step
+        self._done: set[int] = set()  # they have stepped
+        self._inside: dict[int, bool] = {}  # they are inside a step; whether strategies have acted in it
 
     def follow(self, optimizer: Optimizer) -> None:
-        """Have strategies hear of each step of an optimizer; of one that is followed already, nothing changes.
+        """Call strategies at each step of an optimizer; does nothing for one that is followed already.
 
         Raises:
-            ConfigurationError: If it is no optimizer.
+            ConfigurationError: If it is not an optimizer.
         """
         if not isinstance(optimizer, Optimizer):
             raise ConfigurationError(
@@ -56,26 +56,26 @@ class Steps:
             self._followed.add(optimizer)
 
     def open(self) -> None:
-        """Forget what no step has committed: a window begins."""
+        """Discard what no step has committed, because a window begins."""
         self._window = None
         for member in self._learn:
             member.forget_()
 
     def calibrating(self, window: Window) -> bool:
-        """Return whether a strategy calibrates in a window, in which then nothing steps."""
+        """Return whether a strategy calibrates in a window, so that nothing steps in it."""
         return bool(self._calibrate) and any(member.calibrates(window) for member in self._calibrate)
 
     def calibrate_(self, gradients: Gradients, window: Window) -> None:
-        """Show the gradients to the strategies that calibrate, and take them all out.
+        """Calibrate strategies on the gradients, then drop all gradients.
 
         Raises:
-            ConfigurationError: Under loss scaling, where an optimizer without gradients cannot be stepped.
+            ConfigurationError: Under loss scaling, where an optimizer cannot step without gradients.
         """
         if gradients.loss_scale is not None:
             names = ", ".join(f"`{member!r}`" for member in self._calibrate)
             raise ConfigurationError(
                 f"Windows in which {names} calibrate should be computed without loss scaling, in float32 or bfloat16: "
-                f"nothing steps in them. Found a loss scale at step {window.step}."
+                f"no optimizer steps in them. Found a loss scale at step {window.step}."
             )
         for member in self._calibrate:
             if member.calibrates(window):
@@ -83,7 +83,7 @@ class Steps:
         gradients.lose(list(gradients), by=self)
 
     def applied(self, gradients: Gradients, window: Window) -> None:
-        """Note that the gradients of a window are ready for the step.
+        """Note that the gradients of a window are ready for the optimizer step.
 
         Raises:
             ConfigurationError: If strategies act around the step, and no optimizer is followed.
@@ -108,7 +108,7 @@ class Steps:
         """
         key = id(optimizer.param_groups)
         if self._window is None or key in self._ready:
-            return  # with a closure, the step begins before the gradients are there
+            return  # with a closure, the step begins before the gradients exist
         if self._update and self._inside.get(key):
             names = ", ".join(f"`{member!r}`" for member in self._update)
             raise ConfigurationError(
@@ -127,7 +127,7 @@ class Steps:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._followed = WeakSet()  # copies of optimizers have no hooks: they are attached, too
+        self._followed = WeakSet()  # copies of optimizers have no hooks and must be attached again
         self._names = {id(tensor): name for name, tensor in self._weights.items()}
 
     def _before(self, optimizer: Optimizer) -> None:
@@ -140,7 +140,7 @@ class Steps:
         key = id(optimizer.param_groups)
         self._inside.pop(key, None)
         if self._window is None or key in self._done:
-            return  # one step is one; an optimizer may be followed for other engines, and in a wrapper
+            return  # already handled: an optimizer may also be followed by other engines, or inside a wrapper
         if self._update and key not in self._ready:
             raise RuntimeError(
                 "GradientEngine.before_step_(optimizer) should be called at the end of a closure. Found no call."
@@ -172,9 +172,9 @@ def _weak(method: Callable[[Optimizer], None]) -> Callable[..., None]:
 
 
 def _happened(optimizer: Optimizer, device: torch.device) -> Tensor:
-    """Return whether a step that was asked for has changed the weights, as a 0-d boolean tensor.
+    """Return whether a step has changed the weights, as a 0-d boolean tensor.
 
-    A fused optimizer is stepped under loss scaling also when gradients have overflowed, and then does nothing.
+    Under loss scaling, a fused optimizer is stepped even if gradients overflowed, and then does nothing.
     """
-    overflows = getattr(optimizer, "found_inf", None)  # set by `GradScaler` for the time of the step
+    overflows = getattr(optimizer, "found_inf", None)  # set by `GradScaler` during the step
     return torch.ones((), dtype=torch.bool, device=device) if overflows is None else overflows.reshape(()) == 0

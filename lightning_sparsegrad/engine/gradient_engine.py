@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,10 +12,12 @@ from torch.optim import Optimizer
 
 from lightning_sparsegrad.components import NamedParameters
 from lightning_sparsegrad.engine._deprecated import Deprecated
+from lightning_sparsegrad.engine._describing import Describer
 from lightning_sparsegrad.engine._nonfinite import NonFinite, check_policy, first_nonfinite
 from lightning_sparsegrad.engine._refusals import refuse_hidden, refuse_misstated, refuse_unusable
 from lightning_sparsegrad.engine._skipping import WorkSkipper
 from lightning_sparsegrad.engine._steps import Steps
+from lightning_sparsegrad.engine.description import Description
 from lightning_sparsegrad.engine.gradient_meter import GradientMeter
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.transforms.base import (
@@ -28,48 +31,46 @@ from lightning_sparsegrad.transforms.base import (
 
 
 class GradientEngine:
-    """Drives a transform over a model's gradients, window by window.
+    """An engine that applies a transform to a model's gradients, window by window.
 
     A window is the micro-batches whose gradients accumulate into one optimizer step. It is opened before the first
-    forward pass, the transform is applied after the last backward pass, and the optimizer steps after that:
+    forward pass, the transform is applied after the last backward pass, and the optimizer steps after that::
 
-    ```python
-    for step, batch in enumerate(loader):
-        with engine.window(step, epoch=epoch):
-            loss_fn(model(batch)).backward()
-            engine.apply_()
-        optimizer.step()
-        optimizer.zero_grad()
-    ```
+        for step, batch in enumerate(loader):
+            with engine.window(step, epoch=epoch):
+                loss_fn(model(batch)).backward()
+                engine.apply_()
+            optimizer.step()
+            optimizer.zero_grad()
 
     Args:
         model: The model whose gradients are changed; names are relative to it.
-        transform: The strategy. The engine keeps a copy of its own, so that one object can serve several engines.
-        total_steps: Optimizer steps of the whole training; needed only by schedules that follow it.
+        transform: The strategy. The engine copies it, so that one object can serve several engines.
+        total_steps: Optimizer steps of the whole training; needed only by schedules over training.
         seed: Seed of the run, for transforms that have none of their own. Non-negative; the same on all ranks.
-        skip_dropped: Whether to leave out the work on gradients that will be dropped whole: while a window is open,
-            such a tensor does not require a gradient. The weights come out the same. The first window is computed
+        skip_dropped: Whether to skip the computation of gradients that will be dropped whole: while a window is open,
+            such a tensor does not require a gradient. The weights are the same either way. The first window is computed
             whole, to see what the loss depends on. Where skipping cannot work (under DDP without
-            `find_unused_parameters`, within one compiled region), everything is computed, and a warning says so. A
-            program needs `False` that itself uses gradients before `apply_` (`torch.autograd.grad` by parameters, a
-            norm of them all), or looks at `requires_grad` meanwhile, as `nn.TransformerEncoder` does in eval mode.
+            `find_unused_parameters`, within one compiled region), everything is computed, and a warning says so. Use
+            `False` if the program reads gradients before `apply_` (`torch.autograd.grad` by parameters, a norm of all
+            gradients) or depends on `requires_grad` inside a window, as `nn.TransformerEncoder` does in eval mode.
         nonfinite: What to do in a window with a gradient that is infinite or undefined, in a tensor that is not dropped
             whole. `"propagate"`: nothing, as torch does. `"skip"`: every gradient becomes `None`, so that the optimizer
-            leaves weights and momenta as they are, and the transform does not see the window. `"raise"`: a
-            `FloatingPointError` names the first such tensor and the step, before anything is changed. Both look at
-            every gradient, and read one number on the host per window; the statistic `nonfinite` counts such windows.
-            Under fp16 loss scaling an overflow is an ordinary event, for which the scaler skips the step and lowers the
-            scale: both then count it, and leave it to the scaler. After `unscale_`, use `"propagate"`.
+            changes neither weights nor momenta, and the transform does not see the window. `"raise"`: a
+            `FloatingPointError` names the first such tensor and the step, before anything is changed. Both `"skip"` and
+            `"raise"` read every gradient, and one number on the host per window; the statistic `nonfinite` counts such
+            windows. Under fp16 loss scaling an overflow is a normal event, for which the scaler skips the step and
+            lowers the scale: both policies then only count it. After `unscale_`, use `"propagate"`.
 
     Attributes:
-        transform: The engine's own, bound transform.
+        transform: The engine's copy of the transform, bound to the model.
         seed: Seed of the run.
         parameters: The parameters of the model, by name.
-        meter: Measures what the transform does to each component, if there is one: see `GradientMeter`.
+        meter: A `GradientMeter` that measures what the transform does to each component, or `None`.
 
     Raises:
-        ConfigurationError: If the transform cannot work on this model, `total_steps` is missing or not positive, or
-            the parameters are sharded in another way than by rows, as FSDP2 does.
+        ConfigurationError: If the transform cannot work on this model, `total_steps` is missing or not positive, or the
+            parameters are sharded otherwise than by rows, as FSDP2 does.
 
     Example:
         >>> import torch
@@ -125,8 +126,8 @@ class GradientEngine:
         """Open the window of one optimizer step, and check at its end that `apply_` was called.
 
         Args:
-            step: Optimizer steps done before, from 0. Masks depend on it, not on how often a window was opened.
-            epoch: Epochs done before, from 0; needed only by transforms that follow it.
+            step: Optimizer steps done before, from 0. Masks depend on it, not on how many windows were opened.
+            epoch: Epochs done before, from 0; needed only by transforms that depend on it.
 
         Raises:
             RuntimeError: If a window is open already, or this one ends without `apply_`.
@@ -140,7 +141,7 @@ class GradientEngine:
             self.abandon()
 
     def open(self, step: int, *, epoch: int | None = None) -> Window:
-        """Open a window without a `with` block, for loops that are spread over hooks; `abandon` closes it.
+        """Open a window without a `with` block, for loops that consist of hooks; `abandon` closes it.
 
         Raises:
             RuntimeError: If a window is open already.
@@ -172,23 +173,23 @@ class GradientEngine:
 
     @property
     def applied(self) -> bool:
-        """Whether the transform was applied in the open window, or the last one if none is open."""
+        """Whether the transform was applied in the open window, or in the last one if none is open."""
         return self._applied
 
     @torch.no_grad()
     def apply_(self, *, loss_scale: Tensor | None = None) -> None:
-        """Apply the transform in place to all gradients of the model; what it drops whole ends with `grad=None`.
+        """Apply the transform in place to all gradients of the model; tensors dropped whole end with `grad=None`.
 
         Args:
             loss_scale: 0-d tensor by which the loss was multiplied and the gradients still are (fp16 training before
                 `unscale_`), or `None`. Thresholds are compared with the true gradients.
 
         Raises:
-            RuntimeError: If no window is open, the transform was applied in it already, a tensor that should have
-                trained has no gradient because the work on others was skipped, or the transform now keeps what it
-                said it would drop.
-            ConfigurationError: If a gradient is sparse, complex or of a parameter that is new in the model, or
-                everything was dropped under loss scaling, where the optimizer needs a gradient.
+            RuntimeError: If no window is open, the transform was already applied in it, a tensor that should train has
+                no gradient because work on others was skipped, or the transform keeps a tensor that it stated it would
+                drop.
+            ConfigurationError: If a gradient is sparse, complex or belongs to a parameter that is new in the model, or
+                if everything was dropped under loss scaling, where the optimizer needs a gradient.
             FloatingPointError: If a gradient is not finite, with `nonfinite="raise"`.
         """
         window = self._window_to_apply()
@@ -208,7 +209,7 @@ class GradientEngine:
         self._clear_dropped(gradients, window)
 
     def _window_to_apply(self) -> Window:
-        """Return the open window, in which nothing was applied yet."""
+        """Return the open window, in which the transform has not been applied yet."""
         if self._window is None:
             raise RuntimeError("GradientEngine.apply_() should be called inside a window. Found none open.")
         if self._applied:
@@ -222,7 +223,7 @@ class GradientEngine:
         tensors = self.parameters.tensors
         gradients = {name: tensor.grad for name, tensor in tensors.items() if tensor.grad is not None}
         skipped = self._skipper.finish(gradients, window.step) if self._skipper is not None else {}
-        for name in skipped:  # what it has is left from before the window: zeros, by `zero_grad`
+        for name in skipped:  # any gradient here dates from before the window: zeros from `zero_grad`
             tensors[name].grad = None
             gradients.pop(name, None)
         return Gradients(
@@ -230,7 +231,7 @@ class GradientEngine:
         )
 
     def _is_lost(self, gradients: Gradients, window: Window) -> bool:
-        """Look for gradients that are not finite, and follow the policy; return whether to leave the window out."""
+        """Look for gradients that are not finite and follow the policy; return whether to skip the window."""
         if self._policy == "propagate":
             return False
         unread = needless(self.transform, window)
@@ -248,7 +249,7 @@ class GradientEngine:
         return True
 
     def _change_(self, gradients: Gradients, window: Window, meter: GradientMeter | None) -> None:
-        """Run the transform, between two looks of a meter that is due."""
+        """Run the transform, between two measurements of a meter that is due."""
         if meter is not None:
             meter.before(gradients, window)
         run_(self.transform, gradients, window)
@@ -257,12 +258,12 @@ class GradientEngine:
             meter.after(gradients)
         if gradients.skipped:
             raise RuntimeError(
-                f"`{self.transform!r}` should drop what it said before the forward pass that it would. Found "
+                f"`{self.transform!r}` should drop what it stated before the forward pass. Found "
                 f"`{min(gradients.skipped)}` at step {window.step}, which was not computed and is not dropped."
             )
 
     def _clear_dropped(self, gradients: Gradients, window: Window) -> None:
-        """Leave no gradient of what was dropped."""
+        """Remove the gradients of dropped tensors."""
         for name in gradients.dropped:
             self.parameters.tensors[name].grad = None
         if gradients.dropped and not gradients and gradients.loss_scale is not None:
@@ -273,47 +274,64 @@ class GradientEngine:
 
     @property
     def acts_on_steps(self) -> bool:
-        """Whether a strategy learns from steps or acts on updates, for which optimizers have to be attached."""
+        """Whether a strategy learns from steps or acts on updates, so that optimizers have to be attached."""
         return self._steps.need_optimizer
 
     def attach(self, *optimizers: Optimizer) -> None:
-        """Follow the steps of optimizers, for strategies that learn from steps or act on updates; others need it not.
+        """Follow the steps of optimizers; needed only by strategies that learn from steps or act on updates.
 
-        A deep copy of an optimizer is a new one, which loses its hooks: attach it, too.
+        A deep copy of an optimizer loses its hooks: attach it as well.
         """
         for optimizer in optimizers:
             self._steps.follow(optimizer)
 
     @torch.no_grad()
     def before_step_(self, optimizer: Optimizer) -> None:
-        """Have strategies of the update phase act: after `apply_` and any unscaling, before an optimizer steps.
+        """Run the strategies of the update phase: after `apply_` and any unscaling, before an optimizer steps.
 
-        A loop that steps with a closure has to call it, at the end of the closure; in any other the step itself does.
+        A loop that steps with a closure has to call this at the end of the closure; otherwise the step itself does.
         """
         self._steps.before_(optimizer)
 
     def compute_everything(self, why: str) -> None:
-        """Skip no work from now on; where a window could, one warning gives the reason."""
+        """Skip no work from now on; one warning gives the reason when a window could have skipped some."""
         if self._skipper is not None:
             self._skipper.obstacle = why
 
+    def describe(self, steps: int | None = None, *, steps_per_epoch: int | None = None) -> Description:
+        """Return what the strategy will do to the model, which may be on the meta device; outside of windows.
+
+        Args:
+            steps: Optimizer steps of the training; by default `total_steps`, else 1,000.
+            steps_per_epoch: Those of an epoch; needed only by strategies that follow epochs.
+
+        Raises:
+            RuntimeError: If a window is open.
+            ConfigurationError: If a number is not positive, or `steps_per_epoch` is missing.
+        """
+        if self._window is not None:
+            raise RuntimeError(f"No window should be open where an engine describes. Found step {self._window.step}.")
+        make = partial(Window, total_steps=self._total_steps, seed=self.seed)
+        describer = Describer(self.transform, self.parameters, self._skipper, self._steps)
+        return describer.describe(make, self._total_steps if steps is None else steps, steps_per_epoch)
+
     @property
     def statistics(self) -> dict[str, Tensor]:
-        """What the transform did in the last window, by name, as 0-d tensors that are computed when asked for.
+        """Statistics of the last window by name, as 0-d tensors that are computed on access.
 
-        With a policy on them, `nonfinite` is the number of windows so far whose gradients were not finite.
+        With a policy other than `"propagate"`, `nonfinite` counts the windows so far whose gradients were not finite.
         """
         counts = {} if self._policy == "propagate" else {"nonfinite": torch.tensor(float(self._nonfinite_windows))}
         return counts if self._left_out else {**self.transform.statistics, **counts}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs, as plain numbers, names and tensors."""
+        """Return the state for a resumed run, as plain numbers, names and tensors."""
         skipping = {} if self._skipper is None else {"skipping": self._skipper.state_dict()}
         counts = {"nonfinite": self._nonfinite_windows}
         return {"seed": self.seed, "transform": self.transform.state_dict(), **counts, **skipping}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned: the seed of the run that goes on, and the transform's state if present.
+        """Restore what `state_dict` returned: the seed of the resumed run, and the state of the transform if present.
 
         Raises:
             ConfigurationError: If the state holds no seed.

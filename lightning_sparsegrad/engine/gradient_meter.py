@@ -1,4 +1,4 @@
-"""The effect of a transform on each component of the gradient: norms before and after, what is clipped and kept."""
+"""The effect of a transform on each component of the gradient: norms before and after, shares clipped and kept."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,17 +16,17 @@ from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, W
 
 @dataclass(frozen=True)
 class Measurement:
-    """One look at the gradient; nothing of it is read on the host before `values` is.
+    """One measurement of the gradient; nothing is read on the host until `values` is.
 
     Args:
         step: Optimizer steps done before.
         epoch: Epochs done before; `None` if unknown.
         values: Tensor of shape (4, components) on the device of the gradients: the norms before the transform and after
-            it, in true gradient units; the share of its units that a clip scaled (1 or 0 where the component is one),
-            undefined beside a strategy that does not say; the share of entries kept, of those that were not zero
-            before. A component that was dropped has norm 0 after, is not clipped, and keeps nothing; its
-            norm before is undefined if it was not computed. One that has no gradient, as it is frozen, has norm 0
-            after; its norm before and the share kept are undefined.
+            it, in true gradient units; the share of its units that a clip scaled (1 or 0 if the component is one unit),
+            undefined with a strategy that does not state its `factors`; the share kept of the entries that were nonzero
+            before. A component that was dropped has norm 0 after, is not clipped, and keeps nothing; its norm before is
+            undefined if it was not computed. A component without a gradient, because it is frozen, has norm 0 after;
+            its norm before and the share kept are undefined.
     """
 
     step: int
@@ -35,23 +35,23 @@ class Measurement:
 
 
 class GradientMeter:
-    """Measures, every few windows, what the engine's transform does to each component.
+    """A meter that measures every few windows what the engine's transform does to each component.
 
-    It costs two passes over the gradients before the transform and two after it, in the windows it looks at, and reads
-    nothing on the host. Set it as an engine's `meter`; `last` is what it saw last.
+    In the windows it measures, it costs two passes over the gradients before the transform and two after it, and reads
+    nothing on the host. Set it as an engine's `meter`; `last` is its last measurement.
 
     Args:
         parameters: The parameters of the model, those of the engine.
         transform: The transform, bound to the model: the engine's own.
-        every: Look after every so many optimizer steps, in the window of the last of them.
-        components: What is measured by itself, see `ComponentNormClip`.
+        every: Number of optimizer steps between measurements; the last of them is measured.
+        components: What a component is, see `ComponentNormClip`.
 
     Attributes:
         components: The components, in the order of the measurements.
         last: The last measurement; `None` before the first.
 
     Raises:
-        ConfigurationError: If `every` is not positive, or the model cannot be cut so.
+        ConfigurationError: If `every` is not positive, or the model cannot be cut into such components.
 
     Example:
         >>> from lightning_sparsegrad import ComponentNormClip, GradientEngine
@@ -85,28 +85,28 @@ class GradientMeter:
         self._asked: int | None = None
 
     def is_due(self, window: Window) -> bool:
-        """Whether to look at a window, asked of one after the other: several optimizers may step in each."""
+        """Return whether to measure a window; call it for all windows in order: several optimizers may step in one."""
         before = window.step - 1 if self._asked is None or self._asked >= window.step else self._asked
         self._asked = window.step
         return (window.step + 1) // self._every > (before + 1) // self._every
 
     def before(self, gradients: Gradients, window: Window) -> None:
-        """Look at the gradients that the transform is about to change."""
+        """Measure the gradients that the transform is about to change."""
         self._window = window
         self._before = self._norms_and_counts(gradients, missing=nan)
         there = {*gradients, *gradients.skipped}
         self._absent = [there.isdisjoint(part.parameter for part in of.parts) for of in self.components]
 
     def after(self, gradients: Gradients) -> None:
-        """Look at what the transform left, and make a `last` measurement of both."""
+        """Measure the gradients that the transform left, and set `last`."""
         if self._before is None or self._window is None:
             raise RuntimeError("`GradientMeter.after` should be called after `before`. Found no call.")
         (norms, counts), self._before = self._before, None
         left, kept = self._norms_and_counts(gradients, missing=0.0)
         shares = torch.where(counts > 0, kept / counts.clamp(min=1), (~norms.isnan()).to(counts))
-        dropped = [component.name not in self._found for component in self.components]
+        dropped = [component.name not in self._present for component in self.components]
         shares = _filled(_filled(shares, dropped, 0.0), self._absent, nan)
-        clipped = _filled(self._clipped(norms), dropped, 0.0)  # computed or not, with the rest of what a clip scaled
+        clipped = _filled(self._clipped(norms), dropped, 0.0)  # whether or not they were computed
         values = torch.stack([norms, left, clipped, shares]).float()
         self.last = Measurement(self._window.step, self._window.epoch, values)
 
@@ -119,26 +119,26 @@ class GradientMeter:
             if factors and index not in self._touching:
                 scaled = member.scaled_components or partition(self._parameters, "tensor")
                 self._touching[index] = _touching(self.components, scaled, self._parameters)
-            for place, names in enumerate(self._touching[index] if factors else ()):
+            for row, names in enumerate(self._touching[index] if factors else ()):
                 for name in names:
                     if name in factors:
                         over = ~(factors[name] >= 1)
-                        clipped[place] = torch.maximum(clipped[place], over.sum() / max(1, over.numel()))
+                        clipped[row] = torch.maximum(clipped[row], over.sum() / max(1, over.numel()))
         return clipped
 
     def _norms_and_counts(self, gradients: Gradients, *, missing: float) -> tuple[Tensor, Tensor]:
-        """Return the norm of each component, and how many of its entries are not zero; of none, `missing` and 0."""
+        """Return the norm of each component and its number of nonzero entries; `missing` and 0 without a gradient."""
         held: list[tuple[Tensor, Group | None]] = []
-        sizes, places = [], []
-        self._found = set()
-        for place, component in enumerate(self.components):
-            found = [(part, gradients[part.parameter]) for part in component.parts if part.parameter in gradients]
-            pieces = [(piece, group_of(gradient)) for part, gradient in found for piece in part.held(gradient)]
+        sizes, indices = [], []
+        self._present = set()
+        for index, component in enumerate(self.components):
+            present = [(part, gradients[part.parameter]) for part in component.parts if part.parameter in gradients]
+            pieces = [(piece, group_of(gradient)) for part, gradient in present for piece in part.held(gradient)]
             if pieces:
                 held += pieces
                 sizes.append(len(pieces))
-                places.append(place)
-                self._found.add(component.name)
+                indices.append(index)
+                self._present.add(component.name)
         total = len(self.components)
         if not held:
             return torch.full((total,), missing), torch.zeros(total)
@@ -147,11 +147,11 @@ class GradientMeter:
         if gradients.loss_scale is not None:
             norms = norms / gradients.loss_scale.to(norms)
         entries = torch.stack([torch.count_nonzero(tensor).to(norms.device) for tensor in tensors])
-        if any(group is not None for group in groups):  # a count over processes is the square of a norm
+        if any(group is not None for group in groups):  # a sum over processes, as the square of a norm
             counts = norms_over(entries.double().sqrt(), sizes, groups).square()
         else:
-            counts = torch.stack([of_one.sum() for of_one in torch.split(entries, sizes)])
-        return _spread(norms, places, total, missing), _spread(counts, places, total, 0.0)
+            counts = torch.stack([nonzero.sum() for nonzero in torch.split(entries, sizes)])
+        return _spread(norms, indices, total, missing), _spread(counts, indices, total, 0.0)
 
 
 def check_meter(every: int, components: ComponentSpec, *, parameter: str = "every") -> None:
@@ -163,23 +163,23 @@ def check_meter(every: int, components: ComponentSpec, *, parameter: str = "ever
     check_components(components)
 
 
-def _filled(values: Tensor, places: Sequence[bool], value: float) -> Tensor:
-    """Return values with another in some places; stacking them copies nothing from the host."""
-    other = values.new_full((), value)
-    return torch.stack([other if fills else each for each, fills in zip(values.unbind(), places, strict=True)])
+def _filled(values: Tensor, where: Sequence[bool], value: float) -> Tensor:
+    """Return values with `value` in place of some; stacking copies nothing from the host."""
+    filling = values.new_full((), value)
+    return torch.stack([filling if fills else entry for entry, fills in zip(values.unbind(), where, strict=True)])
 
 
-def _spread(values: Tensor, places: Sequence[int], total: int, missing: float) -> Tensor:
-    """Return float32 values at their places among `total`, and `missing` at the others."""
+def _spread(values: Tensor, indices: Sequence[int], total: int, missing: float) -> Tensor:
+    """Return `total` float32 values: the given ones at their indices, and `missing` elsewhere."""
     other = torch.full((), missing, dtype=torch.float32, device=values.device)
-    each = dict(zip(places, values.float().unbind(), strict=True))
-    return torch.stack([each.get(place, other) for place in range(total)])
+    by_index = dict(zip(indices, values.float().unbind(), strict=True))
+    return torch.stack([by_index.get(index, other) for index in range(total)])
 
 
 def _touching(
     measured: Sequence[Component], clipped: Sequence[Component], parameters: NamedParameters
 ) -> list[list[str]]:
-    """Return for each component that is measured the names of those that are clipped and share an entry with it."""
+    """Return for each measured component the names of the clipped ones that share an entry with it."""
     by_parameter: dict[str, list[tuple[Part, str]]] = {}
     for component in clipped:
         for part in component.parts:
@@ -193,7 +193,7 @@ def _touching(
         ]
         for component in measured
     )
-    return [list(dict.fromkeys(of_one)) for of_one in names]
+    return [list(dict.fromkeys(overlapping)) for overlapping in names]
 
 
 def _overlap(part: Part, other: Part, tensor: Tensor) -> bool:
@@ -201,6 +201,6 @@ def _overlap(part: Part, other: Part, tensor: Tensor) -> bool:
         return True
     if part.groups == other.groups:
         return part.start < other.start + other.length and other.start < part.start + part.length
-    places = torch.arange(tensor.shape[part.dim], device="cpu")
-    covered, others = (replace(each, dim=0).of(places).flatten() for each in (part, other))
+    positions = torch.arange(tensor.shape[part.dim], device="cpu")
+    covered, others = (replace(each, dim=0).of(positions).flatten() for each in (part, other))
     return bool(torch.isin(covered, others).any())

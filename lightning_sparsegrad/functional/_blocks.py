@@ -1,4 +1,4 @@
-"""Work in blocks: as many entries at a time as stay in the cache of a core, so that several passes cost one."""
+"""Blocks of entries that fit in the cache of a core, so that several passes over them cost one."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 _CPU_BLOCK = 1 << 18
-_DEVICE_BLOCK = 1 << 22  # there, few launches matter more than a cache
+_DEVICE_BLOCK = 1 << 22  # on devices, few launches matter more than a cache
 
 
 def block_size(device: torch.device) -> int:
@@ -24,14 +24,14 @@ def ranges(start: int, count: int, device: torch.device) -> Iterator[tuple[int, 
 
 
 def pieces(tensor: Tensor, start: int = 0) -> Iterator[tuple[int, Tensor]]:
-    """Cut a tensor into views of about a block each, one after the other in row-major order.
+    """Cut a tensor into views of about a block each, in row-major order.
 
     Args:
         tensor: Any tensor.
-        start: Index of its first entry, of a tensor that is a part of a larger one.
+        start: Index of its first entry, for a tensor that is a slice of a larger one.
 
     Yields:
-        The index of a view's first entry, and the view.
+        The index of the first entry of a view, and the view.
     """
     if tensor.is_contiguous():
         flat = tensor.view(-1)

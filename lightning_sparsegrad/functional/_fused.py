@@ -1,8 +1,8 @@
-"""The mask as one compiled kernel: hash, compare and multiply in a single pass over a gradient, nothing stored.
+"""A mask as one compiled kernel: hash, compare and multiply in a single pass over a gradient, with nothing stored.
 
-`torch.compile` makes it at the first use, once for all shapes, keys and rates (anew for another dtype or device, and in
-another of torch's modes, such as autocast), and keeps it in its cache on disk. Where no compiler works, one warning
-says so and the eager path does the work: the bits are the same, which is checked on a sample before the kernel is used.
+`torch.compile` compiles it at the first use, once for all shapes, keys and rates (and again for another dtype, device
+or mode of torch, such as autocast), and keeps it in its cache on disk. Where no compiler works, one warning says so and
+the eager path does the work. The bits are the same, which is checked on a sample before the kernel is used.
 """
 
 import warnings
@@ -28,14 +28,14 @@ _Kernel = Callable[[Tensor, Tensor, Tensor, Tensor], None]
 
 
 class _NotCompiledError(RuntimeError):
-    """The kernel's Python code ran, which means that the compiler gave up."""
+    """The compiler gave up, and the kernel ran as Python code."""
 
 
 def fused_words(tensor: Tensor, start: int, key: int, threshold: int) -> list[int] | None:
-    """Return the words by which the kernel masks the entries of a tensor; `None` where it cannot be used.
+    """Return the words with which the kernel masks a tensor; `None` if it cannot be used.
 
     Args:
-        tensor: Gradient of any floating dtype, or a part of one.
+        tensor: Gradient of any floating dtype, or a slice of one.
         start: Index of its first entry.
         key: 64-bit key, see `derive_key`.
         threshold: The smallest hash that is kept, in [0, 2^32], see `keep_threshold`.
@@ -49,17 +49,17 @@ def fused_words(tensor: Tensor, start: int, key: int, threshold: int) -> list[in
 
 
 def fused_mask_(tensor: Tensor, start: int, words: Tensor, factor: float) -> list[tuple[int, Tensor]] | None:
-    """Mask the entries of a tensor in place, as far as the kernel goes.
+    """Mask the entries of a tensor in place, except those that the kernel cannot reach.
 
     Args:
-        tensor: Gradient of any floating dtype, or a part of one.
+        tensor: Gradient of any floating dtype, or a slice of one.
         start: Index of its first entry.
         words: What `fused_words` returned, as an int32 tensor of shape (4,) on the device of the tensor.
-        factor: What is kept is multiplied by it.
+        factor: The factor of the kept entries.
 
     Returns:
-        What is left to do, the index of its first entry and a flat view each: less than a row of the kernel at either
-        end, and entries beyond 2^32. `None` where the kernel could not be used after all.
+        The remaining slices, each as the index of its first entry and a flat view: less than a row of the kernel at
+        either end, and entries beyond 2^32. `None` if the kernel could not be used after all.
     """
     kernel = _checked_kernel(tensor.device, tensor.dtype)
     if kernel is None:
@@ -87,7 +87,7 @@ def _arguments(tensor: Tensor, words: Tensor, factor: float) -> tuple[Tensor, Te
 
 
 def _mask_(rows: Tensor, folded: Tensor, words: Tensor, factor: Tensor) -> None:
-    """Mask a matrix; the hash is that of `hashing`, with what is equal along a row computed once."""
+    """Mask a matrix with the hash of `hashing`; terms that are equal along a row are computed once."""
     if not torch.compiler.is_compiling():
         raise _NotCompiledError("torch.compile left the kernel uncompiled")
     first, second, threshold = words[0], words[1], words[3]
@@ -105,7 +105,7 @@ def _xor_shift(x: Tensor, stage: int) -> Tensor:
 
 @cache
 def _checked_kernel(device: torch.device, dtype: torch.dtype) -> _Kernel | None:
-    """Compile the kernel and compare it with the eager path on a sample; `None`, with a warning, where that fails."""
+    """Compile the kernel and compare it with the eager path on a sample; return `None`, with a warning, on failure."""
     kernel: _Kernel = torch.compile(_mask_, dynamic=True)
     key, threshold = 0x0123456789ABCDEF, WORD // 3
     sample = torch.linspace(-1, 1, 8 * _WIDTH, dtype=torch.float64, device=device).to(dtype)
@@ -114,7 +114,7 @@ def _checked_kernel(device: torch.device, dtype: torch.dtype) -> _Kernel | None:
     try:
         words = send(entry_words(key, 0, threshold), torch.int32, device)
         kernel(sample.view(-1, _WIDTH), *_arguments(sample, words, 1.5))
-    except Exception as error:  # whatever a missing or broken compiler raises; the eager path needs none
+    except Exception as error:  # any error of a missing or broken compiler; the eager path needs none
         _warn(error)
         return None
     if not torch.equal(sample, expected):

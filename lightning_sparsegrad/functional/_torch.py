@@ -1,4 +1,4 @@
-"""Private names of torch that the rooms of torch alone need, and those above them.
+"""Private names of torch that the packages on torch alone need, and those above them.
 
 No public name does what these do. Each is checked against the installed version in `tests/private_names.py`.
 """
@@ -8,23 +8,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-Tensors = tuple[Tensor, ...] | list[Tensor]  # what torch takes
+Tensors = tuple[Tensor, ...] | list[Tensor]  # as torch takes them
 
 WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 """What `torch.compile`, FSDP1 and activation checkpointing insert into the names of what they wrap.
 
-Without them a pattern for parameters means something else on a wrapped model. pytorch#101107 (open) is of the first."""
+Without these names a pattern for parameters would mean something else on a wrapped model. pytorch#101107 (open) is
+about the first."""
 
 
 def norms_of(tensors: Tensors, norm_type: float = 2.0, *, dtype: torch.dtype | None = None) -> tuple[Tensor, ...]:
     """Return the norm of each tensor, in few launches on an accelerator.
 
-    Without it each norm is a launch of its own. pytorch#193607 makes it public as `torch.foreach`: then this goes.
+    Without it each norm is one launch. pytorch#193607 makes it public as `torch.foreach`, which will replace this.
 
     Args:
         tensors: At least one.
         norm_type: 2.0 or infinity.
-        dtype: What the norms are computed in; that of the tensors by default.
+        dtype: The dtype in which norms are computed; that of the tensors by default.
     """
     if dtype is None:
         return torch._foreach_norm(tensors, norm_type)
@@ -32,7 +33,7 @@ def norms_of(tensors: Tensors, norm_type: float = 2.0, *, dtype: torch.dtype | N
 
 
 def multiply_(tensors: Tensors, factors: Tensors | Tensor) -> None:
-    """Multiply each tensor in place by its factor, or by one for all, in few launches on an accelerator.
+    """Multiply each tensor in place by its own factor or a common one, in few launches on an accelerator.
 
     As for `norms_of`: pytorch#193607.
     """
@@ -40,9 +41,9 @@ def multiply_(tensors: Tensors, factors: Tensors | Tensor) -> None:
 
 
 def version_of(tensor: Tensor) -> int:
-    """Return how often a tensor was changed in place.
+    """Return how many times a tensor was changed in place.
 
-    By it the engine sees that a gradient was accumulated into after it was last looked at. No upstream issue.
+    It shows the engine that a gradient was accumulated into since it was last read. No upstream issue.
     """
     return tensor._version
 
@@ -50,16 +51,16 @@ def version_of(tensor: Tensor) -> int:
 def uncompiled(module: nn.Module) -> nn.Module:
     """Return the module that `torch.compile` has wrapped, or the module itself.
 
-    Without it DDP and the blocks of a compiled model are not recognised. pytorch#101107 (open): this goes when the
-    wrapper has a public way to what it wraps.
+    Without it DDP and the blocks of a compiled model are not recognised. pytorch#101107 (open): not needed once the
+    wrapper gives public access to the wrapped module.
     """
     return getattr(module, "_orig_mod", module)
 
 
 def is_compiled(module: nn.Module) -> bool:
-    """Return whether a module is compiled as one, or has a method that is.
+    """Return whether a module is compiled as a whole or has a compiled method.
 
-    Without it, work is left out in a compiled region, which then computes gradients that are dropped. No upstream
+    Without it, work would be skipped in a compiled region, which then computes gradients that are dropped. No upstream
     issue.
     """
     return (
@@ -70,9 +71,9 @@ def is_compiled(module: nn.Module) -> bool:
 
 
 def tables_of(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the very dictionaries in which a module keeps its parameters and its modules.
+    """Return the dictionaries in which a module keeps its parameters and its submodules (not copies).
 
-    They tell in every window whether something was put into the model; walking the tree by name would cost as much as a
+    They show in every window whether something was added to the model; walking the tree by name would cost as much as a
     clip. No upstream issue.
     """
     return module._parameters, module._modules

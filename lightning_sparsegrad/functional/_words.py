@@ -1,4 +1,4 @@
-"""Numbers that kernels need of a window, copied to the devices: once for each of them, and nobody waits for it."""
+"""Numbers that kernels need in a window, copied to each device in one transfer without waiting."""
 
 from collections.abc import Sequence
 
@@ -7,31 +7,31 @@ from torch import Tensor
 
 
 def send(values: Sequence[float] | Sequence[Sequence[int]], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Copy numbers to a device in one transfer that the host does not wait for.
+    """Copy numbers to a device in one transfer, without making the host wait.
 
     Args:
         values: Numbers, or rows of them.
-        dtype: What they become.
-        device: Where they go.
+        dtype: Dtype of the result.
+        device: Device of the result.
     """
     numbers = torch.tensor(values, dtype=dtype, device="cpu")
     if device.type == "cuda":
-        numbers = numbers.pin_memory()  # from pageable memory, a copy waits until it is staged
+        numbers = numbers.pin_memory()  # a copy from pageable memory would wait for staging
     return numbers.to(device, non_blocking=True)
 
 
 def send_rows(blocks: Sequence[tuple[torch.device, Sequence[Sequence[int]]]]) -> list[Tensor]:
-    """Send blocks of int32 rows to their devices, all that go to one of them together.
+    """Copy blocks of int32 rows to their devices, in one transfer per device.
 
     Args:
-        blocks: For each block its device, and its rows, all of one length.
+        blocks: For each block its device and its rows, all of one length.
 
     Returns:
-        For each block a tensor of shape (rows, length) on its device, a view of what was sent.
+        For each block a tensor of shape (rows, length) on its device, a view of the transferred tensor.
     """
     views = {}
     for device in dict.fromkeys(device for device, _ in blocks):
-        together = [rows for its, rows in blocks if its == device]
+        together = [rows for target, rows in blocks if target == device]
         words = send([row for rows in together for row in rows], torch.int32, device)
         views[device] = iter(torch.split(words, [len(rows) for rows in together]))
     return [next(views[device]) for device, _ in blocks]

@@ -1,6 +1,6 @@
-"""Norms of components and clipping to them, on lists of tensors; nothing here synchronises with an accelerator.
+"""Norms of components and clips by norm, on lists of tensors; nothing here synchronises with an accelerator.
 
-Where tensors are spread over processes, each brings what it holds of them, and one collective adds all norms up.
+If tensors are sharded over processes, each process passes the rows that it holds, and one collective reduces all norms.
 """
 
 from collections.abc import Sequence
@@ -30,14 +30,14 @@ def component_norms(
         tensors: Gradients (or slices of them) of any shape, the tensors of one component next to each other.
         sizes: Number of tensors of each component; they sum to `len(tensors)`.
         norm_type: 2.0 or infinity.
-        groups: For each tensor the processes over which it is spread, of which this one brings what it holds, be it
-            empty; `None` for one that each process holds whole. By default, all are whole.
+        groups: For each tensor the processes over which it is sharded, in which case this one passes the rows that it
+            holds, even if there are none; `None` for a tensor that each process holds whole. By default, all are whole.
 
     Returns:
         Tensor of shape (len(sizes),) on the device of the first tensor: float64 if any gradient is, else float32.
     """
     dtype = torch.float64 if torch.float64 in {tensor.dtype for tensor in tensors} else torch.float32
-    if norm_type == inf:  # nothing has no largest entry
+    if norm_type == inf:  # an empty tensor has no largest entry
         tensors = [tensor if tensor.numel() else tensor.new_zeros(1) for tensor in tensors]
     norms = norms_of(list(tensors), norm_type, dtype=dtype)  # in fp16 the squares would overflow
     if len({norm.device for norm in norms}) > 1:
@@ -70,8 +70,8 @@ def clip_components_(
 
     .. math:: g_c \leftarrow g_c \cdot \min\left(1, \frac{\text{max\_norm}_c}{\lVert g_c \rVert + 10^{-6}}\right)
 
-    A component whose norm is infinite or undefined ends undefined where torch's own `clip_grad_norm_` does, so that a
-    gradient scaler sees it.
+    A component whose norm is infinite or undefined becomes NaN where torch's own `clip_grad_norm_` makes it NaN, so
+    that a gradient scaler sees it.
 
     Args:
         tensors: Gradients, the tensors of one component next to each other.
@@ -79,7 +79,7 @@ def clip_components_(
         max_norms: One threshold per component, positive, in true gradient units.
         norm_type: 2.0 or infinity.
         loss_scale: 0-d tensor by which the gradients are multiplied, or `None`.
-        groups: The processes over which each tensor is spread, see `component_norms`.
+        groups: The processes over which each tensor is sharded, see `component_norms`.
 
     Returns:
         The norms before, in true units, and the factors, both of shape (len(sizes),).
@@ -90,13 +90,18 @@ def clip_components_(
     bounds: Tensor | float = max_norms[0]
     if any(max_norm != bounds for max_norm in max_norms):
         bounds = send(max_norms, norms.dtype, norms.device)
-    factors = ((norms + EPSILON).reciprocal() * bounds).clamp(max=1.0)  # rounded as in torch: equal to the last bit
+    factors = clip_factors(norms, bounds)
     _scale_(tensors, sizes, factors)
     return norms, factors
 
 
+def clip_factors(norms: Tensor, bounds: Tensor | float) -> Tensor:
+    """Return what components of some norms are multiplied by, rounded as in torch: equal to the last bit."""
+    return ((norms + EPSILON).reciprocal() * bounds).clamp(max=1.0)
+
+
 def clip_values_(tensors: Sequence[Tensor], max_value: float, *, loss_scale: Tensor | None = None) -> Tensor:
-    """Clamp every entry to [-max_value, max_value] in place; an infinite or undefined entry ends undefined.
+    """Clamp every entry to [-max_value, max_value] in place; an infinite or undefined entry becomes NaN.
 
     Args:
         tensors: Gradients of any shape, whole or sharded by rows.
@@ -104,10 +109,10 @@ def clip_values_(tensors: Sequence[Tensor], max_value: float, *, loss_scale: Ten
         loss_scale: 0-d tensor by which the gradients are multiplied, or `None`.
 
     Returns:
-        How many entries were beyond the bound or not finite, as a 0-d int64 tensor on the device of the first tensor.
+        The number of entries beyond the bound or not finite, as a 0-d int64 tensor on the device of the first tensor.
     """
     shards = [shard_of(tensor) for tensor in tensors]
-    counts = {  # by the processes whose counts are to be added
+    counts = {  # by the group of processes that sum their counts
         group: torch.zeros((), dtype=torch.float64, device=tensors[0].device)
         for group in dict.fromkeys(shard.group for shard in shards)
     }
@@ -119,12 +124,12 @@ def clip_values_(tensors: Sequence[Tensor], max_value: float, *, loss_scale: Ten
             bound = bound * loss_scale.to(bound)
         for _, piece in pieces(tensor):
             sizes = piece.abs()
-            if piece.is_cpu:  # reading is free there
+            if piece.is_cpu:  # where reading is free
                 largest = float(sizes.amax())
                 if largest <= float(bound) and largest < inf:
                     continue
             if not (piece.is_cpu and largest < inf):
-                # `clamp` alone turns an infinite entry into the bound, and the overflow would be hidden
+                # `clamp` alone would turn an infinite entry into the bound and hide the overflow
                 piece.masked_fill_(sizes.isinf(), torch.nan)
                 torch.abs(piece, out=sizes)
             inside = torch.le(sizes, bound, out=sizes)  # ones and zeros in the dtype at hand: sums of booleans are slow
@@ -138,7 +143,7 @@ def clip_values_(tensors: Sequence[Tensor], max_value: float, *, loss_scale: Ten
 
 def _scale_(tensors: Sequence[Tensor], sizes: Sequence[int], factors: Tensor) -> None:
     if all(tensor.is_cpu for tensor in tensors):
-        # reading is free here, and what is within its threshold need not be touched
+        # reading is free here, and components within their threshold need not be changed
         over = [not factor >= 1.0 for factor in factors.tolist()]
         if not any(over):
             return

@@ -12,8 +12,8 @@ The key enters twice: with one xor, two keys would only permute one sequence, an
 
 References:
     C. Wellons, "Prospecting for Hash Functions", 2018, https://nullprogram.com/blog/2018/07/31/: the multipliers and
-    shifts of ``triple32``. Its closing ``x ^= x >> 14`` is left out: it changes low bits only, and entries are told
-    apart by comparing the whole word with a threshold.
+    shifts of ``triple32``. Its closing ``x ^= x >> 14`` is omitted: it changes low bits only, and a mask compares the
+    whole word with a threshold.
 """
 
 from functools import cache
@@ -33,8 +33,8 @@ def derive_key(*parts: str | int | None) -> int:
     """Return the 64-bit key of a tuple of names and numbers, the same on every machine and in every process.
 
     Args:
-        *parts: What the key stands for, e.g. class name, seed, parameter name and resample index. Order and type
-            matter: `1` and `"1"` give different keys.
+        *parts: The names and numbers, e.g. class name, seed, parameter name and resample index. Order and type matter:
+            `1` and `"1"` give different keys.
 
     Example:
         >>> hex(derive_key("GradDrop", 0, "encoder.weight", 7))
@@ -44,7 +44,7 @@ def derive_key(*parts: str | int | None) -> int:
 
 
 def keep_threshold(rate: float) -> int:
-    """Return the smallest hash that is kept at a drop rate, in [0, 2^32]: entries below it are dropped.
+    """Return the smallest hash that is kept at a drop rate, in [0, 2^32]; entries with a smaller hash are dropped.
 
     Args:
         rate: Expected fraction of dropped entries, in [0, 1]. It is resolved to multiples of 2^-32.
@@ -76,7 +76,7 @@ def hash_entries(key: int, start: int, count: int, device: torch.device) -> Tens
         device: Where to compute.
 
     Returns:
-        int32 tensor of shape (count,): `hash_index(key, i) - 2**31`, so that the order of the hashes is kept.
+        int32 tensor of shape (count,): `hash_index(key, i) - 2**31`, which preserves the order of the hashes.
     """
     size = block_size(device)
     position = start % size
@@ -100,13 +100,13 @@ def hash_indices(key: int, indices: Tensor) -> Tensor:
 
 
 def entry_words(key: int, start: int, threshold: int, *, folded: bool = False) -> list[int]:
-    """Return the four int32 words by which a kernel masks entries of a tensor, see `hash_stack`.
+    """Return the four int32 words with which a kernel masks the entries of a tensor, see `hash_stack`.
 
     Args:
         key: 64-bit key, see `derive_key`.
         start: Index of the first entry, in [0, 2^64).
         threshold: The smallest hash that is kept, in [0, 2^32), see `keep_threshold`.
-        folded: Whether the first word is that of the folded index; `start` is 0 then.
+        folded: Whether the first word applies to the folded index; then `start` has to be 0.
 
     Returns:
         Low and high word of the key, the start, and the threshold in the shifted range of the hashes.
@@ -121,7 +121,7 @@ def hash_stack(words: Tensor, count: int, *, folded: bool) -> Tensor:
     Args:
         words: int32 tensor of shape (keys, 4), see `entry_words`; the ranges may not cross a multiple of 2^32.
         count: Number of indices, at most `block_size(words.device)`.
-        folded: Whether all ranges start at 0, and the words were made for that.
+        folded: Whether all ranges start at 0 and the words were computed with `folded=True`.
 
     Returns:
         int32 tensor of shape (keys, count).
@@ -135,7 +135,7 @@ def hash_stack(words: Tensor, count: int, *, folded: bool) -> Tensor:
 
 @cache
 def folded_indices(device: torch.device) -> Tensor:
-    """Return the first step of the hash, which is linear in the bits of the index, for one block under the key 0.
+    """Return the first step of the hash, which is linear in the bits of the index, for one block with key 0.
 
     With this table, whose block begins at a multiple of its size, the first step of any index is one xor: the bits
     of `start + i` are those of `start` and those of `i`.
@@ -145,7 +145,7 @@ def folded_indices(device: torch.device) -> Tensor:
 
 
 def _finish_(x: Tensor, second: Tensor | int) -> Tensor:
-    """Hash what has gone through the first xor and shift; the result is shifted to the range of int32."""
+    """Finish a hash after its first xor and shift; the result is shifted to the range of int32."""
     x.mul_(signed(MULTIPLIERS[0])).bitwise_xor_(second)
     scratch = torch.empty_like(x)
     _xor_shift_(x, scratch, 1).mul_(signed(MULTIPLIERS[1]))
@@ -162,7 +162,7 @@ def _lowest(device: torch.device) -> Tensor:
 def _xor_shift_(x: Tensor, scratch: Tensor, stage: int) -> Tensor:
     shift = SHIFTS[stage]
     torch.bitwise_right_shift(x, shift, out=scratch)
-    scratch.bitwise_and_((1 << (32 - shift)) - 1)  # int32 shifts copy the sign bit down: take the copies out
+    scratch.bitwise_and_((1 << (32 - shift)) - 1)  # int32 shifts copy the sign bit: clear the copies
     return x.bitwise_xor_(scratch)
 
 
@@ -171,7 +171,7 @@ def _fold(word: int) -> int:
 
 
 def _words(key: int, high_index: int) -> tuple[int, int]:
-    """Split a key into two words; an index beyond 2^32 selects another key by its high word."""
+    """Split a key into two words; for an index beyond 2^32, its high word selects another key."""
     if high_index:
         key = derive_key(key, high_index)
     return key % WORD, key // WORD

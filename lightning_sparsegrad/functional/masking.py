@@ -1,12 +1,12 @@
-"""Bernoulli masks on gradients: which entries are kept is a hash of their index, how they are dropped is a product.
+"""Bernoulli masks on gradients: a hash of its index decides whether an entry is kept, and a product drops it.
 
-An entry is dropped by multiplying with zero, so that an infinite or undefined gradient stays visible (as NaN) to a
-gradient scaler. A tensor goes one of four ways, which give the same bits: many small tensors share one hash; of a
-matrix that is mostly rows of zeros, as the gradient of a word embedding is, the other rows are masked; a large tensor
-goes through the compiled kernel of `fused`, or block by block through the cache.
+An entry is dropped by multiplying by zero, so that an infinite or undefined gradient stays visible (as NaN) to a
+gradient scaler. There are four ways to mask a tensor, with the same bits: many small tensors share one hash; in a
+matrix of mostly zero rows, such as the gradient of a word embedding, only the other rows are masked; a large tensor
+goes through the compiled kernel of `_fused`, or block by block through the cache.
 
-Of a `DTensor` that is sharded by rows, each process masks what it holds, by the index in the whole tensor: the mask is
-the same for every number of processes.
+In a `DTensor` that is sharded by rows, each process masks the rows that it holds, by the index in the whole tensor: the
+mask is the same for any number of processes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -32,7 +32,7 @@ from lightning_sparsegrad.functional.hashing import (
 from lightning_sparsegrad.functional.sharding import shard_of
 
 _SMALL = 1 << 13  # entries up to which launching costs more than hashing
-_MANY_ROWS = 1 << 12  # rows from which it pays to look for rows of zeros
+_MANY_ROWS = 1 << 12  # number of rows from which it pays to look for zero rows
 _PROBES = 64
 
 
@@ -72,9 +72,9 @@ def mask_entries_(
     Args:
         tensors: Gradients of any shape and floating dtype, whole or sharded by rows.
         keys: One key per tensor.
-        rates: One drop rate per tensor, in [0, 1]. Nothing is launched where it is 0.
-        rescale: Multiply what is kept by `1 / (1 - rate)`, so that the expectation is unchanged.
-        fused: Use the compiled kernel for large tensors; it is compiled at its first use. The bits are the same.
+        rates: One drop rate per tensor, in [0, 1]. Nothing is launched for a rate of 0.
+        rescale: Multiply the kept entries by `1 / (1 - rate)`, so that the expectation is unchanged.
+        fused: Use the compiled kernel for large tensors, with the same bits; it is compiled at its first use.
     """
     small: list[_Masked] = []
     large: list[_Masked] = []
@@ -83,22 +83,22 @@ def mask_entries_(
             continue
         shard, threshold = shard_of(whole), keep_threshold(rate)
         tensor = shard.local
-        if threshold == WORD:  # one more than int32 can hold: nothing is kept
+        if threshold == WORD:  # one more than int32 can hold: drop everything
             tensor.mul_(0)
             continue
         masked = _Masked(tensor, shard.start, key, threshold, 1 / (1 - rate) if rescale else 1.0)
         is_small = tensor.numel() <= _SMALL and shard.start % WORD + tensor.numel() <= WORD
         (small if is_small else large).append(masked)
     stacks, compiled = list(_stacks(small)), {}
-    for place, masked in enumerate(large) if fused else ():
+    for index, masked in enumerate(large) if fused else ():
         row = fused_words(masked.tensor, masked.start, masked.key, masked.threshold)
         if row is not None:
-            compiled[place] = row
+            compiled[index] = row
     blocks = [(stack[0].tensor.device, _stack_words(stack)) for stack in stacks]
-    words = send_rows(blocks + [(large[place].tensor.device, [row]) for place, row in compiled.items()])
-    by_kernel = {place: row[0] for place, row in zip(compiled, words[len(stacks) :], strict=True)}
-    for place, masked in enumerate(large):
-        _mask_large_(masked, by_kernel.get(place))
+    words = send_rows(blocks + [(large[index].tensor.device, [row]) for index, row in compiled.items()])
+    by_kernel = {index: row[0] for index, row in zip(compiled, words[len(stacks) :], strict=True)}
+    for index, masked in enumerate(large):
+        _mask_large_(masked, by_kernel.get(index))
     for stack, stack_words in zip(stacks, words, strict=False):
         _mask_stack_(stack, stack_words)
 
@@ -106,9 +106,13 @@ def mask_entries_(
 def mask_rows_(
     tensors: Sequence[Tensor], keys: Sequence[int], rates: Sequence[float], *, rescale: bool = False
 ) -> None:
-    """Drop whole slices along dim 0 of each tensor in place; of a 1-D tensor, single entries.
+    """Drop whole slices along dim 0 of each tensor in place; in a 1-D tensor, single entries.
 
-    Args: as for `mask_entries_`; a 0-d tensor is one row.
+    Args:
+        tensors: Gradients of any shape and floating dtype, whole or sharded by rows; a 0-d tensor is one row.
+        keys: One key per tensor.
+        rates: One drop rate per tensor, in [0, 1]. Nothing is launched for a rate of 0.
+        rescale: Multiply the kept rows by `1 / (1 - rate)`, so that the expectation is unchanged.
     """
     for whole, key, rate in zip(tensors, keys, rates, strict=True):
         if rate == 0:
@@ -141,9 +145,9 @@ def _multiply_(tensor: Tensor, mask: Tensor, factor: float) -> None:
 
 
 def _keep(key: int, threshold: int, start: int, count: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Return a flat mask of zeros and ones in the dtype of the gradient, whose product is the fastest."""
+    """Return a flat mask of zeros and ones in the dtype of the gradient, which multiplies fastest."""
     mask = torch.empty(count, dtype=dtype, device=device)
-    if threshold == WORD:  # one more than int32 can hold: nothing is kept
+    if threshold == WORD:  # one more than int32 can hold: drop everything
         return mask.zero_()
     for begin, length in ranges(start, count, device):
         hashes = hash_entries(key, begin, length, device)
@@ -151,17 +155,17 @@ def _keep(key: int, threshold: int, start: int, count: int, device: torch.device
     return mask
 
 
-# ---------------------------------------------------------------- ways through a tensor
+# ---------------------------------------------------------------- four ways to mask a tensor
 @dataclass(frozen=True)
 class _Masked:
     """A tensor to mask.
 
     Args:
-        tensor: What this process holds of it.
+        tensor: The rows that this process holds.
         start: Index of its first entry.
         key: 64-bit key.
         threshold: The smallest hash that is kept, below 2^32.
-        factor: What is kept is multiplied by it.
+        factor: The factor of the kept entries.
     """
 
     tensor: Tensor
@@ -172,7 +176,7 @@ class _Masked:
 
 
 def _mask_large_(masked: _Masked, words: Tensor | None) -> None:
-    """Mask one tensor, through the compiled kernel if there are words for it."""
+    """Mask one tensor, through the compiled kernel if words for it are given."""
     tensor, begin = masked.tensor, masked.start
     left = None if words is None else fused_mask_(tensor, begin, words, masked.factor)
     fits = begin + tensor.numel() < WORD
@@ -186,7 +190,7 @@ def _mask_large_(masked: _Masked, words: Tensor | None) -> None:
 
 
 def _stacks(small: Sequence[_Masked]) -> Iterator[list[_Masked]]:
-    """Bring tensors of a similar size together, as many as one block holds."""
+    """Group tensors of similar size, as many as fit in one block."""
     groups: dict[tuple[torch.device, torch.dtype, int], list[_Masked]] = {}
     for each in small:
         size = max(each.tensor.numel() - 1, 0).bit_length()  # up to twice the smallest
@@ -219,9 +223,9 @@ def _mask_stack_(stack: Sequence[_Masked], words: Tensor) -> None:
 
 
 def _scattered_rows(tensor: Tensor) -> Tensor | None:
-    """Return the rows that are not all zeros if they are few, else `None`; on the CPU alone, where reading is free.
+    """Return the rows that are not all zeros if there are few, else `None`; only on the CPU, where reading is free.
 
-    A mask leaves a row of zeros as it is. Rows are told by their bytes, so that no square underflows.
+    A mask does not change a row of zeros. Rows are recognised by their bytes, so that no square underflows.
     """
     if tensor.device.type != "cpu" or tensor.ndim < 2 or tensor.shape[0] < _MANY_ROWS:
         return None
@@ -242,7 +246,7 @@ def _mask_rows_of_entries_(masked: _Masked, rows: Tensor) -> None:
     threshold = masked.threshold - WORD // 2
     columns = torch.arange(width, dtype=torch.int32, device=device) + signed(masked.start)
     for some in torch.split(rows, max(1, block_size(device) // width)):
-        indices = some.to(torch.int32).view(-1, 1) * width + columns  # modulo 2^32, as the hash takes them
+        indices = some.to(torch.int32).view(-1, 1) * width + columns  # modulo 2^32, as the hash expects them
         entries = matrix.index_select(0, some)
         mask = torch.ge(hash_indices(masked.key, indices), threshold, out=torch.empty_like(entries))
         _multiply_(entries, mask, masked.factor)

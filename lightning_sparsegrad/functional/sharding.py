@@ -1,7 +1,6 @@
 """Shards: the consecutive rows of a `DTensor` that one of several processes holds.
 
-Only tensors are looked at, and `torch.distributed.tensor` is never imported: a program that shards nothing does not
-load it.
+`torch.distributed.tensor` is never imported here, so that a program that shards nothing does not load it.
 """
 
 from collections.abc import Sequence
@@ -24,8 +23,8 @@ class Shard:
 
     Args:
         local: The rows; they share their memory with the tensor.
-        first_row: The place of the first of them in the whole tensor.
-        group: The processes it is spread over; `None` for a tensor that each process holds whole.
+        first_row: Index of the first of them in the whole tensor.
+        group: The processes over which the tensor is sharded; `None` for one that each process holds whole.
     """
 
     local: Tensor
@@ -34,7 +33,7 @@ class Shard:
 
     @property
     def start(self) -> int:
-        """Place of the first entry in the whole tensor, in row-major order."""
+        """Index of the first entry in the whole tensor, in row-major order."""
         return self.first_row * prod(self.local.shape[1:])
 
 
@@ -44,15 +43,15 @@ def is_spread(tensor: Tensor) -> bool:
 
 
 def shard_of(tensor: Tensor) -> Shard:
-    """Return what this process holds of a tensor.
+    """Return the rows of a tensor that this process holds.
 
     Args:
-        tensor: A whole tensor; or a `DTensor` that is spread by rows over one dimension of its mesh, as `fully_shard`
-            does, and repeated along the others.
+        tensor: A whole tensor; or a `DTensor` that is sharded by rows over one dimension of its mesh, as `fully_shard`
+            does, and replicated along the others.
 
     Raises:
-        ConfigurationError: If it is spread in another way, as the columns of tensor parallelism are, or cut into other
-            numbers of rows than `torch.chunk` cuts.
+        ConfigurationError: If it is sharded in another way, such as the columns of tensor parallelism, or into other
+            numbers of rows than `torch.chunk` would give.
     """
     if not is_spread(tensor):
         return Shard(tensor)
@@ -68,7 +67,7 @@ def shard_of(tensor: Tensor) -> Shard:
     local: Tensor = tensor.to_local()  # type: ignore[attr-defined]
     if not axes:
         return Shard(local)
-    each = -(-tensor.shape[0] // mesh.size(axes[0]))  # as `torch.chunk` cuts: the last ones may be short, or empty
+    each = -(-tensor.shape[0] // mesh.size(axes[0]))  # as in `torch.chunk`: the last ones may be short or empty
     first = min(mesh.get_local_rank(axes[0]) * each, tensor.shape[0])
     if local.shape[0] != min(each, tensor.shape[0] - first):
         raise ConfigurationError(
@@ -79,20 +78,20 @@ def shard_of(tensor: Tensor) -> Shard:
 
 
 def group_of(tensor: Tensor) -> Group | None:
-    """Return the processes a tensor is spread over, `None` for none."""
+    """Return the processes over which a tensor is sharded; `None` if it is whole."""
     return shard_of(tensor).group if is_spread(tensor) else None
 
 
 def norms_over(
     norms: Tensor, sizes: Sequence[int], groups: Sequence[Group | None], *, norm_type: float = 2.0
 ) -> Tensor:
-    """Return the norm of each component from those of what this process holds of it: one collective for each group.
+    """Return the norm of each component from the norms of the rows that each process holds: one collective per group.
 
     Args:
-        norms: Norms of all tensors, those of one component next to each other, of shape (sum(sizes),).
+        norms: Norms of all tensors, of shape (sum(sizes),), the tensors of one component next to each other.
         sizes: Number of tensors of each component, positive.
-        groups: For each tensor the processes it is spread over; `None` for one that each process holds whole. The same
-            on all processes, also where a process holds no entry of a tensor.
+        groups: For each tensor the processes over which it is sharded; `None` for one that each process holds whole.
+            The same on all processes, even if a process holds no entry of a tensor.
         norm_type: 2.0 or infinity.
 
     Returns:
@@ -100,40 +99,40 @@ def norms_over(
     """
     component = [index for index, size in enumerate(sizes) for _ in range(size)]
     wide = norms.double()
-    each, zero = wide.unbind(), wide.new_zeros(())
+    separate, zero = wide.unbind(), wide.new_zeros(())
     totals = []
     for group in dict.fromkeys(groups):
-        members = [its is group for its in groups]
-        # whatever the indices, stacking copies nothing from the host
-        inside = torch.stack([norm if member else zero for norm, member in zip(each, members, strict=True)])
+        members = [other is group for other in groups]
+        # stacking copies nothing from the host, unlike indexing
+        inside = torch.stack([norm if member else zero for norm, member in zip(separate, members, strict=True)])
         total = torch.stack(norms_of(torch.split(inside, list(sizes)), norm_type))
         if group is not None:
-            # of components with a member alone: what others have of theirs may differ from process to process
+            # only components with a member in the group: the norms of others may differ between processes
             shared = sorted({index for index, member in zip(component, members, strict=True) if member})
-            of_each = list(total.unbind())
-            reduced = reduce_norms(torch.stack([of_each[index] for index in shared]), group, norm_type)
+            norms_of_components = list(total.unbind())
+            reduced = reduce_norms(torch.stack([norms_of_components[index] for index in shared]), group, norm_type)
             for index, norm in zip(shared, reduced.unbind(), strict=True):
-                of_each[index] = norm
-            total = torch.stack(of_each)
+                norms_of_components[index] = norm
+            total = torch.stack(norms_of_components)
         totals.append(total)
     over_all: Tensor = torch.linalg.vector_norm(torch.stack(totals), norm_type, dim=0)
     return over_all.to(norms.dtype)
 
 
-def reduce_norms(part: Tensor, group: Group, norm_type: float = 2.0) -> Tensor:
-    """Return norms from those of what each process of a group holds, in one collective.
+def reduce_norms(norms: Tensor, group: Group, norm_type: float = 2.0) -> Tensor:
+    """Return norms from the norms of the rows that each process of a group holds, in one collective.
 
     Args:
-        part: float64 tensor, of the same shape on all processes.
+        norms: The norms on this process, a float64 tensor of the same shape on all processes.
         group: The processes.
         norm_type: 2.0 or infinity.
     """
     if norm_type != inf:
-        powers = part.square()
+        powers = norms.square()
         torch.distributed.all_reduce(powers, group=group)
         return powers.sqrt()
-    # a maximum over processes may pass over what is undefined: that travels beside it
-    undefined = part.isnan()
-    both = torch.stack([part.masked_fill(undefined, 0.0), undefined.to(part)])
+    # a maximum over processes may ignore NaN, which is therefore reduced separately
+    undefined = norms.isnan()
+    both = torch.stack([norms.masked_fill(undefined, 0.0), undefined.to(norms)])
     torch.distributed.all_reduce(both, torch.distributed.ReduceOp.MAX, group=group)
     return both[0].masked_fill(both[1] > 0, torch.nan)

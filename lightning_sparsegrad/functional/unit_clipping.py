@@ -1,4 +1,4 @@
-"""Clipping of units, the rows by which a weight computes its outputs, to a share of their own norms."""
+"""Clipping of units, the rows of a weight that each compute one output, to a share of their own norms."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ from torch.nn.functional import pad
 from lightning_sparsegrad.functional._blocks import block_size
 from lightning_sparsegrad.functional.sharding import Group, reduce_norms, shard_of
 
-SMALLEST_NORM = 1e-6  # by which the authors' code divides at least, in true gradient units
-_FEW = 4  # of so many rows, one at most is worth picking out
+SMALLEST_NORM = 1e-6  # the smallest divisor in the authors' code, in true gradient units
+_FEW = 4  # rows are picked out if at most one in four is clipped
 
 
 def clip_units_(
@@ -23,56 +23,56 @@ def clip_units_(
     eps: float = 1e-3,
     loss_scale: Tensor | None = None,
 ) -> list[Tensor]:
-    r"""Scale each unit of each gradient in place to a share of the norm of its weights, where it is beyond that.
+    r"""Scale each unit of each gradient in place to a share of the norm of its weights, if it exceeds that share.
 
     .. math:: g_u \leftarrow g_u \cdot \frac{\tau_u}{\max(\lVert g_u \rVert, 10^{-6})}
         \quad \text{if } \lVert g_u \rVert \ge \tau_u = \text{clipping} \cdot \max(\lVert W_u \rVert, \text{eps})
 
     A unit is a slice along the output dimension of a tensor, all inputs of one output; a tensor with at most one
     dimension longer than 1 is one unit, as in the authors' code. Norms are accumulated in float32 or wider. An infinite
-    or undefined entry ends undefined, so that a gradient scaler sees it, as the rest of its unit does or ends as zero;
-    so does a unit of finite entries whose norm is infinite. What is within its bound keeps its bits.
+    or undefined entry becomes NaN, so that a gradient scaler sees it, and the rest of its unit becomes NaN or zero; a
+    unit of finite entries whose norm is infinite becomes zero. A unit within its bound keeps its bits.
 
     Args:
         gradients: Gradients of any shape and floating dtype, whole or sharded by rows.
-        weights: The tensors they are gradients of, of the same shapes, and sharded alike.
+        weights: The tensors whose gradients they are, of the same shapes and sharded alike.
         clipping: Largest norm of a gradient as a share of that of its weights, positive.
-        dims: The output dimension of each tensor; of no matter for one that is one unit.
-        eps: Norm of weights below which it is taken for that, positive: units that are zero can train.
+        dims: The output dimension of each tensor; ignored for a tensor that is one unit.
+        eps: Lower bound on the norm of weights, positive, so that units whose weights are zero can train.
         loss_scale: 0-d tensor by which the gradients are multiplied, or `None`.
 
     Returns:
-        For each tensor what its units were multiplied by, a 1-D tensor in float32 or wider, the same on all processes.
+        For each tensor the factors of its units, a 1-D tensor in float32 or wider, the same on all processes.
     """
     held = [_Held.of(gradient, weight, dim) for gradient, weight, dim in zip(gradients, weights, dims, strict=True)]
     norms = [_unit_norms(each.gradient, each.dim) for each in held]
     bounds = [_unit_norms(each.weight, each.dim) for each in held]
     _add_up(norms, bounds, [each.group if each.is_split else None for each in held])
-    sizes = [len(of_one) for of_one in norms]
+    sizes = [len(unit_factors) for unit_factors in norms]
     norm, bound = _joined(norms), _joined(bounds)
     if loss_scale is not None:
         norm = norm / loss_scale.to(norm)
     bound = clipping * bound.clamp(min=eps)
     flat = torch.where(norm < bound, 1.0, bound / norm.clamp(min=SMALLEST_NORM))
     factors = torch.split(flat, sizes)
-    for each, of_one in zip(held, factors, strict=True):
-        count = int((~(of_one >= 1)).sum()) if each.gradient.is_cpu else None  # reading is free there
+    for each, unit_factors in zip(held, factors, strict=True):
+        count = int((~(unit_factors >= 1)).sum()) if each.gradient.is_cpu else None  # reading is free there
         if count != 0:
-            _scale_(each.gradient, of_one, each.dim, few=count is not None and count * _FEW <= len(of_one))
+            _scale_(each.gradient, unit_factors, each.dim, few=count is not None and count * _FEW <= len(unit_factors))
     return _of_all_processes(held, factors)
 
 
 @dataclass(frozen=True)
 class _Held:
-    """What this process holds of a gradient and its weights.
+    """The rows of a gradient and its weights that this process holds.
 
     Args:
-        gradient: What it holds of the gradient.
-        weight: What it holds of the weights.
-        dim: The dimension along which the units lie; `None` where all is one unit.
-        units: Number of units on all processes together.
-        first: The first unit that is held.
-        group: The processes over which the tensors are spread.
+        gradient: The rows of the gradient.
+        weight: The rows of the weights.
+        dim: The dimension along which the units lie; `None` if the tensor is one unit.
+        units: Number of units over all processes.
+        first: Index of the first unit that this process holds.
+        group: The processes over which the tensors are sharded.
     """
 
     gradient: Tensor
@@ -110,24 +110,24 @@ def _unit_norms(tensor: Tensor, dim: int | None) -> Tensor:
 
 
 def _add_up(norms: list[Tensor], bounds: list[Tensor], groups: Sequence[Group | None]) -> None:
-    """Replace the norms of what this process holds of units by those of whole units: one collective for each group."""
+    """Replace the norms of the rows that this process holds by those of whole units: one collective per group."""
     for group in dict.fromkeys(group for group in groups if group is not None):
-        places = [place for place, its in enumerate(groups) if its is group]
-        held = [of_all[place] for of_all in (norms, bounds) for place in places]
-        whole = torch.split(reduce_norms(_joined(held).double(), group), [len(of_one) for of_one in held])
-        for index, place in enumerate(places):
-            norms[place] = whole[index].to(norms[place].dtype)
-            bounds[place] = whole[len(places) + index].to(bounds[place].dtype)
+        members = [index for index, other in enumerate(groups) if other is group]
+        held = [of_all[index] for of_all in (norms, bounds) for index in members]
+        whole = torch.split(reduce_norms(_joined(held).double(), group), [len(tensor) for tensor in held])
+        for offset, index in enumerate(members):
+            norms[index] = whole[offset].to(norms[index].dtype)
+            bounds[index] = whole[len(members) + offset].to(bounds[index].dtype)
 
 
-def _joined(parts: Sequence[Tensor]) -> Tensor:
-    """Return tensors one behind the other, on the device of the first, float64 if any is."""
-    wide = torch.float64 if torch.float64 in {part.dtype for part in parts} else torch.float32
-    return torch.cat([part.to(parts[0].device, wide) for part in parts])
+def _joined(tensors: Sequence[Tensor]) -> Tensor:
+    """Concatenate tensors on the device of the first; float64 if any is, else float32."""
+    wide = torch.float64 if torch.float64 in {tensor.dtype for tensor in tensors} else torch.float32
+    return torch.cat([tensor.to(tensors[0].device, wide) for tensor in tensors])
 
 
 def _scale_(tensor: Tensor, factors: Tensor, dim: int | None, *, few: bool = False) -> None:
-    """Multiply the units of a tensor by their factors, of which few may be known to be other than 1."""
+    """Multiply the units of a tensor by their factors; with `few`, pick out the rows whose factor is not 1."""
     factors = factors.to(tensor.device, torch.promote_types(tensor.dtype, torch.float32))
     shape = [-1 if other == dim else 1 for other in range(tensor.ndim)]
     if few and dim == 0:
@@ -139,17 +139,19 @@ def _scale_(tensor: Tensor, factors: Tensor, dim: int | None, *, few: bool = Fal
 
 
 def _of_all_processes(held: Sequence[_Held], factors: Sequence[Tensor]) -> list[Tensor]:
-    """Return the factors of all units, from those of the units that each process holds."""
+    """Return the factors of all units from those of the units that each process holds."""
     whole = list(factors)
     groups = [None if each.is_split else each.group for each in held]
     for group in dict.fromkeys(group for group in groups if group is not None):
-        places = [place for place, its in enumerate(groups) if its is group]
+        members = [index for index, other in enumerate(groups) if other is group]
         padded = [
-            pad(whole[place], (held[place].first, held[place].units - held[place].first - len(whole[place])))
-            for place in places
+            pad(whole[index], (held[index].first, held[index].units - held[index].first - len(whole[index])))
+            for index in members
         ]
         together = torch.cat(padded)
         torch.distributed.all_reduce(together, group=group)
-        for place, of_one in zip(places, torch.split(together, [len(of_one) for of_one in padded]), strict=True):
-            whole[place] = of_one
+        for index, unit_factors in zip(
+            members, torch.split(together, [len(unit_factors) for unit_factors in padded]), strict=True
+        ):
+            whole[index] = unit_factors
     return whole

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from lightning_sparsegrad.errors import require_one_of
+from lightning_sparsegrad.errors import ConfigurationError, require_one_of
 from lightning_sparsegrad.hub._network import STRANGERS, is_unreachable
 from lightning_sparsegrad.hub._peft_adapters import find_adapter
 from lightning_sparsegrad.modules._padding import padding_options
@@ -19,6 +21,7 @@ from lightning_sparsegrad.modules._pretrained_config import stored_config
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+_WITHOUT = ContextVar("whether models are made without weights", default=False)
 DType = Literal["float32", "bfloat16", "float16", "auto"]
 
 
@@ -42,11 +45,40 @@ def load_pretrained(auto_model: Any, source: str, config: Mapping[str, Any], dty
     offline = is_unreachable(source, "model")
     options: dict[str, Any] = {"dtype": dtype, **config}
     if (adapter := find_adapter(source, offline=offline)) is not None:
+        if _WITHOUT.get():
+            raise ConfigurationError(
+                f"Parameter `model_name_or_path` should name a whole model where no weights are loaded. "
+                f"Found `{source}`, which is an adapter: `--windows=1` loads it."
+            )
         return load_adapted(auto_model, source, adapter, options)
     if offline:  # transformers would search the hub for an adapter
         options["adapter_kwargs"] = {"local_files_only": True}
     options |= padding_options(stored_config(source, offline=offline))
+    if _WITHOUT.get():
+        return _outline(auto_model, source, {**options, "local_files_only": offline})
     model: PreTrainedModel = auto_model.from_pretrained(source, local_files_only=offline, **{**options, **STRANGERS})
+    return model
+
+
+@contextmanager
+def without_weights() -> Iterator[None]:
+    """Have models made of their configurations alone, on the meta device: with shapes and dtypes, without weights."""
+    token = _WITHOUT.set(True)
+    try:
+        yield
+    finally:
+        _WITHOUT.reset(token)
+
+
+def _outline(auto_model: Any, source: str, options: dict[str, Any]) -> PreTrainedModel:
+    from transformers import AutoConfig
+
+    dtype = options.pop("dtype")
+    options.pop("adapter_kwargs", None)
+    config = AutoConfig.from_pretrained(source, **{**options, **STRANGERS})
+    dtype = config.dtype or torch.float32 if dtype == "auto" else getattr(torch, dtype)
+    with torch.device("meta"):
+        model: PreTrainedModel = auto_model.from_config(config, dtype=dtype)
     return model
 
 

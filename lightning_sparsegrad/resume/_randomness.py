@@ -11,7 +11,7 @@ GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, rando
 
 
 def random_states(device: torch.device) -> dict[str, Any]:
-    """Return the global random states: of Python, NumPy, torch on the CPU, and torch on `device` if it is another."""
+    """Return the global random states of Python, NumPy, torch on the CPU, and torch on `device`."""
     kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     states: dict[str, Any] = {
         "python": _python_state(random.getstate()),
@@ -23,18 +23,18 @@ def random_states(device: torch.device) -> dict[str, Any]:
         "torch": torch.get_rng_state(),
     }
     if (accelerator := _accelerator(device)) is not None:
-        states[device.type] = accelerator.get_rng_state(*_place(device))
+        states[device.type] = accelerator.get_rng_state(*_device_arguments(device))
     return states
 
 
 def set_random_states(states: dict[str, Any], device: torch.device) -> None:
-    """Restore what `random_states` returned; on another kind of device, what is for the CPU."""
+    """Restore what `random_states` returned; on another kind of device, only the states of the CPU."""
     numpy = states["numpy"]
     random.setstate(_from_python_state(states["python"]))
     np.random.set_state((numpy["kind"], numpy["keys"].numpy().astype(np.uint32), *numpy["numbers"]))
     torch.set_rng_state(states["torch"])
     if (accelerator := _accelerator(device)) is not None and device.type in states:
-        accelerator.set_rng_state(states[device.type], *_place(device))
+        accelerator.set_rng_state(states[device.type], *_device_arguments(device))
 
 
 def generator_state(generator: Any) -> Any:
@@ -79,5 +79,5 @@ def _accelerator(device: torch.device) -> ModuleType | None:
     return None if device.type == "cpu" else torch.get_device_module(device)
 
 
-def _place(device: torch.device) -> tuple[torch.device, ...]:
-    return () if device.type == "mps" else (device,)  # of which there is one
+def _device_arguments(device: torch.device) -> tuple[torch.device, ...]:
+    return () if device.type == "mps" else (device,)  # there is only one

@@ -20,7 +20,7 @@ from lightning_sparsegrad.studies._study_lines import StudyLines
 from lightning_sparsegrad.untrusted._terminal import shown
 
 _RUNS, _QUICK = "runs", "quick"
-_OPTIONAL = {"grid", "groups", "trial"}  # keys that a file may leave empty
+_OPTIONAL = {"grid", "groups", "needs", "trial"}  # keys that a file may leave empty
 
 
 def main(args: list[str]) -> None:
@@ -56,6 +56,7 @@ def main(args: list[str]) -> None:
             if study.warning:
                 get_console().print(shown(study.warning), markup=False, highlight=False)
             if not given.report_only:
+                _require_material(study)
                 lines = StudyLines(study, done=len(runs) - len(missing), total=len(runs), jobs=given.jobs)
                 _run(missing, lines, done=len(runs) - len(missing), launcher=given.launcher, jobs=given.jobs)
             _report(study, runs, folder)
@@ -74,6 +75,12 @@ def _require_own(folder: Path) -> None:
             f"Parameter `folder` should be new, or that of a study: its report would overwrite `{taken[0]}`. "
             f"Found `folder = {folder}`."
         )
+
+
+def _require_material(study: Study) -> None:
+    for name, how in study.needs.items():
+        if not Path(name).exists():
+            raise ConfigurationError(f"The runs of this study read `{name}`. Found none: {how}.")
 
 
 def _parser() -> SparseGradArgumentParser:

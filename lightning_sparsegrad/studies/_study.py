@@ -58,6 +58,7 @@ class Study:
         distances_every: Record how far weights moved every this many optimizer steps (`PretrainedDistance`); `None`
             for never.
         checkpoints: Whether runs keep checkpoints.
+        needs: Files and folders that the runs read, each with a sentence that says how to make it.
         trial: The changes that `--quick` makes.
 
     Raises:
@@ -77,6 +78,7 @@ class Study:
     gradients_every: int | None = 20
     distances_every: int | None = None
     checkpoints: bool = False
+    needs: dict[str, str] = field(default_factory=dict)
     trial: Trial = field(default_factory=Trial)
 
     def __post_init__(self) -> None:

@@ -2,7 +2,7 @@
 
 A new strategy is a file in one of the folders, an export here, an overlay in `configs/gradient` and a golden row in
 `tests/transforms/golden`; `python -m tests.generate` then writes the tables, and `pytest tests/transforms -k ITS_NAME`
-holds it to the contract of all.
+checks it against the contract of all strategies.
 """
 
 from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, Window

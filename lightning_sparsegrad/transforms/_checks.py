@@ -28,17 +28,17 @@ def check_seed(value: int | None) -> None:
 
 
 def refuse_equal_draws(seeds: Iterable[tuple[str, int | None]]) -> None:
-    """Raise a `ConfigurationError` if two strategies of one class would draw by the same seed."""
+    """Raise a `ConfigurationError` if two strategies of one class would draw with the same seed."""
     for (kind, seed), count in Counter(seeds).items():
         if count > 1:
             raise ConfigurationError(
-                f"Parameter `seed` should differ between the `{kind}` of a chain, or they drop the same entries. "
+                f"Parameter `seed` should differ between the `{kind}` of a chain, which would drop the same entries. "
                 f"Found `seed = {seed}` {count} times."
             )
 
 
 def refuse_depth(parameter: str, schedule: Schedule) -> None:
-    """Raise a `ConfigurationError` if a schedule follows depth where there is none to follow."""
+    """Raise a `ConfigurationError` if a schedule depends on depth where the value must be the same at every depth."""
     if schedule.needs_height:
         raise ConfigurationError(
             f"Parameter `{parameter}` should be the same at every depth. Found `{parameter} = {schedule}`."

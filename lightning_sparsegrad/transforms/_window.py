@@ -1,4 +1,4 @@
-"""One optimizer step as a strategy sees it: where training stands, and the gradients."""
+"""One optimizer step as a strategy sees it: the progress of training, and the gradients."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class _Drops(Protocol):
 
 @dataclass(frozen=True)
 class Window:
-    """Where training stands: the micro-batches that accumulate into one optimizer step.
+    """The micro-batches that accumulate into one optimizer step, and where training stands at it.
 
     Args:
         step: Optimizer steps done before this one, from 0.
@@ -47,12 +47,12 @@ class Window:
         return {}
 
     def dropped_by(self, transform: _Drops) -> frozenset[str]:
-        """Return what a strategy drops whole in this window; it is asked once."""
+        """Return the tensors that a strategy drops whole in this window; the strategy is asked only once."""
         if id(transform) not in self._draws:
-            names = type(transform).dropped(transform, self)  # of 0.1, an attribute may have that name
+            names = type(transform).dropped(transform, self)  # strategies of 0.1 may have an attribute of this name
             if isinstance(names, str) or not isinstance(names, Iterable):
                 raise ConfigurationError(f"`{transform!r}` should drop a set of names. Found `{names!r}`.")
-            self._draws[id(transform)] = transform, frozenset(names)  # held, so that no other has its id
+            self._draws[id(transform)] = transform, frozenset(names)  # kept alive, so that its id is not reused
         return self._draws[id(transform)][1]
 
 
@@ -61,16 +61,17 @@ class Gradients(dict[str, Tensor]):
 
     Args:
         gradients: Name to gradient, of the parameters that have one.
-        loss_scale: 0-d tensor by which all of them are multiplied, or `None`.
-        skipped: Name to number of entries, of the tensors whose gradients were not computed, for they will be dropped.
+        loss_scale: 0-d tensor by which all gradients are multiplied, or `None`.
+        skipped: Name to number of entries, for tensors whose gradients were not computed because they will be dropped.
         weights: Name to parameter, of the whole model.
         deprecated: Called with a strategy that uses `drop`.
 
     Attributes:
-        dropped: Names of the tensors dropped whole so far. They are out of the mapping, and end without a gradient.
-        skipped: What was not computed and not yet dropped.
-        weights: The parameters of the whole model by name, as they stand before the step.
-        changed_by: The strategy that is applied at the moment.
+        dropped: Names of the tensors dropped whole so far. They are no longer in the mapping, and end without a
+            gradient.
+        skipped: Name to number of entries, for tensors that were not computed and are not dropped yet.
+        weights: The parameters of the whole model by name, before the step.
+        changed_by: The strategy that is being applied.
     """
 
     def __init__(
@@ -100,7 +101,7 @@ class Gradients(dict[str, Tensor]):
         return tensor_norms(list(self.values()), norm_type=inf).isfinite().all()
 
     def norms(self) -> dict[str, Tensor]:
-        """Return the norm of each gradient as it stands now, in true units: 0-d tensors, in float32 or wider."""
+        """Return the current norm of each gradient in true units: 0-d tensors, in float32 or wider."""
         if not self:
             return {}
         norms = tensor_norms(list(self.values()))
@@ -109,11 +110,11 @@ class Gradients(dict[str, Tensor]):
         return dict(zip(self, norms.unbind(), strict=True))
 
     def numel(self) -> int:
-        """Return the number of entries of what is not dropped yet, computed or not."""
+        """Return the number of entries that are not dropped yet, computed or not."""
         return sum(gradient.numel() for gradient in self.values()) + sum(self.skipped.values())
 
     def lose(self, names: Iterable[str], by: object) -> None:
-        """Take out what a strategy drops whole: it ends with `grad=None`, and an optimizer leaves the weights alone."""
+        """Remove tensors that a strategy drops whole: they end with `grad=None`, and the optimizer skips them."""
         names = frozenset(names)
         count = sum(self.skipped.pop(name) for name in names & self.skipped.keys())
         present = names & self.keys()
@@ -122,11 +123,11 @@ class Gradients(dict[str, Tensor]):
         self._lost[id(by)] = self.lost_by(by) + count
 
     def lost_by(self, transform: object) -> int:
-        """Return how many entries, computed or not, a strategy has taken out."""
+        """Return how many entries, computed or not, a strategy has removed."""
         return self._lost.get(id(transform), 0)
 
     def drop(self, names: Iterable[str]) -> None:
-        """Take tensors out of the window. Until 0.3: a strategy states what it drops, see `GradientTransform`."""
+        """Remove tensors from the window. Deprecated until 0.3: state `dropped`, see `GradientTransform`."""
         if self._deprecated is not None:
             self._deprecated(self.changed_by)
         self.lose(names, by=self)
@@ -140,7 +141,7 @@ def resample_index(every: ResampleEvery, window: Window) -> int:
 
 
 def require_epoch(parameter: str, window: Window) -> int:
-    """Return the window's epoch; a `ConfigurationError` if it is unknown."""
+    """Return the window's epoch; raise a `ConfigurationError` if it is unknown."""
     if window.epoch is None:
         raise ConfigurationError(f"Parameter `epoch` of the window should be given with `{parameter} = 'epoch'`.")
     return window.epoch

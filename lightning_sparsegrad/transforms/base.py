@@ -1,7 +1,8 @@
 """A strategy: bound to a model once, then applied to the whole gradient once per optimizer step.
 
-A strategy states facts, and the engine acts on them. Each fact counts only where it is stated by the class that defines
-`apply_`, or below it: of an `apply_` that a subclass has put in its place it says nothing, and the default holds.
+A strategy states facts, and the engine acts on them. A fact counts only if it is stated by the class that defines
+`apply_`, or by a subclass of that class. If a subclass overrides `apply_`, the facts of its base classes no longer
+describe it, and the defaults hold.
 """
 
 from abc import ABC, abstractmethod
@@ -46,7 +47,7 @@ _FACTS = ("dropped", "reads_together", "on_shards", "factors", "skippable", "han
 
 
 class _Derived:
-    """`handles_shards` of 0.1, until 0.3: an attribute that a strategy of 0.1 sets, and anybody may read."""
+    """`handles_shards` of 0.1, kept until 0.3: strategies of 0.1 set it, and any code may read it."""
 
     def __get__(self, transform: "GradientTransform | None", kind: "type[GradientTransform]") -> bool:
         if transform is None:
@@ -59,7 +60,7 @@ if TYPE_CHECKING:
 else:
 
     class _Default:
-        """A property that an attribute may hide: strategies of 0.1 had these names for themselves."""
+        """A property that an attribute may shadow: strategies of 0.1 could use these names freely."""
 
         def __init__(self, get: Callable[[Any], Any]) -> None:
             self._get, self.__doc__ = get, get.__doc__
@@ -69,20 +70,20 @@ else:
 
 
 class GradientTransform(ABC):
-    """Base of all strategies.
+    """Base class of all strategies.
 
-    A strategy is constructed from plain arguments, which it validates; bound to a model, where it resolves names; and
-    applied once per window. It keeps no reference to gradients between windows. About its `apply_` it states what it
-    drops (`dropped`), reads (`reads_together`, `on_shards`) and multiplies (`factors`). None of these facts is
-    inherited by a subclass with an `apply_` of its own: it states them anew, or the default holds.
+    A strategy is constructed from plain arguments, which it validates; bound to a model, whose names it then resolves;
+    and applied once per window. It keeps no reference to gradients between windows. It states what its `apply_` drops
+    (`dropped`), reads (`reads_together`, `on_shards`) and multiplies (`factors`). A subclass that overrides `apply_`
+    inherits none of these facts: it states them again, or the defaults hold.
 
     Attributes:
-        bounds: What it clips, of `"norm"` and `"value"`; a run clips each at most once.
-        on_shards: Whether `apply_` is right for gradients that are sharded by rows, which it is given as `DTensor`; see
-            `functional.shard_of`. By default it is not, and such a model is refused.
-        phases: When it acts: in a `"calibration"`, on the `"gradient"`, on the `"update"`. They run in this order, and
-            the strategies of a chain within each in the order of the text.
-        learns: Whether it keeps state that waits for the step, see `commit_`.
+        bounds: What it clips: `"norm"`, `"value"`, both or nothing. A run clips each at most once.
+        on_shards: Whether `apply_` handles gradients that are sharded by rows, which it gets as `DTensor`; see
+            `functional.shard_of`. By default it does not, and such a model is refused.
+        phases: The phases in which it acts: `"calibration"`, `"gradient"`, `"update"`. They run in this order; within
+            each, the members of a chain run in the order in which they are listed.
+        learns: Whether it keeps state that a step commits, see `commit_`.
     """
 
     bounds: frozenset[str] = frozenset()
@@ -105,38 +106,38 @@ class GradientTransform(ABC):
 
     @abstractmethod
     def apply_(self, gradients: Gradients, window: Window) -> None:
-        """Change the gradients of a window in place, without those that the strategy drops.
+        """Change the gradients of a window in place; the tensors that the strategy drops are already removed.
 
-        Called once per window. A gradient scaler may leave out the step of a window whose gradients overflowed, and is
-        asked only afterwards: a strategy that learns from gradients keeps what it learns only when a step has happened,
-        see `commit_`, and leaves gradients that are not finite out itself. One that holds another strategy applies it
-        through a `Chain`, which drops what the other states.
+        Called once per window. A gradient scaler may skip the step of a window whose gradients overflowed, and decides
+        so only afterwards. A strategy that learns from gradients therefore keeps what it has learnt only after a step,
+        see `commit_`, and ignores gradients that are not finite. A strategy that contains another one applies it
+        through a `Chain`, which drops what the other one states.
         """
 
     # ------------------------------------------------------------ facts about `apply_`
     def dropped(self, window: Window) -> frozenset[str]:  # noqa: ARG002
-        """Return the tensors that lose their gradient whole in a window, whatever the gradients are.
+        """Return the tensors whose whole gradient is dropped in a window, whatever the gradients are.
 
-        Asked once per window, before its forward pass. The engine takes them out at the strategy's place in a chain:
-        they end with `grad=None`, and an optimizer leaves their weights alone. Where nothing before that place reads
-        them together with others, they are not computed.
+        Called once per window, before its forward pass. The engine removes these tensors at the strategy's position in
+        a chain: they end with `grad=None`, and the optimizer skips their weights. Their gradients are not computed
+        unless an earlier member of the chain reads them together with others.
         """
         return frozenset()
 
     def reads_together(self) -> Iterable[frozenset[str]] | None:
         """Return the groups of tensors that `apply_` reads together, once the strategy is bound.
 
-        A tensor in no group is read alone: what becomes of another does not depend on it. `None`, the default:
-        everything is read together.
+        A tensor in no group is read alone: it has no effect on any other. `None`, the default, means that everything is
+        read together.
         """
         return None
 
     @_Default
     def factors(self) -> Mapping[str, Tensor] | None:
-        """What each component was multiplied by in the last window, by its name; `{}` if nothing ever is.
+        """The factors by which components were multiplied in the last window, by name; `{}` if none ever is.
 
         A factor is a 0-d tensor, or has an entry for each unit of the component. A component is one of
-        `scaled_components`, or a parameter. `None`, the default: it is not known.
+        `scaled_components`, or a parameter. `None`, the default, means that the factors are not known.
         """
         return None
 
@@ -147,55 +148,67 @@ class GradientTransform(ABC):
 
     # ------------------------------------------------------------ phases
     def calibrates(self, window: Window) -> bool:  # noqa: ARG002
-        """Return whether the strategy calibrates in a window, in which then nothing steps; a function of its step."""
+        """Return whether the strategy calibrates in a window, so that no optimizer steps; depends on the step alone."""
         return False
 
     def calibrate_(self, gradients: Gradients, window: Window) -> None:  # noqa: B027  # most do not calibrate
-        """Look at the gradients of a window in which the strategy calibrates; `apply_` is not called in it."""
+        """Calibrate on the gradients of a window, in which `apply_` is not called."""
 
     def before_step_(self, weights: Mapping[str, Tensor], window: Window) -> None:  # noqa: B027
         """Act before an optimizer steps: after the last backward pass of a window and any unscaling.
 
         Args:
-            weights: The parameters that the optimizer holds, by name, as they stand before its step.
+            weights: The parameters that the optimizer holds, by name, before its step.
             window: The window.
         """
 
     def after_step_(self, weights: Mapping[str, Tensor], window: Window, happened: Tensor) -> None:  # noqa: B027
-        """Act after an optimizer was stepped.
+        """Act after the step of an optimizer.
 
         Args:
-            weights: The parameters that the optimizer holds, by name, as they stand after the step.
+            weights: The parameters that the optimizer holds, by name, after its step.
             window: The window.
-            happened: Whether the step has changed them, as a 0-d boolean tensor on their device: a fused optimizer does
-                nothing where gradients have overflowed.
+            happened: Whether the step changed them, as a 0-d boolean tensor on their device: a fused optimizer does
+                nothing if gradients overflowed.
         """
 
     def commit_(self, names: frozenset[str], happened: Tensor) -> None:  # noqa: B027
-        """Keep what `apply_` has learnt about parameters, now that an optimizer has stepped with their gradients.
+        """Keep what `apply_` has learnt about parameters, after an optimizer stepped with their gradients.
 
         Args:
-            names: The parameters that the optimizer holds, without those that had no gradient or were dropped: nothing
-                is learnt of them, whether or not their gradients were computed.
-            happened: As for `after_step_`: to be followed on the device, by `torch.where`.
+            names: The parameters that the optimizer holds, except those without a gradient and those that were dropped:
+                nothing is learnt about these, whether or not their gradients were computed.
+            happened: As in `after_step_`; use it on the device, with `torch.where`.
         """
 
     def forget_(self) -> None:  # noqa: B027
-        """Forget what `apply_` has learnt and no step has committed; called before each window."""
+        """Discard what `apply_` has learnt but no step has committed; called before each window."""
 
-    # ------------------------------------------------------------ what else an engine asks
+    # ------------------------------------------------------------ other members that an engine reads
     def flattened(self) -> Iterator["GradientTransform"]:
-        """Yield the transforms that this one is made of, in their order; by default itself."""
+        """Yield the transforms that this one consists of, in order; by default itself alone."""
         yield self
 
     @property
     def schedules(self) -> Sequence[Schedule]:
-        """Everything that follows training progress."""
+        """The schedules that the strategy follows."""
         return ()
+
+    def settings(self, window: Window) -> Mapping[str, float | Mapping[str, float]]:
+        """Return the rates, thresholds and other numbers that hold in a window, by argument: for `describe`.
+
+        A number holds for everything, or there is one by the name of each component, of `scaled_components` or a
+        parameter. By default, what attributes of the strategy hold that are among its `schedules`.
+
+        Args:
+            window: The window, asked once the strategy is bound.
+        """
+        followed = {id(schedule) for schedule in self.schedules if not schedule.needs_height}
+        return {name: value(window.progress) for name, value in vars(self).items() if id(value) in followed}
 
     @property
     def seeds(self) -> Sequence[tuple[str, int | None]]:
-        """The (class name, seed) pairs random draws are keyed by."""
+        """The (class name, seed) pairs that key the random draws."""
         return ()
 
     @property
@@ -205,22 +218,22 @@ class GradientTransform(ABC):
 
     @property
     def statistics(self) -> dict[str, Tensor]:
-        """What the last window did, by name, as 0-d tensors on the device of the gradients; empty before the first."""
+        """Statistics of the last window by name: 0-d tensors on the device of the gradients; empty before the first."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs, as plain numbers and tensors. Masks need nothing: they are recomputed."""
+        """Return the state for a resumed run, as plain numbers and tensors. Masks need none: they are recomputed."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027  # most strategies have no state
         """Restore what `state_dict` returned."""
 
     def skippable(self, window: Window, later: frozenset[str] = frozenset()) -> frozenset[str]:
-        """Return the tensors whose gradients need not be computed. Until 0.3, for strategies of 0.1.
+        """Return the tensors whose gradients need not be computed; kept until 0.3 for strategies of 0.1.
 
         Args:
             window: The window.
-            later: The tensors that transforms behind this one do not need.
+            later: The tensors that later transforms do not need.
         """
         facts = _stated_behind_skippable(type(self))
         dropped = window.dropped_by(self) if "dropped" in facts else frozenset()
@@ -229,7 +242,7 @@ class GradientTransform(ABC):
         return unread | dropped
 
     def require_total_steps(self, total_steps: int | None) -> None:
-        """Raise a `ConfigurationError` if a schedule has nothing to follow."""
+        """Raise a `ConfigurationError` if a schedule needs the number of steps and it is not given."""
         if total_steps is None and self.needs_total_steps:
             following = ", ".join(repr(schedule) for schedule in self.schedules if schedule.needs_progress)
             raise ConfigurationError(
@@ -243,7 +256,7 @@ class GradientTransform(ABC):
 
 # ---------------------------------------------------------------- how the facts are used
 def run_(transform: GradientTransform, gradients: Gradients, window: Window) -> None:
-    """Do what a strategy does to the gradients of a window: drop what it states, and change the rest."""
+    """Apply a strategy to the gradients of a window: drop what it states, then change the rest."""
     outer, gradients.changed_by = gradients.changed_by, transform
     if "dropped" in stated(type(transform)):
         dropped = window.dropped_by(transform)
@@ -263,7 +276,7 @@ def needless(transform: GradientTransform, window: Window, later: frozenset[str]
     Args:
         transform: A strategy, bound.
         window: The window.
-        later: The tensors that strategies behind this one do not need.
+        later: The tensors that later strategies do not need.
     """
     kind = type(transform)
     if owner_of(kind, "skippable") is GradientTransform or "skippable" in stated(kind):
@@ -272,7 +285,7 @@ def needless(transform: GradientTransform, window: Window, later: frozenset[str]
 
 
 def runs_on_shards(transform: GradientTransform) -> bool:
-    """Return whether a strategy states that it is right for gradients that are sharded by rows."""
+    """Return whether a strategy states that it handles gradients that are sharded by rows."""
     kind = type(transform)
     if "handles_shards" in vars(transform) or "handles_shards" in stated(kind):
         return bool(transform.handles_shards)
@@ -292,13 +305,13 @@ def owner_of(kind: type, name: str) -> type:
 
 @cache
 def stated(kind: type) -> frozenset[str]:
-    """Return the facts that are stated by the class that defines `apply_`, or below it."""
+    """Return the facts that are stated by the class that defines `apply_`, or by a subclass of that class."""
     return _stated(kind.__mro__)
 
 
 @cache
 def _stated_behind_skippable(kind: type) -> frozenset[str]:
-    """Return the facts stated behind the last `skippable` of 0.1, which asks for them by `super()`."""
+    """Return the facts stated after the last `skippable` of 0.1 in the `__mro__`, which it reaches by `super()`."""
     order = kind.__mro__[:-1]
     own = [index for index, cls in enumerate(order) if "skippable" in vars(cls) and cls is not GradientTransform]
     return _stated(order[max(own, default=-1) + 1 :])
@@ -321,6 +334,6 @@ def _groups(transform: GradientTransform) -> list[frozenset[str]] | None:
     return [frozenset(group) for group in groups]
 
 
-def share(part: Tensor | float, whole: int) -> Tensor:
-    """Return `part / whole` as a 0-d float32 tensor; of nothing, everything."""
-    return torch.as_tensor(part / whole if whole else 1.0, dtype=torch.float32)
+def share(count: Tensor | float, total: int) -> Tensor:
+    """Return `count / total` as a 0-d float32 tensor; 1 if `total` is 0."""
+    return torch.as_tensor(count / total if total else 1.0, dtype=torch.float32)

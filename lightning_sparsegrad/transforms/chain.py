@@ -1,4 +1,4 @@
-"""Strategies one after the other."""
+"""Strategies applied one after the other."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,20 +23,20 @@ from lightning_sparsegrad.transforms.base import (
 
 
 class Chain(GradientTransform):
-    r"""Apply several transforms, in the order of the text.
+    r"""Apply several transforms, in the order in which they are listed.
 
     .. math:: \tilde g = (f_n \circ \dots \circ f_1)(g)
 
-    Order is semantics: a mask before a clip lowers the norms that the clip sees; behind it, it drops entries of what
-    was clipped.
+    The order matters: a mask before a clip lowers the norms that the clip sees; a mask after a clip drops entries of
+    the clipped gradient.
 
     Args:
         transforms: The transforms, or a mapping of names to them. Names give every argument an address on the command
             line: `--model.gradient_transform.transforms.mask.rate=0.6`.
 
     Raises:
-        ConfigurationError: If there is none, one is no transform, two clips bound the same, or two masks would draw
-            the same bits.
+        ConfigurationError: If there is no transform, a member is not a transform, two clips bound the same quantity, or
+            two masks would draw the same bits.
 
     Example:
         >>> from lightning_sparsegrad import ComponentNormClip, GradDrop
@@ -69,7 +69,7 @@ class Chain(GradientTransform):
 
     @property
     def on_shards(self) -> bool:  # type: ignore[override]  # as its members say
-        """Whether all members are right for sharded gradients."""
+        """Whether all members handle sharded gradients."""
         return all(runs_on_shards(transform) for transform in self.transforms.values())
 
     def flattened(self) -> Iterator[GradientTransform]:
@@ -102,7 +102,7 @@ class Chain(GradientTransform):
 
     @property
     def statistics(self) -> dict[str, Tensor]:
-        """The statistics of all transforms; a key that several report is preceded by the transform's name."""
+        """The statistics of all transforms; a key that several report is prefixed with the transform's name."""
         reports = {name: transform.statistics for name, transform in self.transforms.items()}
         counts = Counter(chain.from_iterable(reports.values()))
         return {

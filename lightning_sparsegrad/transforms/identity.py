@@ -1,4 +1,4 @@
-"""The null object."""
+"""The strategy that changes nothing."""
 
 from collections.abc import Iterable, Mapping
 

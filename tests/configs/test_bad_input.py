@@ -34,7 +34,7 @@ ANSWERS: list[tuple[list[str], str]] = [
     (["--trainer.val_check_interval=1000"], "`val_check_interval` (1000) must be less than or equal"),
     (["--ckpt_path=labels.csv"], "Found `ckpt_path = labels.csv`"),
     (["--trainer.default_root_dir=good.csv", "--trainer.logger=true"], "Not a directory"),
-    (["--trainer.gradient_clip_val=1.0"], "Parameter `gradient_clip_val` of the Trainer should be left out"),
+    (["--trainer.gradient_clip_val=1.0"], "Parameter `gradient_clip_val` of the Trainer should be omitted"),
     (["--model.model_name_or_path=package:not-there/model"], "run `pip install not-there`"),
     (["--model.model_name_or_path=empty"], "Parameter `model_name_or_path` should be a reachable hub id"),
     ([TEXT, "--data.data_files.train=not_there.csv"], "Found `data_files.train = 'not_there.csv'`"),

@@ -1,4 +1,4 @@
-"""Skipping work changes nothing: what is dropped whole is not computed, and the weights are those of computing it."""
+"""Skipping work changes nothing: gradients that are dropped whole are not computed, and the weights are the same."""
 
 import warnings
 from typing import Any
@@ -258,7 +258,7 @@ def test_a_transform_of_0_1_that_keeps_what_it_said_it_would_drop_is_an_error():
 
     model = Small()
     engine = GradientEngine(model, Saying())
-    with pytest.warns(DeprecationWarning, match=r"`Saying` should state `dropped` .* `skippable`, .* goes with 0.3"):
+    with pytest.warns(DeprecationWarning, match=r"`Saying` should state `dropped` .* will be removed in 0.3"):
         one_window(engine, model)
     model.zero_grad()
     with pytest.raises(RuntimeError, match=r"Found `.*` at step 0, which was not computed and is not dropped"):

@@ -1,4 +1,4 @@
-"""Skipping work where it might go wrong: what the loss depends on, gradients that get lost, compiled models."""
+"""Skipping work where it might go wrong: unused parameters, gradients that get lost, compiled models."""
 
 import warnings
 from typing import Any
@@ -33,7 +33,7 @@ from tests.transforms.small import Small, assert_same_bits, trained
 
 # ---------------------------------------------------------------- what the loss depends on
 class Spare(Small):
-    """Has a part that the loss never depends on, and can leave out its blocks."""
+    """Has a submodule that the loss never depends on, and can skip its blocks."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -253,6 +253,6 @@ def test_a_model_split_over_devices_by_data_parallel_is_computed_whole(part: boo
     model = nn.DataParallel(Small())
     layers = ["*blocks.0.*", "*blocks.1.*"]
     engine = GradientEngine(nn.ModuleList([model]) if part else model, LayerGradDrop(0.5, layers=layers))
-    with pytest.warns(UserWarning, match="wrapped for parallel training by itself" if part else "DataParallel"):
+    with pytest.warns(UserWarning, match="wrapped for parallel training on its own" if part else "DataParallel"):
         engine.open(0)
     assert not frozen(model)

@@ -85,8 +85,8 @@ def trained(module: nn.Module) -> set[str]:
 @torch.no_grad()
 def logits(model: nn.Module) -> Tensor:
     model.train(mode=False)
-    found: Tensor = model(input_ids=torch.arange(3, 15).reshape(2, 6) % VOCABULARY).logits
-    return found
+    outputs: Tensor = model(input_ids=torch.arange(3, 15).reshape(2, 6) % VOCABULARY).logits
+    return outputs
 
 
 def fit(task: SequenceClassification, **arguments: Any) -> Any:

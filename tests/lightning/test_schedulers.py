@@ -25,8 +25,7 @@ from torch.optim.lr_scheduler import (
     SequentialLR,
     StepLR,
 )
-from transformers import get_cosine_schedule_with_warmup, get_wsd_schedule
-from transformers.optimization import get_greedy_schedule
+from transformers import get_cosine_schedule_with_warmup, get_wsd_schedule, optimization
 
 from lightning_sparsegrad import ConfigurationError, ExactResume, GradDrop, SequenceClassification
 from lightning_sparsegrad.modules import LinearDecay
@@ -247,8 +246,10 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
         "`lr_scheduler_interval` should be `epoch`",
     ),
     (lambda optimizer: optimizer, {}, "`lr_scheduler` should make an LRScheduler of torch. Found `SGD`"),
-    (get_greedy_schedule, {}, "`lr_scheduler` should make an LRScheduler of torch. Found `GreedyLR`"),
 ]
+if hasattr(optimization, "get_greedy_schedule"):  # transformers 5.0 has none
+    GREEDY = "`lr_scheduler` should make an LRScheduler of torch. Found `GreedyLR`"
+    REFUSED.append((optimization.get_greedy_schedule, {}, GREEDY))
 
 
 @cases(("scheduler", "arguments", "message"), REFUSED)

@@ -1,4 +1,4 @@
-"""Chain: order is semantics, names are addresses, and what cannot go together is refused."""
+"""Chain: the order matters, names are addresses, and incompatible members are refused."""
 
 from typing import Any
 
@@ -173,12 +173,12 @@ REFUSED = {
     "two value clips": ([ValueClip(0.1), ValueClip(0.2)], "at most one clip of gradient values"),
     "two masks by the run's seed": (
         [GradDrop(0.1), GradDrop(0.2, granularity="row")],
-        "Parameter `seed` should differ between the `GradDrop` of a chain, or they drop the same entries. "
+        "Parameter `seed` should differ between the `GradDrop` of a chain, which would drop the same entries. "
         "Found `seed = None` 2 times.",
     ),
     "a nested second mask of one seed": (
         [LayerGradDrop(0.1, seed=4), Chain([LayerGradDrop(0.2, seed=4)])],
-        "Parameter `seed` should differ between the `LayerGradDrop` of a chain, or they drop the same entries. "
+        "Parameter `seed` should differ between the `LayerGradDrop` of a chain, which would drop the same entries. "
         "Found `seed = 4` 2 times.",
     ),
 }

@@ -57,7 +57,7 @@ def test_a_layer_may_join_every_epoch():
 
 
 class Stairs(Schedule):
-    """A schedule of a user's own: all but the embeddings after a tenth, everything in the last tenth."""
+    """A user's schedule: all but the embeddings after a tenth, everything in the last tenth."""
 
     def __call__(self, progress: float, height: float = 1.0) -> float:
         return 0.0 if progress < 0.1 else 0.6 if progress < 0.9 else 1.0
@@ -132,7 +132,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown word": ({"unfreeze_every": "epochs"}, f"{EVERY}'epochs'`."),
     "both ways at once": (
         {"unfreeze_every": 2, "schedule": Linear(0.0, 1.0)},
-        "Parameter `schedule` should be left out where `unfreeze_every` is given. "
+        "Parameter `schedule` should be omitted if `unfreeze_every` is given. "
         "Found `schedule = Linear(0, 1, begin=0, finish=1)`, `unfreeze_every = 2`.",
     ),
     "a schedule that leaves [0, 1]": (
@@ -182,8 +182,6 @@ def test_a_model_without_layers_is_refused():
 
 def test_a_model_without_a_head_is_refused():
     model = tiny_bert().get_submodule("bert.encoder")
-    message = (
-        "Parameter `head` should match what trains while `GradualUnfreezing` holds the layers. Found `head = None`"
-    )
+    message = "Parameter `head` should match parameters that train while `GradualUnfreezing` freezes the layers. Found"
     with pytest.raises(ConfigurationError, match=message):
         GradientEngine(model, GradualUnfreezing(unfreeze_every=1))

@@ -61,8 +61,8 @@ def test_the_kept_share_is_that_of_the_head():
         (
             lambda: tiny_bert().get_submodule("bert.encoder"),
             HeadOnly(),
-            "Parameter `head` should match what trains while `HeadOnly` holds the layers. Found `head = None`, "
-            "and nothing that trains behind the last layer.",
+            "Parameter `head` should match parameters that train while `HeadOnly` freezes the layers. "
+            "Found `head = None`, and nothing that trains after the last layer.",
         ),
         (
             lambda: nn.Linear(2, 2),
@@ -94,7 +94,7 @@ def test_a_frozen_head_is_refused():
     model = tiny_bert()
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in POOLER | CLASSIFIER)
-    with pytest.raises(ConfigurationError, match="nothing that trains behind the last layer"):
+    with pytest.raises(ConfigurationError, match="nothing that trains after the last layer"):
         GradientEngine(model, HeadOnly())
 
 

@@ -1,4 +1,4 @@
-"""LayerGradDrop: whole layers lose their gradient, embeddings and blocks alike; the head always trains."""
+"""LayerGradDrop: the gradients of whole layers are dropped, embeddings and blocks alike; the head always trains."""
 
 from math import nan, sqrt
 from typing import Any
@@ -24,7 +24,7 @@ def _trained(engine: GradientEngine, model: nn.Module, step: int, epoch: int | N
 
 
 def _pattern(engine: GradientEngine, model: nn.Module, step: int, epoch: int | None = None) -> tuple[bool, ...]:
-    """Return which layers train, after checking that none does by half and that the head does."""
+    """Return which layers train, after checking that each trains whole or not at all and that the head does."""
     names = _trained(engine, model, step, epoch)
     assert names >= HEAD
     pattern = []
@@ -186,7 +186,7 @@ def test_a_model_without_layers_is_refused():
 
 def test_a_rate_that_reaches_one_is_refused_without_a_head():
     model = tiny_bert().get_submodule("bert.encoder")
-    message = "Parameter `head` should match what trains while `LayerGradDrop` holds the layers. Found `head = None`"
+    message = "Parameter `head` should match parameters that train while `LayerGradDrop` freezes the layers. Found"
     with pytest.raises(ConfigurationError, match=message):
         GradientEngine(model, LayerGradDrop(Linear(1.0, 0.0)), total_steps=10)
 

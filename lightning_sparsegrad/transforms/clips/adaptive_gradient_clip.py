@@ -21,15 +21,15 @@ class AdaptiveGradientClip(GradientTransform):
 
     for every unit :math:`u`: the weights of one output of a matrix or a convolution, which are a row of it; one word of
     an embedding; a bias or the gain of a norm as a whole. Norms are in true gradient units, also under fp16 loss
-    scaling, and accumulated in float32 or wider. An infinite or undefined entry ends undefined, so that a gradient
-    scaler sees it; finite entries of an infinite norm end as zero.
+    scaling, and accumulated in float32 or wider. An infinite or undefined entry becomes NaN, so that a gradient scaler
+    sees it; the finite entries of a unit whose norm is infinite become zero.
 
     Args:
         clipping: Largest norm of a gradient as a share of that of its weights, positive; infinity clips nothing; or a
             schedule. The authors use 0.01 with batches of 4096 images, and larger ones with smaller batches.
-        eps: Norm of weights below which it is taken for that, positive, so that units whose weights are zero train.
-        exclude_head: Whether to leave out the head: all that lies behind the last block and its norm, a weight that is
-            tied to the embeddings included.
+        eps: Lower bound on the norm of weights, positive, so that units whose weights are zero can train.
+        exclude_head: Whether to leave the head unclipped: everything after the last block and its norm, including a
+            weight that is tied to the embeddings.
 
     Raises:
         ConfigurationError: At construction, for an argument outside its range; when bound with `exclude_head`, for a
@@ -37,8 +37,8 @@ class AdaptiveGradientClip(GradientTransform):
 
     Note:
         As in the authors' code, biases and gains are clipped and the head is not. Deviations: clipping happens once per
-        optimizer step, on the accumulated gradient; of the (in, out) weights of transformers' `Conv1D`, a unit is a
-        column. Parts of fused projections have units of their own in any case.
+        optimizer step, on the accumulated gradient; a unit of the (in, out) weights of transformers' `Conv1D` is a
+        column. Each part of a fused projection has its own units in any case.
 
     References:
         A. Brock, S. De, S. L. Smith and K. Simonyan, "High-Performance Large-Scale Image Recognition Without
@@ -105,6 +105,9 @@ class AdaptiveGradientClip(GradientTransform):
             )
             self._factors = dict(zip(names, factors, strict=True))
 
+    def settings(self, window: Window) -> Mapping[str, Mapping[str, float]]:
+        return {"clipping": dict.fromkeys(self._dims, self.clipping(window.progress))}
+
     @property
     def factors(self) -> Mapping[str, Tensor]:
         return self._factors
@@ -115,7 +118,7 @@ class AdaptiveGradientClip(GradientTransform):
         if not self._factors:
             return {"clipped": torch.zeros(())}
         first, *_ = factors = list(self._factors.values())
-        clipped = ~(torch.cat([of_one.to(first) for of_one in factors]) >= 1)  # an undefined norm counts
+        clipped = ~(torch.cat([unit_factors.to(first) for unit_factors in factors]) >= 1)  # an undefined norm counts
         return {"clipped": clipped.float().mean()}
 
     def __repr__(self) -> str:

@@ -84,13 +84,13 @@ class ComponentNormClip(NormClip):
 
 
 def _covered(pattern: str, components: Sequence[Component], parameters: NamedParameters) -> list[str]:
-    """Return the components that a pattern matches, by their own name or by those of all their parameters."""
+    """Return the components that a pattern matches, by their own name or by the names of all their parameters."""
     names = [component.name for component in components]
-    found = set(matching(pattern, dict.fromkeys([*names, *parameters.all_names]), parameter="overrides"))
+    matches = set(matching(pattern, dict.fromkeys([*names, *parameters.all_names]), parameter="overrides"))
     covered = []
     for component in components:
-        hits = [not found.isdisjoint(parameters.roles[part.parameter]) for part in component.parts]
-        if component.name in found or all(hits):
+        hits = [not matches.isdisjoint(parameters.roles[part.parameter]) for part in component.parts]
+        if component.name in matches or all(hits):
             covered.append(component.name)
         elif any(hits):
             raise ConfigurationError(

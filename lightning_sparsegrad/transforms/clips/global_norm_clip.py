@@ -10,7 +10,7 @@ class GlobalNormClip(NormClip):
 
     .. math:: \tilde g = g \cdot \min\left(1, \frac{\text{max\_norm}}{\lVert g \rVert + 10^{-6}}\right)
 
-    Behind a mask in a chain, what was dropped does not count towards the norm.
+    After a mask in a chain, dropped entries do not count towards the norm.
 
     Args:
         max_norm: Threshold in true gradient units, positive; infinity clips nothing; or a schedule.

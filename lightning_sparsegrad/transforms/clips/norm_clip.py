@@ -11,12 +11,14 @@ from lightning_sparsegrad.components import Component, NamedParameters
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.functional import clip_components_
 from lightning_sparsegrad.functional.sharding import Group, group_of
-from lightning_sparsegrad.schedules import Schedule, as_threshold
+from lightning_sparsegrad.schedules import Constant, Schedule, as_threshold
 from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, Window, refuse_depth
+
+_LOOSE = 1e30  # beyond any norm, and finite: what is infinite is not measured
 
 
 class NormClip(GradientTransform):
-    """Base of clips that scale each component to a threshold of its own.
+    """Base class of clips that scale each component to its own threshold.
 
     Args:
         max_norm: Threshold in true gradient units, positive, or a schedule; infinity clips nothing.
@@ -48,6 +50,11 @@ class NormClip(GradientTransform):
         self.require_total_steps(total_steps)
         self._resolved = self.resolve(parameters)
 
+    def loosen(self) -> None:
+        """Clip nothing from now on and measure every component, also one whose threshold was infinite."""
+        self.max_norm = Constant(_LOOSE)
+        self._resolved = [(component, self.max_norm) for component, _ in self._resolved]
+
     def reads_together(self) -> Iterator[frozenset[str]]:
         return (frozenset(part.parameter for part in component.parts) for component, _ in self._resolved)
 
@@ -61,8 +68,8 @@ class NormClip(GradientTransform):
             max_norm = max_norms[id(threshold)]
             if isinf(max_norm):
                 continue
-            found = [(part, gradients[part.parameter]) for part in component.parts if part.parameter in gradients]
-            pieces = [(piece, group_of(gradient)) for part, gradient in found for piece in part.held(gradient)]
+            present = [(part, gradients[part.parameter]) for part in component.parts if part.parameter in gradients]
+            pieces = [(piece, group_of(gradient)) for part, gradient in present for piece in part.held(gradient)]
             if pieces:
                 held += pieces
                 sizes.append(len(pieces))
@@ -75,6 +82,9 @@ class NormClip(GradientTransform):
                 tensors, sizes, thresholds, norm_type=self.norm_type, loss_scale=scale, groups=groups
             )
 
+    def settings(self, window: Window) -> Mapping[str, Mapping[str, float]]:
+        return {"max_norm": {component.name: threshold(window.progress) for component, threshold in self._resolved}}
+
     @property
     def scaled_components(self) -> Sequence[Component]:
         return [component for component, _ in self._resolved]
@@ -85,7 +95,7 @@ class NormClip(GradientTransform):
 
     @property
     def statistics(self) -> dict[str, Tensor]:
-        """`clipped`: share of components over their threshold; of each, `norm_before/NAME` and `norm_after/NAME`."""
+        """`clipped`: share of components over their threshold; for each, `norm_before/NAME` and `norm_after/NAME`."""
         if not self._names:
             return {"clipped": torch.zeros(())}
         before, after = self._norms.unbind(), (self._norms * self._factors).unbind()

@@ -1,4 +1,4 @@
-"""Value clipping: every entry is bounded by itself."""
+"""Value clipping: every entry is bounded on its own."""
 
 from collections.abc import Iterable, Sequence
 from math import isinf
@@ -16,8 +16,8 @@ class ValueClip(GradientTransform):
 
     .. math:: \tilde g_i = \min(\max(g_i, -v), v)
 
-    An infinite or undefined entry ends undefined, so that a gradient scaler sees the overflow; `clamp` alone would
-    turn it into the bound.
+    An infinite or undefined entry becomes NaN, so that a gradient scaler sees the overflow; `clamp` alone would turn an
+    infinite one into the bound.
 
     Args:
         max_value: The bound :math:`v` in true gradient units, positive; infinity clips nothing; or a schedule.

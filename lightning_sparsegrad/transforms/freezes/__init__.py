@@ -1,1 +1,1 @@
-"""Freezes: strategies that take whole tensors out."""
+"""Freezes: strategies that drop whole tensors."""

@@ -16,15 +16,15 @@ class BiasOnly(LayerMask):
 
     Args:
         layers: One glob per layer, bottom first, for a model whose blocks cannot be found.
-        head: Globs of the head, if it is not what is found.
+        head: Globs of the head, if it is not detected correctly.
 
     Raises:
         ConfigurationError: When bound, for a model without a bias or a normalization layer below its head, one whose
             blocks cannot be found, or a pattern without match.
 
     Note:
-        In the paper the normalization layers train their biases alone; here their scales train as well, which are as
-        few. `HeadOnly` trains the head without the biases.
+        In the paper only the biases of normalization layers train; here their scales, which are as few, train as well.
+        `HeadOnly` trains the head without the biases.
 
     References:
         E. Ben Zaken, S. Ravfogel and Y. Goldberg, "BitFit: Simple Parameter-efficient Fine-tuning for Transformer-based
@@ -58,7 +58,7 @@ class BiasOnly(LayerMask):
             )
 
     def check_without_head(self) -> None:
-        """Accept a model without a head: what trains below it is checked when the strategy is bound."""
+        """Accept a model without a head: the parameters that train below it are checked by `bind`."""
 
     def dropped_depths(self, window: Window) -> frozenset[int]:  # noqa: ARG002
         return frozenset(range(self.depths.count))
@@ -71,6 +71,6 @@ class BiasOnly(LayerMask):
 
 
 def _is_small(name: str, parameters: NamedParameters) -> bool:
-    """Return whether a parameter is a bias, or of a normalization layer, in one of its roles."""
+    """Return whether a parameter is a bias or belongs to a normalization layer in one of its roles."""
     owner = plain_class(parameters.model.get_submodule(parameters.owners[name]))
     return "norm" in owner.__name__.lower() or any(role.endswith("bias") for role in parameters.roles[name])

@@ -1,4 +1,4 @@
-"""Freezes: strategies that take whole tensors out of a window."""
+"""The base class of strategies that drop whole tensors."""
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
@@ -10,9 +10,9 @@ from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, W
 
 
 class Freeze(GradientTransform):
-    """Base of strategies that drop whole tensors and leave the others as they are; a subclass states `dropped`.
+    """Base class of strategies that drop whole tensors and leave the others unchanged; a subclass states `dropped`.
 
-    What is dropped ends without a gradient: its weights stay as they are, bit for bit.
+    A dropped tensor ends without a gradient: its weights stay as they are, bit for bit.
     """
 
     on_shards = True
@@ -25,7 +25,7 @@ class Freeze(GradientTransform):
 
     @abstractmethod
     def dropped(self, window: Window) -> frozenset[str]:
-        """Return the tensors that lose their gradient whole in a window; known before its forward pass."""
+        """Return the tensors whose whole gradient is dropped in a window; known before its forward pass."""
 
     def reads_together(self) -> Iterable[frozenset[str]]:
         return ()
@@ -35,7 +35,7 @@ class Freeze(GradientTransform):
         return {}
 
     def apply_(self, gradients: Gradients, window: Window) -> None:
-        gradients.lose(window.dropped_by(self), by=self)  # done, unless another strategy calls this one
+        gradients.lose(window.dropped_by(self), by=self)  # a no-op, unless another strategy calls this one
         kept = gradients.numel()
         self._kept = kept, kept + gradients.lost_by(self)
 

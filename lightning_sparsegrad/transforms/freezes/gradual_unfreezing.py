@@ -13,23 +13,24 @@ class GradualUnfreezing(LayerMask):
     r"""Train the head first, and let the layers below it join one by one, the topmost first.
 
     At progress :math:`t`, the top :math:`k = \min(L, \lfloor s(t) (L + 1) \rfloor)` of :math:`L` layers train, where
-    :math:`s` is the schedule: with the default, the training has :math:`L + 1` phases of equal length, the head's alone
-    first and all layers' last. A layer that has not joined ends without a gradient: its weights stay as they are, bit
-    for bit.
+    :math:`s` is the schedule: with the default, the training has :math:`L + 1` phases of equal length; in the first,
+    the head trains alone, in the last, all layers do. A layer that has not joined ends without a gradient: its weights
+    stay as they are, bit for bit.
 
     Args:
         unfreeze_every: Number of optimizer steps after which the next layer joins, or `"epoch"` for one layer per
             epoch; `None` to follow `schedule`.
         schedule: Share of the layers that train over training progress, in [0, 1]; `Linear(0, 1)` by default.
         layers: One glob per layer, bottom first, for a model whose blocks cannot be found.
-        head: Globs of the head, if it is not what is found.
+        head: Globs of the head, if it is not detected correctly.
 
     Raises:
-        ConfigurationError: At construction, for an argument outside its range or both ways at once; when bound, for a
-            model without layers or without a head.
+        ConfigurationError: At construction, for an argument outside its range, or if both `unfreeze_every` and
+            `schedule` are given; when bound, for a model without layers or without a head.
 
     Note:
-        In Howard & Ruder the next layer joins every epoch, `unfreeze_every="epoch"`; the default spreads over training.
+        In Howard & Ruder one layer joins per epoch, as with `unfreeze_every="epoch"`; the default spreads them evenly
+        over the training.
 
     References:
         J. Howard and S. Ruder, "Universal Language Model Fine-tuning for Text Classification", 2018,
@@ -52,7 +53,7 @@ class GradualUnfreezing(LayerMask):
         check_every("unfreeze_every", unfreeze_every)
         if unfreeze_every is not None and schedule is not None:
             raise ConfigurationError(
-                f"Parameter `schedule` should be left out where `unfreeze_every` is given. Found "
+                f"Parameter `schedule` should be omitted if `unfreeze_every` is given. Found "
                 f"`schedule = {schedule}`, `unfreeze_every = {unfreeze_every!r}`."
             )
         self.unfreeze_every = unfreeze_every

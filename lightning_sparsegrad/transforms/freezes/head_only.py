@@ -10,12 +10,11 @@ class HeadOnly(LayerMask):
     .. math:: \tilde g_l = 0
 
     for every layer :math:`l` below the head. The layers end without a gradient: their weights stay as they are, bit for
-    bit. The head is all that lies behind the
-    last block and its norm, a pretrained pooler included; `head` narrows it.
+    bit. The head is everything after the last block and its norm, including a pretrained pooler; `head` narrows it.
 
     Args:
         layers: One glob per layer, bottom first, for a model whose blocks cannot be found.
-        head: Globs of the head, if it is not what is found.
+        head: Globs of the head, if it is not detected correctly.
 
     Raises:
         ConfigurationError: When bound, for a model without layers or without a head, or a pattern without match.

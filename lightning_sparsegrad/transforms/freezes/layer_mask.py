@@ -10,14 +10,14 @@ from lightning_sparsegrad.transforms.freezes.freeze import Freeze
 
 
 class LayerMask(Freeze):
-    """Base of strategies that drop layers: the embeddings and the blocks. The head always trains.
+    """Base class of strategies that drop layers: the embeddings and the blocks. The head always trains.
 
-    A subclass says which, see `dropped_depths`.
+    A subclass chooses them in `dropped_depths`.
 
     Args:
-        layers: One glob per layer, bottom first, for a model whose blocks cannot be found; what none of them matches
-            is the head.
-        head: Globs of the head, if it is not what is found: all that lies behind the last block and its norm.
+        layers: One glob per layer, bottom first, for a model whose blocks cannot be found; parameters that none of them
+            matches are the head.
+        head: Globs of the head, if it is not everything after the last block and its norm.
     """
 
     def __init__(self, *, layers: list[str] | None = None, head: list[str] | str | None = None) -> None:
@@ -30,7 +30,7 @@ class LayerMask(Freeze):
 
     @property
     def depths(self) -> Layers:
-        """The layers of the model; a `RuntimeError` before the transform is bound."""
+        """The layers of the model; raises a `RuntimeError` before the transform is bound."""
         if self._layers is None:
             raise RuntimeError(f"`{type(self).__name__}` should be bound to a model first, as GradientEngine does.")
         return self._layers
@@ -47,15 +47,15 @@ class LayerMask(Freeze):
         return not self._trainable <= self.depths.within(dropped)
 
     def check_without_head(self) -> None:
-        """Raise a `ConfigurationError` if the strategy needs a head that trains; called for a model that has none."""
+        """Raise a `ConfigurationError` if the strategy needs a trainable head; called for a model that has none."""
         raise ConfigurationError(
-            f"Parameter `head` should match what trains while `{type(self).__name__}` holds the layers. Found "
-            f"`head = {self.head}`, and nothing that trains behind the last layer."
+            f"Parameter `head` should match parameters that train while `{type(self).__name__}` freezes the layers. "
+            f"Found `head = {self.head}`, and nothing that trains after the last layer."
         )
 
     @abstractmethod
     def dropped_depths(self, window: Window) -> frozenset[int]:
-        """Return the depths that lose their gradient in a window; known before its forward pass."""
+        """Return the depths whose gradients are dropped in a window; known before its forward pass."""
 
     def dropped(self, window: Window) -> frozenset[str]:
         return self.depths.within(self.dropped_depths(window))

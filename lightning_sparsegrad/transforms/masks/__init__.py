@@ -1,1 +1,1 @@
-"""Masks: strategies that zero some gradients, drawn anew or learnt."""
+"""Masks: strategies that zero some gradients, drawn at random or learnt."""

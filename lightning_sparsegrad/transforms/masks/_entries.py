@@ -14,7 +14,7 @@ _WORTH_COMPILING = 1 << 35  # entries whose eager masks have cost about as much 
 
 
 class EntryMask:
-    """Multiplies entries or rows with zero; what has a rate of 1 is dropped whole.
+    """A mask that multiplies entries or rows by zero; a tensor with a rate of 1 is dropped whole.
 
     Args:
         by_row: Whether the unit is a row rather than an entry.
@@ -34,13 +34,17 @@ class EntryMask:
         """Return the tensors that a mask drops whole."""
         return frozenset(name for name, rate in rates.items() if keep_threshold(rate) == keep_threshold(1))
 
+    def rates(self, rates: Mapping[str, float]) -> Mapping[str, float]:
+        """Return the rate of each parameter: its own."""
+        return rates
+
     def apply_(self, gradients: Gradients, rates: Mapping[str, float], key: tuple[str | int, ...], lost: int) -> None:
-        """Drop entries or rows of what is left.
+        """Drop entries or rows of the remaining tensors.
 
         Args:
             gradients: The gradients, without those dropped whole.
             rates: Parameter name to rate.
-            key: What the draws are keyed by besides the name.
+            key: Key of the draws, without the parameter name.
             lost: Number of entries dropped whole.
         """
         names = [name for name in rates if name in gradients]
@@ -63,13 +67,13 @@ class EntryMask:
 
     @property
     def kept(self) -> Tensor:
-        """The share of entries kept in the last window, of those it may drop; 0-d, float32."""
+        """The share of maskable entries that the last window kept; 0-d, float32."""
         return self._last.share_kept()
 
 
 @dataclass
 class _Masks:
-    """What one window drew: enough to count, when someone asks, what was kept."""
+    """The draws of one window: enough to count the kept entries on request."""
 
     lost: int = 0
     kept: int = 0

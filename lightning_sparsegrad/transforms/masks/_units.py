@@ -12,7 +12,7 @@ _Key = tuple[str | int, ...]
 
 
 class UnitMask:
-    """Drops tensors of which nothing is left whole, and slices of others by multiplying with zero.
+    """A mask that drops a tensor whole if all its units are dropped, and multiplies single dropped slices by zero.
 
     Args:
         components: What a unit is, see `partition`.
@@ -27,7 +27,7 @@ class UnitMask:
         self._kept: tuple[int, int] = (0, 0)
 
     def bind(self, parameters: NamedParameters, names: list[str]) -> None:
-        """Cut the parameters that are masked into the units of the model."""
+        """Cut the masked parameters into the units of the model."""
         self._trainable = frozenset(name for name in parameters if parameters[name].requires_grad)
         self._pieces = {name: [] for name in names}
         for component in partition(parameters, self._components):
@@ -39,20 +39,25 @@ class UnitMask:
         """Return the tensors that are dropped whole."""
         return self._whole(self._draw(rates, key)[1])
 
+    def rates(self, rates: Mapping[str, float]) -> Mapping[str, float]:
+        """Return the rate of each parameter: the lowest in its unit; if it is cut into units, they have the same."""
+        unit_rates = self._unit_rates(rates)
+        return {name: unit_rates[pieces[0][0]] for name, pieces in self._pieces.items()}
+
     def apply_(self, gradients: Gradients, rates: Mapping[str, float], key: _Key, lost: int) -> None:
-        """Drop slices of what is left.
+        """Drop slices of the remaining tensors.
 
         Args:
             gradients: The gradients, without those dropped whole.
             rates: Parameter name to rate.
-            key: What the draws are keyed by besides the unit.
+            key: Key of the draws, without the name of the unit.
             lost: Number of entries dropped whole.
         """
-        of_units, dropped = self._draw(rates, key)
+        unit_rates, dropped = self._draw(rates, key)
         kept, total = 0, lost
         for name, pieces in self._pieces.items():
             for unit, part in pieces if name in gradients else ():
-                rate, is_dropped, numel = of_units[unit], unit in dropped, part.numel(gradients[name])
+                rate, is_dropped, numel = unit_rates[unit], unit in dropped, part.numel(gradients[name])
                 kept, total = kept + (0 if is_dropped else numel), total + numel
                 if is_dropped or (self._rescale and rate > 0):
                     for piece in part.held(gradients[name]):
@@ -61,18 +66,22 @@ class UnitMask:
 
     @property
     def kept(self) -> Tensor:
-        """The share of entries kept in the last window, of those it may drop; 0-d, float32."""
+        """The share of maskable entries that the last window kept; 0-d, float32."""
         return share(*self._kept)
 
     def _draw(self, rates: Mapping[str, float], key: _Key) -> tuple[dict[str, float], frozenset[str]]:
-        """Return the rate of every unit, and the units that are dropped; drawn once for each key and rates."""
-        of_units: dict[str, float] = {}
+        """Return the rate of every unit, and the dropped units; drawn once for each key and rates."""
+        unit_rates = self._unit_rates(rates)
+        if self._last[:2] != (key, unit_rates):
+            dropped = draw_dropped(unit_rates, key, lambda units: not self._trainable <= self._whole(units))
+            self._last = key, unit_rates, dropped
+        return unit_rates, self._last[2]
+
+    def _unit_rates(self, rates: Mapping[str, float]) -> dict[str, float]:
+        unit_rates: dict[str, float] = {}
         for name, pieces in self._pieces.items():
-            of_units.update({unit: min(rates[name], of_units.get(unit, 1.0)) for unit, _ in pieces})
-        if self._last[:2] != (key, of_units):
-            dropped = draw_dropped(of_units, key, lambda units: not self._trainable <= self._whole(units))
-            self._last = key, of_units, dropped
-        return of_units, self._last[2]
+            unit_rates.update({unit: min(rates[name], unit_rates.get(unit, 1.0)) for unit, _ in pieces})
+        return unit_rates
 
     def _whole(self, units: frozenset[str]) -> frozenset[str]:
         return frozenset(name for name, pieces in self._pieces.items() if all(unit in units for unit, _ in pieces))

@@ -23,36 +23,36 @@ class GradDrop(Mask):
     .. math:: \tilde g_i = m_i \, g_i, \qquad m_i \sim \mathrm{Bernoulli}(1 - p)
 
     with the same :math:`m` for all entries of a unit: an entry, a row, a tensor or a component. Units are drawn
-    independently, in every window anew by default. With `rescale`,
+    independently, and again in every window by default. With `rescale`,
     :math:`\tilde g_i = m_i \, g_i / (1 - p)`, whose expectation is :math:`g_i`.
 
-    Entries and rows are dropped by multiplying with zero: zeros enter the optimizer, so momentum and weight decay still
-    move these weights. Tensors and components that are dropped whole, also by a rate of 1, end without a gradient:
-    their weights stay as they are, bit for bit.
+    Entries and rows are multiplied by zero: the zeros reach the optimizer, so momentum and weight decay still move
+    these weights. Tensors and components that are dropped whole, also by a rate of 1, end without a gradient: their
+    weights stay as they are, bit for bit.
 
     Args:
         rate: Expected fraction of dropped units, in [0, 1], resolved to multiples of 2^-32; or a schedule.
-        resample_every: Number of optimizer steps a mask is kept for; `"epoch"` for one mask per epoch (GradDrop-Epoch);
-            `None` for one mask for good.
-        granularity: The unit. A row is a slice along dim 0; of a 1-D tensor, one entry.
+        resample_every: Number of optimizer steps for which a mask is kept; `"epoch"` for one mask per epoch
+            (GradDrop-Epoch); `None` for one mask throughout.
+        granularity: The unit. A row is a slice along dim 0; in a 1-D tensor, one entry.
         components: What a component is, with `granularity="component"` only; see `partition`. The default there is
             `"projection"`.
-        rescale: Divide what is kept by `1 - rate`.
+        rescale: Divide the kept entries by `1 - rate`.
         include: Globs of the parameters to mask; all by default.
-        exclude: Globs of the parameters to leave alone.
+        exclude: Globs of the parameters to leave unmasked.
         seed: Seed of the masks; `None` means the seed of the run.
         fused: Whether masks on entries go through a compiled kernel, which gives the same bits several times faster.
-            `True`: from the first window on, which waits for the compiler, 10 to 20 seconds the first time on a machine
-            and a few whenever the compiler's cache has it. `False`: never. `None`: once the run has masked 2^35
-            entries, when the kernel pays for its compilation: after about 1,500 steps of a model of 23 million
-            parameters, 60 of one of 560 million. The other granularities need no kernel: they cost next to nothing.
+            `True`: from the first window on, which waits for the compiler: 10 to 20 seconds the first time on a
+            machine, a few seconds when the kernel is in the compiler's cache. `False`: never. `None`: once the run has
+            masked 2^35 entries, when the kernel starts to pay for its compilation: after about 1,500 steps with 23
+            million parameters, 60 with 560 million. The other granularities need no kernel: they cost next to nothing.
 
     Raises:
         ConfigurationError: At construction, for an argument outside its range; when bound, for a pattern without match.
 
     Note:
-        Written after the abstract of the paper: its exact formula, rates and rescaling could not be verified, so each
-        is a parameter and no default is the paper's. It is not the GradDrop of Chen et al., "Just Pick a Sign:
+        Implemented from the abstract of the paper: its exact formula, rates and rescaling could not be verified, so
+        each is a parameter and no default is the paper's. This is not the GradDrop of Chen et al., "Just Pick a Sign:
         Optimizing Deep Multitask Models with Gradient Sign Dropout", 2020, https://arxiv.org/abs/2010.06808, which
         drops gradients of several losses by sign.
 
@@ -118,7 +118,7 @@ class GradDrop(Mask):
             self._mask = UnitMask("tensor" if granularity == "tensor" else components or "projection", rescale=rescale)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restore a pickle; until 0.3 one of 0.1 too, which holds the arguments and no mask."""
+        """Restore a pickle; until 0.3 also one of 0.1, which holds the arguments and no mask."""
         if "_mask" not in state:
             GradDrop.__init__(self, **{name: state[name] for name in signature(GradDrop).parameters})
         vars(self).update(state)
@@ -141,15 +141,18 @@ class GradDrop(Mask):
         return {}
 
     def apply_(self, gradients: Gradients, window: Window) -> None:
-        gradients.lose(window.dropped_by(self), by=self)  # done, unless another strategy calls this one
+        gradients.lose(window.dropped_by(self), by=self)  # a no-op, unless another strategy calls this one
         self._mask.apply_(gradients, self._rates(window), self.key(window), gradients.lost_by(self))
 
     def _rates(self, window: Window) -> dict[str, float]:
         return {name: self.rate(window.progress, height) for name, height in self._heights.items()}
 
+    def settings(self, window: Window) -> Mapping[str, Mapping[str, float]]:
+        return {"rate": self._mask.rates(self._rates(window))}
+
     @property
     def statistics(self) -> dict[str, Tensor]:
-        """`kept`: the share of entries kept, of those it may drop."""
+        """`kept`: the share of maskable entries that are kept."""
         return {"kept": self._mask.kept}
 
     def __repr__(self) -> str:

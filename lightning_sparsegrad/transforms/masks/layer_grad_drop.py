@@ -1,5 +1,8 @@
 """LayerGradDrop: stochastic masks on whole layers."""
 
+from collections.abc import Mapping
+from math import prod
+
 from lightning_sparsegrad.schedules import Schedule
 from lightning_sparsegrad.transforms.base import ResampleEvery, Window
 from lightning_sparsegrad.transforms.freezes.layer_mask import LayerMask
@@ -14,20 +17,21 @@ class LayerGradDrop(Mask, LayerMask):
     for the embeddings and each block :math:`l`. The head always trains. A final norm belongs to the last block; encoder
     blocks come before decoder blocks; a tied weight is dropped only if all its roles are. A dropped layer ends without
     a gradient: its weights stay as they are, bit for bit. On a model without a head, a draw that would drop every layer
-    is drawn again.
+    is repeated.
 
     Args:
         rate: Probability that a layer is dropped, in [0, 1]; or a schedule, which may depend on depth.
-        resample_every: Number of optimizer steps a draw is kept for; `"epoch"`, or `None` for one draw for good.
+        resample_every: Number of optimizer steps for which a draw is kept; `"epoch"`, or `None` for one draw
+            throughout.
         layers: One glob per layer, bottom first, for a model whose blocks cannot be found.
-        head: Globs of the head, if it is not what is found.
+        head: Globs of the head, if it is not detected correctly.
         seed: Seed of the draws; `None` means the seed of the run.
 
     Raises:
         ConfigurationError: At construction, for an argument outside its range; when bound, for a model without layers.
 
     Note:
-        Written after the abstract of the paper, which names variants of GradDrop without defining them; the rate is
+        Implemented from the abstract of the paper, which names variants of GradDrop without defining them; the rate is
         not the paper's.
 
     References:
@@ -58,14 +62,21 @@ class LayerGradDrop(Mask, LayerMask):
 
     def dropped_depths(self, window: Window) -> frozenset[int]:
         layers = self.depths
-        height = max(len(layers.names) - 1, 1)
         depths = {layers.names[depth]: depth for depth in range(layers.count)}
-        rates = {name: self.rate(window.progress, depth / height) for name, depth in depths.items()}
 
         def trains(names: frozenset[str]) -> bool:
             return self.trains_without(frozenset(depths[name] for name in names))
 
-        return frozenset(depths[name] for name in draw_dropped(rates, self.key(window), trains))
+        return frozenset(depths[name] for name in draw_dropped(self._rates(window), self.key(window), trains))
+
+    def settings(self, window: Window) -> Mapping[str, Mapping[str, float]]:
+        rates = [*self._rates(window).values(), *([0.0] if self.depths.has_head else [])]
+        return {"rate": {name: prod(rates[depth] for depth in of_one) for name, of_one in self.depths.depths.items()}}
+
+    def _rates(self, window: Window) -> dict[str, float]:
+        layers = self.depths
+        height = max(len(layers.names) - 1, 1)
+        return {layers.names[depth]: self.rate(window.progress, depth / height) for depth in range(layers.count)}
 
     def __repr__(self) -> str:
         return f"LayerGradDrop({', '.join([f'rate={self.rate!r}', *self._patterns()])})"

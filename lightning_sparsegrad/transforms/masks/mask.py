@@ -1,4 +1,4 @@
-"""Random masks: which units are dropped is a hash of their names and places, so that nothing has to be stored."""
+"""Random masks: a hash of names and indices decides which units are dropped, so that nothing has to be stored."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -18,11 +18,12 @@ _ATTEMPTS = 10_000
 
 
 class Mask(GradientTransform):
-    """Base of random masks: each unit is dropped independently with probability `rate`.
+    """Base class of random masks: each unit is dropped independently with probability `rate`.
 
     Args:
         rate: Expected fraction of dropped units, in [0, 1]; or a schedule.
-        resample_every: Number of optimizer steps a mask is kept for; `"epoch"`, or `None` for one mask for good.
+        resample_every: Number of optimizer steps for which a mask is kept; `"epoch"`, or `None` for one mask
+            throughout.
         seed: Seed of the masks; `None` means the seed of the run.
     """
 
@@ -41,23 +42,23 @@ class Mask(GradientTransform):
         return ((type(self).__name__, self.seed),)
 
     def key(self, window: Window) -> tuple[str | int, ...]:
-        """Return what the draws of a window are keyed by, see `draw_key`."""
+        """Return the key of the draws of a window, see `draw_key`."""
         return draw_key(type(self).__name__, self.seed, self.resample_every, window)
 
 
 def draw_key(kind: str, seed: int | None, resample_every: ResampleEvery, window: Window) -> tuple[str | int, ...]:
-    """Return what a strategy's draws in a window are keyed by: its class, its seed or the run's, the resample index."""
+    """Return the key of a strategy's draws in a window: its class, its seed or the run's, and the resample index."""
     return kind, window.seed if seed is None else seed, resample_index(resample_every, window)
 
 
 def draw_dropped(
     rates: Mapping[str, float], key: tuple[str | int, ...], trains: Callable[[frozenset[str]], bool]
 ) -> frozenset[str]:
-    """Drop each unit with its rate; a draw that would train nothing is drawn again, where chance plays a part.
+    """Drop each unit with its rate; draw again if nothing would train, unless all rates are 0 or 1.
 
     Args:
         rates: Unit name to drop rate, in [0, 1].
-        key: What the draw is keyed by besides the unit, see `Mask.key`.
+        key: Key of the draw, without the name of the unit, see `Mask.key`.
         trains: Whether anything trains when the given units are dropped.
 
     Returns:
@@ -71,7 +72,7 @@ def draw_dropped(
         dropped = frozenset(
             name for name, threshold in thresholds.items() if hash_index(derive_key(*key, attempt, name), 0) < threshold
         )
-        if trains(dropped) or all(rate in {0, 1} for rate in rates.values()):  # a rate of 1 drops all: no chance in it
+        if trains(dropped) or all(rate in {0, 1} for rate in rates.values()):  # then every draw is the same
             return dropped
     raise ConfigurationError(
         f"Parameter `rate` of `{key[0]}` should leave something to train. "

@@ -1,1 +1,1 @@
-"""Update transforms: strategies that act on what the optimizer did."""
+"""Update transforms: strategies that act on the updates of the optimizer."""

@@ -1,4 +1,4 @@
-"""Update transforms: strategies that act on what the optimizer did with the gradients."""
+"""The base class of strategies that act on the updates of the optimizer."""
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
@@ -10,10 +10,10 @@ from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, P
 
 
 class UpdateTransform(GradientTransform):
-    """Base of strategies of the update phase alone, which leave gradients as they are.
+    """Base class of strategies that act in the update phase alone and leave gradients unchanged.
 
     A subclass acts in `before_step_` and `after_step_`, which see the weights before and after each step of an
-    optimizer. In a chain it stands behind what acts on gradients.
+    optimizer. In a chain it comes after the members that act on gradients.
     """
 
     phases: frozenset[Phase] = frozenset({"update"})
@@ -29,8 +29,8 @@ class UpdateTransform(GradientTransform):
         return {}
 
     def apply_(self, gradients: Gradients, window: Window) -> None:
-        """Do nothing: the gradients are the optimizer's."""
+        """Leave the gradients unchanged."""
 
     @abstractmethod
     def after_step_(self, weights: Mapping[str, Tensor], window: Window, happened: Tensor) -> None:
-        """Act after an optimizer was stepped, see `GradientTransform`."""
+        """Act after the step of an optimizer, see `GradientTransform`."""

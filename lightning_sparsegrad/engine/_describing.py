@@ -1,0 +1,231 @@
+"""Ask a strategy, window by window, what it will do to a model: nothing is computed, and no weight is read."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+from torch import Tensor
+
+from lightning_sparsegrad.components import Component, NamedParameters, Part, find_layers
+from lightning_sparsegrad.engine._skipping import WorkSkipper
+from lightning_sparsegrad.engine._steps import Steps
+from lightning_sparsegrad.engine.description import Description, Memory, SettingRow, TensorRow
+from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.transforms.base import GradientTransform, Window, needless, stated
+from lightning_sparsegrad.transforms.chain import Chain
+from lightning_sparsegrad.transforms.freezes.layer_mask import LayerMask
+
+_MOST = 1000  # windows that are asked, beside those between which something changes
+_MOST_SETTINGS = 100
+_UNKNOWN = 1000  # steps that stand for a training of unknown length
+_ALL = "all"
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What a strategy does in a window: the tensors that train, and those whose gradients are computed."""
+
+    trains: frozenset[str]
+    computed: frozenset[str]
+    calibrates: bool = False
+
+
+class Describer:
+    """Describes what a strategy does to a model.
+
+    Args:
+        transform: The strategy, bound.
+        parameters: The parameters of the model.
+        skipper: Knows whose gradients are not computed; `None` if all are.
+        phases: Knows in which windows the strategy calibrates.
+    """
+
+    def __init__(
+        self, transform: GradientTransform, parameters: NamedParameters, skipper: WorkSkipper | None, phases: Steps
+    ) -> None:
+        self._transform, self._parameters, self._skipper, self._phases = transform, parameters, skipper, phases
+        self._trainable = frozenset(name for name in parameters if parameters[name].requires_grad)
+        self._names, self._layers = layers_of(parameters, transform)
+
+    def describe(self, make: Callable[..., Window], steps: int | None, steps_per_epoch: int | None) -> Description:
+        """Return the description of a training.
+
+        Args:
+            make: Makes the window of a `step` and an `epoch`.
+            steps: Optimizer steps of the training, `None` if that is not known.
+            steps_per_epoch: Those of an epoch.
+
+        Raises:
+            ConfigurationError: If a number is not positive, or the strategy needs one that is not known.
+        """
+        is_whole, steps = steps is not None, _UNKNOWN if steps is None else steps
+        _require_positive(steps=steps, steps_per_epoch=1 if steps_per_epoch is None else steps_per_epoch)
+
+        @cache
+        def window(step: int) -> Window:
+            return make(step, epoch=None if steps_per_epoch is None else step // steps_per_epoch)
+
+        answer = cache(lambda step: self._answer(window(step)))
+        asked = _spread(steps, _MOST)
+        try:
+            answers = [answer(step) for step in asked]
+        except ConfigurationError as error:
+            if steps_per_epoch is None and "`epoch` of the window" in str(error):
+                raise ConfigurationError(f"Parameter `steps_per_epoch` should be given. {error}") from error
+            raise
+        rows = tuple(self._row(name, asked, answers, answer) for name in self._parameters)
+        drops = any(each.trains != self._trainable for each in answers)
+        return Description(
+            strategy=repr(self._transform),
+            steps=steps,
+            is_whole=is_whole,
+            asked=len(asked),
+            calibrating=sum(each.calibrates for each in answers),
+            layers=self._names,
+            tensors=rows,
+            settings=tuple(self._settings([window(asked[index]) for index in _spread(len(asked), _MOST_SETTINGS)])),
+            obstacle=self._obstacle() if drops else None,
+            memory=self._memory(rows, answers),
+        )
+
+    def _answer(self, window: Window) -> _Answer:
+        if self._phases.calibrating(window):
+            return _Answer(frozenset(), self._trainable, calibrates=True)
+        unread = needless(self._transform, window)
+        members = [member for member in self._transform.flattened() if "dropped" in stated(type(member))]
+        dropped = unread.union(*(window.dropped_by(member) for member in members))
+        skipped = self._skipper.skippable(unread) if self._skipper and window.step else frozenset()
+        return _Answer(self._trainable - dropped, self._trainable - skipped)
+
+    def _obstacle(self) -> str | None:
+        return "`skip_dropped` is off" if self._skipper is None else self._skipper.obstacle
+
+    # ------------------------------------------------------------ tensors
+    def _row(
+        self, name: str, asked: Sequence[int], answers: Sequence[_Answer], answer: Callable[[int], _Answer]
+    ) -> TensorRow:
+        trains = [name in each.trains for each in answers]
+        first = trained = next((step for step, does in zip(asked, trains, strict=True) if does), None)
+        last = next((step for step, does in zip(reversed(asked), reversed(trains), strict=True) if does), None)
+        changes = [(low, high) for (low, one), (high, two) in pairwise(zip(asked, trains, strict=True)) if one != two]
+        pauses = len(changes) > 2 or (len(changes) == 2 and trains[0])
+        share = sum(trains) / len(asked)
+        if trained is not None and not pauses:
+            for low, high in changes:
+                step = _first_unlike(low, high, lambda step: name in answer(step).trains)
+                first, last = (step, last) if name in answer(step).trains else (first, step - 1)
+            share = (last - first + 1) / (asked[-1] + 1)  # type: ignore[operator]  # it trains, so both are steps
+        return TensorRow(
+            name=name,
+            layer=self._layers[name],
+            entries=self._parameters[name].numel(),
+            requires_grad=name in self._trainable,
+            first_step=first,
+            last_step=last,
+            pauses=pauses,
+            trained=share,
+            computed=sum(name in each.computed for each in answers) / len(asked),
+        )
+
+    def _memory(self, rows: Sequence[TensorRow], answers: Sequence[_Answer]) -> Memory:
+        sizes = {name: tensor.numel() * tensor.element_size() for name, tensor in self._parameters.tensors.items()}
+        computed = [sum(sizes[name] for name in names) for names in {each.computed for each in answers[1:]}]
+        whole = sum(sizes[name] for name in self._trainable)
+        return Memory(
+            gradients_first=whole,
+            gradients_later=max(computed, default=whole),
+            moments=2 * sum(sizes[row.name] for row in rows if row.trained),
+            moments_of_all=2 * sum(sizes.values()),
+            strategy=sum(tensor.numel() * tensor.element_size() for tensor in _tensors(self._transform.state_dict())),
+        )
+
+    # ------------------------------------------------------------ settings
+    def _settings(self, windows: Sequence[Window]) -> Iterator[SettingRow]:
+        for name, member in named_members(self._transform):
+            components = {component.name: component for component in member.scaled_components}
+            values: dict[tuple[str, str], list[float]] = {}
+            for window in windows:
+                numbers = type(member).settings(member, window)  # of 0.1, an attribute may have that name
+                for setting, number in numbers.items():
+                    each = number if isinstance(number, Mapping) else {_ALL: number}
+                    for component, value in each.items():
+                        values.setdefault((setting, component), []).append(float(value))
+            for (setting, component), of_one in values.items():
+                yield SettingRow(
+                    member=name,
+                    name=setting,
+                    component=component,
+                    **self._extent(member, component, components),
+                    first=of_one[0],
+                    last=of_one[-1],
+                    low=min(of_one),
+                    high=max(of_one),
+                )
+
+    def _extent(self, member: GradientTransform, name: str, components: Mapping[str, Component]) -> dict[str, Any]:
+        """Return what a component is, in which layer if it is in one alone, and its number of entries."""
+        unit = "component" if name in components else "tensor" if name in self._layers else "model"
+        if unit == "model" and name != _ALL:
+            raise ConfigurationError(
+                f"`settings` of `{member!r}` should be by component or parameter. Found `{name}`, which is neither."
+            )
+        names = self._layers if unit == "model" else [name]
+        parts = components[name].parts if name in components else tuple(Part(each) for each in names)
+        layers = {self._layers[part.parameter] for part in parts}
+        entries = sum(part.numel(self._parameters[part.parameter]) for part in parts)
+        return {"unit": unit, "layer": None if unit == "model" or len(layers) > 1 else layers.pop(), "entries": entries}
+
+
+def layers_of(parameters: NamedParameters, transform: GradientTransform) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Return the layers, bottom first, and that of each parameter.
+
+    They are those that a strategy has, else those of the model, else the first modules of its tree.
+    """
+    own = (member.depths for member in transform.flattened() if isinstance(member, LayerMask))
+    try:
+        layers = next(own, None) or find_layers(parameters)
+    except ConfigurationError:  # there are no blocks
+        of_each = {name: name.partition(".")[0] for name in parameters}
+        return tuple(dict.fromkeys(of_each.values())), of_each
+    of_each = {name: layers.names[layers.top_depth(name)] for name in parameters}
+    return tuple(name for name in layers.names if name in of_each.values()), of_each
+
+
+def named_members(transform: GradientTransform, name: str = "") -> Iterator[tuple[str, GradientTransform]]:
+    """Yield the strategies that a chain consists of, each with its name in it."""
+    if not isinstance(transform, Chain):
+        yield name, transform
+        return
+    for inner, member in transform.transforms.items():
+        yield from named_members(member, f"{name}.{inner}" if name else inner)
+
+
+def _spread(count: int, most: int) -> Sequence[int]:
+    """Return at most so many indices below a count, from the first to the last and evenly spread."""
+    return range(count) if count <= most else [(count - 1) * index // (most - 1) for index in range(most)]
+
+
+def _require_positive(**numbers: int) -> None:
+    for name, value in numbers.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ConfigurationError(f"Parameter `{name}` should be a positive integer. Found `{name} = {value!r}`.")
+
+
+def _first_unlike(low: int, high: int, holds: Callable[[int], bool]) -> int:
+    """Return the first step after `low` at which something is not as it is there, if it changes once up to `high`."""
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if holds(middle) == holds(low) else (low, middle)
+    return high
+
+
+def _tensors(state: Any) -> Iterator[Tensor]:
+    """Yield the tensors of a state."""
+    if isinstance(state, Tensor):
+        yield state
+    inner: Iterable[Any] = state.values() if isinstance(state, Mapping) else state
+    if isinstance(state, Mapping | list | tuple):
+        for each in inner:
+            yield from _tensors(each)

@@ -1,0 +1,211 @@
+"""What a description holds that no overlay shows: long trainings, frozen tensors, strategies of users, its text."""
+
+from dataclasses import replace
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.testing._internal.distributed.fake_pg import FakeStore
+
+from lightning_sparsegrad import (
+    Chain,
+    ComponentNormClip,
+    ConfigurationError,
+    GradDrop,
+    GradientEngine,
+    GradientTransform,
+    GradualUnfreezing,
+    HeadOnly,
+    LayerGradDrop,
+    Linear,
+    NamedParameters,
+)
+from lightning_sparsegrad.engine import Description
+from lightning_sparsegrad.transforms.base import Gradients, Window
+from tests.engine.test_described_runs import STEPS, run
+from tests.tiny import tiny_bert, tiny_gpt2_classifier
+
+
+def described(transform: GradientTransform, steps: int = 10, **settings: Any) -> Description:
+    return GradientEngine(tiny_bert(), transform, total_steps=steps, **settings).describe()
+
+
+def test_long_trainings_are_asked_in_part_and_changes_are_exact() -> None:
+    model, steps = tiny_bert(num_labels=2), 12_345
+    engine = GradientEngine(model, GradualUnfreezing(), total_steps=steps)
+    description = engine.describe()
+    assert description.asked == 1000
+    for row in description.tensors:
+        first = row.first_step
+        assert first is not None
+        around = [step for step in (first - 1, first) if step >= 0]
+        dropped = [engine.transform.dropped(Window(step, total_steps=steps)) for step in around]
+        assert [row.name in names for names in dropped] == [True, False][-len(around) :], row.name
+    assert len({row.first_step for row in description.tensors}) == 5
+    assert "block 2      " in str(description)
+    assert f"from step {max(row.first_step or 0 for row in description.tensors):,}" in str(description)
+
+
+def test_what_the_model_freezes_never_trains_and_takes_no_memory() -> None:
+    model = tiny_bert(num_labels=2)
+    for parameter in cast("Any", model).bert.embeddings.parameters():
+        parameter.requires_grad_(False)
+    description = GradientEngine(model, ComponentNormClip(0.1)).describe(5)
+    frozen = {row.name for row in description.tensors if not row.requires_grad}
+    assert frozen == {row.name for row in description.tensors if row.layer == "embeddings"}
+    assert all(
+        row.first_step is None and row.trained == row.computed == 0 for row in description.tensors if row.name in frozen
+    )
+    trained = sum(row.entries for row in description.tensors if row.name not in frozen)
+    assert (description.memory.gradients_first, description.memory.moments) == (4 * trained, 8 * trained)
+    assert "never: requires_grad=False" in str(description)
+
+
+class Damped(GradientTransform):
+    """A strategy of a user's, which states nothing but its schedule."""
+
+    def __init__(self, factor: Linear) -> None:
+        self.factor, self.settled = factor, 3.0
+
+    @property
+    def schedules(self) -> tuple[Linear]:
+        return (self.factor,)
+
+    def bind(self, parameters: NamedParameters, *, total_steps: int | None) -> None:
+        self.kept = torch.zeros(5, dtype=torch.float64)
+
+    def apply_(self, gradients: Gradients, window: Window) -> None:
+        pass
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"nested": [{"kept": self.kept}], "number": 3}
+
+
+class Calibrated(GradientTransform):
+    """A strategy that calibrates in its first windows."""
+
+    phases = frozenset({"calibration", "gradient"})
+
+    def bind(self, parameters: NamedParameters, *, total_steps: int | None) -> None:
+        pass
+
+    def apply_(self, gradients: Gradients, window: Window) -> None:
+        pass
+
+    def calibrates(self, window: Window) -> bool:
+        return window.step < 3
+
+
+class Misnamed(Damped):
+    def settings(self, window: Window) -> dict[str, dict[str, float]]:
+        return {"factor": {"no.such.weight": 1.0}}
+
+
+def test_a_strategy_of_the_users_is_described_by_its_schedules_and_its_state() -> None:
+    description = described(Damped(Linear(1.0, 0.5)))
+    (row,) = description.settings
+    assert (row.name, row.component, row.unit, row.first, row.last) == ("factor", "all", "model", 1.0, 0.5)
+    assert description.memory.strategy == 40
+    assert "factor  all" in str(description)
+    assert "40 B of its own" in str(description)
+    with pytest.raises(ConfigurationError, match=r"no\.such\.weight"):
+        described(Misnamed(Linear(1.0, 0.5)))
+
+
+def test_nothing_trains_in_windows_of_a_calibration() -> None:
+    description = described(Calibrated())
+    assert description.calibrating == 3
+    assert {row.first_step for row in description.tensors} == {3}
+    assert "calibrates in 30.0% of the windows" in str(description)
+
+
+def test_members_of_a_chain_have_their_names_and_components_their_extent() -> None:
+    clip = ComponentNormClip(0.5, components={"*bias": "biases", "*": "rest"}, overrides={"biases": float("inf")})
+    description = described(Chain({"mask": GradDrop(0.25, exclude="*bias"), "clip": clip}))
+    masked = [row for row in description.settings if row.column == "mask.rate"]
+    assert {row.component for row in masked} == {r.name for r in description.tensors if not r.name.endswith("bias")}
+    biases, rest = sorted((row for row in description.settings if row.member == "clip"), key=lambda row: row.component)
+    assert (biases.component, biases.layer, rest.first, rest.unit) == ("biases", None, 0.5, "component")
+    assert biases.entries + rest.entries == sum(row.entries for row in description.tensors)
+    plain = description.as_dict()
+    assert [row["first"] for row in plain["settings"] if row["component"] == "biases"] == [None]
+    assert "clip.max_norm  biases" in str(description)
+
+
+def test_components_within_a_tensor_are_counted_by_their_slices() -> None:
+    engine = GradientEngine(tiny_gpt2_classifier(), ComponentNormClip(0.5))
+    rows = engine.describe(1).settings
+    whole = {name: tensor.numel() for name, tensor in engine.parameters.tensors.items()}
+    thirds = [row.entries for row in rows if ".c_attn.weight." in row.component]
+    assert thirds
+    assert sum(row.entries for row in rows) == sum(whole.values())
+
+
+def test_describing_a_run_leaves_it_as_it_is() -> None:
+    runs = []
+    for describes in (False, True):
+        torch.manual_seed(0)
+        model = tiny_bert(num_labels=2)
+        engine = GradientEngine(model, LayerGradDrop(0.5), total_steps=STEPS, seed=1)
+        if describes:
+            engine.describe()
+        shown = run(model, engine)
+        runs.append((shown.trained, [weight.detach() for weight in model.parameters()]))
+    assert runs[0][0] == runs[1][0]
+    assert all(torch.equal(one, two) for one, two in zip(runs[0][1], runs[1][1], strict=True))
+
+
+def test_where_nothing_is_skipped_the_description_says_why() -> None:
+    assert described(HeadOnly(), skip_dropped=False).obstacle == "`skip_dropped` is off"
+    assert {row.computed for row in described(HeadOnly(), skip_dropped=False).tensors} == {1.0}
+    assert described(GradDrop(0.5), skip_dropped=False).obstacle is None
+    engine = GradientEngine(tiny_bert(num_labels=2), HeadOnly())
+    engine.compute_everything("of a reason")
+    assert "none, of a reason" in str(engine.describe(5))
+
+
+def test_what_cannot_be_described_is_refused() -> None:
+    engine = GradientEngine(tiny_bert(num_labels=2), GradualUnfreezing(unfreeze_every="epoch"))
+    with pytest.raises(ConfigurationError, match="`steps` should be a positive integer"):
+        engine.describe(0)
+    with pytest.raises(ConfigurationError, match="`steps_per_epoch` should be given"):
+        engine.describe(5)
+    with engine.window(0, epoch=0):
+        with pytest.raises(RuntimeError, match="step 0"):
+            engine.describe(5)
+        engine.apply_()
+    assert not engine.describe(steps_per_epoch=300).is_whole
+
+
+def test_a_model_without_blocks_is_described_by_its_modules() -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1))
+    description = GradientEngine(model, ComponentNormClip(0.5)).describe(2)
+    assert description.layers == ("0", "1")
+    assert str(description).splitlines()[3:] == [
+        "layer  parameters  trains     max_norm",
+        "0               8  all steps  0.5, each of 2",
+        "1               3  all steps  0.5, each of 2",
+        "",
+        "skipped    none",
+        "gradients  44 B",
+        "optimizer  88 B in two moments, as Adam keeps",
+    ]
+
+
+def test_a_sharded_model_is_described_as_a_whole_one() -> None:
+    whole = GradientEngine(tiny_bert(num_labels=2), Chain([HeadOnly(), ComponentNormClip(0.5)])).describe(3)
+    distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    try:
+        model = tiny_bert(num_labels=2)
+        fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
+        sharded = GradientEngine(model, Chain([HeadOnly(), ComponentNormClip(0.5)])).describe(3)
+    finally:
+        distributed.destroy_process_group()
+    assert sharded.obstacle == "FSDP2 reduces the gradients of a module together"
+    assert {row.computed for row in sharded.tensors} == {1.0}
+    assert [replace(row, computed=0) for row in sharded.tensors] == [replace(row, computed=0) for row in whole.tensors]
+    assert sharded.settings == whole.settings
+    assert sharded.memory.moments == whole.memory.moments
