@@ -141,7 +141,7 @@ class Description:
         total = sum(row.entries for row in self.tensors)
         count = f"{total:,} parameters in {len(self.tensors)} tensors"
         trained = sum(row.entries for row in self.tensors if row.trained)
-        most = "all train" if trained == total else f"{trained:,} train ({trained / total:.2%})"
+        most = "all train" if trained == total else f"{trained:,} train ({_percent(trained, total)})"
         steps = f"{self.steps:,} steps" if self.is_whole else f"the first {self.steps:,} steps"
         lines = [self.strategy, f"{steps}; {count}, {most}"]
         if self.calibrating:
@@ -176,7 +176,7 @@ class Description:
         never = sum(size for text, size in entries.items() if text.startswith("never"))
         others = [text for text in entries if not text.startswith("never")]
         if len(others) == 1 and never:
-            return f"{entries[others[0]] / _entries(rows):.2%} {others[0]}, rest never"
+            return f"{_percent(entries[others[0]], _entries(rows))} {others[0]}, rest never"
         mean = sum(row.trained * row.entries for row in rows) / max(1, _entries(rows))
         return f"{mean:.0%} of steps, in the mean"
 
@@ -234,6 +234,11 @@ class Description:
 
 def _entries(rows: Sequence[TensorRow]) -> int:
     return sum(row.entries for row in rows)
+
+
+def _percent(part: int, whole: int) -> str:
+    share = 100 * part / whole
+    return f"{share:.1f}%" if share >= 1 else f"{share:.2g}%"
 
 
 def _of(count: int, whole: int) -> str:

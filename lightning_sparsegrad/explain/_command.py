@@ -10,7 +10,6 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from jsonargparse import Namespace
-from jsonargparse.typing import PositiveInt
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.model_helpers import is_overridden
@@ -18,6 +17,7 @@ from rich import get_console
 from typing_extensions import override
 
 from lightning_sparsegrad.cli.sparsegrad_cli import SparseGradCLI
+from lightning_sparsegrad.data._checks import require_at_least
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.explain._rehearsal import Explained, Rehearsal, Unmoved, load_weights
 from lightning_sparsegrad.explain._trainer import settle_trainer, stand_in
@@ -74,16 +74,16 @@ class ExplainCLI(SparseGradCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
         for name in ("windows", "total_steps"):
-            parser.add_argument(f"--{name}", type=PositiveInt | None, default=None, help=_HELP[name])
+            parser.add_argument(f"--{name}", type=int | None, default=None, help=_HELP[name])
         parser.add_argument("--json", action="store_true", help=_HELP["json"])
 
     # ------------------------------------------------------------ model, data and Trainer
     @override
     def before_instantiate_classes(self) -> None:
         self._own: Namespace = self.config["fit"]
-        for name in ("total_steps", "windows"):  # of a class that no YAML holds
-            self._own[name] = None if self._own[name] is None else int(self._own[name])
         steps, windows = self._own.total_steps, self._own.windows
+        numbers = {"total_steps": steps, "windows": windows}
+        require_at_least(1, **{name: number for name, number in numbers.items() if number is not None})
         if steps and windows:
             raise ConfigurationError(
                 f"Parameter `total_steps` should be left out with `windows`, which counts by the data. "

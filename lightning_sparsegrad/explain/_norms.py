@@ -87,7 +87,7 @@ class Norms:
 
     def __init__(self, engine: GradientEngine) -> None:
         self._engine, self._windows = engine, 0
-        _, self._layer_of = layers_of(engine.parameters, engine.transform)
+        self._layers, self._layer_of = layers_of(engine.parameters, engine.transform)
         clips = [member for member in engine.transform.flattened() if isinstance(member, NormClip)]
         if not clips:
             clips = [ComponentNormClip(max_norm=1.0)]
@@ -108,14 +108,14 @@ class Norms:
 
     def table(self) -> NormTable:
         """Return what was measured."""
-        groups: dict[str, list[str]] = {}
+        groups: dict[str, list[str]] = {layer: [] for layer in self._layers}
         for component in self._clip.scaled_components:
             layers = {self._layer_of[part.parameter] for part in component.parts}
             groups.setdefault(layers.pop() if len(layers) == 1 else component.name, []).append(component.name)
         return NormTable(
             clip=self._name,
             windows=self._windows,
-            layers=tuple(self._row(name, names) for name, names in groups.items()),
+            layers=tuple(self._row(name, names) for name, names in groups.items() if names),
             components=tuple(self._row(name, [name]) for name in self._norms),
         )
 
@@ -146,7 +146,7 @@ def _with_clip(transform: GradientTransform, clip: GradientTransform) -> Gradien
     """Return a strategy with a clip in place of that of norms which it has, else behind all that changes gradients."""
     if "norm" in transform.bounds and not isinstance(transform, Chain):
         return clip
-    members: Mapping[str, GradientTransform] = {"": transform}
+    members: Mapping[str, GradientTransform] = {type(transform).__name__: transform}
     if isinstance(transform, Chain):
         members = transform.transforms
     if "norm" in transform.bounds:

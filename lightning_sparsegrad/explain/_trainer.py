@@ -89,8 +89,9 @@ def stand_in(trainer: Namespace, total_steps: int | None) -> Iterable[Any]:
 def _processes(trainer: Namespace) -> int:
     """Return in how many processes a fit runs; where that is left open, as it would on this machine."""
     devices = trainer.devices
-    if isinstance(devices, str):  # "auto", "2" or "0,1"
-        devices = -1 if devices == "auto" else devices.split(",") if "," in devices else int(devices)
+    if isinstance(devices, str):  # "auto", "2", "0,1" or "3,"
+        numbers = [number for number in devices.split(",") if number]
+        devices = -1 if devices == "auto" else numbers if "," in devices else int(devices)
     count: int = len(devices) if isinstance(devices, list) else devices
     if count == -1:
         count = torch.cuda.device_count() if trainer.accelerator in _GPUS else 1

@@ -158,13 +158,13 @@ def test_names_are_those_of_the_labels_where_they_are_written_alike(tmp_path, to
             CSV,
             ["pos", "neg"],
             ["pos ", "neg"],
-            r"Found `'pos '`\. It differs from `pos` in blanks or in the normal form",
+            r"Found `'pos '`\. It differs from `pos` only in spaces or in the normal form",
         ),
         (
             JSONL,
             ["\u00e9", "x"],
             ["e\u0301"],
-            r"Found `'e\\u0301'`\. It differs from `\u00e9` in blanks or in the normal",
+            r"Found `'e\\u0301'`\. It differs from `\u00e9` only in spaces or in the normal",
         ),
     ],
 )
@@ -185,17 +185,17 @@ def test_minus_one_is_a_class_where_train_has_it(tmp_path, tokenizer):
         (
             CSV,
             ["pos", "pos ", "neg"],
-            r"should not differ in blanks .* only, unless `label_names` .* Found `'pos'`, `'pos '`",
+            r"should not differ only in spaces .*, unless `label_names` .* Found `'pos'`, `'pos '`",
         ),
         (
             JSONL,
             [unicodedata.normalize(form, "\u00e9") for form in ("NFC", "NFD")],
-            r"should not differ in .* normal form of Unicode .* Found `'\u00e9'`, `'e\\u0301'`",
+            r"should not differ only in .* normal form of Unicode .* Found `'\u00e9'`, `'e\\u0301'`",
         ),
         (CSV, ["1", "01", "2"], r"should not be equal as numbers, .* Found `'1'`, `'01'`"),
         (CSV, ["1", "2", "NA"], r"should all be numbers, or all be names.* Found `'NA'` among numbers"),
         (CSV, ["1.5", "2", "x"], r"should all be numbers, or all be names.* Found `'x'` among numbers"),
-        (CSV, [3, 3, 3], r"should be of two classes or more\. Found `'3'`\."),
+        (CSV, [3, 3, 3], r"should have at least two classes\. Found `'3'`\."),
         (PARQUET, [b"a", b"b"], r"should be integers, text or floats\. Found `binary`"),
         (PARQUET, [{"a": 1}, {"a": 2}], r"should be integers, text or floats\. Found `\{"),
         (CSV, [1.5, 2.5], None),
@@ -238,7 +238,7 @@ def test_whole_numbers_are_said_to_be_classes(tmp_path, tokenizer, caplog):
     with caplog.at_level(logging.INFO):
         assert module(tmp_path, tokenizer, CSV, [90, 15, 55]).num_labels == 3
     said = (
-        "are whole numbers, which are read as 3 classes, `'15'`, `'55'`, `'90'`. For regression: `problem=regression`."
+        "are whole numbers and are read as 3 classes, `'15'`, `'55'`, `'90'`. For regression, set `problem=regression`."
     )
     assert said in caplog.text
     caplog.clear()

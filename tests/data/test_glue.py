@@ -91,7 +91,7 @@ def test_similarities_are_written_within_their_range(folder: str, tmp_path: Path
     ("arguments", "message"),
     [
         ({"task": "stsbb"}, r"`task` should be one of .* Found `task = 'stsbb'`\. Near matches: `stsb`"),
-        ({"task": "rte", "dataset": "./nowhere"}, r"`dataset` should be a folder that exists"),
+        ({"task": "rte", "dataset": "./nowhere"}, r"`dataset` should be an existing folder"),
         ({"task": "rte", "dataset": ".", "revision": "main"}, r"`revision` should be left out for a local folder"),
         ({"task": "rte", "batch_size": 0}, r"`batch_size` should be at least 1"),
     ],

@@ -94,15 +94,15 @@ def test_answers_may_be_a_list_and_stand_a_little_off(tmp_path, path):
 @cases(
     ("given", "message"),
     [
-        ([{"text": ["Berlin"], "answer_start": [0]}, answers()[1]], r"answers that their texts hold\. Found 'Berlin'"),
-        (["the Seine", "Rome"], r"should hold answers as {'text': .* Found 'the Seine'\."),
-        ([{"text": ["the Seine"]}, {"text": ["Rome"]}], r"should hold answers as .* Found {'text': \['the Seine'\]}\."),
-        ([None, answers()[1]], r"should hold answers as .* Found None\."),
-        ([{"text": [], "answer_start": []}] * 2, r"of split `train` should hold an answer in some row\. Found none\."),
-        ([answers()[0], {"text": [None], "answer_start": [0]}], r"hold answers as .*{'text': \[None\],.* row 1\."),
+        ([{"text": ["Berlin"], "answer_start": [0]}, answers()[1]], r"answers that occur in their texts\. Found 'Berlin'"),
+        (["the Seine", "Rome"], r"should have answers as {'text': .* Found 'the Seine'\."),
+        ([{"text": ["the Seine"]}, {"text": ["Rome"]}], r"should have answers as .* Found {'text': \['the Seine'\]}\."),
+        ([None, answers()[1]], r"should have answers as .* Found None\."),
+        ([{"text": [], "answer_start": []}] * 2, r"of split `train` should have an answer in some row\. Found none\."),
+        ([answers()[0], {"text": [None], "answer_start": [0]}], r"have answers as .*{'text': \[None\],.* row 1\."),
         ([{"text": [7], "answer_start": [0]}] * 2, r"of split `test` should .* {'text': \[7\],.* row 0\."),
-        ([answers()[0], {"text": ["Rome"], "answer_start": [None]}], r"hold answers as .* row 1\."),
-        ([[{"text": 1.5, "answer_start": 0}]] * 2, r"should hold answers as .* Found \[{'text': 1\.5,"),
+        ([answers()[0], {"text": ["Rome"], "answer_start": [None]}], r"have answers as .* row 1\."),
+        ([[{"text": 1.5, "answer_start": 0}]] * 2, r"should have answers as .* Found \[{'text': 1\.5,"),
     ],
 )  # fmt: skip
 def test_answers_that_are_not_there_are_reported(tmp_path, given, message):
@@ -113,7 +113,8 @@ def test_answers_that_are_not_there_are_reported(tmp_path, given, message):
 
 def test_windows_need_room(path):
     with pytest.raises(
-        ConfigurationError, match=r"`max_length` should leave more than `stride` tokens .* Found `max_length = 20`"
+        ConfigurationError,
+        match=r"`max_length` should leave room for more than `stride` tokens .* Found `max_length = 20`",
     ):
         module(path, max_length=20).test_dataloader()
 
@@ -145,7 +146,7 @@ def test_left_padding_moves_what_is_as_long_as_the_tokens_and_points_at_them(pat
 def test_a_tokenizer_that_does_not_tell_places_is_refused(path, monkeypatch):
     data = module(path)
     monkeypatch.setattr(type(data.tokenizer), "is_fast", False)
-    with pytest.raises(ConfigurationError, match=r"one that tells where its tokens are \(a fast one\)"):
+    with pytest.raises(ConfigurationError, match=r"one that returns the offsets of its tokens \(a fast one\)"):
         data.train_dataloader()
 
 

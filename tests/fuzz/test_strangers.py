@@ -46,7 +46,7 @@ def test_a_checkpoint_runs_no_code(subcommand: str, run: Run, tmp_path: Path) ->
     (tmp_path / "evil.ckpt").write_bytes(with_code())
     outcome = run(subcommand, "--config=task.yaml", f"--ckpt_path={tmp_path}/evil.ckpt")
     assert outcome.verdict == "refused"
-    assert "an object of `posix.system`, and to build it would run code" in outcome.text
+    assert "an object of `posix.system`, which would run code when loaded" in outcome.text
 
 
 def test_no_option_lets_it_run(run: Run, subtests: pytest.Subtests) -> None:

@@ -166,8 +166,8 @@ def test_many_answers_add_up_where_models_are_of_half_precision() -> None:
     ("target", "message"),
     [
         ([["a"]], "Found 2 for 1"),
-        ([["a"], []], "should have a right answer"),
-        ([["a"], "bc"], r"should have a list of right answers\. Found 'bc'\."),
+        ([["a"], []], "should have a correct answer"),
+        ([["a"], "bc"], r"should have a list of correct answers\. Found 'bc'\."),
     ],
 )
 def test_questions_without_answers(target: list[list[str]], message: str) -> None:
