@@ -27,7 +27,6 @@ nitpick_ignore_regex = [  # types in signatures that have no page here: of other
     ("py:class", rf"lightning_sparsegrad\.(.*\.)?(?!({_exported})$)\w+"),  # and what is not exported
 ]
 default_role = "code"  # `x`, in docstrings, is code
-smartquotes_action = "qe"  # two hyphens are no dash
 
 autodoc_default_options = {"members": True}
 autodoc_inherit_docstrings = False  # a hook that Lightning documents is documented there
