@@ -48,7 +48,7 @@ class NormTable:
     Args:
         clip: The clip that measured.
         windows: How many windows were measured.
-        layers: The rows of the table.
+        layers: The rows of the table: the layers, components that are in several of them, and all together.
         components: A row for each component.
     """
 
@@ -112,10 +112,13 @@ class Norms:
         for component in self._clip.scaled_components:
             layers = {self._layer_of[part.parameter] for part in component.parts}
             groups.setdefault(layers.pop() if len(layers) == 1 else component.name, []).append(component.name)
+        rows = [self._row(name, names) for name, names in groups.items() if names]
+        if len(rows) > 1:
+            rows.append(self._row("all", list(self._norms)))
         return NormTable(
             clip=self._name,
             windows=self._windows,
-            layers=tuple(self._row(name, names) for name, names in groups.items() if names),
+            layers=tuple(rows),
             components=tuple(self._row(name, [name]) for name in self._norms),
         )
 

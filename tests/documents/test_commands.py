@@ -18,6 +18,8 @@ OTHERS = (  # which need a checkpoint, a network or hours
     *("python -m benchmarks.studies ", "pip install ", "apt-get install ", "pytest", "export OMP_"),
 )
 
+_FIT = " (?:fit|explain) (?=--config)"
+
 
 def parts(document: Path) -> Iterator[str]:
     """Yield the commands of a document, those of one line apart."""
@@ -31,8 +33,8 @@ def understood(arguments: list[str]) -> dict[str, Any]:
 
 
 def fits(document: Path) -> list[str]:
-    """Return the commands that fit anew, whose arguments can be read without a checkpoint."""
-    return [command for command in parts(document) if " fit --config" in command]
+    """Return the commands that fit anew, or explain it, whose arguments can be read without a checkpoint."""
+    return [command for command in parts(document) if re.search(_FIT, command)]
 
 
 def check_fits(document: Path, folder: Path, subtests: pytest.Subtests, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,7 +45,7 @@ def check_fits(document: Path, folder: Path, subtests: pytest.Subtests, monkeypa
     monkeypatch.syspath_prepend(folder)
     for command in fits(document):
         with subtests.test(command):
-            _, _, arguments = command.removesuffix(" --print_config").partition(" fit ")
+            arguments = re.split(_FIT, command.removesuffix(" --print_config"))[1]
             assert understood(["fit", *shlex.split(arguments)])["model"]["class_path"]
 
 
