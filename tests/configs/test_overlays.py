@@ -104,9 +104,9 @@ class ParsedOnly(SparseGradCLI):
     def strategy(self, *files: str) -> dict[str, Any]:
         arguments = [argument for file in files for argument in ("--config", file)]
         config = self.parser.parse_args(["fit", *arguments]).as_dict()["fit"]
-        found: dict[str, Any] = config["model"]["init_args"].pop("gradient_transform")
+        strategy_read: dict[str, Any] = config["model"]["init_args"].pop("gradient_transform")
         config.pop("config")
-        return {"strategy": found, "rest": config}
+        return {"strategy": strategy_read, "rest": config}
 
 
 @pytest.fixture(scope="module")

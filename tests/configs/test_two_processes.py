@@ -53,8 +53,8 @@ def run(root: Path, subcommand: str, task: str, name: str, *more: str, devices: 
 
 def results(folder: Path) -> Path:
     """Return the one folder that a run of all processes wrote its results to."""
-    (found,) = (folder / "lightning_logs").iterdir()
-    return found
+    (run,) = (folder / "lightning_logs").iterdir()
+    return run
 
 
 def overlay(name: str) -> str:
@@ -63,8 +63,8 @@ def overlay(name: str) -> str:
 
 def weights(folder: Path) -> dict[str, Any]:
     (path,) = (folder / "checkpoints").glob("*.ckpt")
-    found: dict[str, Any] = torch.load(path, weights_only=True)["state_dict"]
-    return found
+    state: dict[str, Any] = torch.load(path, weights_only=True)["state_dict"]
+    return state
 
 
 def test_shards_train_as_replicas_do(root: Path) -> None:
@@ -98,8 +98,8 @@ def test_predictions_of_two_processes_are_those_of_one(root: Path, task: str) ->
     files = sorted(path.relative_to(one) for path in one.rglob("*.prediction"))
     assert len(files) == 2
     for file in files:
-        told, shared = ((folder / file).read_text(encoding="utf-8") for folder in (one, two))
+        expected, shared = ((folder / file).read_text(encoding="utf-8") for folder in (one, two))
         if task == "wpr":
-            assert list(map(float, shared.split())) == pytest.approx(list(map(float, told.split())), rel=1e-4)
+            assert list(map(float, shared.split())) == pytest.approx(list(map(float, expected.split())), rel=1e-4)
         else:
-            assert shared == told
+            assert shared == expected

@@ -48,11 +48,11 @@ def test_the_order_is_a_function_of_seed_and_epoch(tokenizer, files):
     def epochs(seed: int, *wanted: int) -> list[Any]:
         data = TextDataModule(data_files=files, tokenizer=tokenizer, seed=seed, batch_size=1)
         loader = data.train_dataloader()
-        found = []
+        orders = []
         for epoch in wanted:
             cast("DistributedSampler[Any]", loader.sampler).set_epoch(epoch)
-            found.append([tuple(batch["input_ids"][0].tolist()) for batch in loader])
-        return found
+            orders.append([tuple(batch["input_ids"][0].tolist()) for batch in loader])
+        return orders
 
     first = epochs(3, 0, 1, 2)
     assert first == epochs(3, 0, 1, 2)

@@ -16,7 +16,7 @@ from tests.strategies import SCHEDULES, STRATEGIES, overlay_name, spec_in
 from tests.tiny import tiny_bert
 
 _DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-PLACE = "__PLACE__"  # where the text of a bad value goes
+PLACEHOLDER = "__PLACE__"  # where the text of a bad value goes
 SHORT = {
     "max_steps": 2,
     "accelerator": "cpu",
@@ -121,12 +121,14 @@ def arguments_of_strategies() -> tuple[tuple[str, str], ...]:
 
 def to_yaml(config: Any, value: str = "") -> bytes:
     """Write a config, with the text of a value in its place."""
-    return yaml.dump(config, Dumper=_DUMPER, sort_keys=False).replace(PLACE, value).encode("utf-8", "surrogatepass")
+    return (
+        yaml.dump(config, Dumper=_DUMPER, sort_keys=False).replace(PLACEHOLDER, value).encode("utf-8", "surrogatepass")
+    )
 
 
-def places(config: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+def paths_in(config: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """Return the path of every entry of a config, of the inner ones too."""
     entries = config.items() if isinstance(config, dict) else enumerate(config) if isinstance(config, list) else ()
     for key, value in entries:
         yield (*path, key)
-        yield from places(value, (*path, key))
+        yield from paths_in(value, (*path, key))

@@ -22,7 +22,7 @@ Files = dict[str, bytes]
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a data module takes to run.
+    """The arguments and files with which a data module runs.
 
     Args:
         task: The task that learns from it.
@@ -94,11 +94,11 @@ def _questions(folder: Path, extension: str) -> None:
     if extension == "json":
         asked = [
             {
-                "id": str(place),
+                "id": str(index),
                 "question": f"alpha {word}",
                 "answers": [{"text": word, "answer_start": context.index(word)}],
             }
-            for place, word in enumerate(words)
+            for index, word in enumerate(words)
         ]
         articles = [{"title": "t", "paragraphs": [{"context": context, "qas": asked}]}]
         (folder / "rows.json").write_text(json.dumps({"version": "1", "data": articles}))

@@ -13,7 +13,7 @@ import torch
 
 from tests.fuzz import traps
 from tests.fuzz.cases import MARK, Case
-from tests.fuzz.material import ROWS, places, spec, task, to_yaml
+from tests.fuzz.material import ROWS, paths_in, spec, task, to_yaml
 
 Kind = Callable[["Strangers"], Case]
 _FIT = ("fit", "--config=task.yaml")
@@ -22,7 +22,7 @@ _STATE = ("optimizer_states", "lr_schedulers", "loops", "callbacks", "epoch", "g
 
 
 class Code:
-    """What runs a command when a pickle of it is read."""
+    """An object whose pickle runs a command when it is read."""
 
     def __reduce__(self) -> Any:
         return os.system, (f"touch {MARK}",)
@@ -84,7 +84,7 @@ class Strangers:
 
     def _spoil(self, value: Any, odd: Callable[[], Any]) -> str:
         """Put something odd somewhere into plain values, in place; return where."""
-        path = self.draw.choice(list(places(value)))
+        path = self.draw.choice(list(paths_in(value)))
         for key in path[:-1]:
             value = value[key]
         value[path[-1]] = odd()
@@ -113,7 +113,7 @@ class Strangers:
         key = self.draw.choice([*content, *_STATE, "datamodule_hyper_parameters"])
         inner = content.get(key)
         if isinstance(inner, dict | list) and inner and self.draw.random() < 0.7:
-            key = f"{key}.{self._spoil(inner, self._odd)}" if list(places(inner)) else key
+            key = f"{key}.{self._spoil(inner, self._odd)}" if list(paths_in(inner)) else key
         else:
             content[key] = self._odd()
         buffer = BytesIO()
@@ -123,14 +123,14 @@ class Strangers:
     def damaged(self) -> Case:
         """A checkpoint that is changed on its way, or none at all."""
         whole = bytearray(self.checkpoint)
-        place = self.draw.randrange(len(whole))
-        whole[place] ^= 1 << self.draw.randrange(8)
-        cut, behind = bytes(whole[:place]), self.checkpoint + bytes(whole[:place])
+        position = self.draw.randrange(len(whole))
+        whole[position] ^= 1 << self.draw.randrange(8)
+        cut, behind = bytes(whole[:position]), self.checkpoint + bytes(whole[:position])
         legacy, laden = BytesIO(), BytesIO()
         torch.save({"state_dict": {}}, legacy, _use_new_zipfile_serialization=False)
         torch.save({"state_dict": {}, "code": Code()}, laden)
         return self._with(
-            f"damaged {place}", self.draw.choice([bytes(whole), cut, behind, legacy.getvalue(), laden.getvalue()])
+            f"damaged {position}", self.draw.choice([bytes(whole), cut, behind, legacy.getvalue(), laden.getvalue()])
         )
 
     def _with(self, name: str, checkpoint: bytes) -> Case:
@@ -195,8 +195,8 @@ class Strangers:
         if self.draw.random() < 0.5:
             spoilt[:8] = self.draw.choice([0, 1, len(content), 2**40, 2**64 - 1]).to_bytes(8, "little")
         else:
-            place = self.draw.randrange(min(len(spoilt), 2000))
-            spoilt[place : place + 4] = self.draw.choice([b"9999", b"\0\0\0\0", b'"}},', b"\xff\xfe\x1b["])
+            position = self.draw.randrange(min(len(spoilt), 2000))
+            spoilt[position : position + 4] = self.draw.choice([b"9999", b"\0\0\0\0", b'"}},', b"\xff\xfe\x1b["])
         return bytes(spoilt)
 
 

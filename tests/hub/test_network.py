@@ -1,4 +1,4 @@
-"""What happens where no hub can be reached."""
+"""The library without a reachable hub."""
 
 import socket
 from collections.abc import Callable

@@ -199,7 +199,7 @@ def test_the_command_line_says_how_to_ask_for_a_regression(encoder: str) -> None
     files = f"--data.data_files={{train: {path}, validation: {path}, predict: {path}}}"
     given = [*COMMAND, f"--model.model_name_or_path={encoder}", files]
     with pytest.raises(
-        ConfigurationError, match=r"the data say: 3\. Found .* = 1`\. For regression: `--data.problem=regr"
+        ConfigurationError, match=r"that of the data: 3\. Found .* = 1`\. For regression: `--data.problem=regr"
     ):
         SparseGradCLI(args=[*given, "--model.num_labels=1", "--data.problem=classification"])
     with pytest.raises(

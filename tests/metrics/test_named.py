@@ -70,10 +70,10 @@ def test_a_rare_class_counts_in_full(counts: list[list[int]]) -> None:
     metric = MatthewsCorrelation(len(counts))
     metric.update(torch.tensor([0]), torch.tensor([0]))
     metric.confmat += torch.tensor(counts) - metric.confmat
-    pairs = [(actual, told) for actual in range(len(counts)) for told in range(len(counts))]
-    actual, told = np.array(pairs).T
+    pairs = [(actual, predicted) for actual in range(len(counts)) for predicted in range(len(counts))]
+    actual, predicted = np.array(pairs).T
     weights = np.array([counts[row][column] for row, column in pairs])
-    expected = matthews_corrcoef(actual, told, sample_weight=weights)
+    expected = matthews_corrcoef(actual, predicted, sample_weight=weights)
     assert float(metric.compute()) == pytest.approx(expected, rel=1e-6)
 
 
