@@ -152,16 +152,16 @@ class Describer:
                     each = number if isinstance(number, Mapping) else {_ALL: number}
                     for component, value in each.items():
                         values.setdefault((setting, component), []).append(float(value))
-            for (setting, component), of_one in values.items():
+            for (setting, component), numbers_set in values.items():
                 yield SettingRow(
                     member=name,
                     name=setting,
                     component=component,
                     **self._extent(member, component, components),
-                    first=of_one[0],
-                    last=of_one[-1],
-                    low=min(of_one),
-                    high=max(of_one),
+                    first=numbers_set[0],
+                    last=numbers_set[-1],
+                    low=min(numbers_set),
+                    high=max(numbers_set),
                 )
 
     def _extent(self, member: GradientTransform, name: str, components: Mapping[str, Component]) -> dict[str, Any]:
