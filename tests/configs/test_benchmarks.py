@@ -1,4 +1,4 @@
-"""Every task of GLUE and XGLUE by its own config: fit, validated, tested and predicted, its numbers held to others."""
+"""Every task of GLUE and XGLUE with its config: fit, validation, test and prediction, against independent numbers."""
 
 import csv
 import json
@@ -35,7 +35,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 class Runs:
-    """Runs a task's config by the command line, on generated data, in a folder of its own."""
+    """Runner of a task's config on the command line, with generated data, in a separate folder."""
 
     def __init__(self, benchmark: str, task: str, folder: Path, encoder: str) -> None:
         write = hub.write_glue if benchmark == "glue" else hub.write_xglue
@@ -110,7 +110,7 @@ OF_GLUE: dict[str, dict[str, Callable[[Any, Any], float]]] = {
 
 @torch.no_grad()
 def answers(path: str, encoder: str, rows: Any, columns: tuple[str, ...], labels: int) -> list[Any]:
-    """Let transformers alone answer, row by row, with the weights of a checkpoint."""
+    """Predict row by row with transformers alone and the weights of a checkpoint."""
     model = AutoModelForSequenceClassification.from_pretrained(encoder, num_labels=labels).eval()
     weights = torch.load(path, weights_only=True)["state_dict"]
     model.load_state_dict({name.removeprefix("model."): weight for name, weight in weights.items()})
@@ -145,11 +145,11 @@ def test_glue(fitted: Any, encoder: str, request: pytest.FixtureRequest) -> None
         text = (predicted / file).read_text()
         written = list(csv.DictReader(text.splitlines(), delimiter="\t"))
         assert [row["index"] for row in written] == [str(index) for index in range(ROWS)]
-        predicted = [row["prediction"] for row in written]
+        submitted = [row["prediction"] for row in written]
         if task == "stsb":
-            assert [float(value) for value in predicted] == pytest.approx([min(max(p, 0), 5) for p in preds], abs=2e-3)
+            assert [float(value) for value in submitted] == pytest.approx([min(max(p, 0), 5) for p in preds], abs=2e-3)
         else:
-            assert predicted == [facts.labels[p] if facts.writes_names else str(p) for p in preds]
+            assert submitted == [facts.labels[p] if facts.writes_names else str(p) for p in preds]
     with pytest.raises(ValueError, match="GLUE's test labels are not published"):
         runs("test", f"--ckpt_path={path}")
 

@@ -108,7 +108,7 @@ def test_a_prediction_that_is_no_number_has_no_score(name: str) -> None:
 
 # ---------------------------------------------------------------- rankings
 def grouped(preds: np.ndarray, target: np.ndarray, indexes: np.ndarray) -> float:
-    """XGLUE's evaluation, one query after the other."""
+    """Compute XGLUE's evaluation query by query."""
     scores = [
         ndcg_score(target[None, indexes == query], preds[None, indexes == query])
         for query in np.unique(indexes)
