@@ -22,7 +22,7 @@ class Result:
     Attributes:
         study: Name of the study.
         overlay: Name of the overlay that the arm is made of.
-        cells: Arm, setting, failed runs, mean, difference to the baseline and p, as text.
+        cells: Arm, setting, failed runs, mean, difference to the baseline, p and seconds a run, as text.
     """
 
     study: str
@@ -45,7 +45,7 @@ def table(overlays: Sequence[Overlay]) -> Iterator[str]:
         return
     yield "What the studies measured, against the baseline of each; intervals are of 95%.\n"
     yield ".. list-table::\n   :header-rows: 1\n   :class: numbers\n"
-    yield from _row(("study", "arm", "setting", "failed", "mean", "difference", "p"))
+    yield from _row(("study", "arm", "setting", "failed", "mean", "difference", "p", "seconds"))
     for row in rows:
         yield from _row((links([row.study]), *row.cells))
     yield ""
@@ -68,7 +68,8 @@ def _of_study(folder: Path) -> Iterator[Result]:
         overlays = [Path(base).stem for base in arms[row["arm"]] if isinstance(base, str)]
         difference = differences.get((row["setting"], row["arm"]))
         against = ("baseline", "") if difference is None else _against(difference)
-        cells = row["arm"], row["setting"], f"{row['failed']} of {row['runs']}", f"{float(row['mean']):.3f}", *against
+        failed, mean, seconds = f"{row['failed']} of {row['runs']}", f"{float(row['mean']):.3f}", row["seconds"]
+        cells = row["arm"], row["setting"], failed, mean, *against, f"{float(seconds):.0f}"
         for overlay in overlays:
             yield Result(folder.name, overlay, cells)
 

@@ -13,8 +13,8 @@ class Overlay:
 
     Attributes:
         file: The file.
-        idea: The first line of the comment: the strategy, and what it does here.
-        advice: The lines behind it: when to use it and where its numbers come from, by the studies of this repository.
+        idea: The first sentence of the comment: the strategy, and what it does here.
+        advice: The rest of it: when to use it and where its numbers come from, by the studies of this repository.
     """
 
     file: Path
@@ -30,8 +30,8 @@ class Overlay:
     def read(cls, file: Path) -> "Overlay":
         """Read the comment of an overlay."""
         comment = takewhile(lambda line: line.startswith("#"), file.read_text().splitlines())
-        idea, *advice = (line.removeprefix("#").strip() for line in comment)
-        return cls(file, idea, " ".join(advice) or "No study has run it.")
+        idea, _, advice = " ".join(line.removeprefix("#").strip() for line in comment).partition(". ")
+        return cls(file, f"{idea.removesuffix('.')}.", advice or "No study has run it.")
 
 
 def overlays_of(strategy: type) -> list[Overlay]:

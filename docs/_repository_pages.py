@@ -36,7 +36,8 @@ def relink(app: "Sphinx", page: str, content: list[str]) -> None:  # noqa: ARG00
     if page.startswith("guides/"):
         source, sources = f"docs/{page}.md", dict(_sources())
         page += ".md"
-        content[0] = _LINK.sub(partial(_relinked, source=source, page=page, sources=sources), content[0])
+        relinked = partial(_relinked, source=source, page=page, sources=sources)
+        content[0] = with_links(_LINK.sub(relinked, content[0]), "../strategies/")
 
 
 def _sources() -> Iterator[tuple[str, str]]:

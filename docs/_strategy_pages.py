@@ -14,6 +14,7 @@ from tests.transforms import table
 
 PICTURES = ROOT / "docs" / "pictures"
 _OF_STUDIES = re.compile(r"\(benchmarks/studies: ([\w, ]+)\)")
+_ALT = "Heat maps of layers by optimizer steps under {}: gradient norms before and after, shares left and kept"
 _CAPTION = (
     "MiniLM learns the words of the quickstart for 96 steps; a row is a tensor, and grey has no gradient: "
     ":ref:`how to read it <how-to-read-the-pictures>`."
@@ -36,12 +37,14 @@ def _index() -> Iterator[str]:
     yield "```"
 
 
-def with_links(rows: str, folder: str = "") -> str:
-    """Link the rows of a table that begin with a strategy to its page."""
+def with_links(text: str, folder: str = "") -> str:
+    """Link strategies, where a row of a table begins with one, and overlays to their pages."""
     for strategy in STRATEGIES:
-        name = f"`{strategy.__name__}`"
-        rows = rows.replace(f"\n| {name} |", f"\n| [{name}]({folder}{overlay_name(strategy)}.rst) |")
-    return rows
+        name, page = f"`{strategy.__name__}`", f"{folder}{overlay_name(strategy)}.rst"
+        text = text.replace(f"\n| {name} |", f"\n| [{name}]({page}) |")
+        for overlay in overlays_of(strategy):
+            text = re.sub(rf"(?<!\[)`gradient/{overlay.name}`", rf"[\g<0>]({page})", text)
+    return text
 
 
 def _page(strategy: type) -> Iterator[str]:
@@ -76,7 +79,8 @@ def _page(strategy: type) -> Iterator[str]:
 def _picture(overlay: Overlay) -> Iterator[str]:
     file = PICTURES / f"{overlay.name}.png"
     if file.exists():
-        yield f".. figure:: {_relative(file)}\n   :alt: {overlay.idea}\n\n   ``{overlay.name}``. {overlay.idea}\n"
+        yield f".. figure:: {_relative(file)}\n   :alt: {_ALT.format(overlay.name)}\n"
+        yield f"   ``{overlay.name}``. {overlay.idea}\n"
     else:
         yield f"No picture of ``{overlay.name}`` has been drawn: ``python -m docs.draw {overlay.name}`` draws it.\n"
 

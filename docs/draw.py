@@ -43,7 +43,9 @@ def record(overlay: str) -> pd.DataFrame:
     """Train the small model with an overlay unless that was done before, and return what the monitor recorded."""
     file = RUNS / f"{overlay}.parquet"
     if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = file.with_name(f"unfinished_{file.name}")
+        unfinished.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.unlink(missing_ok=True)
         arguments = {
             "max_epochs": EPOCHS,
             "limit_train_batches": STEPS,
@@ -52,11 +54,12 @@ def record(overlay: str) -> pd.DataFrame:
             "enable_checkpointing": "false",
             "callbacks+": "GradientMonitor",
             "callbacks.every_n_steps": 1,
-            "callbacks.path": file,
+            "callbacks.path": unfinished,
         }
         command = ["fit", "--config", "quickstart", "--config", str(OVERLAYS[overlay])]
         command += [f"--trainer.{name}={value}" for name, value in arguments.items()]
         subprocess.run([sys.executable, "cli.py", *command], cwd=ROOT, check=True)  # noqa: S603  # the arguments above
+        unfinished.rename(file)
     return read_history(file)
 
 

@@ -66,7 +66,7 @@ def _over(body: Callable[..., None], axes: list[Axis]) -> Callable[..., None]:
 
 
 class Laws:
-    """What holds for every case of a table, as functions of a case: one item of each case checks all of them."""
+    """Assertions for every case of a table, as functions of a case: one item per case checks all of them."""
 
     def __init__(self) -> None:
         self._laws: list[Callable[..., None]] = []

@@ -41,18 +41,18 @@ def launched(module: str, count: int, factory: pytest.TempPathFactory) -> Path:
     base = factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / f"{module}-{count}"
     folder.mkdir(exist_ok=True)
-    outcome = folder / "outcome"
+    report = folder / "outcome"
     with (folder / "lock").open("w") as lock:
         flock(lock, LOCK_EX)
-        if not outcome.exists():
-            outcome.write_text("is not known, it was interrupted")
+        if not report.exists():
+            report.write_text("is not known, it was interrupted")
             try:
                 launch(module, count, folder)
             except AssertionError as error:
-                outcome.write_text(str(error))
+                report.write_text(str(error))
             else:
-                outcome.write_text("")
-    assert not outcome.read_text(), f"{module} on {count} processes: {outcome.read_text()}"
+                report.write_text("")
+    assert not report.read_text(), f"{module} on {count} processes: {report.read_text()}"
     return folder
 
 

@@ -1,4 +1,4 @@
-"""What a model is made of, written down by hand: what the library has to find in its module tree."""
+"""The structure of a model, written by hand: what the library has to find in its module tree."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,7 +10,7 @@ Pieces = list[tuple[str, Sequence[int]]]  # a parameter's name, and the entries 
 
 @dataclass(frozen=True)
 class Layout:
-    """What a model is made of.
+    """The structure of a model.
 
     Args:
         shapes: Parameter name to shape.
@@ -95,7 +95,7 @@ class Layout:
         dim = 1 if name in self.columns else 0
         inner = prod(shape[dim + 1 :])
         for part, length in self.fused[name]:
-            places = range(start, start + length)
-            parts.append((part, [i for i in range(prod(shape)) if i // inner % shape[dim] in places]))
+            positions = range(start, start + length)
+            parts.append((part, [i for i in range(prod(shape)) if i // inner % shape[dim] in positions]))
             start += length
         return parts

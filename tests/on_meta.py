@@ -1,4 +1,4 @@
-"""What a step asks of an accelerator, seen on meta tensors: reads on the host, and copies from it."""
+"""The demands of a step on an accelerator, observed on meta tensors: reads on the host, and copies from it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

@@ -110,8 +110,8 @@ def always(make: Callable[[], Any]) -> Callable[[Trainer], Any]:
     return lambda _: make()
 
 
-def keys(found: Any) -> SimpleNamespace:
-    return SimpleNamespace(**dict.fromkeys(found))
+def keys(state: Any) -> SimpleNamespace:
+    return SimpleNamespace(**dict.fromkeys(state))
 
 
 def loader() -> DataLoader[Any]:
@@ -176,7 +176,7 @@ def of_torch() -> Iterator[Row]:
     new = "parameters that are put into a model in training are not noticed"
     yield Row("torch", "_parameters", always(lambda: nn.Linear(1, 1)), new)
     yield Row("torch", "_modules", always(lambda: nn.Linear(1, 1)), new)
-    skip = "a resume loads all batches that it passes over"
+    skip = "a resume loads all batches that it skips"
     yield Row("torch", "_DatasetKind", module(DATA), skip, LOADERS)
     yield Row("torch", "_SingleProcessDataLoaderIter", module(DATA), skip, LOADERS)
     yield Row("torch", "_dataset_kind", always(lambda: iter(loader())), skip, LOADERS)
@@ -198,20 +198,20 @@ def of_fits() -> Iterator[Row]:
     yield Row("lightning", "_combined_loader", validation, order, RESUME)
     early = "finders of the tuner search without the transform"
     yield Row("lightning", "fset", always(lambda: LightningModule.trainer), early, takes="self trainer")
-    folders = "runs that start at once log into one folder"
+    folders = "runs that start at the same time log into one folder"
     yield Row("lightning", "_version", always(lambda: CSVLogger(".")), folders, VERSIONS)
     yield Row("lightning", "_version", always(lambda: keys(version_of(TensorBoardLogger))), folders, VERSIONS)
 
 
 def of_resume() -> Iterator[Row]:
     for owner, name, breaks in (
-        (fit_loop, "_last_train_dl_reload_epoch", "`reload_dataloaders_every_n_epochs` counts anew"),
-        (validation, "_last_val_dl_reload_epoch", "`reload_dataloaders_every_n_epochs` counts anew"),
+        (fit_loop, "_last_train_dl_reload_epoch", "`reload_dataloaders_every_n_epochs` restarts its count"),
+        (validation, "_last_val_dl_reload_epoch", "`reload_dataloaders_every_n_epochs` restarts its count"),
         (validation, "_seen_batches_per_dataloader", "validations are logged at other steps"),
         (checkpoint, "_last_global_step_saved", "the checkpoint that a fit resumes from is written again"),
         (checkpoint, "_last_checkpoint_saved", "the checkpoint that a fit resumes from is written again"),
         (checkpoint, "_defer_save_until_validation", "the checkpoint that a fit resumes from is written again"),
-        (epoch_loop, "_batches_that_stepped", "loggers log on at another step"),
+        (epoch_loop, "_batches_that_stepped", "loggers continue at another step"),
         (lambda trainer: keys(epoch_loop(trainer).on_save_checkpoint()), "_batches_that_stepped", "as above"),
         (module("lightning.pytorch.loops.loop"), "_Loop", "with `max_steps`, an epoch ends twice"),
         (lambda _: vars(import_module("lightning.pytorch.loops.loop"))["_Loop"].restarting, "fset", "as above"),

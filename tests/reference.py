@@ -1,4 +1,4 @@
-"""What slow, obvious references of strategies share: Python floats, one entry after the other, by parameter name.
+"""Helpers for slow, obvious references of strategies: Python floats, one entry after the other, by parameter name.
 
 The reference of a strategy is in its file in `tests/transforms/golden`.
 
@@ -33,7 +33,7 @@ Values = dict[str, Entries | None]  # every parameter of the model; `None` where
 
 @dataclass(frozen=True)
 class When:
-    """Where training stands."""
+    """The position in training."""
 
     step: int
     epoch: int
@@ -135,7 +135,7 @@ def norm(values: Sequence[float], norm_type: float) -> float:
 
 
 def in_order(*steps: Reference) -> Reference:
-    """Return what a chain of strategies does."""
+    """Return the effect of a chain of strategies."""
 
     def step(values: Values, when: When, layout: Layout) -> Values:
         for each in steps:

@@ -1,4 +1,4 @@
-"""The rooms of the package: which there are, what each may import, and which names are public."""
+"""The rooms of the package: their list, what each may import, and which names are public."""
 
 import ast
 import re
@@ -67,7 +67,7 @@ def imported(module: str) -> Iterator[str]:
 
 
 def of_ours(name: str) -> str | None:
-    """Return the module of ours that a full name leads to: the longest that there is; `None` for another's."""
+    """Return the module of the package that a full name leads to, the longest that exists, or `None`."""
     first, *rest = name.split(".")
     if first != PACKAGE:
         return None
@@ -91,7 +91,7 @@ def goes_up(module: str, other: str) -> bool:
 
 
 def strings(module: str) -> Iterator[str]:
-    """Yield the strings of a module but for its docstrings."""
+    """Yield the strings of a module without its docstrings."""
     documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
     bodies = [node.body for node in ast.walk(tree(module)) if isinstance(node, documented)]
     first = [body[0].value for body in bodies if body and isinstance(body[0], ast.Expr)]
@@ -128,7 +128,7 @@ def test_no_string_leads_up() -> None:
 
 
 def opened_by_name(module: str) -> Iterator[str]:
-    """Yield the expressions of a module that reach modules otherwise than by an import, or a name that stands there."""
+    """Yield the expressions of a module that reach modules otherwise than by an import or a literal name."""
     called = [node for node in ast.walk(tree(module)) if isinstance(node, ast.Call)]
     named = {call.func for call in called if call.args and re.fullmatch(r"'\w[\w.]*'", ast.unparse(call.args[0]))}
     for node in ast.walk(tree(module)):
@@ -147,7 +147,7 @@ def opened_by_name(module: str) -> Iterator[str]:
 
 
 def test_no_name_of_a_module_is_put_together() -> None:
-    """What `import_module` is given stands there as a string, which the test above reads."""
+    """The argument of `import_module` is a string literal, which the test above reads."""
     by_name = {module: set(opened_by_name(module)) for module in MODULES if room(module) not in ABOVE_ALL}
     assert {module for module, names in by_name.items() if names} == NAMED_BY_USERS
 

@@ -15,7 +15,7 @@ DRAWN: list[float] = []
 
 
 class Failed(list[str]):
-    """What failed of subtests."""
+    """The failures of subtests."""
 
     @contextmanager
     def test(self, name: str) -> Iterator[None]:

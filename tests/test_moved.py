@@ -126,8 +126,8 @@ def test_an_old_name_is_the_same_class_and_warns_once(module: str, name: str) ->
         assert first is getattr(lightning_sparsegrad, name)
     ours = [str(warning.message) for warning in caught if warning.category is DeprecationWarning]
     now = f"{OURS}.{_moved._MOVED.get(module, '')}"
-    told = [f"`{OURS}.{module}` has moved to `{now}`; the old name will be removed in 0.3"]
-    assert ours == (told if module in _moved._MOVED else [])
+    messages = [f"`{OURS}.{module}` has moved to `{now}`; the old name will be removed in 0.3"]
+    assert ours == (messages if module in _moved._MOVED else [])
 
 
 def test_the_warning_is_about_the_line_that_imports() -> None:

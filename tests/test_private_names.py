@@ -65,13 +65,13 @@ class Faults(Callback):
 
 @pytest.mark.filterwarnings("ignore")  # of what is imported to look at it
 def test_every_name_is_there_in_the_installed_version(tmp_path: Path) -> None:
-    found = Faults()
+    faults = Faults()
     data: Any = DataLoader(torch.zeros(2, 1))  # type: ignore[arg-type]  # a tensor is a dataset to torch
     quiet: Any = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
-    callbacks = [ModelCheckpoint(tmp_path), found]
+    callbacks = [ModelCheckpoint(tmp_path), faults]
     trainer = Trainer(max_epochs=1, accelerator="cpu", callbacks=callbacks, default_root_dir=tmp_path, **quiet)
     trainer.fit(Module(), data, data)
-    assert not found.of, "\n".join(f"{name}: {fault}" for name, fault in found.of.items())
+    assert not faults.of, "\n".join(f"{name}: {fault}" for name, fault in faults.of.items())
 
 
 def test_what_the_package_puts_in_place_of_a_function_is_not_taken_for_it() -> None:
@@ -254,11 +254,11 @@ def private_names_of(kind: Any) -> set[str]:
 
 @cache
 def used() -> set[tuple[str, str]]:
-    found = {(path, name) for path, tree in trees().items() for name in uses(tree)}
+    uses_by_path = {(path, name) for path, tree in trees().items() for name in uses(tree)}
     for path, tree in trees().items():
         module = import_module(f"{PACKAGE}.{path.removesuffix('.py').replace('/', '.')}".removesuffix(".__init__"))
-        found |= {(path, name) for names in overridden(tree, vars(module)) for name in names}
-    return found
+        uses_by_path |= {(path, name) for names in overridden(tree, vars(module)) for name in names}
+    return uses_by_path
 
 
 def library(path: str) -> str | None:

@@ -1,6 +1,6 @@
-"""Callbacks: the engine for any LightningModule, an exact resume of any fit, tables, and what a fit did to a model.
+"""Callbacks: the engine for any LightningModule, exact resume, tables, and records of what a fit did to a model.
 
-`GradientTransformCallback` needs torch and lightning alone. All are loaded when one is first asked for here.
+`GradientTransformCallback` needs torch and lightning alone. All callbacks are loaded when the first is used from here.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""Folders that one run at a time writes into: runs that start at once do not share one."""
+"""Locks on the folders of a run, so that runs that start at the same time do not share one."""
 
 import os
 from collections.abc import Callable
@@ -22,7 +22,7 @@ _LOGS = ("metrics.csv", "hparams.yaml")
 
 
 class Claims:
-    """Folders that are locked for this process; the system lets go of them when it ends, however it ends."""
+    """Folders that are locked for this process; the system releases them when it ends, however it ends."""
 
     def __init__(self) -> None:
         self._locks: dict[Path, int] = {}
@@ -31,15 +31,15 @@ class Claims:
         finalize(self, _release, self._locks, self._made, os.getpid())
 
     def take(self, folder: str | Path) -> bool:
-        """Make a folder and lock it; `False` if another run has."""
+        """Create a folder and lock it; `False` if another run has locked it."""
         path = Path(folder).resolve()
         while path not in self._locks:
             self._make(path)
             try:
                 descriptor = os.open(path, os.O_RDONLY)
-            except FileNotFoundError:  # its run has ended, and had written nothing
+            except FileNotFoundError:  # its run has ended without writing anything
                 continue
-            except PermissionError:  # Windows opens no folder; or it is one to write into alone
+            except PermissionError:  # Windows cannot open folders; or the folder is write-only
                 return True
             if lock(descriptor) is False:
                 os.close(descriptor)
@@ -50,7 +50,7 @@ class Claims:
         return True
 
     def take_new(self, stem: str, *, first: int = 0) -> str:
-        """Make and lock the folder `<stem><first>`, or the one with the next number, that nobody has made."""
+        """Create and lock the folder `<stem><first>`, or the next number that does not exist yet."""
         for number in count(first):
             path = Path(f"{stem}{number}").resolve()
             self._make(path.parent)
@@ -64,11 +64,11 @@ class Claims:
         raise AssertionError
 
     def unlock(self) -> None:
-        """Let others take them."""
+        """Unlock the folders for other runs."""
         _unlock(self._locks, os.getpid())
 
     def release(self) -> None:
-        """Unlock all of them; those that were made for nothing go."""
+        """Unlock all folders, and remove those that were created but not used."""
         _release(self._locks, self._made, os.getpid())
 
     def _make(self, path: Path) -> None:
@@ -79,10 +79,10 @@ class Claims:
 
     @override
     def __reduce__(self) -> tuple[type["Claims"], tuple[()]]:
-        return Claims, ()  # another process has none of them
+        return Claims, ()  # locks are not copied to another process
 
     def forget(self) -> None:
-        """Leave them to the process that this one is a fork of."""
+        """Leave the locks to the process that this one was forked from."""
         for descriptor in self._locks.values():
             os.close(descriptor)
         self._locks.clear()
@@ -98,7 +98,7 @@ def _release(locks: dict[Path, int], made: list[Path], process: int) -> None:
     for folder in reversed(made):
         try:
             folder.rmdir()
-        except OSError:  # something is in it
+        except OSError:  # it is not empty
             continue
     made.clear()
     _unlock(locks, process)
@@ -121,12 +121,12 @@ if hasattr(os, "register_at_fork"):
 
 
 class FolderClaims(Callback):
-    """Have what logs and checkpoints are written into be of one run alone, while it is at work.
+    """Keep the folders of logs and checkpoints to one run while it is active.
 
-    A `CSVLogger` or a `TensorBoardLogger` without a version takes the next one that no other run has made. A
-    `CSVLogger` with a version logs into a new one, `<version>-v1`, where there are logs already or another run is at
-    work: it would delete them. Where another run is at work in the folder of a `ModelCheckpoint`, it writes into
-    `<folder>-v1`, and so on. Process 0 decides, and the others follow.
+    A `CSVLogger` or a `TensorBoardLogger` without a version takes the next one that no other run has created. A
+    `CSVLogger` with a version logs into a new one, `<version>-v1`, if its folder already has logs, which it would
+    delete, or another run is active in it. If another run is active in the folder of a `ModelCheckpoint`, the
+    checkpoints go into `<folder>-v1`, and so on. Process 0 decides, and the others follow.
     """
 
     def __init__(self) -> None:
@@ -134,7 +134,7 @@ class FolderClaims(Callback):
         self._claims = Claims()
 
     def claim_logs(self, trainer: Trainer) -> None:
-        """Claim the folders of the loggers; before a run, which makes them before any hook."""
+        """Claim the folders of the loggers; call it before a run, which creates them before any hook."""
         for logger in trainer.loggers if trainer.is_global_zero else ():
             if not isinstance(logger, (CSVLogger, TensorBoardLogger)):
                 continue
@@ -160,20 +160,20 @@ class FolderClaims(Callback):
             if folder and not _is_elsewhere(folder) and not self._claims.take(folder):
                 callback.dirpath = self._claims.take_new(f"{folder.rstrip('/')}-v", first=1)  # type: ignore[attr-defined]
                 rank_zero_info(
-                    f"Another run is at work in `{folder}`: the checkpoints of this one go into `{callback.dirpath}`."  # type: ignore[attr-defined]
+                    f"Another run is active in `{folder}`: the checkpoints of this one go into `{callback.dirpath}`."  # type: ignore[attr-defined]
                 )
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._claims.unlock()  # loggers write once more
+        self._claims.unlock()  # loggers still write once
 
     def release(self) -> None:
-        """Let others have the folders; those in which nothing was written go."""
+        """Release the folders, and remove those in which nothing was written."""
         self._claims.release()
 
 
 def _folder_of(callback: ModelCheckpoint, trainer: Trainer) -> str | None:
-    """Return where a `ModelCheckpoint` will write; nothing where the version of a logger makes that its own."""
+    """Return where a `ModelCheckpoint` will write; `None` if the version of a logger makes that folder unique."""
     if callback.dirpath is not None:
         return str(callback.dirpath)
     return None if trainer.loggers else join(trainer.default_root_dir, "checkpoints")
@@ -185,7 +185,7 @@ def _has_logs(folder: str) -> bool:
 
 
 def _is_elsewhere(folder: str) -> bool:
-    """Return whether a folder is on another file system, or named in a way that its logger alone understands."""
+    """Return whether a folder is on another file system, or has a name that only its logger can expand."""
     return "://" in folder or folder.startswith("~") or "$" in folder
 
 
@@ -194,4 +194,4 @@ def _move_on(logger: CSVLogger, take_new: Callable[..., str]) -> None:
     stem = f"{folder.rstrip('/')}-v" if str(logger.version) else join(logger.root_dir, "version_")
     version = take_new(stem, first=1 if str(logger.version) else 0)
     set_version(logger, version.rpartition("/")[2])
-    rank_zero_info(f"`{folder}` has logs already, or another run is at work in it: this run logs into `{version}`.")
+    rank_zero_info(f"`{folder}` already has logs, or another run is active in it: this run logs into `{version}`.")

@@ -1,4 +1,4 @@
-"""A growing table of measurements, which a fit writes now and then."""
+"""A growing table of measurements that a fit writes from time to time."""
 
 from collections.abc import Sequence
 from io import BytesIO
@@ -20,22 +20,22 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SUFFIXES = (".parquet", ".csv")
-_KEY = "lightning_sparsegrad_histories"  # in checkpoints: where the tables are, by name
+_KEY = "lightning_sparsegrad_histories"  # in checkpoints: paths of the tables, by name
 
 
 class History:
-    """Rows of a step, an epoch, a component, the layer it lies in, and what was measured of it.
+    """A table with one row per step and component: step, epoch, component, its layer, and its measurements.
 
-    What is added stays on its device until it is written. Rank 0 writes, into a file that was not there before; where
-    its name is taken, it gets a number. That file is then replaced by whole ones.
+    Added values stay on their device until they are written. Rank 0 writes, into a new file; if its name is taken, it
+    gets a number. Later writes replace that file atomically.
 
     Args:
         name: Name of the file without its suffix, unless `path` is given.
-        columns: What is measured.
+        columns: Names of the measurements.
         path: The file, `.parquet` or `.csv`; by default `<name>.parquet` in the folder of the run.
 
     Attributes:
-        path: The file, on rank 0 with its number once it is written; `None` before a fit unless it was given.
+        path: The file, on rank 0 with its number once written; `None` before a fit unless it was given.
         earlier: The file of the run that a fit resumes, if its checkpoint says so.
 
     Raises:
@@ -52,14 +52,14 @@ class History:
         self._name, self._columns, self._given = name, tuple(columns), path
         self.path: Path | None = Path(path) if path else None
         self.earlier: str | None = None
-        self._is_mine = False  # whether this object wrote what is at `path`
+        self._is_mine = False  # whether this object wrote the file at `path`
         self._components: list[str] = []
         self._layers: list[str] = []
         self._rows = pd.DataFrame()
         self._new: list[tuple[int, int, Tensor]] = []
 
     def start(self, trainer: Trainer, parameters: NamedParameters, components: Sequence[Component]) -> None:
-        """Begin with an empty table, or in a fit that is resumed with the rows of the steps before it."""
+        """Start with an empty table or, in a resumed fit, with the rows of the earlier steps."""
         import pandas as pd
 
         self._new, self._rows = [], pd.DataFrame()
@@ -68,7 +68,7 @@ class History:
         self._is_mine = self._is_mine and trainer.global_step > 0
         if not self._is_mine:
             is_trial = trainer.fast_dev_run  # type: ignore[attr-defined]  # set by its connector; it writes nothing
-            folder = "" if self._given or is_trial else run_folder(trainer)  # on every rank: they agree on it
+            folder = "" if self._given or is_trial else run_folder(trainer)  # on every rank, since all agree on it
             self.path = Path(self._given or Path(folder, f"{self._name}.parquet"))
         if trainer.is_global_zero and trainer.global_step and known and known.suffix in SUFFIXES and known.is_file():
             sweep(known.parent)
@@ -76,11 +76,17 @@ class History:
             self._rows = rows[rows["step"] < trainer.global_step]
 
     def add(self, step: int, epoch: int, values: Tensor) -> None:
-        """Add what was measured of each component: a tensor of shape (columns, components)."""
+        """Add measurements, without reading them on the host.
+
+        Args:
+            step: Optimizer steps done.
+            epoch: Epochs done.
+            values: Tensor of shape (columns, components).
+        """
         self._new.append((step, epoch, values))
 
     def write(self, trainer: Trainer) -> None:
-        """Read what was added since the last time, all at once, and write the table if there is anything new."""
+        """Read all values added since the last call at once, and write the table if there are any."""
         import pandas as pd
 
         if not self._new or self.path is None:
@@ -116,11 +122,11 @@ class History:
 
 
 class HistoryCallback(Callback):
-    """Keeps a `History`: writes it when an epoch or the fit ends, however it ends, and when a checkpoint is saved.
+    """A callback with a `History`, which it writes when an epoch or the fit ends, and when a checkpoint is saved.
 
     Args:
         name: As in `History`, like the others.
-        columns: What is measured.
+        columns: Names of the measurements.
         path: The file.
     """
 
@@ -158,7 +164,7 @@ class HistoryCallback(Callback):
 
 
 def layers_of(parameters: NamedParameters, components: Sequence[Component]) -> list[str]:
-    """Return the name of the layer that each component begins in; empty where the model's layers cannot be found."""
+    """Return the name of the layer that each component begins in; empty if the model's layers cannot be found."""
     try:
         layers = find_layers(parameters)
     except ConfigurationError:

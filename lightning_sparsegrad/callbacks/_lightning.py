@@ -1,6 +1,6 @@
 """Private names of Lightning's loggers.
 
-No public name does what these do. Each is checked against the installed version in `tests/private_names.py`.
+There are no public equivalents. Each name is checked against the installed version in `tests/private_names.py`.
 """
 
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -12,9 +12,9 @@ _folders = needs_private_names("lightning", "a folder of logs for each run")
 
 @_folders
 def given_version(logger: CSVLogger | TensorBoardLogger) -> int | str | None:
-    """Return the version that a logger was given or has chosen; `None` if it has yet to choose.
+    """Return the version that a logger was given or has chosen; `None` if it has not chosen yet.
 
-    `logger.version` chooses one when it is asked for. Without this, two runs that start at once log into one folder:
+    Reading `logger.version` chooses one. Without this, two runs that start at the same time would log into one folder:
     Lightning#11418 (closed unfixed).
     """
     return logger._version
@@ -22,6 +22,6 @@ def given_version(logger: CSVLogger | TensorBoardLogger) -> int | str | None:
 
 @_folders
 def set_version(logger: CSVLogger | TensorBoardLogger, version: int | str | None) -> None:
-    """Have a logger log into the folder of a version. As above: Lightning#11418."""
-    _ = logger._version  # a logger without it would log elsewhere
+    """Make a logger log into the folder of a version. As above: Lightning#11418."""
+    _ = logger._version  # raises if the logger has no such attribute
     logger._version = version

@@ -1,4 +1,4 @@
-"""The folder of a run, and new files in it: nothing that was there before is written over."""
+"""The folder of a run, and new files in it that never overwrite existing ones."""
 
 from collections.abc import Mapping, Sequence
 from itertools import count
@@ -17,14 +17,14 @@ _OWN: WeakKeyDictionary[Trainer, str] = WeakKeyDictionary()
 
 
 class OfOneRun(Callback):
-    """A callback whose arguments name the folder of one run: what resumes from a checkpoint of it does without."""
+    """A callback whose arguments name the folder of one run; a run that resumes from its checkpoint drops it."""
 
 
 def run_folder(trainer: Trainer) -> str:
-    """Return the folder of a run, the same on all ranks; all of them have to ask.
+    """Return the folder of a run, the same on all ranks; all of them have to call this.
 
-    It is that of the first logger, unless there is none or it writes into the working directory or the root of the
-    Trainer. Then it is a new `lightning_logs/version_<n>` there, which no other run has.
+    It is the folder of the first logger, unless there is none or it writes into the working directory or the root of
+    the Trainer. Then it is a new `lightning_logs/version_<n>` there, which no other run uses.
     """
     folder = ""
     if trainer.is_global_zero:
@@ -35,12 +35,12 @@ def run_folder(trainer: Trainer) -> str:
 
 
 def own_folder(trainer: Trainer, folder: str | Path) -> None:
-    """Have a run write into a folder that was made for it."""
+    """Make a run write into a folder that was created for it."""
     _OWN[trainer] = str(folder)
 
 
 def write_new(stem: str | Path, contents: Mapping[str, bytes]) -> str:
-    """Write files that were not there before, see `files._writing.write_new`; on any file system."""
+    """Write new files on any file system, see `files._writing.write_new`."""
     stem = str(stem)
     if "://" not in stem:
         return files.write_new(stem, contents)
@@ -51,7 +51,7 @@ def write_new(stem: str | Path, contents: Mapping[str, bytes]) -> str:
         try:
             for end, content in contents.items():
                 remote.makedirs(dirname(name + end), exist_ok=True)
-                with remote.open(name + end, "xb") as file:  # fails where there is a file
+                with remote.open(name + end, "xb") as file:  # fails if the file exists
                     claimed.append(name + end)
                     file.write(content)
         except FileExistsError:
@@ -63,16 +63,16 @@ def write_new(stem: str | Path, contents: Mapping[str, bytes]) -> str:
 
 
 def _base(trainer: Trainer) -> str:
-    """Return where runs keep their folders: the `save_dir` of the first logger, else the Trainer's root."""
+    """Return the parent of run folders: the `save_dir` of the first logger, else the Trainer's root."""
     of_logger = [logger.save_dir for logger in trainer.loggers[:1] if logger.save_dir]
     return str((of_logger or [trainer.default_root_dir])[0])
 
 
 def _folder_of_logger(trainer: Trainer) -> str:
-    """Return the folder of the first logger; nothing if there is none, or it is not of this run alone."""
+    """Return the folder of the first logger; empty if there is none, or if other runs use it as well."""
     for logger in trainer.loggers[:1]:
         shared = [".", trainer.default_root_dir]
-        folder: Any = logger.log_dir  # of Lightning's own that write files
+        folder: Any = logger.log_dir  # of Lightning's file loggers
         if folder is None:  # where a `ModelCheckpoint` writes
             name, version = logger.name, logger.version
             folder = join(
@@ -85,7 +85,7 @@ def _folder_of_logger(trainer: Trainer) -> str:
 
 
 def _is_among(folder: str, shared: Sequence[str]) -> bool:
-    """Return whether a folder is one of those that are shared, or the working directory lies in it."""
+    """Return whether a folder is one of the shared folders, or contains the working directory."""
     if "://" in folder:
         return folder.rstrip("/") in {other.rstrip("/") for other in shared}
     path = Path(folder).resolve()
@@ -93,7 +93,7 @@ def _is_among(folder: str, shared: Sequence[str]) -> bool:
 
 
 def make_next(stem: str, *, first: int = 0) -> str:
-    """Make the folder `<stem><first>`, or the one with the next number, that nobody has made."""
+    """Create the folder `<stem><first>`, or the next number that does not exist yet."""
     remote = get_filesystem(stem)
     remote.makedirs(dirname(stem) or ".", exist_ok=True)
     for number in count(first):

@@ -1,4 +1,4 @@
-"""A record of the gradient of each component over a fit: norms, clips, shares kept."""
+"""The record of the gradient of each component over a fit: norms, clips, shares kept."""
 
 from typing import Any
 
@@ -22,32 +22,33 @@ _COLUMNS = ("norm_before", "norm_after", "clipped", "kept")
 
 
 class GradientMonitor(HistoryCallback):
-    """Record every few optimizer steps what the strategy did to the gradient of each component.
+    """Record every few optimizer steps what the strategy does to the gradient of each component.
 
-    The file has a row for each component and step it looked at, with the columns `step` (optimizer steps done before),
-    `epoch`, `component`, `layer`, `norm_before` and `norm_after` (of the strategy, in true gradient units), `clipped`
-    (whether a clip scaled it, or the share of its units that a clip of units did) and `kept` (the share of its entries
-    that were not zero and are not). What was dropped whole is not `clipped` and has 0 `kept`; its `norm_before` is
-    undefined if it was not computed. Of what has no gradient, as it is frozen, both `norm_before` and `kept` are
-    undefined. `clipped` is undefined beside a strategy that does not state its `factors`, as `ValueClip`. Nothing is
-    read on the host before an epoch or the fit ends or a checkpoint is saved. A resumed fit writes a file of its own,
-    with the rows of the steps before it.
+    The file has a row per component and recorded step, with the columns `step` (optimizer steps done before), `epoch`,
+    `component`, `layer`, `norm_before` and `norm_after` (before and after the strategy, in true gradient units),
+    `clipped` (whether a clip scaled it, or the share of its units that a clip of units scaled) and `kept` (the share of
+    its nonzero entries that stay nonzero). A component that was dropped whole is not `clipped` and has 0 `kept`; its
+    `norm_before` is undefined if it was not computed. A component without a gradient, because it is frozen, has
+    undefined `norm_before` and `kept`. `clipped` is undefined with a strategy that does not state its `factors`, such
+    as `ValueClip`. Nothing is read on the host until an epoch or the fit ends or a checkpoint is saved. A resumed fit
+    writes its own file, which includes the rows of the earlier steps.
 
-    Loggers get the totals of the last look with the other metrics of a step: `monitor/norm_before` and
-    `monitor/norm_after` of all components together, the means `monitor/clipped` and `monitor/kept` over those with a
-    gradient.
+    Loggers get the totals of the last measurement with the other metrics of a step: `monitor/norm_before` and
+    `monitor/norm_after` of all components together, and the means `monitor/clipped` and `monitor/kept` over the
+    components with a gradient.
 
-    It needs the engine of a `SparseGradModule` or a `GradientTransformCallback`; `Identity()` watches plain training.
+    It needs the engine of a `SparseGradModule` or a `GradientTransformCallback`; use `Identity()` to record plain
+    training.
 
     Args:
-        every_n_steps: Look at every so many optimizer steps.
-        components: What is measured by itself, see `ComponentNormClip`.
-        path: The file, `.parquet` or `.csv`; by default `gradients.parquet` in the folder of the
-            run, see `ResultsTable`. Nothing is written over: a name that is taken gets a number.
+        every_n_steps: Number of optimizer steps between measurements.
+        components: What a component is, see `ComponentNormClip`.
+        path: The file, `.parquet` or `.csv`; by default `gradients.parquet` in the folder of the run, see
+            `ResultsTable`. No file is overwritten: if the name is taken, it gets a number.
 
     Raises:
-        ConfigurationError: If `every_n_steps` is not positive or the file is of another kind; at the start of a fit,
-            if no strategy of this library is there, or another monitor is.
+        ConfigurationError: If `every_n_steps` is not positive or the file has another suffix; at the start of a fit, if
+            there is no strategy of this library or another monitor.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -65,7 +66,7 @@ class GradientMonitor(HistoryCallback):
         self._seen: Measurement | None = None
 
     def names_logged(self) -> dict[str, bool | None]:
-        """Return the names that loggers get, none of which is better if it is higher or lower."""
+        """Return the names of the logged metrics; for none of them is higher or lower better."""
         return dict.fromkeys(f"monitor/{name}" for name in _COLUMNS)
 
     @override
@@ -98,19 +99,19 @@ class GradientMonitor(HistoryCallback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        self._take(trainer)  # of a window whose last loss was None, which the module ends behind the hook above
+        self._take(trainer)  # for a window whose last loss was None, which the module closes after the hook above
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._seen is None and not trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by its connector
             rank_zero_warn(
-                f"`GradientMonitor` looked at no step. Found `every_n_steps = {self._every}` in a fit that ended with "
+                f"`GradientMonitor` recorded no step. Found `every_n_steps = {self._every}` in a fit that ended with "
                 f"step {trainer.global_step}."
             )
         super().on_train_end(trainer, pl_module)
 
     def _take(self, trainer: Trainer) -> Measurement | None:
-        """Put the last measurement into the table, once, and return it."""
+        """Add the last measurement to the table, once, and return it."""
         last = self._meter.last if self._meter else None
         if last is not None and last is not self._seen:
             self._history.add(last.step, trainer.current_epoch, last.values)
@@ -120,7 +121,7 @@ class GradientMonitor(HistoryCallback):
 
 def _totals(values: Tensor) -> dict[str, Tensor]:
     before, after, clipped, kept = values
-    unknown = before.isnan() & ~after.isnan()  # not computed, where an undefined gradient stays undefined
+    unknown = before.isnan() & ~after.isnan()  # not computed; a gradient that is NaN would be NaN after as well
     norms = {
         name: torch.linalg.vector_norm(norm)
         for name, norm in zip(_COLUMNS, (before.masked_fill(unknown, 0.0), after), strict=False)

@@ -1,4 +1,4 @@
-"""The engine for a LightningModule that does not subclass ours."""
+"""The engine for a LightningModule that does not subclass `SparseGradModule`."""
 
 from typing import Any
 
@@ -19,22 +19,22 @@ from lightning_sparsegrad.transforms.base import GradientTransform
 
 
 class GradientTransformCallback(AdapterOwner, Callback):
-    """Put the gradients of any LightningModule through a transform, once per optimizer step.
+    """Apply a transform to the gradients of any LightningModule, once per optimizer step.
 
-    It does for a module of your own what `SparseGradModule` does for its subclasses. Under manual optimization call
+    It does for your own module what `SparseGradModule` does for its subclasses. Under manual optimization, call
     `apply_gradient_transform_(trainer, module)` after the last `manual_backward`, before the first `optimizer.step()`
     that uses it.
 
     Args:
         gradient_transform: The strategy.
-        skip_dropped: Whether to leave out the work on gradients that will be dropped, see `GradientEngine`.
+        skip_dropped: Whether to skip the computation of gradients that will be dropped, see `GradientEngine`.
         nonfinite: What to do in a window whose gradients are not finite: `"propagate"`, `"skip"` or `"raise"`, see
             `GradientEngine`.
 
     Raises:
-        ConfigurationError: If `gradient_transform` is no transform; when a subclass overrides a hook without super();
-            at the start of a fit, if the module is a `SparseGradModule` itself, another such callback is present, or
-            the transform cannot work on the model.
+        ConfigurationError: If `gradient_transform` is not a transform; when a subclass overrides a hook without
+            super(); at the start of a fit, if the module is a `SparseGradModule` itself, another such callback is
+            present, or the transform cannot work on the model.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -67,16 +67,16 @@ class GradientTransformCallback(AdapterOwner, Callback):
 
     @property
     def gradient_engine(self) -> GradientEngine:
-        """The engine, from the start of a fit on: its statistics tell what the last step did."""
+        """The engine, from the start of a fit; its statistics describe the last step."""
         return self._loop_adapter.engine
 
     def apply_gradient_transform_(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Apply the transform now, to all gradients: for manual optimization, where only you know which step follows.
+        """Apply the transform to all gradients now: for manual optimization, where only you know which step follows.
 
-        Once after the last `manual_backward`, before the first `optimizer.step()` that uses it.
+        Call it once after the last `manual_backward`, before the first `optimizer.step()` that uses the gradients.
 
         Raises:
-            RuntimeError: If no `manual_backward` has come since the last call.
+            RuntimeError: If there was no `manual_backward` since the last call.
         """
         self._loop_adapter.apply_(trainer, pl_module)
 
@@ -108,7 +108,7 @@ class GradientTransformCallback(AdapterOwner, Callback):
 
     @override
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Make sure that the transform was applied."""
+        """Check that the transform was applied."""
         self._loop_adapter.before_optimizer_step(trainer, pl_module, optimizer)
 
     @override

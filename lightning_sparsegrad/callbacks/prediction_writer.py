@@ -1,4 +1,4 @@
-"""Write what `predict` finds into files."""
+"""The callback that writes predictions into files."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -24,18 +24,19 @@ from lightning_sparsegrad.modules._evaluation import loaders_of, parts_of
 
 
 class PredictionWriter(BasePredictionWriter):
-    """Write the predictions of `predict` into a file for each part of the data, in the order of its rows.
+    """Write the predictions of `predict` into one file per part of the data, in the order of its rows.
 
-    What a file is like is the data's to say (`TokenizedDataModule.write_predictions`): a table of names, numbers,
-    labels of words, or answers; for GLUE and XGLUE what these benchmarks take.
+    The data module decides the format (`TokenizedDataModule.write_predictions`): a table of names, numbers, labels of
+    words, or answers; for GLUE and XGLUE the format of these benchmarks.
 
     Args:
-        folder: Where to; by default `predictions` in the folder of the run, see `ResultsTable`. Nothing is written
-            over: where one of the files is there already, all go into `<folder>-v1`, and so on.
+        folder: The output folder; by default `predictions` in the folder of the run, see `ResultsTable`. No file is
+            overwritten: if one of the files exists, all go into `<folder>-v1`, and so on.
 
     Raises:
-        ConfigurationError: At the start of `predict`, if its data are not of a data module of this library, which knows
-            what a prediction means, or a part has no name for a file; if a `predict_step` returns no `predictions`.
+        ConfigurationError: At the start of `predict`, if the data do not come from a data module of this library, which
+            knows what a prediction means, or if the name of a part cannot be a file name; if a `predict_step` returns
+            no `predictions`.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -71,7 +72,7 @@ class PredictionWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        """Keep the predictions of a batch in words."""
+        """Decode the predictions of a batch and keep them."""
         loader = loaders_of(trainer.predict_dataloaders)[dataloader_idx]
         if is_filler(loader, batch_idx):
             return
@@ -82,7 +83,7 @@ class PredictionWriter(BasePredictionWriter):
             )
         values = _data(trainer).decode(prediction, batch)
         collected = self._predictions[dataloader_idx]
-        # without a sampler, Lightning knows no indices, and has those of another loader here
+        # without a sampler, Lightning knows no indices and passes those of another loader
         indices = batch_indices if isinstance(loader, DataLoader) and loader.batch_sampler is not None else None
         if indices is None and trainer.world_size > 1:
             raise ConfigurationError(
@@ -99,7 +100,7 @@ class PredictionWriter(BasePredictionWriter):
         if trainer.world_size > 1:
             gathered *= trainer.world_size
             dist.all_gather_object(gathered, dict(self._predictions))
-        folder = self._folder or f"{run_folder(trainer)}/predictions"  # on every process: they agree on it
+        folder = self._folder or f"{run_folder(trainer)}/predictions"  # on every process, since all agree on it
         if not trainer.is_global_zero:
             return
         folder = folder.rstrip("/")

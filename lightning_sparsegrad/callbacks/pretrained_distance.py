@@ -1,4 +1,4 @@
-"""How far fine-tuning moves each component from the pretrained weights."""
+"""The distance of each component from the pretrained weights during a fit."""
 
 from typing import Any
 
@@ -20,26 +20,26 @@ _COLUMNS = ("rms", "cosine")
 class PretrainedDistance(HistoryCallback):
     r"""Record every few optimizer steps how far each component is from the weights it started with.
 
-    The file has a row for each component and step it looked at, with the columns `step` (optimizer steps done),
-    `epoch`, `component`, `layer`, `rms`, :math:`\lVert w - w_0 \rVert / \sqrt{n}` over its :math:`n` entries, and
-    `cosine`, :math:`w \cdot w_0 / (\lVert w \rVert \lVert w_0 \rVert)`, undefined for a component that was or is all
-    zero. It looks at the start, every `every_n_steps` steps, and at the end. A copy of the pretrained weights stays in
-    memory. A resumed fit writes a file of its own, with the rows of the steps before it, and measures from the weights
-    that the module is made with: what is drawn, such as a new head, needs the seed of the first one.
+    The file has a row per component and recorded step, with the columns `step` (optimizer steps done), `epoch`,
+    `component`, `layer`, `rms`, :math:`\lVert w - w_0 \rVert / \sqrt{n}` over its :math:`n` entries, and `cosine`,
+    :math:`w \cdot w_0 / (\lVert w \rVert \lVert w_0 \rVert)`, undefined for a component that was or is all zero. It
+    records at the start, every `every_n_steps` steps, and at the end. A copy of the pretrained weights stays in memory.
+    A resumed fit writes its own file, which includes the rows of the earlier steps, and measures from the weights with
+    which the module is constructed: randomly initialised weights, such as a new head, need the seed of the first run.
 
     Args:
-        every_n_steps: Look after every so many optimizer steps.
-        components: What is measured by itself, see `ComponentNormClip`.
-        path: The file, `.parquet` or `.csv`; by default `distances.parquet` in the folder of the
-            run, see `ResultsTable`. Nothing is written over: a name that is taken gets a number.
+        every_n_steps: Number of optimizer steps between measurements.
+        components: What a component is, see `ComponentNormClip`.
+        path: The file, `.parquet` or `.csv`; by default `distances.parquet` in the folder of the run, see
+            `ResultsTable`. No file is overwritten: if the name is taken, it gets a number.
 
     Raises:
-        ConfigurationError: If `every_n_steps` is not positive or the file is of another kind.
+        ConfigurationError: If `every_n_steps` is not positive or the file has another suffix.
 
     References:
         C. Yang and X. Ma, "Improving Stability of Fine-Tuning Pretrained Language Models via Component-Wise Gradient
-        Norm Clipping", 2022, https://arxiv.org/abs/2210.10325, section 2, asks how fast components converge; so does
-        this.
+        Norm Clipping", 2022, https://arxiv.org/abs/2210.10325, section 2, asks how fast components converge, as this
+        callback does.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -60,7 +60,7 @@ class PretrainedDistance(HistoryCallback):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Copy the weights, before a checkpoint is restored; a second fit of the Trainer goes on from the first."""
+        """Copy the weights before a checkpoint is restored; a second fit of the Trainer continues the first."""
         goes_on = trainer.global_step and self._parameters is not None and self._parameters.model is pl_module
         if stage == "fit" and not goes_on:
             self._pretrained = {}
@@ -72,7 +72,7 @@ class PretrainedDistance(HistoryCallback):
             self._copy(pl_module)
 
     def _copy(self, module: LightningModule) -> None:
-        if any(True for _ in module.parameters()):  # else `configure_model` makes them
+        if any(True for _ in module.parameters()):  # otherwise `configure_model` creates them
             for name, parameter in NamedParameters(module).tensors.items():
                 if name not in self._pretrained:
                     self._pretrained[name] = parameter.detach().clone()
@@ -84,8 +84,8 @@ class PretrainedDistance(HistoryCallback):
         late = [name for name in self._parameters if name not in self._pretrained]
         if late and trainer.ckpt_path:
             rank_zero_warn(
-                f"`PretrainedDistance` measures from the weights of the checkpoint for what `configure_model` makes: "
-                f"the pretrained ones of `{late[0]}` were never there."
+                f"`PretrainedDistance` measures from the weights of the checkpoint for what `configure_model` creates: "
+                f"the pretrained weights of `{late[0]}` were never loaded."
             )
         self._copy(pl_module)
         for name, parameter in self._parameters.tensors.items():
@@ -135,7 +135,7 @@ class PretrainedDistance(HistoryCallback):
         self._history.add(self._seen, trainer.current_epoch, values)
 
     def _norms(self, tensors: dict[str, Tensor], others: dict[str, Tensor] | None = None) -> Tensor:
-        """Return the norm of each component of the tensors, or of what they are off others, one after the other."""
+        """Return the norm of each component of the tensors, or of their differences from others."""
         piece_norms: list[Tensor] = []
         groups: list[Group | None] = []
         sizes = []
@@ -147,7 +147,7 @@ class PretrainedDistance(HistoryCallback):
                 if others is not None:
                     pairs = zip(pieces, part.held(others[part.parameter]), strict=True)
                     pieces = [piece - other for piece, other in pairs]
-                dtype = torch.float32 if tensor.device.type == "mps" else torch.float64  # which has no wider one
+                dtype = torch.float32 if tensor.device.type == "mps" else torch.float64  # mps has no float64
                 piece_norms += norms_of(pieces, 2.0, dtype=dtype)
                 groups += [group_of(tensor)] * len(pieces)
             sizes.append(len(piece_norms) - count)

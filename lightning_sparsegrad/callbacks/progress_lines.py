@@ -1,4 +1,4 @@
-"""Lines in the log of a run that has no terminal: how far it is, and how long it takes."""
+"""Progress lines in the log of a run without a terminal: steps done, metrics, remaining time."""
 
 from collections.abc import Mapping
 from math import ceil, inf, isfinite
@@ -16,33 +16,34 @@ from lightning_sparsegrad.loops._divergence import is_of_validation
 from lightning_sparsegrad.loops._lightning_adapter import steps_of
 from lightning_sparsegrad.metrics._evaluation_table import is_part, metric_and_part
 
-_METRICS = 4  # that a line has room for
+_METRICS = 4  # that fit into a line
 
 
 class ProgressLines(Callback):
-    """Write a line to stderr now and then while a Trainer runs, where no terminal shows its progress bar.
+    """Write a progress line to stderr from time to time, where no terminal shows the Trainer's progress bar.
 
-    That is under nohup, SLURM or CI, or wherever else stdout or stderr is no terminal. A fit writes ::
+    This is the case under nohup, SLURM or CI, and wherever else stdout or stderr is not a terminal. A fit writes ::
 
         step 120/1000 (12%), epoch 1/3, loss 0.532, val/loss 0.48, 0:03:10 left
         step 333/1000 (33%), epoch 1/3, validation batch 30/200 (15%), loss 0.498, val/loss 0.48, 0:02:22 left
 
     with the optimizer steps, the loss of the last batch on this process, and up to four metrics of the last validation
-    of this fit. A validation, test or prediction of its own writes `test batch 30/200 (15%), 0:00:40 left`. What is not
-    known is left out: totals of data without a length or of a fit without an end, the steps of several optimizers under
-    manual optimization. Process 0 writes, and reads numbers on the host only for a line.
+    of this fit. A validation, test or prediction outside a fit writes `test batch 30/200 (15%), 0:00:40 left`. Unknown
+    values are omitted: totals of data without a length or of a fit without an end, the steps of several optimizers
+    under manual optimization. Process 0 writes, and reads numbers on the host only for a line.
 
-    The time left follows the pace of the last five lines, without the first step of this process, and counts each
-    validation to come by the mean of those so far; a `max_time` bounds it. A fit may end earlier, by early stopping.
+    The remaining time is extrapolated from the pace of the last five lines, without the first step of this process, and
+    includes each future validation at the mean duration so far; a `max_time` bounds it. A fit may end earlier, by early
+    stopping.
 
-    Progress bars of Lightning are turned off where stdout is no terminal, as they would leave control characters there;
-    those that a user has written are not. Lines are written with `enable_progress_bar=False` as well. The command line
+    Lightning's progress bars are turned off where stdout is not a terminal, since they would write control characters
+    there; a user's own progress bars are not. Lines are also written with `enable_progress_bar=False`. The command line
     has this callback by default; `--trainer.callbacks+=ProgressLines --trainer.callbacks.interval=.inf` writes none.
 
     Args:
-        interval: Seconds between lines, at least; positive. A line comes when a batch ends.
-        first: Seconds from the start of the run to the first line, at least, and at most `interval`; positive. A
-            shorter run writes none.
+        interval: Minimum seconds between lines, positive. A line is written at the end of a batch.
+        first: Minimum seconds from the start of the run to the first line, positive, at most `interval`. A shorter run
+            writes none.
 
     Raises:
         ConfigurationError: If a number is not positive.
@@ -98,7 +99,7 @@ class ProgressLines(Callback):
         now = self._clock()
         if trainer.global_step > self._step:
             self._step, self._stepped = trainer.global_step, now - self._validated
-            if not self._pace.has_begun:  # the first step was slow: caches, compilation, workers
+            if not self._pace.has_begun:  # the first step is slow: caches, compilation, workers
                 self._pace.mark(self._step, self._stepped)
         if now >= self._due:
             self._write_of_fit(trainer, pl_module, now)
@@ -124,14 +125,14 @@ class ProgressLines(Callback):
             self._pace.mark(self._step, self._stepped)
 
     def _steps_left(self, trainer: Trainer, total: int | None, now: float, *, validates: bool) -> float | None:
-        """Return the seconds that the steps and the validations to come take; `None` where it is not known."""
+        """Return the seconds that the remaining steps and validations take; `None` if unknown."""
         per_step = self._pace.seconds_each(self._step, self._stepped)
         if total is None or per_step is None or total < trainer.global_step:
             return None
         steps = total - trainer.global_step
         per_validation = self._validated / self._validations if self._validations else 0.0
         if not validates:
-            begun = now - self._validated - self._stepped  # of the next step
+            begun = now - self._validated - self._stepped  # spent on the next step
             return max(0.0, steps * per_step - begun) + _validations_in(trainer, steps) * per_validation
         passed = now - self._begun
         expected = passed * self._batches / self._done if self._batches else per_validation
@@ -148,7 +149,7 @@ class ProgressLines(Callback):
         self._batches = int(total) if isfinite(total) else 0
 
     def _passed(self, trainer: Trainer, module: LightningModule) -> None:
-        """Note a batch of the pass."""
+        """Count a batch of the pass."""
         self._done += 1
         now = self._clock()
         if not self._of_pass.has_begun:
@@ -159,10 +160,10 @@ class ProgressLines(Callback):
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._write_of_fit(trainer, module, now, evaluated=words)
             return
-        each = self._of_pass.seconds_each(self._done, now)
+        per_batch = self._of_pass.seconds_each(self._done, now)
         self._of_pass.mark(self._done, now)
-        is_known = each is not None and self._batches >= self._done
-        self._write(now, words, time_left((self._batches - self._done) * (each or 0.0)) if is_known else None)
+        is_known = per_batch is not None and self._batches >= self._done
+        self._write(now, words, time_left((self._batches - self._done) * (per_batch or 0.0)) if is_known else None)
 
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -204,14 +205,14 @@ class ProgressLines(Callback):
 
 
 def _hide_bar(trainer: Trainer) -> None:
-    """Turn off a bar of Lightning; the searches of its Tuner turn it on again before a fit."""
+    """Turn off Lightning's progress bar, which a search of its Tuner turns on again before a fit."""
     bar = trainer.progress_bar_callback
     if bar is not None and type(bar) in {RichProgressBar, TQDMProgressBar} and not is_terminal("stdout"):
         bar.disable()
 
 
 def _total(trainer: Trainer, module: LightningModule) -> int | None:
-    """Return the optimizer steps of the whole fit, as far as they are known."""
+    """Return the optimizer steps of the whole fit, if they are known."""
     if module.automatic_optimization:
         return steps_of(trainer)
     # several optimizers may step for each batch
@@ -219,7 +220,7 @@ def _total(trainer: Trainer, module: LightningModule) -> int | None:
 
 
 def _validations_in(trainer: Trainer, steps: int) -> int:
-    """Return how many validations come in the last steps of a fit; 0 where that is not known."""
+    """Return the number of validations in the last steps of a fit; 0 if unknown."""
     per_epoch, every = trainer.num_training_batches, trainer.val_check_batch
     if not steps or not every or not isfinite(every) or not isfinite(per_epoch):
         return 0

@@ -1,4 +1,4 @@
-"""The table at the end of `validate` and `test`."""
+"""The results table of `validate` and `test`."""
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich import get_console
@@ -12,19 +12,20 @@ _PREFIXES = {"validate": "val/", "test": "test/"}
 
 
 class ResultsTable(Callback):
-    """Print what `validate` or `test` logged as a table, and write it as CSV and markdown.
+    """Print the metrics of `validate` or `test` as a table, and write it as CSV and markdown.
 
-    One row per metric, one column per part of the data: a language, or another of several loaders. It takes the names
-    `val/<metric>/<part>` (`test/` for a test), with `mean` and `mean_unseen` as the last columns; `val/<metric>`, of no
-    part, stands under `all`. What has other names is printed in a line below. The print is broken into blocks of
-    columns that fit the console; it and the markdown have four significant digits, the CSV has all.
+    One row per metric, one column per part of the data: a language, or one of several loaders. It reads metrics named
+    `val/<metric>/<part>` (`test/` for a test), with `mean` and `mean_unseen` as the last columns; `val/<metric>`,
+    without a part, is in the column `all`. Metrics with other names are printed in a line below. The printed table is
+    split into blocks of columns that fit the console; it and the markdown have four significant digits, the CSV has
+    all.
 
-    The files are `validate.csv` and `validate.md`, or `test.csv` and `test.md`. Nothing is written over: where one of
-    these is there already, they are `test-v1.csv` and `test-v1.md`, and so on. Validations within a fit print and write
-    nothing, a `fast_dev_run` writes nothing.
+    The files are `validate.csv` and `validate.md`, or `test.csv` and `test.md`. No file is overwritten: if one of them
+    exists, they are `test-v1.csv` and `test-v1.md`, and so on. Validations within a fit print and write nothing; a
+    `fast_dev_run` writes nothing.
 
     Args:
-        folder: Where to write; by default the folder of the run: that of its logger, or a new
+        folder: The output folder; by default the folder of the run: that of its logger, or a new
             `lightning_logs/version_<n>` if the logger has none of its own or there is no logger.
 
     Example:
@@ -39,7 +40,7 @@ class ResultsTable(Callback):
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Print and write; here, because progress bars end with the evaluation itself."""
+        """Print and write the table, once progress bars have ended with the evaluation."""
         for name, prefix in _PREFIXES.items():
             if stage == name:
                 self._report(trainer, name, prefix)
@@ -48,10 +49,10 @@ class ResultsTable(Callback):
         metrics = trainer.callback_metrics
         results = evaluation_table(metrics, prefix=prefix)
         writes = bool(results.rows) and not trainer.fast_dev_run  # type: ignore[attr-defined]  # set by its connector
-        folder = (self.folder or run_folder(trainer)) if writes else None  # on every rank: they agree on it
+        folder = (self.folder or run_folder(trainer)) if writes else None  # on every rank, since all agree on it
         if not trainer.is_global_zero:
             return
-        console = get_console()  # that of the rich progress bar, which so makes way
+        console = get_console()  # the console of the rich progress bar, so that they do not collide
         if results.rows:
             results.show(console, heading=name)
         if others := [f"{other} {value:.4g}" for other, value in metrics.items() if not other.startswith(prefix)]:
@@ -62,5 +63,5 @@ class ResultsTable(Callback):
             texts = {".csv": results.to_csv().encode(), ".md": results.to_markdown().encode()}
             stem = write_new(f"{folder}/{name}", texts)
             paths = " and ".join(stem + end for end in texts)
-            # one line however long, to be copied
+            # one line of any length, so that it can be copied
             console.print(shown(f"Written to {paths}"), markup=False, emoji=False, highlight=False, soft_wrap=True)

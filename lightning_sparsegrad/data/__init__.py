@@ -1,4 +1,4 @@
-"""Data modules: rows of text, tokenised once, cached, and padded batch by batch."""
+"""Data modules, whose rows of text are tokenized once, cached, and padded batch by batch."""
 
 from lightning_sparsegrad.data.base import TokenizedDataModule
 from lightning_sparsegrad.data.emoji_topics import EmojiTopicsDataModule

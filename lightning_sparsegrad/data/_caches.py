@@ -1,4 +1,4 @@
-"""The cache of `datasets`, in which what a killed run left half-written goes."""
+"""The cache of `datasets`, cleared of half-written files of killed runs."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-_LEFT = re.compile(r"tmp[a-z0-9_]{8}")  # as `tempfile` names what `datasets` moves to its place when it is whole
-_OURS = "generator"  # the folder of rows that this library has read; other programs cache in the others, too
+_LEFT = re.compile(r"tmp[a-z0-9_]{8}")  # `tempfile`'s names of files that `datasets` renames when they are complete
+_OURS = "generator"  # the folder of rows that this library read; other programs write to the other folders, too
 _A_DAY = 24 * 60 * 60
 
 
 @contextmanager
 def caching(rows: Dataset) -> Iterator[None]:
-    """Hold the folders in which what is made of the rows is cached; what was left half-written there goes first.
+    """Lock the cache folders of the rows while encoding, after removing half-written files.
 
-    Each process that encodes shares a lock on the folder, and who has it alone removes: what lies there then, nobody
-    writes to any more. Where other programs may cache, that is so of what has not changed for a day.
+    Processes that encode share a lock on the folder. A process that gets the lock exclusively removes such files, since
+    nobody writes them any more. In folders of other programs it removes only files unchanged for a day.
     """
     folders = {Path(file["filename"]).parent for file in rows.cache_files} if fcntl else set[Path]()
     descriptors = []
     try:
         for folder in folders:
-            with suppress(OSError):  # not ours to read, or a file system without locks
+            with suppress(OSError):  # no permission, or a file system without locks
                 descriptors.append(os.open(folder, os.O_RDONLY))
                 _share(descriptors[-1], folder)
         yield

@@ -1,4 +1,4 @@
-"""Checks that the data modules share."""
+"""Checks shared by the data modules."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SHOWN = 20  # columns
 
 
 def require_at_least(least: int, **values: int) -> None:
-    """Check that each of the parameters is at least `least`.
+    """Check that each parameter is at least `least`.
 
     Raises:
         ConfigurationError: If one is less, or `None`, which jsonargparse lets through.
@@ -27,7 +27,7 @@ def require_at_least(least: int, **values: int) -> None:
 
 
 def require_at_most(most: int, **values: int) -> None:
-    """Check that each of the parameters is at most `most`.
+    """Check that each parameter is at most `most`.
 
     Raises:
         ConfigurationError: If one is more.
@@ -38,7 +38,7 @@ def require_at_most(most: int, **values: int) -> None:
 
 
 def require_seed(**values: int) -> None:
-    """Check that each of the parameters is a seed that every generator takes.
+    """Check that each parameter is a seed that every generator accepts.
 
     Raises:
         ConfigurationError: If one is negative, too large, or `None`.
@@ -48,17 +48,17 @@ def require_seed(**values: int) -> None:
 
 
 def most_workers() -> int:
-    """Return how many processes of a loader this machine is trusted with: 64 for each of its cores."""
+    """Return the largest number of worker processes allowed on this machine, 64 per core."""
     return 64 * (os.cpu_count() or 1)
 
 
 def require_columns(rows: Dataset, columns: dict[str, str], split: str) -> None:
-    """Check that the rows have the columns that the parameters name.
+    """Check that the rows have the columns that parameters name.
 
     Args:
         rows: The rows.
-        columns: The parameter that names a column, by the column.
-        split: Which rows they are.
+        columns: Column to the name of its parameter.
+        split: The split of the rows.
 
     Raises:
         ConfigurationError: If a column is missing.
@@ -68,13 +68,13 @@ def require_columns(rows: Dataset, columns: dict[str, str], split: str) -> None:
     for column, parameter in columns.items():
         if column not in rows.column_names:
             raise ConfigurationError(
-                f"Parameter `{parameter}` should name a column of the data. Found `{column}`, while the columns of "
+                f"Parameter `{parameter}` should name a column of the data. Found `{column}`, but the columns of "
                 f"split `{split}` are {listed(shown)}{more}.{near_matches(column, rows.column_names)}"
             )
 
 
 def require_no_mean(parts: Iterable[str | None]) -> None:
-    """Check that no part of the data is called as the means over the parts are.
+    """Check that no part of the data has the name of a mean over the parts.
 
     Raises:
         ConfigurationError: If one is.
@@ -82,13 +82,12 @@ def require_no_mean(parts: Iterable[str | None]) -> None:
     for part in parts:
         if part in MEANS:
             raise ConfigurationError(
-                f"Parts of the data should not be called {listed(MEANS)}: these are the means over them. "
-                f"Found `{part}`."
+                f"Parts of the data should not be named {listed(MEANS)}: these are the means over them. Found `{part}`."
             )
 
 
 def require_file_names(parts: Iterable[str | None]) -> None:
-    """Check that files can be called after the parts of the data.
+    """Check that the names of the parts of the data can be file names.
 
     Raises:
         ConfigurationError: If a name would lead to another folder.
@@ -96,10 +95,10 @@ def require_file_names(parts: Iterable[str | None]) -> None:
     for part in parts:
         if any(character in (part or "") for character in "/\\\0"):
             raise ConfigurationError(
-                f"Parts of the data should have names without slashes: files are called after them. Found `{part}`."
+                f"Parts of the data should have names without slashes: files are named after them. Found `{part}`."
             )
 
 
 def listed(names: Iterable[str]) -> str:
-    """Return the names as a part of a sentence."""
+    """Return names as a list in a sentence."""
     return ", ".join(f"`{name}`" for name in names) or "none"

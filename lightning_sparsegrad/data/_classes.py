@@ -1,4 +1,4 @@
-"""The names of classes, as labels are written."""
+"""The names of classes, derived from how labels are written."""
 
 import math
 import re
@@ -15,7 +15,7 @@ _MISSING = ("", "-", "?", "inf", "-inf", "n/a", "na", "nan", "nil", "none", "nul
 
 
 def kind_of_labels(feature: Any) -> str:
-    """Return what a column holds: `ids`, `text`, `whole` numbers, `bool`, `number`, `date`, or `""` if no labels."""
+    """Return the kind of a column: `ids`, `text`, `whole` numbers, `bool`, `number`, `date`, or `""` if not labels."""
     from datasets import ClassLabel, Value
 
     if isinstance(feature, ClassLabel):
@@ -33,17 +33,17 @@ def kind_of_labels(feature: Any) -> str:
 def names_of(values: Sequence[Any], kind: str, column: str, *, are_classes: bool) -> list[str]:
     """Return the names of the classes in the order of their ids.
 
-    Numbers, booleans and dates are in their own order; text is in that of its characters, save whole numbers that could
-    not be read as such, `00` and `01`, and numbers that are known to be classes.
+    Numbers, booleans and dates are sorted by value. Text is sorted by its characters, except whole numbers that could
+    not be read as such (`00` and `01`) and numbers that are known to be classes.
 
     Args:
         values: The different labels. Missing ones are reported when they are encoded.
-        kind: What `kind_of_labels` says.
-        column: The column that holds them.
+        kind: The kind, by `kind_of_labels`.
+        column: The column of the labels.
         are_classes: Whether labels that look like numbers are known to be classes.
 
     Raises:
-        ConfigurationError: If text is numbers with a few holes, or two texts are hard to tell apart.
+        ConfigurationError: If text is numbers with a few exceptions, or two texts are hard to tell apart.
     """
     if kind != "text":
         return [spelled(value) for value in sorted(value for value in values if str(value) not in ("None", "nan"))]
@@ -56,27 +56,27 @@ def names_of(values: Sequence[Any], kind: str, column: str, *, are_classes: bool
         number: Callable[[str], float] = int if is_whole else float
         _require_different(names, column, number, "be equal as numbers")
         return sorted(names, key=number)
-    _require_different(names, column, plain, "differ in blanks or in the normal form of Unicode (NFC, NFD) only")
+    _require_different(names, column, plain, "differ only in spaces or in the normal form of Unicode (NFC, NFD)")
     return sorted(names)
 
 
 def spelled(value: Any) -> Any:
-    """Return how a label is written; `None` for a missing one."""
+    """Return a label as text; `None` for a missing one."""
     return value if value is None or isinstance(value, str) else str(value)
 
 
 def plain(name: str) -> str:
-    """Return a name without what cannot be seen: blanks around it, and its normal form of Unicode."""
+    """Return a name without invisible differences: surrounding spaces, and its normal form of Unicode."""
     return unicodedata.normalize("NFC", name).strip()
 
 
 def are_ids(names: Sequence[str]) -> bool:
-    """Return whether names are those of classes that have no names: 0 to n-1."""
-    return list(names) == [str(place) for place in range(len(names))]
+    """Return whether names are the ids 0 to n-1 of classes without names."""
+    return list(names) == [str(index) for index in range(len(names))]
 
 
 def are_same(one: Sequence[str], other: Sequence[str]) -> bool:
-    """Return whether names are of the same classes in the same order, or one of both has no names but ids.
+    """Return whether names are of the same classes in the same order; ids match any names.
 
     Example:
         >>> are_same(["0", "1"], ["bad", "good"]), are_same(["0", "1"], ["1", "2"])
@@ -102,7 +102,7 @@ def is_finite(text: str | None) -> bool:
 
 
 def quoted(values: Sequence[Any], limit: int = 10) -> str:
-    """Return values as a part of a sentence, characters that look like others written out."""
+    """Return values as a list in a sentence, with look-alike characters written out."""
     shown = ", ".join(f"`{_shown(value)}`" for value in values[:limit])
     return f"{shown} and {len(values) - limit} more" if len(values) > limit else shown or "none"
 
@@ -125,7 +125,7 @@ def _require_different(names: list[str], column: str, key: Callable[[str], Any],
 
 
 def _require_no_holes(values: Sequence[str | None], column: str) -> None:
-    """Check that texts are not numbers with a few holes."""
+    """Check that texts are not numbers with a few exceptions."""
     odd = [value for value in values if not is_finite(value)]
     numbers = [value for value in values if value is not None and is_finite(value)]
     has_holes = any((value or "").strip().casefold() in _MISSING for value in odd)

@@ -1,4 +1,4 @@
-"""Sentences in the formats of the CoNLL shared tasks, one word per line."""
+"""Sentences in the formats of the CoNLL shared tasks, with one word per line."""
 
 from __future__ import annotations
 
@@ -16,34 +16,36 @@ if TYPE_CHECKING:
 UNIVERSAL_DEPENDENCIES = ".conllu"
 SHARED_TASKS = ".conll"
 
-_COLUMNS = {  # and where they stand
+_COLUMNS = {  # with their indices
     UNIVERSAL_DEPENDENCIES: {"words": 1, "lemmas": 2, "upos": 3, "xpos": 4},
     SHARED_TASKS: {"words": 0, "tags": -1},
 }
 _WIDTH = 10  # columns of UniversalDependencies
 _DOCUMENT = "-DOCSTART-"
-_BLANKS = " \t\r\n"  # of ASCII: a word may be another
-_SPAN = re.compile(r"[A-Z]-.")  # the tag of a word, whatever else is in a file
+_BLANKS = " \t\r\n"  # ASCII only: other white space may be a word
+_SPAN = re.compile(r"[A-Z]-.")  # such a tag marks a word in any file
 
 
 def load_conll(paths: Sequence[str]) -> Dataset:
-    """Return the sentences of some files of one format, which their extension tells.
+    """Return the sentences of files of one format, given by their extension.
 
-    A `.conllu` file is UniversalDependencies': ten columns between tabs, of which `words`, `lemmas`, `upos` and `xpos`
-    are read; comments, the lines of contracted words (`3-4`) and empty nodes (`8.1`) are passed over. A `.conll` file
-    has a word at the beginning of a line and its tag at the end, `words` and `tags`, whatever is between; columns stand
-    between tabs where a line has one, else between spaces. One whose lines hold a word alone, to be predicted, has no
-    `tags`. Lines that begin with `-DOCSTART-` are passed over, and so are comments. A blank line ends a sentence in
-    both.
+    A `.conllu` file is of Universal Dependencies: ten columns separated by tabs, of which `words`, `lemmas`, `upos` and
+    `xpos` are read. Comments, the lines of contracted words (`3-4`) and empty nodes (`8.1`) are skipped.
 
-    A comment of a `.conll` file stands before a sentence and begins with `#`. As words may do so, too, a line that
-    begins with `# ` is none if a word elsewhere has as many columns and the same tag. One that begins with `#` and no
-    blank, such as `#id 3`, is one only where it cannot be a word: it has a tag that no word has, and either another
-    number of columns, or a number in place of the tag.
+    A `.conll` file has a word at the start of each line and its tag at the end, read as `words` and `tags`; columns
+    between them are ignored. Columns are separated by tabs if the line has one, else by spaces. A file to predict, with
+    one word per line, has no `tags`. Lines that begin with `-DOCSTART-` and comments are skipped.
+
+    In both formats a blank line ends a sentence.
+
+    A comment of a `.conll` file comes before a sentence and begins with `#`, but so may a word. A line that begins with
+    `# ` is a word if another word has as many columns and the same tag. A line that begins with `#` without a space,
+    such as `#id 3`, is a comment only if it cannot be a word: no word has its tag, and it has either another number of
+    columns or a number as its tag.
 
     Raises:
-        ValueError: If a file is not UTF-8, a line has too few columns or may be a comment as well as a word, or there
-            is no word.
+        ValueError: If a file is not UTF-8, a line has too few columns or may be a comment or a word, or there is no
+            word.
 
     References:
         Joakim Nivre et al. Universal Dependencies v2. LREC 2020. https://universaldependencies.org/format.html
@@ -72,24 +74,24 @@ def _sentences(
         for is_blank, words in groupby(lines, key=lambda line: not line):
             if not is_blank:
                 sentence, is_empty = list(words), False
-                yield {column: [word[place] for word in sentence] for column, place in columns.items()}
+                yield {column: [word[index] for word in sentence] for column, index in columns.items()}
     if is_empty:
-        raise ValueError(f"{', '.join(Path(path).name for path in paths)}: no line holds a word")
+        raise ValueError(f"{', '.join(Path(path).name for path in paths)}: no line has a word")
 
 
 def _lines_of_dependencies(path: str) -> Iterator[list[str]]:
-    """Yield the columns of each line with a word, and an empty list for each line between sentences."""
+    """Yield the columns of each word, and an empty list for each line between sentences."""
     for number, line in _numbered(path):
         if not line.strip(_BLANKS):
             yield []
         elif not line.startswith("#"):
             columns = _require_columns(line.split("\t"), _WIDTH, path, number)
-            if columns[0].isdecimal():  # else contracted words and empty nodes
+            if columns[0].isdecimal():  # otherwise a contracted word or an empty node
                 yield columns
 
 
 def _lines_of_shared_tasks(path: str, least: int) -> Iterator[list[str]]:
-    """Yield the same of words with `least` columns, without comments."""
+    """Yield the same for words with at least `least` columns, without comments."""
     lines = list(_read(path))
     words = [columns for _, columns, mark in lines if columns and not mark]
     for number, columns, mark in lines:
@@ -102,7 +104,7 @@ def _lines_of_shared_tasks(path: str, least: int) -> Iterator[list[str]]:
 
 
 def _read(path: str) -> Iterator[tuple[int, list[str], str]]:
-    """Yield the number and the columns of each line, and `"# "` or `"#..."` where it may be a comment."""
+    """Yield the number and the columns of each line, and `"# "` or `"#..."` if it may be a comment."""
     is_start = True
     for number, line in _numbered(path):
         text = line.strip(_BLANKS)
@@ -118,7 +120,7 @@ def _has_no_tags(path: str) -> bool:
 
 
 def _is_word(columns: list[str], words: list[list[str]], path: str, number: int) -> bool:
-    """Return whether a line before a sentence that begins with `#` and no blank is a word, given the lines that are."""
+    """Return whether a line before a sentence that begins with `#` without a space is a word, given other words."""
     widths, tags = {len(word) for word in words}, {word[-1] for word in words}
     tag = columns[-1]
     if widths <= {1}:
@@ -149,6 +151,6 @@ def _numbered(path: str) -> Iterator[tuple[int, str]]:
 
 def _require_columns(columns: list[str], least: int, path: str, number: int) -> list[str]:
     if len(columns) < least:
-        found = "\t".join(columns)
-        raise ValueError(f"{Path(path).name}: line {number} has {len(columns)} columns, not {least}: {found!r}")
+        line = "\t".join(columns)
+        raise ValueError(f"{Path(path).name}: line {number} has {len(columns)} columns, not {least}: {line!r}")
     return columns

@@ -1,7 +1,7 @@
-"""Rows that come as tables of Arrow, cached by `datasets`, whose `Dataset.from_generator` takes single rows alone.
+"""Rows from Arrow tables, cached by `datasets`, whose `Dataset.from_generator` accepts only single rows.
 
-A builder overrides methods with private names, as the documentation of `datasets` says; each is checked against the
-installed version in `tests/private_names.py`. No upstream issue; a `from_generator` that takes tables would end this.
+A builder overrides methods with private names, as the documentation of `datasets` tells. `tests/private_names.py`
+checks each against the installed version. No upstream issue; a `from_generator` for tables would end this.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -13,8 +13,8 @@ from datasets import Dataset, DatasetInfo, Features
 from datasets.table import table_cast
 from typing_extensions import override
 
-# nothing is opened here: `datasets` puts functions of its own for `open` and `Path` into the module of a builder, to
-# which a path is a chain of URLs
+# open no files here: `datasets` replaces `open` and `Path` in the module of a builder with functions that read paths as
+# chains of URLs
 
 
 @dataclass
@@ -42,14 +42,14 @@ class _Builder(datasets.ArrowBasedBuilder):  # type: ignore[misc]  # ships no ty
 
 
 def dataset_of_tables(generate: Callable[..., Iterator[Any]], features: Features, facts: Mapping[str, Any]) -> Dataset:
-    """Return the rows of the tables that a function yields, from the cache where they are in it.
+    """Return the rows of the tables that a function yields, from the cache if it has them.
 
     Args:
-        generate: Called with the facts.
-        features: The columns and their types, which the tables are cast to.
-        facts: What determines the tables: the key of the cache.
+        generate: A function from the facts to the tables.
+        features: The columns and the types that the tables are cast to.
+        facts: The values that determine the tables; they are the cache key.
     """
     builder = _Builder(generate=generate, facts=dict(facts), features=features)
     builder.download_and_prepare()
-    found = builder.info.splits["train"].num_examples  # no row makes a split that cannot be opened
-    return builder.as_dataset("train") if found else Dataset.from_dict({})
+    count = builder.info.splits["train"].num_examples  # a split without rows cannot be opened
+    return builder.as_dataset("train") if count else Dataset.from_dict({})

@@ -1,4 +1,4 @@
-"""Tables between commas or tabs, read as they are written."""
+"""Tables separated by commas or tabs, read literally."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ SEPARATORS = {".csv": ",", ".tsv": "\t"}
 
 _NAMES = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
 _LONGEST_FIELD = 2**31 - 1  # characters; Python's own limit is 131,072
-_INTEGER = re.compile(r"0|-?[1-9]\d{0,17}", re.ASCII)  # as Python writes it, so that it can be written back; fits int64
+_INTEGER = re.compile(
+    r"0|-?[1-9]\d{0,17}", re.ASCII
+)  # Python's notation, so that writing it gives the same text; fits int64
 _NUMBER = re.compile(r" *[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)? *", re.ASCII)
 _FRACTION = re.compile(r"[.eE]")
 _DTYPES = {int: "int64", float: "float64", str: "string"}
@@ -28,14 +30,14 @@ _DTYPES = {int: "int64", float: "float64", str: "string"}
 def load_table(paths: Sequence[str], reads: Reads) -> Dataset:
     r"""Return the rows of csv or tsv files that have the same columns.
 
-    The first line names the columns. Quotation marks enclose fields of a csv file, and are part of them in a tsv file.
-    A column of text stays as it is written. Any other holds integers if each value is written as Python writes an
-    integer, floats if all are numbers and one has a fraction or an exponent, and else text; labels that are known to be
-    classes are integers or text. Blank lines are left out.
+    The first line names the columns. Quotation marks enclose fields of a csv file, but belong to the fields of a tsv
+    file. A column of text is kept as written. Any other column has integers if each value is in Python's notation of an
+    integer, floats if all are numbers and one has a fraction or an exponent, and text otherwise. Labels that are known
+    to be classes are integers or text. Blank lines are skipped.
 
     Raises:
         ValueError: If a line has more or fewer fields than the first, a quotation mark is never closed, the columns of
-            two files differ, two columns that are read have the same name, or a file is no text in UTF-8.
+            two files differ, two columns to read have the same name, or a file is not text in UTF-8.
     """
     from datasets import Dataset, Features, Value
 
@@ -61,7 +63,7 @@ def _typed_rows(
 
 
 def _kinds(paths: Sequence[str], reads: Reads) -> dict[str, type]:
-    """Return what each column holds, `int`, `float` or `str`, after a look at every row; nothing without a row."""
+    """Return the type of each column (`int`, `float` or `str`), determined from all rows; empty without rows."""
     names: list[str] = []
     numbers, wholes, fractions = set[str](), set[str](), set[str]()
     is_empty = True
@@ -76,11 +78,11 @@ def _kinds(paths: Sequence[str], reads: Reads) -> dict[str, type]:
                 f"{Path(path).name}: the columns should be those of {Path(paths[0]).name}, {listed(names)}. "
                 f"Found {listed(header)}"
             )
-        place = {name: header.index(name) for name in names}
+        indices = {name: header.index(name) for name in names}
         for row in rows:
             is_empty = False
             for name in tuple(numbers):
-                field = row[place[name]]
+                field = row[indices[name]]
                 if name in wholes and _INTEGER.fullmatch(field):
                     continue
                 wholes.discard(name)
@@ -93,7 +95,7 @@ def _kinds(paths: Sequence[str], reads: Reads) -> dict[str, type]:
 
 
 def _open(path: str, reads: Reads) -> tuple[list[str], Iterator[list[str]]]:
-    """Return the names of the columns, and the rows, each with a field for every column."""
+    """Return the names of the columns, and the rows, each with one field per column."""
     lines = _without_blank_lines(path)
     _, header = next(lines, (1, []))
     _require_separator(path, header, reads)
@@ -105,9 +107,9 @@ def _require_width(path: str, header: list[str], lines: Iterator[tuple[int, list
         if len(row) != len(header):
             hint = ""
             if len(row) == len(header) + 1 and not row[-1]:
-                hint = ". A separator at the end of a line begins another field"
+                hint = ". A separator at the end of a line starts another field"
             elif len(row) > len(header) and Path(path).suffix == ".csv":
-                hint = ". A text with a comma is enclosed in quotation marks"
+                hint = ". Enclose a text with a comma in quotation marks"
             raise ValueError(
                 f"{Path(path).name}: line {number} should have {_count(header)} as the first line has, "
                 f"{listed(header)}. Found {_count(row)}{hint}"
@@ -116,9 +118,9 @@ def _require_width(path: str, header: list[str], lines: Iterator[tuple[int, list
 
 
 def _without_blank_lines(path: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield the fields of each line that is not blank, and its number.
+    """Yield the number and the fields of each line that is not blank.
 
-    Where there is one column, a blank line might be an empty text: there none may be between others.
+    In a file with one column a blank line could be an empty text, so that none is allowed between other lines.
     """
     blank: int | None = None
     width = 0
@@ -128,14 +130,14 @@ def _without_blank_lines(path: str) -> Iterator[tuple[int, list[str]]]:
             continue
         if blank and width == 1:
             hint = "" if Path(path).suffix == ".tsv" else ', or write `""` for an empty text'
-            raise ValueError(f"{Path(path).name}: line {blank} is blank. Take it out{hint}")
+            raise ValueError(f"{Path(path).name}: line {blank} is blank. Remove it{hint}")
         if not width:
             width, blank = len(row), None
         yield number, row
 
 
 def _lines_of_fields(path: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield the fields of each line, and its number: of the first one, where a quoted field goes over several."""
+    """Yield the number and the fields of each row; if a quoted field spans lines, the number of the first."""
     separator = SEPARATORS[Path(path).suffix]
     quoting: Any = csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL
     reader = csv.reader(lines_of(path), delimiter=separator, quoting=quoting, strict=True)
@@ -148,18 +150,18 @@ def _lines_of_fields(path: str) -> Iterator[tuple[int, list[str]]]:
     except csv.Error as error:
         if "end of data" in str(error):
             raise ValueError(
-                f"{Path(path).name}: a quotation mark opens a field of line {number} and is never closed"
+                f"{Path(path).name}: a quotation mark that opens a field in line {number} is never closed"
             ) from None
         raise ValueError(
-            f"{Path(path).name}: line {reader.line_num} cannot be split into fields: {error}. A quotation mark inside "
-            f"a quoted field is written twice"
+            f"{Path(path).name}: line {reader.line_num} cannot be split into fields: {error}. Write a quotation mark "
+            f"inside a quoted field twice"
         ) from None
     finally:
         csv.field_size_limit(longest)
 
 
 def _require_separator(path: str, header: list[str], reads: Reads) -> None:
-    """Check that the columns that are read have not become one, which is named by all of them."""
+    """Check that the header has not been read as a single column because of another separator."""
     if len(header) != 1:
         return
     suffix = Path(path).suffix
@@ -173,19 +175,19 @@ def _require_separator(path: str, header: list[str], reads: Reads) -> None:
 
 
 def _distinct(path: str, header: list[str], reads: Reads) -> list[str]:
-    """Return a name for each column; those that have none, or another's, are named as pandas does."""
+    """Return a unique name for each column; columns without one, or with another's, are named as in pandas."""
     names: list[str] = []
-    for place, name in enumerate(header):
+    for index, name in enumerate(header):
         if name in names and name in (*reads.texts, *reads.labels):
             raise ValueError(
-                f"{Path(path).name}: columns that are read should have different names. Found `{name}` twice"
+                f"{Path(path).name}: the columns to read should have different names. Found `{name}` twice"
             )
-        found = name or f"Unnamed: {place}"
+        unique = name or f"Unnamed: {index}"
         count = 0
-        while found in names:
+        while unique in names:
             count += 1
-            found = f"{name}.{count}"
-        names.append(found)
+            unique = f"{name}.{count}"
+        names.append(unique)
     return names
 
 

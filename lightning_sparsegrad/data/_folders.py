@@ -1,4 +1,4 @@
-"""Folders of data files whose names `datasets` has to find the splits of, wherever the folders are."""
+"""Folders of data files whose splits `datasets` derives from their names."""
 
 import re
 from collections.abc import Iterator
@@ -8,34 +8,34 @@ from tempfile import TemporaryDirectory
 
 from lightning_sparsegrad.errors import ConfigurationError
 
-_SPECIAL = re.compile(r"[*?\[$\n]|::|://")  # of patterns, variables and chains of URLs
+_SPECIAL = re.compile(r"[*?\[$\n]|::|://")  # patterns, variables and chains of URLs
 
 
 def find_splits(folder: Path, config: str | None) -> dict[str, list[str]]:
-    """Return the files of a folder by the split that `datasets` sees in their names.
+    """Return the files of a folder by the split that `datasets` derives from their names.
 
     Args:
-        folder: The folder. To `datasets` its path is a pattern: it is shown links to the files elsewhere if it has to.
+        folder: The folder. `datasets` reads its path as a pattern, so that it may get links in another folder instead.
         config: The folder inside it.
     """
     import datasets
 
     with _links(folder) if _SPECIAL.search(str(folder.resolve())) else _itself(folder) as (shown, originals):
-        found = datasets.load_dataset_builder(str(shown), config).config.data_files or {}
-        files = {str(split): [Path(path) for path in paths] for split, paths in found.items()}
+        by_split = datasets.load_dataset_builder(str(shown), config).config.data_files or {}
+        files = {str(split): [Path(path) for path in paths] for split, paths in by_split.items()}
     return {split: [originals.get(str(path), str(path)) for path in paths] for split, paths in files.items()}
 
 
 def require_plain(folder: Path) -> None:
-    """Check that `datasets` reads a folder as it is named.
+    """Check that `datasets` reads the path of a folder literally.
 
     Raises:
-        ConfigurationError: If a character of its path means something to it.
+        ConfigurationError: If the path has a character with a special meaning.
     """
-    if found := _SPECIAL.search(str(folder.resolve())):
+    if special := _SPECIAL.search(str(folder.resolve())):
         raise ConfigurationError(
-            f"Parameter `dataset` should be a folder without {found[0]!r} in its path, which `datasets` takes for a "
-            f"pattern, or one of csv, tsv, json, jsonl or parquet files without settings in a README. "
+            f"Parameter `dataset` should be a folder without {special[0]!r} in its path, which `datasets` reads as a "
+            f"pattern, or a folder of csv, tsv, json, jsonl or parquet files without settings in a README. "
             f"Found `dataset = {str(folder)!r}`."
         )
 
@@ -47,7 +47,7 @@ def _itself(folder: Path) -> Iterator[tuple[Path, dict[str, str]]]:
 
 @contextmanager
 def _links(folder: Path) -> Iterator[tuple[Path, dict[str, str]]]:
-    """Make a folder of links to the files of another, and yield it with what each of them stands for."""
+    """Make a folder of links to the files of another, and yield it with a mapping from links to files."""
     with TemporaryDirectory() as name:
         shown = Path(name).resolve()
         require_plain(shown)

@@ -1,4 +1,4 @@
-"""Text files: lines of UTF-8, packed by gzip or not, and what a change of them means for the cache."""
+"""Text files in UTF-8, possibly compressed by gzip, and digests of files for the cache."""
 
 import gzip
 import hashlib
@@ -10,10 +10,10 @@ _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 def lines_of(path: str) -> Iterator[str]:
-    """Yield the lines of a text file, each with its end as it is written: a line feed, a carriage return, or both.
+    """Yield the lines of a text file with their endings: a line feed, a carriage return, or both.
 
     Raises:
-        ValueError: If a line is not UTF-8, or holds a NUL character.
+        ValueError: If a line is not UTF-8, or has a NUL character.
     """
     with Path(path).open("rb") as file:
         start = file.read(2)
@@ -25,14 +25,16 @@ def lines_of(path: str) -> Iterator[str]:
         with gzip.open(path, "rt", **options) if is_packed else Path(path).open(**options) as lines:  # type: ignore[call-overload]
             for number, line in enumerate(lines, start=1):
                 if "\0" in line:
-                    raise ValueError(f"{Path(path).name}: line {number} holds a NUL character, which no text does")
+                    raise ValueError(
+                        f"{Path(path).name}: line {number} should be text without NUL characters. Found one"
+                    )
                 yield line
     except UnicodeDecodeError as error:
         raise ValueError(_about_encoding(path, error, is_packed=is_packed)) from None
 
 
 def digests_of(paths: Sequence[str]) -> tuple[str, ...]:
-    """Return hashes of the contents of files and of the code of this room: when one changes, all is read again."""
+    """Return hashes of the contents of files and of the code of this package: a change invalidates the cache."""
     digests = []
     for path in (*sorted(Path(__file__).parent.glob("*.py")), *map(Path, paths)):
         with path.open("rb") as file:
@@ -41,12 +43,12 @@ def digests_of(paths: Sequence[str]) -> tuple[str, ...]:
 
 
 def _about_encoding(path: str, cause: UnicodeDecodeError, *, is_packed: bool) -> str:
-    """Return a sentence that names the line: the error counts bytes of a block."""
+    """Return an error sentence with the number of the line, since the error itself counts bytes of a block."""
     with gzip.open(path) if is_packed else Path(path).open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             try:
                 line.decode()
             except UnicodeDecodeError as error:
-                found_byte = f"byte 0x{line[error.start]:02x}, {error.reason}"
-                return f"{Path(path).name}: line {number} should hold text in UTF-8. Found: {found_byte}"
+                bad_byte = f"byte 0x{line[error.start]:02x}, {error.reason}"
+                return f"{Path(path).name}: line {number} should be text in UTF-8. Found: {bad_byte}"
     return str(cause)

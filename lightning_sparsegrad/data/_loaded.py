@@ -1,4 +1,4 @@
-"""Rows of any origin: a hub, a local folder, or local files."""
+"""The base of data modules with rows from a hub, a local folder or local files."""
 
 from abc import ABC
 from collections.abc import Iterable, Mapping
@@ -30,31 +30,31 @@ class LoadedDataModule(TokenizedDataModule, ABC):
     """Abstract data module of rows from a hub, a local folder or local files.
 
     Args:
-        dataset: The hub id, or the local folder, of a data set; or give `data_files`. A folder may hold csv, tsv, json,
-            jsonl, parquet, conll or conllu files called after their splits: `train.jsonl`, `validation.de.jsonl`,
-            `validation.fr.jsonl`, `test.de.jsonl`. What is between the dots is a part, such as a language. Quotation
-            marks enclose fields of a csv file, and are part of them in a tsv file.
-        encoding: What a row becomes.
+        dataset: The hub id, or the local folder, of a data set; or give `data_files`. A folder may have csv, tsv, json,
+            jsonl, parquet, conll or conllu files named after their splits: `train.jsonl`, `validation.de.jsonl`,
+            `validation.fr.jsonl`, `test.de.jsonl`. The word between the dots is a part, such as a language. Quotation
+            marks enclose fields of a csv file, but belong to the fields of a tsv file.
+        encoding: The encoding of its rows.
         dataset_config: The configuration of the data set, if it has several (`"cola"` of `"nyu-mll/glue"`).
         revision: The branch, tag or commit on the hub.
         data_files: Local files by split: `{"train": "a.csv", "validation": "b.csv"}`; `"validation.de"` is a part of a
-            split. Several files of a split are read one after the other. A path is taken as it is written: it is no
-            pattern, and `train[1].csv` is the file of that name; only a `~` that begins it is the home folder.
-            `package:<distribution>/<path>` names a file inside an installed distribution. A file is read when its
-            split is used: the one trained on may be gone where a checkpoint is to predict.
-        splits: The name that each of `train`, `validation`, `test` and `predict` (or a part of one) has in the data. By
-            default those that are called so, and `test` is the split to predict where no other is.
-        validation_fraction: Set this fraction of the train split aside for validation, strictly between 0 and 1, where
-            there is one and no validation split. The rows are drawn with `split_seed`, and not with `seed`: runs with
-            different seeds are compared on the same rows, and a resumed run never validates on rows it was trained on.
+            split. Several files of a split are read one after the other. A path is taken literally, not as a pattern:
+            `train[1].csv` is the file of that name. Only a leading `~` is expanded to the home folder.
+            `package:<distribution>/<path>` names a file inside an installed distribution. A file is read when its split
+            is used, so that a checkpoint can predict without the file that it was trained on.
+        splits: The name in the data of each of `train`, `validation`, `test` and `predict` (or a part of one). By
+            default these names themselves; without a split to predict, `test` is predicted.
+        validation_fraction: Fraction of the train split to set aside for validation, strictly between 0 and 1, if there
+            is no validation split. The rows are drawn with `split_seed`, not with `seed`, so that runs with different
+            seeds are compared on the same rows, and a resumed run never validates on rows that it was trained on.
         split_seed: The seed of that draw, from 0 to 2^32 - 1.
-        train_language: The part that is of the language of the train split: `val/<metric>/mean_unseen` leaves it out.
-            A warning says so if there is no such part.
-        **kwargs: What `TokenizedDataModule` takes.
+        train_language: The part in the language of the train split, which `val/<metric>/mean_unseen` leaves out. If
+            there is no such part, a warning is given.
+        **kwargs: Arguments of `TokenizedDataModule`.
 
     Raises:
-        ConfigurationError: If an argument cannot work as far as can be seen without loading anything; what the data
-            shows is reported when it is loaded.
+        ConfigurationError: If an argument is wrong, as far as can be checked without loading the data; errors in the
+            data are raised when they are loaded.
     """
 
     def __init__(
@@ -106,29 +106,29 @@ class LoadedDataModule(TokenizedDataModule, ABC):
         self._splits = splits
         self._validation_fraction = validation_fraction
         self._split_seed = split_seed
-        self._undivided: Mapping[str, Dataset] | None = None  # where rows of train are set aside
+        self._undivided: Mapping[str, Dataset] | None = None  # before rows of train are set aside
         self.train_language = train_language
 
     @override
     def load_splits(self) -> "Mapping[str, Dataset]":
-        """Return the rows by split, under the names of `SPLITS`; those of files are read when they are asked for.
+        """Return the rows by split, under the names of `SPLITS`; files are read on first access.
 
         Raises:
             ConfigurationError: If the data cannot be loaded.
         """
         if self._dataset is not None:
-            found = load_dataset(self._dataset, self._dataset_config, self._revision, self.encoding.reads)
+            stored = load_dataset(self._dataset, self._dataset_config, self._revision, self.encoding.reads)
         else:
-            found = open_files(self._data_files, self.encoding.reads)
-        names = self._names_of_splits(found)
-        rows = Splits({split: partial(_named, found, split, name) for split, name in names.items()})
+            stored = open_files(self._data_files, self.encoding.reads)
+        names = self._names_of_splits(stored)
+        rows = Splits({split: partial(_named, stored, split, name) for split, name in names.items()})
         self._look_for_train_language(rows)
         if self._validation_fraction is None or "train" not in rows:
             return rows
         if any(kind_of(name) == "validation" for name in rows):
             raise ConfigurationError(
-                f"Parameter `validation_fraction` should be left out unless the data is a train split without a "
-                f"validation split. Found splits {listed(rows)}; map those to use by `splits`."
+                f"Parameter `validation_fraction` should be left out unless the data have a train split and no "
+                f"validation split. Found splits {listed(rows)}; select those to use with `splits`."
             )
         self._undivided = rows
         shares = {"train": partial(self._share, rows, "train"), "validation": partial(self._share, rows, "test")}
@@ -141,12 +141,12 @@ class LoadedDataModule(TokenizedDataModule, ABC):
 
     @override
     def is_missing(self, split: str) -> bool:
-        """Return whether there is no such split, or its files are not there."""
+        """Return whether there is no such split, or its files do not exist."""
         files = self._data_files.get((self._splits or {}).get(split, split))
         return super().is_missing(split) or (files is not None and are_missing(files))
 
     def _share(self, rows: "Mapping[str, Dataset]", side: str) -> "Dataset":
-        """Return one side of the train split: the same rows every time."""
+        """Return one side of the divided train split, with the same rows every time."""
         try:
             parts = rows["train"].train_test_split(self._validation_fraction, seed=self._split_seed)
         except ValueError as error:
@@ -157,29 +157,29 @@ class LoadedDataModule(TokenizedDataModule, ABC):
         return parts[side]
 
     def _look_for_train_language(self, splits: Iterable[str]) -> None:
-        """Warn if no part is of the language: it may be misspelt, or there may be none to evaluate on."""
+        """Warn if no part is in the training language, which may be misspelt or have no rows for evaluation."""
         evaluated = [split for split in splits if kind_of(split) in ("validation", "test")]
         parts = sorted({part for split in evaluated if (part := split.partition(".")[2])})
         if self.train_language and parts and self.train_language not in parts:
             rank_zero_warn(
-                f"No part of the data is called after `train_language = {self.train_language!r}`, so that "
+                f"No part of the data is named after `train_language = {self.train_language!r}`, so that "
                 f"`mean_unseen` is the mean over all of them: {listed(parts)}."
                 f"{near_matches(self.train_language, parts)}"
             )
 
-    def _names_of_splits(self, found: "Mapping[str, Dataset]") -> Mapping[str, str]:
+    def _names_of_splits(self, stored: "Mapping[str, Dataset]") -> Mapping[str, str]:
         if self._splits is not None:
             return self._splits
-        names = {split: split for split in found if kind_of(split) in SPLITS}
+        names = {split: split for split in stored if kind_of(split) in SPLITS}
         tests = {name: name for name in names if kind_of(name) == "test"}
         predicted = {name.replace("test", "predict", 1): name for name in tests}
         return {**({} if any(kind_of(name) == "predict" for name in names) else predicted), **names}
 
 
-def _named(found: "Mapping[str, Dataset]", split: str, name: str) -> "Dataset":
-    if name not in found:
+def _named(stored: "Mapping[str, Dataset]", split: str, name: str) -> "Dataset":
+    if name not in stored:
         raise ConfigurationError(
-            f"Parameter `splits` should name splits of the data. Found `splits.{split} = {name!r}`, while the "
-            f"splits are {listed(found)}.{near_matches(name, found)}"
+            f"Parameter `splits` should name splits of the data. Found `splits.{split} = {name!r}`, but the "
+            f"splits are {listed(stored)}.{near_matches(name, stored)}"
         )
-    return found[name]
+    return stored[name]

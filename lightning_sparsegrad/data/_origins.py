@@ -1,4 +1,4 @@
-"""Rows from a hub, a local folder or local files, all through `datasets`."""
+"""Rows from a hub, a local folder or local files, loaded through `datasets`."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ _FILE_OF_SPLIT = re.compile(
 
 
 def resolve_files(data_files: Mapping[str, str | Sequence[str]]) -> dict[str, list[str]]:
-    """Return the local paths of the data files of each split after checking that each can be read.
+    """Check the data files of each split and return their local paths.
 
     Args:
-        data_files: One path or several for each split; `package:<distribution>/<path>` names a file of an installed
+        data_files: One or more paths for each split; `package:<distribution>/<path>` names a file of an installed
             distribution.
 
     Raises:
@@ -59,15 +59,17 @@ def resolve_files(data_files: Mapping[str, str | Sequence[str]]) -> dict[str, li
         if not paths:
             raise ConfigurationError(f"Parameter `data_files` should name a file for split `{split}`. Found none.")
         for path in paths:
-            found = f"Found `data_files.{split} = {str(path)!r}`"
+            finding = f"Found `data_files.{split} = {str(path)!r}`"
             if path.suffix not in _EXTENSIONS:
-                raise ConfigurationError(f"Data files should end in {', '.join(_EXTENSIONS)}. {found}.")
+                raise ConfigurationError(f"Data files should end in {', '.join(_EXTENSIONS)}. {finding}.")
             if path.suffix != paths[0].suffix:
-                raise ConfigurationError(f"Data files of one split should end alike. {found} after `{paths[0].name}`.")
+                raise ConfigurationError(
+                    f"Data files of one split should have the same extension. {finding} after `{paths[0].name}`."
+                )
             if not _is_file(path):
-                raise ConfigurationError(f"Data files should exist. {found}.")
+                raise ConfigurationError(f"Data files should exist. {finding}.")
             if path.stat().st_size == 0:
-                raise ConfigurationError(f"Data files should not be empty. {found}.")
+                raise ConfigurationError(f"Data files should not be empty. {finding}.")
         resolved[split] = [str(path.absolute()) for path in paths]
     return resolved
 
@@ -80,24 +82,24 @@ def _is_file(path: Path) -> bool:
 
 
 def are_missing(names: str | Sequence[str]) -> bool:
-    """Return whether one of the data files of a split is not there."""
+    """Return whether one of the data files of a split does not exist."""
     paths = [resolve_source(name) for name in ([names] if isinstance(names, str) else names)]
     return not all(_is_file(Path(path)) for path in paths)
 
 
 def tell_of_repeated(data_files: Mapping[str, str | Sequence[str]]) -> None:
-    """Say so if a file is read twice: warn of one that a split names twice, log one of training and evaluation."""
+    """Report files that are read twice: warn if a split names one twice, log if training and evaluation share one."""
     paths = {split: [names] if isinstance(names, str) else list(names) for split, names in data_files.items()}
     for split, names in paths.items():
         if twice := sorted({name for name in names if names.count(name) > 1}):
-            rank_zero_warn(f"The rows of {listed(twice)} come more than once in `data_files.{split}`.")
+            rank_zero_warn(f"The rows of {listed(twice)} occur more than once in `data_files.{split}`.")
     for split, names in paths.items():
         if kind_of(split) in ("validation", "test") and (same := sorted({*names} & {*paths.get("train", ())})):
-            rank_zero_info(f"Split `{split}` measures what was learnt by heart: {listed(same)} is trained on, too.")
+            rank_zero_info(f"Split `{split}` measures memorization: {listed(same)} is also trained on.")
 
 
 def open_files(data_files: Mapping[str, str | Sequence[str]], reads: Reads | None = None) -> Splits:
-    """Return the rows of each split, whose files are checked by `resolve_files` and read when it is asked for."""
+    """Return the rows of each split; its files are checked by `resolve_files` and read on first access."""
     return Splits({split: partial(_load_split, split, names, reads) for split, names in data_files.items()})
 
 
@@ -108,11 +110,11 @@ def _load_split(split: str, names: str | Sequence[str], reads: Reads | None) -> 
 def load_files(data_files: Mapping[str, Sequence[str]], reads: Reads | None = None) -> dict[str, Dataset]:
     """Return the rows of each split, read from files that `resolve_files` has checked.
 
-    Splits are read one by one, since their columns may differ: those to predict need no label.
+    Splits are read separately, since their columns may differ: those to predict need no labels.
 
     Args:
         data_files: The files of each split.
-        reads: The columns that are read.
+        reads: The columns to read.
 
     Raises:
         ConfigurationError: If a file cannot be parsed, or its rows do not have the same columns.
@@ -154,19 +156,19 @@ def load_dataset(
     """Return the rows of each split of a hub data set, or of a local folder of data files.
 
     Args:
-        name: A hub id, or a local folder: of files called after their splits, `train.csv`, `validation.de.csv`,
-            `test-00000-of-00002.parquet`, or of anything else that `datasets` loads.
-        config: The configuration of the data set, if it has several; of a local folder, the folder inside it.
+        name: A hub id, or a local folder of files named after their splits (`train.csv`, `validation.de.csv`,
+            `test-00000-of-00002.parquet`) or of anything else that `datasets` loads.
+        config: The configuration of the data set, if it has several; for a local folder, the folder inside it.
         revision: The branch, tag or commit on the hub.
-        reads: The columns that are read.
+        reads: The columns to read.
 
     Raises:
         ConfigurationError: If the data set does not exist, or the hub cannot be reached and it is not cached.
     """
     import datasets
 
-    if Path(name).is_dir() and (found := _files_of_splits(Path(name, config or ""))):
-        return open_files(found, reads)
+    if Path(name).is_dir() and (by_split := _files_of_splits(Path(name, config or ""))):
+        return open_files(by_split, reads)
     files: dict[str, list[str]] = {}
     try:
         if Path(name).is_dir():
@@ -182,17 +184,18 @@ def load_dataset(
         raise
     except Exception as error:
         raise ConfigurationError(
-            f"Parameter `dataset` should be a local folder of data files or the id of a data set on a hub that can be "
-            f"reached. Found `dataset = {name!r}`, `dataset_config = {config!r}`: {_cause(error)}"
+            f"Parameter `dataset` should be a local folder of data files or the id of a data set on a reachable hub. "
+            f"Found `dataset = {name!r}`, `dataset_config = {config!r}`: {_cause(error)}"
             f"{how_without(name, 'dataset')}"
         ) from error
     return load_files(files, reads)
 
 
 def _files_of_folder(folder: Path, config: str | None) -> dict[str, list[str]]:
-    """Return the files of a folder by the split that `datasets` sees in their names; none that it has to read itself.
+    """Return the files of a folder by the split that `datasets` derives from their names.
 
-    It would read tables by other rules than those of `load_files`. A README may hold settings for that.
+    `datasets` would read tables by other rules than `load_files`. If a README has settings for them, nothing is
+    returned, and `datasets` reads the folder itself.
     """
     readme = folder / "README.md"
     if readme.is_file() and any(f"{key}:" in readme.read_text("utf-8") for key in ("configs", "dataset_info")):
@@ -204,33 +207,32 @@ def _files_of_folder(folder: Path, config: str | None) -> dict[str, list[str]]:
 
 
 def _files_of_splits(folder: Path) -> dict[str, list[str]]:
-    """Return the files of a folder by the split that their names tell; none where `datasets` has to find out.
+    """Return the files of a folder by the split in their names; empty if `datasets` has to derive the splits.
 
     Raises:
-        ConfigurationError: If a file beside them has a name with a part that is of no split: `datasets` would put the
-            parts together.
+        ConfigurationError: If another file has a part in its name but no split: `datasets` would merge the parts.
     """
-    found: dict[str, list[str]] = defaultdict(list)
+    by_split: dict[str, list[str]] = defaultdict(list)
     others: list[str] = []
     for path in sorted(folder.glob("*")):
         if path.suffix in _EXTENSIONS:
             match = _FILE_OF_SPLIT.fullmatch(path.name)
-            (found[match["split"]] if match else others).append(str(path))
+            (by_split[match["split"]] if match else others).append(str(path))
     odd = [Path(name).name for name in others if "." in Path(name).stem]
-    if found and odd:
+    if by_split and odd:
         raise ConfigurationError(
-            f"Files of a folder should be called after their splits: `train.csv`, `validation.de.csv`, `test.de.csv`, "
+            f"Files of a folder should be named after their splits: `train.csv`, `validation.de.csv`, `test.de.csv`, "
             f"`predict.de.csv`. Found {listed(odd)} in `{folder}`."
         )
-    has_parts = any("." in split for split in found)
-    return dict(found) if has_parts or not others else {}
+    has_parts = any("." in split for split in by_split)
+    return dict(by_split) if has_parts or not others else {}
 
 
 def resolve_folder(name: str, revision: str | None = None) -> str:
-    """Return the hub id, or the path of the local folder, after checking what can be seen without a network.
+    """Return the hub id or the path of the local folder, after checks that need no network.
 
     Raises:
-        ConfigurationError: If `name` is a path but no folder, or a local folder is asked for a `revision`.
+        ConfigurationError: If `name` is a path but not a folder, or a local folder is given with a `revision`.
     """
     path = Path(resolve_source(name))
     if path.is_dir():
@@ -241,16 +243,16 @@ def resolve_folder(name: str, revision: str | None = None) -> str:
         return str(path.absolute())
     if path.is_file():
         raise ConfigurationError(
-            f"Parameter `dataset` should be a hub id or a folder; files are given as `data_files`. "
+            f"Parameter `dataset` should be a hub id or a folder; give files as `data_files`. "
             f"Found `dataset = {name!r}`."
         )
     if name.startswith((".", "/", "~", PACKAGE_PREFIX)):
-        raise ConfigurationError(f"Parameter `dataset` should be a folder that exists. Found `dataset = {name!r}`.")
+        raise ConfigurationError(f"Parameter `dataset` should be an existing folder. Found `dataset = {name!r}`.")
     return name
 
 
 def _cause(error: BaseException) -> str:
-    """Return the innermost error on one line, as a sentence; of an error of a library its first line."""
+    """Return the innermost error as one sentence; for an error of another library, its first line."""
     while error.__cause__ is not None:
         error = error.__cause__
     text = str(error) or type(error).__name__

@@ -1,4 +1,4 @@
-"""Parquet files, read by their paths: to the reader of `datasets` a path is a pattern, and may be a chain of URLs."""
+"""Parquet files, read by literal paths, which `datasets` would take for patterns or chains of URLs."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from lightning_sparsegrad.data._lines import digests_of
 if TYPE_CHECKING:
     from datasets import Dataset
 
-_BATCH = 10_000  # rows that are read at once
+_BATCH = 10_000  # rows read at once
 
 
 def load_parquet(paths: Sequence[str]) -> Dataset:
     """Return the rows of parquet files that have the same columns, with the types of the first.
 
     Raises:
-        ValueError: If the columns of two files differ, or a file is no parquet.
+        ValueError: If the columns of two files differ, or a file is not parquet.
     """
     from datasets import Features
 
-    from lightning_sparsegrad.data._datasets import dataset_of_tables  # a class of `datasets` is its base
+    from lightning_sparsegrad.data._datasets import dataset_of_tables  # imports `datasets`
 
     first, *others = (_schema(path) for path in paths)
-    for path, schema in zip(paths[1:], others, strict=True):  # a cast would fill a column with nothing
+    for path, schema in zip(paths[1:], others, strict=True):  # a cast would fill a missing column with nulls
         if set(schema.names) != set(first.names):
             raise ValueError(
                 f"{Path(path).name}: the columns should be those of {Path(paths[0]).name}, {listed(first.names)}. "
@@ -39,7 +39,7 @@ def load_parquet(paths: Sequence[str]) -> Dataset:
 def _schema(path: str) -> Any:
     from pyarrow.parquet import read_schema  # type: ignore[import-untyped]  # ships no types
 
-    with Path(path).open("rb") as file:  # pyarrow would take some names for URLs
+    with Path(path).open("rb") as file:  # pyarrow would read some names as URLs
         return read_schema(file)
 
 

@@ -1,4 +1,4 @@
-"""Files of predictions."""
+"""Tables of predictions."""
 
 import csv
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def write_table(path: Path, predictions: Sequence[Any], **columns: Sequence[Any]) -> None:
-    """Write predictions as a table between tabs, with the columns `index` and `prediction`, then the given ones."""
+    """Write predictions as a tab-separated table with the columns `index`, `prediction` and those given."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, delimiter="\t", lineterminator="\n")

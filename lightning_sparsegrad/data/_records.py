@@ -1,4 +1,4 @@
-"""Objects of JSON, one to a line or in a list, read as they are written."""
+"""JSON objects, one per line or in a list, read with the types that they are written in."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 
 _SCALARS = {bool: "bool", int: "int64", float: "float64", str: "string"}
 _NAMES = {bool: "true or false", int: "a number", float: "a number", str: "a text", list: "a list", dict: "an object"}
-_CHUNK = 1000  # values whose types are found at once
+_CHUNK = 1000  # values whose types are determined together
 
 
 def load_records(paths: Sequence[str], reads: Reads) -> Dataset:
-    """Return the rows of files of JSON: objects one after the other, mostly one to a line, or one list of objects.
+    """Return the rows of JSON files with consecutive objects, such as one per line, or with one list of objects.
 
-    Values keep the types they are written in: a text that looks like a date or a number stays a text. Keys may be
-    missing except those that are read.
+    Values keep their types: a text that looks like a date or a number stays a text. Rows may lack keys, except those of
+    columns to read.
 
     Raises:
-        ValueError: If a row is no object, has a key twice or lacks one that is read and that another row has, a column
-            holds values of several types, or a file is not valid JSON or no text in UTF-8.
+        ValueError: If a row is not an object, has a key twice, or lacks a key to read that another row has; if the
+            values of a column have several types; or if a file is not valid JSON or not text in UTF-8.
     """
     from datasets import Dataset
 
@@ -46,7 +46,7 @@ def _rows(paths: Sequence[str], columns: Sequence[str], contents: Sequence[str])
 
 
 def _features(paths: Sequence[str], reads: Reads) -> Features:
-    """Return the type of each column, after a look at every row."""
+    """Return the type of each column, determined from all rows."""
     from datasets import Features
 
     columns: dict[str, _Column] = {}
@@ -54,50 +54,52 @@ def _features(paths: Sequence[str], reads: Reads) -> Features:
     wanted = (*reads.texts, *reads.labels)
     for path in paths:
         for number, row in objects_of(path):
-            place = f"{Path(path).name}: line {number}"
+            position = f"{Path(path).name}: line {number}"
             for name, value in row.items():
                 if name not in columns:
-                    columns[name] = _Column(name, place)
-                columns[name].add(value, place)
+                    columns[name] = _Column(name, position)
+                columns[name].add(value, position)
             for name in wanted:
                 if name not in row and name not in lacking:
-                    lacking[name] = (place, listed(row))
-    for name, (place, found) in lacking.items():
+                    lacking[name] = (position, listed(row))
+    for name, (position, keys) in lacking.items():
         if name in columns:
-            raise ValueError(f"{place} should have `{name}`, as {columns[name].place} has. Found {found}")
+            raise ValueError(f"{position} should have `{name}`, as {columns[name].position} has. Found {keys}")
     return Features({name: column.feature() for name, column in columns.items()})
 
 
 class _Column:
-    """The type of a column, learnt value by value."""
+    """The type of a column, determined value by value."""
 
-    def __init__(self, name: str, place: str) -> None:
+    def __init__(self, name: str, position: str) -> None:
         import pyarrow as pa
 
-        self.name, self.place = name, place
+        self.name, self.position = name, position
         self._kind: type | None = None
         self._nested: list[tuple[str, Any]] = []
         self._type: pa.DataType = pa.null()
 
-    def add(self, value: Any, place: str) -> None:
+    def add(self, value: Any, position: str) -> None:
         if value is None:
             return
         kind = type(value)
         if self._kind is None:
-            self._kind, self.place = kind, place
+            self._kind, self.position = kind, position
         if kind is not self._kind:
             if {kind, self._kind} != {int, float}:
                 raise ValueError(
-                    f"{place} should have {_NAMES[self._kind]} as `{self.name}`, as {self.place} has. "
+                    f"{position} should have {_NAMES[self._kind]} as `{self.name}`, as {self.position} has. "
                     f"Found {_NAMES[kind]}: {short(value)}"
                 )
             self._kind = float
         if kind is str and not value.isascii():
-            _require_characters(value, self.name, place)
+            _require_characters(value, self.name, position)
         elif kind is int and not -(2**63) <= value < 2**63:
-            raise ValueError(f"{place} should have numbers of at most 64 bits as `{self.name}`. Found {short(value)}")
+            raise ValueError(
+                f"{position} should have numbers of at most 64 bits as `{self.name}`. Found {short(value)}"
+            )
         elif kind in (list, dict):
-            self._nested.append((place, value))
+            self._nested.append((position, value))
             if len(self._nested) == _CHUNK:
                 self._learn()
 
@@ -116,12 +118,12 @@ class _Column:
         try:
             self._type = _common(self._type, pa.array([value for _, value in self._nested]).type)
         except (pa.ArrowException, OverflowError):
-            for place, value in self._nested:
+            for position, value in self._nested:
                 try:
                     self._type = _common(self._type, pa.array([value]).type)
                 except (pa.ArrowException, OverflowError):
                     raise ValueError(
-                        f"{place} should have the same types in `{self.name}` as the rows before it. Found "
+                        f"{position} should have the same types in `{self.name}` as the rows before it. Found "
                         f"{short(value)}"
                     ) from None
         self._nested = []
@@ -134,8 +136,8 @@ def _common(one: pa.DataType, other: pa.DataType) -> pa.DataType:
     return pa.unify_schemas(schemas, promote_options="permissive").field("column").type
 
 
-def _require_characters(text: str, name: str, place: str) -> None:
+def _require_characters(text: str, name: str, position: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"{place} should have text as `{name}`. Found half a character: {short(text)}") from None
+        raise ValueError(f"{position} should have text as `{name}`. Found half a character: {short(text)}") from None

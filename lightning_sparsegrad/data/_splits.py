@@ -1,4 +1,4 @@
-"""The rows of each split, loaded when they are asked for."""
+"""A mapping of splits to their rows, loaded on first access."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 class Splits(UserDict[str, "Dataset"]):
-    """The rows by split: a split that is not used is not read, and its file may be missing.
+    """A mapping of splits to rows, in which an unused split is not read and may lack its file.
 
     Args:
-        rows: The rows of each split, or a function that loads them, which is called once.
+        rows: The rows of each split, or a function that loads them and is called once.
 
     Example:
         >>> from datasets import Dataset

@@ -1,4 +1,4 @@
-"""Questions in the nested JSON of SQuAD: articles, their paragraphs, and the questions about each."""
+"""Questions in SQuAD's nested JSON of articles, paragraphs and questions."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _ANSWERS = {"text": "string", "answer_start": "int64"}
 
 
 def is_squad(path: str) -> bool:
-    """Return whether a file is one JSON object with articles as its `data`."""
+    """Return whether a file is a JSON object with articles as its `data`."""
     return _articles(path) is not None
 
 
 def load_squad(paths: Sequence[str]) -> Dataset:
-    """Return the questions of some files in their order: `id`, `title`, `context`, `question` and `answers`.
+    """Return the questions of files in order, with `id`, `title`, `context`, `question` and `answers`.
 
-    `answers` are `{"text": [...], "answer_start": [...]}`, empty where `is_impossible` is true, as in SQuAD 2. There is
-    no such column where no question has an entry of either name: these are to be predicted.
+    `answers` are `{"text": [...], "answer_start": [...]}`, empty if `is_impossible` is true, as in SQuAD 2. Without
+    either entry in any question, as in files to predict, the column is left out.
 
     Raises:
-        ValueError: If a file is none of SQuAD, an entry is missing, or there is no question.
+        ValueError: If a file is not in SQuAD's format, an entry is missing, or there is no question.
 
     References:
         Pranav Rajpurkar, Robin Jia, Percy Liang. Know What You Don't Know: Unanswerable Questions for SQuAD. ACL 2018.
@@ -57,7 +57,9 @@ def _rows(
             if "answers" in columns:
                 row["answers"] = {key: [answer[key] for answer in answers] for key in _ANSWERS}
         except (KeyError, TypeError) as error:
-            raise ValueError(f"{Path(path).name}: question {question!r} lacks {error}") from None  # the cause is shown
+            raise ValueError(
+                f"{Path(path).name}: question {question!r} lacks {error}"
+            ) from None  # the message has the cause
         yield row
 
 
@@ -66,7 +68,7 @@ def _questions(paths: Sequence[str]) -> Iterator[tuple[str, str, str, dict[str, 
     for path in paths:
         articles = _articles(path)
         if articles is None:
-            raise ValueError(f"{Path(path).name}: no articles, as the files before it have")
+            raise ValueError(f"{Path(path).name} should have articles as the files before it have. Found none")
         for article in articles:
             for paragraph in article["paragraphs"]:
                 for question in paragraph.get("qas", ()):
@@ -78,10 +80,10 @@ def _articles(path: str) -> list[dict[str, Any]] | None:
     if not text.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
         return None
     try:
-        found = json.loads(text.decode("utf-8-sig"))
-    except (ValueError, RecursionError):  # one object a line, or `datasets` says what is wrong
+        content = json.loads(text.decode("utf-8-sig"))
+    except (ValueError, RecursionError):  # one object per line, or an error that reading it reports
         return None
-    articles = found.get("data") if isinstance(found, dict) else None
+    articles = content.get("data") if isinstance(content, dict) else None
     is_nested = (
         isinstance(articles, list)
         and articles

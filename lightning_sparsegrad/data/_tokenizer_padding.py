@@ -1,4 +1,4 @@
-"""The padding token of a data module's tokenizer, and the side it pads on."""
+"""The padding token and the padding side of a data module's tokenizer."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ if TYPE_CHECKING:
 
 
 def settle_tokenizer(tokenizer: PreTrainedTokenizerBase, name: str, config: Any) -> None:
-    """Give a tokenizer a padding token, and the side on which the heads of models expect it.
+    """Set a tokenizer's padding token, and the padding side that the heads of models expect.
 
-    A tokenizer without a padding token pads with that of the model, if it has it as a special token, else with its end
-    token. One that was saved to pad on the left, as is done to generate text, pads on the right: heads that read the
-    first token, and positions that are counted from it, would meet padding there. Those made to pad on the left by
-    their class, such as XLNet's, still do.
+    A tokenizer without a padding token gets that of the model if it is one of its special tokens, else its own end
+    token. A tokenizer saved with left padding, which is used to generate text, gets right padding, since heads that
+    read the first token and positions counted from it would meet padding. A tokenizer whose class pads on the left,
+    such as XLNet's, keeps it.
 
     Args:
-        tokenizer: The tokenizer; it is changed.
+        tokenizer: The tokenizer, which is changed in place.
         name: Its name.
         config: The configuration of the model, if it is known.
 
     Raises:
-        ConfigurationError: If there is nothing to pad with.
+        ConfigurationError: If neither token exists.
     """
     padding = None if config is None else getattr(config.get_text_config(), "pad_token_id", None)
     if tokenizer.pad_token is None:

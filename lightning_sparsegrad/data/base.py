@@ -1,4 +1,4 @@
-"""The base of the data modules: tokenizer, cache, padding and loaders."""
+"""The base of the data modules, with tokenizer, cache, padding and loaders."""
 
 import os
 from abc import ABC
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SPLITS = ("train", "validation", "test", "predict")
-_LARGEST = 2**31 - 1  # rows or tokens; more is a slip of the key, and torch counts in 64 bits
+_LARGEST = 2**31 - 1  # rows or tokens; more is a typing error, and torch counts in 64 bits
 _SPLITS_OF_STAGE = {
     "fit": ("train", "validation"),
     "validate": ("validation",),
@@ -51,32 +51,32 @@ _SPLITS_OF_STAGE = {
 
 
 class TokenizedDataModule(LabelledDataModule, ABC):
-    """Abstract data module: rows are tokenised once, cached by `datasets`, and padded batch by batch.
+    """Abstract data module whose rows are tokenized once, cached by `datasets`, and padded batch by batch.
 
-    A subclass says where rows come from (`load_splits`), and by its `encoding` what a row becomes. `prepare_data`
-    tokenises on one process, `setup` finds the result in the cache on all of them. The cache's key is made of the rows,
-    the tokenizer and its settings, so a second run does not tokenise again.
+    A subclass defines the rows (`load_splits`) and their `encoding`. `prepare_data` tokenizes in one process; `setup`
+    reads the result from the cache in all of them. The cache key consists of the rows, the tokenizer and its settings,
+    so that a second run does not tokenize again.
 
-    The splits to evaluate and predict may have parts, one for each language for example, called `validation.de`,
-    `validation.fr` and so on. Their loaders then are a dict by part, and what a task measures has the part in its name.
+    The splits to evaluate and predict may have parts, such as languages, named `validation.de`, `validation.fr` and so
+    on. Their loaders are then a dict by part, and the names of metrics include the part.
 
-    The order of the train split is a function of the seed and the epoch, and not of how many epochs this process has
-    seen, so that a resumed run reads epoch 3 as the uninterrupted one did. No loader touches the global generator.
+    The order of the train split depends on the seed and the epoch, but not on the number of epochs that this process
+    has run, so that a resumed run reads epoch 3 like the uninterrupted one. No loader uses the global generator.
     Several processes share the rows to evaluate and predict, each row once (`UnrepeatedSampler`).
 
     Args:
-        encoding: What a row becomes.
+        encoding: The encoding of its rows.
         tokenizer: The tokenizer's hub id, local folder or `package:` source; by default the `model_name_or_path` of the
-            LightningModule that the trainer runs.
-        max_length: The tokens a row is truncated to, special ones included.
-        batch_size: The rows per batch and device when training.
-        eval_batch_size: The same for validation, test and prediction; `batch_size` by default.
-        num_workers: The processes that load batches, beside the main one; at most 64 for each core of the machine.
+            LightningModule that the Trainer runs.
+        max_length: The number of tokens that a row is truncated to, including special ones.
+        batch_size: The rows per batch and device in training.
+        eval_batch_size: The same for validation, test and prediction; by default `batch_size`.
+        num_workers: The number of worker processes that load batches; at most 64 per core of the machine.
         pad_to_multiple_of: Round the length of a batch up to a multiple of this, in tokens, at most `max_length`.
-        group_by_length: Make batches of rows of similar length, which takes less padding: in random order for training
+        group_by_length: Make batches of rows of similar length, which need less padding: in random order for training
             (`LengthGroupedSampler`), longest first for validation and test.
-        max_samples: Keep at most this many rows of each split, for quick trials: a draw that is the same in every run.
-            Rows to predict are all kept, in their order; the Trainer's `limit_predict_batches` bounds them.
+        max_samples: Keep at most this many rows of each split, for quick trials; every run draws the same rows. All
+            rows to predict are kept, in order; limit them with the Trainer's `limit_predict_batches`.
         seed: The seed of the order of the train split, from 0 to 2^32 - 1; by default the global seed
             (`seed_everything`), else 0.
 
@@ -85,10 +85,10 @@ class TokenizedDataModule(LabelledDataModule, ABC):
     """
 
     metrics: Sequence[MetricName] | None = None
-    """What predictions of classes or numbers are usually scored by, see `SequenceClassification`."""
+    """The usual metrics of predicted classes or numbers, see `SequenceClassification`."""
 
     train_language: str | None = None
-    """The part that is of the language of the train split, if the parts are languages."""
+    """The part in the language of the train split, if the parts are languages."""
 
     def __init__(
         self,
@@ -130,7 +130,7 @@ class TokenizedDataModule(LabelledDataModule, ABC):
 
     @override
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == "trainer":  # a Trainer of the other package sets it before it takes this module for a loader
+        if name == "trainer":  # a Trainer of the other package sets it before it mistakes this module for a loader
             require_our_trainer(value, type(self).__name__)
         super().__setattr__(name, value)
 
@@ -138,19 +138,21 @@ class TokenizedDataModule(LabelledDataModule, ABC):
         """Return the names of the splits of a kind by part: `{"de": "validation.de"}`, `{"": "test"}` without parts.
 
         Raises:
-            ConfigurationError: If there are both splits with parts and one without, or a part has a name that is taken
-                or no name of a file.
+            ConfigurationError: If a split exists both with and without parts, or the name of a part is reserved or
+                cannot be a file name.
         """
-        found = {name.partition(".")[2]: name for name in self.splits_of_source if kind_of(name) == kind}
-        if "" in found and len(found) > 1:
-            raise ConfigurationError(f"Split `{kind}` should be one, or have parts. Found {listed(found.values())}.")
-        require_file_names(found)
+        by_part = {name.partition(".")[2]: name for name in self.splits_of_source if kind_of(name) == kind}
+        if "" in by_part and len(by_part) > 1:
+            raise ConfigurationError(
+                f"Split `{kind}` should be whole, or have parts. Found {listed(by_part.values())}."
+            )
+        require_file_names(by_part)
         if kind != "predict":
-            require_no_mean(found)
-        return found
+            require_no_mean(by_part)
+        return by_part
 
     def dataset(self, split: str) -> "Dataset":
-        """Return the encoded rows of a split, from the cache where they are in it."""
+        """Return the encoded rows of a split, from the cache if it has them."""
         is_predicted = kind_of(split) == "predict"
         labels = None if is_predicted else self.label_space_of(split)
         if split not in self._encoded or self._encoded[split][0] != labels:
@@ -162,28 +164,29 @@ class TokenizedDataModule(LabelledDataModule, ABC):
         return self._encoded[split][1]
 
     def decode(self, output: Mapping[str, Any], batch: Batch) -> list[Any]:
-        """Return what a task predicts for each row of a batch in words: a name, a number, or a list of names."""
+        """Return the readable prediction of each row in a batch: a name, a number, or a list of names."""
         return self.encoding.decode(output, batch, LabelSpace("", tuple(self.label_names)))
 
     def write_predictions(self, folder: Path, part: str, predictions: list[Any]) -> None:
-        """Write what `decode` returned for the rows of a part, `""` where there are none, into a file of its own.
+        """Write the predictions of a part, as returned by `decode`, into a file; `""` stands for data without parts.
 
-        It is `<part>.tsv`, tab-separated, with the columns `index` and `prediction`; the labels of a sentence's words
-        have blanks between them.
+        The file is `<part>.tsv`, tab-separated, with the columns `index` and `prediction`. The labels of the words in a
+        sentence are separated by spaces.
         """
         write_table(folder / f"{part or 'predictions'}.tsv", predictions)
 
     @property
     def tokens(self) -> Tokens:
-        """How texts become tokens."""
+        """The tokenizer with its settings."""
         return Tokens(self.tokenizer, self.max_length)
 
     @cached_property
     def tokenizer(self) -> "PreTrainedTokenizerBase":
-        """The tokenizer; one without a padding token pads with that of the model, or with its end token.
+        """The tokenizer; without a padding token, it uses that of the model, or its end token.
 
         Raises:
-            ConfigurationError: If no tokenizer is named, it cannot be loaded, or cannot do what is asked of it.
+            ConfigurationError: If no tokenizer is named, or it cannot be loaded or cannot tokenize as the arguments
+                require.
         """
         name = self.tokenizer_name or self._model_name()
         tokenizer = load_tokenizer(name, self.encoding.tokenizer_options)
@@ -195,8 +198,8 @@ class TokenizedDataModule(LabelledDataModule, ABC):
         special = tokenizer.num_special_tokens_to_add(pair=False)
         if self.max_length <= special:
             raise ConfigurationError(
-                f"Parameter `max_length` should be at least {special + 1} for tokenizer `{name}`, which puts {special} "
-                f"tokens of its own into each row. Found `max_length = {self.max_length}`."
+                f"Parameter `max_length` should be at least {special + 1} for tokenizer `{name}`, which adds {special} "
+                f"special tokens to each row. Found `max_length = {self.max_length}`."
             )
         module = self._module
         settle_tokenizer(tokenizer, name, getattr(getattr(module, "model", None), "config", None))
@@ -214,10 +217,10 @@ class TokenizedDataModule(LabelledDataModule, ABC):
 
     @override
     def prepare_data(self) -> None:
-        """Download and tokenise what the trainer is about to use, or everything, on one process.
+        """Download and tokenize the splits that the Trainer is about to use, or all splits, in one process.
 
         Raises:
-            ConfigurationError: If the trainer runs a task of this library that takes other batches.
+            ConfigurationError: If the Trainer runs a task of this library that needs other batches.
         """
         self._require_module()
         running = self.trainer.state.fn if self.trainer is not None else None
@@ -235,28 +238,28 @@ class TokenizedDataModule(LabelledDataModule, ABC):
             )
 
     def _require_num_labels(self) -> None:
-        """Check that a model of this library learns classes where the data have them, and numbers where not."""
+        """Check that a model of this library learns classes if the data have classes, and numbers otherwise."""
         module = self._module
-        found = getattr(module, "num_labels", None)
-        if not isinstance(module, Task) or found is None:
+        outputs = getattr(module, "num_labels", None)
+        if not isinstance(module, Task) or outputs is None:
             return
-        if found < self.num_labels or (found == 1) != (self.num_labels == 1):
-            problem = "regression" if found == 1 else "classification"
-            hint = f" Or give the data `problem={problem!r}`." if 1 in (found, self.num_labels) else ""
+        if outputs < self.num_labels or (outputs == 1) != (self.num_labels == 1):
+            problem = "regression" if outputs == 1 else "classification"
+            hint = f" Or set `problem={problem!r}` of the data." if 1 in (outputs, self.num_labels) else ""
             raise ConfigurationError(
-                f"Parameter `num_labels` of `{type(module).__name__}` should be what the data say: {self.num_labels}. "
-                f"Found `num_labels = {found}`.{hint}"
+                f"Parameter `num_labels` of `{type(module).__name__}` should be that of the data: {self.num_labels}. "
+                f"Found `num_labels = {outputs}`.{hint}"
             )
 
     @override
     def setup(self, stage: str) -> None:
-        """Encode the splits of a stage, from the cache where `prepare_data` has filled it.
+        """Encode the splits of a stage, or read them from the cache that `prepare_data` has filled.
 
         Raises:
             ConfigurationError: If the stage is not `fit`, `validate`, `test` or `predict`.
         """
         require_one_of("stage", stage, list(_SPLITS_OF_STAGE))
-        for split in self._splits_of(stage):  # what cannot be read is refused before any of it is encoded
+        for split in self._splits_of(stage):  # refuse unreadable splits before encoding any
             self.rows(split)
         for split in self._splits_to_encode(stage):
             self.dataset(split)
@@ -265,11 +268,11 @@ class TokenizedDataModule(LabelledDataModule, ABC):
         return [split for kind in _SPLITS_OF_STAGE[stage] for split in self.parts(kind).values()]
 
     def _splits_to_encode(self, stage: str) -> list[str]:
-        """Return the splits of a stage that can be encoded: without the classes, none that has labels."""
+        """Return the splits of a stage that can be encoded; those with labels need the classes to be known."""
         return self._splits_of(stage) if stage == "predict" or not self.awaits_names else []
 
     def extreme_batches(self, stage: str) -> Iterator[Batch]:
-        """Yield batches that ask most of a model in a stage: of the longest rows, and of the largest token ids."""
+        """Yield the most demanding batches of a stage: those with the longest rows and with the largest token ids."""
         for split in self._splits_to_encode(stage):
             rows = self.dataset(split)
             for row in extreme_rows(rows):
@@ -277,9 +280,9 @@ class TokenizedDataModule(LabelledDataModule, ABC):
 
     @override
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Return the shuffled batches of the train split, this process's share of them."""
+        """Return this process's share of the shuffled batches of the train split."""
         seed = self.seed if self.seed is not None else int(os.environ.get("PL_GLOBAL_SEED", "0"))
-        # the sampler adds the epoch to its seed: far apart, so that neighbouring seeds do not share their orders
+        # the sampler adds the epoch to its seed: spread the seeds, so that adjacent ones never share an order
         order: dict[str, Any] = {"seed": seed * 1_000_003, **self._replicas}
         rows = self.dataset("train")
         if self.group_by_length:
@@ -290,7 +293,7 @@ class TokenizedDataModule(LabelledDataModule, ABC):
 
     @override
     def val_dataloader(self) -> EVAL_DATALOADERS:
-        """Return the batches of the validation split, by part; none when fitting on data without one."""
+        """Return the batches of the validation split, by part; none in a fit on data without it."""
         if self.trainer is not None and self.trainer.state.fn == "fit" and not self.parts("validation"):
             return []
         return self.eval_loaders("validation")
@@ -327,12 +330,12 @@ class TokenizedDataModule(LabelledDataModule, ABC):
 
     @property
     def _replicas(self) -> dict[str, int]:
-        """How many processes share the data, and which of them this is."""
+        """The number of processes that share the data, and the rank of this one."""
         return (self.trainer and self.trainer.distributed_sampler_kwargs) or {"num_replicas": 1, "rank": 0}
 
     @property
     def _overfits(self) -> bool:
-        """Whether the trainer takes a few batches again and again, by a sampler of its own."""
+        """Whether the Trainer overfits a few batches with its own sampler."""
         trainer = self.trainer
         return trainer is not None and trainer.state.fn == "fit" and bool(trainer.overfit_batches)  # type: ignore[attr-defined]  # set by its connector
 
@@ -346,7 +349,9 @@ class TokenizedDataModule(LabelledDataModule, ABC):
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             collate_fn=partial(_collate, self.encoding, self.tokens, self.pad_to_multiple_of),
-            generator=torch.Generator().manual_seed(0),  # workers' seeds would be drawn from the global generator
+            generator=torch.Generator().manual_seed(
+                0
+            ),  # otherwise the workers' seeds would be drawn from the global generator
         )
 
 

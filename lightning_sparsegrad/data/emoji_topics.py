@@ -1,4 +1,4 @@
-"""The topics of emoji: names by the translators of Unicode, in over a hundred languages."""
+"""Topics of emoji, by their translated names in over a hundred languages."""
 
 from collections.abc import Iterator
 from itertools import groupby
@@ -28,29 +28,29 @@ _COLUMNS = ("split", "text", "label", "emoji")
 
 
 class EmojiTopicsDataModule(TokenizedDataModule):
-    """Names of emoji in over a hundred languages, and the group that Unicode puts each in; for zero-shot transfer.
+    """Names of emoji in over a hundred languages, labelled with their Unicode group, for zero-shot transfer.
 
-    Trained in English, on names and keywords, validated and tested on names in every language, under-resourced ones
-    included; a hash of the emoji decides the split (`fold_of`), so that no emoji of one is in another, in any language.
-    The names are those of the CLDR, written by native translators, the groups those of UTS #51.
+    Training uses English names and keywords; validation and test use names in every language, including under-resourced
+    ones. A hash of the emoji gives the split (`fold_of`), so that no emoji is in two splits, in any language. The names
+    are those of the CLDR, by native translators; the groups are those of UTS #51.
 
-    With version 41 of the CLDR that is 2,043 English texts to train on, and about 165 names to validate on and 420 to
-    test on in each of 108 languages; always answering the largest group is right for 0.19 of the first and 0.21 of the
-    English names of the last. `Flags` has but a handful of names.
+    With version 41 of the CLDR there are 2,043 English texts for training, and about 165 names for validation and 420
+    for testing in each of 108 languages. Always predicting the largest group is correct for 0.19 of the training texts
+    and 0.21 of the English test names. `Flags` has only a few names.
 
-    Nothing is downloaded: the files are those of the Debian packages `unicode-cldr-core` and `unicode-data`
-    (`apt-get install unicode-cldr-core unicode-data`), or of the archives that Unicode publishes, under its licence.
+    Nothing is downloaded: the files come from the Debian packages `unicode-cldr-core` and `unicode-data`
+    (`apt-get install unicode-cldr-core unicode-data`), or from the archives that Unicode publishes under its licence.
 
     Args:
-        root: The folder that holds `cldr/common/annotations` and `emoji/emoji-test.txt`.
-        languages: Those to validate, test and predict in, called as CLDR's files are: `de`, `sw`, `zh_Hant`. By default
-            all with at least `min_names` names to test on.
-        min_names: The names that a language needs to be among the default ones: regional variants list but a few.
-        **kwargs: What `TokenizedDataModule` takes: `tokenizer`, `max_length`, `batch_size`, `eval_batch_size`,
+        root: The folder of `cldr/common/annotations` and `emoji/emoji-test.txt`.
+        languages: The languages for validation, test and prediction, named like CLDR's files: `de`, `sw`, `zh_Hant`. By
+            default all with at least `min_names` test names.
+        min_names: The number of test names that a default language needs: regional variants have only a few.
+        **kwargs: Arguments of `TokenizedDataModule`: `tokenizer`, `max_length`, `batch_size`, `eval_batch_size`,
             `num_workers`, `pad_to_multiple_of`, `group_by_length`, `max_samples` and `seed`.
 
     Raises:
-        ConfigurationError: If the files are not there, there is no such language, or a number is out of range.
+        ConfigurationError: If the files do not exist, there is no such language, or a number is out of range.
 
     Example:
         >>> GROUPS[0], len(GROUPS)
@@ -80,22 +80,22 @@ class EmojiTopicsDataModule(TokenizedDataModule):
         if not (self._names / f"{TRAIN_LANGUAGE}.xml").is_file() or not self._groups.is_file():
             raise ConfigurationError(
                 f"Parameter `root` should be a folder with `{_NAMES}` and `{_GROUPS}`: run `apt-get install "
-                f"unicode-cldr-core unicode-data`, or pass the folder that has them. Found `root = {root!r}`."
+                f"unicode-cldr-core unicode-data`, or give the folder that has them. Found `root = {root!r}`."
             )
         known = sorted(path.stem for path in self._names.glob("*.xml") if path.stem != "root")
         for language in languages or ():
             require_one_of("languages", language, known)
         if languages is not None and not languages:
-            raise ConfigurationError("Parameter `languages` should name one language or more. Found `languages = []`.")
+            raise ConfigurationError("Parameter `languages` should name at least one language. Found `languages = []`.")
         self._is_asked, self._languages = languages is not None, languages or known
         self._least = 1 if languages else min_names
 
     @override
     def load_splits(self) -> "dict[str, Dataset]":
-        """Return the rows to train on, and those of each language to validate on, to test on and to predict.
+        """Return the training rows, and the rows of each language for validation, test and prediction.
 
         Raises:
-            ConfigurationError: If a language that was asked for has no names.
+            ConfigurationError: If a language in `languages` has no names.
         """
         from datasets import Dataset, Features, Value
 
@@ -109,40 +109,40 @@ class EmojiTopicsDataModule(TokenizedDataModule):
                     "names": str(self._names),
                     "groups": str(self._groups),
                     "languages": tuple(self._languages),
-                    "versions": versions,  # so that changed files are read again, and all by changed code
+                    "versions": versions,  # changed files or code invalidate the cache
                 },
             )
-        except Exception as error:  # of XML, of UTF-8, of code points; `datasets` wraps them
+        except Exception as error:  # errors in XML, UTF-8 or code points, which `datasets` wraps
             cause = error if error.__cause__ is None else error.__cause__
             raise ConfigurationError(
-                f"Parameter `root` should be a folder of files as Unicode's are. Found `root = {str(self._root)!r}`: "
+                f"Parameter `root` should be a folder of Unicode's files. Found `root = {str(self._root)!r}`: "
                 f"{reason_of(cause)}"
             ) from error
-        found: dict[str, Dataset] = {}
+        by_split: dict[str, Dataset] = {}
         start = 0
         for split, same in groupby(rows["split"][:]):
             count = sum(1 for _ in same)
-            found[split] = rows.select(range(start, start + count)).remove_columns("split")
+            by_split[split] = rows.select(range(start, start + count)).remove_columns("split")
             start += count
-        if "train" not in found:
+        if "train" not in by_split:
             raise ConfigurationError(
-                f"Parameter `root` should be a folder with names of emoji of the nine groups in {TRAIN_LANGUAGE!r} to "
-                f"train on. Found `root = {str(self._root)!r}` with none."
+                f"Parameter `root` should be a folder with training names of emoji in the nine groups in "
+                f"{TRAIN_LANGUAGE!r}. Found `root = {str(self._root)!r}` with none."
             )
         kept = [
             language
             for language in self._languages
-            if f"validation.{language}" in found and len(found.get(f"test.{language}", ())) >= self._least
+            if f"validation.{language}" in by_split and len(by_split.get(f"test.{language}", ())) >= self._least
         ]
         missing = [language for language in self._languages if language not in kept]
         if missing and self._is_asked:
             raise ConfigurationError(
-                f"Parameter `languages` should name languages with names of emoji to validate and to test on. "
+                f"Parameter `languages` should name languages with names of emoji for validation and test. "
                 f"Found {listed(missing)} without."
             )
-        splits = {"train": found["train"]}
+        splits = {"train": by_split["train"]}
         for kind, source in (("validation", "validation"), ("test", "test"), ("predict", "test")):
-            splits |= {f"{kind}.{language}": found[f"{source}.{language}"] for language in kept}
+            splits |= {f"{kind}.{language}": by_split[f"{source}.{language}"] for language in kept}
         return splits
 
 

@@ -30,11 +30,11 @@ class GlueTask:
     """One task of GLUE.
 
     Args:
-        text_columns: The column of the sentence, or the two of a pair.
+        text_columns: The column of the sentence, or the two columns of a pair.
         labels: The names of the classes in the order of their ids; none for a regression.
-        metrics: The official ones.
-        files: The submission file of each part of the test split, `""` where it has none.
-        writes_names: Whether a submission names the classes, and not their ids.
+        metrics: The official metrics.
+        files: The submission file of each part of the test split; `""` stands for a split without parts.
+        writes_names: Whether a submission has the names of the classes rather than their ids.
     """
 
     text_columns: tuple[str, ...]
@@ -45,7 +45,7 @@ class GlueTask:
 
 
 _PAIR = ("sentence1", "sentence2")
-_PARTS = ("matched", "mismatched")
+_GENRES = ("matched", "mismatched")
 GLUE: dict[str, GlueTask] = {
     "cola": GlueTask(("sentence",), ("unacceptable", "acceptable"), ("matthews",), {"": "CoLA.tsv"}),
     "sst2": GlueTask(("sentence",), ("negative", "positive"), ("accuracy",), {"": "SST-2.tsv"}),
@@ -71,16 +71,16 @@ GLUE: dict[str, GlueTask] = {
 class GlueDataModule(TokenizedDataModule):
     """The nine tasks of GLUE and its diagnostic set, for `SequenceClassification`.
 
-    Validation measures the official metrics (Matthews correlation for `cola`; F1 and accuracy for `mrpc` and `qqp`;
-    Pearson and Spearman correlation for `stsb`; accuracy else), for `mnli` on the parts `matched` and `mismatched`.
-    GLUE's test labels are not published: `predict` writes the files to submit, and `test` is refused. The diagnostic
-    set `ax` is trained and validated as `mnli`, and has its own sentences to predict.
+    Validation computes the official metrics (Matthews correlation for `cola`; F1 and accuracy for `mrpc` and `qqp`;
+    Pearson and Spearman correlation for `stsb`; accuracy otherwise), for `mnli` on the parts `matched` and
+    `mismatched`. GLUE's test labels are not published: `predict` writes the files to submit, and `test` is refused. The
+    diagnostic set `ax` is trained and validated like `mnli`, and has its own sentences to predict.
 
     Args:
         task: `cola`, `sst2`, `mrpc`, `qqp`, `stsb`, `mnli`, `qnli`, `rte`, `wnli` or `ax`.
-        dataset: The hub id, or a local folder, laid out as it is there: `<folder>/cola/train-00000-of-00001.parquet`.
+        dataset: The hub id, or a local folder with the same layout: `<folder>/cola/train-00000-of-00001.parquet`.
         revision: The branch, tag or commit on the hub.
-        **kwargs: What `TokenizedDataModule` takes: `tokenizer`, `max_length`, `batch_size`, `eval_batch_size`,
+        **kwargs: Arguments of `TokenizedDataModule`: `tokenizer`, `max_length`, `batch_size`, `eval_batch_size`,
             `num_workers`, `pad_to_multiple_of`, `group_by_length`, `max_samples` and `seed`.
 
     Raises:
@@ -109,18 +109,18 @@ class GlueDataModule(TokenizedDataModule):
 
     @override
     def load_splits(self) -> "dict[str, Dataset]":
-        """Return the rows to train on, to validate on, and to predict.
+        """Return the rows for training, validation and prediction.
 
         Raises:
-            ConfigurationError: If the data cannot be loaded, or is not GLUE's.
+            ConfigurationError: If the data cannot be loaded, or are not GLUE's.
         """
-        found = self._load("mnli" if self.task == "ax" else self.task)
+        stored = self._load("mnli" if self.task == "ax" else self.task)
         names = {"train": "train", "validation": "validation", "predict": "test"}
         if self.task in ("mnli", "ax"):
-            names = {"train": "train", **{f"validation.{part}": f"validation_{part}" for part in _PARTS}}
+            names = {"train": "train", **{f"validation.{part}": f"validation_{part}" for part in _GENRES}}
         if self.task == "mnli":
-            names |= {f"predict.{part}": f"test_{part}" for part in _PARTS}
-        rows = {split: found[name] for split, name in names.items() if name in found}
+            names |= {f"predict.{part}": f"test_{part}" for part in _GENRES}
+        rows = {split: stored[name] for split, name in names.items() if name in stored}
         return {**rows, "predict": self._load("ax")["test"]} if self.task == "ax" else rows
 
     @override
@@ -134,7 +134,7 @@ class GlueDataModule(TokenizedDataModule):
 
     @override
     def decode(self, output: Mapping[str, Any], batch: Batch) -> list[Any]:
-        """Return the predictions as GLUE wants them: names of classes, their ids, or numbers from 0 to 5."""
+        """Return the predictions in GLUE's format: names of classes, their ids, or numbers from 0 to 5."""
         if not self._facts.labels:
             least, most = _SIMILARITY
             return [round(min(max(value, least), most), 3) for value in output["predictions"].tolist()]
@@ -142,7 +142,7 @@ class GlueDataModule(TokenizedDataModule):
 
     @override
     def write_predictions(self, folder: Path, part: str, predictions: list[Any]) -> None:
-        """Write the file that GLUE takes for a part of the test split, such as `MNLI-m.tsv`."""
+        """Write the file to submit for a part of the test split, such as `MNLI-m.tsv`."""
         write_table(folder / self._facts.files[part], predictions)
 
     def _load(self, config: str) -> "Mapping[str, Dataset]":

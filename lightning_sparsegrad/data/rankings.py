@@ -1,4 +1,4 @@
-"""Queries and graded answers, of any origin."""
+"""Data of queries and graded answers, of any origin."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,19 +16,19 @@ class RankingsDataModule(LoadedDataModule):
     Args:
         dataset: The hub id, or the local folder, of a data set; or give `data_files`.
         query_column: The column of the query.
-        text_columns: The two columns of the pair that is read; the query and the answer.
-        label_column: The column of the grades: whole numbers, which count by their order (1, 2 and 5 as 0, 1 and 2), or
+        text_columns: The two columns that are encoded, query and answer.
+        label_column: The column of the grades: whole numbers, which count by their rank (1, 2 and 5 as 0, 1 and 2), or
             floats. The split to predict needs none.
-        label_names: The names of the grades in the order of their ids; read from the train split by default.
+        label_names: The names of the grades in the order of their ids; by default read from the train split.
         problem: `"classification"` to learn the grades as classes, or `"regression"` to learn them as numbers; by
             default the former for whole numbers and the latter for floats.
-        **kwargs: What `LoadedDataModule` and `TokenizedDataModule` take: `dataset_config`, `revision`, `data_files`,
+        **kwargs: Arguments of `LoadedDataModule` and `TokenizedDataModule`: `dataset_config`, `revision`, `data_files`,
             `splits`, `validation_fraction`, `split_seed` and `train_language`; `tokenizer`, `max_length`, `batch_size`,
             `eval_batch_size`, `num_workers`, `pad_to_multiple_of`, `group_by_length`, `max_samples` and `seed`.
 
     Raises:
-        ConfigurationError: If an argument cannot work as far as can be seen without loading anything; what the data
-            shows is reported when it is loaded.
+        ConfigurationError: If an argument is wrong, as far as can be checked without loading the data; errors in the
+            data are raised when they are loaded.
 
     Example:
         >>> RankingsDataModule("searches", text_columns=["query", "title"]).encoding.query_column

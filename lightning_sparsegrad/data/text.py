@@ -1,4 +1,4 @@
-"""Sentences and pairs of sentences of any origin."""
+"""Data of sentences and pairs of sentences, of any origin."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,25 +11,25 @@ from lightning_sparsegrad.data.encodings import SequenceEncoding
 class TextDataModule(LoadedDataModule):
     """Sentences or pairs of sentences with a label, from a hub, a local folder or local files.
 
-    Labels that are text, whole numbers, booleans or dates are classes, with ids in sorted order and the labels as they
-    are written for names; floats make a regression, and so do whole numbers with `problem="regression"`. Batches are
-    those of `SequenceEncoding`.
+    Labels that are texts, whole numbers, booleans or dates are classes, whose ids follow the sorted order and whose
+    names are the labels as written. Floats are regression targets, and so are whole numbers with
+    `problem="regression"`. Batches are those of `SequenceEncoding`.
 
     Args:
         dataset: The hub id, or the local folder, of a data set; or give `data_files`.
         text_columns: The column of the text, or the two columns of a pair.
         label_column: The column of the labels. The split to predict needs none.
-        label_names: The names of the classes in the order of their ids; read from the train split by default. Integers
+        label_names: The names of the classes in the order of their ids; by default read from the train split. Integers
             in the label column are ids, 0 to n-1, unless one of the names is a number: then they are names.
-        problem: `"classification"` or `"regression"`; by default what the labels look like, and a regression for a
-            model with `num_labels=1`.
-        **kwargs: What `LoadedDataModule` and `TokenizedDataModule` take: `dataset_config`, `revision`, `data_files`,
+        problem: `"classification"` or `"regression"`; by default derived from the labels, and regression for a model
+            with `num_labels=1`.
+        **kwargs: Arguments of `LoadedDataModule` and `TokenizedDataModule`: `dataset_config`, `revision`, `data_files`,
             `splits`, `validation_fraction`, `split_seed` and `train_language`; `tokenizer`, `max_length`, `batch_size`,
             `eval_batch_size`, `num_workers`, `pad_to_multiple_of`, `group_by_length`, `max_samples` and `seed`.
 
     Raises:
-        ConfigurationError: If an argument cannot work as far as can be seen without loading anything; what the data
-            shows is reported when it is loaded.
+        ConfigurationError: If an argument is wrong, as far as can be checked without loading the data; errors in the
+            data are raised when they are loaded.
 
     Example:
         >>> data = TextDataModule("nyu-mll/glue", dataset_config="mrpc", text_columns=["sentence1", "sentence2"])

@@ -1,4 +1,4 @@
-"""Human valence ratings of words: real labels that come with an installed package."""
+"""Human valence ratings of words, real labels from an installed package."""
 
 from collections.abc import Iterator, Sequence
 from hashlib import sha256
@@ -31,10 +31,10 @@ _SPLIT_OF_TENTH = ("train",) * 8 + ("validation", "test")
 
 
 def split_of_word(word: str) -> str:
-    """Return the split of a word, the same for all words that begin with the same five letters in any case.
+    """Return the split of a word, which is the same for all words that share the first five letters, in any case.
 
-    Inflections and derivations (`abandon`, `abandoned`, `abandonment`) thus stay together: a word of one split is never
-    answered by its sibling in another.
+    Inflections and derivations (`abandon`, `abandoned`, `abandonment`) thus stay in one split, so that no test word is
+    known from its training sibling.
 
     Example:
         >>> split_of_word("abandon") == split_of_word("Abandonment")
@@ -45,22 +45,21 @@ def split_of_word(word: str) -> str:
 
 
 class ValenceDataModule(TokenizedDataModule):
-    """7,520 English words and emoticons with the mean of ten people's ratings, from -4 (negative) to 4 (positive).
+    """Data of 7,520 English words and emoticons with the mean rating of ten people, from -4 (negative) to 4 (positive).
 
     The ratings are those of the VADER lexicon, read from the installed `vaderSentiment` distribution; no hub is needed.
-    A hash of the first five letters decides the split (`split_of_word`): 6,020 entries to train, 781 to validate and
-    719 to test, which are also those to predict. Always answering the larger class is right for 0.564, 0.549 (both
-    negative) and 0.519 (positive) of them. No mean is zero; emoticons and a few phrases ("fed up") stay as they are.
+    A hash of the first five letters gives the split (`split_of_word`): 6,020 entries for training, 781 for validation
+    and 719 for testing, which are also predicted. Always predicting the larger class is correct for 0.564, 0.549 (both
+    negative) and 0.519 (positive) of them. No mean is zero; emoticons and a few phrases ("fed up") are kept.
 
     Args:
-        target: What to learn of an entry: its `"polarity"`, the classes `negative` and `positive` by the sign of the
-            mean, or its `"valence"`, the mean itself, a regression target.
-        **kwargs: What `TokenizedDataModule` takes: `tokenizer`, `max_length`, `batch_size`, `eval_batch_size`,
+        target: The target: `"polarity"`, the classes `negative` and `positive` by the sign of the mean, or `"valence"`,
+            the mean itself as a regression target.
+        **kwargs: Arguments of `TokenizedDataModule`: `tokenizer`, `max_length`, `batch_size`, `eval_batch_size`,
             `num_workers`, `pad_to_multiple_of`, `group_by_length`, `max_samples` and `seed`.
 
     Raises:
-        ConfigurationError: If `target` is none of the two, `vaderSentiment` is not installed, or a number is out of
-            range.
+        ConfigurationError: If `target` is neither, `vaderSentiment` is not installed, or a number is out of range.
 
     Example:
         >>> ValenceDataModule(target="valence", batch_size=32).num_labels
@@ -82,7 +81,7 @@ class ValenceDataModule(TokenizedDataModule):
 
     @override
     def load_splits(self) -> "dict[str, Dataset]":
-        """Return the entries of each split, with their `word`, `valence` and `polarity`."""
+        """Return the entries of each split, with `word`, `valence` and `polarity`."""
         from datasets import Dataset, Features, Value
 
         features = Features({name: Value(kind) for name, kind in _COLUMNS.items()})

@@ -35,12 +35,12 @@ class XglueTask:
     """One task of XGLUE.
 
     Args:
-        languages: Those it is validated and tested in; it is trained in English.
-        encode: Makes its encoding, given the names of the labels.
+        languages: The languages of validation and test; training is in English.
+        encode: A function from the names of the labels to the encoding.
         labels: The names of the labels in the order of their ids.
-        metrics: The official ones, where the task is a classification.
-        joined: Texts that are made of two columns.
-        writes_ids: Whether predictions are handed in as the ids of the classes, and not as their names.
+        metrics: The official metrics, for a classification.
+        joined: Texts that join two columns.
+        writes_ids: Whether a submission has the ids of the classes rather than their names.
     """
 
     languages: str
@@ -108,10 +108,10 @@ XGLUE: dict[str, XglueTask] = {
 
 
 class XglueDataModule(TokenizedDataModule):
-    """The nine understanding tasks of XGLUE: trained in English, validated and tested in every language.
+    """The nine understanding tasks of XGLUE, with training in English, and validation and test in every language.
 
     ========  ===========================================  =============================  ====================
-    task      module                                       measures                       languages
+    task      module                                       metrics                        languages
     ========  ===========================================  =============================  ====================
     ner       `TokenClassification`                        `span_f1`                      en de es nl
     pos       `TokenClassification`                        `accuracy`, `span_precision`   17
@@ -125,21 +125,21 @@ class XglueDataModule(TokenizedDataModule):
     qam       `SequenceClassification`                     `accuracy`                     en de fr
     ========  ===========================================  =============================  ====================
 
-    A task's score is the mean over its languages, `test/<metric>/mean`; `test/<metric>/mean_unseen` leaves out English.
+    The score of a task is the mean over its languages, `test/<metric>/mean`; `test/<metric>/mean_unseen` leaves out
+    English.
 
     Args:
         task: `ner`, `pos`, `nc`, `mlqa`, `xnli`, `paws-x`, `qadsm`, `wpr` or `qam`.
-        languages: Those to validate, test and predict in; by default all of the task.
-        dataset: A hub id, or a local folder, laid out as it is there:
-            `<folder>/ner/validation.de-00000-of-00001.parquet`. By default a copy of the benchmark as parquet, since
-            the original is a script that `datasets` does not run any more.
-        revision: The branch, tag or commit on the hub; by default, of the default data set, the one that was looked at.
-        **kwargs: What `TokenizedDataModule` takes: `tokenizer`, `max_length`, `batch_size`, `eval_batch_size`,
+        languages: The languages of validation, test and prediction; by default all of the task.
+        dataset: A hub id, or a local folder with the same layout: `<folder>/ner/validation.de-00000-of-00001.parquet`.
+            By default a copy of the benchmark as parquet, since the original is a script that `datasets` no longer
+            runs.
+        revision: The branch, tag or commit on the hub; by default the commit of the default data set that was checked.
+        **kwargs: Arguments of `TokenizedDataModule`: `tokenizer`, `max_length`, `batch_size`, `eval_batch_size`,
             `num_workers`, `pad_to_multiple_of`, `group_by_length`, `max_samples` and `seed`.
 
     Raises:
-        ConfigurationError: If there is no such task or folder, the task does not have a language, or a number is out of
-            range.
+        ConfigurationError: If there is no such task or folder, the task lacks a language, or a number is out of range.
 
     Example:
         >>> XglueDataModule("wpr", languages=["en", "zh"]).num_labels
@@ -168,7 +168,7 @@ class XglueDataModule(TokenizedDataModule):
         for language in languages or ():
             require_one_of("languages", language, known)
         if languages is not None and not languages:
-            raise ConfigurationError("Parameter `languages` should name one language or more. Found `languages = []`.")
+            raise ConfigurationError("Parameter `languages` should name at least one language. Found `languages = []`.")
         self.task, self.labels, self.metrics = task, self._facts.labels, self._facts.metrics
         self.languages = languages or known
         self._dataset = resolve_folder(dataset or _HUB_ID, revision)
@@ -176,34 +176,34 @@ class XglueDataModule(TokenizedDataModule):
 
     @override
     def load_splits(self) -> "dict[str, Dataset]":
-        """Return the rows to train on, and those of each language to validate on, to test on and to predict.
+        """Return the training rows, and the rows of each language for validation, test and prediction.
 
         Raises:
-            ConfigurationError: If the data cannot be loaded, or lacks a language.
+            ConfigurationError: If the data cannot be loaded, or lack a language.
         """
-        found = load_dataset(self._dataset, self.task, self._revision)
+        stored = load_dataset(self._dataset, self.task, self._revision)
         kinds = ("validation", "test")
         wanted = {name: name for kind in kinds for name in (f"{kind}.{language}" for language in self.languages)}
         wanted |= {f"predict.{language}": f"test.{language}" for language in self.languages}
-        missing = sorted({name for name in wanted.values() if name not in found})
+        missing = sorted({name for name in wanted.values() if name not in stored})
         if missing:
             raise ConfigurationError(
                 f"The data of `{self.task}` should have a split for each language. Found no {listed(missing)}."
             )
-        wanted = {"train": "train", **wanted} if "train" in found else wanted
-        return {split: self._joined(found[name], name) for split, name in wanted.items()}
+        wanted = {"train": "train", **wanted} if "train" in stored else wanted
+        return {split: self._joined(stored[name], name) for split, name in wanted.items()}
 
     @override
     def decode(self, output: Mapping[str, Any], batch: Batch) -> list[Any]:
-        """Return the predictions as XGLUE wants them: names of labels, their ids, scores, or answers."""
+        """Return the predictions in XGLUE's format: names of labels, their ids, scores, or answers."""
         return output["predictions"].tolist() if self._facts.writes_ids else super().decode(output, batch)
 
     @override
     def write_predictions(self, folder: Path, part: str, predictions: list[Any]) -> None:
-        """Write the file that XGLUE takes for a language: `NER/de.prediction`.
+        """Write the file to submit for a language, such as `NER/de.prediction`.
 
-        It has one prediction per line; for words a blank line behind each sentence. For `mlqa` it is JSON, by the index
-        of the row, since the data has no ids of its own.
+        It has one prediction per line, with a blank line after each sentence of words. For `mlqa` it is JSON by the
+        index of the row, since the data have no ids.
         """
         path = folder / self.task.replace("-", "").upper() / f"{part}.prediction"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -85,7 +85,7 @@ class GradientMeter:
         self._asked: int | None = None
 
     def is_due(self, window: Window) -> bool:
-        """Whether to measure a window; call it for each window in order, since several optimizers may step in one."""
+        """Return whether to measure a window; call it for all windows in order: several optimizers may step in one."""
         before = window.step - 1 if self._asked is None or self._asked >= window.step else self._asked
         self._asked = window.step
         return (window.step + 1) // self._every > (before + 1) // self._every

@@ -125,7 +125,7 @@ class Norms:
         )
 
     def _row(self, name: str, names: Sequence[str]) -> NormRow:
-        each = [norm for of_one in names for norm in self._norms[of_one]]
+        each = [norm for component in names for norm in self._norms[component]]
         norms = torch.stack(each) if each else torch.zeros(0)
         finite = norms[norms.isfinite()]
         return NormRow(

@@ -1,1 +1,1 @@
-"""Files: written whole or not at all, over nothing of another's, and read with their checksums."""
+"""Files: atomic writes that never overwrite another run's file, and reads that verify checksums."""

@@ -1,4 +1,4 @@
-"""Checkpoint files that are whole: every record of the archive has the checksum that `torch.save` wrote for it."""
+"""Integrity of checkpoint files: every record of the archive has the checksum that `torch.save` wrote for it."""
 
 import re
 import zlib
@@ -14,7 +14,7 @@ from lightning_sparsegrad.errors import ConfigurationError
 
 _CHUNK = 1 << 20  # bytes
 _TENSOR = re.compile(r"/data/\d+$")  # names of the records that `torch.save` writes for tensors
-# what `zipfile` raises for headers that make no sense
+# the errors of `zipfile` for corrupt headers
 _DAMAGED = (BadZipFile, EOFError, OSError, NotImplementedError, RuntimeError, ValueError, OverflowError, zlib.error)
 
 
@@ -23,7 +23,7 @@ class DamagedError(ConfigurationError):
 
 
 class IntactCheckpoint(Callback):
-    """Refuses a checkpoint whose file is damaged before the fit or the evaluation starts, however it was found."""
+    """A callback that refuses a damaged checkpoint before the fit or the evaluation starts."""
 
     @override
     def on_load_checkpoint(
@@ -36,17 +36,17 @@ class IntactCheckpoint(Callback):
 
 
 def require_intact(path: Any, *, tensors: bool = True) -> None:
-    """Compare the records of a checkpoint with their checksums, once for every state of the file.
+    """Compare the records of a checkpoint with their checksums, once per version of the file.
 
-    `torch.load` does not: it takes a weight of 1.0 whose bits were flipped for one of 1e38. Reading costs about what
-    loading does.
+    `torch.load` does not: it accepts a weight of 1.0 whose bits were flipped into 1e38. Reading costs about as much as
+    loading.
 
     Args:
-        path: The file. A folder, which sharded checkpoints are, and what is not on this machine's disks are passed by.
-        tensors: Whether contents of tensors are to be used; else their records are not read.
+        path: The file. A folder (a sharded checkpoint) and a path that is not on a local disk are not checked.
+        tensors: Whether the tensors will be used; otherwise their records are not read.
 
     Raises:
-        DamagedError: If a record is not what was written, or the file is no archive of `torch.save`.
+        DamagedError: If a record differs from what was written, or the file is not an archive of `torch.save`.
     """
     if path is None or not (file := Path(path)).is_file():
         return
@@ -59,10 +59,10 @@ def require_intact(path: Any, *, tensors: bool = True) -> None:
 
 @lru_cache(maxsize=64)
 def _fault(path: str, _inode: int, _changed: int, size: int, tensors: bool) -> str:
-    """Return what is wrong with an archive; the state of the file is what an answer holds for."""
+    """Return what is wrong with an archive; the cached answer holds for one version of the file."""
     if not size:
         return "the file is empty"
-    with Path(path).open("rb") as file:  # what the system says is not about the archive
+    with Path(path).open("rb") as file:  # an error of the system here is not a fault of the archive
         return _fault_of(file, size, tensors)
 
 

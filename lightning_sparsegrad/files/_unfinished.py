@@ -1,9 +1,9 @@
-"""Files and folders that are not whole yet, written beside their places.
+"""Files and folders that are still being written, beside their final paths.
 
-They are called `.<name>.<16 hexadecimal digits>.part`: a name of its own, behind which no link is followed, and locked
-by the process that writes it. The system lets go of the lock when that process ends, however it ends; so what is not
-locked was left behind by one that was killed, and goes when something is written into that folder, or read from it to
-resume.
+They are called `.<name>.<16 hexadecimal digits>.part`: a unique name, which is opened without following links and
+locked by the process that writes it. The system releases the lock when that process ends, however it ends. An unlocked
+one was therefore left by a killed process, and is removed when something is written into that folder, or read from it
+to resume.
 """
 
 import os
@@ -24,15 +24,15 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 _UNFINISHED = re.compile(r"\..*\.[0-9a-f]{16}\.part", re.DOTALL)
-_LONGEST = 200  # bytes of a name that the name of a part begins with, of 255
+_LONGEST = 200  # bytes of the final name that an unfinished one begins with, of at most 255
 
 
 class Unfinished(FileIO):
-    """A file that is not whole yet.
+    """A file that is still being written.
 
     Attributes:
-        path: Where it is.
-        fault: Why it could not be written; writers make other errors of it, or none.
+        path: Its current path.
+        fault: The error of a failed write, which writers may replace or hide.
     """
 
     fault: OSError | None = None
@@ -44,15 +44,15 @@ class Unfinished(FileIO):
             try:
                 descriptor = os.open(self.path, flags | getattr(os, "O_CLOEXEC", 0), 0o666)
             except FileExistsError:
-                continue  # of another, or made for us to follow
+                continue  # another process's, or a link planted there
             if lock(descriptor) is not False and os.fstat(descriptor).st_nlink:
                 break
-            os.close(descriptor)  # taken for one that was left behind, between two lines
+            os.close(descriptor)  # removed by another process as a leftover
         super().__init__(descriptor, "r+b")
 
     @override
     def write(self, content: Any) -> int:
-        """Write all of it; the system may take less at a time."""
+        """Write all of the content; the system may accept less at a time."""
         view, done = memoryview(content).cast("B"), 0
         try:
             while done < len(view):
@@ -63,7 +63,7 @@ class Unfinished(FileIO):
         return done
 
     def finish(self) -> None:
-        """Have it on the disk; raise if a writer has kept silent about what it could not write."""
+        """Flush the file to the disk; raise the error of a failed write if the writer has hidden it."""
         if self.fault is not None:
             raise self.fault
         os.fsync(self.fileno())
@@ -73,7 +73,7 @@ class Unfinished(FileIO):
 
 @contextmanager
 def new_folder(beside: Path) -> Iterator[Path]:
-    """Make a folder for what is not whole yet, beside a place; it goes at the end with what is still in it."""
+    """Create an unfinished folder beside a path; at the end it is removed with everything still in it."""
     beside.parent.mkdir(parents=True, exist_ok=True)
     sweep(beside.parent)
     while True:
@@ -81,7 +81,7 @@ def new_folder(beside: Path) -> Iterator[Path]:
         folder.mkdir()
         try:
             descriptor = os.open(folder, os.O_RDONLY) if fcntl else -1
-        except FileNotFoundError:  # taken for one that was left behind, between two lines
+        except FileNotFoundError:  # removed by another process as a leftover
             continue
         if not fcntl or (lock(descriptor) is not False and os.fstat(descriptor).st_nlink):
             break
@@ -95,20 +95,20 @@ def new_folder(beside: Path) -> Iterator[Path]:
 
 
 def sweep(folder: str | Path) -> None:
-    """Remove what processes that were killed have left half-written in a folder."""
-    with suppress(OSError), os.scandir(folder) as entries:  # a folder that is not there, or not ours to change
+    """Remove the unfinished files and folders of killed processes from a folder."""
+    with suppress(OSError), os.scandir(folder) as entries:  # a folder that does not exist or cannot be changed
         for name in [entry.name for entry in entries if is_unfinished(entry.name)] if fcntl else ():
             with suppress(OSError):
                 _remove_if_left(Path(folder, name))
 
 
 def is_unfinished(path: str | Path) -> bool:
-    """Return whether something is not whole yet, or was left so, by its name."""
+    """Return whether a name is that of an unfinished file or folder."""
     return bool(_UNFINISHED.fullmatch(Path(path).name))
 
 
 def lock(descriptor: int) -> bool | None:
-    """Lock an open file or folder until it is closed; `False` if another process has, `None` if that cannot be told."""
+    """Lock an open file or folder until it is closed; `False` if another process has locked it, `None` if unknown."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

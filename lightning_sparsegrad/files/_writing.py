@@ -1,4 +1,4 @@
-"""Files that are under their names only when they are whole, and that are written over nothing of another's."""
+"""Atomic writes: files get their names only when they are complete, and never replace another run's file."""
 
 import errno
 import os
@@ -12,18 +12,18 @@ from pathlib import Path
 from lightning_sparsegrad.files._unfinished import Unfinished, is_unfinished, sweep
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_IN_WORDS = re.compile(r"\(os error (\d+)\)")  # of libraries written in Rust
+_IN_WORDS = re.compile(r"\(os error (\d+)\)")  # in messages of libraries written in Rust
 _NO_LINKS = {errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EXDEV, errno.EMLINK}
 
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Unfinished]:
-    """Write a file that takes the place of what has its name when it is whole and on the disk; else nothing changes.
+    """Write a file that replaces the one of its name once it is complete and on the disk; on an error nothing changes.
 
-    A symbolic link of that name is replaced, and what it leads to stays as it is.
+    A symbolic link of that name is replaced, and its target stays as it is.
 
     Raises:
-        OSError: With the name of the file, if it cannot be written: whatever the writer made of that.
+        OSError: If the file cannot be written, with its name, whatever error the writer raised.
     """
     with _written(Path(path)) as file:
         yield file
@@ -33,18 +33,18 @@ def replacing(path: str | Path) -> Iterator[Unfinished]:
 
 
 def write_new(stem: str | Path, contents: Mapping[str, bytes]) -> str:
-    """Write files that were not there before, all under one new name, each whole from the start.
+    """Write new files, all with one new stem, each complete from the start.
 
     Args:
-        stem: How the names begin. Where one of them is taken, all get a number, as the checkpoints of Lightning do:
+        stem: Start of the names. If one of the names is taken, all get a number, as Lightning's checkpoints do:
             `test-v1.csv` and `test-v1.md`.
-        contents: What to write, by how the names end: `{".csv": b"...", ".md": b"..."}`, or `{"/de.tsv": b"..."}`.
+        contents: Content by the end of the name: `{".csv": b"...", ".md": b"..."}`, or `{"/de.tsv": b"..."}`.
 
     Returns:
         The stem, with its number.
 
     Raises:
-        OSError: If one cannot be written; then none of them is there.
+        OSError: If one cannot be written; then none of them exists.
     """
     with ExitStack() as stack:
         files = {}
@@ -60,10 +60,10 @@ def write_new(stem: str | Path, contents: Mapping[str, bytes]) -> str:
 
 
 def fill(folder: Path, made: Path) -> None:
-    """Put what a `new_folder` holds into a folder, all of it or nothing.
+    """Move the content of a `new_folder` into a folder, all of it or nothing.
 
     Raises:
-        FileExistsError: If there is something of one of these names.
+        FileExistsError: If one of these names is taken.
     """
     placed: list[Path] = []
     try:
@@ -81,7 +81,7 @@ def fill(folder: Path, made: Path) -> None:
 
 
 def full_disk(error: BaseException | None, where: str | Path) -> OSError | None:
-    """Return an error that says so, if what went wrong is that nothing more could be written; `None` if not."""
+    """Return an error that says so, if a full disk or quota is the cause; else `None`."""
     while error is not None:
         match = _IN_WORDS.search(str(error))
         number = error.errno if isinstance(error, OSError) else int(match[1]) if match else None
@@ -92,7 +92,7 @@ def full_disk(error: BaseException | None, where: str | Path) -> OSError | None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the names in a folder on the disk."""
+    """Flush the entries of a folder to the disk."""
     if os.name != "posix":  # elsewhere a folder cannot be opened
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -104,7 +104,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def _written(path: Path) -> Iterator[Unfinished]:
-    """Open a part beside a place; at the end it is gone from there."""
+    """Open an unfinished file beside a path; at the end it is removed from there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path.parent)
     file: Unfinished | None = None
@@ -114,7 +114,7 @@ def _written(path: Path) -> Iterator[Unfinished]:
     except BaseException as error:
         fault = file.fault if file and file.fault else error
         if isinstance(fault, OSError) and fault.errno and (fault.filename is None or is_unfinished(fault.filename)):
-            raise OSError(fault.errno, fault.strerror, str(path)) from error  # with the name that its user knows
+            raise OSError(fault.errno, fault.strerror, str(path)) from error  # with the name that the user knows
         raise
     finally:
         if file is not None:
@@ -122,7 +122,7 @@ def _written(path: Path) -> Iterator[Unfinished]:
 
 
 def _name_all(files: Mapping[Path, Unfinished]) -> bool:
-    """Give files their names; return whether all of these were free, else none of them is taken."""
+    """Give files their names if all of these are free, and return whether they were."""
     placed: list[Path] = []
     try:
         for path, file in files.items():
@@ -141,7 +141,7 @@ def _name_all(files: Mapping[Path, Unfinished]) -> bool:
 
 def _give_name(source: Path, target: Path) -> None:
     try:
-        os.link(source, target)  # fails where there is something
+        os.link(source, target)  # fails if the name is taken
     except FileExistsError:
         raise
     except OSError as error:

@@ -1,6 +1,6 @@
-"""A setting of `datasets` that has no public way once the library is loaded.
+"""A private setting of `datasets` that turns its network off after the import.
 
-It is checked against the installed version in `tests/private_names.py`.
+`tests/private_names.py` checks it against the installed version.
 """
 
 from collections.abc import Iterator
@@ -9,12 +9,12 @@ from contextlib import contextmanager
 
 @contextmanager
 def without_network() -> Iterator[None]:
-    """Keep `datasets` from the network: it reports each local file it reads, and waits up to 3 s for an answer.
+    """Keep `datasets` off the network, to which it reports each local file that it reads, waiting up to 3 s.
 
-    Its public form is the environment of the process before it starts, which would keep models from the hub as well.
-    datasets#6088 was closed without one; an argument of `load_dataset` would end this.
+    The public switch is an environment variable read at the start of the process, which would block models from the hub
+    as well. datasets#6088 was closed without another; an argument of `load_dataset` would end this.
     """
-    import datasets  # it takes a second
+    import datasets  # takes a second
 
     offline = datasets.config.HF_HUB_OFFLINE
     datasets.config.HF_HUB_OFFLINE = True

@@ -1,4 +1,4 @@
-"""Models and data of the Hugging Face hub, and what to do where it cannot be reached."""
+"""Access to the Hugging Face hub, and advice if it cannot be reached."""
 
 from pathlib import Path
 from typing import Final, Literal
@@ -6,13 +6,13 @@ from typing import Final, Literal
 Kind = Literal["model", "dataset"]
 
 STRANGERS: Final = {"trust_remote_code": False}
-"""How whatever may be a stranger's is loaded: left to itself, `transformers` asks on the terminal whether to run it."""
+"""Options to load a stranger's files: by default, `transformers` asks on the terminal whether to run their code."""
 
 _TIMEOUT = 10.0  # seconds
 
 
 def is_unreachable(name: str, kind: Kind) -> bool:
-    """Return whether a name has to be looked up on a hub that does not answer: its own client would retry for long."""
+    """Return whether a name is on a hub that does not answer, where the hub's client would retry for long."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
@@ -21,14 +21,14 @@ def is_unreachable(name: str, kind: Kind) -> bool:
     try:
         HfApi().repo_info(name, repo_type=kind, timeout=_TIMEOUT)
     except (HfHubHTTPError, HFValidationError):
-        return False  # answered, or never asked: who loads it says what is wrong
-    except Exception:  # the HTTP client's errors, whose classes differ between versions of the hub's library
+        return False  # it answers, or is not needed: loading reports what is wrong
+    except Exception:  # errors of the HTTP client, whose classes differ between versions of the hub's library
         return True
     return False
 
 
 def how_without(name: str, kind: Kind) -> str:
-    """Return a sentence on how to do without the hub; none for what can be no name there."""
+    """Return advice on working without the hub; nothing for a name that the hub cannot have."""
     options = "--repo-type dataset " if kind == "dataset" else ""
     if Path(name).exists() or ":" in name or name.startswith((".", "/", "~")):
         return ""

@@ -1,4 +1,4 @@
-"""Adapters of PEFT: small trainable weights on top of a base model that stays as it is."""
+"""PEFT adapters: small trainable weights on top of a frozen base model."""
 
 import json
 from pathlib import Path
@@ -12,20 +12,20 @@ _TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json")
 
 
 def find_adapter(source: str, *, offline: bool) -> Path | None:
-    """Return the file that makes a source an adapter; `None` for a whole model, and for what cannot be found.
+    """Return the `adapter_config.json` of an adapter; `None` for a whole model or a source that does not exist.
 
     Args:
         source: Hub id or local folder.
-        offline: Whether to look on this machine alone.
+        offline: Whether to read only local files.
     """
     from transformers.utils.peft_utils import find_adapter_config_file
 
-    found = find_adapter_config_file(source, local_files_only=offline)
-    return Path(found) if found else None
+    path = find_adapter_config_file(source, local_files_only=offline)
+    return Path(path) if path else None
 
 
 def base_of(adapter: Path) -> str:
-    """Return the hub id or folder of an adapter's base model: its own folder if that holds a whole model as well.
+    """Return the hub id or folder of an adapter's base model; its own folder if that holds a whole model as well.
 
     Args:
         adapter: The adapter's `adapter_config.json`.
@@ -47,7 +47,7 @@ def base_of(adapter: Path) -> str:
 
 
 def tokenizer_source(source: str) -> str:
-    """Return where the tokenizer of a model is: with its base for the folder of an adapter that has none."""
+    """Return the source of a model's tokenizer; for an adapter without one, its base model."""
     folder = Path(source)
     has_own = any((folder / name).is_file() for name in _TOKENIZER_FILES)
     adapter = find_adapter(source, offline=True) if folder.is_dir() and not has_own else None

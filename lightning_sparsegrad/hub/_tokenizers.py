@@ -1,4 +1,4 @@
-"""Tokenizers by their names, with one sentence about whatever is wrong with their files."""
+"""Tokenizers by name, with one-sentence errors about broken files."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def load_tokenizer(name: str, options: Mapping[str, Any]) -> PreTrainedTokenizer
     """Load a tokenizer.
 
     Args:
-        name: Hub id, local folder or `package:` source; of an adapter without one, that of its base model.
-        options: What `transformers` takes beside the name.
+        name: Hub id, local folder or `package:` source; an adapter without a tokenizer uses that of its base model.
+        options: Further arguments of `from_pretrained`.
 
     Raises:
         ConfigurationError: If it cannot be loaded, or its files are broken.
@@ -33,8 +33,8 @@ def load_tokenizer(name: str, options: Mapping[str, Any]) -> PreTrainedTokenizer
         )
         longest = tokenizer.model_max_length
         if isinstance(longest, int | float) and longest >= 1:
-            tokenizer("a")  # some that make no tokens can be loaded
-    except Exception as error:  # broken files are found by whatever stumbles over them
+            tokenizer("a")  # some can be loaded but not used
+    except Exception as error:  # broken files may raise anything
         raise ConfigurationError(
             f"Tokenizer `{name}` should be a hub id or a local folder with the files of a tokenizer. "
             f"Found: {reason_of(error)}{how_without(source, 'model')}"
@@ -47,6 +47,6 @@ def load_tokenizer(name: str, options: Mapping[str, Any]) -> PreTrainedTokenizer
     names = tokenizer.model_input_names
     if not names or not all(isinstance(each, str) for each in names):
         raise ConfigurationError(
-            f"Tokenizer `{name}` should make inputs for a model. Found `model_input_names = {str(names)[:80]}`."
+            f"Tokenizer `{name}` should return inputs of a model. Found `model_input_names = {str(names)[:80]}`."
         )
     return tokenizer

@@ -1,1 +1,1 @@
-"""Training loops: one adapter per loop tells an engine where training stands."""
+"""Adapters of training loops: each reports to an engine where training stands."""

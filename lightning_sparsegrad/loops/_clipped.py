@@ -1,4 +1,4 @@
-"""Clips that scale nearly every component in nearly every window of a fit: said at its end."""
+"""A message at the end of a fit in which a clip scaled nearly every component in nearly every window."""
 
 from typing import Any
 
@@ -12,33 +12,33 @@ from lightning_sparsegrad.engine.gradient_engine import GradientEngine
 from lightning_sparsegrad.loops._callbacks import find_or_add_callback
 from lightning_sparsegrad.transforms.base import scaling_of
 
-_EVERY = 10  # windows, of which one is looked at
-_LOOKS = 5  # at least: the gradients of the first steps are the largest
+_EVERY = 10  # windows per look
+_LOOKS = 5  # minimum: the gradients of the first steps are the largest
 _NEARLY_ALL = 0.95
 
 
 class ClippedCheck(Callback):
-    """Says at the end of a fit that a clip of norms has scaled nearly all that it bounds, nearly always.
+    """A callback that reports at the end of a fit that a norm clip has scaled nearly all components, nearly always.
 
     Gradients then have the same norms in every step, whatever the loss: the threshold acts as a learning rate. It looks
-    at every tenth window, and reads nothing on the host before the end. A resumed fit begins anew.
+    at every tenth window, and reads nothing on the host before the end. A resumed fit starts from zero.
     """
 
     def __init__(self) -> None:
         self._engine: GradientEngine | None = None
-        self._shares: dict[int, Tensor] = {}  # of what is clipped, by member: their sum
+        self._shares: dict[int, Tensor] = {}  # sum of the shares that a member clipped
         self._looks, self._step = 0, 0
 
     @classmethod
     def join(cls, trainer: Trainer, engine: GradientEngine) -> None:
-        """Have the clips of an engine looked at by the callback that a Trainer has for it, or a new one."""
+        """Watch the clips of an engine with the Trainer's callback for it, or with a new one."""
         callback = find_or_add_callback(trainer, cls)
         callback._engine, callback._shares, callback._looks = engine, {}, 0
         callback._step = trainer.global_step
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._step = trainer.global_step  # which a checkpoint may have restored since
+        self._step = trainer.global_step  # a checkpoint may have restored it
 
     @override
     def on_train_batch_end(
@@ -51,9 +51,9 @@ class ClippedCheck(Callback):
         for index, member in enumerate(self._engine.transform.flattened()):
             factors = scaling_of(member) if "norm" in member.bounds else None
             if factors:
-                each = list(factors.values())
-                all_of_them = torch.stack(each) if each[0].ndim == 0 else torch.cat(each)
-                scaled = (all_of_them < 1).float().mean()  # an undefined norm, of a fit that diverged, is not
+                tensors = list(factors.values())
+                flat = torch.stack(tensors) if tensors[0].ndim == 0 else torch.cat(tensors)
+                scaled = (flat < 1).float().mean()  # NaN, in a fit that diverged, does not count
                 self._shares[index] = self._shares.get(index, 0.0) + scaled
 
     @override
@@ -64,6 +64,6 @@ class ClippedCheck(Callback):
             share = float(self._shares.get(index, 0.0)) / self._looks
             if share >= _NEARLY_ALL:
                 rank_zero_info(
-                    f"`{member!r}` has scaled {share:.0%} of what it clips in the average of {self._looks} windows: "
+                    f"`{member!r}` scaled {share:.0%} of the components it clips, averaged over {self._looks} windows: "
                     f"the threshold then acts as a learning rate."
                 )

@@ -1,4 +1,4 @@
-"""Runs that diverged: weights or a validation loss that are not finite at the end of a fit."""
+"""Divergence: weights or a validation loss that are not finite at the end of a fit."""
 
 import re
 from collections.abc import Iterator
@@ -17,14 +17,14 @@ _TRAINING = re.compile(r"(?:^|[\W_])train(?:ing)?(?:[\W_]|$)", re.IGNORECASE)
 
 
 class DivergenceWarning(UserWarning):
-    """A fit has ended with weights or a validation loss that are not finite."""
+    """A fit ended with weights or a validation loss that are not finite."""
 
 
 class DivergenceCheck(Callback):
-    """Warns at the end of a fit whose weights or validation loss are not finite.
+    """A callback that warns at the end of a fit whose weights or validation loss are not finite.
 
-    It reads the weights once, after the last step. `warnings.simplefilter("error", DivergenceWarning)` makes the fit
-    end with an error.
+    It reads the weights once, after the last step. `warnings.simplefilter("error", DivergenceWarning)` turns the
+    warning into an error.
     """
 
     @override
@@ -34,13 +34,13 @@ class DivergenceCheck(Callback):
 
 
 def divergence_of(trainer: Trainer) -> str | None:
-    """Return a sentence if a fit has ended with weights or a validation loss that are not finite; else `None`.
+    """Return a message if a fit has ended with weights or a validation loss that are not finite; else `None`.
 
-    A training loss does not count: a window that was skipped, by `nonfinite="skip"` or a gradient scaler, leaves one
-    that is not finite, and weights that are. Nor do frozen weights, which no fit changes.
+    A training loss does not count, since a window skipped by `nonfinite="skip"` or a gradient scaler leaves an infinite
+    or undefined loss with finite weights. Frozen weights, which no fit changes, do not count either.
 
     Args:
-        trainer: The Trainer after the last step. Every process has to ask: shards are on one of them alone.
+        trainer: The Trainer after the last step. Every process has to call this, since each holds its own shards.
     """
     bad = _weights(trainer.lightning_module)
     losses = [f"`{name}` = {value}" for name, value in _losses(trainer) if not isfinite(value)]
@@ -58,13 +58,13 @@ def divergence_of(trainer: Trainer) -> str | None:
         else "A smaller learning rate or `nonfinite='skip'` may help."
     )
     return (
-        f"The fit ended with {what}. What it wrote stays, but is no result. {advice} "
-        f"`nonfinite='raise'` ends a fit where gradients first are not finite."
+        f"The fit ended with {what}. Its files are kept, but are not a result. {advice} "
+        f"`nonfinite='raise'` ends a fit at the first gradient that is not finite."
     )
 
 
 def _weights(module: torch.nn.Module) -> list[str]:
-    """Return the trained parameters that are not finite, as far as this process holds them."""
+    """Return the trainable parameters held by this process that are not finite."""
     return [
         name
         for name, parameter in module.named_parameters()
@@ -74,22 +74,22 @@ def _weights(module: torch.nn.Module) -> list[str]:
 
 def _is_finite(tensor: torch.Tensor) -> bool:
     local: torch.Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
-    # a norm needs no memory; `isfinite` takes that of the largest embedding
+    # a norm needs no memory; `isfinite` needs that of the largest embedding
     return not local.numel() or isfinite(torch.linalg.vector_norm(local, inf))
 
 
 def is_of_validation(name: str) -> bool:
-    """Return whether a metric is called as those of validations are: `val/accuracy`, `valid_loss`."""
+    """Return whether a metric is named like one of a validation: `val/accuracy`, `valid_loss`."""
     return bool(_VALIDATION.search(name)) and not _TRAINING.search(name)
 
 
 def is_validation_loss(name: str) -> bool:
-    """Return whether a metric is called as losses of validations are: `val/loss/de`, `valid_loss`."""
+    """Return whether a metric is named like the loss of a validation: `val/loss/de`, `valid_loss`."""
     return "loss" in name.lower() and is_of_validation(name)
 
 
 def _losses(trainer: Trainer) -> Iterator[tuple[str, float]]:
-    """Yield the last values of what is called a loss of a validation, and of what is monitored as a loss."""
+    """Yield the last values of the metrics that are named or monitored as validation losses."""
     callbacks = callbacks_of(trainer)
     monitored = {callback.monitor for callback in callbacks if isinstance(callback, EarlyStopping | ModelCheckpoint)}
     for name, value in trainer.callback_metrics.items():

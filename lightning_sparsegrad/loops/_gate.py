@@ -1,4 +1,4 @@
-"""The gate between the adapter of a loop and the checkpoints of its runs."""
+"""The interface between the adapter of a loop and the checkpoints of its runs."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -8,14 +8,14 @@ from lightning.pytorch import LightningModule, Trainer
 
 
 class Gate(ABC):
-    """Abstract: what an adapter calls so that a run can be stopped and resumed. Who owns an adapter passes one in.
+    """The abstract hooks that an adapter calls so that a run can be stopped and resumed.
 
-    The adapter knows when a gradient waits for its step; the gate knows what a checkpoint holds beside the engine's
-    state, and when it may be written.
+    The owner of an adapter passes a gate to it. The adapter knows when a gradient waits for its step; the gate knows
+    what a checkpoint holds besides the engine's state, and when it may be written.
     """
 
     keys: ClassVar[tuple[str, ...]]
-    """The keys of a checkpoint that the adapter keeps for `resumed`."""
+    """The keys of a checkpoint that the adapter keeps and passes to `resumed`."""
 
     @abstractmethod
     def load(self, trainer: Trainer, checkpoint: dict[str, Any]) -> None:
@@ -31,21 +31,21 @@ class Gate(ABC):
 
         Args:
             trainer: Its Trainer.
-            holds_gradient: Returns whether a gradient waits for an optimizer step that only the adapter knows of.
+            holds_gradient: Returns whether a gradient waits for an optimizer step that only the adapter knows about.
         """
 
     @abstractmethod
     def resumed(self, trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
-        """Begin with what was restored: the entries under `keys`. Not called for a fit that starts anew."""
+        """Take the restored entries under `keys`; not called for a fit that is not resumed."""
 
     @abstractmethod
     def started(self, trainer: Trainer) -> None:
-        """Begin to train, with the engine's state restored."""
+        """Start training, with the engine's state restored."""
 
     @abstractmethod
     def save(self, checkpoint: dict[str, Any]) -> None:
-        """Put what the gate keeps into a checkpoint; nothing before a fit has started."""
+        """Put the state of the gate into a checkpoint; nothing before a fit has started."""
 
     @abstractmethod
     def on_exception(self, trainer: Trainer, module: LightningModule, exception: BaseException) -> None:
-        """Act on what ends a fit, before any callback asks for a checkpoint."""
+        """Handle an exception that ends a fit, before any callback requests a checkpoint."""

@@ -1,4 +1,4 @@
-"""The adapter of Lightning's loop: tells an engine where a Trainer stands, from the hooks of a module or a callback."""
+"""The adapter of Lightning's loop, which drives an engine from the hooks of a module or a callback."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -25,7 +25,7 @@ from lightning_sparsegrad.loops._gate import Gate
 from lightning_sparsegrad.loops._lightning import forget_loaders, passes_over_batch_norms, should_accumulate
 from lightning_sparsegrad.loops._monitored import MonitorCheck
 from lightning_sparsegrad.loops._refusals import refuse_twins, refuse_unsupported, warn_of_lost_states
-from lightning_sparsegrad.loops._trainable import tell_what_trains
+from lightning_sparsegrad.loops._trainable import log_trainable
 from lightning_sparsegrad.loops._twins import is_a
 from lightning_sparsegrad.loops._untrained import warn_of_untrained
 from lightning_sparsegrad.transforms.base import GradientTransform
@@ -35,13 +35,13 @@ _NORMS = {"norm_before", "norm_after"}  # of every component: too many to log
 
 
 class LightningAdapter:
-    """Opens a window at the first micro-batch of an optimizer step and applies the transform after its last backward.
+    """An adapter that opens a window at the first micro-batch of a step and applies the transform after the last.
 
     Args:
         transform: The strategy.
-        owner: Name of the class that holds this adapter, for errors.
-        gate: What its checkpoints go through.
-        skip_dropped: Whether to leave out the work on gradients that will be dropped, see `GradientEngine`.
+        owner: Name of the class that owns this adapter, for errors.
+        gate: The gate for checkpoints.
+        skip_dropped: Whether to skip the computation of gradients that will be dropped, see `GradientEngine`.
         nonfinite: What to do with gradients that are not finite, see `GradientEngine`.
 
     Attributes:
@@ -62,22 +62,22 @@ class LightningAdapter:
         self._engine: GradientEngine | None = None
         self._restored: Mapping[str, Any] | None = None
         self._hook_seen = False  # in this window
-        self._pending = False  # whether there is a gradient that the transform has not seen
-        self._stepped: set[int] = set()  # the optimizers that have used what the transform left
+        self._pending = False  # whether there is a gradient that the transform has not seen yet
+        self._stepped: set[int] = set()  # the optimizers that have used the transformed gradients
 
     @property
     def engine(self) -> GradientEngine:
-        """The engine of the running fit; a `RuntimeError` before `fit_start`."""
+        """The engine of the running fit; raises a `RuntimeError` before `fit_start`."""
         if self._engine is None:
             raise RuntimeError(
-                f"The gradient engine of `{self._owner}` should exist from the start of a fit on. Found none: does "
+                f"The gradient engine of `{self._owner}` should exist from the start of a fit. Found none: does "
                 f"`on_fit_start` call super()?"
             )
         return self._engine
 
     # ------------------------------------------------------------ hooks, in the order they are called
     def fit_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Bind the transform to the module; raise a `ConfigurationError` for what cannot work together."""
+        """Bind the transform to the module; raise a `ConfigurationError` if they cannot work together."""
         refuse_unsupported(trainer, self.transform)
         refuse_twins(trainer)
         find_or_add_callback(trainer, MonitorCheck)
@@ -85,32 +85,32 @@ class LightningAdapter:
         self._engine = self._new_engine(trainer, module, total_steps=steps)
         warn_of_lost_states(module, self._engine, self.transform)
         warn_of_untrained(trainer, self._engine, count=lambda: count_steps(trainer) if steps is None else steps)
-        tell_what_trains(module)
+        log_trainable(module)
         _LeaveAsItWas.join(trainer, self._engine, self._gate)
         find_or_add_callback(trainer, DivergenceCheck)
         ClippedCheck.join(trainer, self._engine)
         self._gate.opened(trainer, holds_gradient=lambda: self._pending)
         self._hook_seen = self._pending = False
-        if self._restored is not None and trainer.ckpt_path:  # else this fit starts anew from loaded weights
+        if self._restored is not None and trainer.ckpt_path:  # else this fit starts from the loaded weights alone
             self._gate.resumed(trainer, self._restored)
             if CHECKPOINT_KEY in self._restored:
                 self._engine.load_state_dict(self._state_of_same_strategy(self._restored[CHECKPOINT_KEY]))
             if os.environ.get("PL_GLOBAL_SEED", seed := str(self._engine.seed)) != seed:
-                rank_zero_info(f"The strategy draws with the seed of the run before, {seed}, unless it has its own.")
+                rank_zero_info(f"The strategy draws with the seed of the previous run, {seed}, unless it has its own.")
         self._restored = None
         self._gate.started(trainer)
 
     @contextmanager
     def searching(self, trainer: Trainer, module: LightningModule, *, begun: bool) -> Iterator[Callable[[], None]]:
-        """Have a search of Lightning's tuner run with engines of its own; everything is as it was afterwards.
+        """Run a search of Lightning's tuner with separate engines, and restore everything afterwards.
 
         Args:
-            trainer: The Trainer, before its limits are the search's.
+            trainer: The Trainer, before the search changes its limits.
             module: The module.
-            begun: Whether the fit trains already: the search begins with what its engine has seen.
+            begun: Whether the fit is already training; the search then starts with the state of its engine.
 
         Yields:
-            What begins a trial, with a new engine.
+            A function that begins a trial with a new engine.
         """
         kept = dict(vars(self))
         refuse_unsupported(trainer, self.transform)
@@ -139,7 +139,7 @@ class LightningAdapter:
         self, trainer: Trainer, module: LightningModule, *, total_steps: int | None, searches: bool = False
     ) -> GradientEngine:
         engine = GradientEngine(
-            trainer.strategy.model or module,  # in its wrapper, if there is one
+            trainer.strategy.model or module,  # with its wrapper, if there is one
             self.transform,
             total_steps=total_steps,
             seed=_run_seed(trainer),
@@ -155,7 +155,7 @@ class LightningAdapter:
         window = self.engine.current
         if window is not None and (window.step, window.epoch) == (trainer.global_step, trainer.current_epoch):
             return
-        # a window left open belongs to a step that never came: `on_train_batch_start` cut the epoch short
+        # an open window belongs to a step that never happened: `on_train_batch_start` ended the epoch early
         self.engine.abandon()
         self.engine.open(trainer.global_step, epoch=trainer.current_epoch)
         self._hook_seen = False
@@ -167,9 +167,9 @@ class LightningAdapter:
             self.apply_(trainer, module)
 
     def before_optimizer_step(self, trainer: Trainer, module: LightningModule, optimizer: Optimizer) -> None:
-        """Make sure that the transform was applied to what the optimizer is about to use."""
+        """Check that the transform was applied to the gradients that the optimizer is about to use."""
         if passes_over_batch_norms(trainer):
-            module.zero_grad()  # which are the last ones, and would move the averaged weights
+            module.zero_grad()  # the last gradients would move the averaged weights
             self.engine.abandon()
             return
         if self.engine.applied and not self._pending and id(optimizer) not in self._stepped:
@@ -181,23 +181,23 @@ class LightningAdapter:
                 f"`manual_backward` before each `optimizer.step()`. Found no call at step {trainer.global_step}."
             )
         gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
-        if not self._hook_seen and any(gradient.any() for gradient in gradients):  # zeros are what `zero_grad` left
+        if not self._hook_seen and any(gradient.any() for gradient in gradients):  # zeros are left by `zero_grad`
             raise RuntimeError(
                 f"`{self._owner}.on_after_backward` should run: an override has to call super().on_after_backward(). "
-                f"Found that it did not at step {trainer.global_step}."
+                f"Found that it did not run at step {trainer.global_step}."
             )
-        # `training_step` returned None for the last micro-batch: the optimizer uses what the earlier ones left
+        # `training_step` returned None for the last micro-batch: the optimizer uses the gradients of the earlier ones
         self.apply_(trainer, module)
         self._release(optimizer)
 
     def _release(self, optimizer: Optimizer) -> None:
-        """Leave the gradients to an optimizer, which steps next."""
+        """Hand the gradients over to an optimizer, which steps next."""
         self._stepped.add(id(optimizer))
         self.engine.before_step_(optimizer)
         self.engine.abandon()
 
     def apply_(self, trainer: Trainer, module: LightningModule) -> None:
-        """Apply the transform now, and log what it did when the loggers are due."""
+        """Apply the transform now, and log its statistics when the loggers are due."""
         if not module.automatic_optimization and not self._pending:
             raise RuntimeError(
                 f"`{self._owner}.apply_gradient_transform_()` should be called once after the last `manual_backward`, "
@@ -205,7 +205,7 @@ class LightningAdapter:
                 f"step {trainer.global_step}."
             )
         self.batch_start(trainer)
-        self.engine.attach(*trainer.optimizers)  # which may be others than in the window before
+        self.engine.attach(*trainer.optimizers)  # they may have been replaced since the last window
         self.engine.apply_(loss_scale=_loss_scale(trainer, module))
         self._pending = False
         self._stepped.clear()
@@ -224,15 +224,15 @@ class LightningAdapter:
         self._gate.save(checkpoint)
 
     def load(self, checkpoint: dict[str, Any], trainer: Trainer | None) -> None:
-        """Take the engine's state from a checkpoint that has one; it is used when the fit starts."""
+        """Take the engine's state from a checkpoint, if it has one; the fit uses it when it starts."""
         if trainer is not None:
             self._gate.load(trainer, checkpoint)
         self._restored = {key: checkpoint[key] for key in (CHECKPOINT_KEY, *self._gate.keys) if key in checkpoint}
 
     def _state_of_same_strategy(self, state: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the state without a transform's that has given way to another class; say so if the strategy changed.
+        """Return the state, without the transform's if its class has changed; warn if the strategy has changed.
 
-        The new one starts at the resumed step: masks and schedules are functions of it.
+        The new strategy starts at the resumed step, since masks and schedules are functions of the step.
         """
         before, now = str(state.get("strategy", "")), repr(self.transform)
         if before in {"", now}:
@@ -243,23 +243,23 @@ class LightningAdapter:
 
 
 class AdapterOwner:
-    """What holds the adapter and hands on its hooks: our module, or our callback."""
+    """The owner of an adapter, which forwards its hooks: `SparseGradModule` or `GradientTransformCallback`."""
 
     _loop_adapter: LightningAdapter
 
 
 class _LeaveAsItWas(Callback):
-    """Closes a window that was cut short; after an exception a Trainer calls the hooks of callbacks alone."""
+    """A callback that closes an interrupted window: after an exception, a Trainer calls only hooks of callbacks."""
 
     def __init__(self, engine: GradientEngine, gate: Gate) -> None:
         self._engine, self._gate = engine, gate
 
     @classmethod
     def join(cls, trainer: Trainer, engine: GradientEngine, gate: Gate) -> None:
-        """Have an engine's windows closed by the callback that a Trainer has for it, or a new one."""
+        """Close an engine's windows with the Trainer's callback for it, or with a new one."""
         if present := find_callback(trainer, cls):
             present._engine, present._gate = engine, gate
-        else:  # the first, so that what others do of an exception finds no window open, as a checkpoint has to
+        else:  # first, so that no window is open when others handle an exception, for example with a checkpoint
             put_first(trainer, cls(engine, gate))
 
     @override
@@ -281,12 +281,12 @@ def count_steps(trainer: Trainer) -> int | None:
 
 
 def steps_of(trainer: Trainer) -> int | None:
-    """Return the optimizer steps of the whole fit, or `None` for one that has no end or data of unknown length."""
+    """Return the optimizer steps of the whole fit, or `None` if it has no end or its data have unknown length."""
     steps = trainer.estimated_stepping_batches
     batches, epochs = trainer.num_training_batches, trainer.max_epochs or -1
     for callback in callbacks_of(trainer):
         if is_a(callback, GradientAccumulationScheduler) and epochs > 0 and batches != float("inf"):
-            # Lightning counts as if every epoch accumulated as the one it is asked in does
+            # Lightning counts as if every epoch accumulated like the current one
             factors = [callback.get_accumulate_grad_batches(epoch) for epoch in range(epochs)]
             steps = sum(ceil(batches / factor) for factor in factors)
             steps = steps if trainer.max_steps == -1 else min(steps, trainer.max_steps)
@@ -294,12 +294,12 @@ def steps_of(trainer: Trainer) -> int | None:
 
 
 def _run_seed(trainer: Trainer) -> int:
-    """Return the seed of the run: what `seed_everything` was given, else torch's; rank 0's on every rank."""
+    """Return the seed of the run: that of `seed_everything`, else torch's; rank 0's on every rank."""
     seed = int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed()))
     return int(trainer.strategy.broadcast(seed))
 
 
 def _loss_scale(trainer: Trainer, module: LightningModule) -> Tensor | None:
-    """Return what a gradient scaler multiplied the loss by, without reading it on the host."""
+    """Return the factor by which a gradient scaler multiplied the loss, without reading it on the host."""
     scaler = getattr(trainer.precision_plugin, "scaler", None)
     return None if scaler is None else scaler.scale(torch.ones((), device=module.device))

@@ -1,4 +1,4 @@
-"""Whether what callbacks and schedulers monitor will be logged, checked before the first step of a fit."""
+"""A check before the first step of a fit that the monitored metrics of callbacks and schedulers will be logged."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -24,16 +24,16 @@ _LISTED = 8
 
 
 class MonitorCheck(Callback):
-    """Check before the first step that what callbacks and schedulers monitor will be there to be monitored.
+    """Check before the first step that the monitored metrics of callbacks and schedulers will be logged.
 
     A callback with a `monitor`, such as `EarlyStopping` or `ModelCheckpoint`, and a `ReduceLROnPlateau` look up a name
-    among what was logged, after an epoch. What a task of this library logs is known when the fit starts: any other name
-    is refused then. Of other modules only what the sanity check logged is known: a name that is missing there, and is
-    of the validation or nearly one that was logged, gets a warning. So does a `mode` that takes the worst value for the
-    best (`"min"` for an accuracy).
+    among the logged metrics, after an epoch. The names that a task of this library logs are known when the fit starts:
+    any other name is refused. For other modules only the metrics of the sanity check are known: a name that is missing
+    there gets a warning if it names a validation metric or resembles a logged one. So does a `mode` that takes the
+    worst value for the best (`"min"` for an accuracy).
 
     Raises:
-        ConfigurationError: At the start of the training, if a name will not be logged.
+        ConfigurationError: At the start of training, if a name will not be logged.
     """
 
     def __init__(self) -> None:
@@ -67,11 +67,11 @@ class MonitorCheck(Callback):
                 )
 
     def _is_certain(self, trainer: Trainer, module: LightningModule, name: str) -> bool:
-        """Return whether nothing but what says so logs anything."""
+        """Return whether all names that will be logged are known."""
         if trainer.val_dataloaders is None and trainer.enable_validation and name.startswith("val/"):
-            return False  # which parts it has is known from the first validation on
+            return False  # its parts are known only from the first validation on
         callbacks = callbacks_of(trainer)
-        words = {word for each in (module, *callbacks) for word in _words_of(type(each))}
+        words = {word for source in (module, *callbacks) for word in _words_of(type(source))}
         may_log = any("log" in word.lower() and word.lower() not in _OF_LOGGERS for word in words)
         any_function = any(is_a(callback, LambdaCallback) for callback in callbacks)
         return hasattr(module, "names_logged") and not (may_log or any_function or name in words)
@@ -79,7 +79,7 @@ class MonitorCheck(Callback):
 
 @dataclass(frozen=True)
 class _Monitor:
-    """Who monitors what, and whether training ends where the name is missing."""
+    """A monitored name, its owner, and whether training ends if the name is missing."""
 
     owner: str
     name: str
@@ -99,7 +99,7 @@ def _monitors(trainer: Trainer, module: LightningModule) -> Iterator[_Monitor]:
                 yield _Monitor(owner, name, mode, is_checkpoint=True)
         elif is_a(callback, EarlyStopping):
             yield _Monitor(owner, name, mode, strict=callback.strict)
-        else:  # of somebody's own, which may monitor something else by this name
+        else:  # a user's callback, whose `monitor` may mean something else
             yield _Monitor(owner, name, mode, reads_metrics=not _METRICS.isdisjoint(_words_of(type(callback))))
     for config in trainer.lr_scheduler_configs if module.automatic_optimization else ():
         if config.reduce_on_plateau and config.monitor is not None:
@@ -108,15 +108,15 @@ def _monitors(trainer: Trainer, module: LightningModule) -> Iterator[_Monitor]:
 
 
 def _names_logged(trainer: Trainer, module: LightningModule) -> dict[str, bool | None]:
-    """Return what modules and callbacks say that they log, with whether higher is better where that is known."""
+    """Return the names that modules and callbacks state to log, with whether higher is better, if known."""
     names: dict[str, bool | None] = {}
-    for each in (module, *callbacks_of(trainer)):
-        names |= getattr(each, "names_logged", dict)()
+    for source in (module, *callbacks_of(trainer)):
+        names |= getattr(source, "names_logged", dict)()
     return names
 
 
 def _is_open(monitor: _Monitor, trainer: Trainer) -> bool:
-    """Return whether a name may be one of those that are only known when they are logged."""
+    """Return whether a name may be one of those that are known only once they are logged."""
     callbacks = callbacks_of(trainer)
     prefixes = ["gradient/"]
     if any(is_a(callback, LearningRateMonitor) for callback in callbacks):
@@ -130,7 +130,7 @@ def _refuse(monitor: _Monitor, names: Mapping[str, Any], trainer: Trainer, *, va
         f"Found `monitor = {monitor.name!r}`{'' if validates else ', and no validation'}."
         f"{near_matches(monitor.name, names) or _listed(names)}"
     )
-    is_off = trainer.limit_val_batches == 0 and monitor.is_checkpoint  # training works, and saves nothing by it
+    is_off = trainer.limit_val_batches == 0 and monitor.is_checkpoint  # training works, but nothing is saved
     if not monitor.strict or is_off or trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by its connector
         rank_zero_warn(message)
     else:
@@ -138,7 +138,7 @@ def _refuse(monitor: _Monitor, names: Mapping[str, Any], trainer: Trainer, *, va
 
 
 def _warn_of_doubtful(monitor: _Monitor, names: set[str], logged: set[str] | None, *, validates: bool) -> None:
-    """Warn of a name that the sanity check did not log, if it is of the validation or nearly a name that it did."""
+    """Warn about a name that the sanity check did not log, if it is of a validation or resembles a logged one."""
     is_of_validation = monitor.name.lower().startswith("val")
     is_nearly = _letters(monitor.name) in map(_letters, names)
     if monitor.name in names or not (is_nearly or (is_of_validation and (logged or not validates))):
@@ -146,7 +146,7 @@ def _warn_of_doubtful(monitor: _Monitor, names: set[str], logged: set[str] | Non
     evidence = f"the sanity check logged {_names(logged)}" if logged else "this fit has no validation"
     rank_zero_warn(
         f"Parameter `monitor` of `{monitor.owner}` should be a name that is logged: unless something else logs it, it "
-        f"will be missing. Found `monitor = {monitor.name!r}`, and {evidence}.{near_matches(monitor.name, names)}"
+        f"will be missing. Found `monitor = {monitor.name!r}`; {evidence}.{near_matches(monitor.name, names)}"
     )
 
 
@@ -165,7 +165,7 @@ def _names(names: Mapping[str, Any] | set[str]) -> str:
 
 
 def _words_of(cls: type) -> set[str]:
-    """Return all names and strings in the functions of a class, but not of a class of Lightning or this library."""
+    """Return all names and strings in the functions of a class, except those of Lightning and this library."""
     own = takewhile(lambda owner: not owner.__module__.startswith(_LIBRARIES), cls.__mro__)
     members = (member for owner in own for member in vars(owner).values())
     functions = (getattr(member, "__func__", None) or getattr(member, "fget", None) or member for member in members)
@@ -183,7 +183,7 @@ def _words_in(code: CodeType) -> Iterator[str]:
 
 
 def is_about_monitor(error: BaseException) -> bool:
-    """Return whether `EarlyStopping` raised an error, since what it monitors is missing."""
+    """Return whether `EarlyStopping` raised an error because its monitored metric is missing."""
     frames = list(walk_tb(error.__traceback__))
     raised_in = str(frames[-1][0].f_globals.get("__name__")) if frames else ""
     return isinstance(error, RuntimeError) and raised_in == EarlyStopping.__module__

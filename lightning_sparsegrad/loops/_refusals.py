@@ -1,4 +1,4 @@
-"""Trainers and modules that defeat an engine: refused, or warned of, when a fit starts or a class is defined."""
+"""Refusals of, and warnings about, Trainers and modules that defeat an engine."""
 
 from inspect import unwrap
 
@@ -31,7 +31,7 @@ def refuse_unsupported(trainer: Trainer, transform: GradientTransform) -> None:
     """Raise a `ConfigurationError` for a Trainer whose clip, strategy or optimizer defeats a transform."""
     if trainer.gradient_clip_val and transform.bounds:
         raise ConfigurationError(
-            f"Parameter `gradient_clip_val` of the Trainer should be left out beside `{transform!r}`: the second clip "
+            f"Parameter `gradient_clip_val` of the Trainer should be omitted with `{transform!r}`: the second clip "
             f"would change what the first has bounded. Found `gradient_clip_val = {trainer.gradient_clip_val}`."
         )
     if any(isinstance(optimizer, LBFGS) for optimizer in trainer.optimizers):
@@ -48,17 +48,17 @@ def refuse_unsupported(trainer: Trainer, transform: GradientTransform) -> None:
 
 
 def warn_of_lost_states(module: LightningModule, engine: GradientEngine, transform: GradientTransform) -> None:
-    """Warn of a sharded fit that may not resume from a checkpoint before all tensors have trained."""
+    """Warn about a sharded fit that may not resume from a checkpoint before all tensors have trained."""
     sharded = any(is_spread(parameter) for parameter in module.parameters())
     if sharded and engine.transform.skippable(Window(step=0, epoch=0, total_steps=1, seed=engine.seed)):
         rank_zero_warn(
             f"`{transform!r}` drops tensors whole, which have no optimizer state until they train; and torch "
-            f"restores a sharded optimizer only if all have one. A checkpoint from before may not be gone on from."
+            f"restores a sharded optimizer only if all have one. An earlier checkpoint may not be resumable."
         )
 
 
 def refuse_twins(trainer: Trainer) -> None:
-    """Refuse callbacks of the package that the Trainer is not of, where it has to know them by their class."""
+    """Refuse callbacks from the other package, if the Trainer has to recognise them by their class."""
     package = package_of(type(trainer))
     for callback in callbacks_of(trainer):
         known = is_a(callback, GradientAccumulationScheduler) or is_a(callback, Checkpoint)

@@ -1,4 +1,4 @@
-"""How many parameters of a module train, and which parts of it do not."""
+"""A summary of how many parameters of a module train, and which submodules are frozen."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -8,13 +8,13 @@ from torch import nn
 
 from lightning_sparsegrad.components import NamedParameters
 
-_MOST_PARTS = 8  # that one line names
+_MOST_NAMES = 8  # listed in one line
 
 
-def tell_what_trains(module: nn.Module) -> None:
-    """Log how many parameters train and which parts do not; nothing if all train.
+def log_trainable(module: nn.Module) -> None:
+    """Log how many parameters train and which submodules do not; nothing if all train.
 
-    Only `requires_grad` counts: what a strategy drops in a window trains in another.
+    Only `requires_grad` counts: a tensor that a strategy drops in one window trains in another.
 
     Args:
         module: The module that is fitted.
@@ -26,35 +26,35 @@ def tell_what_trains(module: nn.Module) -> None:
         return
     total = sum(sizes.values())
     trained = total - sum(sizes[name] for name in frozen)
-    names = ", ".join(_described(part, sizes, frozen) for part in frozen_parts(list(sizes), frozen))
+    names = ", ".join(_described(path, sizes, frozen) for path in frozen_modules(list(sizes), frozen))
     log = rank_zero_info if trained else rank_zero_warn
     log(f"{trained:,} of {total:,} parameters train ({_share(trained, total)}). `requires_grad=False`: {names}.")
 
 
-def frozen_parts(names: list[str], frozen: list[str]) -> list[str]:
-    """Return the largest modules and single parameters that are frozen whole; of many, what the deepest are in.
+def frozen_modules(names: list[str], frozen: list[str]) -> list[str]:
+    """Return the largest modules and single parameters that are frozen whole; if many, the parents of the deepest.
 
     Args:
         names: All parameters.
         frozen: Those that do not train, in their order.
 
     Returns:
-        Paths, none inside another; at most 8 unless the module itself has more parts.
+        Paths, none inside another; at most 8 unless the module itself has more children.
 
     Example:
-        >>> frozen_parts(["encoder.0.weight", "encoder.0.bias", "head.weight"], ["encoder.0.weight", "encoder.0.bias"])
-        ['encoder']
+        >>> frozen_modules(["body.0.weight", "body.0.bias", "head.weight"], ["body.0.weight", "body.0.bias"])
+        ['body']
     """
     trained = set(names).difference(frozen)
     mixed = {parent for name in trained for parent in _parents(name)}
-    parts = list(
+    paths = list(
         dict.fromkeys(next((parent for parent in _parents(name) if parent not in mixed), name) for name in frozen)
     )
-    while len(parts) > _MOST_PARTS and (deepest := max(part.count(".") for part in parts)):
-        cut = {part: part.rpartition(".")[0] if part.count(".") == deepest else part for part in parts}
-        parts = [part for part in dict.fromkeys(cut.values()) if not set(_parents(part)).intersection(cut.values())]
+    while len(paths) > _MOST_NAMES and (deepest := max(path.count(".") for path in paths)):
+        cut = {path: path.rpartition(".")[0] if path.count(".") == deepest else path for path in paths}
+        paths = [path for path in dict.fromkeys(cut.values()) if not set(_parents(path)).intersection(cut.values())]
     inside = Counter(parent for name in names for parent in (*_parents(name), name))
-    return [next(path for path in (*_parents(part), part) if inside[path] == inside[part]) for part in parts]
+    return [next(outer for outer in (*_parents(path), path) if inside[outer] == inside[path]) for path in paths]
 
 
 def _parents(name: str) -> Iterator[str]:
@@ -63,12 +63,12 @@ def _parents(name: str) -> Iterator[str]:
     return (".".join(steps[:depth]) for depth in range(1, len(steps)))
 
 
-def _described(part: str, sizes: dict[str, int], frozen: list[str]) -> str:
-    inside = {name: size for name, size in sizes.items() if f"{name}.".startswith(f"{part}.")}
+def _described(path: str, sizes: dict[str, int], frozen: list[str]) -> str:
+    inside = {name: size for name, size in sizes.items() if f"{name}.".startswith(f"{path}.")}
     total, trained = sum(inside.values()), sum(inside.values()) - sum(inside.get(name, 0) for name in frozen)
-    return f"`{part}` ({total:,})" if not trained else f"`{part}` ({total - trained:,} of {total:,})"
+    return f"`{path}` ({total:,})" if not trained else f"`{path}` ({total - trained:,} of {total:,})"
 
 
-def _share(part: int, whole: int) -> str:
-    share = 100 * part / whole
+def _share(count: int, total: int) -> str:
+    share = 100 * count / total
     return f"{share:.1f}%" if share >= 0.1 else f"{share:.2g}%"

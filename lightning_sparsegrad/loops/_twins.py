@@ -18,18 +18,18 @@ def is_a(instance: object, cls: type[_T]) -> TypeGuard[_T]:
         True
     """
     module = sys.modules.get(OTHER + cls.__module__.removeprefix(OURS))
-    twin = getattr(module, cls.__name__, cls)  # of what is not imported there are no instances
+    twin = getattr(module, cls.__name__, cls)  # a class that is not imported has no instances
     return isinstance(instance, cls | twin)
 
 
 def package_of(cls: type) -> str:
-    """Return which of the two packages a class is of, by its nearest base that is of either; `""` if none is."""
+    """Return which of the two packages a class belongs to, by its nearest base in either; `""` if there is none."""
     packages = (name for base in cls.__mro__ for name in (OURS, OTHER) if f"{base.__module__}.".startswith(f"{name}."))
     return next(packages, "")
 
 
 def about_twin(cls: type) -> str:
-    """Return a sentence that says what to import in place of a class of `pytorch_lightning`, empty for any other."""
+    """Return a sentence that names the import to use instead of a class of `pytorch_lightning`; empty for any other."""
     if package_of(cls) != OTHER:
         return ""
     is_theirs = cls.__module__.startswith(OTHER)

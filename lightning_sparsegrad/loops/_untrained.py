@@ -1,4 +1,4 @@
-"""Strategies by which nothing trains, or nothing changes, in the whole of a run: said when it begins."""
+"""Warnings about strategies with which nothing trains, or nothing is unfrozen, during a whole run."""
 
 from collections.abc import Callable
 from math import ceil
@@ -10,7 +10,7 @@ from lightning_sparsegrad.engine.gradient_engine import GradientEngine
 from lightning_sparsegrad.transforms.base import Window
 from lightning_sparsegrad.transforms.freezes.gradual_unfreezing import GradualUnfreezing
 
-_SAMPLE = 16  # windows that are looked at
+_SAMPLE = 16  # number of windows examined
 _ENDLESS = 100_000  # steps that stand for a run without an end
 
 
@@ -41,10 +41,10 @@ def warn_of_untrained(trainer: Trainer, engine: GradientEngine, *, count: Callab
 
 
 def _windows(trainer: Trainer, steps: int | None, seed: int) -> list[Window]:
-    """Return some windows of a fit, evenly spread from the first to the last."""
+    """Return a sample of the windows of a fit, evenly spaced from the first to the last."""
     last = max(1, _ENDLESS if steps is None else steps) - 1
     batches = trainer.num_training_batches
-    # where the length of an epoch is not known, the shortest: what then never trains never does
+    # for an epoch of unknown length, the shortest: a tensor that never trains then never trains at all
     epoch_steps = ceil(batches / trainer.accumulate_grad_batches) if 0 < batches < float("inf") else 1
     chosen = sorted({last * index // (_SAMPLE - 1) for index in range(_SAMPLE)})
     return [Window(step, epoch=step // epoch_steps, total_steps=steps, seed=seed) for step in chosen]

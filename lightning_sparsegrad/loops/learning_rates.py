@@ -1,7 +1,7 @@
-"""The schedules of transformers that take the length of the training, which may be left out here.
+"""The schedules of transformers that take the length of the training, which is optional here.
 
-`get_cosine_schedule_with_warmup` and the like, with the same arguments; `num_training_steps` is by default the length
-of the run. A config that names one of transformers is read as naming the one here.
+`get_cosine_schedule_with_warmup` and the like, with the same arguments; `num_training_steps` defaults to the length of
+the run. A config that names a schedule of transformers gets the one here.
 """
 
 import re
@@ -33,7 +33,7 @@ def _with_length_left_out(schedule: Callable[..., LRScheduler]) -> Callable[...,
     own.__module__ = __name__
     own.__signature__ = signature(own).replace(parameters=parameters, return_annotation=LRScheduler)  # type: ignore[attr-defined]
     own.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters} | {"return": LRScheduler}
-    del own.__wrapped__  # its signature is another
+    del own.__wrapped__  # its signature differs
     return own
 
 

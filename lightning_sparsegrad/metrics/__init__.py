@@ -1,4 +1,4 @@
-"""Metrics that torchmetrics does not have, with states that are reduced over processes as its own are."""
+"""Metrics that torchmetrics lacks, with states that are reduced over processes like its own."""
 
 from lightning_sparsegrad.metrics.answers import AnswerExactMatch, AnswerF1, normalize_answer
 from lightning_sparsegrad.metrics.matthews import MatthewsCorrelation

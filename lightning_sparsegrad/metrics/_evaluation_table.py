@@ -1,4 +1,4 @@
-"""The table of an evaluation: one row per metric, one column per part of the data."""
+"""The table of an evaluation, with a row per metric and a column per part of the data."""
 
 import csv
 from collections.abc import Callable, Mapping, Sequence
@@ -14,19 +14,19 @@ from torch import Tensor
 from lightning_sparsegrad.untrusted._terminal import shown
 
 MEANS = ("mean", "mean_unseen")
-_WHOLE = ""  # the part of a metric that is of no part
-_FRAME = 3  # what rich draws around a cell: a blank on each side and a line
+_WHOLE = ""  # stands for the part of a metric over all data
+_FRAME = 3  # columns that rich draws around a cell: a space on each side and a line
 
 
 def metric_and_part(name: str, *, prefix: str) -> tuple[str, str] | None:
-    """Return the metric and the part (or mean) that a logged name is of, `None` if the table has no place for it.
+    """Split a logged name into its metric and its part (or mean); `None` for a name without the prefix.
 
     Args:
         name: `<prefix><metric>/<part>`, or `<prefix><metric>`, whose part is `""`.
         prefix: `"val/"` or `"test/"`.
 
     Example:
-        >>> place_of("val/accuracy/de", prefix="val/")
+        >>> metric_and_part("val/accuracy/de", prefix="val/")
         ('accuracy', 'de')
     """
     metric, _, part = name.removeprefix(prefix).partition("/")
@@ -34,7 +34,7 @@ def metric_and_part(name: str, *, prefix: str) -> tuple[str, str] | None:
 
 
 def is_part(part: str) -> bool:
-    """Whether the part of a name is one of the data, rather than a mean or the whole."""
+    """Whether the part of a name is a part of the data, rather than a mean or all data."""
     return part not in (_WHOLE, *MEANS)
 
 
@@ -44,7 +44,7 @@ class EvaluationTable:
 
     Args:
         columns: The parts, in order.
-        rows: The values by metric and part. A metric need not have all of them.
+        rows: The values by metric and part; a metric may lack some parts.
     """
 
     columns: list[str]
@@ -52,7 +52,7 @@ class EvaluationTable:
 
     @property
     def has_parts(self) -> bool:
-        """Whether a metric is of a part of the data."""
+        """Whether any column is a part of the data."""
         return any(map(is_part, self.columns))
 
     def _heading(self, column: str) -> str:
@@ -67,7 +67,7 @@ class EvaluationTable:
         return [heading, *rows]
 
     def to_csv(self) -> str:
-        """Return the table as CSV, with every digit: what is read back is equal to what was logged."""
+        """Return the table as CSV with all digits, so that reading it gives the logged values exactly."""
         text = StringIO()
         csv.writer(text, lineterminator="\n").writerows(self._lines(repr, self.columns))
         return text.getvalue()
@@ -80,21 +80,21 @@ class EvaluationTable:
         """Print the table with four significant digits, in stacked blocks of columns no wider than the console.
 
         Args:
-            console: Where to print.
-            heading: What stands over the metrics.
+            console: The console.
+            heading: The heading of the column of metrics.
         """
         for columns in self._blocks(console.width, heading):
             (_, *headings), *rows = self._lines(_short, columns)
             table = Table()
             table.add_column(Text(shown(heading)), overflow="fold")
-            for name in headings:  # as `Text`, in which a bracket is no markup
+            for name in headings:  # `Text` does not read brackets as markup
                 table.add_column(Text(shown(name)), justify="right", overflow="fold")
             for row in rows:
                 table.add_row(*(Text(shown(cell)) for cell in row))
             console.print(table)
 
     def _blocks(self, width: int, heading: str) -> list[list[str]]:
-        """Split the columns into blocks that fit a width, or are of one column; the means stay together."""
+        """Split the columns into blocks that fit a width, of at least one column; the means stay together."""
 
         def size(column: str) -> int:
             cells = (_short(row[column]) for row in self.rows.values() if column in row)
@@ -116,14 +116,14 @@ class EvaluationTable:
 
 
 def evaluation_table(metrics: Mapping[str, float | Tensor], *, prefix: str) -> EvaluationTable:
-    """Make a table of what was logged under a prefix.
+    """Make a table of the values logged under a prefix.
 
-    Columns are in the order in which their parts were first logged; what was logged for no part stands before them,
-    under `all`, and the means after them.
+    Columns are in the order in which their parts were first logged. Values of all data come first, under `all`, and
+    means come last.
 
     Args:
         metrics: The values, or tensors of one element, by name: `<prefix><metric>`, or `<prefix><metric>/<part>`, where
-            the part is a name or `mean` or `mean_unseen`. Other names are passed over.
+            the part is a name or `mean` or `mean_unseen`. Other names are ignored.
         prefix: `"val/"` or `"test/"`.
 
     Example:
@@ -145,7 +145,7 @@ def evaluation_table(metrics: Mapping[str, float | Tensor], *, prefix: str) -> E
 
 
 def to_markdown(lines: Sequence[Sequence[str]]) -> str:
-    """Return lines of cells, the heading first, as a table of GitHub's markdown; its first column is of names."""
+    """Return lines of cells, the heading first, as a table of GitHub's markdown; the first column is left-aligned."""
     names, *values = zip(*([cell.replace("|", r"\|") for cell in line] for line in lines), strict=True)
     columns = [_aligned(names, str.ljust, rule="-"), *(_aligned(column, str.rjust, rule=":") for column in values)]
     return "".join(f"| {' | '.join(line)} |\n" for line in zip(*columns, strict=True))
@@ -156,7 +156,9 @@ def _short(value: float) -> str:
 
 
 def _aligned(cells: Sequence[str], justify: Callable[[str, int], str], *, rule: str) -> list[str]:
-    """Return a column of markdown, its cells of one width, with the rule below the heading, which ends as given."""
+    """Return a column of markdown with cells of one width and a rule below the heading that ends with `rule`."""
     width = max(3, *map(cell_len, cells))
-    heading, *values = (justify(cell, width - cell_len(cell) + len(cell)) for cell in cells)  # some take two places
+    heading, *values = (
+        justify(cell, width - cell_len(cell) + len(cell)) for cell in cells
+    )  # some characters are two cells wide
     return [heading, "-" * (width - 1) + rule, *values]

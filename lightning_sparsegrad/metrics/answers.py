@@ -1,4 +1,4 @@
-"""Scores of answers that are spans of a text, in the languages of MLQA."""
+"""Metrics of extractive question answering, in the languages of MLQA."""
 
 import re
 import string
@@ -19,7 +19,7 @@ _ARTICLES = {
     "es": r"\b(un|una|unos|unas|el|la|los|las)\b",
     "vi": r"\b(của|là|cái|chiếc|những)\b",
     "de": r"\b(ein|eine|einen|einem|eines|einer|der|die|das|den|dem|des)\b",
-    "ar": r"\sال^|ال",  # noqa: RUF001  # as in the official script: wherever the two letters stand
+    "ar": r"\sال^|ال",  # noqa: RUF001  # as in the official script, anywhere in a word
 }
 _UNSPACED = ("zh",)
 _HAN = re.compile("([\u4e00-\u9fa5])")
@@ -29,16 +29,16 @@ _ASCII = str.maketrans("", "", string.punctuation)
 
 
 def normalize_answer(text: str, language: str, *, ascii_only: bool = False) -> list[str]:
-    """Return the words by which MLQA compares answers.
+    """Return the normalized words by which MLQA compares answers.
 
-    Lower case, without punctuation (that of Unicode, and ASCII's symbols) and without the articles of the language; in
-    Chinese every character is a word.
+    They are lower case, without punctuation (Unicode's, and ASCII's symbols) and without the articles of the language.
+    In Chinese every character is a word.
 
     Args:
         text: An answer.
-        ascii_only: Whether other punctuation than ASCII's stays, as in the evaluation of SQuAD.
-        language: MLQA's `en`, `es`, `hi`, `vi`, `de`, `ar` or `zh`; any other is read like Hindi, which has no articles
-            and spaces between words.
+        language: MLQA's `en`, `es`, `hi`, `vi`, `de`, `ar` or `zh`; any other is treated like Hindi, which has no
+            articles and separates words by spaces.
+        ascii_only: Whether to remove only ASCII punctuation, as in the evaluation of SQuAD.
 
     Example:
         >>> normalize_answer("The Seine, in Paris.", "en")
@@ -61,8 +61,8 @@ def normalize_answer(text: str, language: str, *, ascii_only: bool = False) -> l
 @cache
 def _no_punctuation() -> dict[int, None]:
     points = range(sys.maxunicode + 1)
-    found = [point for point in points if unicodedata.category(chr(point)).startswith("P")]
-    return dict.fromkeys([*found, *map(ord, string.punctuation)])
+    punctuation = [point for point in points if unicodedata.category(chr(point)).startswith("P")]
+    return dict.fromkeys([*punctuation, *map(ord, string.punctuation)])
 
 
 class _AnswerScore(Metric, ABC):
@@ -84,19 +84,19 @@ class _AnswerScore(Metric, ABC):
         """Score the answers to some questions.
 
         Args:
-            preds: One answer for each question.
-            target: All right answers to each question; the one that scores best counts. An empty text says that there
-                is none.
+            preds: One answer per question.
+            target: All correct answers to each question; the best score counts. An empty text means that the question
+                has no answer.
 
         Raises:
-            ValueError: If there are not as many questions in both, or one has no list of right answers.
+            ValueError: If the lengths differ, or a question has no list of correct answers.
         """
         if len(preds) != len(target):
-            raise ValueError(f"There should be an answer for each question. Found {len(preds)} for {len(target)}.")
-        if alone := [right for right in target if isinstance(right, str)]:  # a list of letters
-            raise ValueError(f"Each question should have a list of right answers. Found {alone[0]!r}.")
+            raise ValueError(f"Each question should have an answer. Found {len(preds)} for {len(target)} questions.")
+        if alone := [right for right in target if isinstance(right, str)]:  # it would be read as a list of letters
+            raise ValueError(f"Each question should have a list of correct answers. Found {alone[0]!r}.")
         if not all(target):
-            raise ValueError("Each question should have a right answer. Found none.")
+            raise ValueError("Each question should have a correct answer. Found none.")
         self.total += sum(self._best(answer, right) for answer, right in zip(preds, target, strict=True))
         self.count += len(preds)
 
@@ -123,12 +123,12 @@ class _AnswerScore(Metric, ABC):
 
 
 class AnswerExactMatch(_AnswerScore):
-    """The share of answers whose words, as `normalize_answer` has them, are those of a right one, in order.
+    """The share of answers whose words, by `normalize_answer`, equal those of a correct answer in order.
 
     Args:
         language: The language of the answers.
-        unanswerable: Whether to score as SQuAD 2 does, where the answer to a question may be that there is none: 1 if
-            the prediction is empty, too, else 0. In English, punctuation is then ASCII's.
+        unanswerable: Whether to score as SQuAD 2 does, where a question may have no answer: it counts 1 if the
+            prediction is empty, else 0. In English, only ASCII punctuation is then removed.
 
     Example:
         >>> metric = AnswerExactMatch("de")
@@ -144,12 +144,12 @@ class AnswerExactMatch(_AnswerScore):
 
 
 class AnswerF1(_AnswerScore):
-    """The mean F1 of the words, as `normalize_answer` has them, that an answer shares with the best right one.
+    """The mean F1 of the words, by `normalize_answer`, that an answer shares with the closest correct answer.
 
     Args:
         language: The language of the answers.
-        unanswerable: Whether to score as SQuAD 2 does, where the answer to a question may be that there is none: 1 if
-            the prediction is empty, too, else 0. In English, punctuation is then ASCII's.
+        unanswerable: Whether to score as SQuAD 2 does, where a question may have no answer: it counts 1 if the
+            prediction is empty, else 0. In English, only ASCII punctuation is then removed.
 
     Example:
         >>> metric = AnswerF1()

@@ -10,20 +10,20 @@ from typing_extensions import override
 
 
 class MatthewsCorrelation(MulticlassConfusionMatrix):
-    r"""Matthews correlation coefficient of two classes or more, CoLA's metric.
+    r"""Matthews correlation coefficient of two or more classes, the metric of CoLA.
 
     .. math:: R = \frac{c - \sum_k p_k t_k}{\sqrt{(1 - \sum_k p_k^2)(1 - \sum_k t_k^2)}}
 
-    for the shares :math:`c` of rows that are right, :math:`p_k` that are predicted to be of class :math:`k` and
-    :math:`t_k` that are. `update` takes classes, int64 of shape (batch,).
+    for the shares :math:`c` of rows predicted correctly, :math:`p_k` of rows predicted as class :math:`k`, and
+    :math:`t_k` of rows of class :math:`k`. `update` takes classes, int64 of shape (batch,).
 
     Args:
-        num_classes: The number of classes, two or more.
+        num_classes: The number of classes, at least two.
 
     Note:
-        Where all rows are predicted alike, or are alike, it is 0, as GLUE's evaluation and scikit-learn have it.
-        `torchmetrics.MatthewsCorrCoef` is not: for a model that always answers the larger class of 7 and 3 it is 0.28,
-        so that a run that failed would not look like one.
+        It is 0 if all rows are predicted as one class, or are of one class, as in GLUE's evaluation and scikit-learn.
+        `torchmetrics.MatthewsCorrCoef` is not 0 then: for a model that always predicts the larger class of 7 and 3 rows
+        it is 0.28, which hides that a run failed.
 
     References:
         Jan Gorodkin. Comparing two K-category assignments by a K-category correlation coefficient. 2004, equation 8.
@@ -43,11 +43,11 @@ class MatthewsCorrelation(MulticlassConfusionMatrix):
     @override
     def compute(self) -> Tensor:
         """Return the coefficient, in [-1, 1]: a float32 scalar."""
-        counts: list[list[int]] = super().compute().tolist()  # integers of Python are exact, and of any size
+        counts: list[list[int]] = super().compute().tolist()  # Python's integers do not overflow
         rows = sum(map(sum, counts))
         predicted, actual = [sum(column) for column in zip(*counts, strict=True)], [sum(row) for row in counts]
-        right = sum(row[place] for place, row in enumerate(counts))
+        right = sum(row[index] for index, row in enumerate(counts))
         by_chance = sum(map(mul, predicted, actual))
         spread = (rows**2 - sum(map(mul, predicted, predicted))) * (rows**2 - sum(map(mul, actual, actual)))
-        found = (right * rows - by_chance) / sqrt(spread) if spread else 0.0
-        return torch.tensor(found, dtype=torch.float32, device=self.confmat.device)
+        coefficient = (right * rows - by_chance) / sqrt(spread) if spread else 0.0
+        return torch.tensor(coefficient, dtype=torch.float32, device=self.confmat.device)

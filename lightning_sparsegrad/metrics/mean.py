@@ -1,4 +1,4 @@
-"""A mean that leaves nothing out."""
+"""A weighted mean that does not ignore NaN."""
 
 import torch
 from torch import Tensor
@@ -7,11 +7,11 @@ from typing_extensions import override
 
 
 class WeightedMean(Metric):
-    r"""The mean of numbers, each with a weight, such as the losses of batches: :math:`\sum_i w_i x_i / \sum_i w_i`.
+    r"""The weighted mean :math:`\sum_i w_i x_i / \sum_i w_i` of numbers such as the losses of batches.
 
-    A number of weight 0, such as the loss of a batch without a label, does not count, whatever it is. Any other
-    number that is not finite makes a mean that is not finite: the loss of a run that diverged. `MeanMetric` of
-    torchmetrics 1.9 leaves such numbers out, or, told not to, forgets the weights.
+    A number of weight 0, such as the loss of a batch without a label, does not count, even if it is NaN. Any other
+    number that is not finite makes the mean non-finite, as for a run that diverged. `MeanMetric` of torchmetrics 1.9
+    ignores such numbers, or with another setting ignores the weights.
 
     Example:
         >>> mean = WeightedMean()
@@ -35,18 +35,18 @@ class WeightedMean(Metric):
 
     @override
     def update(self, value: Tensor, weight: float | Tensor) -> None:
-        """Add a number, a scalar tensor, with its weight."""
+        """Add a number (a scalar tensor) with its weight."""
         has_none = torch.as_tensor(weight == 0, device=value.device)
         self.total += (value.float() * weight).masked_fill(has_none, 0.0)  # NaN times 0 is NaN
         self.weight += weight
         self.numbers += 1
 
     def was_updated(self) -> bool:
-        """Return whether there was a number, on any process; all of them have to ask."""
+        """Return whether any process added a number; all processes must call it."""
         with self.sync_context():
             return bool(self.numbers > 0)
 
     @override
     def compute(self) -> Tensor:
-        """Return the mean, a float32 scalar; not a number where there is none."""
+        """Return the mean, a float32 scalar; NaN without numbers."""
         return self.total / self.weight

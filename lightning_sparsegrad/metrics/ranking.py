@@ -1,4 +1,4 @@
-"""How well the answers to each query are ranked."""
+"""The ranking metric nDCG, by query."""
 
 import torch
 from torch import Tensor
@@ -11,13 +11,13 @@ _LEAST = 2  # answers
 
 
 class GroupedNDCG(RetrievalNormalizedDCG):
-    r"""Normalised discounted cumulative gain, the mean over the queries with two answers or more.
+    r"""Normalized discounted cumulative gain, the mean over the queries with at least two answers.
 
     .. math:: \mathrm{nDCG} = \frac{\sum_r g_r / \log_2(r + 1)}{\sum_r g^*_r / \log_2(r + 1)}
 
-    for the grade :math:`g_r` of the answer at rank :math:`r` by score, and :math:`g^*_r` in the best order. Answers of
-    the same score share the mean gain of their ranks; a query whose answers all have grade 0 counts as 0. It is
-    scikit-learn's `ndcg_score`, by which XGLUE evaluates web page ranking. Where a score is not a number, nor is it.
+    for the grade :math:`g_r` of the answer at rank :math:`r` by score, and :math:`g^*_r` in the best order. Answers
+    with equal scores share the mean gain of their ranks; a query whose answers all have grade 0 counts as 0. It is
+    scikit-learn's `ndcg_score`, with which XGLUE evaluates web page ranking. If any score is NaN, the result is NaN.
 
     `update` takes `preds`, the scores, `target`, the grades from 0 on, and `indexes`, the query of each, int64, all of
     shape (batch,).
@@ -51,5 +51,5 @@ class GroupedNDCG(RetrievalNormalizedDCG):
         order = query[kept].argsort(stable=True)
         sizes = counts[counts >= _LEAST].tolist()
         groups = zip(preds[kept][order].split(sizes), target[kept][order].split(sizes), strict=True)  # type: ignore[no-untyped-call]
-        found = torch.stack([retrieval_normalized_dcg(scores, grades) for scores, grades in groups]).mean()
-        return found.masked_fill(preds.isnan().any(), torch.nan)
+        mean = torch.stack([retrieval_normalized_dcg(scores, grades) for scores, grades in groups]).mean()
+        return mean.masked_fill(preds.isnan().any(), torch.nan)

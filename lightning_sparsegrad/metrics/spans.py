@@ -1,4 +1,4 @@
-"""Scores of spans of labels: named entities, and runs of a part of speech."""
+"""Metrics of labelled spans: named entities, and runs of one part of speech."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -9,18 +9,18 @@ from torch import Tensor
 from torchmetrics import Metric
 from typing_extensions import override
 
-IGNORED = -100  # as torch's cross entropy has it
+IGNORED = -100  # the default of torch's cross entropy
 _OUTSIDE = ("O", "O")
 _SINGLE, _LAST, _BEGINS, _OTHER = "S", "E", "BSO", "O."
 
-Label = tuple[str, str]  # what its first letter says, and of what type it is
+Label = tuple[str, str]  # first letter (B, I, O, E or S), and type
 
 
 def read_label(name: str) -> Label:
-    """Return the first letter of a label and its type, what follows the first hyphen: `("B", "PER")` of `B-PER`.
+    """Split a label at its first hyphen into its first letter and its type: `("B", "PER")` for `B-PER`.
 
-    A label without a hyphen, such as a part of speech, is its own type. None but `O` is outside of all spans: the first
-    letter of `ORG` does not count.
+    A label without a hyphen, such as a part of speech, is its own type. Only the label `O` is outside all spans: the
+    first letter of `ORG` does not make it so.
 
     Example:
         >>> read_label("I-LOC"), read_label("NOUN"), read_label("ORG")
@@ -31,11 +31,11 @@ def read_label(name: str) -> Label:
 
 
 def spans_of(labels: Sequence[Label]) -> Iterator[tuple[str, int, int]]:
-    """Yield the type, the first and the last place of each span of a sentence, by the rules of conlleval.
+    """Yield the type, the first and the last index of each span of a sentence, by the rules of conlleval.
 
-    A span ends behind an E or S, before a B, S or O, and where the type changes; one begins at a B or S, behind an O, E
-    or S, and where the type changes. So an I without a B begins a span, and neighbours of one type without a first
-    letter of these are one.
+    A span ends after an E or S, before a B, S or O, and where the type changes. A span begins at a B or S, after an O,
+    E or S, and where the type changes. Hence an I without a B begins a span, and adjacent labels of one type without
+    these first letters form one span.
 
     Args:
         labels: The labels of a sentence as `read_label` returns them.
@@ -45,11 +45,11 @@ def spans_of(labels: Sequence[Label]) -> Iterator[tuple[str, int, int]]:
         [('PER', 0, 1), ('LOC', 3, 3)]
     """
     first = 0
-    for place, (before, label) in enumerate(pairwise([_OUTSIDE, *labels, _OUTSIDE])):
+    for index, (before, label) in enumerate(pairwise([_OUTSIDE, *labels, _OUTSIDE])):
         if _ends(before, label):
-            yield before[1], first, place - 1
+            yield before[1], first, index - 1
         if _begins(before, label):
-            first = place
+            first = index
 
 
 def _ends(before: Label, label: Label) -> bool:
@@ -87,16 +87,18 @@ class _SpanScore(Metric, ABC):
 
         Args:
             preds: Classes, int64 of shape (batch, tokens).
-            target: Classes, or -100 for what is no word, int64 of the same shape.
+            target: Classes, or -100 at tokens to ignore, int64 of the same shape.
         """
         right = predicted = actual = 0
-        both = torch.stack((preds, target)).tolist()  # together: an accelerator is waited for once
-        for told, wanted in zip(*both, strict=True):
-            words = [(ours, theirs) for ours, theirs in zip(told, wanted, strict=True) if theirs != IGNORED]
-            found = set(spans_of([self._labels[ours] for ours, _ in words]))
+        both = torch.stack((preds, target)).tolist()  # one transfer from the accelerator
+        for predicted_row, target_row in zip(*both, strict=True):
+            words = [
+                (ours, theirs) for ours, theirs in zip(predicted_row, target_row, strict=True) if theirs != IGNORED
+            ]
+            spans = set(spans_of([self._labels[ours] for ours, _ in words]))
             gold = set(spans_of([self._labels[theirs] for _, theirs in words]))
-            right += len(found & gold)
-            predicted += len(found)
+            right += len(spans & gold)
+            predicted += len(spans)
             actual += len(gold)
         self.right += right
         self.predicted += predicted
@@ -109,17 +111,17 @@ class _SpanScore(Metric, ABC):
 
 
 class SpanPrecision(_SpanScore):
-    """The share of predicted spans that are right in type, beginning and end, over all types together.
+    """The share of predicted spans that are correct in type, start and end, over all types together.
 
     Args:
         label_names: The names of the labels in the order of their ids: `O`, `B-PER`, `I-PER` and so on, or names
             without a hyphen.
 
     Note:
-        Over names without a hyphen it is what XGLUE reports for parts of speech: neighbouring words of one label are
-        one span, but S of `SCONJ` and `SYM` begins and ends one by itself, and an I of `INTJ` follows the rules of I.
-        The type is the whole name, as in the seqeval of XGLUE's time; later ones cut off its first letter, so that they
-        take a predicted `CCONJ` for a `SCONJ`.
+        For names without a hyphen it is the metric that XGLUE reports for parts of speech: adjacent words of one label
+        form one span, but the S of `SCONJ` and `SYM` makes every word a span, and the I of `INTJ` follows the rules of
+        I. The type is the whole name, as in the seqeval of XGLUE's time; later versions cut off its first letter, and
+        so count a predicted `CCONJ` as a `SCONJ`.
 
     References:
         Erik F. Tjong Kim Sang, Fien De Meulder. Introduction to the CoNLL-2003 Shared Task. 2003.
@@ -138,7 +140,7 @@ class SpanPrecision(_SpanScore):
 
 
 class SpanRecall(_SpanScore):
-    """The share of actual spans that are found in type, beginning and end; see `SpanPrecision`.
+    """The share of actual spans that are predicted with their type, start and end; see `SpanPrecision`.
 
     Args:
         label_names: The names of the labels in the order of their ids.
@@ -156,7 +158,7 @@ class SpanRecall(_SpanScore):
 
 
 class SpanF1(_SpanScore):
-    """The harmonic mean of `SpanPrecision` and `SpanRecall`: the metric of named entities.
+    """The harmonic mean of `SpanPrecision` and `SpanRecall`, the usual metric of named entities.
 
     Args:
         label_names: The names of the labels in the order of their ids.
@@ -173,5 +175,5 @@ class SpanF1(_SpanScore):
         return _share(2 * self.right, self.predicted + self.actual)
 
 
-def _share(part: Tensor, whole: Tensor) -> Tensor:
-    return part.float() / whole.clamp(min=1)  # without a whole there is no part
+def _share(count: Tensor, total: Tensor) -> Tensor:
+    return count.float() / total.clamp(min=1)  # 0 if there are none

@@ -1,6 +1,6 @@
-"""LightningModules: the base that masks and clips gradients, then one task per file.
+"""LightningModules: the base that masks and clips gradients, and one task per file.
 
-The base needs torch and lightning alone. Tasks need transformers; all are loaded when one is first asked for here.
+The base needs only torch and lightning. Tasks need transformers; accessing one of them here imports them all.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,11 +1,11 @@
-"""Classes of transformers that load a model with its head, imported when they are asked for."""
+"""Classes of transformers that load a model with its head, imported on first access."""
 
 from importlib import import_module
 from typing import Any
 
 
 class AutoModel:
-    """An attribute of a task that is a class of transformers, whose import takes seconds.
+    """A task's attribute that imports a class of transformers on access, since the import takes seconds.
 
     Args:
         name: The name of the class.

@@ -1,4 +1,4 @@
-"""Metrics of each part of the data: a language, or one of several validation sets."""
+"""Metrics for each part of the data, such as a language or one of several validation sets."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -12,28 +12,28 @@ from lightning_sparsegrad.data._checks import require_no_mean
 from lightning_sparsegrad.data.samplers import is_filler, repeated_rows
 from lightning_sparsegrad.metrics import WeightedMean
 
-_States = dict[str, Tensor | int]  # of a list, how long it is
+_States = dict[str, Tensor | int]  # for a list, its length
 
 
 class Evaluation:
     """The loss and the metrics of each part of an evaluation, and their means over the parts.
 
-    One loader has no parts: `loss`, `accuracy`. A dict of loaders has a part for each of its names, a list one for each
-    place in it: `accuracy/de` and so on, then `accuracy/mean`, the unweighted mean over all parts, and, where the
-    language that was trained on is known, `accuracy/mean_unseen`, the mean over the others.
+    A single loader has no parts and gives `loss` and `accuracy`. A dict of loaders has one part per name, a list one
+    per index. They give `accuracy/de` and so on; `accuracy/mean`, the unweighted mean over all parts; and, if the
+    training language is known, `accuracy/mean_unseen`, the mean over the other languages.
+
+    With several processes, the values are those of all rows together. Each row counts once if the loaders use an
+    `UnrepeatedSampler`, even if processes have different numbers of rows, or none. Otherwise a warning gives the number
+    of rows that count twice.
 
     Args:
-        loaders: What the Trainer evaluates.
-        metrics: Makes the metrics of a part, given its name.
-        device: Where predictions are.
-        seen: The language trained on, whether it is a part or not; `None` where the parts are no languages.
-
-    Where several processes evaluate, the values are those of all rows together: each counts once, also where a process
-    has fewer than others or none, if the loaders share them by an `UnrepeatedSampler`. One warning says how many rows
-    count twice otherwise.
+        loaders: The loaders that the Trainer evaluates.
+        metrics: A function from the name of a part to its new metrics.
+        device: The device of the predictions.
+        seen: The training language, whether it is a part or not; `None` if the parts are not languages.
 
     Raises:
-        ConfigurationError: If a part is called as a mean is.
+        ConfigurationError: If a part has the name of a mean.
     """
 
     def __init__(
@@ -44,16 +44,16 @@ class Evaluation:
         device: torch.device,
         seen: str | None = None,
     ) -> None:
-        self._seen = seen if isinstance(loaders, Mapping) else None  # places in a list are no languages
+        self._seen = seen if isinstance(loaders, Mapping) else None  # indices of a list are not languages
         self._parts, self._loaders = parts_of(loaders), loaders_of(loaders)
         require_no_mean(self._parts)
         _warn_of_repeated_rows(self._loaders)
         self._losses = [WeightedMean().to(device) for _ in self._parts]
         self._metrics = [metrics(part).to(device) for part in self._parts]
-        self._before_filler: dict[int, list[_States]] = {}  # the states of a part's metrics, by its index
+        self._before_filler: dict[int, list[_States]] = {}  # states of the metrics, by the index of their part
 
     def update(self, index: int, batch_idx: int, loss: Tensor, weight: int | Tensor) -> MetricCollection:
-        """Add the loss of a batch of the part at `index`, and return the part's metrics to be updated with it."""
+        """Add the loss of a batch of the part at `index`, and return the metrics of that part for an update."""
         if is_filler(self._loaders[index], batch_idx):
             weight = 0
             self._before_filler[index] = [_states_of(metric) for metric in self._metrics[index].values()]
@@ -61,7 +61,7 @@ class Evaluation:
         return self._metrics[index]
 
     def compute(self) -> dict[str, Tensor]:
-        """Return the values by name: of every part that had a batch, then the means."""
+        """Return the values by name: those of every part that had a batch, then the means."""
         by_metric: dict[str, dict[str | None, Tensor]] = {}
         for index, before in self._before_filler.items():
             for metric, states in zip(self._metrics[index].values(), before, strict=True):
@@ -73,16 +73,16 @@ class Evaluation:
         return {name: value for metric, values in by_metric.items() for name, value in self._named(metric, values)}
 
     def names(self, stage: str) -> dict[str, bool | None]:
-        """Return the names of the values, as they are logged in a stage, and whether higher is better if known."""
-        found: dict[str, bool | None] = {}
+        """Return the names that a stage logs, and whether a higher value is better, if known."""
+        by_name: dict[str, bool | None] = {}
         nothing = dict.fromkeys(self._parts, torch.tensor(0.0))
         for metrics in self._metrics:
             for metric, higher in {
                 "loss": False,
                 **{name: each.higher_is_better for name, each in metrics.items()},
             }.items():
-                found |= {f"{stage}/{name}": higher for name, _ in self._named(metric, nothing)}
-        return found
+                by_name |= {f"{stage}/{name}": higher for name, _ in self._named(metric, nothing)}
+        return by_name
 
     def _named(self, metric: str, values: dict[str | None, Tensor]) -> Iterator[tuple[str, Tensor]]:
         if list(values) == [None]:
@@ -103,9 +103,9 @@ def _states_of(metric: Metric) -> _States:
 
 
 def _take_out(metric: Metric, before: _States) -> None:
-    """Take a filler out of a metric, but leave in its lists something of no row.
+    """Remove a filler from a metric, but leave an empty entry in its lists.
 
-    Processes exchange lists entry by entry, and tell by the entries of which type and shape what they exchange is.
+    Processes exchange lists entry by entry, and take type and shape from the entries.
     """
     for name, known in before.items():
         if isinstance(known, int):
@@ -127,16 +127,16 @@ def _warn_of_repeated_rows(loaders: list[Any]) -> None:
 
 
 def loaders_of(loaders: Any) -> list[Any]:
-    """Return the loaders of what the Trainer evaluates, in the order of `parts_of`."""
+    """Return the loaders that the Trainer evaluates, in the order of `parts_of`."""
     if isinstance(loaders, Mapping):
         return list(loaders.values())
     return list(loaders) if isinstance(loaders, list | tuple) else [loaders]
 
 
 def parts_of(loaders: Any) -> list[str | None]:
-    """Return the names of the parts of what the Trainer evaluates; `[None]` for one loader."""
+    """Return the names of the parts that the Trainer evaluates; `[None]` for a single loader."""
     if isinstance(loaders, Mapping):
         return list(loaders)
     if isinstance(loaders, list | tuple) and len(loaders) != 1:
-        return [str(place) for place in range(len(loaders))]
+        return [str(index) for index in range(len(loaders))]
     return [None]

@@ -1,4 +1,4 @@
-"""All modules, in one import."""
+"""All modules in one import."""
 
 from lightning_sparsegrad.modules.base import SparseGradModule
 from lightning_sparsegrad.modules.extractive_question_answering import ExtractiveQuestionAnswering

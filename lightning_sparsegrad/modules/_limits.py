@@ -1,4 +1,4 @@
-"""The length, the vocabulary and the token types that a model takes, found by trying its embeddings."""
+"""The longest input, the vocabulary and the token types of a model, determined by calling its embeddings."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 Attempt = Callable[[nn.Module, dict[str, Any]], None]
 
-_OUT_OF_RANGE = (IndexError, RuntimeError)  # of a look-up; of shapes that do not match
+_OUT_OF_RANGE = (IndexError, RuntimeError)  # a look-up out of range; shapes that do not match
 
 
 def is_on_cpu(model: nn.Module) -> bool:
-    """Return whether a look-up out of range can be tried.
+    """Return whether a look-up out of range is safe to try.
 
-    On an accelerator it would end the process; shards would wait for the other processes, which may not try.
+    On an accelerator it would kill the process. Shards would wait for the other processes, which may not call them.
     """
     return all(parameter.device.type == "cpu" and not is_spread(parameter) for parameter in model.parameters())
 
@@ -44,11 +44,11 @@ def require_fit(
 
     Args:
         model: The model, on the CPU.
-        inputs: What it takes, without labels.
+        inputs: Its inputs, without labels.
         name: The model's name.
         max_length: The `max_length` of the data, if it is known.
         tokenizer: The name of its tokenizer, if it is known.
-        attempt: Runs the model as far as its limits are looked for.
+        attempt: A function that runs the model up to the layers to check.
 
     Raises:
         ConfigurationError: If a token id or a token type is out of range, or the rows are too long.
@@ -69,15 +69,15 @@ def require_fit(
     known = "" if tokenizer is None else f"`tokenizer = {tokenizer}`, which makes "
     if size is not None and largest >= size:
         raise ConfigurationError(
-            f"Parameter `tokenizer` should name one whose token ids are below {size}, as many as `{name}` embeds. "
-            f"Found {known}token id {largest}."
+            f"Parameter `tokenizer` should name one whose token ids are below {size}, the size of the vocabulary of "
+            f"`{name}`. Found {known}token id {largest}."
         )
     types = inputs.get("token_type_ids")
     if types is not None and fits(token_type_ids=types * 0):
         allowed = next(each for each in count(1) if not fits(token_type_ids=types.clamp(max=each)))
         raise ConfigurationError(
-            f"Parameter `tokenizer` should name one whose token types are below {allowed}, as many as model `{name}` "
-            f"embeds. Found {known}token type {int(types.max())}."
+            f"Parameter `tokenizer` should name one whose token types are below {allowed}, the number that model "
+            f"`{name}` embeds. Found {known}token type {int(types.max())}."
         )
     if longest := _longest(ids.shape[1], lambda length: fits(**_cut(inputs, length))):
         given = "" if max_length is None else f"`max_length = {max_length}` and "
@@ -88,13 +88,13 @@ def require_fit(
 
 
 def longest_row(model: PreTrainedModel, length: int) -> int:
-    """Return how many tokens of a row of some length a model has positions for; 0 if that cannot be tried.
+    """Return the number of tokens, up to `length`, that a model has positions for; 0 if that cannot be tried.
 
     Args:
         model: The model, on the CPU.
-        length: The length of the row, in tokens.
+        length: The number of tokens to try.
     """
-    ids = torch.full((1, length), int(padding_of(model) == 0))  # positions may be counted without padding
+    ids = torch.full((1, length), int(padding_of(model) == 0))  # some models count positions without padding
 
     def fits(count: int) -> bool:
         try:

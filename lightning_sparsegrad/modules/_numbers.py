@@ -1,4 +1,4 @@
-"""The numbers of optimizers and schedulers, which torch takes as they are."""
+"""Checks of the numbers given to optimizers and schedulers, which torch accepts unchecked."""
 
 from collections.abc import Iterator, Mapping
 from inspect import signature
@@ -19,7 +19,7 @@ def check_optimizer(optimizer: Optimizer, *, is_scheduled: bool) -> None:
     """Check the numbers of an optimizer.
 
     Raises:
-        ConfigurationError: If one is not finite in float32: the first step would leave no weight finite.
+        ConfigurationError: If a number is not finite in float32: the first step would make all weights non-finite.
     """
     name = type(optimizer).__name__
     for group in optimizer.param_groups:
@@ -29,10 +29,10 @@ def check_optimizer(optimizer: Optimizer, *, is_scheduled: bool) -> None:
 
 
 def check_scheduler(scheduler: LRScheduler) -> None:
-    """Check the numbers that a scheduler was given.
+    """Check the numbers given to a scheduler.
 
     Raises:
-        ConfigurationError: If one is not finite in float32, or is negative: so would be learning rates.
+        ConfigurationError: If a number is negative or not finite in float32, since learning rates would be, too.
     """
     given = vars(scheduler)
     numbers = {name: given[name] for name in signature(type(scheduler)).parameters if name in given}
@@ -49,7 +49,7 @@ def _require_finite(owner: str, values: Mapping[str, Any]) -> None:
         for number in _floats(value):
             if not isfinite(number) or abs(number) > _MOST:
                 raise ConfigurationError(
-                    f"Parameter `{name}` of `{owner}` should be finite, and in float32 at most {_MOST:.3g}. "
+                    f"Parameter `{name}` of `{owner}` should be finite in float32, at most {_MOST:.3g}. "
                     f"Found `{name} = {value}`."
                 )
 

@@ -1,4 +1,4 @@
-"""Adapters of PEFT on their base models, ready to be trained."""
+"""PEFT adapters on their base models, ready for training."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from lightning_sparsegrad.modules._pretrained_config import stored_config
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# what PEFT calls the tasks whose adapters hold a head: that of one would be taken for that of another
+# PEFT's names of tasks whose adapters hold a head: the head of one would be taken for that of another
 _TASKS = {
     "AutoModelForSequenceClassification": "SEQ_CLS",
     "AutoModelForTokenClassification": "TOKEN_CLS",
     "AutoModelForQuestionAnswering": "QUESTION_ANS",
 }
-_PEFT_PREFIX = "base_model.model."  # of the names in an adapter's file
-_WHOLE_MODEL = {"subfolder": ".none"}  # else transformers puts the adapter of the same folder on it, frozen
+_PEFT_PREFIX = "base_model.model."  # prefix of names in an adapter's file
+_WHOLE_MODEL = {"subfolder": ".none"}  # keeps transformers from adding the adapter of the same folder, frozen
 _MAX_REASON = 300  # characters
 
 
 def load_adapted(auto_model: Any, source: str, adapter: Path, options: Mapping[str, Any]) -> PreTrainedModel:
-    """Load a base model and put an adapter on it.
+    """Load a base model and add an adapter to it.
 
-    What trains is what the adapter holds, the modules saved with it included, and a head that neither it nor the base
-    model has, which from then on belongs to the adapter. `save_pretrained` of the model writes the adapter.
+    The adapter trains, with the modules saved in it. A head that neither the adapter nor the base model has trains as
+    well, and becomes part of the adapter. `save_pretrained` of the model writes the adapter.
 
-    `PreTrainedModel.load_adapter` is left aside: it loses the magnitudes of DoRA (transformers 5.23, peft 0.21).
+    `PreTrainedModel.load_adapter` is not used: it loses the magnitudes of DoRA (transformers 5.23, peft 0.21).
 
     Args:
         auto_model: The class of `transformers` that loads the base model.
         source: Hub id or local folder of the adapter.
         adapter: Its `adapter_config.json`.
-        options: What the base model is loaded with.
+        options: Options to load the base model with.
 
     Raises:
         ConfigurationError: If PEFT is not installed, the base model cannot be loaded, or the adapter does not fit it.
@@ -51,7 +51,7 @@ def load_adapted(auto_model: Any, source: str, adapter: Path, options: Mapping[s
         peft, layers = import_module("peft"), import_module("peft.tuners.tuners_utils")
     except ImportError as error:
         raise ConfigurationError(
-            f"Parameter `model_name_or_path` should name a whole model where PEFT is not installed (`{INSTALL}`). "
+            f"Parameter `model_name_or_path` should name a whole model if PEFT is not installed (`{INSTALL}`). "
             f"Found `{source}`, which is an adapter, and no `{error.name}`."
         ) from error
     base = base_of(adapter)
@@ -66,9 +66,9 @@ def load_adapted(auto_model: Any, source: str, adapter: Path, options: Mapping[s
         weights |= {f"{path}.{name}": value for path, state in new.items() for name, value in state.items()}
         stored_base, settings.inference_mode = settings.base_model_name_or_path, False
         model.add_adapter(settings)
-        settings.base_model_name_or_path = stored_base  # and not where it was found
+        settings.base_model_name_or_path = stored_base  # not the resolved path
         loaded = peft.set_peft_model_state_dict(model, weights)
-        layers.cast_adapter_dtype(model, "default")  # to float32, as PEFT does on a base in half precision
+        layers.cast_adapter_dtype(model, "default")  # float32, as PEFT does on a base in half precision
     except ConfigurationError:
         raise
     except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, ImportError) as error:
@@ -92,10 +92,10 @@ def _load_base(
         model, report = auto_model.from_pretrained(
             base, local_files_only=offline, adapter_kwargs=looked_for, output_loading_info=True, **options
         )
-    except Exception as error:  # broken files are found by whatever stumbles over them
+    except Exception as error:  # broken files may raise anything
         raise ConfigurationError(
-            f"`base_model_name_or_path` in `{adapter}` should be a hub id that can be reached or a local folder, of "
-            f"the model that the adapter was trained on. Found `{base}`: {reason_of(error)}"
+            f"`base_model_name_or_path` in `{adapter}` should be a reachable hub id, or a local folder, of the model "
+            f"that the adapter was trained on. Found `{base}`: {reason_of(error)}"
             f"{how_without(base, 'model')}"
         ) from error
     return model, report
@@ -111,7 +111,7 @@ def _check_task(auto_model: Any, source: str, task: str | None) -> None:
 
 
 def _new_modules(model: nn.Module, missing: Iterable[str], settings: Any) -> dict[str, dict[str, Tensor]]:
-    """Return the path and the state of what is in neither the base model nor the adapter."""
+    """Return the path and the state of each module that neither the base model nor the adapter has."""
     saved = [f".{name}." for name in getattr(settings, "modules_to_save", None) or ()]
     parameters = dict(model.named_parameters())
     paths = {name.rpartition(".")[0] for name in missing if name in parameters} - {""}
@@ -120,7 +120,7 @@ def _new_modules(model: nn.Module, missing: Iterable[str], settings: Any) -> dic
 
 
 def _named_as_in(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Yield the weights of an adapter, also of one made for the model without its head."""
+    """Yield the weights of an adapter under the model's names, also if it was made for the model without a head."""
     for stored, weight in weights.items():
         name = stored.removeprefix(_PEFT_PREFIX)
         first = name.partition(".")[0]
@@ -129,13 +129,13 @@ def _named_as_in(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> Itera
 
 
 def _weights_of(adapter: Path, source: str) -> str:
-    """Return where the weights are: beside the settings, or on the hub."""
+    """Return the path of an adapter's weights, which are beside its settings or on the hub."""
     if any(adapter.parent.glob("adapter_model.*")):
         return str(adapter.parent)
     if Path(source).is_dir():
         raise ConfigurationError(
             f"`{source}` should hold `adapter_model.safetensors`, or no `adapter_config.json` if it is a whole model. "
-            f"Found the settings of an adapter without its weights."
+            f"Found an adapter's settings without its weights."
         )
     return source
 
@@ -149,6 +149,6 @@ def _check_loaded(model: nn.Module, source: str, loaded: Any) -> None:
         )
     if unused := sorted(loaded.unexpected_keys):
         rank_zero_warn(
-            f"{len(unused)} tensors of adapter `{source}` have no place in `{type(model).__name__}` and are left out, "
+            f"{len(unused)} tensors of adapter `{source}` do not belong to `{type(model).__name__}` and are ignored, "
             f"`{unused[0]}` first."
         )

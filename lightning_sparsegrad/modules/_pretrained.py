@@ -1,4 +1,4 @@
-"""Pretrained models as they are trained: with float32 weights, unless another dtype is asked for."""
+"""Pretrained models, loaded for training with float32 weights unless another dtype is given."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ def load_pretrained(auto_model: Any, source: str, config: Mapping[str, Any], dty
     Args:
         auto_model: The class of `transformers` that loads it.
         source: Hub id or local folder.
-        config: What to set in the model's configuration.
-        dtype: That of the weights, whatever they are stored in; `"auto"` keeps what they are stored in.
+        config: Values to set in the model's configuration.
+        dtype: The dtype of the weights, whatever they are stored in; `"auto"` keeps the stored one.
 
     Raises:
-        ConfigurationError: If an adapter cannot be loaded, or a configuration makes no model.
+        ConfigurationError: If an adapter cannot be loaded, or the configuration does not define a model.
     """
     offline = is_unreachable(source, "model")
     options: dict[str, Any] = {"dtype": dtype, **config}
@@ -51,7 +51,7 @@ def load_pretrained(auto_model: Any, source: str, config: Mapping[str, Any], dty
                 f"Found `{source}`, which is an adapter: `--windows=1` loads it."
             )
         return load_adapted(auto_model, source, adapter, options)
-    if offline:  # transformers would look for an adapter on the network
+    if offline:  # transformers would search the hub for an adapter
         options["adapter_kwargs"] = {"local_files_only": True}
     options |= padding_options(stored_config(source, offline=offline))
     if _WITHOUT.get():
@@ -88,7 +88,7 @@ def dtypes_of(state: Mapping[str, Any]) -> dict[str, torch.dtype]:
 
 
 def warn_of_dtypes(module: nn.Module, stored: Mapping[str, torch.dtype]) -> None:
-    """Say so if weights train in another dtype than the one in which a checkpoint held them."""
+    """Warn if weights train in another dtype than a checkpoint stored them in."""
     pairs = {
         (_plain(stored[name]), _plain(parameter.dtype))
         for name, parameter in module.named_parameters()
@@ -96,8 +96,8 @@ def warn_of_dtypes(module: nn.Module, stored: Mapping[str, torch.dtype]) -> None
     }
     for before, now in sorted(pairs):
         rank_zero_warn(
-            f"Weights that the checkpoint holds in {before} train in {now} from here on; `dtype={before!r}` of the "
-            f"model, or the `precision` of the Trainer that wrote it, trains them as before."
+            f"Weights that the checkpoint stores in {before} now train in {now}. To train them as before, set "
+            f"`dtype={before!r}` of the model, or the `precision` of the Trainer that wrote the checkpoint."
         )
 
 

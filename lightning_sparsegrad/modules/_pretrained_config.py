@@ -1,4 +1,4 @@
-"""The stored configuration of a pretrained model, looked at before the model is built of it."""
+"""The stored configuration of a pretrained model, checked before the model is built."""
 
 from collections.abc import Iterator, Mapping
 from math import isfinite
@@ -7,20 +7,20 @@ from typing import Any
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.hub._network import STRANGERS
 
-_SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")  # under whatever name a model has
+_SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")  # models may map them to other names
 _MOST_LAYERS = 10_000
 
 
 def stored_config(source: str, *, offline: bool) -> Any:
-    """Return the configuration of a whole model; `None` if it cannot be read: who loads the model says why.
+    """Return the configuration of a whole model; `None` if it cannot be read, which loading the model then reports.
 
     Args:
         source: Hub id or local folder.
-        offline: Whether to look on this machine alone.
+        offline: Whether to read only local files.
 
     Raises:
-        ConfigurationError: If a size is not positive, or a number is not finite: a model would be built all the same,
-            and would be none.
+        ConfigurationError: If a size is not positive or a number is not finite: transformers would still build a model,
+            but a useless one.
     """
     from transformers import AutoConfig
 

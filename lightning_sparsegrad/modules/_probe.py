@@ -1,4 +1,4 @@
-"""Forward passes up to the first block of a transformer, through embeddings and positions, at the cost of a look-up."""
+"""Forward passes up to the first block of a transformer, which check embeddings and positions cheaply."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from lightning_sparsegrad.components import find_blocks
 from lightning_sparsegrad.functional._torch import uncompiled
 
 
-class _Reached(Exception):  # noqa: N818  # no error: it ends a forward pass
+class _Reached(Exception):  # noqa: N818  # not an error: it ends a forward pass
     pass
 
 
@@ -18,8 +18,8 @@ def embed(model: nn.Module, inputs: Mapping[str, Any]) -> None:
     """Run a model up to its first block, in evaluation mode; as a whole if its blocks cannot be found.
 
     Args:
-        model: The model, on the CPU: elsewhere an index out of range ends the process.
-        inputs: What the model takes.
+        model: The model, on the CPU: on an accelerator an index out of range kills the process.
+        inputs: The model's inputs.
     """
     hooks = [block.register_forward_pre_hook(_stop) for block in find_blocks(model)]
     try:
@@ -32,13 +32,13 @@ def embed(model: nn.Module, inputs: Mapping[str, Any]) -> None:
 
 
 def run(model: nn.Module, inputs: Mapping[str, Any]) -> None:
-    """Run a model in evaluation mode, and leave it and the random state as they were.
+    """Run a model in evaluation mode, without changing the model or the random state.
 
     Args:
         model: The model, on the CPU.
-        inputs: What the model takes.
+        inputs: The model's inputs.
     """
-    model = uncompiled(model)  # of one that is compiled: looking should not compile it
+    model = uncompiled(model)  # a check should not start the compiler
     modes = {module: module.training for module in model.modules()}
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):

@@ -1,4 +1,4 @@
-"""Learning-rate schedulers of a task: made over the length of the run, and stepped by steps or by epochs."""
+"""Learning-rate schedulers of a task, created for the length of the run and stepped every step or epoch."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -31,9 +31,9 @@ from lightning_sparsegrad.modules.linear_decay import LinearDecay
 Interval = Literal["step", "epoch"]
 
 _INTERVALS = ("step", "epoch")
-# parameters that say how long the training is, and what may stand in their place
+# parameters for the length of the training, and their alternatives
 _LENGTHS = {"total_steps": "steps_per_epoch", TRAINING_STEPS: "num_stable_steps"}
-# schedulers that have done their work after a number of steps, and where they keep it
+# schedulers that end after a number of steps, and the attribute that holds it
 _TOTALS: tuple[tuple[type[LRScheduler], str], ...] = (
     (OneCycleLR, "total_steps"),
     (CosineAnnealingLR, "T_max"),
@@ -46,16 +46,16 @@ _TOTALS: tuple[tuple[type[LRScheduler], str], ...] = (
 class Scheduling:
     """The scheduler of a task, and when it is stepped.
 
-    A parameter `total_steps` or `num_training_steps` that is left out is filled in: how often the run steps the
-    scheduler. One that is given, and `T_max` and the like, have to reach to the end of the run.
+    If `total_steps` or `num_training_steps` is left out, it is set to the number of times that the run steps the
+    scheduler. If it is given, or `T_max` or the like, it must reach the end of the run.
 
     Args:
-        make: Called with the optimizer.
-        interval: Whether it is stepped after every optimizer step or after every epoch; `None` for steps, and for
-            epochs if it is a `ReduceLROnPlateau`.
-        frequency: It is stepped once in so many of these; `None` for 1, and for as often as there is a validation if
+        make: A function from the optimizer to the scheduler.
+        interval: Whether it is stepped after every optimizer step or after every epoch; `None` for epochs if it is a
+            `ReduceLROnPlateau`, else for steps.
+        frequency: The number of steps or epochs between its steps; `None` for 1, or for the interval of validations if
             it is a `ReduceLROnPlateau` that monitors one.
-        monitor: What a `ReduceLROnPlateau` watches, if it has no `monitor` of its own.
+        monitor: The metric that a `ReduceLROnPlateau` watches, if it has no `monitor` of its own.
 
     Raises:
         ConfigurationError: If there is no scheduler to step, or an argument is out of range.
@@ -65,7 +65,7 @@ class Scheduling:
     interval: Interval | None = None
     frequency: int | None = None
     monitor: str | None = None
-    _count: int | None = field(default=None, init=False)  # of its steps in this run
+    _count: int | None = field(default=None, init=False)  # its steps in this run
 
     def __post_init__(self) -> None:
         given = {"interval": self.interval, "frequency": self.frequency, "monitor": self.monitor}
@@ -84,10 +84,10 @@ class Scheduling:
             )
 
     def configure(self, optimizer: Optimizer, trainer: Trainer) -> LRSchedulerConfigType:
-        """Make the scheduler, and return it as a Trainer takes it from `configure_optimizers`.
+        """Make the scheduler, and return it in the form of `configure_optimizers`.
 
         Raises:
-            ConfigurationError: If it refuses its arguments, ends before the run does, or monitors nothing.
+            ConfigurationError: If it refuses its arguments, ends before the run, or has no metric to monitor.
         """
         interval, frequency = self.interval or "step", self.frequency or 1
         target, given = _target(self.make), dict(getattr(self.make, "keywords", {}))
@@ -106,7 +106,7 @@ class Scheduling:
                 f"Parameter `lr_scheduler` should make an LRScheduler of torch. Found `{type(scheduler).__name__}`."
             )
         check_scheduler(scheduler)
-        if isinstance(scheduler, StepLR) and scheduler.step_size < 1:  # torch divides by it, at the first step
+        if isinstance(scheduler, StepLR) and scheduler.step_size < 1:  # torch divides by it at the first step
             raise ConfigurationError(
                 f"Parameter `step_size` of `StepLR` should be positive. Found `step_size = {scheduler.step_size}`."
             )
@@ -125,12 +125,12 @@ class Scheduling:
         return {"scheduler": scheduler, "interval": interval, "frequency": frequency}
 
     def check(self, scheduler: Any) -> None:
-        """Raise a `ConfigurationError` if a scheduler, which may come from a checkpoint, ends before the run does."""
+        """Raise a `ConfigurationError` if a scheduler, possibly from a checkpoint, ends before the run."""
         for name, total in _total(scheduler).items():
             _require(type(scheduler).__name__, name, total, self._count, self.interval or "step")
 
     def check_monitor(self, trainer: Trainer) -> None:
-        """Raise a `ConfigurationError` if a scheduler is stepped before the first validation gives what it monitors."""
+        """Raise a `ConfigurationError` if a scheduler is stepped before the first validation logs its metric."""
         for config in trainer.lr_scheduler_configs:
             if config.interval != "step" or not str(config.monitor).startswith("val/"):
                 continue
@@ -142,7 +142,7 @@ class Scheduling:
             if (trainer.check_val_every_n_epoch or 1) > 1 or next(stepping) < first:
                 raise ConfigurationError(
                     f"Parameter `lr_scheduler_interval` should be `epoch`, or `lr_scheduler_frequency` at least the "
-                    f"batches before the first validation, for what watches `{config.monitor}`. Found "
+                    f"number of batches before the first validation, to watch `{config.monitor}`. Found "
                     f"`lr_scheduler_interval = step`, `lr_scheduler_frequency = {config.frequency}`."
                 )
 
@@ -151,7 +151,7 @@ class Scheduling:
         monitor = self.monitor or own
         if monitor is None or (own is not None and monitor != own):
             raise ConfigurationError(
-                "Parameter `lr_scheduler_monitor` should name what `ReduceLROnPlateau` watches, `val/loss` for example"
+                "Parameter `lr_scheduler_monitor` should name the metric of `ReduceLROnPlateau`, such as `val/loss`"
                 + (f", or be its `monitor = {own}`" if own else "")
                 + f". Found `lr_scheduler_monitor = {self.monitor}`."
             )
@@ -161,7 +161,7 @@ class Scheduling:
         if frequency % validated:
             raise ConfigurationError(
                 f"Parameter `lr_scheduler_frequency` should be a multiple of `check_val_every_n_epoch = {validated}` "
-                f"of the Trainer where `ReduceLROnPlateau` watches `{monitor}`. "
+                f"of the Trainer if `ReduceLROnPlateau` watches `{monitor}`. "
                 f"Found `lr_scheduler_frequency = {frequency}`."
             )
         return {"scheduler": scheduler, "interval": interval, "frequency": frequency, "monitor": monitor}
@@ -170,24 +170,24 @@ class Scheduling:
         count = count_of(trainer, interval, frequency)
         if count is None:
             raise ConfigurationError(
-                f"Parameter `max_steps` of the Trainer should be given for `{_name(target)}` without `{name}`, where "
-                f"epochs do not tell. Found `max_steps = {trainer.max_steps}`."
+                f"Parameter `max_steps` of the Trainer should be given for `{_name(target)}` without `{name}` if the "
+                f"number of steps per epoch is not known. Found `max_steps = {trainer.max_steps}`."
             )
         return count
 
 
 def made(parameter: str, make: Callable[[Any], Any], of: Any) -> Any:
-    """Call what the user gave; a `ConfigurationError` if it refuses its arguments."""
+    """Call a function that the user gave; raise a `ConfigurationError` if it refuses its arguments."""
     try:
         return make(of)
     except (TypeError, ValueError, KeyError, ZeroDivisionError) as error:
         raise ConfigurationError(
-            f"Parameter `{parameter}` should be given arguments that it takes. Found: {error}"
+            f"Parameter `{parameter}` should have arguments that it accepts. Found: {error}"
         ) from error
 
 
 def count_of(trainer: Trainer, interval: Interval, frequency: int) -> int | None:
-    """Return how often a run steps a scheduler; `None` if it has no end or its data no known length."""
+    """Return how often a run steps a scheduler; `None` if the length of the run or of its data is not known."""
     steps, batches = count_steps(trainer), trainer.num_training_batches
     if steps is None or (interval == "step" and frequency == 1):
         return steps
@@ -203,23 +203,23 @@ def _require(owner: str, name: str, total: int, count: int | None, interval: Int
     if count is not None and total < count:
         hint = "" if interval == "epoch" else " With `lr_scheduler_interval = epoch` it counts epochs."
         raise ConfigurationError(
-            f"Parameter `{name}` of `{owner}` should be at least {count}, its steps in this run, one every {interval}. "
-            f"Found `{name} = {total}`.{hint}"
+            f"Parameter `{name}` of `{owner}` should be at least {count}, the number of times that this run steps it, "
+            f"once every {interval}. Found `{name} = {total}`.{hint}"
         )
 
 
 def _total(scheduler: Any) -> Mapping[str, int]:
-    """Return the parameter, and its value, that says after how many steps a scheduler has done its work."""
+    """Return the parameter that holds the number of steps after which a scheduler ends, with its value."""
     if isinstance(scheduler, LinearLR) and scheduler.end_factor == 0:
         return {"total_iters": scheduler.total_iters}
     return {name: getattr(scheduler, name) for kind, name in _TOTALS if isinstance(scheduler, kind)}
 
 
 def _target(make: Any) -> Any:
-    """Return the class or the function that is called, where it has been given some of its arguments."""
+    """Return the class or function that is called, also behind a partial application."""
     if not isinstance(make, partial):
         return make
-    last = make.args[-1] if make.args else None  # how jsonargparse does it
+    last = make.args[-1] if make.args else None  # jsonargparse's form
     return last if isclass(last) or isroutine(last) else make.func
 
 

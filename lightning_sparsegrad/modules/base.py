@@ -1,4 +1,4 @@
-"""The base of all modules: owns a gradient engine and runs it in `on_after_backward`."""
+"""The base of all modules, which owns a gradient engine and runs it in `on_after_backward`."""
 
 from typing import Any
 
@@ -18,17 +18,18 @@ from lightning_sparsegrad.untrusted._strangers import LoadedFromStrangers
 
 
 class SparseGradModule(LoadedFromStrangers, AdapterOwner, LightningModule):
-    """A LightningModule whose gradients go through a transform, once per optimizer step.
+    """A LightningModule whose gradients pass through a transform once per optimizer step.
 
     Subclass it like any LightningModule. The transform sees the whole gradient: after all micro-batches of an
-    accumulation window, and after ranks have averaged theirs. Under manual optimization call
-    `apply_gradient_transform_()` after the last `manual_backward`, before the first `optimizer.step()` that uses it.
+    accumulation window, and after ranks have averaged theirs. Under manual optimization, call
+    `apply_gradient_transform_()` after the last `manual_backward` and before the first `optimizer.step()` that uses the
+    gradients.
 
-    A subclass may override the hooks below if it calls super(); it is refused when the class is defined otherwise.
+    A subclass may override the hooks below if it calls super(); otherwise defining the class raises an error.
 
     Args:
         gradient_transform: The strategy; `Identity()` for plain fine-tuning.
-        skip_dropped: Whether to leave out the work on gradients that will be dropped, see `GradientEngine`.
+        skip_dropped: Whether to skip work on gradients that will be dropped, see `GradientEngine`.
         nonfinite: What to do in a window whose gradients are not finite: `"propagate"`, `"skip"` or `"raise"`, see
             `GradientEngine`.
 
@@ -71,28 +72,28 @@ class SparseGradModule(LoadedFromStrangers, AdapterOwner, LightningModule):
 
     @property
     def gradient_engine(self) -> GradientEngine:
-        """The engine, from the start of a fit on: its statistics tell what the last step did."""
+        """The engine, available from the start of a fit; its statistics describe the last step."""
         return self._loop_adapter.engine
 
-    @property  # type: ignore[explicit-override]  # mypy does not see it where there is a setter
+    @property  # type: ignore[explicit-override]  # mypy misses it on properties with a setter
     @override
     def trainer(self) -> Trainer:
-        """The Trainer, once it has been given this module."""
+        """The Trainer, after this module was passed to it."""
         return super().trainer
 
     @trainer.setter
     def trainer(self, trainer: Trainer | None) -> None:
         set_trainer(self, trainer)
-        if isinstance(trainer, Trainer):  # the only moment before a fit starts that a subclass need not hand on
+        if isinstance(trainer, Trainer):  # the only moment before a fit that a subclass cannot block
             Searches.of(trainer)
 
     def apply_gradient_transform_(self) -> None:
-        """Apply the transform now, to all gradients: for manual optimization, where only you know which step follows.
+        """Apply the transform now, to all gradients; for manual optimization, where only you know which step follows.
 
-        Once after the last `manual_backward`, before the first `optimizer.step()` that uses it.
+        Call it once after the last `manual_backward`, before the first `optimizer.step()` that uses the gradients.
 
         Raises:
-            RuntimeError: If no `manual_backward` has come since the last call.
+            RuntimeError: If there was no `manual_backward` since the last call.
         """
         self._loop_adapter.apply_(self.trainer, self)
 
@@ -114,7 +115,7 @@ class SparseGradModule(LoadedFromStrangers, AdapterOwner, LightningModule):
 
     @override
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Make sure that the transform was applied."""
+        """Check that the transform was applied."""
         super().on_before_optimizer_step(optimizer)
         self._loop_adapter.before_optimizer_step(self.trainer, self, optimizer)
 
@@ -130,9 +131,9 @@ class SparseGradModule(LoadedFromStrangers, AdapterOwner, LightningModule):
 
 
 def trainer_of(module: LightningModule) -> Trainer | None:
-    """Return the Trainer of a module, `None` if it has none."""
+    """Return the Trainer of a module, or `None` if it has none."""
     try:
         trainer = module.trainer
-    except RuntimeError:  # it is loaded without one
+    except RuntimeError:  # not attached to a Trainer
         return None
-    return trainer if isinstance(trainer, Trainer) else None  # which under Fabric is none
+    return trainer if isinstance(trainer, Trainer) else None  # under Fabric it is another type

@@ -1,4 +1,4 @@
-"""Answer questions by a span of a text."""
+"""The task of answering questions with a span of a text."""
 
 import math
 from typing import Any
@@ -21,38 +21,38 @@ _UNANSWERABLE = "lightning_sparsegrad_unanswerable"  # in checkpoints
 
 
 class ExtractiveQuestionAnswering(TransformerTask):
-    """Fine-tune any `AutoModelForQuestionAnswering` to find the answer to a question in a text.
+    """Task that fine-tunes any `AutoModelForQuestionAnswering` to find the answer to a question in a text.
 
-    A long text is read in windows that overlap, each with the question in front. A batch is a dict of `input_ids` and
-    `attention_mask`, int64 of shape (windows, tokens), whatever else the model takes, and `start_positions` and
-    `end_positions`, int64 of shape (windows,): the first and last token of the answer, or the first token of all where
-    the window does not hold it. To evaluate and predict it also holds all windows of its rows: `window_row`, the place
-    in the batch of the row that a window is of, int64 of shape (windows,); `offsets`, where in the text each token
-    begins and ends, in characters, int64 of shape (windows, tokens, 2), (-1, -1) for what is no token of the text;
-    `contexts`, the texts, and `answers`, all right answers to each question.
+    A long text is split into overlapping features, each with the question in front. A batch is a dict of `input_ids`
+    and `attention_mask`, int64 of shape (features, tokens); other inputs of the model; and `start_positions` and
+    `end_positions`, int64 of shape (features,): the first and last token of the answer, or the first token of the
+    feature if it does not contain the answer. For evaluation and prediction a batch holds all features of its rows, and
+    in addition `window_row`, the index in the batch of the row of each feature, int64 of shape (features,); `offsets`,
+    the start and end of each token in the text, in characters, int64 of shape (features, tokens, 2), (-1, -1) for
+    tokens outside the text; `contexts`, the texts; and `answers`, all correct answers to each question.
 
-    The answer to a question is the span of the highest sum of start and end logits over all of its windows. Measures
-    `answer_f1` and `answer_exact_match` as MLQA does, in the language that the part of the data is called after.
+    The predicted answer is the span with the highest sum of start and end logits over all features of the row. Metrics
+    are `answer_f1` and `answer_exact_match`, computed like MLQA's in the language that gives the part of the data its
+    name.
 
-    Where questions may be unanswerable, as in SQuAD 2, a window without the answer says so by the sum at the first
-    token of all. The answer is empty if the least of these sums over the windows is above that of the best span by more
-    than `null_threshold`, and answers are measured as SQuAD 2 does.
+    If questions may be unanswerable, as in SQuAD 2, the null score of a feature is the sum of both logits at its first
+    token. The answer is empty if the smallest null score of a row exceeds the score of the best span by more than
+    `null_threshold`. Metrics are then computed like SQuAD 2's.
 
     Args:
         model_name_or_path: Hub id, local folder, or `package:<distribution>/<folder inside it>`.
         gradient_transform: The strategy; `Identity()` for plain fine-tuning.
         language: The language of data without parts.
-        max_answer_length: The longest answer, in tokens.
-        unanswerable: Whether the answer to a question may be empty; by default if the data it was trained on, which a
-            checkpoint tells, or those it is evaluated on hold a question without an answer.
-        null_threshold: By how much, in logits, an empty answer has to be better than the best span. The higher, the
-            fewer are empty.
-        **kwargs: What `TransformerTask` takes: `optimizer`, `lr_scheduler`, `skip_dropped`, `nonfinite` and
-            `dtype`.
+        max_answer_length: The largest number of tokens in an answer.
+        unanswerable: Whether the answer to a question may be empty; by default, whether the training data (as recorded
+            in a checkpoint) or the evaluation data have a question without an answer.
+        null_threshold: The margin, in logits, by which an empty answer must beat the best span. A higher threshold
+            gives fewer empty answers.
+        **kwargs: Arguments of `TransformerTask`: `optimizer`, `lr_scheduler`, `skip_dropped`, `nonfinite` and `dtype`.
 
     Raises:
         ConfigurationError: If `max_answer_length` is not positive, `null_threshold` is not a number, there is no such
-            model, or its head is another.
+            model, or its head is of another kind.
 
     References:
         Patrick Lewis, Barlas Oguz, Ruty Rinott, Sebastian Riedel, Holger Schwenk. MLQA: Evaluating Cross-lingual
@@ -129,7 +129,7 @@ class ExtractiveQuestionAnswering(TransformerTask):
         super().on_predict_start()
 
     def _holds_unanswerable(self, kind: str) -> bool:
-        """Return whether a kind of splits holds questions without an answer, as far as the data can tell."""
+        """Return whether a kind of split has questions without an answer, if the data know."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]  # set by its connector
         return isinstance(data, QuestionsDataModule) and data.has_unanswerable(kind)
 
@@ -151,7 +151,7 @@ class ExtractiveQuestionAnswering(TransformerTask):
 
     @override
     def predict(self, output: Any, batch: Batch) -> dict[str, Any]:
-        """Return `predictions`, a list of texts with one for each row."""
+        """Return `predictions`, a list with one text per row."""
         return {"predictions": self._answers(output, batch)}
 
     def _answers(self, output: Any, batch: Batch) -> list[str]:
@@ -159,8 +159,10 @@ class ExtractiveQuestionAnswering(TransformerTask):
         rows, texts = batch["window_row"], batch["contexts"]  # some tokens begin with a blank
         best: list[tuple[float, int, int]] = [(_NO_SCORE, 0, 0)] * len(texts)
         nulls = [torch.inf] * len(texts)
-        for row, *found in torch.stack([rows.float(), scores, starts.float(), ends.float()], dim=1).tolist():
-            best[int(row)] = max(best[int(row)], (found[0], int(found[1]), int(found[2])), key=lambda each: each[0])
+        for row, *candidate in torch.stack([rows.float(), scores, starts.float(), ends.float()], dim=1).tolist():
+            best[int(row)] = max(
+                best[int(row)], (candidate[0], int(candidate[1]), int(candidate[2])), key=lambda each: each[0]
+            )
         if self._may_be_empty:
             for row, score in zip(rows.tolist(), self._null_scores(output, batch).tolist(), strict=True):
                 nulls[row] = min(nulls[row], score)
@@ -172,20 +174,20 @@ class ExtractiveQuestionAnswering(TransformerTask):
 
     @staticmethod
     def _null_scores(output: Any, batch: Batch) -> Tensor:
-        """Return the score of each window at the first token that is no padding."""
+        """Return the null score of each feature, at its first token that is not padding."""
         first = batch["attention_mask"].argmax(1, keepdim=True)
         sums: Tensor = output.start_logits.float().gather(1, first) + output.end_logits.float().gather(1, first)
         return sums.squeeze(1)
 
     def _spans(self, start_logits: Tensor, end_logits: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return where the best span of each window begins and ends, in characters, and its score."""
+        """Return the start, the end (in characters) and the score of the best span of each feature."""
         length = start_logits.shape[1]
         inside = offsets[..., 1] >= 0
         allowed = torch.ones(length, length, dtype=torch.bool, device=inside.device)
         allowed = allowed.triu().tril(self.max_answer_length - 1)
         allowed = allowed & inside[:, :, None] & inside[:, None, :]
         sums = (start_logits[:, :, None] + end_logits[:, None, :]).masked_fill(~allowed, _NO_SCORE)
-        scores, places = sums.flatten(1).max(dim=1)
+        scores, indices = sums.flatten(1).max(dim=1)
         windows = torch.arange(len(offsets), device=offsets.device)
-        starts, ends = offsets[windows, places // length, 0], offsets[windows, places % length, 1]
+        starts, ends = offsets[windows, indices // length, 0], offsets[windows, indices % length, 1]
         return starts, ends, scores

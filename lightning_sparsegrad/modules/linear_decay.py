@@ -16,13 +16,13 @@ class LinearDecay(LRScheduler):
 
     .. math:: \eta_t = \eta \cdot \min\left(\frac{t + 1}{w + 1}, \frac{T - t}{T - w}\right)
 
-    for optimizer step :math:`t` of :math:`T`, the first :math:`w` of them warm-up. A resumed run with another length
-    follows its own from the resumed step on, as schedules of rates and thresholds do.
+    for optimizer step :math:`t` of :math:`T`, of which the first :math:`w` are warm-up. A resumed run with another
+    length uses its own length from the resumed step on, as schedules of rates and thresholds do.
 
     Args:
         optimizer: The optimizer.
-        warmup: Share of the training spent warming up, in [0, 1).
-        total_steps: Optimizer steps of the whole training; `None` to have it filled in by the module.
+        warmup: Share of the training spent on warm-up, in [0, 1).
+        total_steps: Optimizer steps of the whole training; `None` lets the module set it.
 
     Raises:
         ConfigurationError: If `warmup` is out of range or `total_steps` is not positive.
@@ -61,7 +61,7 @@ class LinearDecay(LRScheduler):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on at a step, over the length of this training."""
+        """Restore the step, but keep the length of this training."""
         own = self.total_steps
         super().load_state_dict(state_dict)
         if own is not None:

@@ -1,4 +1,4 @@
-"""Rank the answers to a query by a score for each of them alone."""
+"""The task of ranking the answers to a query by scoring each answer alone."""
 
 from typing import Any
 
@@ -16,28 +16,28 @@ from lightning_sparsegrad.transforms.base import GradientTransform
 
 
 class PointwiseRanking(TransformerTask):
-    r"""Fine-tune any `AutoModelForSequenceClassification` to grade pairs of a query and an answer, and rank by grade.
+    r"""Task that fine-tunes any `AutoModelForSequenceClassification` to grade answers to a query and rank by grade.
 
     It learns the grades as classes, or with `num_labels=1` as numbers, and ranks by the expected grade
 
     .. math:: \sum_{k=0}^{n-1} k \, p(k)
 
-    A batch is a dict of `input_ids` and `attention_mask`, int64 of shape (batch, tokens), whatever else the model
-    takes, `labels`, the grades, int64 in [0, num_labels) or float32, and `group`, int64, which is the same for the
-    answers to one query, both of shape (batch,).
+    A batch is a dict of `input_ids` and `attention_mask`, int64 of shape (batch, tokens); other inputs of the model;
+    `labels`, the grades, int64 in [0, num_labels) or float32; and `group`, int64, equal for answers to the same query,
+    both of shape (batch,).
 
-    Measures `ndcg`, the mean over the queries with two answers or more, and how well single grades are hit: `accuracy`
-    and `f1`, or `pearson` and `mse`.
+    Metrics are `ndcg`, the mean over queries with at least two answers, and metrics of single grades: `accuracy` and
+    `f1`, or `pearson` and `mse`.
 
     Args:
         model_name_or_path: Hub id, local folder, or `package:<distribution>/<folder inside it>`.
         num_labels: Number of grades; 1 to learn them as numbers.
         gradient_transform: The strategy; `Identity()` for plain fine-tuning.
-        **kwargs: What `TransformerTask` takes: `optimizer`, `lr_scheduler`, `skip_dropped`, `nonfinite` and
-            `dtype`.
+        **kwargs: Arguments of `TransformerTask`: `optimizer`, `lr_scheduler`, `skip_dropped`, `nonfinite` and `dtype`.
 
     Raises:
-        ConfigurationError: If `num_labels` is not positive, there is no such model, or its head has other labels.
+        ConfigurationError: If `num_labels` is not positive, there is no such model, or its head has a different number
+            of labels.
 
     Example:
         >>> from lightning_sparsegrad import GradDrop
@@ -73,7 +73,7 @@ class PointwiseRanking(TransformerTask):
 
     @override
     def predict(self, output: Any, batch: Batch) -> dict[str, Any]:
-        """Return `logits` of shape (batch, num_labels) and `predictions`, the scores to rank by, of shape (batch,)."""
+        """Return `logits` of shape (batch, num_labels) and `predictions`, the scores for ranking, of shape (batch,)."""
         return {"logits": output.logits, "predictions": self._scores(output.logits)}
 
     def _scores(self, logits: Tensor) -> Tensor:

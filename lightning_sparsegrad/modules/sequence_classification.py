@@ -1,4 +1,4 @@
-"""Classify or score texts and pairs of texts with any pretrained transformer."""
+"""The task of classifying or scoring texts and pairs of texts."""
 
 from typing import Any
 
@@ -15,24 +15,23 @@ from lightning_sparsegrad.transforms.base import GradientTransform
 
 
 class SequenceClassification(TransformerTask):
-    """Fine-tune any `AutoModelForSequenceClassification` on classes, or with `num_labels=1` on a number.
+    """Task that fine-tunes any `AutoModelForSequenceClassification` on classes, or with `num_labels=1` on a number.
 
-    A batch is a dict of `input_ids` and `attention_mask`, int64 of shape (batch, tokens), whatever else the model
-    takes, and `labels`: int64 classes in [0, num_labels), or float32 numbers, of shape (batch,).
+    A batch is a dict of `input_ids` and `attention_mask`, int64 of shape (batch, tokens); other inputs of the model;
+    and `labels`: int64 classes in [0, num_labels), or float32 numbers, of shape (batch,).
 
     Args:
         model_name_or_path: Hub id, local folder, or `package:<distribution>/<folder inside it>`.
         num_labels: Number of classes; 1 means regression.
         gradient_transform: The strategy; `Identity()` for plain fine-tuning.
-        metrics: What is measured beside the loss, of `accuracy`, `f1` (the unweighted mean over the classes),
-            `binary_f1` (of class 1 of two), `matthews`, `pearson`, `spearman` and `mse`. By default what the data names
-            as its `metrics`, else accuracy and F1, or Pearson correlation and mean squared error.
-        **kwargs: What `TransformerTask` takes: `optimizer`, `lr_scheduler`, `skip_dropped`, `nonfinite` and
-            `dtype`.
+        metrics: Metrics besides the loss: `accuracy`, `f1` (the unweighted mean over the classes), `binary_f1` (of
+            class 1 of two), `matthews`, `pearson`, `spearman` and `mse`. By default the `metrics` of the data, else
+            accuracy and F1 for classes, or Pearson correlation and mean squared error for numbers.
+        **kwargs: Arguments of `TransformerTask`: `optimizer`, `lr_scheduler`, `skip_dropped`, `nonfinite` and `dtype`.
 
     Raises:
         ConfigurationError: If `num_labels` is not positive, a metric does not suit it, there is no such model, or its
-            head has other labels.
+            head has a different number of labels.
 
     Example:
         >>> from lightning_sparsegrad import GradDrop
@@ -56,7 +55,7 @@ class SequenceClassification(TransformerTask):
         **kwargs: Any,
     ) -> None:
         config = head_of(num_labels)
-        named_metrics(metrics, num_labels)  # refuses what does not suit
+        named_metrics(metrics, num_labels)  # refuses metrics that do not suit
         super().__init__(model_name_or_path, gradient_transform, config=config, **kwargs)
         self.num_labels, self._metrics = num_labels, metrics
 
@@ -79,7 +78,7 @@ def head_of(num_labels: int) -> dict[str, Any]:
     """Return the configuration of a head for sequences.
 
     Raises:
-        ConfigurationError: If there is no label.
+        ConfigurationError: If `num_labels` is not positive.
     """
     if num_labels < 1:
         raise ConfigurationError(f"Parameter `num_labels` should be positive. Found `num_labels = {num_labels}`.")
@@ -88,5 +87,5 @@ def head_of(num_labels: int) -> dict[str, Any]:
 
 
 def labels_of(logits: Tensor) -> Tensor:
-    """Return the classes, or the numbers where there is one output, of logits of shape (batch, num_labels)."""
+    """Return the predicted classes, or with one output the numbers, for logits of shape (batch, num_labels)."""
     return logits.squeeze(-1).float() if logits.shape[-1] == 1 else logits.argmax(-1)

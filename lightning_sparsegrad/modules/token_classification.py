@@ -1,4 +1,4 @@
-"""Label the words of sentences: named entities, parts of speech."""
+"""The task of labelling the words of sentences, such as named entities and parts of speech."""
 
 from typing import Any
 
@@ -17,25 +17,24 @@ from lightning_sparsegrad.transforms.base import GradientTransform
 
 
 class TokenClassification(TransformerTask):
-    """Fine-tune any `AutoModelForTokenClassification` on a label for each word.
+    """Task that fine-tunes any `AutoModelForTokenClassification` on a label for each word.
 
-    A batch is a dict of `input_ids` and `attention_mask`, int64 of shape (batch, tokens), whatever else the model
-    takes, and `labels`, int64 of the same shape: a class in [0, num_labels) at the first piece of each word, and -100
-    at its other pieces, at special tokens and at padding, where nothing is learnt or measured.
+    A batch is a dict of `input_ids` and `attention_mask`, int64 of shape (batch, tokens); other inputs of the model;
+    and `labels`, int64 of the same shape: a class in [0, num_labels) at the first token of each word, and -100 at its
+    other tokens, at special tokens and at padding, which loss and metrics ignore.
 
-    Measures `accuracy` over words, and `span_f1`, `span_precision` and `span_recall` over the spans of labels that
-    begin with B- and I- (or are equal, for labels without), as seqeval does.
+    Metrics are `accuracy` over words, and `span_f1`, `span_precision` and `span_recall` over spans, as in seqeval: runs
+    of labels that begin with B- and I-, or for labels without a prefix, runs of equal labels.
 
     Args:
         model_name_or_path: Hub id, local folder, or `package:<distribution>/<folder inside it>`.
         label_names: The names of the classes in the order of their ids.
         gradient_transform: The strategy; `Identity()` for plain fine-tuning.
-        **kwargs: What `TransformerTask` takes: `optimizer`, `lr_scheduler`, `skip_dropped`, `nonfinite` and
-            `dtype`.
+        **kwargs: Arguments of `TransformerTask`: `optimizer`, `lr_scheduler`, `skip_dropped`, `nonfinite` and `dtype`.
 
     Raises:
-        ConfigurationError: If there are not two or more different names, there is no such model, or its head has other
-            labels.
+        ConfigurationError: If there are not at least two different names, there is no such model, or its head has a
+            different number of labels.
 
     Example:
         >>> from lightning_sparsegrad import GradDrop
@@ -56,7 +55,7 @@ class TokenClassification(TransformerTask):
             raise ConfigurationError(
                 f"Parameter `label_names` should be two or more different names. Found `label_names = {label_names}`."
             )
-        ids = {name: place for place, name in enumerate(label_names)}
+        ids = {name: index for index, name in enumerate(label_names)}
         config = {"num_labels": len(ids), "id2label": dict(enumerate(label_names)), "label2id": ids}
         super().__init__(model_name_or_path, gradient_transform, config=config, **kwargs)
         self.label_names = list(label_names)
@@ -80,5 +79,5 @@ class TokenClassification(TransformerTask):
 
     @override
     def predict(self, output: Any, batch: Batch) -> dict[str, Any]:
-        """Return `logits` of shape (batch, tokens, num_labels) and `predictions`, classes of shape (batch, tokens)."""
+        """Return `logits` of shape (batch, tokens, num_labels) and classes, `predictions` of shape (batch, tokens)."""
         return {"logits": output.logits, "predictions": output.logits.argmax(-1)}

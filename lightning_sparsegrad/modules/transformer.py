@@ -1,4 +1,4 @@
-"""The base of tasks with a pretrained transformer: loading, optimizers, steps, evaluation."""
+"""The base of tasks with a pretrained transformer: model loading, optimizers, steps, evaluation."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torchmetrics import MetricCollection
 from typing_extensions import override
 
-import lightning_sparsegrad.untrusted._jsonargparse  # noqa: F401  # any parser then calls of `optimizer` what makes one
+import lightning_sparsegrad.untrusted._jsonargparse  # noqa: F401  # makes every parser restrict what `optimizer` may call
 from lightning_sparsegrad.components import find_blocks
 from lightning_sparsegrad.data._checks import listed
 from lightning_sparsegrad.data._classes import are_same
@@ -57,46 +57,48 @@ _LEARNING_RATE = "lightning_sparsegrad_learning_rate"  # in checkpoints
 
 
 class TransformerTask(SparseGradModule, Task, ABC):
-    """Abstract task: fine-tune a pretrained transformer with a head.
+    """Abstract task that fine-tunes a pretrained transformer with a head.
 
-    A subclass names the head (`auto_model`), and says what is measured (`metrics`, `measure`) and what is predicted
-    (`predict`). A batch is a dict of what the model takes and of what the task reads besides (`beside`).
+    A subclass defines the head (`auto_model`), the metrics (`metrics`, `measure`) and the predictions (`predict`). A
+    batch is a dict of the model's inputs and of further entries that only the task reads (`beside`).
 
-    Logs `train/loss`; and for validation and test `loss` and the metrics, as `val/accuracy` and so on. Where the data
-    has several parts, a dict of loaders, each has its own: `val/accuracy/de`; then `val/accuracy/mean`, the unweighted
-    mean over the parts, and, where the data names its `train_language`, `val/accuracy/mean_unseen` over all but that.
+    The task logs `train/loss`, and for validation and test the loss and the metrics under names such as
+    `val/accuracy`. If the data have several parts (a dict of loaders), it logs them for each part (`val/accuracy/de`);
+    as `val/accuracy/mean`, the unweighted mean over the parts; and, if the data have a `train_language`, as
+    `val/accuracy/mean_unseen`, the mean over the other parts.
 
-    A checkpoint holds the `label_names` of the data it was trained on, and is refused for data with others: its classes
-    would be taken for one another. Data that are not given names take those of the checkpoint, so that rows can be
-    predicted, or labelled ones evaluated, without the data it was trained on.
+    A checkpoint stores the `label_names` of its training data, and is refused for data with other names, since its
+    classes would be mistaken for others. Data without names take those of the checkpoint, so that it can predict or
+    evaluate rows without its training data.
 
-    Under `ModelParallelStrategy` each block of the transformer is sharded, then what is left (FSDP2).
+    Under `ModelParallelStrategy`, each block of the transformer is sharded, then the remaining parameters (FSDP2).
 
     Args:
-        model_name_or_path: Hub id, local folder, or `package:<distribution>/<folder inside it>`; of a model, or of an
-            adapter of PEFT, which trains with the modules saved with it while its base model does not.
+        model_name_or_path: Hub id, local folder, or `package:<distribution>/<folder inside it>` of a model or of a PEFT
+            adapter. An adapter trains with the modules saved in it; its base model does not train.
         gradient_transform: The strategy; `Identity()` for plain fine-tuning.
-        config: What the subclass sets in the model's configuration.
-        optimizer: Called with the parameter groups. Biases and norms (all parameters of fewer than two dimensions) are
-            a group of their own, without weight decay.
-        lr_scheduler: Called with the optimizer: a class of `torch.optim.lr_scheduler`, `LinearDecay`, a
-            `get_*_schedule*` of transformers, or a function annotated to return a scheduler. `total_steps` and
-            `num_training_steps` are filled in from the run. `None` keeps the learning rate.
-        lr_scheduler_interval: Whether it is stepped after every optimizer `"step"`, the default, or after every
-            `"epoch"`, the default for a `ReduceLROnPlateau`.
-        lr_scheduler_frequency: It is stepped once in so many steps or epochs, at least 1.
-        lr_scheduler_monitor: What a `ReduceLROnPlateau` watches, such as `val/loss`.
-        skip_dropped: Whether to leave out the work on gradients that will be dropped, see `GradientEngine`.
+        config: Values that the subclass sets in the model's configuration.
+        optimizer: A function from the parameter groups to the optimizer. Biases and norms (all parameters with fewer
+            than two dimensions) form a separate group without weight decay.
+        lr_scheduler: A function from the optimizer to the scheduler: a class of `torch.optim.lr_scheduler`,
+            `LinearDecay`, a `get_*_schedule*` of transformers, or a function annotated to return a scheduler.
+            `total_steps` and `num_training_steps` are set from the run. `None` keeps the learning rate constant.
+        lr_scheduler_interval: Whether to step it after every optimizer `"step"` (the default) or after every `"epoch"`
+            (the default for a `ReduceLROnPlateau`).
+        lr_scheduler_frequency: The number of steps or epochs between its steps, at least 1.
+        lr_scheduler_monitor: The metric that a `ReduceLROnPlateau` watches, such as `val/loss`.
+        skip_dropped: Whether to skip work on gradients that will be dropped, see `GradientEngine`.
         nonfinite: What to do in a window whose gradients are not finite: `"propagate"`, `"skip"` or `"raise"`, see
             `GradientEngine`.
-        dtype: What weights are trained in, whatever they are stored in: in half precision most of them would be too
-            coarse to move by a step. `"auto"` keeps what they are stored in. `precision="bf16-true"` of the Trainer
-            converts the module itself. Beside a base model in half precision, the weights of an adapter are float32.
+        dtype: The dtype in which weights train, whatever they are stored in: most weights in half precision are too
+            coarse for the update of a step to change them. `"auto"` keeps the stored dtype. `precision="bf16-true"` of
+            the Trainer converts the module itself. The weights of an adapter on a base model in half precision are
+            float32.
 
     Attributes:
         lr: Learning rate of all parameters, which overrides the optimizer's unless it is `None`. `LearningRateFinder`
-            and `Tuner.lr_find` set it; a resumed fit takes it from the checkpoint, unless its optimizer is given
-            another learning rate than before.
+            and `Tuner.lr_find` set it. A resumed fit takes it from the checkpoint, unless its optimizer has another
+            learning rate than before.
 
     Raises:
         ConfigurationError: If there is no such model, or its head has other labels; if a checkpoint was trained on
@@ -107,10 +109,10 @@ class TransformerTask(SparseGradModule, Task, ABC):
     """The class of `transformers` that loads the model with its head."""
 
     beside: ClassVar[tuple[str, ...]] = ()
-    """What batches hold for the task alone, and not for the model."""
+    """Names of entries in a batch that only the task reads, not the model."""
 
     targets: ClassVar[tuple[str, ...]] = ("labels",)
-    """What batches hold to learn from, which a prediction does not look at."""
+    """Names of entries in a batch that are targets, which a prediction ignores."""
 
     def __init__(
         self,
@@ -137,45 +139,45 @@ class TransformerTask(SparseGradModule, Task, ABC):
         left_out = ["config", *(f"lr_scheduler_{name}" for name, value in stepping.items() if value is None)]
         self.save_hyperparameters(ignore=left_out)
         for name in ("gradient_transform", "optimizer", "lr_scheduler"):
-            # the command line stores what they were parsed from; objects would keep `weights_only` from loading
+            # the command line stores their configs; objects could not be loaded with `weights_only`
             if isinstance(self.hparams[name], GradientTransform) or callable(self.hparams[name]):
                 self.hparams.pop(name)
                 left_out.append(name)
-        self.save_hyperparameters(ignore=left_out)  # once more: loggers write these
+        self.save_hyperparameters(ignore=left_out)  # again, since loggers write these
         self.model_name_or_path = model_name_or_path
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
-        self._scheduling = Scheduling(lr_scheduler, **stepping)  # type: ignore[arg-type]  # each has its own type
+        self._scheduling = Scheduling(lr_scheduler, **stepping)  # type: ignore[arg-type]  # their types differ
         self.lr: float | None = None
-        self._lr_overridden: list[float] | None = None  # of the parameter groups
+        self._lr_overridden: list[float] | None = None  # by parameter group
         self.model = _load(self.auto_model, model_name_or_path, config, dtype)
         self.trained_names: list[str] | None = None
-        """The names of the classes of the data it was trained on; empty for numbers, `None` if they are not known."""
+        """The names of the classes in the training data; empty for numbers, `None` if they are not known."""
         self._restored_dtypes: dict[str, torch.dtype] = {}
-        self._tokens: dict[str, Any] = {}  # how these make tokens
+        self._tokens: dict[str, Any] = {}  # settings of its tokenizer
 
     @abstractmethod
     def metrics(self, part: str | None) -> MetricCollection:
-        """Return new metrics for a part of the data; `None` if it has none."""
+        """Return new metrics for a part of the data; `None` stands for data without parts."""
 
     @abstractmethod
     def measure(self, metrics: MetricCollection, output: Any, batch: Batch) -> None:
-        """Update the metrics with what the model says of a batch."""
+        """Update the metrics with the model's output for a batch."""
 
     @abstractmethod
     def predict(self, output: Any, batch: Batch) -> dict[str, Any]:
-        """Return what the model says of a batch: `predictions` with one entry per row, and what else there is."""
+        """Return the predictions for a batch: `predictions` with one entry per row, and further outputs."""
 
     def names_logged(self) -> dict[str, bool | None]:
-        """Return the names that the running fit logs, and whether higher is better where that is known."""
+        """Return the names that the running fit logs, and whether a higher value is better, if known."""
         return {"train/loss": False, **self._new_evaluation(self.trainer.val_dataloaders or []).names("val")}
 
     def weight(self, batch: Batch) -> int | Tensor:
-        """Return how many examples the loss of a batch is the mean of."""
+        """Return the number of examples over which the loss of a batch is a mean."""
         return len(batch["input_ids"])
 
     @override
     def forward(self, batch: Batch) -> Any:
-        """Return what the model makes of a batch: logits, and the loss if the batch has labels."""
+        """Return the model's output for a batch: logits, and the loss if the batch has labels."""
         inputs = {name: value for name, value in batch.items() if name not in self.beside}
         try:
             return self.model(**with_padding_of(self.model, inputs))
@@ -185,7 +187,7 @@ class TransformerTask(SparseGradModule, Task, ABC):
 
     @override
     def setup(self, stage: str) -> None:
-        """Agree with the data on the padding token, and check that their rows fit the model."""
+        """Set the padding token to that of the data, and check that their rows fit the model."""
         from transformers import PreTrainedTokenizerBase
 
         super().setup(stage)
@@ -202,14 +204,14 @@ class TransformerTask(SparseGradModule, Task, ABC):
     def on_fit_start(self) -> None:
         super().on_fit_start()
         self.trained_names = self._names_of_data()
-        if self.trainer.ckpt_path:  # now that the Trainer has converted the module
+        if self.trainer.ckpt_path:  # after the Trainer has converted the module
             warn_of_dtypes(self, self._restored_dtypes)
         name_classes(self.model.config, self.trained_names)
 
     @override
     def on_train_start(self) -> None:
         super().on_train_start()
-        for config in self.trainer.lr_scheduler_configs:  # as a checkpoint may have restored them
+        for config in self.trainer.lr_scheduler_configs:  # a checkpoint may have restored them
             self._scheduling.check(config.scheduler)
         self._scheduling.check_monitor(self.trainer)
 
@@ -226,7 +228,9 @@ class TransformerTask(SparseGradModule, Task, ABC):
         if self.lr is not None:
             checkpoint[_LEARNING_RATE] = {"lr": self.lr, "overridden": self._lr_overridden}
         checkpoint[MODEL_KEY] = describe(self.model, self._tokens)
-        for callback in getattr(trainer_of(self), "callbacks", ()):  # which Lightning does not ask for weights alone
+        for callback in getattr(
+            trainer_of(self), "callbacks", ()
+        ):  # Lightning does not call them if only weights are saved
             if store := getattr(callback, "store_config", None):
                 store(checkpoint)
 
@@ -237,7 +241,7 @@ class TransformerTask(SparseGradModule, Task, ABC):
         self.trained_names = names_in(checkpoint)
         name_classes(self.model.config, self.trained_names)
         described = checkpoint.get(MODEL_KEY)
-        if described and not self._tokens:  # else the data have said it
+        if described and not self._tokens:  # otherwise the data have set it
             set_padding(self.model, described["padding"])
             self._tokens = tokens_in(described)
         if (trainer := trainer_of(self)) is not None:
@@ -277,16 +281,18 @@ class TransformerTask(SparseGradModule, Task, ABC):
 
     @override
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
-        """Return what `predict` returns, whatever the labels; of no row for a filler, see `UnrepeatedSampler`."""
-        found = self.predict(self({name: value for name, value in batch.items() if name not in self.targets}), batch)
+        """Return the result of `predict`, without reading labels; empty for a filler, see `UnrepeatedSampler`."""
+        predicted = self.predict(
+            self({name: value for name, value in batch.items() if name not in self.targets}), batch
+        )
         loaders = loaders_of(getattr(trainer_of(self), "predict_dataloaders", None))
         if dataloader_idx < len(loaders) and is_filler(loaders[dataloader_idx], batch_idx):
-            return {name: value[:0] if isinstance(value, list | Tensor) else value for name, value in found.items()}
-        return found
+            return {name: value[:0] if isinstance(value, list | Tensor) else value for name, value in predicted.items()}
+        return predicted
 
     @override
     def configure_model(self) -> None:
-        """Shard the model if the strategy has a mesh for it: each block of the transformer, then the rest."""
+        """Shard the model if the strategy has a device mesh: each block of the transformer, then the rest."""
         mesh = self.device_mesh
         if mesh is None or any(map(is_spread, self.parameters())):
             return
@@ -321,14 +327,14 @@ class TransformerTask(SparseGradModule, Task, ABC):
     def _override_learning_rate(self, optimizer: Optimizer) -> None:
         own = [float(group["lr"]) for group in optimizer.param_groups]
         resumes = getattr(trainer_of(self), "ckpt_path", None)
-        if resumes and self._lr_overridden not in (None, own):  # another one is given, and wins
+        if resumes and self._lr_overridden not in (None, own):  # a new one was given and wins
             self.lr = None
         self._lr_overridden = None if self.lr is None else own
         for group in optimizer.param_groups if self.lr is not None else ():
             group["lr"] = self.lr
 
     def _names_of_data(self) -> list[str] | None:
-        """Return the names of the classes of the data, `None` where they are not known."""
+        """Return the names of the classes in the data, or `None` if they are not known."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]  # set by its connector
         try:
             names = getattr(data, "label_names", None)
@@ -338,17 +344,17 @@ class TransformerTask(SparseGradModule, Task, ABC):
         return [str(name) for name in names or ()] if is_known else None
 
     def _require_label_names(self) -> None:
-        known, found = self.trained_names, self._names_of_data()
-        if known is None or found is None or known == found:
+        known, of_data = self.trained_names, self._names_of_data()
+        if known is None or of_data is None or known == of_data:
             return
-        if not known or not found or not are_same(known, found):
+        if not known or not of_data or not are_same(known, of_data):
             raise ConfigurationError(
                 f"Data should have the labels that the model was trained on, in the same order: "
-                f"{listed(known) if known else 'numbers'}. Found {listed(found) if found else 'numbers'}."
+                f"{listed(known) if known else 'numbers'}. Found {listed(of_data) if of_data else 'numbers'}."
             )
 
     def _require_fit(self, batch: Batch, attempt: Callable[[nn.Module, Batch], Any] = embed) -> None:
-        """Check that the model has embeddings and positions for a batch, where that can be tried."""
+        """Check that the model has embeddings and positions for a batch, if that can be tried."""
         if is_on_cpu(self.model):
             left_out = {*self.beside, *self.targets}
             inputs = {name: value for name, value in batch.items() if name not in left_out}
@@ -371,7 +377,7 @@ class TransformerTask(SparseGradModule, Task, ABC):
 
     def _log_evaluation(self, stage: str) -> None:
         values = {f"{stage}/{name}": value for name, value in self._evaluation.compute().items()}
-        self.log_dict(values, sync_dist=True, reduce_fx="max")  # the metrics are those of all processes already
+        self.log_dict(values, sync_dist=True, reduce_fx="max")  # the metrics are reduced over processes already
 
 
 def _load(auto_model: Any, name: str, config: Mapping[str, Any], dtype: DType) -> "PreTrainedModel":
@@ -381,14 +387,14 @@ def _load(auto_model: Any, name: str, config: Mapping[str, Any], dtype: DType) -
     except ConfigurationError:
         raise
     except Exception as error:
-        # not found, no text model, another number of labels, a pickle of more than tensors; files that are broken are
-        # found by whatever stumbles over them
+        # not found, not a text model, another number of labels, a pickle with more than tensors; broken files may raise
+        # anything
         labels = f" for `num_labels = {config['num_labels']}`" if "num_labels" in config else ""
         raise ConfigurationError(
-            f"Parameter `model_name_or_path` should be a hub id that can be reached, a local folder, or "
+            f"Parameter `model_name_or_path` should be a reachable hub id, a local folder, or "
             f"`package:<distribution>/<folder>`, of a text model without a head or with one{labels}. "
             f"Found `{name}`: {reason_of(error)}{how_without(path, 'model')}"
         ) from error
     find_padding(model, path)
-    model.train()  # it comes in evaluation mode, which Lightning would keep: no dropout
+    model.train()  # it is loaded in evaluation mode, which Lightning would keep, without dropout
     return model

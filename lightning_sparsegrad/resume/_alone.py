@@ -1,4 +1,4 @@
-"""One process of several after an exception: the others may not come along, so nothing waits for them."""
+"""One process of several after an exception: it must not wait for the others, which may never arrive."""
 
 from typing import Any
 
@@ -9,16 +9,16 @@ from lightning_sparsegrad.resume._lightning_methods import has_left_collectives,
 
 
 def leave_others(trainer: Trainer) -> None:
-    """Have a Trainer wait for no other process any more, until `rejoin_others`.
+    """Make a Trainer stop waiting for other processes, until `rejoin_others`.
 
-    Lightning's checkpoints do: a barrier when one is written, and a vote on whether there is one of that name already.
+    Lightning's checkpoints wait: at a barrier when one is written, and in a vote on whether its name is taken.
     """
     if trainer.world_size > 1:
         leave_collectives(trainer, _own)
 
 
 def rejoin_others(trainer: Trainer) -> None:
-    """Take back what `leave_others` did."""
+    """Undo `leave_others`."""
     rejoin_collectives(trainer)
 
 
@@ -32,13 +32,13 @@ def why_not_alone(trainer: Trainer) -> str | None:
     if not is_alone(trainer):
         return None
     if any(is_spread(parameter) for parameter in trainer.lightning_module.parameters()):
-        return "and each of several processes holds a part of the weights."
-    # ZeRO, whose optimizers gather their states when asked for them
+        return "and the weights are sharded over several processes."
+    # ZeRO, whose optimizers gather their states on request
     if any(callable(getattr(optimizer, "consolidate_state_dict", None)) for optimizer in trainer.optimizers):
-        return "and each of several processes holds a part of the optimizer's state."
+        return "and the optimizer's state is sharded over several processes."
     return None
 
 
 def _own(value: Any = None, *_: Any, **__: Any) -> Any:
-    """Return what this process has, in place of what all have."""
+    """Return the value of this process in place of a collective result."""
     return value

@@ -1,4 +1,4 @@
-"""Checkpoints that are under their final name only when they are whole."""
+"""Checkpoints that get their final name only when they are complete."""
 
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,12 @@ from lightning_sparsegrad.files._writing import replacing
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its place, and moves it there when it is whole and on the disk.
+    """A CheckpointIO that writes a checkpoint beside its path, and moves it there once it is complete and on the disk.
 
-    Lightning writes into the system's folder for temporary files and moves the file from there, which across file
-    systems is a copy that a kill can leave half-done. Here the half-written file is in the folder of the checkpoint,
-    where a move is atomic, see `files._writing`. One that a kill has left goes when a run is resumed from
-    that folder or writes into it. Paths with a protocol (`s3://`) are left to Lightning.
+    Lightning writes into the system's temporary folder and moves the file from there, which across file systems is a
+    copy that a kill can interrupt. Here the unfinished file is in the folder of the checkpoint, where a move is atomic,
+    see `files._writing`. A leftover of a killed process is removed when a run is resumed from that folder or writes
+    into it. Paths with a protocol (`s3://`) are left to Lightning.
     """
 
     @override

@@ -1,4 +1,4 @@
-"""Checkpoint files as a command reads them: the run that wrote one, and messages about one that cannot be used."""
+"""Checkpoint files as a command reads them: the run that wrote one, and messages about unusable ones."""
 
 import re
 import warnings
@@ -33,20 +33,20 @@ _OF_ODD_VALUES = (
     AttributeError,
     RuntimeError,
     MemoryError,
-)  # what a value of a wrong type ends in
+)  # errors caused by values of a wrong type
 _MAX_REASON = 300  # characters
 
 
 @dataclass(frozen=True)
 class StoredRun:
-    """What a checkpoint says of the run that wrote it.
+    """The run that wrote a checkpoint, as far as the checkpoint describes it.
 
     Args:
         path: The checkpoint.
-        config: The arguments of the run; of the model and the data alone, if another command line wrote it.
-        folder: Where the run was started; empty if that is not known.
+        config: The arguments of the run; only those of the model and the data, if another command line wrote it.
+        folder: The working directory of the run; empty if unknown.
         resumes_exactly: Whether random states are in the checkpoint.
-        names: The names of the classes; empty for regression, `None` if the checkpoint does not tell.
+        names: The names of the classes; empty for regression, `None` if unknown.
     """
 
     path: Path
@@ -57,21 +57,21 @@ class StoredRun:
 
 
 def stored_run(path: Path, named: Iterable[str] = ()) -> StoredRun:
-    """Return what a checkpoint says of the run that wrote it.
+    """Return a description of the run that wrote a checkpoint.
 
     Args:
         path: The checkpoint.
-        named: Classes of model and data that the user names himself.
+        named: Classes of model and data that the user has named.
 
     Raises:
         ConfigurationError: If it cannot be read.
     """
-    require_intact(path, tensors=False)  # who loads them has them checked
+    require_intact(path, tensors=False)  # their loader checks them
     try:
-        # the tensors, which nothing here looks at, stay on the disk
+        # tensors are not read here and stay on the disk
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # torch has no one class for what is wrong with a file
-        if refused_class(error):  # a class that the user's own code may yet declare to be safe
+    except Exception as error:  # torch has no common class for faults of a file
+        if refused_class(error):  # the user's code may still declare this class to be safe
             return StoredRun(path, {})
         raise ConfigurationError(about_checkpoint(path, error)) from error
     require_mappings(checkpoint, path)
@@ -87,13 +87,13 @@ def stored_run(path: Path, named: Iterable[str] = ()) -> StoredRun:
     for key in HYPER_PARAMETERS.keys() & config.keys():
         class_path = config[key].get("class_path") if isinstance(config[key], Mapping) else None
         if isinstance(class_path, str) and (why := _why_not_there(class_path, path, named)) is not None:
-            warnings.warn(f"`{path}` is of `{class_path}`, which is not found: give --{key}.{why}", stacklevel=2)
+            warnings.warn(f"`{path}` names `{class_path}`, which cannot be found: give --{key}.{why}", stacklevel=2)
             del config[key]
     return StoredRun(path, config, folder, is_exact, names)
 
 
 def _why_not_there(class_path: str, path: Path, named: Iterable[str]) -> str | None:
-    """Return why a class is not to be had, as the end of a message; `None` for one that is there."""
+    """Return why a class is not available, as the end of a message; `None` if it is."""
     try:
         with named_by_checkpoint(path, but=named):
             return "" if find(class_path) is None else None
@@ -102,11 +102,11 @@ def _why_not_there(class_path: str, path: Path, named: Iterable[str]) -> str | N
 
 
 def names_in(checkpoint: Mapping[str, Any]) -> list[str] | None:
-    """Return the names of the classes that a checkpoint is of; empty for regression, `None` if it does not tell."""
+    """Return the names of the classes in a checkpoint; empty for regression, `None` if unknown."""
     stored: Mapping[str, Any] = checkpoint.get("hyper_parameters") or {}
     names = checkpoint.get(LABEL_NAMES) or stored.get("label_names")
     if names is None:
-        is_regression = LABEL_NAMES in checkpoint or stored.get("num_labels") == 1  # 0.1 stored none of one
+        is_regression = LABEL_NAMES in checkpoint or stored.get("num_labels") == 1  # 0.1 stored no names for regression
         return [] if is_regression else None
     fault = fault_of(names) if isinstance(names, list | tuple) else f"`{type(names).__name__}`"
     if fault:
@@ -115,13 +115,13 @@ def names_in(checkpoint: Mapping[str, Any]) -> list[str] | None:
 
 
 def require_mappings(checkpoint: Any, path: Any) -> None:
-    """Refuse a checkpoint in which configs or arguments are no mappings, or such as no config file could hold.
+    """Refuse a checkpoint whose configs or arguments are not mappings, or not such as a config file could hold.
 
     Raises:
-        ConfigurationError: If one is; the line names its key.
+        ConfigurationError: If there is one; the message names its key.
     """
-    parts = checkpoint if isinstance(checkpoint, Mapping) else {}
-    for key, value in [("", checkpoint), *((key, parts.get(key)) for key in _MAPPINGS)]:
+    entries = checkpoint if isinstance(checkpoint, Mapping) else {}
+    for key, value in [("", checkpoint), *((key, entries.get(key)) for key in _MAPPINGS)]:
         fault = "" if isinstance(value, Mapping) or (key and value is None) else f"`{type(value).__name__}`"
         if key and not fault:
             fault = fault_of(value) or next((f"the key {name!r}" for name in value or () if type(name) is not str), "")
@@ -131,7 +131,7 @@ def require_mappings(checkpoint: Any, path: Any) -> None:
 
 
 def is_about_checkpoint(error: BaseException) -> bool:
-    """Return whether an error comes from what Lightning, or this library, does to find and restore a checkpoint."""
+    """Return whether an error was raised where Lightning or this library finds and restores a checkpoint."""
     frames = [frame for frame, _ in walk_tb(error.__traceback__)]
     return any(map(restores_checkpoint, frames)) or (
         isinstance(error, _OF_ODD_VALUES) and any(map(_reads_checkpoint, frames))
@@ -139,15 +139,15 @@ def is_about_checkpoint(error: BaseException) -> bool:
 
 
 def _reads_checkpoint(frame: FrameType) -> bool:
-    """Whether a function of this library has been handed what a checkpoint holds, to read it."""
+    """Return whether a frame is a function of this library that reads the content of a checkpoint."""
     is_ours = str(frame.f_globals.get("__name__")).startswith(f"{__name__.partition('.')[0]}.")
     return is_ours and "checkpoint" in frame.f_locals and not _SAVING.search(frame.f_code.co_name)
 
 
 def about_checkpoint(path: Any, error: BaseException) -> str:
-    """Return a sentence about a checkpoint that could not be used, and why."""
+    """Return a message about a checkpoint that cannot be used, with the reason."""
     unsafe = refused_class(error)
-    reason = f"an object of `{unsafe}`, and to build it would run code" if unsafe else " ".join(str(error).split())
+    reason = f"an object of `{unsafe}`, which would run code when loaded" if unsafe else " ".join(str(error).split())
     reason = reason if len(reason) < _MAX_REASON else f"{reason[:_MAX_REASON]}..."
     return (
         f"Parameter `ckpt_path` should name a checkpoint of this model that holds tensors and plain values. "

@@ -1,4 +1,4 @@
-"""Counters that Lightning does not keep: when loaders are made anew, batches of validations, checkpoints written."""
+"""Counters that Lightning does not save: reloads of loaders, batches of validations, checkpoints written."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from lightning_sparsegrad.resume._lightning import (
 
 
 def counters(trainer: Trainer) -> dict[str, Any]:
-    """Return what the loops and the ModelCheckpoints count."""
+    """Return the counters of the loops and the ModelCheckpoints."""
     return {
         "loaders": reload_epochs(trainer),
         "batches": dict(batches_of_validations(trainer)),

@@ -1,4 +1,4 @@
-"""The gate of a Trainer's fits: checkpoints that wait for the end of a window, and hyperparameters that may change."""
+"""The gate of a Trainer's fits: checkpoints wait for the end of a window, and hyperparameters may change."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,7 +13,7 @@ from lightning_sparsegrad.resume._waiting import INEXACT_KEY, WaitingCheckpoints
 
 
 class CheckpointGate(Gate):
-    """What every fit has, with `ExactResume` and without."""
+    """The gate of every fit, with or without `ExactResume`."""
 
     keys = (INEXACT_KEY,)
 
@@ -31,7 +31,7 @@ class CheckpointGate(Gate):
 
     @override
     def resumed(self, trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
-        WaitingCheckpoints.of(trainer).tell_of(checkpoint, trainer)
+        WaitingCheckpoints.of(trainer).warn_if_inexact(checkpoint, trainer)
 
     @override
     def started(self, trainer: Trainer) -> None:

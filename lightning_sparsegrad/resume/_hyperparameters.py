@@ -1,4 +1,4 @@
-"""Hyperparameters of optimizers, schedulers and callbacks: in a resumed run, its own take effect."""
+"""Hyperparameters of optimizers, schedulers and callbacks: a resumed run uses its own."""
 
 from collections.abc import Mapping
 from inspect import signature
@@ -14,14 +14,14 @@ from torch.optim import Optimizer
 from lightning_sparsegrad.loops._callbacks import callbacks_of
 from lightning_sparsegrad.resume._optimizers import Made, follow_new, settings_of
 
-HYPERPARAMETERS_KEY = "lightning_sparsegrad_optimizers"  # in checkpoints, as the other
+HYPERPARAMETERS_KEY = "lightning_sparsegrad_optimizers"  # in checkpoints, like the next key
 _SEARCHED_KEY = "lightning_sparsegrad_searched"
 
 
 class Hyperparameters:
-    """Has the resumed fits of a Trainer follow their own hyperparameters, and says in one line what differs.
+    """The hyperparameters of a Trainer's fits: a resumed fit uses its own, and one line reports what differs.
 
-    Its methods belong into the hooks they are named after; a second call from another place changes nothing.
+    Its methods are called in the hooks they are named after; a second call has no effect.
     """
 
     _of: ClassVar["WeakKeyDictionary[Trainer, Hyperparameters]"] = WeakKeyDictionary()
@@ -30,11 +30,11 @@ class Hyperparameters:
         self._made: list[Made] = []
         self._optimizers: list[ref[Optimizer]] = []  # those of this fit
         self._checkpoint: dict[str, Any] | None = None  # until it is restored
-        self._searched: list[list[Made]] = []  # what there was before and after each search of the tuner
+        self._searched: list[list[Made]] = []  # the values before and after each search of the tuner
 
     @classmethod
     def of(cls, trainer: Trainer) -> "Hyperparameters":
-        """Return that of a Trainer."""
+        """Return the hyperparameters of a Trainer."""
         return cls._of.setdefault(trainer, cls())
 
     def load(self, trainer: Trainer, checkpoint: dict[str, Any]) -> None:
@@ -59,7 +59,7 @@ class Hyperparameters:
         self._searched = []
 
     def searched(self, trainer: Trainer) -> None:
-        """Keep what the optimizers are made with, before a search of the tuner and after it: neither is said anew."""
+        """Keep the optimizers' arguments before and after a search of the tuner, so that a resume reports neither."""
         self._searched.append(made_with(trainer))
 
     def save(self, checkpoint: dict[str, Any]) -> None:
@@ -76,7 +76,7 @@ class Hyperparameters:
 
 
 def made_with(trainer: Trainer) -> list[Made]:
-    """Return what each optimizer and its schedulers are made with, as plain values, before anything is restored."""
+    """Return the arguments of each optimizer and its schedulers as plain values, before anything is restored."""
     configs = list(enumerate(trainer.lr_scheduler_configs))
     return [
         {
@@ -86,7 +86,7 @@ def made_with(trainer: Trainer) -> list[Made]:
                 {
                     "class": _name_of(config.scheduler),
                     "interval": config.interval,
-                    "place": index,  # among those of all optimizers
+                    "place": index,  # among the schedulers of all optimizers
                     "made": _plain(config.scheduler.state_dict()),
                 }
                 for index, config in configs
@@ -98,7 +98,7 @@ def made_with(trainer: Trainer) -> list[Made]:
 
 
 def _unless_searched(before: Any, made: Any, searched: list[Any]) -> Any:
-    """Return what there was before, with what is made as before or after a search taken for what there was."""
+    """Return the previous values, replaced by the new ones where these equal a value before or after a search."""
     if isinstance(before, dict) and isinstance(made, dict):
         return {
             name: _unless_searched(value, made[name], [each.get(name) for each in searched if isinstance(each, dict)])
@@ -116,11 +116,12 @@ def _unless_searched(before: Any, made: Any, searched: list[Any]) -> Any:
 
 
 def _keep_arguments(trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
-    """Have callbacks keep the arguments they are made with, such as the patience of `EarlyStopping`."""
+    """Make callbacks keep their new arguments, such as the patience of `EarlyStopping`."""
     states = checkpoint.get("callbacks") or {}
     for callback in callbacks_of(trainer):
         state = states.get(callback.state_key)
-        if isinstance(state, dict) and not isinstance(callback, Checkpoint):  # whose folder tells what is of this run
+        # a ModelCheckpoint needs its old arguments: its folder identifies the files of this run
+        if isinstance(state, dict) and not isinstance(callback, Checkpoint):
             for name in signature(type(callback)).parameters.keys() & state.keys() & vars(callback).keys():
                 state[name] = getattr(callback, name)
 
@@ -130,13 +131,13 @@ def _name_of(value: object) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as what any checkpoint can hold; the name of its class for one that is none."""
+    """Return a value as plain data for a checkpoint; for any other type, the name of its class."""
     if isinstance(value, Tensor):
         return value.tolist()
     if isinstance(value, Mapping):
-        return {str(key): _plain(each) for key, each in value.items()}
+        return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
+        return [_plain(item) for item in value]
     if value is None or isinstance(value, bool | str):
         return value
     for kind in (int, float):

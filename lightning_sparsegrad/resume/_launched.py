@@ -1,17 +1,17 @@
-"""Processes that another one has launched to train together: they end when it is gone."""
+"""Launched training processes, which end when their launcher is gone."""
 
 import os
 import threading
 from collections.abc import Mapping
 from time import sleep
 
-_LAUNCHER = "SPARSEGRAD_LAUNCHER"  # the process that may launch others, whose environment has it
+_LAUNCHER = "SPARSEGRAD_LAUNCHER"  # in the environment of launched processes: the id of their launcher
 _EVERY = 0.2  # seconds
-_GRACE = 5.0  # seconds that a process may take to end by itself, as with an error that says what has happened
+_GRACE = 5.0  # seconds for a process to end by itself, for example with an error message
 
 
 def is_launched(environment: Mapping[str, str] = os.environ) -> bool:
-    """Return whether Lightning or torchrun has started this process to train together with others."""
+    """Return whether Lightning or torchrun launched this process for distributed training."""
     by_torchrun = "TORCHELASTIC_RUN_ID" in environment
     return by_torchrun or ("NODE_RANK" in environment and environment.get("LOCAL_RANK", "0") != "0")
 
@@ -20,15 +20,15 @@ def end_with(parent: int, *, grace: float = 0.0) -> None:
     """End this process when its parent is gone.
 
     Args:
-        parent: The parent's id. If it is another one already, the parent is gone.
-        grace: The seconds from then on.
+        parent: Id of the parent. If the current parent has another id, the parent is gone.
+        grace: Seconds to wait after that.
     """
     threading.Thread(target=_watch, args=(parent, grace), daemon=True).start()
 
 
 def end_with_launcher() -> None:
-    """End this process some seconds after the one that has launched it, if there is one; a second time does nothing."""
-    global _watched  # of the process
+    """End this process some seconds after its launcher, if there is one; a second call does nothing."""
+    global _watched  # of this process
     if not is_launched():
         os.environ[_LAUNCHER] = str(os.getpid())
     elif _watched != os.getpid():

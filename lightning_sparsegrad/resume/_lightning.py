@@ -1,9 +1,9 @@
-"""Private names of Lightning in which the state of a fit stands.
+"""Private names of Lightning that hold the state of a fit.
 
-No public name does what these do. Each is checked against the installed version in `tests/private_names.py`; where one
-is gone, what needs it raises a line that names the version. Nothing private is imported before it is needed. Of where a
-fit stands, Lightning puts into a checkpoint what a resume between two epochs needs: a resume within an epoch is asked
-for in Lightning#18780 and Lightning#19764 (both open), and would end all of this.
+There are no public equivalents. Each name is checked against the installed version in `tests/private_names.py`; if one
+is missing, the function that needs it raises an error that names the version. Nothing private is imported before it is
+needed. Lightning's checkpoints hold only the state for a resume between two epochs. A resume within an epoch is
+requested in Lightning#18780 and Lightning#19764 (both open), and would make this module unnecessary.
 """
 
 from collections.abc import Callable
@@ -17,13 +17,13 @@ from lightning.pytorch.utilities.combined_loader import CombinedLoader
 
 from lightning_sparsegrad.errors import needs_private_names
 
-# without these, the first micro-batch after a resume would have the checkpoint it resumes from written again
+# without these, the first micro-batch after a resume would write the same checkpoint again
 _OF_CHECKPOINTS = ("_last_global_step_saved", "_last_checkpoint_saved", "_defer_save_until_validation")
 WRAPPED_SAMPLER = "_sampler"
-"""Where Lightning keeps a sampler that it wraps for several processes, whose state is of the order of the data."""
+"""The attribute in which Lightning keeps a sampler that it wraps for several processes: it decides the data order."""
 
 CLASS_PATH = "_class_path"
-"""Where a LightningCLI puts the class among the arguments that a checkpoint stores."""
+"""The key of the class among the arguments that a LightningCLI stores in a checkpoint."""
 
 _SEEN = ("_callback_metrics", "_logged_metrics", "_progress_bar_metrics")
 _STEPS = "_batches_that_stepped"
@@ -33,7 +33,7 @@ _resume = needs_private_names("lightning", "a resume")
 
 
 def replace_private(owner: Any, name: str, value: Any) -> None:
-    """Set a private attribute that has to be there: under a name that nobody reads, it would change nothing."""
+    """Set a private attribute that has to exist: a name that nobody reads would have no effect."""
     getattr(owner, name)
     setattr(owner, name, value)
 
@@ -41,9 +41,9 @@ def replace_private(owner: Any, name: str, value: Any) -> None:
 # ------------------------------------------------------------ counters and flags of the loops
 @_resume
 def reload_epochs(trainer: Trainer) -> list[int | float]:
-    """Return the epochs in which the training's and the validation's loaders were made.
+    """Return the epochs in which the loaders of training and validation were created.
 
-    Without them `reload_dataloaders_every_n_epochs` counts anew after a resume.
+    Without them `reload_dataloaders_every_n_epochs` restarts its count after a resume.
     """
     loop = trainer.fit_loop
     return [loop._last_train_dl_reload_epoch, loop.epoch_loop.val_loop._last_val_dl_reload_epoch]
@@ -58,13 +58,13 @@ def set_reload_epochs(trainer: Trainer, epochs: list[int | float]) -> None:
 
 @_resume
 def batches_of_validations(trainer: Trainer) -> dict[int, int]:
-    """Return how many batches all validations had so far, by loader: the steps at which they are logged."""
+    """Return the number of validation batches so far by loader: the steps at which they are logged."""
     return trainer.fit_loop.epoch_loop.val_loop._seen_batches_per_dataloader
 
 
 @_resume
 def checkpoint_counters(callback: ModelCheckpoint) -> dict[str, Any]:
-    """Return what a ModelCheckpoint remembers of its last file."""
+    """Return what a ModelCheckpoint remembers about its last file."""
     return {name: getattr(callback, name) for name in _OF_CHECKPOINTS}
 
 
@@ -76,17 +76,17 @@ def set_checkpoint_counters(callback: ModelCheckpoint, counted: dict[str, Any]) 
 
 
 def logged_steps(trainer: Trainer) -> int:
-    """Return the step under which loggers get what a batch logs; -1 where Lightning has it no more.
+    """Return the step that loggers get with a batch's metrics; -1 if Lightning has removed it.
 
-    It differs from the public `global_step` with several optimizers. Without it an inexact checkpoint logs on at
-    another step.
+    It differs from the public `global_step` with several optimizers. Without it a run resumed from an inexact
+    checkpoint continues to log at another step.
     """
     return int(getattr(trainer.fit_loop.epoch_loop, _STEPS, -1))
 
 
 @_resume
 def shift_logged_steps(progress: dict[str, Any], by: int = 0, *, to: int | None = None) -> None:
-    """Change, in the saved progress of a fit, the step under which loggers get what a batch logs."""
+    """Change, in the saved progress of a fit, the step that loggers get with a batch's metrics."""
     saved = progress["epoch_loop.state_dict"]
     if _STEPS not in saved:
         raise AttributeError(f"the saved progress has no {_STEPS}", name=_STEPS)
@@ -95,7 +95,7 @@ def shift_logged_steps(progress: dict[str, Any], by: int = 0, *, to: int | None 
 
 @_resume
 def end_restart(trainer: Trainer) -> None:
-    """Have a resumed fit begin an epoch as any other: the fit loop's own flag stays `True` with `max_steps`."""
+    """Make a resumed fit begin an epoch like any other: the fit loop's own flag stays `True` with `max_steps`."""
     from lightning.pytorch.loops.loop import _Loop
 
     trainer.fit_loop.reset_restart_stage()
@@ -105,26 +105,26 @@ def end_restart(trainer: Trainer) -> None:
 
 @_resume
 def clear_restarting(trainer: Trainer) -> None:
-    """Have a resumed epoch end as any other: a plateau's scheduler would be left out, for want of its metric."""
+    """Make a resumed epoch end like any other; otherwise a plateau scheduler is skipped for lack of its metric."""
     replace_private(trainer.fit_loop, "_restarting", False)
 
 
 @_resume
 def begin_pass_itself(trainer: Trainer) -> None:
-    """Have Lightning begin the pass over the training data, after all hooks, as in a fit that is not resumed."""
+    """Make Lightning begin the pass over the training data after all hooks, as in a fit that is not resumed."""
     replace_private(trainer.fit_loop, "_resuming_from_checkpoint", False)
 
 
 # ------------------------------------------------------------ the data
 @_resume
 def training_loaders(trainer: Trainer) -> list[Any]:
-    """Return the loaders of the training, none before they are set up. Without them there is no order of the data."""
+    """Return the training loaders, which decide the order of the data; an empty list before they are set up."""
     return _flattened(trainer.fit_loop._combined_loader)
 
 
 @_resume
 def validation_loaders(trainer: Trainer) -> list[Any]:
-    """Return the loaders of the validation, none before they are set up."""
+    """Return the validation loaders; an empty list before they are set up."""
     return _flattened(trainer.fit_loop.epoch_loop.val_loop._combined_loader)
 
 
@@ -134,14 +134,14 @@ def _flattened(combined: CombinedLoader | None) -> list[Any]:
 
 @_resume
 def set_training_loaders(trainer: Trainer, loaders: list[Any]) -> None:
-    """Have the training read other loaders, from its next pass on."""
+    """Make training read other loaders from its next pass on."""
     loop: Any = trainer.fit_loop
     loop._combined_loader.flattened = loaders
 
 
 @_resume
 def loads_batches_itself(trainer: Trainer) -> bool:
-    """Return whether `training_step` takes `dataloader_iter`, of which nobody knows what it has used."""
+    """Return whether `training_step` takes `dataloader_iter`, so that the number of used batches is unknown."""
     from lightning.pytorch.loops.fetchers import _DataLoaderIterDataFetcher
 
     return isinstance(trainer.fit_loop._data_fetcher, _DataLoaderIterDataFetcher)
@@ -149,10 +149,10 @@ def loads_batches_itself(trainer: Trainer) -> bool:
 
 @_resume
 def fetcher_of(trainer: Trainer) -> Any:
-    """Return what loads the batches of a fit, `None` after its end.
+    """Return the data fetcher of a fit; `None` after its end.
 
-    To iterate over it begins a pass. Its `iterator` is where Lightning takes batches from: no hook runs between the end
-    of one and the load of the next. `fetched` counts those that were loaded.
+    Iterating over it begins a pass. Lightning takes batches from its `iterator`: no hook runs between the end of one
+    batch and the loading of the next. `fetched` counts the loaded batches.
     """
     return trainer.fit_loop._data_fetcher
 
@@ -160,7 +160,7 @@ def fetcher_of(trainer: Trainer) -> Any:
 # ------------------------------------------------------------ what is logged
 @_resume
 def results(trainer: Trainer) -> dict[str, Any]:
-    """Return what `self.log` has gathered in the epoch, by key: the very mapping. Without it epoch means begin anew."""
+    """Return the mapping itself in which `self.log` gathers the epoch; without it epoch means would restart."""
     return trainer.fit_loop.epoch_loop._results
 
 
@@ -174,13 +174,13 @@ def sync_of(meta: Any) -> dict[str, Any]:
 def new_result(
     meta: dict[str, Any], sync: dict[str, Any], reduce: Callable[..., Any], *, over: Callable[..., Any], is_tensor: bool
 ) -> Any:
-    """Return an entry of the results that has gathered nothing.
+    """Return an entry of the results without any values.
 
     Args:
         meta: Arguments of the call of `self.log`.
         sync: What `sync_of` returned.
-        reduce: What the epoch's values are reduced by.
-        over: What reduces over processes.
+        reduce: Reduction over the values of the epoch.
+        over: Reduction over processes.
         is_tensor: Whether it gathers values; otherwise it reads a metric.
     """
     from lightning.pytorch.trainer.connectors.logger_connector.result import _Metadata, _ResultMetric, _Sync
@@ -192,20 +192,20 @@ def new_result(
 
 @_resume
 def seen_metrics(trainer: Trainer) -> dict[str, dict[str, Any]]:
-    """Return what `trainer.callback_metrics` and its kin hold: the very dictionaries, which have no public setter."""
+    """Return the dictionaries behind `trainer.callback_metrics` and the like, which have no public setter."""
     return {name: getattr(trainer._logger_connector, name) for name in _SEEN}
 
 
 @_resume
 def set_first_batch(trainer: Trainer, *, within_epoch: bool) -> None:
-    """Say whether the next batch that is logged is one of an epoch that has begun."""
+    """Set whether the next logged batch belongs to an epoch that has already begun."""
     replace_private(trainer._logger_connector, "_first_loop_iter", False if within_epoch else None)
 
 
 # ------------------------------------------------------------ searches of the tuner
 @_resume
 def loops_of(trainer: Trainer) -> list[Any]:
-    """Return the loop of a fit and those within it, the state of which a search changes."""
+    """Return the loop of a fit and its inner loops, whose state a search changes."""
     from lightning.pytorch.loops.loop import _Loop
 
     loops: list[Any] = [trainer.fit_loop]
@@ -216,13 +216,13 @@ def loops_of(trainer: Trainer) -> list[Any]:
 
 @_resume
 def connectors_of(trainer: Trainer, *, fits: bool) -> list[Any]:
-    """Return what else a search changes: what the Trainer resumes from; in a fit, what it has logged."""
+    """Return the other objects that a search changes: the checkpoint to resume from and, in a fit, logged metrics."""
     return [trainer._checkpoint_connector, *([trainer, trainer._logger_connector] if fits else [])]
 
 
 @_resume
-def begin_anew(trainer: Trainer) -> None:
-    """Have a search load data of its own, and log apart."""
+def begin_search(trainer: Trainer) -> None:
+    """Make a search load its own data and log separately."""
     trainer._logger_connector.reset_metrics()
     for loop in loops_of(trainer):
         if "_combined_loader" in vars(loop):
@@ -233,7 +233,7 @@ def begin_anew(trainer: Trainer) -> None:
 
 @_resume
 def unload(trainer: Trainer) -> bool:
-    """Have the data of a fit set up anew when they are needed; return whether those of the training were set up."""
+    """Make a fit set up its data again when they are needed; return whether the training data were set up."""
     loop = trainer.fit_loop
     is_loaded = loop._combined_loader is not None
     loop._combined_loader = loop.epoch_loop.val_loop._combined_loader = None
@@ -242,7 +242,7 @@ def unload(trainer: Trainer) -> bool:
 
 @_resume
 def unset_sources(trainer: Trainer) -> list[Callable[[], Any]]:
-    """Return what makes the loaders of the training and of the validation, where they are not set up yet."""
+    """Return the functions that create the training and validation loaders that are not set up yet."""
     loops = (trainer.fit_loop, trainer.fit_loop.epoch_loop.val_loop)
     sources = [loop._data_source for loop in loops if loop._combined_loader is None]
     return [source.dataloader for source in sources if source.instance is not None and source.is_defined()]
@@ -250,7 +250,7 @@ def unset_sources(trainer: Trainer) -> list[Callable[[], Any]]:
 
 # ------------------------------------------------------------ errors
 def restores_checkpoint(frame: FrameType) -> bool:
-    """Return whether a frame of a traceback is of what Lightning does to find and restore a checkpoint.
+    """Return whether a frame of a traceback is a function of Lightning that finds or restores a checkpoint.
 
     Its errors have no class of their own. No upstream issue.
     """

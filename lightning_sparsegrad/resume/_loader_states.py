@@ -1,4 +1,4 @@
-"""States that, beside the global random states, decide on the order of a loader's data: of generators and its parts."""
+"""The states of generators, samplers and datasets, which with the global random states decide the data order."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ _OF_LOADERS, _OF_DATASETS = ("sampler", "batch_sampler", "dataset", WRAPPED_SAMP
 
 
 def source_states(loader: Any) -> dict[str, Any]:
-    """Return the states of a loader's generators, and of its samplers and dataset where they have a `state_dict`."""
+    """Return the states of a loader's generators, and of its samplers and dataset if they have a `state_dict`."""
     return {
         name: generator_state(source) if isinstance(source, GENERATORS) else source.state_dict()
         for name, source in _sources(loader).items()
@@ -23,13 +23,13 @@ def set_source_states(loader: Any, states: dict[str, Any]) -> None:
     """Restore what `source_states` returned.
 
     Raises:
-        ConfigurationError: If the loader has not what the states are of, or more.
+        ConfigurationError: If the loader has other generators, samplers or datasets than the states.
     """
     sources = _sources(loader)
     if sources.keys() != states.keys():
         raise ConfigurationError(
-            f"A loader should have the generators and states that it had in the run it goes on from: "
-            f"{_listed(states)}. Found {_listed(sources)}."
+            f"A loader should have the generators and states of the run it resumes: {_listed(states)}. "
+            f"Found {_listed(sources)}."
         )
     for name, source in sources.items():
         if isinstance(source, GENERATORS):
@@ -39,33 +39,33 @@ def set_source_states(loader: Any, states: dict[str, Any]) -> None:
 
 
 def draws_while_loading(loader: Any) -> bool:
-    """Return whether loading a sample may change what is known of the dataset."""
+    """Return whether loading a sample may change a state of the dataset."""
     return any(name.startswith("dataset") for name in _sources(loader))
 
 
 def _sources(loader: Any) -> dict[str, Any]:
     sources: dict[str, Any] = {}
-    for path, part in _parts(loader).items():
-        for name, value in getattr(part, "__dict__", {}).items():
+    for path, member in _members(loader).items():
+        for name, value in getattr(member, "__dict__", {}).items():
             if isinstance(value, GENERATORS):
                 sources[f"{path}.{name}".lstrip(".")] = value
-        if part is not loader and hasattr(part, "state_dict") and hasattr(part, "load_state_dict"):
-            sources[path] = part
+        if member is not loader and hasattr(member, "state_dict") and hasattr(member, "load_state_dict"):
+            sources[path] = member
     return sources
 
 
-def _parts(loader: Any) -> dict[str, Any]:
-    parts: dict[str, Any] = {}
+def _members(loader: Any) -> dict[str, Any]:
+    members: dict[str, Any] = {}
     waiting = [("", loader)]
     while waiting:
-        path, part = waiting.pop(0)
-        if any(part is known for known in parts.values()):
+        path, member = waiting.pop(0)
+        if any(member is known for known in members.values()):
             continue
-        parts[path] = part
-        names = _OF_DATASETS if isinstance(part, Dataset) else _OF_LOADERS
-        inner = {name: getattr(part, name, None) for name in names}
+        members[path] = member
+        names = _OF_DATASETS if isinstance(member, Dataset) else _OF_LOADERS
+        inner = {name: getattr(member, name, None) for name in names}
         waiting += [(f"{path}.{name}".lstrip("."), value) for name, value in inner.items() if value is not None]
-    return parts
+    return members
 
 
 def _listed(names: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The order of the training data: where a loader stands in its epoch, and how a new one comes to stand there."""
+"""The order of the training data: the position of a loader in its epoch, and its restoration."""
 
 from collections.abc import Iterator
 from itertools import chain, islice
@@ -13,17 +13,17 @@ from lightning_sparsegrad.resume._loader_states import draws_while_loading, set_
 from lightning_sparsegrad.resume._randomness import random_states, set_random_states
 from lightning_sparsegrad.resume._torch import SharesWorkers, reads_map_itself, skip_batch
 
-_CPU = torch.device("cpu")  # where loaders draw
+_CPU = torch.device("cpu")  # loaders draw on the CPU
 
 
 class TrackedLoader(SharesWorkers):
-    """A loader that knows with which random states its pass over the data began, and how many batches it has given.
+    """A loader that records the random states at the start of its pass and the number of batches it has yielded.
 
-    That is its state: a new loader is given these random states, begins its pass, and passes over as many batches. So
-    it need not be of a special class, and whatever decides on the order at the start of a pass is covered: a generator
-    (of torch, NumPy or Python) of the loader, its sampler or its dataset, a `state_dict` of the last two, an epoch set
-    by `set_epoch`, and the global random states. Of a map-style dataset in the main process that has neither, batches
-    are passed over without being loaded.
+    This is its state: a new loader restores these random states, begins its pass, and skips as many batches. The loader
+    therefore need not be of a special class, and everything that decides the order at the start of a pass is covered: a
+    generator (of torch, NumPy or Python) of the loader, its sampler or its dataset, a `state_dict` of the last two, an
+    epoch set by `set_epoch`, and the global random states. For a map-style dataset in the main process with neither a
+    generator nor a `state_dict`, batches are skipped without being loaded.
 
     Args:
         loader: A DataLoader, or any iterable that can be read again.
@@ -31,12 +31,12 @@ class TrackedLoader(SharesWorkers):
 
     def __init__(self, loader: Any) -> None:
         self.loader = loader
-        self._start: dict[str, Any] | None = None  # of the pass at hand; `None` if it has given nothing
+        self._start: dict[str, Any] | None = None  # of the current pass; `None` if it has not yielded a batch
         self._batches = 0
-        self._goes_on_from: dict[str, Any] | None = None
+        self._resume_state: dict[str, Any] | None = None
 
     def __getattr__(self, name: str) -> Any:
-        if name == "loader" or name.startswith("__"):  # asked for before there is one, as by `copy`
+        if name == "loader" or name.startswith("__"):  # read before it is set, for example by `copy`
             raise AttributeError(name)
         return getattr(self.loader, name)
 
@@ -44,8 +44,8 @@ class TrackedLoader(SharesWorkers):
         return len(self.loader)
 
     def __iter__(self) -> Iterator[Any]:
-        """Begin a pass; nothing is drawn for it before its first batch, unless it goes on from a state."""
-        state, self._goes_on_from = self._goes_on_from, None
+        """Begin a pass; nothing is drawn before its first batch, unless it resumes from a state."""
+        state, self._resume_state = self._resume_state, None
         self._start, self._batches = None, 0
         if state is None or state["random"] is None:
             return self._pass(None)
@@ -53,7 +53,7 @@ class TrackedLoader(SharesWorkers):
         self._start = {name: value for name, value in state.items() if name != "batches"}
         self._batches = state["batches"]
         iterator = iter(self.loader)
-        if not self._batches:  # the order is drawn with the first batch, for which the states will be other ones
+        if not self._batches:  # draw the order with the first batch now: later the random states will differ
             return self._pass(chain(list(islice(iterator, 1)), iterator))
         _pass_over(iterator, self._batches, loading=draws_while_loading(self.loader))
         return self._pass(iterator)
@@ -67,7 +67,7 @@ class TrackedLoader(SharesWorkers):
             yield batch
 
     def position(self, *, ahead: int) -> dict[str, Any]:
-        """Return the state, but for the batches that were given and not yet used."""
+        """Return the state, without the last `ahead` batches, which were yielded but not used yet."""
         if self._start is None:
             return self.rest()
         return {**self._start, "batches": self._batches - ahead}
@@ -78,7 +78,7 @@ class TrackedLoader(SharesWorkers):
 
     def _shape(self) -> dict[str, int | None]:
         size = getattr(getattr(self.loader, "batch_sampler", self.loader), "batch_size", None)
-        seed = getattr(getattr(self.loader, "sampler", None), "seed", None)  # of a DistributedSampler, and its kin
+        seed = getattr(getattr(self.loader, "sampler", None), "seed", None)  # of a DistributedSampler and the like
         seed = getattr(getattr(getattr(self.loader, "batch_sampler", None), "sampler", None), "seed", seed)
         return {
             "length": sized_len(self.loader),
@@ -86,24 +86,24 @@ class TrackedLoader(SharesWorkers):
             "seed": seed if isinstance(seed, int) else None,
         }
 
-    # by these two names Lightning knows that a loader can go on
+    # these two names show Lightning that a loader can resume
     def state_dict(self) -> dict[str, Any]:
         return self.position(ahead=0)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Have the next pass go on from a state.
+        """Resume the next pass from a state.
 
         Raises:
-            ConfigurationError: Within a pass, if the loader has another length, seed or size of batches.
+            ConfigurationError: Within a pass, if the loader has another length, seed or batch size.
         """
         for name, now in self._shape().items() if state["random"] is not None else ():
             if now != state.get(name, now):  # the seed is not in checkpoints of 0.1
                 raise ConfigurationError(
-                    f"Parameter `{name}` of a training loader should be {state[name]} to go on within an epoch, as in "
-                    f"the run it goes on from. Found `{name} = {now}`."
+                    f"Parameter `{name}` of a training loader should be {state[name]} to resume within an epoch, as in "
+                    f"the previous run. Found `{name} = {now}`."
                 )
         set_source_states(self.loader, state["sources"])
-        self._goes_on_from = state
+        self._resume_state = state
 
 
 def _pass_over(iterator: Iterator[Any], batches: int, *, loading: bool) -> None:
@@ -112,15 +112,15 @@ def _pass_over(iterator: Iterator[Any], batches: int, *, loading: bool) -> None:
         try:
             pass_over(iterator)
         except StopIteration:
-            # Lightning would take it for the end of the training
+            # Lightning would take it for the end of training
             raise ConfigurationError(
-                f"The training data should have the {batches} batches that its epoch has already used. Found {passed}."
+                f"The training data should have at least the {batches} batches already used. Found {passed}."
             ) from None
 
 
 @runtime_checkable
 class Stateful(Protocol):
-    """A loader that goes on from a state by itself."""
+    """A loader that can resume from a state by itself."""
 
     def state_dict(self) -> Any: ...
 
@@ -128,7 +128,7 @@ class Stateful(Protocol):
 
 
 def set_epoch(loader: Any, epoch: int) -> None:
-    """Tell the samplers of a loader which epoch it is, as Lightning does where one begins."""
+    """Set the epoch of a loader's samplers, as Lightning does at the start of an epoch."""
     samplers = [getattr(loader, "sampler", None), getattr(getattr(loader, "batch_sampler", None), "sampler", None)]
     for sampler in {id(sampler): sampler for sampler in samplers}.values():
         if callable(method := getattr(sampler, "set_epoch", None)):
@@ -136,5 +136,5 @@ def set_epoch(loader: Any, epoch: int) -> None:
 
 
 def can_be_read_again(loader: Any) -> bool:
-    """Return whether iterating over a loader a second time gives its batches a second time."""
+    """Return whether a loader can be iterated over a second time."""
     return isinstance(loader, DataLoader) or hasattr(loader, "__len__")

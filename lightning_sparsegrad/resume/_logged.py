@@ -1,4 +1,4 @@
-"""The epoch so far: the running means of `self.log`, and the states of metrics in the module."""
+"""The metrics of the epoch so far: the running means of `self.log`, and the states of metrics in the module."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ _META = (
     *("fx", "name", "prog_bar", "logger", "on_step", "on_epoch"),
     *("enable_graph", "add_dataloader_idx", "dataloader_idx", "metric_attribute"),
 )
-# all that `self.log` takes; named in checkpoints, which may not name anything else
+# all reductions of `self.log`, by the names that checkpoints may contain
 _REDUCTIONS = {
     **{f"torch.{each.__name__}": each for each in (torch.mean, torch.sum, torch.max, torch.min)},
     **{each.__name__: each for each in (sum, max, min)},
@@ -24,11 +24,11 @@ _REDUCTIONS = {
 
 
 def metric_states(trainer: Trainer, *, ended: bool = False) -> dict[str, Any]:
-    """Return what the epoch has logged and measured so far, as numbers and tensors on the CPU.
+    """Return the metrics logged and measured in the epoch so far, as numbers and tensors on the CPU.
 
     Args:
         trainer: The Trainer.
-        ended: Whether another epoch begins, so that nothing was seen of it.
+        ended: Whether the epoch is over, so that nothing is carried into the next.
     """
     states = {
         "modules": {} if ended else module_metrics(trainer.lightning_module),
@@ -39,7 +39,7 @@ def metric_states(trainer: Trainer, *, ended: bool = False) -> dict[str, Any]:
 
 
 def set_metric_states(trainer: Trainer, states: dict[str, Any], *, within_epoch: bool) -> None:
-    """Restore what `metric_states` returned; within an epoch, have its running means go on."""
+    """Restore what `metric_states` returned; within an epoch, continue its running means."""
     device = trainer.strategy.root_device
     metrics = _metrics(trainer.lightning_module)
     set_module_metrics(trainer.lightning_module, states["modules"])
@@ -76,7 +76,7 @@ def _state(metric: Metric) -> dict[str, Any]:
 
 
 def _beside(metric: Metric) -> list[str]:
-    """Return what a metric keeps in tensors without saying so, as the extremes of a MinMaxMetric."""
+    """Return the tensors that a metric keeps outside its state, such as the extremes of a MinMaxMetric."""
     own = {name for name, value in vars(metric).items() if isinstance(value, Tensor) and not name.startswith("_")}
     return sorted(own - set(metric.metric_state))
 
@@ -107,7 +107,7 @@ def _result_state(result: Any) -> dict[str, Any]:
 
 
 def _result(trainer: Trainer, state: dict[str, Any], metrics: dict[str, Metric]) -> Any:
-    """Return an entry of the results, `None` where its metric is gone."""
+    """Return an entry of the results; `None` if its metric no longer exists."""
     reduction, over, is_tensor = _REDUCTIONS[state["reduce"]], trainer.strategy.reduce, state["metric"] is not None
     result = new_result(state["meta"], state["sync"], reduction, over=over, is_tensor=is_tensor)
     if state["metric"] is not None:

@@ -1,4 +1,4 @@
-"""Learning rates of a resumed fit whose schedule, or the learning rate it starts with, is another one."""
+"""Learning rates of a resumed fit whose schedule or initial learning rate has changed."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -12,23 +12,24 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.resume._torch import LAST_RATES
 
-# what schedulers keep in a group of parameters
+# keys that schedulers keep in a parameter group
 OF_SCHEDULERS = {"lr", "initial_lr", "max_lr", "min_lr", "max_momentum", "base_momentum", "swa_lr"}
 _OF_RATES = {"base_lrs", LAST_RATES}
 _SAME = 1e-6  # relative: one schedule, computed twice
 Entry = Mapping[str, Any]
-Followed = tuple[list[dict[str, Any]], list[dict[str, Any]]]  # what is set in each group, the state of each scheduler
+Followed = tuple[list[dict[str, Any]], list[dict[str, Any]]]  # the settings of each group, the state of each scheduler
 
 
 @dataclass(frozen=True)
 class Schedules:
-    """The schedulers of one optimizer, in the run before and now.
+    """The schedulers of one optimizer, in the previous run and in this one.
 
     Args:
-        before: For each of the run before its class, its interval, its place among the states of the checkpoint, and
-            what it was made with, as plain values; `None` for the last in a checkpoint of 0.1, which does not say.
-        now: The same for each of this fit.
-        configs: What Lightning has of each of this fit.
+        before: For each scheduler of the previous run its class, its interval, its index among the states of the
+            checkpoint, and its arguments as plain values; these are `None` in a checkpoint of 0.1, which does not store
+            them.
+        now: The same for each scheduler of this fit.
+        configs: Lightning's config of each scheduler of this fit.
     """
 
     before: Sequence[Entry]
@@ -37,7 +38,7 @@ class Schedules:
 
     @property
     def are_unknown(self) -> bool:
-        """Whether a checkpoint of 0.1 does not say what they were made with."""
+        """Whether the previous arguments are unknown, as in a checkpoint of 0.1."""
         return self._have_same_classes and any(entry["made"] is None for entry in self.before)
 
     @property
@@ -46,11 +47,11 @@ class Schedules:
 
     @property
     def _counts(self) -> bool:
-        """Whether there is one, and it goes by the number of steps or epochs."""
+        """Whether there is exactly one scheduler, and it depends on the number of steps or epochs alone."""
         return len(self.configs) == 1 and not isinstance(self.configs[0].scheduler, ReduceLROnPlateau)
 
     def changes(self) -> list[str]:
-        """Return what to say of what is known to be another scheduler, or to have other arguments."""
+        """Return descriptions of the schedulers that were replaced or have other arguments."""
         if not self._have_same_classes:
             were, are = (", ".join(map(_short, entries)) or "none" for entries in (self.before, self.now))
             return [f"the scheduler from {were} to {are}"]
@@ -64,17 +65,17 @@ class Schedules:
         return changes
 
     def replay(self, optimizer: Optimizer, checkpoint: Mapping[str, Any]) -> Followed | None:
-        """Take a scheduler that counts to the resumed step; `None` if there is another one, or several."""
+        """Advance a counting scheduler to the resumed step; `None` if it does not count, or there are several."""
         if not self._counts:
             return None
         scheduler = self.configs[0].scheduler
         made = [dict(group) for group in optimizer.param_groups]
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # torch's, of steps before the optimizer's
+                warnings.simplefilter("ignore")  # torch warns about steps before the optimizer's
                 for _ in range(self._done(checkpoint)):
                     scheduler.step()
-        except Exception as error:  # whatever a scheduler raises behind its end
+        except Exception as error:  # any error that a scheduler raises past its end
             raise ConfigurationError(
                 f"Parameter `lr_scheduler` should be a schedule that reaches the resumed step. "
                 f"Found `{_short(self.now[0])}`: {error}"
@@ -85,13 +86,13 @@ class Schedules:
         ]
         return settings, [scheduler.state_dict()]
 
-    def anew(self, optimizer: Optimizer) -> Followed:
-        """Return what holds where all schedulers start anew."""
+    def restarted(self, optimizer: Optimizer) -> Followed:
+        """Return the settings and states if all schedulers restart."""
         settings = [{name: group[name] for name in OF_SCHEDULERS & group.keys()} for group in optimizer.param_groups]
         return settings, [config.scheduler.state_dict() for config in self.configs]
 
     def _done(self, checkpoint: Mapping[str, Any]) -> int:
-        """Return how many steps the scheduler would have made in the run before."""
+        """Return the number of steps that the scheduler would have made in the previous run."""
         now, frequency = self.now[0], int(self.configs[0].frequency)
         if len(self.before) == 1 and self.before[0]["interval"] in {now["interval"], ""}:
             done = checkpoint["lr_schedulers"][self.before[0]["place"]].get("last_epoch")
@@ -104,11 +105,11 @@ class Schedules:
     def scaled(
         self, stored: Sequence[Entry], rates: Sequence[tuple[float, float]], states: Sequence[dict[str, Any]]
     ) -> Followed | None:
-        """Have schedulers keep their progress and take their new arguments; `None` if they are not the same ones.
+        """Let schedulers keep their progress and take their new arguments; `None` if their classes differ.
 
         Args:
             stored: The groups of the checkpoint.
-            rates: The learning rate that each group started with in the run before, and does now.
+            rates: The initial learning rate of each group in the previous run and in this one.
             states: The states of the schedulers in the checkpoint.
         """
         if not self.now or not self._have_same_classes:
@@ -133,13 +134,13 @@ class Schedules:
 
 
 def have_same_rates(settings: Sequence[Entry], stored: Sequence[Entry]) -> bool:
-    """Whether a replayed schedule arrives where that of the checkpoint stands."""
+    """Return whether a replayed schedule reaches the learning rates of the checkpoint."""
     pairs = zip(settings, stored, strict=True)
     return all(isclose(float(one["lr"]), float(other["lr"]), rel_tol=_SAME, abs_tol=1e-12) for one, other in pairs)
 
 
 def _differing(before: Entry, now: Entry) -> set[str]:
-    """Return the arguments that a scheduler is given otherwise."""
+    """Return the arguments of a scheduler that have changed."""
     made = before["made"] or {}
     return {name for name in made.keys() & now["made"].keys() if made[name] != now["made"][name]}
 

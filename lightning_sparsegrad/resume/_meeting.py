@@ -1,4 +1,4 @@
-"""Several processes agree to stop within a validation, in which each may be at another batch."""
+"""Agreement of several processes to stop within a validation, in which each may be at another batch."""
 
 from itertools import count
 from signal import Signals
@@ -8,26 +8,27 @@ from typing import Any
 from lightning_sparsegrad.resume._stopping import Stopping
 from lightning_sparsegrad.resume._torch import store_of_processes
 
-_EVERY = 0.5  # seconds between two looks at whether another process has got a signal
-_PATIENCE = 2.0  # seconds that one waits for the others, which may be in a batch or wait for it
+_EVERY = 0.5  # seconds between two checks for a signal in another process
+_PATIENCE = 2.0  # seconds to wait for the others, which may be in a batch or wait for it
 _TRIES = 4
-_SIGNUM, _STOP, _GO_ON = "signum", "stop", "go on"
-_NUMBERS = count()  # of the validations of a process, the same in all
+_SIGNUM, _STOP, _CONTINUE = "signum", "stop", "continue"
+_NUMBERS = count()  # of the validations, equal in all processes
 
 
 class Meeting:
-    """Where processes wait for each other between two batches of a validation, through the store of their group.
+    """A meeting point of processes between two batches of a validation, through the store of their group.
 
-    They stop if all come. If one does not, it may wait for those that have come, in a batch that they all work on: then
-    they go on, and meet again before the next batch. No collective is used, as the others may have no batch left.
+    They stop if all arrive. If one does not, it may be waiting for those that have arrived, in a batch that they all
+    work on: then they continue, and meet again before the next batch. No collective is used, since the others may have
+    no batch left.
 
     Args:
-        processes: How many there are.
+        processes: Number of processes.
     """
 
     def __init__(self, processes: int) -> None:
         self._processes = processes
-        self._store: Any = None  # of builds of torch that have one
+        self._store: Any = None  # only in builds of torch that have one
         if processes > 1:
             self._store = store_of_processes(f"lightning_sparsegrad/validation/{next(_NUMBERS)}")
         self._try = 0
@@ -39,7 +40,7 @@ class Meeting:
         return self._try >= _TRIES
 
     def is_requested(self, stopping: Stopping) -> bool:
-        """Return whether a signal has come, to this process or another one."""
+        """Return whether this process or another one has received a signal."""
         if self._store is not None and stopping.signum and not self._has_shared:
             self._store.set(_SIGNUM, str(int(stopping.signum)))
             self._has_shared = True
@@ -50,7 +51,7 @@ class Meeting:
         return stopping.signum is not None
 
     def all_stop(self) -> bool:
-        """Return whether all processes stop now; else they go on with the validation."""
+        """Return whether all processes stop now; otherwise they continue the validation."""
         if self._store is None:
             return True
         until = monotonic() + _PATIENCE
@@ -61,9 +62,9 @@ class Meeting:
             while not self._store.check([decision]) and monotonic() < until:
                 sleep(0.01)
             is_late = monotonic() >= until
-            if self._store.compare_set(decision, "", _GO_ON) == _STOP.encode():
+            if self._store.compare_set(decision, "", _CONTINUE) == _STOP.encode():
                 return True
             self._try += 1
             if is_late:
-                return False  # the others may wait for this process, in a batch
+                return False  # the others may be waiting for this process in a batch
         return False

@@ -1,4 +1,4 @@
-"""A validation that a signal cuts short: the checkpoint is of before it, and a resumed fit begins with it."""
+"""A validation that a signal interrupts: the checkpoint dates from before it, and a resumed fit begins with it."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -21,11 +21,11 @@ from lightning_sparsegrad.resume._progress import pause
 
 
 class Pause:
-    """Where a fit stands before a validation: what changes while it runs, and whether the weights stay.
+    """The state of a fit before a validation, for a checkpoint that is written within it.
 
     Args:
         trainer: The Trainer, before the validation.
-        state: What `ExactResume` keeps, as of then.
+        state: The state of `ExactResume` at that moment.
     """
 
     def __init__(self, trainer: Trainer, state: dict[str, Any]) -> None:
@@ -34,11 +34,11 @@ class Pause:
         self._norms = _norms(trainer.lightning_module)
 
     def has_same_weights(self, trainer: Trainer) -> bool:
-        """Return whether the weights are those of before the validation, not averages that are swapped in for it."""
+        """Return whether the weights are still the same, not averages that are swapped in for the validation."""
         return all(map(torch.equal, self._norms, _norms(trainer.lightning_module)))
 
     def put_into(self, checkpoint: dict[str, Any]) -> None:
-        """Have a checkpoint that is collected within the validation say what one from before it would."""
+        """Change a checkpoint that is collected within the validation into one from before it."""
         checkpoint["callbacks"].update({key: state for key, state in self._callbacks.items() if state})
         progress = checkpoint["loops"]["fit_loop"]
         progress["epoch_loop.val_loop.batch_progress"] = deepcopy(self.state["counters"]["validation"])
@@ -46,7 +46,7 @@ class Pause:
 
 
 def watch_validations(trainer: Trainer, begins: Callable[[], None]) -> None:
-    """Call `begins` before each validation of a fit. There is no hook before its data and its random draws begin."""
+    """Call `begins` before each validation of a fit; no hook precedes its data setup and random draws."""
     set_validation_due(trainer, None)
     set_validation_due(trainer, partial(_due, validation_due(trainer), begins))
 
@@ -58,7 +58,7 @@ def _due(ask: Callable[[Any], bool], begins: Callable[[], None], fetcher: Any) -
 
 
 def allow_to_begin(trainer: Trainer) -> None:
-    """Have Lightning begin a fit that has made all of its steps, for the validation that follows the last one."""
+    """Make Lightning begin a fit that has done all of its steps, for the validation that follows the last one."""
     loop: Any = trainer.fit_loop.epoch_loop
     steps = loop.max_steps
 
@@ -74,19 +74,19 @@ def allow_to_begin(trainer: Trainer) -> None:
 
 
 def validate_first(trainer: Trainer, restore: Callable[[], None], *, steps: int) -> None:
-    """Have a resumed fit begin with the validation that was cut short, whether it is due by the settings or not.
+    """Make a resumed fit begin with the interrupted validation, whether or not the settings make it due.
 
     Args:
-        trainer: The Trainer, as its training starts.
+        trainer: The Trainer, at the start of its training.
         restore: Restores the states; called when the validation begins.
-        steps: The steps of the fit.
+        steps: The `max_steps` of the fit.
     """
     loop: Any = trainer.fit_loop.epoch_loop
     due = validation_due(trainer)
     release_fit(trainer)
 
-    def is_due(fetcher: Any) -> bool:  # noqa: ARG001  # as Lightning asks
-        """Lightning asks twice: before the batch that it leaves out here, and before the validation."""
+    def is_due(fetcher: Any) -> bool:  # noqa: ARG001  # Lightning passes it
+        """Lightning calls it twice: before the batch, which is skipped here, and before the validation."""
         loop.max_steps = steps
         if not loop.val_loop.restarting:
             set_validation_due(trainer, due)
@@ -98,7 +98,7 @@ def validate_first(trainer: Trainer, restore: Callable[[], None], *, steps: int)
 
 
 def _counting(trainer: Trainer) -> list[Any]:
-    # what a ModelCheckpoint keeps follows the file that is written
+    # the state of a ModelCheckpoint depends on the file that is written
     callbacks = callbacks_of(trainer)
     return [callback for callback in callbacks if not isinstance(callback, Checkpoint)]
 

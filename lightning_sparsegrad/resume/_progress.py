@@ -1,4 +1,4 @@
-"""Where Lightning's loops stand: put right for a fit that goes on, and for a checkpoint that is written."""
+"""The progress of Lightning's loops, corrected for a resumed fit and for a checkpoint."""
 
 from typing import Any
 
@@ -8,13 +8,13 @@ from lightning_sparsegrad.resume._lightning import end_restart, shift_logged_ste
 
 
 def is_within_epoch(trainer: Trainer) -> bool:
-    """Return whether an epoch has begun and is not done, or was cut short."""
+    """Return whether an epoch has begun and is not finished, or was interrupted."""
     epoch: Any = trainer.fit_loop.epoch_progress.current
     return bool(epoch.processed < epoch.started or is_cut_short(trainer))
 
 
 def is_cut_short(trainer: Trainer) -> bool:
-    """Return whether an epoch stands before its last batch."""
+    """Return whether an epoch has begun and has not reached its last batch."""
     return trainer.fit_loop.epoch_loop.batch_progress.current.ready > 0 and not is_at_last_batch(trainer)
 
 
@@ -25,7 +25,7 @@ def is_at_last_batch(trainer: Trainer) -> bool:
 
 
 def begin_epoch(trainer: Trainer) -> None:
-    """Have a resumed fit begin an epoch: with `max_steps`, Lightning would end the one before a second time."""
+    """Make a resumed fit begin an epoch: with `max_steps`, Lightning would end the previous one a second time."""
     loop: Any = trainer.fit_loop
     for tracker in (loop.epoch_progress.total, loop.epoch_progress.current):
         tracker.completed = tracker.processed
@@ -33,10 +33,10 @@ def begin_epoch(trainer: Trainer) -> None:
 
 
 def rewind(progress: dict[str, Any], *, within_epoch: bool) -> None:
-    """Have the saved progress say what Lightning's own moments for checkpoints say, and its resume can go on from.
+    """Change the saved progress to that of one of Lightning's own checkpoint hooks, from which it can resume.
 
-    Within an epoch that is `on_train_batch_end`, where the batch is not yet counted as completed; between epochs
-    `on_train_epoch_end`, where the epoch is not. What came after these hooks in fact is done, and not done again.
+    Within an epoch this is `on_train_batch_end`, where the batch is not yet counted as completed; between epochs it is
+    `on_train_epoch_end`, where the epoch is not. The work that followed these hooks is done, and is not repeated.
     """
     for tracker in ("total", "current"):
         epoch = progress["epoch_progress"][tracker]
@@ -51,9 +51,9 @@ def rewind(progress: dict[str, Any], *, within_epoch: bool) -> None:
 
 
 def pause(progress: dict[str, Any]) -> None:
-    """Have the saved progress, of within a validation, say that it is to be run: Lightning resumes one that had begun.
+    """Change the progress saved within a validation so that a resume runs it: Lightning resumes one that had begun.
 
-    What precedes it is counted as done, what follows it is not.
+    Everything before it is counted as done, everything after it is not.
     """
     validation = progress["epoch_loop.val_loop.batch_progress"]
     validation["current"] = dict.fromkeys(validation["current"], 0)
@@ -63,13 +63,13 @@ def pause(progress: dict[str, Any]) -> None:
 
 
 def settle(progress: dict[str, Any], *, batches: int, logged: int, ends_epoch: bool) -> None:
-    """Have the saved progress stand behind the first `batches` batches of an epoch, with what follows them done.
+    """Move the saved progress to just after the first `batches` batches of an epoch and the work that follows them.
 
     Args:
-        progress: What is saved of the fit loop; its later batches may be done or begun.
-        batches: Batches of the epoch.
+        progress: The saved progress of the fit loop; its later batches may be done or begun.
+        batches: Number of batches of the epoch.
         logged: Steps of the loggers until then.
-        ends_epoch: Whether these are all.
+        ends_epoch: Whether these are all batches of the epoch.
     """
     saved = progress["epoch_loop.batch_progress"]
     undone = saved["current"]["ready"] - batches

@@ -11,7 +11,7 @@ GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, rando
 
 
 def random_states(device: torch.device) -> dict[str, Any]:
-    """Return the global random states: of Python, NumPy, torch on the CPU, and torch on `device` if it is another."""
+    """Return the global random states of Python, NumPy, torch on the CPU, and torch on `device`."""
     kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     states: dict[str, Any] = {
         "python": _python_state(random.getstate()),
@@ -28,7 +28,7 @@ def random_states(device: torch.device) -> dict[str, Any]:
 
 
 def set_random_states(states: dict[str, Any], device: torch.device) -> None:
-    """Restore what `random_states` returned; on another kind of device, what is for the CPU."""
+    """Restore what `random_states` returned; on another kind of device, only the states of the CPU."""
     numpy = states["numpy"]
     random.setstate(_from_python_state(states["python"]))
     np.random.set_state((numpy["kind"], numpy["keys"].numpy().astype(np.uint32), *numpy["numbers"]))
@@ -80,4 +80,4 @@ def _accelerator(device: torch.device) -> ModuleType | None:
 
 
 def _device_arguments(device: torch.device) -> tuple[torch.device, ...]:
-    return () if device.type == "mps" else (device,)  # of which there is one
+    return () if device.type == "mps" else (device,)  # there is only one

@@ -1,4 +1,4 @@
-"""Searches of Lightning's tuner run with the strategy, and leave the fit as it was."""
+"""Searches of Lightning's tuner, which use the strategy and leave the fit unchanged."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -19,26 +19,26 @@ from lightning_sparsegrad.resume._untouched import same_draws, untouched
 
 
 class Searches(Callback):
-    """Has a `LearningRateFinder` and a `BatchSizeFinder`, which `Tuner` uses too, search with what the fit will do.
+    """A callback that makes a `LearningRateFinder` or `BatchSizeFinder`, as `Tuner` uses, search with the strategy.
 
-    Such a search trains for a while, without the callbacks of the Trainer, and before a module is told that a fit
-    starts. Here it goes through an engine of its own, which begins where the fit stands: the strategy, its seed and the
-    length of the fit for schedules are the fit's. A policy `nonfinite="raise"` is left out, as a search for the
-    learning rate goes on until the loss diverges.
+    Such a search trains for a while, without the callbacks of the Trainer and before the hooks of a module announce a
+    fit. Here it uses a separate engine, which begins in the state of the fit: with its strategy, its seed and, for
+    schedules, its length. A policy `nonfinite="raise"` is ignored, since a search for the learning rate continues until
+    the loss diverges.
 
-    After the search the fit is what it would be without: Lightning restores weights and optimizers, and what it does
-    not restore is restored here (see `untouched`). Where there are schedules of the learning rate, the optimizer is
-    made anew with what was found, as they start from its learning rate and may follow the length of the fit.
+    After the search the fit is the same as without one: Lightning restores weights and optimizers, and the rest is
+    restored here (see `untouched`). If there are learning rate schedules, the optimizer is created again with the new
+    learning rate, since schedules start from it and may depend on the length of the fit.
 
-    A fit that resumes from a checkpoint does not search for a learning rate, as it goes on with the checkpoint's.
+    A fit that resumes from a checkpoint does not search for a learning rate: it continues with the checkpoint's.
     """
 
     def __init__(self) -> None:
-        self.begun = False  # whether the fit trains already, as for a finder that searches again in later epochs
+        self.begun = False  # whether the fit is training already: a finder may search again in later epochs
 
     @classmethod
     def of(cls, trainer: Trainer) -> "Searches":
-        """Return the one that a Trainer has; it gets one if it has none. Its finders search through it from now on."""
+        """Return the Trainer's callback, adding it if there is none; its finders search through it from now on."""
         searches = find_or_add_callback(trainer, cls)
         for callback in callbacks_of(trainer):
             if isinstance(callback, LearningRateFinder):
@@ -51,7 +51,7 @@ class Searches(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.begun = False
         Hyperparameters.of(trainer).setup()
-        self.of(trainer)  # a module may have brought finders
+        self.of(trainer)  # a module may have added finders
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -67,7 +67,7 @@ def _search(
 ) -> None:
     fits, begun = trainer.state.fn == TrainerFn.FITTING, Searches.of(trainer).begun
     if same_batches and trainer.ckpt_path and not begun:
-        rank_zero_info(f"`{trainer.ckpt_path}` has a learning rate, with which the fit goes on: none is searched for.")
+        rank_zero_info(f"The fit resumes with the learning rate of `{trainer.ckpt_path}`, and does not search for one.")
         return
     candidates: list[Any] = [pl_module, *callbacks_of(trainer)]
     owners = [each for each in candidates if isinstance(each, AdapterOwner)] if fits else []
@@ -90,15 +90,15 @@ def _search(
             trainer.strategy.setup_optimizers(trainer)
             if is_new and made_with == _learning_rates(trainer, key="initial_lr"):
                 rank_zero_warn(
-                    f"`{type(pl_module).__name__}.configure_optimizers` should make the optimizer with the learning "
-                    f"rate that was found. Found {made_with[0]:g} again: the search has no effect."
+                    f"`{type(pl_module).__name__}.configure_optimizers` should create the optimizer with the learning "
+                    f"rate of the search. Found {made_with[0]:g} again: the search has no effect."
                 )
         if fits and not begun:
             Hyperparameters.of(trainer).searched(trainer)
 
 
 def _run(trainer: Trainer, owners: list[Any], begins: list[Callable[[], None]], run: Callable[[], None]) -> None:
-    """Train for a search; its Trainer has none of its own callbacks."""
+    """Train for a search, during which the Trainer has none of its own callbacks."""
     callbacks = callbacks_of(trainer)
     callbacks.extend(owner for owner in owners if isinstance(owner, Callback) and owner not in callbacks)
     for begin in begins:
@@ -107,6 +107,6 @@ def _run(trainer: Trainer, owners: list[Any], begins: list[Callable[[], None]], 
 
 
 def _learning_rates(trainer: Trainer, *, key: str = "lr") -> list[float]:
-    """Return those of all parameter groups: what they are now, or with `initial_lr` what schedules start from."""
+    """Return the learning rates of all parameter groups: the current ones, or the initial ones of schedules."""
     groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
     return [float(group.get(key, group["lr"])) for group in groups]

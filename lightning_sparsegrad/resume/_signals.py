@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl+C on the command line: how a process ends after them."""
+"""The end of a process on the command line after SIGTERM or Ctrl+C."""
 
 import os
 import signal
@@ -16,31 +16,31 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning_sparsegrad.resume._launched import is_launched
 from lightning_sparsegrad.resume._lightning_methods import take_launched
 
-_PATIENCE = 5.0  # seconds that a handler may wait for Python to run it
-STATUSES = {signal.SIGINT: 130, signal.SIGTERM: 143}  # as shells say it
+_PATIENCE = 5.0  # seconds after which Python should have run a handler
+STATUSES = {signal.SIGINT: 130, signal.SIGTERM: 143}  # by the convention of shells
 
 
 class Ended(SystemExit):
-    """The end of a command by a signal, of which one line has told the user."""
+    """The end of a command by a signal, reported to the user in one line."""
 
 
 class Signals:
-    """How the process ends by a signal: here, or where a Trainer that has taken the signal ends its run."""
+    """The handling of signals that end the process: here, or where a Trainer that took the signal ends its run."""
 
     def __init__(self) -> None:
-        self.is_taken = False  # the signal that is being handled
+        self.is_taken = False  # whether a Trainer took the current signal
         self.runs = False  # whether a Trainer takes signals
-        self.came: signal.Signals | None = None  # that no Trainer has taken
+        self.came: signal.Signals | None = None  # a signal that no Trainer took
         self._is_ending = False
-        self._is_over = False  # whether all is done, and a signal has nothing to end any more
+        self._is_over = False  # whether all work is done, so that a signal has nothing left to end
         self._ends = False  # whether handlers are set
 
     @contextmanager
     def ending(self) -> Iterator[None]:
-        """Have SIGTERM end a block as Ctrl+C does: with an exception, so that what is open is closed.
+        """Make SIGTERM end a block as Ctrl+C does: with an exception, so that open resources are closed.
 
-        A handler that a program has set stays. What the block does to the handlers is undone when it ends. Processes
-        that are forked within it end by SIGTERM as ever.
+        A handler that a program has set stays. Handlers that the block changes are restored at its end. Processes that
+        are forked within it end by SIGTERM as usual.
         """
         if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM):
             yield
@@ -62,11 +62,11 @@ class Signals:
                 signal.signal(signum, handler)
 
     def hold_off(self) -> None:
-        """Have another SIGTERM change nothing: the process ends."""
+        """Ignore another SIGTERM, because the process is ending."""
         self._is_ending = True
 
     def is_default(self, signum: signal.Signals) -> bool:
-        """Return whether a signal is handled by Python or here, and by nothing of the program's own."""
+        """Return whether a signal is handled by Python or here, and not by the program."""
         return signal.getsignal(signum) in {signal.SIG_DFL, signal.default_int_handler, self._end}
 
     def _end(self, signum: int, frame: FrameType | None) -> None:
@@ -80,15 +80,15 @@ class Signals:
             self._is_ending = True
             signal.default_int_handler(signum, frame)
         elif not self._is_ending:
-            self._is_ending = True  # another one, as of a process that this one ends, changes nothing
-            tell_launcher(signum)
+            self._is_ending = True  # ignore another one, for example from a process that this one ends
+            signal_launcher(signum)
             raise SystemExit(STATUSES[signal.Signals(signum)])
 
     def leave(self) -> None:
-        """Have a process that was forked handle signals as ever.
+        """Restore the default handling of signals in a forked process.
 
-        While a Trainer runs, it has a group of its own: a signal to the group of the Trainer's process, as Ctrl+C, is
-        that one's to handle, and a process that loads data for it must not end before.
+        While a Trainer runs, a forked process gets its own process group: a signal to the Trainer's group, such as
+        Ctrl+C, is handled by the Trainer, and a process that loads data for it must not end earlier.
         """
         if self.runs:
             os.setpgid(0, 0)
@@ -101,7 +101,7 @@ class Signals:
 
     @contextmanager
     def _not_waiting(self) -> Iterator[None]:
-        """End a process that waits for another one, outside of Python, where no handler runs: at a rendezvous."""
+        """End a process that waits for another one outside of Python, where no handler runs: at a rendezvous."""
         read, write = os.pipe()
         os.set_blocking(write, False)
         before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
@@ -120,7 +120,7 @@ class Signals:
             until = monotonic() + _PATIENCE
             launched = [] if self.runs or byte[0] not in STATUSES else take_launched()
             while byte[0] in STATUSES and not (self._is_ending or self.runs):
-                if select([read], [], [], 0.1)[0]:  # the block has ended, or another signal has come
+                if select([read], [], [], 0.1)[0]:  # the block has ended, or there is another signal
                     break
                 if monotonic() > until:
                     if not getattr(rank_zero_only, "rank", 0):
@@ -136,19 +136,19 @@ if hasattr(os, "register_at_fork"):  # not on Windows
     os.register_at_fork(after_in_child=SIGNALS.leave)
 
 
-def tell_launcher(signum: int) -> None:
-    """Send a signal on to the process that Lightning has launched this one from, which tells all the others.
+def signal_launcher(signum: int) -> None:
+    """Forward a signal to the process from which Lightning launched this one, which forwards it to all others.
 
-    It would kill them all, itself included, when it finds that one has ended.
+    Otherwise it would kill them all, including itself, once one of them has ended.
     """
     if is_launched() and "TORCHELASTIC_RUN_ID" not in os.environ:
         os.kill(os.getppid(), signum)
 
 
 def status_of(error: BaseException) -> int | None:
-    """Return the status that a process should end with after an exception, if a signal is behind it.
+    """Return the exit status after an exception, if a signal caused it.
 
-    Lightning exits with status 1 on Ctrl+C, and with none on SIGTERM.
+    Lightning exits with status 1 after Ctrl+C, and with none after SIGTERM.
     """
     if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
         return STATUSES[signal.SIGINT]
@@ -158,11 +158,11 @@ def status_of(error: BaseException) -> int | None:
 
 
 def end(error: BaseException, line: str) -> NoReturn:
-    """Raise what ends a command: an error, or where a signal is behind it `Ended`, after one line on stderr.
+    """Raise the exception that ends a command: the error, or `Ended` after one line on stderr if a signal caused it.
 
     Args:
-        error: What was raised.
-        line: What the user is told of the end by a signal, by the first of several processes.
+        error: The exception that was raised.
+        line: The line for the user after a signal, written by the first of several processes.
     """
     status = status_of(error)
     if status is None or isinstance(error, Ended):

@@ -1,4 +1,4 @@
-"""The end of a run after SIGTERM or Ctrl+C: where nothing is lost, with a checkpoint, and a line that says so."""
+"""The end of a run after SIGTERM or Ctrl+C: where nothing is lost, with a checkpoint and a final line."""
 
 import os
 import shlex
@@ -23,37 +23,37 @@ from typing_extensions import override
 from lightning_sparsegrad.loops._callbacks import find_callback, find_or_add_callback
 from lightning_sparsegrad.resume._launched import end_with_launcher, is_launched
 from lightning_sparsegrad.resume._lightning_methods import end_by_sigterm, intercept_signals, launched_by, take_launched
-from lightning_sparsegrad.resume._signals import SIGNALS, STATUSES, tell_launcher
+from lightning_sparsegrad.resume._signals import SIGNALS, STATUSES, signal_launcher
 from lightning_sparsegrad.resume._waiting import WaitingCheckpoints
 
-_SAME = 0.5  # seconds within which a launcher may pass on a signal that has reached its whole group
-_PATIENCE = 6.0  # seconds in which launched processes should have ended
+_SAME = 0.5  # seconds within which a launcher may forward a signal that has reached its whole group
+_PATIENCE = 6.0  # seconds after which launched processes should have ended
 _LITTLE = 1.0
-_AGAIN = "stopping after the optimizer step at hand; press Ctrl+C again to stop at once"
+_AGAIN = "stopping after the current optimizer step; press Ctrl+C again to stop at once"
 
 
 class Stopping(Callback):
-    """Has the run of a Trainer end after SIGTERM, and a fit with `ExactResume` after Ctrl+C, where nothing is lost.
+    """A callback that ends a run after SIGTERM, and a fit with `ExactResume` after Ctrl+C, where nothing is lost.
 
-    A signal is remembered. A fit with `ExactResume` ends between two optimizer steps, or within a validation; another
-    one where Lightning ends it; what evaluates or predicts before its next batch. What ends it is Lightning's
-    `SIGTERMException`, with a status: 143 after SIGTERM, 130 after Ctrl+C.
+    It remembers the signal. A fit with `ExactResume` ends between two optimizer steps, or within a validation; another
+    fit where Lightning ends it; an evaluation or prediction before its next batch. The run ends with Lightning's
+    `SIGTERMException`, with status 143 after SIGTERM and 130 after Ctrl+C.
     """
 
     def __init__(self) -> None:
-        self.is_exact = False  # whether there is an `ExactResume`, which says when a fit ends
-        self.signum: signal.Signals | None = None  # that has come
+        self.is_exact = False  # whether an `ExactResume` decides when a fit ends
+        self.signum: signal.Signals | None = None  # the signal received
         self.raised = False
-        self._agreed = 0  # the signal that all processes know of
+        self._agreed = 0  # the signal that all processes know
         self._runs = False
         self._owner = os.getpid()
         self._interrupt: Any = signal.default_int_handler
-        self._since = 0.0  # when the signal came
+        self._since = 0.0  # time of the signal
 
     @classmethod
     def of(cls, trainer: Trainer) -> "Stopping":
-        """Return the one that a Trainer has; it gets one if it has none."""
-        return find_or_add_callback(trainer, cls)  # the last, so that others have written their checkpoints before
+        """Return the Trainer's callback, adding it if there is none."""
+        return find_or_add_callback(trainer, cls)  # last, so that others write their checkpoints first
 
     @property
     def status(self) -> int:
@@ -65,9 +65,9 @@ class Stopping(Callback):
         raise SIGTERMException(self.status)
 
     def agree(self, trainer: Trainer) -> None:
-        """Have all processes know of a signal that one of them got; each has to come here at the same moment.
+        """Share a signal that one process received with all; each has to call this at the same moment.
 
-        It takes the place of Lightning's broadcast before each batch, which is of process 0 alone, and costs as much.
+        It replaces Lightning's broadcast before each batch, which comes from process 0 alone, at the same cost.
         """
         if trainer.world_size > 1:
             signum = torch.tensor([self.signum or 0], device=trainer.strategy.root_device)
@@ -77,7 +77,7 @@ class Stopping(Callback):
                 self.signum = signal.Signals(self._agreed)
 
     def stop_if_requested(self, trainer: Trainer) -> None:
-        """End the run now if a signal has come; of several processes, if all know of it."""
+        """End the run now if a signal was received; with several processes, if all know it."""
         if self._agreed if trainer.world_size > 1 else self.signum:
             self.stop()
 
@@ -92,14 +92,14 @@ class Stopping(Callback):
         self.intercept(trainer)
 
     def intercept(self, trainer: Trainer) -> None:
-        """Have a Trainer's signals come here; a second time changes nothing."""
+        """Route a Trainer's signals here; a second call changes nothing."""
         self.signum, self.raised, self._agreed, self._owner = None, False, 0, os.getpid()
         intercept_signals(trainer, self._take, partial(self._before_batch, trainer))
         self._trainer = trainer
         end_with_launcher()
 
-    def _take(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002  # as handlers are called
-        if os.getpid() != self._owner:  # a process that was forked, as to load data
+    def _take(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002  # the signature of handlers
+        if os.getpid() != self._owner:  # a forked process, for example one that loads data
             signal.signal(signum, signal.SIG_DFL)
             os.kill(os.getpid(), signum)
             return
@@ -112,7 +112,7 @@ class Stopping(Callback):
             self.signum, self._since = signal.Signals(signum), monotonic()
             if signum == signal.SIGTERM:
                 self._signal_others()
-        SIGNALS.is_taken = self._runs and signum == signal.SIGTERM  # else it is ended at once
+        SIGNALS.is_taken = self._runs and signum == signal.SIGTERM  # otherwise the process ends at once
         if not self.is_exact and self._trainer.world_size == 1:
             end_by_sigterm(self._trainer)
 
@@ -120,12 +120,12 @@ class Stopping(Callback):
         if (launcher := self._trainer.strategy.launcher) is not None:
             launcher.kill(signal.SIGTERM)
             take_launched()
-        tell_launcher(signal.SIGTERM)
+        signal_launcher(signal.SIGTERM)
 
     def _begin(self, trainer: Trainer) -> None:
-        """Take signals, from the first batch on."""
+        """Take signals from the first batch on."""
         self._runs = SIGNALS.runs = True
-        self.signum = self.signum or SIGNALS.came  # whose exception somebody has caught
+        self.signum = self.signum or SIGNALS.came  # its exception may have been caught
         if threading.current_thread() is not threading.main_thread() or trainer.state.fn != TrainerFn.FITTING:
             return
         handler = signal.getsignal(signal.SIGINT)
@@ -174,12 +174,12 @@ class Stopping(Callback):
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._end()
-        if self.signum and not self.raised:  # after the last batch: all is done
+        if self.signum and not self.raised:  # after the last batch, when all work is done
             self.stop()
 
-    # ------------------------------------------------------------ what is left
+    # ------------------------------------------------------------ the checkpoint
     def _save(self, trainer: Trainer) -> None:
-        """Write a checkpoint beside those of the fit, if no callback has written where it ends."""
+        """Write a checkpoint beside those of the fit, unless a callback has written one at the same point."""
         waiting, saving = WaitingCheckpoints.of(trainer), trainer.checkpoint_callback
         if not isinstance(saving, ModelCheckpoint) or saving.save_weights_only or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
@@ -193,24 +193,24 @@ class Stopping(Callback):
         try:
             trainer.save_checkpoint(path)
         except OSError as error:
-            rank_zero_warn(f"Checkpoint `{path}` is not written: {error}")
+            rank_zero_warn(f"Checkpoint `{path}` was not written: {error}")
 
 
 def ended_by_signal(trainer: Trainer, error: BaseException) -> BaseException:
-    """Return the end by a signal in place of an error that one of several processes gets when another has ended."""
-    signum = Stopping.of(trainer).signum or SIGNALS.came  # whose exception may be lost in a callback of C code
+    """Return the end by a signal in place of the error that a process gets when another one has ended."""
+    signum = Stopping.of(trainer).signum or SIGNALS.came  # its exception may be lost in C code
     if signum is None or trainer.world_size == 1 or not isinstance(error, Exception):
         return error
     return SystemExit(STATUSES[signum])
 
 
 def end_launched(trainer: Trainer) -> None:
-    """Wait for the processes that a Trainer has launched, and end those that do not end by themselves."""
+    """Wait for the processes that a Trainer has launched, and kill those that do not end by themselves."""
     launcher, processes = trainer.strategy.launcher, launched_by(trainer)
     if launcher is None or processes is None:
         return
     take_launched()
-    has_trained = WaitingCheckpoints.of(trainer).has_trained  # else they may wait for this process, for nothing
+    has_trained = WaitingCheckpoints.of(trainer).has_trained  # otherwise they may wait for this process in vain
     until = monotonic() + (_PATIENCE if has_trained else _LITTLE)
     launcher.kill(signal.SIGTERM)
     for process in processes:
@@ -222,11 +222,11 @@ def end_launched(trainer: Trainer) -> None:
 
 
 def about_end(trainer: Trainer | None, checkpoint: Any) -> str:
-    """Return what to say of a fit that a signal has ended.
+    """Return the line for the user about a fit that a signal has ended.
 
     Args:
-        trainer: Its Trainer, `None` if there was none yet.
-        checkpoint: The one that the fit was to resume from.
+        trainer: Its Trainer; `None` if there was none yet.
+        checkpoint: The checkpoint that the fit was going to resume from.
     """
     waiting = None if trainer is None else find_callback(trainer, WaitingCheckpoints)
     has_trained, written = (waiting.has_trained, waiting.last_written) if waiting else (False, None)

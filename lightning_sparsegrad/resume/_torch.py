@@ -1,7 +1,8 @@
 """Private names of torch that a resume needs.
 
-No public name does what these do. Each is checked against the installed version in `tests/private_names.py`; where one
-is gone, what needs it raises a line that names the version. Nothing private is imported before it is needed.
+There are no public equivalents. Each name is checked against the installed version in `tests/private_names.py`; if one
+is missing, the function that needs it raises an error that names the version. Nothing private is imported before it is
+needed.
 """
 
 import re
@@ -14,7 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from lightning_sparsegrad.errors import needs_private_names
 
 LAST_RATES = "_last_lr"
-"""The learning rates in the state of a scheduler, as its `get_last_lr` returns them."""
+"""The key of the learning rates in the state of a scheduler, as its `get_last_lr` returns them."""
 
 _UNSAFE = re.compile(r"GLOBAL (\S+) (?:was not an allowed|whose module)")
 
@@ -26,7 +27,7 @@ _resume = needs_private_names("torch", "a resume")
 def reads_map_itself(iterator: Any) -> bool:
     """Return whether an iterator of a DataLoader reads a map-style dataset in this process, and can skip batches.
 
-    Without it a resume loads all batches that it passes over. pytorch#36650 (open) asks for a loader with a state.
+    Without it a resume loads all batches that it skips. pytorch#36650 (open) asks for a loader with a state.
     """
     from torch.utils.data.dataloader import _DatasetKind, _SingleProcessDataLoaderIter
 
@@ -34,30 +35,30 @@ def reads_map_itself(iterator: Any) -> bool:
 
 
 def skip_batch(iterator: Any) -> None:
-    """Draw the indices of a batch without loading it, from an iterator that `reads_map_itself`: pytorch#36650."""
+    """Draw the indices of a batch without loading it, from an iterator for which `reads_map_itself`: pytorch#36650."""
     iterator._next_index()
 
 
 def lasting_workers(loader: Any) -> Any:
-    """Return the iterator whose workers outlive an epoch (`persistent_workers`), `None` where there is none.
+    """Return the iterator whose workers outlive an epoch (`persistent_workers`), or `None`.
 
-    Without it a search of the tuner leaves them with other random states. No upstream issue.
+    Without it a search of the tuner would leave them with other random states. No upstream issue.
     """
     return getattr(loader, "_iterator", None)
 
 
 def set_lasting_workers(loader: Any, iterator: Any) -> None:
-    """Have a loader go on with such an iterator; with `None`, begin with new workers."""
+    """Make a loader continue with such an iterator; with `None`, start new workers."""
     loader._iterator = iterator
 
 
 class SharesWorkers:
-    """A loader in which Lightning finds the workers of the loader it wraps, under torch's own name, to end them.
+    """A loader that exposes the workers of its wrapped loader under torch's own name, so that Lightning can end them.
 
-    Without it they outlive an exception. No upstream issue.
+    Without it they would outlive an exception. No upstream issue.
 
     Attributes:
-        loader: The loader that is wrapped.
+        loader: The wrapped loader.
     """
 
     loader: Any
@@ -81,9 +82,9 @@ def set_last_rates(scheduler: LRScheduler, rates: Sequence[float | Tensor]) -> N
 
 @_resume
 def store_of_processes(prefix: str) -> Any:
-    """Return the store through which the processes of a group find each other, with keys of one's own.
+    """Return the store through which the processes of a group find each other, with prefixed keys.
 
-    A store of one's own would need a port. No upstream issue.
+    A separate store would need a port. No upstream issue.
     """
     from torch.distributed.distributed_c10d import PrefixStore, _get_default_store
 
@@ -91,10 +92,9 @@ def store_of_processes(prefix: str) -> Any:
 
 
 def refused_class(error: BaseException) -> str | None:
-    """Return the class that `torch.load` refused to build, `None` if that is not what an error says.
+    """Return the class that `torch.load` refused to load, or `None` if an error has another cause.
 
-    It is in the text alone; where torch words it otherwise, a message gives the reason as torch does. No upstream
-    issue.
+    The class is only in the text; if torch changes the wording, a message repeats torch's own. No upstream issue.
     """
     unsafe = _UNSAFE.search(str(error))
     return unsafe[1] if unsafe else None

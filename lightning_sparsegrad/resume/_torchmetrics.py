@@ -1,7 +1,7 @@
-"""Private names of torchmetrics that a resume needs: what a metric knows beside its state.
+"""Private names of torchmetrics that a resume needs: values that a metric keeps outside its state.
 
-No public name sets them. Each is checked against the installed version in `tests/private_names.py`. No upstream issue;
-a `state_dict` that holds the number of updates would end this.
+There are no public setters. Each name is checked against the installed version in `tests/private_names.py`. No upstream
+issue; a `state_dict` that holds the number of updates would make this unnecessary.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ _resume = needs_private_names("torchmetrics", "a resume")
 
 @_resume
 def set_update_count(metric: Metric, count: int) -> None:
-    """Have a metric go on after a number of updates; otherwise it warns of none, and returns an old value."""
+    """Set the number of updates of a metric; otherwise it warns that there are none, and returns an old value."""
     _ = metric._update_count, metric._computed
     metric._update_count, metric._computed = count, None
 

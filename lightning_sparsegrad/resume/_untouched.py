@@ -1,4 +1,4 @@
-"""State that a search of Lightning's tuner changes and Lightning does not restore."""
+"""The state that a search of Lightning's tuner changes and Lightning does not restore."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.combined_loader import CombinedLoader
 
 from lightning_sparsegrad.loops._callbacks import callbacks_of
 from lightning_sparsegrad.resume._lightning import (
-    begin_anew,
+    begin_search,
     connectors_of,
     loops_of,
     training_loaders,
@@ -26,7 +26,7 @@ from lightning_sparsegrad.resume._randomness import random_states, set_random_st
 from lightning_sparsegrad.resume._torch import lasting_workers, set_lasting_workers
 from lightning_sparsegrad.resume._waiting import WaitingCheckpoints
 
-_CONTAINERS = (dict, defaultdict, list, set)  # that are changed in place
+_CONTAINERS = (dict, defaultdict, list, set)  # changed in place
 
 
 @contextmanager
@@ -37,7 +37,7 @@ def same_draws(trainer: Trainer) -> Iterator[None]:
     loaders = _loaders(trainer) if trainer.state.fn == TrainerFn.FITTING else []
     sources = [(loader, source_states(loader), lasting_workers(loader)) for loader in loaders]
     for loader, _, iterator in sources:
-        if iterator is not None:  # of workers that outlive an epoch
+        if iterator is not None:  # with workers that outlive an epoch
             set_lasting_workers(loader, None)
     set_random_states(random, device)
     try:
@@ -52,31 +52,31 @@ def same_draws(trainer: Trainer) -> Iterator[None]:
 
 @contextmanager
 def untouched(trainer: Trainer, *, same_batches: bool) -> Iterator[None]:
-    """Restore where a Trainer stands: its settings, loops, loaders, metrics, and the checkpoint that it resumes from.
+    """Restore the state of a Trainer: its settings, loops, loaders, metrics, and the checkpoint that it resumes from.
 
     Args:
-        trainer: The Trainer, while it fits or evaluates; of an evaluation, Lightning restores all but the checkpoint.
-        same_batches: Whether what has been loaded of the data may be used afterwards; otherwise it is made anew.
+        trainer: The Trainer, while it fits or evaluates; in an evaluation, Lightning restores all but the checkpoint.
+        same_batches: Whether the loaded data may be used afterwards; otherwise they are loaded again.
     """
     callbacks = callbacks_of(trainer)
     waiting = [callback for callback in callbacks if isinstance(callback, WaitingCheckpoints)]
     fits, module, loop = trainer.state.fn == TrainerFn.FITTING, trainer.lightning_module, trainer.fit_loop
     objects = [*connectors_of(trainer, fits=fits), *waiting, *(loops_of(trainer) if fits else [])]
-    members = [(each, _members(each)) for each in objects]
+    members = [(owner, _members(owner)) for owner in objects]
     progress, metrics = deepcopy(loop.state_dict()), module_metrics(module)
     stored = module.state_dict().keys()
     buffers = [(buffer, buffer.clone()) for name, buffer in module.named_buffers() if name not in stored]
     for callback in waiting:
         callback.suspended = True
     if fits:
-        begin_anew(trainer)
+        begin_search(trainer)
     try:
         yield
     finally:
         if fits:
             loop.load_state_dict(progress)
-        for each, values in members:
-            vars(each).update(values)
+        for owner, values in members:
+            vars(owner).update(values)
         for buffer, value in buffers:
             buffer.copy_(value)
         set_module_metrics(module, metrics)
@@ -85,7 +85,7 @@ def untouched(trainer: Trainer, *, same_batches: bool) -> Iterator[None]:
 
 
 def _loaders(trainer: Trainer) -> list[Any]:
-    """Return the loaders of a fit as they are set up, or as they would be."""
+    """Return the loaders of a fit, creating those that are not set up yet."""
     loaders = [*training_loaders(trainer), *validation_loaders(trainer)]
     for make in unset_sources(trainer):
         given = make()
@@ -93,5 +93,5 @@ def _loaders(trainer: Trainer) -> list[Any]:
     return loaders
 
 
-def _members(each: Any) -> dict[str, Any]:
-    return {name: copy(value) if type(value) in _CONTAINERS else value for name, value in vars(each).items()}
+def _members(owner: Any) -> dict[str, Any]:
+    return {name: copy(value) if type(value) in _CONTAINERS else value for name, value in vars(owner).items()}

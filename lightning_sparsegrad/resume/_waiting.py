@@ -1,4 +1,4 @@
-"""A checkpoint asked for inside an accumulation window waits for the window's end; where none comes, it is marked."""
+"""Checkpoints requested inside an accumulation window, which wait for its end or are marked as inexact."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -20,27 +20,27 @@ from lightning_sparsegrad.resume._lightning import logged_steps
 from lightning_sparsegrad.resume._lightning_methods import intercept_checkpoints, intercept_links
 from lightning_sparsegrad.resume._progress import is_at_last_batch, is_within_epoch, settle
 
-INEXACT_KEY = "lightning_sparsegrad_inexact"  # in checkpoints, with the step at which training broke off
+INEXACT_KEY = "lightning_sparsegrad_inexact"  # in checkpoints, with the step at which training stopped
 _NONE = (-1, -1)  # no window
 
 
 class WaitingCheckpoints(Callback):
-    """Has checkpoints that are asked for inside a window written when the window has ended.
+    """A callback that delays checkpoints requested inside a window until the window has ended.
 
     Inside a window the gradients of earlier micro-batches belong to the state of the training, and no checkpoint holds
-    them. So what `Trainer.save_checkpoint` is asked for there, by a ModelCheckpoint or by anybody, is written after the
-    optimizer step; the removal of an older checkpoint and a link to the new one wait with it. Checkpoints of weights
-    alone (`weights_only=True`) hold nothing to go on from, and do not wait.
+    them. A checkpoint that is requested there with `Trainer.save_checkpoint`, by a ModelCheckpoint or other code, is
+    therefore written after the optimizer step; the removal of an older checkpoint and a link to the new one wait as
+    well. Checkpoints of weights alone (`weights_only=True`) cannot be resumed, and do not wait.
 
-    Where there is no such moment any more, after an exception or the end of the training inside a window, it is written
-    all the same, and a warning says that it is not exact: it holds `lightning_sparsegrad_inexact`, and a resume from it
-    goes on after the last finished optimizer step. After an exception in one of several processes the first process
-    writes what it holds, without the others, for which it might wait forever.
+    If there is no such moment any more, after an exception or the end of training inside a window, it is written
+    nevertheless, and a warning says that it is not exact: it holds `lightning_sparsegrad_inexact`, and a run resumes
+    from it after the last finished optimizer step. After an exception in one of several processes, the first process
+    writes its own state without the others, for which it might wait forever.
 
     Attributes:
-        holds_gradient: Whether a gradient waits for an optimizer step that only its owner knows of, as under manual
-            optimization; asked beside the Trainer.
-        suspended: Whether everything is written at once, as within a search of Lightning's tuner.
+        holds_gradient: Returns whether a gradient waits for an optimizer step that only its owner knows about, as under
+            manual optimization.
+        suspended: Whether everything is written at once, as during a search of Lightning's tuner.
     """
 
     def __init__(self) -> None:
@@ -48,25 +48,25 @@ class WaitingCheckpoints(Callback):
         self.suspended = False
         self._requests: dict[str, Callable[[], None]] = {}
         self._followers: list[Callable[[], None]] = []
-        self._over = False  # whether there will be no end of a window any more
-        self._inexact = False  # what is being written
-        self._warned = False  # that this fit resumes from what is not exact
-        self._window = _NONE  # the step and the epoch of the one at hand
-        self._before = (0, 0)  # micro-batches of the epoch before it, and how often Lightning logged a step
-        self._written: list[str] = []  # by this fit, in order
+        self._over = False  # whether no window will end any more
+        self._inexact = False  # whether the checkpoint being written is inexact
+        self._warned = False  # that this fit resumes from an inexact checkpoint
+        self._window = _NONE  # step and epoch of the current window
+        self._before = (0, 0)  # micro-batches of the epoch before it, and the step of the loggers
+        self._written: list[str] = []  # paths written by this fit, in order
         self._stopped = False  # by a signal
-        self.is_written = False  # where the fit stands
+        self.is_written = False  # whether the current state is written
 
     @classmethod
     def of(cls, trainer: Trainer) -> "WaitingCheckpoints":
-        """Return the one that a Trainer has; it gets one if it has none."""
+        """Return the Trainer's callback, adding it if there is none."""
         if (waiting := find_callback(trainer, WaitingCheckpoints)) is None:
             waiting = find_or_add_callback(trainer, cls)
             waiting.intercept(trainer)
         return waiting
 
     def intercept(self, trainer: Trainer) -> None:
-        """Have a Trainer bring its requests here; a second time changes nothing."""
+        """Route a Trainer's requests here; a second call changes nothing."""
         self._begin()
         rejoin_others(trainer)
         intercept_checkpoints(trainer, partial(self._save, trainer), self._follow)
@@ -75,7 +75,7 @@ class WaitingCheckpoints(Callback):
                 intercept_links(callback, self._follow)
 
     def inside_window(self, trainer: Trainer) -> bool:
-        """Return whether a batch is being worked on, or gradients wait for the optimizer step of their window."""
+        """Return whether a batch is being processed, or gradients wait for the optimizer step of their window."""
         loop = trainer.fit_loop.epoch_loop
         progress = loop.batch_progress.current
         if progress.ready != progress.processed:  # type: ignore[attr-defined]  # of the batches' tracker
@@ -91,16 +91,16 @@ class WaitingCheckpoints(Callback):
 
     @property
     def last_written(self) -> str | None:
-        """The newest checkpoint to resume from that the fit has written, and that is there still."""
+        """The newest checkpoint to resume from that the fit has written and that still exists."""
         there = (path for path in reversed(self._written) if "://" in path or Path(path).exists())
         return next(there, None)
 
     def must_wait(self, trainer: Trainer) -> bool:
-        """Return whether this is no moment to collect the state."""
+        """Return whether the state cannot be collected at this moment."""
         return self.inside_window(trainer)
 
     def write(self) -> None:
-        """Write what waits, then remove or link what was to follow it."""
+        """Write the waiting checkpoints, then do the removals and links that wait for them."""
         requests, self._requests = self._requests, {}
         followers, self._followers = self._followers, []
         for action in (*requests.values(), *followers):
@@ -114,7 +114,7 @@ class WaitingCheckpoints(Callback):
         return int(progress.ready if trainer.lightning_module.automatic_optimization else progress.processed)
 
     def mark(self, trainer: Trainer, checkpoint: dict[str, Any]) -> None:
-        """Say of a checkpoint that it is not exact, and have it go on after the last finished optimizer step."""
+        """Mark a checkpoint as inexact, and make it resume after the last finished optimizer step."""
         checkpoint[INEXACT_KEY] = {"step": trainer.global_step}
         if is_within_epoch(trainer):
             settle(
@@ -124,18 +124,18 @@ class WaitingCheckpoints(Callback):
                 ends_epoch=self._ends_epoch(trainer),
             )
 
-    def tell_of(self, checkpoint: Mapping[str, Any], trainer: Trainer) -> None:
-        """Say so, once, if the checkpoint that a fit resumes from is not exact."""
+    def warn_if_inexact(self, checkpoint: Mapping[str, Any], trainer: Trainer) -> None:
+        """Warn once if the checkpoint that a fit resumes from is not exact."""
         mark = checkpoint.get(INEXACT_KEY)
         if mark and not self._warned:
             self._warned = True
             rank_zero_warn(
                 f"`{trainer.ckpt_path}` is not exact: training stopped at step {mark['step']} inside a window, or "
-                f"before all that follows a step was done. It goes on after the last finished optimizer step."
+                f"before a step was complete. The fit resumes after the last finished optimizer step."
             )
 
-    def goes_on_within_epoch(self, trainer: Trainer) -> bool:
-        """Return whether a resume from what is being written goes on within an epoch."""
+    def resumes_within_epoch(self, trainer: Trainer) -> bool:
+        """Return whether the checkpoint being written resumes within an epoch."""
         return is_within_epoch(trainer) and not (self._inexact and self._ends_epoch(trainer))
 
     def _ends_epoch(self, trainer: Trainer) -> bool:
@@ -144,7 +144,7 @@ class WaitingCheckpoints(Callback):
     def _has_stepped(self, trainer: Trainer) -> bool:
         return trainer.global_step > self._window[0]
 
-    # ------------------------------------------------------------ what a Trainer is asked for
+    # ------------------------------------------------------------ requests to a Trainer
     def _save(
         self,
         trainer: Trainer,
@@ -155,9 +155,7 @@ class WaitingCheckpoints(Callback):
     ) -> None:
         if self._is_interrupted_before_training(trainer) and (self._stopped or Path(filepath).exists()):
             if not self._stopped:
-                rank_zero_warn(
-                    f"Checkpoint `{filepath}` stays as it was: the fit that would replace it has not trained."
-                )
+                rank_zero_warn(f"Checkpoint `{filepath}` is kept: the fit that would replace it has not trained.")
             return
         request = partial(self._request, save, filepath, weights_only, storage_options)
         if weights_only or self.suspended or not self.must_wait(trainer):
@@ -187,7 +185,9 @@ class WaitingCheckpoints(Callback):
 
     def _write_inexact(self, trainer: Trainer, path: Any, request: Callable[[], None]) -> None:
         if why := why_not_alone(trainer):
-            rank_zero_warn(f"Checkpoint `{path}` is not written: training stopped at step {trainer.global_step}, {why}")
+            rank_zero_warn(
+                f"Checkpoint `{path}` was not written: training stopped at step {trainer.global_step}, {why}"
+            )
             return
         if is_alone(trainer) and not trainer.is_global_zero:
             return
@@ -198,11 +198,11 @@ class WaitingCheckpoints(Callback):
             self._inexact = False
         rank_zero_warn(
             f"Checkpoint `{path}` is not exact: training stopped at step {trainer.global_step} inside a window, or "
-            f"before all that follows a step was done. A resume from it goes on after the last finished optimizer step."
+            f"before a step was complete. A run resumes from it after the last finished optimizer step."
         )
 
     def _follow(self, act: Callable[..., None], *args: Any) -> None:
-        if self._requests:  # what takes its place, or it leads to, is not there yet
+        if self._requests:  # the new checkpoint, or the target of the link, does not exist yet
             self._followers.append(partial(act, *args))
         else:
             act(*args)
@@ -243,7 +243,9 @@ class WaitingCheckpoints(Callback):
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if trainer.state.fn == TrainerFn.FITTING and not isinstance(exception, SIGTERMException):  # it comes to all
+        if trainer.state.fn == TrainerFn.FITTING and not isinstance(
+            exception, SIGTERMException
+        ):  # which reaches all processes
             leave_others(trainer)
         self._stopped = isinstance(exception, SIGTERMException)
         if trainer.training or trainer.validating:

@@ -1,4 +1,4 @@
-"""Resuming equals never having stopped, bit for bit."""
+"""Exact resume: a resumed run equals an uninterrupted one, bit for bit."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -52,73 +52,76 @@ class ExactResume(WaitingCheckpoints):
         trainer = Trainer(callbacks=[ExactResume(), ModelCheckpoint(every_n_train_steps=100)])
         trainer.fit(module, datamodule=data, ckpt_path="last.ckpt")
 
-    The command line has it by default (`--exact_resume=false` leaves it out). Weights, optimizer, schedules, masks,
-    logged metrics and the order of the data go on where they stopped, within an epoch too, on one device and on
-    several. For that it puts into each checkpoint, for each process, what Lightning does not:
+    The command line has it by default (`--exact_resume=false` turns it off). Weights, optimizer, schedules, masks,
+    logged metrics and the order of the data continue where they stopped, also within an epoch, on one device or
+    several. For this it adds to each checkpoint, for each process, what Lightning does not store:
 
     - the random states of Python, NumPy, torch and the process's accelerator;
-    - where the training data stands: with which random states the pass over a loader began, and how many of its batches
-      were used. A resumed run begins the pass alike and passes over these batches, unloaded where a map-style dataset
-      is read in the main process. Loaders need not be special; one with a `state_dict` of its own is used through it;
-    - what the epoch has seen: the running means of `self.log(..., on_epoch=True)` and the states of torchmetrics;
-    - what hooks switch where an epoch starts: `accumulate_grad_batches`, which parameters are frozen, which modules
-      evaluate.
+    - the position in the training data: the random states with which the pass over a loader began, and the number of
+      batches used. A resumed run begins the pass with the same states and skips these batches, without loading them if
+      a map-style dataset is read in the main process. Loaders need not be special; a loader with its own `state_dict`
+      is restored by it;
+    - the metrics of the epoch so far: the running means of `self.log(..., on_epoch=True)` and the states of
+      torchmetrics;
+    - the settings that hooks change at the start of an epoch: `accumulate_grad_batches`, frozen parameters, modules in
+      eval mode.
 
-    **When checkpoints are written.** One that is asked for during the fit waits for the next border: the optimizer step
-    of the accumulation window is done, and what follows from it (all hooks, a validation, schedulers; at the end of an
-    epoch, its logs), and the next batch is not loaded yet. The file is named when it is asked for, and older ones are
-    removed after it is written.
+    **When checkpoints are written.** A checkpoint that is requested during the fit waits for the next boundary: the
+    optimizer step of the accumulation window is done, and so is all work that follows it (hooks, a validation,
+    schedulers; at the end of an epoch, its logs), and the next batch is not loaded yet. The file gets its name when it
+    is requested, and older files are removed after it is written.
 
-    **SIGTERM and Ctrl+C.** The fit ends at the next border; under DDP and its kin all processes do, whichever of them
-    the signal came to. A validation is not waited for: it ends before its next batch, the checkpoint is of before it,
-    and a resumed fit begins with it. (It is finished where it runs within a window, with other weights than those that
-    are trained, as averages that a callback swaps in, or where several processes cannot agree on a batch.) If no
+    **SIGTERM and Ctrl+C.** The fit ends at the next boundary; under DDP and the like all processes do, whichever of
+    them received the signal. A validation is interrupted before its next batch: the checkpoint dates from before it,
+    and a resumed fit begins with it. (It is finished if it runs within a window, if it uses other weights than the
+    trained ones, such as averages that a callback swaps in, or if several processes cannot agree on a batch.) If no
     callback writes a checkpoint then, `stopped-step=<n>.ckpt` is written into the folder of the first
-    `ModelCheckpoint`. Before the first step none is written. Then the fit raises Lightning's `SIGTERMException`, with
-    the status 143 after SIGTERM, which schedulers send, and 130 after Ctrl+C. A second Ctrl+C ends it at once, as an
-    exception does. A handler for Ctrl+C that the program has set stays in place of this one.
+    `ModelCheckpoint`. Before the first step none is written. The fit then raises Lightning's `SIGTERMException`, with
+    status 143 after SIGTERM, which schedulers send, and 130 after Ctrl+C. A second Ctrl+C ends it at once, like an
+    exception. A handler for Ctrl+C that the program has set is kept.
 
-    **Where there is no border any more,** after an exception or where a limit of time ends the training inside a
-    window, what is asked for is written all the same, and a warning says that it is not exact. It holds
-    `lightning_sparsegrad_inexact`, and a resume from it says so and goes on after the last finished optimizer step: the
-    batches of the window that was not finished are used again, the data goes on in its order, random draws are others.
-    After an exception in one of several processes, process 0 writes what it holds, without the states of the others: a
-    resume begins the data of the epoch anew. What is sharded over processes (FSDP2, ZeRO) is not written then.
+    **Without another boundary,** after an exception or if a time limit ends training inside a window, a requested
+    checkpoint is written nevertheless, and a warning says that it is not exact. It holds
+    `lightning_sparsegrad_inexact`; a run that resumes from it warns as well, and continues after the last finished
+    optimizer step: the batches of the unfinished window are used again, the data continue in their order, random draws
+    differ. After an exception in one of several processes, process 0 writes its own state without those of the others:
+    a resumed run starts the data of the epoch again. Models or optimizers that are sharded over processes (FSDP2, ZeRO)
+    are not written then.
 
-    **How.** Beside its place, then moved there in one step, unless a `CheckpointIO` of your own is in use: see
-    `AtomicCheckpointIO`. All of it loads with `weights_only=True`.
+    **How.** A checkpoint is written beside its path and then moved there in one step, unless you use your own
+    `CheckpointIO`: see `AtomicCheckpointIO`. All of it loads with `weights_only=True`.
 
-    **What may change on a resume.** Optimizers and schedulers: what they are made with otherwise than in the run before
-    takes effect, and one line says so; an optimizer of another class starts without a state. The arguments of callbacks
-    that Lightning would restore, as the patience of `EarlyStopping`. The number of processes at the end of an epoch:
-    random states then start anew, with a warning. Within an epoch it is an error. A checkpoint written without this
-    callback is gone on from as Lightning does, with a warning. More epochs: what follows the length of the training
-    follows the new one. The amount of data, the size of its batches and the seed of its sampler at the end of an epoch,
-    within one they are an error; so are, anywhere, other generators of the training data. What is frozen is as it was
-    saved. A run that was stopped early trains on, as in Lightning.
+    **What may change on a resume.** Optimizers and schedulers: changed arguments take effect, and one line reports
+    them; an optimizer of another class starts without a state. The arguments of callbacks that Lightning would restore,
+    such as the patience of `EarlyStopping`. The number of processes at the end of an epoch: random states then restart,
+    with a warning; within an epoch it is an error. The number of epochs: whatever depends on the length of the training
+    uses the new one. The amount of data, the batch size and the seed of the sampler at the end of an epoch; within an
+    epoch a change is an error, and other generators of the training data are always an error. Frozen parameters are
+    restored as saved. A checkpoint written without this callback resumes as in Lightning, with a warning. A run that
+    was stopped early continues to train, as in Lightning.
 
-    **It cannot know**
+    **What it cannot restore:**
 
-    - what an iterable dataset, or a sampler while it is read, draws from the global random state in the main process,
-      and what workers that outlive an epoch (`persistent_workers`) drew in an earlier one;
-    - a state that a dataset or a sampler keeps beside generators, as a counter of epochs: give it a `state_dict` and a
-      `load_state_dict`; and numbers that a metric keeps beside its state;
-    - what else hooks at the start of an epoch set, within that epoch: the learning rates of a
-      `StochasticWeightAveraging` until they are annealed among it;
-    - where a `CombinedLoader` of loaders without a length stands in the modes `max_size` and `max_size_cycle`;
+    - the draws of an iterable dataset, or of a sampler while it is read, from the global random state in the main
+      process, and those of workers that outlive an epoch (`persistent_workers`) in an earlier one;
+    - a state that a dataset or a sampler keeps outside generators, such as a counter of epochs: give it a `state_dict`
+      and a `load_state_dict`; and numbers that a metric keeps outside its state;
+    - other settings that hooks change at the start of an epoch, within that epoch, including the learning rates of a
+      `StochasticWeightAveraging` until they are annealed;
+    - the position of a `CombinedLoader` of loaders without a length, in the modes `max_size` and `max_size_cycle`;
     - accumulation under manual optimization without a transform of this library.
 
-    A `training_step` that takes `dataloader_iter` is refused. SLURM's automatic requeue comes before the waiting
-    checkpoint is written: have one every n steps, or `plugins=[SLURMEnvironment(auto_requeue=False)]`. Loggers are told
-    of a checkpoint when it is asked for. The folder of a sharded checkpoint (`ModelParallelStrategy`) is written in
-    place, by Lightning; `save_distributed_checkpoint=False` writes one file. Under FSDP2, torch cannot restore an
-    optimizer in which some parameters have no state yet, so strategies that drop whole tensors (`HeadOnly`,
+    A `training_step` that takes `dataloader_iter` is refused. SLURM's automatic requeue happens before the waiting
+    checkpoint is written: write one every n steps, or use `plugins=[SLURMEnvironment(auto_requeue=False)]`. Loggers are
+    notified of a checkpoint when it is requested. The folder of a sharded checkpoint (`ModelParallelStrategy`) is
+    written in place, by Lightning; `save_distributed_checkpoint=False` writes one file. Under FSDP2, torch cannot
+    restore an optimizer in which some parameters have no state yet, so strategies that drop whole tensors (`HeadOnly`,
     `GradualUnfreezing`, `LayerGradDrop`) may not be resumable there.
 
     Raises:
-        ConfigurationError: At the start of a fit, if the training loads its batches itself; on a resume, if its data
-            has other loaders or generators; within an epoch, if the number of processes or the amount of data is
-            another one or the position of a loader is not known.
+        ConfigurationError: At the start of a fit, if `training_step` takes `dataloader_iter`; on a resume, if the data
+            have other loaders or generators; within an epoch, if the number of processes or the amount of data differs,
+            or the position of a loader is not known.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -128,16 +131,16 @@ class ExactResume(WaitingCheckpoints):
     def __init__(self) -> None:
         super().__init__()
         self._running = False
-        self._begins_epoch = False  # where the checkpoint was written
-        self._resumed: dict[str, Any] | None = None  # this process's part of the checkpoint that a fit goes on from
+        self._begins_epoch = False  # whether the checkpoint was written between epochs
+        self._resumed: dict[str, Any] | None = None  # this process's state in the checkpoint that a fit resumes from
         self._watched: Iterator[Any] | None = None
-        self._fetched = 0  # batches of the last epoch of a fit that has ended
+        self._fetched = 0  # batches fetched in the last epoch of a finished fit
         self._stopping = Stopping()
-        self._pause: Pause | None = None  # where the fit stood before the validation at hand
-        self._is_paused = False  # within it, by a signal
+        self._pause: Pause | None = None  # the state of the fit before the current validation
+        self._is_paused = False  # whether a signal interrupted the validation
         self._meeting = Meeting(1)
-        self._steps = -1  # of the fit
-        self._accumulate = 1  # as the Trainer was made; callbacks change it in an epoch
+        self._steps = -1  # `max_steps` of the fit
+        self._accumulate = 1  # as the Trainer was constructed; callbacks may change it in an epoch
 
     # ------------------------------------------------------------ when checkpoints are written
     @override
@@ -145,7 +148,7 @@ class ExactResume(WaitingCheckpoints):
         return self._running or self.inside_window(trainer)
 
     def _watch(self, trainer: Trainer, iterator: Iterator[Any]) -> Iterator[Any]:
-        """Yield the batches; before one is loaded, everything about the one before it is done."""
+        """Yield the batches; before one is loaded, all work on the previous one is done."""
         while True:
             if self._resumed is not None:
                 self._set_states(trainer, self._resumed)
@@ -168,22 +171,22 @@ class ExactResume(WaitingCheckpoints):
 
     @override
     def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        pass  # a validation may follow, and the module's own hook
+        pass  # a validation and the module's own hook may follow
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         clear_restarting(trainer)
         if is_cut_short(trainer) and not self.inside_window(trainer):
-            self.write()  # as of the last batch, before hooks close an epoch that a resumed run goes on with
+            self.write()  # with the state of the last batch, before hooks close an epoch that a resumed run continues
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._running, self._fetched = False, fetcher_of(trainer).fetched  # which goes with the fit
+        self._running, self._fetched = False, fetcher_of(trainer).fetched  # it is removed with the fit
         super().on_train_end(trainer, pl_module)
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        # others come inside a batch, or in the middle of what follows it
+        # other exceptions may occur inside a batch, or in the work that follows it
         self._running &= not isinstance(exception, SIGTERMException)
         release_fit(trainer)
         super().on_exception(trainer, pl_module, exception)
@@ -198,7 +201,7 @@ class ExactResume(WaitingCheckpoints):
         require_our_trainer(trainer, type(self).__name__)
         self._accumulate = trainer.accumulate_grad_batches
         self.intercept(trainer)
-        # the first, so that what it writes or restores in a hook is of before or after that hook for all others
+        # first, so that it writes and restores in a hook before all others act
         put_first(trainer, self)
         Searches.of(trainer)
         self._stopping = Stopping.of(trainer)
@@ -219,7 +222,7 @@ class ExactResume(WaitingCheckpoints):
         if self._begins_epoch:
             begin_epoch(trainer)
         elif self._resumed is not None:
-            self._go_on(trainer, self._resumed)
+            self._resume_loaders(trainer, self._resumed)
             if self._resumed.get("validates"):
                 validate_first(trainer, partial(self._resume_validation, trainer, self._resumed), steps=self._steps)
 
@@ -227,17 +230,17 @@ class ExactResume(WaitingCheckpoints):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._track(trainer)
         if self._resumed is not None:
-            self._go_on(trainer, self._resumed)
+            self._resume_loaders(trainer, self._resumed)
             self._set_states(trainer, self._resumed)
             self._resumed = None
         if not self.inside_window(trainer):
-            self.write()  # of the epoch before
+            self.write()  # requests of the previous epoch
         self._stopping.agree(trainer)
         self._stopping.stop_if_requested(trainer)
 
-    # ------------------------------------------------------------ a validation that is cut short
+    # ------------------------------------------------------------ an interrupted validation
     def _begin_validation(self, trainer: Trainer) -> None:
-        # a run that is to stop early does not know of it when it is resumed
+        # a resumed run does not know that it was about to stop early
         can_pause = not (self.suspended or trainer.should_stop or self.inside_window(trainer))
         self._pause = Pause(trainer, self._state(trainer)) if can_pause else None
         self._meeting = Meeting(trainer.world_size)
@@ -247,7 +250,7 @@ class ExactResume(WaitingCheckpoints):
         if self._pause is None or trainer.sanity_checking or not self._meeting.is_requested(self._stopping):
             return
         if not self._pause.has_same_weights(trainer) or self._meeting.is_given_up:
-            self._pause = None  # it is finished
+            self._pause = None  # finish the validation
         elif self._meeting.all_stop():
             self._is_paused = True
             self._stopping.stop()
@@ -268,11 +271,11 @@ class ExactResume(WaitingCheckpoints):
             set_training_loaders(trainer, loaders)
             iter(fetcher_of(trainer))
 
-    def _go_on(self, trainer: Trainer, state: dict[str, Any]) -> None:
-        loaders = training_loaders(trainer) if state["loaders"] else []  # else from before there were any
+    def _resume_loaders(self, trainer: Trainer, state: dict[str, Any]) -> None:
+        loaders = training_loaders(trainer) if state["loaders"] else []  # none before they are set up
         if len(loaders) != (before := len(state["loaders"])):
             raise ConfigurationError(
-                f"The training should read {before} loader{'s' * (before != 1)}, as the run it goes on from. "
+                f"The training should read {before} loader{'s' * (before != 1)}, as in the previous run. "
                 f"Found {len(loaders)}."
             )
         epoch: Any = trainer.fit_loop.epoch_progress.current
@@ -283,7 +286,7 @@ class ExactResume(WaitingCheckpoints):
             elif state["within_epoch"] and state.get("exact", True):
                 raise ConfigurationError(
                     f"A training loader should be a DataLoader, have a length, or have a `state_dict` and a length, to "
-                    f"go on within an epoch. Found `{type(loader).__name__}`."
+                    f"resume within an epoch. Found `{type(loader).__name__}`."
                 )
         if trainer.current_epoch > 0 and not state["within_epoch"]:
             begin_pass_itself(trainer)
@@ -295,15 +298,15 @@ class ExactResume(WaitingCheckpoints):
 
     def _set_states(self, trainer: Trainer, state: dict[str, Any]) -> None:
         if state["validation"]:
-            trainer.fit_loop.epoch_loop.val_loop.setup_data()  # else the first validation would do it, and begin anew
+            trainer.fit_loop.epoch_loop.val_loop.setup_data()  # otherwise the first validation would do it and restart
         set_counters(trainer, state["counters"])
         set_switches(trainer, state["switches"], within_epoch=state["within_epoch"], configured=self._accumulate)
         set_metric_states(trainer, state["metrics"], within_epoch=state["within_epoch"])
         for loader, sources in zip(validation_loaders(trainer), state["validation"], strict=False):
             try:
                 set_source_states(loader, sources)
-            except ConfigurationError as changed:  # a validation may change
-                rank_zero_warn(f"The validation's data begins anew. {changed}")
+            except ConfigurationError as changed:  # the validation data may change
+                rank_zero_warn(f"The validation data start again. {changed}")
         set_random_states(state["random"], trainer.strategy.root_device)
 
     # ------------------------------------------------------------ checkpoints
@@ -311,12 +314,12 @@ class ExactResume(WaitingCheckpoints):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         pause = self._pause if self._is_paused else None
         mine = self._state(trainer) if pause is None else pause.state
-        if not is_alone(trainer):  # else the states of the other processes are not known
+        if not is_alone(trainer):  # otherwise the states of the other processes are not known
             checkpoint[EXACT_RESUME_KEY] = {"processes": _gathered(trainer, mine)}
         Hyperparameters.of(trainer).save(checkpoint)
         progress = checkpoint["loops"]["fit_loop"]
         if any(isinstance(loader, TrackedLoader) for loader in training_loaders(trainer)):
-            progress["state_dict"].pop("combined_loader", None)  # of one process, and our loaders'
+            progress["state_dict"].pop("combined_loader", None)  # it holds one process's state of our loaders
         super().on_save_checkpoint(trainer, pl_module, checkpoint)
         if pause is not None:
             pause.put_into(checkpoint)
@@ -324,7 +327,7 @@ class ExactResume(WaitingCheckpoints):
             rewind(progress, within_epoch=mine["within_epoch"])
 
     def _state(self, trainer: Trainer) -> dict[str, Any]:
-        within_epoch = self.goes_on_within_epoch(trainer)
+        within_epoch = self.resumes_within_epoch(trainer)
         return {
             "exact": not self._inexact,
             "within_epoch": within_epoch,
@@ -337,11 +340,11 @@ class ExactResume(WaitingCheckpoints):
         }
 
     def _position(self, trainer: Trainer, loader: Any) -> Any:
-        if not self.goes_on_within_epoch(trainer):
+        if not self.resumes_within_epoch(trainer):
             if isinstance(loader, TrackedLoader):
                 return loader.rest()
             return loader.state_dict() if isinstance(loader, Stateful) else None
-        # without a length, Lightning loads a batch ahead to know which is the last
+        # without a length, Lightning loads one batch ahead to recognise the last
         used = (
             self.finished_batches(trainer)
             if self._inexact
@@ -357,14 +360,14 @@ class ExactResume(WaitingCheckpoints):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if trainer.state.fn != TrainerFn.FITTING:
             return
-        self.tell_of(checkpoint, trainer)
+        self.warn_if_inexact(checkpoint, trainer)
         Hyperparameters.of(trainer).load(trainer, checkpoint)
         if EXACT_RESUME_KEY not in checkpoint:
-            if INEXACT_KEY in checkpoint:  # it has been told: one of several processes wrote it alone
+            if INEXACT_KEY in checkpoint:  # already warned: one of several processes wrote it alone
                 return
             rank_zero_warn(
                 f"`{trainer.ckpt_path}` was written without `ExactResume`: the resumed run has other random states "
-                f"than an uninterrupted one, and within an epoch other data."
+                f"than an uninterrupted one and, within an epoch, other data."
             )
             return
         processes = checkpoint[EXACT_RESUME_KEY]["processes"]
@@ -374,16 +377,16 @@ class ExactResume(WaitingCheckpoints):
             if self._resumed.get("validates"):  # not in checkpoints of 0.1
                 self._steps = trainer.max_steps
                 allow_to_begin(trainer)
-            checkpoint["loops"]["fit_loop"]["state_dict"].pop("combined_loader", None)  # of one process
+            checkpoint["loops"]["fit_loop"]["state_dict"].pop("combined_loader", None)  # one process's state
             return
         if not self._begins_epoch:
             raise ConfigurationError(
-                f"Parameter `devices` times `num_nodes` of the Trainer should be {len(processes)} to go on within an "
+                f"Parameter `devices` times `num_nodes` of the Trainer should be {len(processes)} to resume within an "
                 f"epoch: that many processes shared its data. Found {trainer.world_size}."
             )
         rank_zero_warn(
-            f"`{trainer.ckpt_path}` was written by {len(processes)} processes, and {trainer.world_size} go on: their "
-            f"random states start anew."
+            f"`{trainer.ckpt_path}` was written by {len(processes)} processes, and {trainer.world_size} resume: their "
+            f"random states restart."
         )
 
 

@@ -69,7 +69,7 @@ class Chain(GradientTransform):
 
     @property
     def on_shards(self) -> bool:  # type: ignore[override]  # as its members say
-        """Whether all members are right for sharded gradients."""
+        """Whether all members handle sharded gradients."""
         return all(runs_on_shards(transform) for transform in self.transforms.values())
 
     def flattened(self) -> Iterator[GradientTransform]:

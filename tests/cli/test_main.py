@@ -207,7 +207,7 @@ def test_checkpoint_of_a_class_that_is_gone(checkpoint: str) -> None:
     stored["lightning_sparsegrad_config"]["model"]["class_path"] = "gone.Reader"
     moved = "moved.ckpt"
     torch.save(stored, moved)
-    with pytest.warns(UserWarning, match=r"`gone.Reader`, which is not found: give --model"):
+    with pytest.warns(UserWarning, match=r"`gone.Reader`, which cannot be found: give --model"):
         main(["test", "--ckpt_path", moved, READER, *DROP, *QUICK, SAVE])
     assert [made["num_labels"] for made in Reader.made] == [3]
 

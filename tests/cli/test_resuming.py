@@ -141,7 +141,7 @@ def test_another_learning_rate_takes_effect_and_is_logged(first: Path, caplog: p
     run("fit", "--ckpt_path", str(first), "--model.lr=0.5", "--trainer.default_root_dir=runs")
     (optimizer,) = stored(saved(1)[-1])["optimizer_states"]
     assert optimizer["param_groups"][0]["lr"] == 0.5
-    assert "The resumed fit differs from the run before: `lr` from 0.25 to 0.5." in caplog.messages
+    assert "The resumed fit differs from the previous run: `lr` from 0.25 to 0.5." in caplog.messages
 
 
 @pytest.mark.parametrize("flags", [[], ["--exact_resume=false"]])

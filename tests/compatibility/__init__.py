@@ -1,4 +1,4 @@
-"""Strategies, configs and checkpoints of 0.1, and what 0.1 made of them.
+"""Strategies, configs and checkpoints of 0.1, and the results of 0.1.
 
 Everything here is written with names that 0.1 had, so that a checkout of 0.1 can record it: see `record`.
 """

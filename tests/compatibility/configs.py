@@ -41,7 +41,7 @@ class ParsedOnly(SparseGradCLI):
 
 def paths() -> dict[str, list[str]]:
     """Return all importable paths of each public class that a config may name, by the path of its definition."""
-    found: dict[str, set[str]] = {}
+    recorded: dict[str, set[str]] = {}
     for name in [_OURS, *(info.name for info in pkgutil.walk_packages(lightning_sparsegrad.__path__, f"{_OURS}."))]:
         module = importlib.import_module(name)
         exported = set(getattr(module, "__all__", ()))
@@ -49,8 +49,8 @@ def paths() -> dict[str, list[str]]:
             if not inspect.isclass(member) or key.startswith("_") or not member.__module__.startswith(_OURS):
                 continue
             if key in exported or (member.__module__ == name and issubclass(member, _CLASSES)):
-                found.setdefault(_own(member), {_own(member)}).add(f"{name}.{key}")
-    return {own: sorted(known) for own, known in found.items()}
+                recorded.setdefault(_own(member), {_own(member)}).add(f"{name}.{key}")
+    return {own: sorted(known) for own, known in recorded.items()}
 
 
 def at(path: str) -> Any:

@@ -1,4 +1,4 @@
-"""Fits of the tower, whole and resumed, and what they come to, bit by bit."""
+"""Fits of the tower, whole and resumed, and their results, bit by bit."""
 
 import os
 from collections.abc import Callable
@@ -60,7 +60,7 @@ def fit(
     folder: Path | None = None,
     path: Path | None = None,
 ) -> dict[str, Any]:
-    """Fit the tower; return hashes of what comes of it.
+    """Fit the tower; return hashes of the result.
 
     Args:
         name: The strategy's name, which says whether it clips.
@@ -75,7 +75,7 @@ def fit(
     task = TowerTask(transform, optimizer="sgd" if clips(name) else "adamw")
     trainer = Trainer(**quiet(callbacks=callbacks, enable_checkpointing=folder is not None))
     trainer.fit(task, datamodule=Rows(), ckpt_path=path, weights_only=True if path else None)
-    return outcome(trainer, recorder)
+    return fit_result(trainer, recorder)
 
 
 def command(folder: Path | None = None, path: Path | None = None) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def command(folder: Path | None = None, path: Path | None = None) -> dict[str, A
         args=[*(COMMAND if path is None else ["fit", f"--ckpt_path={path}", "--seed_everything=1"])],
         trainer_defaults=quiet(callbacks=[recorder, *saving(folder)], enable_checkpointing=folder is not None),
     )
-    return outcome(cli.trainer, recorder)
+    return fit_result(cli.trainer, recorder)
 
 
 def saving(folder: Path | None) -> list[Callback]:
@@ -109,8 +109,8 @@ def quiet(**arguments: Any) -> dict[str, Any]:
     }
 
 
-def outcome(trainer: Trainer, recorder: Recorder) -> dict[str, Any]:
-    """Return hashes of what a fit has come to."""
+def fit_result(trainer: Trainer, recorder: Recorder) -> dict[str, Any]:
+    """Return hashes of the result of a fit."""
     (optimizer,), task = trainer.optimizers, trainer.lightning_module
     assert isinstance(task, TowerTask)
     states = optimizer.state_dict()["state"]

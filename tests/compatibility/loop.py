@@ -1,4 +1,4 @@
-"""Plain loops with the strategies of users, and what they come to, bit by bit."""
+"""Plain loops with the strategies of users, and their results, bit by bit."""
 
 import io
 from collections.abc import Callable

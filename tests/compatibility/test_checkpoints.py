@@ -1,4 +1,4 @@
-"""Checkpoints of 0.1 are resumed to where 0.1 itself came, bit by bit."""
+"""Checkpoints of 0.1 resume to the results of 0.1 itself, bit by bit."""
 
 import lzma
 from pathlib import Path

@@ -21,8 +21,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 @cases("own", PATHS)
 def test_a_class_is_where_it_was(own: str) -> None:
-    (found,) = {configs.at(path) for path in PATHS[own]}
-    assert found.__name__ == own.rpartition(".")[2]
+    (actual,) = {configs.at(path) for path in PATHS[own]}
+    assert actual.__name__ == own.rpartition(".")[2]
 
 
 @cases("form", FORMS)
@@ -42,18 +42,18 @@ def _text(path: Path, form: str) -> str:
     return dict(zip(FORMS, configs.forms(path.read_text(), NAMES), strict=True))[form]
 
 
-def _assert_holds(found: Any, recorded: Any, where: str = "") -> None:
+def _assert_holds(actual: Any, recorded: Any, where: str = "") -> None:
     """Assert that a config says all that was recorded; arguments that came after 0.1 may have joined."""
     if isinstance(recorded, dict):
         for key, value in recorded.items():
-            assert key in found, where
-            _assert_holds(found[key], value, f"{where}.{key}")
+            assert key in actual, where
+            _assert_holds(actual[key], value, f"{where}.{key}")
     elif isinstance(recorded, list):
-        assert len(found) == len(recorded), where
+        assert len(actual) == len(recorded), where
         for index, value in enumerate(recorded):
-            _assert_holds(found[index], value, f"{where}[{index}]")
+            _assert_holds(actual[index], value, f"{where}[{index}]")
     else:
-        assert found == recorded, where
+        assert actual == recorded, where
 
 
 @cases("name", ["LinearDecay", "TokenizedDataModule", "TransformerTask"])

@@ -1,4 +1,4 @@
-"""What a strategy uses of 0.1 that will be removed in 0.3 is named once per engine, with what takes its place."""
+"""Deprecated names that a strategy uses are listed once per engine, with their replacements."""
 
 import warnings
 from collections.abc import Callable

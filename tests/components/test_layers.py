@@ -25,8 +25,8 @@ def roles(layers: Layers, parameters: NamedParameters) -> dict[str, set[str]]:
 def layer_of(model: nn.Module, **options) -> dict[str, str]:
     """The one layer of each parameter of a model without ties."""
     parameters = NamedParameters(model)
-    found = roles(find_layers(parameters, **options), parameters)
-    return {name: layer for name, (layer,) in found.items()}
+    actual = roles(find_layers(parameters, **options), parameters)
+    return {name: layer for name, (layer,) in actual.items()}
 
 
 @cases(("make", "expected"), MODELS.values(), ids=MODELS)
@@ -113,12 +113,12 @@ class Classifier(nn.Module):
 
 @cases("stack", [nn.ModuleList, nn.Sequential])
 def test_lists_and_pipelines_of_one_class_are_stacks(stack):
-    found = layer_of(Classifier(stack))
-    assert found["tokens.weight"] == found["position"] == EMBEDDINGS
-    assert found["blocks.0.down.bias"] == "block 0"
-    assert found["blocks.1.norm.weight"] == "block 1"
-    assert found["norm.weight"] == "block 1"
-    assert found["hidden.weight"] == found["output.bias"] == "head"
+    actual = layer_of(Classifier(stack))
+    assert actual["tokens.weight"] == actual["position"] == EMBEDDINGS
+    assert actual["blocks.0.down.bias"] == "block 0"
+    assert actual["blocks.1.norm.weight"] == "block 1"
+    assert actual["norm.weight"] == "block 1"
+    assert actual["hidden.weight"] == actual["output.bias"] == "head"
 
 
 @cases("shape", [(), (1,)], ids=str)
@@ -141,18 +141,18 @@ class Translator(nn.Module):
 
 
 def test_torch_transformer():
-    found = layer_of(Translator())
-    assert set(found.values()) == {EMBEDDINGS, *(f"block {i}" for i in range(5)), "head"}
-    assert found["embedding.weight"] == EMBEDDINGS
-    assert found["transformer.encoder.layers.1.linear1.weight"] == "block 1"
-    assert found["transformer.encoder.norm.weight"] == "block 1"
-    assert found["transformer.decoder.layers.0.linear1.weight"] == "block 2"
-    assert found["transformer.decoder.norm.weight"] == "block 4"
-    assert found["output.weight"] == "head"
+    actual = layer_of(Translator())
+    assert set(actual.values()) == {EMBEDDINGS, *(f"block {i}" for i in range(5)), "head"}
+    assert actual["embedding.weight"] == EMBEDDINGS
+    assert actual["transformer.encoder.layers.1.linear1.weight"] == "block 1"
+    assert actual["transformer.encoder.norm.weight"] == "block 1"
+    assert actual["transformer.decoder.layers.0.linear1.weight"] == "block 2"
+    assert actual["transformer.decoder.norm.weight"] == "block 4"
+    assert actual["output.weight"] == "head"
 
 
 class Series(nn.Module):
-    """Fed with features: it has no embeddings."""
+    """Takes features as input: it has no embeddings."""
 
     def __init__(self, *, project: bool) -> None:
         super().__init__()
@@ -163,10 +163,10 @@ class Series(nn.Module):
 
 
 def test_an_input_projection_stands_for_embeddings():
-    found = layer_of(Series(project=True))
-    assert found["project.weight"] == EMBEDDINGS
-    assert found["encoder.norm.weight"] == "block 1"
-    assert found["output.weight"] == "head"
+    actual = layer_of(Series(project=True))
+    assert actual["project.weight"] == EMBEDDINGS
+    assert actual["encoder.norm.weight"] == "block 1"
+    assert actual["output.weight"] == "head"
 
 
 def test_a_model_without_embeddings_starts_at_its_first_block():
@@ -179,7 +179,7 @@ def test_a_model_without_embeddings_starts_at_its_first_block():
 
 
 class Task(nn.Module):
-    """As a LightningModule often is: what is new first, what is pretrained behind it."""
+    """Like many a LightningModule: new modules first, the pretrained ones after them."""
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
@@ -191,16 +191,16 @@ class Task(nn.Module):
 @cases("kind", ["bert", "modernbert", "vit", "llama"])
 def test_a_head_registered_before_its_backbone(kind):
     with_head = tiny.TINY[kind]()
-    found = layer_of(Task(tiny.build(AutoModel.from_config, with_head.config)))
-    assert {name for name, layer in found.items() if layer == "head" and "pooler" not in name} == {
+    actual = layer_of(Task(tiny.build(AutoModel.from_config, with_head.config)))
+    assert {name for name, layer in actual.items() if layer == "head" and "pooler" not in name} == {
         "classifier.0.weight",
         "classifier.0.bias",
         "classifier.1.weight",
         "classifier.1.bias",
         "temperature",
     }
-    assert {layer for name, layer in found.items() if "emb" in name} == {EMBEDDINGS}
-    assert set(found.values()) == {EMBEDDINGS, "block 0", "block 1", "block 2", "head"}
+    assert {layer for name, layer in actual.items() if "emb" in name} == {EMBEDDINGS}
+    assert set(actual.values()) == {EMBEDDINGS, "block 0", "block 1", "block 2", "head"}
 
 
 def test_a_model_with_its_head_inside_a_wrapper():
@@ -250,13 +250,13 @@ def test_layers_from_patterns_without_a_rest_have_no_head():
 
 
 def test_a_head_from_patterns():
-    found = layer_of(tiny.tiny_bert(), head="classifier.*")
-    assert {name for name, layer in found.items() if layer == "head"} == {"classifier.weight", "classifier.bias"}
-    assert found["bert.pooler.dense.weight"] == "block 2"
-    found = layer_of(tiny.tiny_bert(), head=["classifier.*", "*.layer.2.*"])
-    assert found["bert.encoder.layer.2.output.dense.bias"] == "head"
-    found = layer_of(Plain(), layers=["first.*", "second.*"], head="third.bias")
-    assert (found["third.weight"], found["third.bias"]) == ("block 1", "head")
+    actual = layer_of(tiny.tiny_bert(), head="classifier.*")
+    assert {name for name, layer in actual.items() if layer == "head"} == {"classifier.weight", "classifier.bias"}
+    assert actual["bert.pooler.dense.weight"] == "block 2"
+    actual = layer_of(tiny.tiny_bert(), head=["classifier.*", "*.layer.2.*"])
+    assert actual["bert.encoder.layer.2.output.dense.bias"] == "head"
+    actual = layer_of(Plain(), layers=["first.*", "second.*"], head="third.bias")
+    assert (actual["third.weight"], actual["third.bias"]) == ("block 1", "head")
 
 
 @cases(

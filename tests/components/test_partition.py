@@ -39,16 +39,16 @@ def members(components: list[Component]) -> dict[str, list[str]]:
 @cases("kind", TINY)
 def test_every_entry_is_in_exactly_one_component(kind, components):
     parameters = parameters_of(kind)
-    found = partition(parameters, components)
+    actual = partition(parameters, components)
     counts = {name: torch.zeros_like(tensor, dtype=torch.uint8) for name, tensor in parameters.tensors.items()}
-    for component in found:
+    for component in actual:
         assert component.parts
         for part in component.parts:
             part.of(counts[part.parameter]).add_(1)
     assert all(count.eq(1).all() for count in counts.values())
-    assert max(Counter(names(found)).values()) == 1
+    assert max(Counter(names(actual)).values()) == 1
     order = list(parameters)
-    firsts = [order.index(component.parts[0].parameter) for component in found]
+    firsts = [order.index(component.parts[0].parameter) for component in actual]
     assert firsts == sorted(firsts)
 
 
@@ -76,11 +76,11 @@ def test_projections_of_a_model_without_fused_ones_are_its_tensors():
 
 
 def test_a_component_per_module():
-    found = members(partition(NamedParameters(tiny_bert()), "module"))
-    assert found["classifier"] == ["classifier.weight", "classifier.bias"]
-    assert found["bert.embeddings.word_embeddings"] == ["bert.embeddings.word_embeddings.weight"]
+    actual = members(partition(NamedParameters(tiny_bert()), "module"))
+    assert actual["classifier"] == ["classifier.weight", "classifier.bias"]
+    assert actual["bert.embeddings.word_embeddings"] == ["bert.embeddings.word_embeddings.weight"]
     query = "bert.encoder.layer.1.attention.self.query"
-    assert found[query] == [f"{query}.weight", f"{query}.bias"]
+    assert actual[query] == [f"{query}.weight", f"{query}.bias"]
 
 
 def test_a_parameter_of_the_root_is_a_module_of_its_own():
@@ -92,19 +92,19 @@ def test_a_parameter_of_the_root_is_a_module_of_its_own():
 
 def test_a_component_per_block():
     parameters = NamedParameters(tiny_bert())
-    found = members(partition(parameters, "block"))
+    actual = members(partition(parameters, "block"))
     layers = find_layers(parameters)
-    assert list(found) == ["embeddings", "block 0", "block 1", "block 2", "head"]
-    assert all(layers.names[layers.top_depth(name)] == layer for layer, each in found.items() for name in each)
+    assert list(actual) == ["embeddings", "block 0", "block 1", "block 2", "head"]
+    assert all(layers.names[layers.top_depth(name)] == layer for layer, each in actual.items() for name in each)
 
 
 @cases("components", ["tensor", "projection", "module", "block"])
 def test_a_tied_weight_is_in_one_component(components):
-    found = members(partition(NamedParameters(tiny_gpt2()), components))
-    (owner,) = [name for name, each in found.items() if "transformer.wte.weight" in each]
+    actual = members(partition(NamedParameters(tiny_gpt2()), components))
+    (owner,) = [name for name, each in actual.items() if "transformer.wte.weight" in each]
     expected = {"module": "transformer.wte", "block": "head"}  # of its layers, the topmost
     assert owner == expected.get(components, "transformer.wte.weight")
-    assert not any("lm_head.weight" in each for each in found.values())
+    assert not any("lm_head.weight" in each for each in actual.values())
 
 
 # ---------------------------------------------------------------- patterns
@@ -114,8 +114,8 @@ def small():
 
 
 def test_the_first_pattern_that_matches_counts(small):
-    found = members(partition(small, {"*.bias": "biases", "encoder.*": "body", "*": "rest"}))
-    assert found == {
+    actual = members(partition(small, {"*.bias": "biases", "encoder.*": "body", "*": "rest"}))
+    assert actual == {
         "body": ["encoder.weight"],
         "biases": ["encoder.bias", "head.bias"],
         "rest": ["head.weight"],
@@ -123,13 +123,13 @@ def test_the_first_pattern_that_matches_counts(small):
 
 
 def test_patterns_may_share_a_name(small):
-    found = members(partition(small, {"encoder.bias": "one", "head.*": "one", "*": "other"}))
-    assert found == {"other": ["encoder.weight"], "one": ["encoder.bias", "head.weight", "head.bias"]}
+    actual = members(partition(small, {"encoder.bias": "one", "head.*": "one", "*": "other"}))
+    assert actual == {"other": ["encoder.weight"], "one": ["encoder.bias", "head.weight", "head.bias"]}
 
 
 def test_a_pattern_finds_a_tied_weight_by_its_other_name():
-    found = members(partition(NamedParameters(tiny_gpt2()), {"lm_head.*": "output", "*": "rest"}))
-    assert found["output"] == ["transformer.wte.weight"]
+    actual = members(partition(NamedParameters(tiny_gpt2()), {"lm_head.*": "output", "*": "rest"}))
+    assert actual["output"] == ["transformer.wte.weight"]
 
 
 @cases(
@@ -171,8 +171,8 @@ def test_impossible_components(small, components, message):
 # ---------------------------------------------------------------- fused projections of the user
 def test_a_layout_of_the_user_makes_components(small):
     fused = {"encoder.*": FusedProjection([1, 2], names=["key", "value"])}
-    found = partition(small, "projection", fused=fused)
-    assert names(found) == [
+    actual = partition(small, "projection", fused=fused)
+    assert names(actual) == [
         "encoder.weight.key",
         "encoder.weight.value",
         "encoder.bias.key",
@@ -180,7 +180,7 @@ def test_a_layout_of_the_user_makes_components(small):
         "head.weight",
         "head.bias",
     ]
-    assert found[1].parts[0].of(small["encoder.weight"]).shape == (1, 2, 2)
+    assert actual[1].parts[0].of(small["encoder.weight"]).shape == (1, 2, 2)
 
 
 @cases("components", ["tensor", "module", {"*": "all"}], ids=str)

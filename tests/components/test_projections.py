@@ -90,7 +90,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], str, str, tuple[int, int, int]]
 
 def outputs_of(parts: dict[str, Part], tensor: Tensor) -> dict[str, Tensor]:
     """Turn parts of a weight or bias into masks over the outputs of the projection."""
-    found = {}
+    outputs = {}
     for name, part in parts.items():
         marked = torch.zeros_like(tensor)
         part.of(marked).fill_(1)
@@ -98,12 +98,12 @@ def outputs_of(parts: dict[str, Part], tensor: Tensor) -> dict[str, Tensor]:
             inputs = 1 - part.dim
             assert torch.equal(marked.amin(inputs), marked.amax(inputs))  # whole outputs, all their inputs
             marked = marked.amax(inputs)
-        found[name] = marked.bool()
-    return found
+        outputs[name] = marked.bool()
+    return outputs
 
 
 def attend(model: nn.Module, projection: str, output: str) -> tuple[Tensor, Tensor]:
-    """Return what the fused projection gives out and what the attention makes of it."""
+    """Return the output of the fused projection and that of the attention."""
     seen: dict[str, Tensor] = {}
     handles = [
         model.get_submodule(projection).register_forward_hook(lambda m, i, o: seen.update(projected=o)),
@@ -117,7 +117,7 @@ def attend(model: nn.Module, projection: str, output: str) -> tuple[Tensor, Tens
 
 
 def sensitivity(projected: Tensor, context: Tensor) -> Tensor:
-    """How much the context at the last position depends on each output of the projection, at each position."""
+    """Return how much the context at the last position depends on each output of the projection, at each position."""
     last = context.reshape(1, LENGTH, -1)[0, -1]
     weights = torch.randn(last.shape, generator=torch.Generator().manual_seed(3))
     (gradient,) = torch.autograd.grad((last * weights).sum(), projected)

@@ -114,5 +114,5 @@ def test_a_line_that_cannot_be_read_is_named(tmp_path: Path, name: str, text: st
 
 @cases("text", ["\n\n", " \t\n", "# id 1\n"])
 def test_a_file_without_words_is_reported(tmp_path: Path, text: str) -> None:
-    with pytest.raises(ConfigurationError, match=r"readable as \.conll\. .*: a\.conll: no line holds a word\."):
+    with pytest.raises(ConfigurationError, match=r"readable as \.conll\. .*: a\.conll: no line has a word\."):
         load(tmp_path / "a.conll", text)

@@ -1,4 +1,4 @@
-"""Files of csv and tsv are read as they are written, or refused by line."""
+"""csv and tsv files are read literally, or refused with the number of the line."""
 
 import csv
 import gzip
@@ -26,13 +26,13 @@ def read(tmp_path: Path, name: str, text: str | bytes, split: str = "train", **a
             "a.csv",
             "label,text\npos,good film, really\nneg,bad\n",
             r"line 2 should have 2 fields .*, `label`, `text`\. "
-            r"Found 3 fields\. A text with a comma is enclosed in quotation marks\.$",
+            r"Found 3 fields\. Enclose a text with a comma in quotation marks\.$",
         ),
         ("a.csv", "label,text\npos,good\nneg,bad, really\n", "line 3 should have 2 fields .* Found 3 fields"),
         (
             "a.csv",
             "label,text\npos,good,\nneg,bad,\n",
-            r"line 2 .* Found 3 fields\. A separator at the end of a line beg",
+            r"line 2 .* Found 3 fields\. A separator at the end of a line sta",
         ),
         ("a.csv", "label,text\npos,good\nneg\n", r"line 3 should have 2 fields .* Found 1 field\.$"),
         (
@@ -48,12 +48,12 @@ def read(tmp_path: Path, name: str, text: str | bytes, split: str = "train", **a
         (
             "a.csv",
             'label,text\npos,good\nneg,"bad\npos,fine\n',
-            "a quotation mark opens a field of line 3 and is never",
+            "a quotation mark that opens a field in line 3 is never",
         ),
         (
             "a.csv",
             'label,text\npos,"good" film\n',
-            "line 2 cannot be split into fields: .* inside a quoted field is wri",
+            "line 2 cannot be split into fields: .* Write a quotation mark inside a quoted",
         ),
         (
             "a.csv",
@@ -63,12 +63,12 @@ def read(tmp_path: Path, name: str, text: str | bytes, split: str = "train", **a
         ),
         ("a.csv", "text\tlabel\ngood\t1\n", "separated by commas. Found tabs"),
         ("a.tsv", "text,label\ngood,1\n", r"columns of a .tsv file should be separated by tabs\. Found commas"),
-        ("a.csv", "text,text,label\na,b,1\n", "columns that are read should have different names. Found `text` twice"),
-        ("a.csv", "text,label\nc\0,1\n", "line 2 holds a NUL character"),
+        ("a.csv", "text,text,label\na,b,1\n", "the columns to read should have different names. Found `text` twice"),
+        ("a.csv", "text,label\nc\0,1\n", "line 2 should be text without NUL characters"),
         (
             "a.csv",
             "text,label\ngood,1\ncaf\xe9,1\n".encode("cp1252"),
-            r"line 3 should hold text in UTF-8\. Found: byte 0xe9",
+            r"line 3 should be text in UTF-8\. Found: byte 0xe9",
         ),
         ("a.csv", "text,label\na,1\n".encode("utf-16"), "should be text in UTF-8. Found UTF-16"),
     ],
@@ -83,7 +83,7 @@ def test_a_line_that_does_not_fit_is_named(tmp_path, name, text, message):
 def test_rows_to_predict_are_checked_alike(tmp_path):
     with pytest.raises(ConfigurationError, match=r"a\.csv: line 2 should have 2 fields .* Found 3"):
         read(tmp_path, "a.csv", "id,text\n1,good film, really\n2,bad film\n", "predict")
-    with pytest.raises(ConfigurationError, match=r"a\.csv: line 3 is blank\. Take it out, or write `\"\"`"):
+    with pytest.raises(ConfigurationError, match=r"a\.csv: line 3 is blank\. Remove it, or write `\"\"`"):
         read(tmp_path, "a.csv", "text\na\n\nb\n", "predict")
     assert read(tmp_path, "b.csv", 'text\na\n""\n" "\nb\n\n\n', "predict") == [("a",), ("",), (" ",), ("b",)]
 

@@ -27,7 +27,7 @@ def points(emoji: str) -> str:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write a small tree as the packages have it."""
+    """Write a small tree with the layout of the packages."""
     root = tmp_path_factory.mktemp("unicode")
     (root / "emoji").mkdir()
     lines = ["# emoji-test.txt", "# subgroup: face"]
@@ -130,7 +130,7 @@ def test_languages_with_few_names_are_left_out_unless_asked_for(root: Path) -> N
     parts = EmojiTopicsDataModule(str(root), min_names=3).parts("test")
     assert list(parts) == ["en", "he", "zh_Hant"]
     assert not EmojiTopicsDataModule(str(root)).parts("test")
-    with pytest.raises(ConfigurationError, match=r"names of emoji to validate and to test on\. Found `en_GB` without"):
+    with pytest.raises(ConfigurationError, match=r"names of emoji for validation and test\. Found `en_GB` without"):
         EmojiTopicsDataModule(str(root), languages=["en", "en_GB"]).parts("test")
 
 
@@ -182,7 +182,7 @@ def test_a_language_without_names_to_validate_on_is_refused(own: Path) -> None:
     for emoji in filter(lambda emoji: fold_of(emoji) == "validation", "☺" + "".join(GROUPS.values())):
         text = annotations(own, "he").read_text(encoding="utf-8")
         annotations(own, "he").write_text(text.replace(f">שם {emoji}<", ">↑↑↑<"), encoding="utf-8")
-    with pytest.raises(ConfigurationError, match=r"to validate and to test on\. Found `he` without"):
+    with pytest.raises(ConfigurationError, match=r"for validation and test\. Found `he` without"):
         EmojiTopicsDataModule(str(own), languages=["en", "he"]).parts("test")
 
 
@@ -191,7 +191,7 @@ def test_a_language_without_names_to_validate_on_is_refused(own: Path) -> None:
     [
         ({"languages": ["hee"]}, r"`languages` should be one of .* Found `languages = 'hee'`\. Near matches: `he`"),
         ({"languages": ["root"]}, r"`languages` should be one of 'en', .* Found `languages = 'root'`"),
-        ({"languages": []}, r"should name one language or more"),
+        ({"languages": []}, r"should name at least one language"),
         ({"min_names": 0}, r"`min_names` should be at least 1"),
     ],
 )  # fmt: skip
@@ -221,12 +221,12 @@ def test_the_installed_data() -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "found"),
+    ("old", "new", "problem"),
     [("</annotations>", "", "mismatched tag"), ('<annotation cp="', "<annotation cp=", "not well-formed")],
 )
-def test_broken_files_are_refused(own: Path, old: str, new: str, found: str) -> None:
+def test_broken_files_are_refused(own: Path, old: str, new: str, problem: str) -> None:
     replace(annotations(own, "he"), old, new)
-    with pytest.raises(ConfigurationError, match=f"`root` should be a folder of files as Unicode's are.*: .*{found}"):
+    with pytest.raises(ConfigurationError, match=f"`root` should be a folder of Unicode's files.*: .*{problem}"):
         EmojiTopicsDataModule(str(own), languages=["he"]).load_splits()
 
 
@@ -234,5 +234,5 @@ def test_a_folder_without_a_name_to_train_on_is_refused(own: Path) -> None:
     replace(annotations(own, "en"), "Name", "↑↑↑")
     text = annotations(own, "en").read_text(encoding="utf-8")
     annotations(own, "en").write_text(text.replace("<annotation ", "<other ").replace("</annotation>", "</other>"))
-    with pytest.raises(ConfigurationError, match="`root` should be a folder with names of emoji"):
+    with pytest.raises(ConfigurationError, match="`root` should be a folder with training names of emoji"):
         EmojiTopicsDataModule(str(own), languages=["he"]).load_splits()

@@ -1,4 +1,4 @@
-"""Folders of files called after their splits, and their parts."""
+"""Folders of files named after their splits and parts."""
 
 import warnings
 from pathlib import Path
@@ -43,13 +43,15 @@ def test_shards_are_put_together(tmp_path: Path) -> None:
 @cases("name", ["dev.de.csv", "train.en.csv", "validation.de.old.csv"])
 def test_a_part_of_no_split_is_refused(tmp_path: Path, name: str) -> None:
     data = folder(tmp_path, "train.csv", "validation.fr.csv", name)
-    with pytest.raises(ConfigurationError, match=rf"should be called after their splits.* Found `{name}` in"):
+    with pytest.raises(ConfigurationError, match=rf"should be named after their splits.* Found `{name}` in"):
         data.parts("validation")
 
 
 def test_a_split_with_and_without_parts_is_refused(tmp_path: Path) -> None:
     data = folder(tmp_path, "train.csv", "validation.csv", "validation.de.csv")
-    with pytest.raises(ConfigurationError, match=r"should be one, or have parts\. Found `validation`, `validation.de`"):
+    with pytest.raises(
+        ConfigurationError, match=r"should be whole, or have parts\. Found `validation`, `validation.de`"
+    ):
         data.parts("validation")
 
 
@@ -69,7 +71,7 @@ def test_data_files_may_be_parts(tmp_path: Path, tokenizer: str) -> None:
 @cases(
     ("name", "message"),
     [
-        ("validation.mean", r"should not be called `mean`, `mean_unseen`: .* Found `mean`\."),
+        ("validation.mean", r"should not be named `mean`, `mean_unseen`: .* Found `mean`\."),
         ("validation.a/b", r"should have names without slashes: .* Found `a/b`\."),
         ("validation.a\\b", r"should have names without slashes"),
     ],
@@ -90,11 +92,11 @@ def test_a_training_language_that_is_no_part_is_noticed(tmp_path: Path, language
     path = write(tmp_path / "a.csv", text=["a", "of"], label=[0, 1])
     files = {"train": path, "validation.en": path, "test.de": path}
     data = TextDataModule(data_files=files, train_language=language)
-    with warnings.catch_warnings(record=True) as found:
+    with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         assert set(data.splits_of_source) == {*files, "predict.de"}
-    texts = [str(each.message) for each in found if "train_language" in str(each.message)]
+    texts = [str(each.message) for each in warned if "train_language" in str(each.message)]
     assert len(texts) == (near is not None)
     if near is not None:
-        said = f"`train_language = '{language}'`, so that `mean_unseen` is the mean over all of them: `de`, `en`."
-        assert said + near in texts[0]
+        sentence = f"`train_language = '{language}'`, so that `mean_unseen` is the mean over all of them: `de`, `en`."
+        assert sentence + near in texts[0]

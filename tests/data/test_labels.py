@@ -88,7 +88,7 @@ def test_every_argument_of_the_bases_is_on_the_command_line(kind):
     for name in ("tokenizer", "max_length", "batch_size", "eval_batch_size", "num_workers", "max_samples", "seed"):
         assert f"--data.{name} " in text
     assert ("--data.text_columns" in text) == (kind is TextDataModule)
-    assert "The tokens a row is truncated to" in re.sub(r"\s+", " ", text)
+    assert "The number of tokens that a row is truncated to" in re.sub(r"\s+", " ", text)
 
 
 @cases(
@@ -112,7 +112,7 @@ def test_labels_out_of_range_are_refused(tmp_path, tokenizer, label, message):
 @cases(
     ("label", "message"),
     [
-        ([0, 0, 0], r"should be of two classes or more\. Found `'0'`\."),
+        ([0, 0, 0], r"should have at least two classes\. Found `'0'`\."),
         ([None, None, None], r"should be integers, text or floats\. Found `null`\."),
         ([[0], [1], [1]], r"should be integers, text or floats\. Found `List"),
         (["0.5", "nan", "1.5"], r"should all be numbers, or all be names.* Found `'nan'` among numbers\."),
@@ -160,7 +160,7 @@ def classes(path: Path, names: list[str], ids: list[int]) -> str:
 
 
 def train_and_test(tmp_path: Path, tokenizer: str, train: Any, test: Any, **kwargs: Any) -> TextDataModule:
-    """Each split is the names of a `ClassLabel` with its ids, or a list of labels."""
+    """Each split has the names of a `ClassLabel` with its ids, or a list of labels."""
     files = {}
     for split, given in (("train", train), ("test", test)):
         path = tmp_path / f"{split}.parquet"

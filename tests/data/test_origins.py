@@ -22,8 +22,8 @@ from tests.data.helpers import write
         ({"data_files": {"train": "none.txt"}}, r"should end in \.csv, \.tsv, .*Found `data_files.train = 'none.txt'`"),
         ({"data_files": {"train": []}}, "should name a file for split `train`"),
         ({"data_files": {"train": "x.csv"}, "revision": "v1"}, "`revision` should be left out beside `data_files`"),
-        ({"dataset": "./nowhere"}, r"`dataset` should be a folder that exists\. Found `dataset = './nowhere'`\."),
-        ({"dataset": "package:vaderSentiment/vaderSentiment/vader_lexicon.txt"}, "files are given as `data_files`"),
+        ({"dataset": "./nowhere"}, r"`dataset` should be an existing folder\. Found `dataset = './nowhere'`\."),
+        ({"dataset": "package:vaderSentiment/vaderSentiment/vader_lexicon.txt"}, "give files as `data_files`"),
         ({"dataset": ".", "revision": "v1"}, "`revision` should be left out for a local folder"),
         ({"dataset": "a/b", "splits": {"valid": "dev"}}, r"Found `valid`\. Near matches: `validation`"),
         (
@@ -71,7 +71,9 @@ def test_an_empty_file_and_mixed_formats_are_refused(tmp_path, files):
     with pytest.raises(ConfigurationError, match=r"should not be empty\. Found `data_files.test = '.*empty.csv'`"):
         TextDataModule(data_files={**files, "test": str(empty)})
     other = write(tmp_path / "other.jsonl", text=["a"], label=[1])
-    with pytest.raises(ConfigurationError, match=r"of one split should end alike\. .*other.jsonl'` after `train.csv`"):
+    with pytest.raises(
+        ConfigurationError, match=r"of one split should have the same extension\. .*other.jsonl'` after `train.csv`"
+    ):
         TextDataModule(data_files={"train": [files["train"], other]})
 
 
@@ -142,11 +144,11 @@ def test_local_files_are_read_without_a_network(tmp_path, monkeypatch):
 
 
 def test_a_file_that_is_read_twice_is_said(files, monkeypatch, caplog):
-    with pytest.warns(UserWarning, match=r"The rows of `.*train.csv` come more than once in `data_files.train`"):
+    with pytest.warns(UserWarning, match=r"The rows of `.*train.csv` occur more than once in `data_files.train`"):
         TextDataModule(data_files={"train": [files["train"], files["train"]]})
     monkeypatch.setattr(logging.getLogger("lightning.pytorch"), "propagate", True)
     caplog.set_level(logging.INFO, logger="lightning.pytorch.utilities.rank_zero")
     TextDataModule(data_files=files)
     assert not caplog.messages
     TextDataModule(data_files={"train": files["train"], "validation": files["train"]})
-    assert "Split `validation` measures what was learnt by heart" in caplog.messages[0]
+    assert "Split `validation` measures memorization" in caplog.messages[0]

@@ -1,4 +1,4 @@
-"""Files of json and jsonl are read as they are written, or refused by line."""
+"""json and jsonl files are read literally, or refused with the number of the line."""
 
 import json
 from pathlib import Path
@@ -36,13 +36,13 @@ A, B = {"text": "a", "label": "x"}, {"text": "b", "label": "y"}
         ),
         (lines(A, A, {"label": "y"}), "line 3 should have `text`, as .* line 1 has. Found `label`"),
         (lines({"txt": "a", "label": "x"}, A), "line 1 should have `text`, as .* line 2 has. Found `txt`, `label`"),
-        (lines(A, ["b", "y"]), r"line 2 should hold an object\. Found `\[\"b\", \"y\"\]`"),
-        (lines(A, "b"), 'line 2 should hold an object. Found `"b"`'),
-        (lines(A, None), "line 2 should hold an object. Found `null`"),
-        ("\nnull\n", "line 2 should hold an object. Found `null`"),
-        (f"[null, {json.dumps(A)}]", "line 1 should hold an object. Found `null`"),
-        (f"[{json.dumps(A)},\n 3]", "line 2 should hold an object. Found `3`"),
-        ('["a", "b"]', 'line 1 should hold an object. Found `"a"`'),
+        (lines(A, ["b", "y"]), r"line 2 should have an object\. Found `\[\"b\", \"y\"\]`"),
+        (lines(A, "b"), 'line 2 should have an object. Found `"b"`'),
+        (lines(A, None), "line 2 should have an object. Found `null`"),
+        ("\nnull\n", "line 2 should have an object. Found `null`"),
+        (f"[null, {json.dumps(A)}]", "line 1 should have an object. Found `null`"),
+        (f"[{json.dumps(A)},\n 3]", "line 2 should have an object. Found `3`"),
+        ('["a", "b"]', 'line 1 should have an object. Found `"a"`'),
         (
             lines(A, {"text": {"de": "b"}, "label": "y"}),
             "line 2 should have a text as `text`, as .* Found an object: `{",
@@ -53,7 +53,7 @@ A, B = {"text": "a", "label": "x"}, {"text": "b", "label": "y"}
             lines({**A, "label": 1}, {**B, "label": True}),
             "line 2 should have a number as `label`.* Found true or false",
         ),
-        ('{"text": "a", "label": "x", "label": "y"}\n', "an object from line 1 on has the key `label` twice"),
+        ('{"text": "a", "label": "x", "label": "y"}\n', "an object that begins in line 1 has the key `label` twice"),
         (lines(A) + '{"text": "b", "label"}\n', "line 2 is not valid JSON: Expecting"),
         (lines(A) + '{"text": "b", "label": "y"\n', "line 2 is not valid JSON: Expecting"),
         (f"[{json.dumps(A)},\n{json.dumps(B)}", "line 2 is not valid JSON: "),
@@ -68,7 +68,7 @@ A, B = {"text": "a", "label": "x"}, {"text": "b", "label": "y"}
         ),
         (
             lines(A).encode() + b'{"text": "caf\xe9", "label": "y"}\n',
-            r"line 2 should hold text in UTF-8\. Found: byte 0xe9",
+            r"line 2 should be text in UTF-8\. Found: byte 0xe9",
         ),
     ],
 )

@@ -105,7 +105,9 @@ def test_max_samples_draws_the_same_rows_every_time(tokenizer, files):
 
 def test_a_fraction_beside_a_validation_split_is_refused(tokenizer, files):
     data = TextDataModule(data_files=files, tokenizer=tokenizer, validation_fraction=0.5)
-    with pytest.raises(ConfigurationError, match=r"Found splits `train`, `validation`; map those to use by `splits`\."):
+    with pytest.raises(
+        ConfigurationError, match=r"Found splits `train`, `validation`; select those to use with `splits`\."
+    ):
         data.setup("fit")
 
 
@@ -155,7 +157,7 @@ def test_a_wrong_column_is_named(tokenizer, files, columns, message):
 def test_a_missing_text_is_refused(tmp_path, tokenizer):
     data = loaded(tmp_path, tokenizer, text=["a", None, None], label=[0, 1, 1])
     with pytest.raises(
-        ConfigurationError, match=r"`text` of split `train` should hold a text .* Found 2 rows without\."
+        ConfigurationError, match=r"`text` of split `train` should have a text .* Found 2 rows without\."
     ):
         data.setup("fit")
 
@@ -163,7 +165,7 @@ def test_a_missing_text_is_refused(tmp_path, tokenizer):
 @cases("text", [[1, 2], [{"de": "a"}, {"de": "b"}], [["a"], ["b"]], [b"a", b"b"]])
 def test_a_column_of_something_else_than_text_is_refused(tmp_path, tokenizer, text):
     data = loaded(tmp_path, tokenizer, text=text, label=[0, 1])
-    with pytest.raises(ConfigurationError, match=r"^Column `text` of split `train` should hold text\. Found `.+`\.$"):
+    with pytest.raises(ConfigurationError, match=r"^Column `text` of split `train` should have text\. Found `.+`\.$"):
         data.setup("fit")
 
 
@@ -177,5 +179,5 @@ def test_a_class_may_be_among_the_rows_set_aside_alone(tmp_path, tokenizer):
     path = write(tmp_path / "rows.csv", text=SENTENCES[:4], label=["a", "b", "c", "d"])
     data = TextDataModule(data_files={"train": path}, tokenizer=tokenizer, validation_fraction=0.5)
     assert data.num_labels == 4
-    found = {split: data.dataset(split)["labels"][:] for split in ("train", "validation")}
-    assert sorted(found["train"] + found["validation"]) == [0, 1, 2, 3]
+    labels = {split: data.dataset(split)["labels"][:] for split in ("train", "validation")}
+    assert sorted(labels["train"] + labels["validation"]) == [0, 1, 2, 3]

@@ -1,4 +1,4 @@
-"""XGLUE's tasks against what the benchmark says of them."""
+"""XGLUE's tasks against the definitions of the benchmark."""
 
 from pathlib import Path
 from typing import Any
@@ -92,7 +92,7 @@ def test_the_default_data_is_of_one_revision_and_another_is_not() -> None:
     [
         ({"task": "nerr"}, r"`task` should be one of .* Found `task = 'nerr'`\. Near matches: `ner`"),
         ({"task": "ner", "languages": ["en", "zh"]}, r"`languages` should be one of 'en', 'de', .* Found .*'zh'"),
-        ({"task": "ner", "languages": []}, r"`languages` should name one language or more"),
+        ({"task": "ner", "languages": []}, r"`languages` should name at least one language"),
     ],
 )  # fmt: skip
 def test_arguments_that_do_not_work(arguments: dict[str, Any], message: str) -> None:

@@ -51,6 +51,9 @@ def test_an_overlay_without_advice_and_numbers_says_so(tmp_path: Path) -> None:
     file.write_text("# A strategy: it does something.\nmodel:\n  # not this\n")
     overlay = _overlays.Overlay.read(file)
     assert (overlay.idea, overlay.advice) == ("A strategy: it does something.", "No study has run it.")
+    file.write_text("# A strategy: it does\n# something. 0.1: the custom.\nmodel:\n")
+    overlay = _overlays.Overlay.read(file)
+    assert (overlay.idea, overlay.advice) == ("A strategy: it does something.", "0.1: the custom.")
     assert "there are no numbers" in "".join(_evidence.table([overlay]))
 
 
@@ -90,6 +93,14 @@ def test_links_between_files_of_the_repository_become_links_between_pages() -> N
     assert "](stability_words.md)" in overview
     assert "](../../benchmarks/studies/results/stability_words/distributions.png)" in overview
     assert "configs/studies/transfer.yaml)" not in overview
+
+
+def test_strategies_and_overlays_are_linked_to_their_pages() -> None:
+    text = "\n| `GradDrop` | x |\nTake `gradient/cgnc`, not [`gradient/cgnc`](here); `GradDrop` stays."
+    assert _strategy_pages.with_links(text, "s/") == (
+        "\n| [`GradDrop`](s/grad_drop.rst) | x |\n"
+        "Take [`gradient/cgnc`](s/component_norm_clip.rst), not [`gradient/cgnc`](here); `GradDrop` stays."
+    )
 
 
 @pytest.mark.long

@@ -1,4 +1,4 @@
-"""The README, the front page and the guides: their blocks of code, which run as tests.
+"""The README and the guides: their blocks of code, which run as tests.
 
 - `python`: run one after the other, in one namespace for each document; a `text` block behind one is what it prints.
 - `console`: run by a shell, in one folder for each document; what follows a command is what it writes.
@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.strategies import ROOT
 
 README = ROOT / "README.md"
-GUIDES = [ROOT / "docs" / "index.md", *sorted((ROOT / "docs" / "guides").glob("*.md"))]
+GUIDES = sorted((ROOT / "docs" / "guides").glob("*.md"))
 DOCUMENTS = [README, *GUIDES]
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", flags=re.DOTALL | re.MULTILINE)
 

@@ -5,7 +5,7 @@ from tests.cases import cases
 from tests.documents import DOCUMENTS, prose
 from tests.strategies import ROOT
 
-GENERATED = [ROOT / "docs" / name for name in ("api", "strategies", "studies")]  # written when the site is built
+GENERATED = [ROOT / "docs" / name for name in ("api", "strategies")]  # written when the site is built
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 

@@ -1,4 +1,4 @@
-"""A strategy of each phase beside the gradient's: one that learns, one that acts on updates, one that calibrates."""
+"""A strategy for each phase other than the gradient phase: one learns, one acts on updates, one calibrates."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from lightning_sparsegrad import Gradients, GradientTransform, NamedParameters, 
 
 
 class LargestSeen(GradientTransform):
-    """Clips each tensor to the largest norm with which a step has happened."""
+    """Clips each tensor to the largest norm of all steps so far."""
 
     learns = True
 

@@ -1,4 +1,4 @@
-"""Loops that skip the work on what will be dropped, or do not."""
+"""Loops with and without skipping of dropped gradients."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +23,7 @@ Loss = Callable[[nn.Module, int], Tensor]
 
 
 def small(*, tied: bool = False) -> Small:
-    """Return the small model with inputs that torch multiplies by the same kernels whatever needs a gradient."""
+    """Return the small model with inputs that torch multiplies with the same kernels in any case."""
     model = Small(tied=tied)
     for block in model.blocks:
         block.attention.batch_first = False  # type: ignore[union-attr]  # its transposed inputs are what differs
@@ -67,7 +67,7 @@ def one_window(engine: GradientEngine, model: nn.Module, step: int = 0) -> set[s
 
 
 def warmed_up(model: nn.Module, transform: GradientTransform, **arguments: Any) -> GradientEngine:
-    """Return an engine that has seen a window, which it always computes whole."""
+    """Return an engine after its first window, which it always computes whole."""
     engine = GradientEngine(model, transform, **{"total_steps": 6, "seed": 3, **arguments})
     assert one_window(engine, model) == trained_by(model)
     model.zero_grad()

@@ -1,4 +1,4 @@
-"""Facts that strategies state in other ways than ours do: they count, or one line says why they do not."""
+"""Facts that strategies state in other ways than ours: they count, or an error says why they do not."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -28,7 +28,7 @@ NAMES = ["head.bias", "norm.weight"]
 
 
 class Stated(GradientTransform):
-    """Drops what it is given and reads what it is given together."""
+    """Drops the given names and reads the given groups together."""
 
     def __init__(self, dropped: Any = frozenset(), reads: Any = ()) -> None:
         self.to_drop, self.reads = dropped, reads

@@ -67,11 +67,11 @@ def test_an_overflow_is_seen_by_the_scaler_also_where_a_mask_drops_it(transform:
     model = Small()
     engine = GradientEngine(model, transform)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    for place in range(0, model.embeddings.weight.numel(), 3):
+    for index in range(0, model.embeddings.weight.numel(), 3):
         scaler = torch.amp.GradScaler("cpu", init_scale=256.0)
         backward(scaler.scale(loss_on(model, tokens_at(0))))
         assert model.embeddings.weight.grad is not None
-        model.embeddings.weight.grad.view(-1)[place] = bad
+        model.embeddings.weight.grad.view(-1)[index] = bad
         with engine.window(0):
             engine.apply_(loss_scale=scaler.scale(torch.ones(())))
         before = weights(model)

@@ -1,4 +1,4 @@
-"""What the meter measures, against norms and counts taken tensor by tensor before and after."""
+"""The measurements of the meter, against norms and counts of each tensor before and after."""
 
 from collections.abc import Mapping
 from math import isnan
@@ -52,7 +52,7 @@ def by_component(meter: GradientMeter, values: Tensor) -> dict[str, Any]:
 def metered(
     transform: GradientTransform, *, step: int, components: ComponentSpec = "tensor", scale: float | None = None
 ) -> tuple[dict[str, Tensor], Snapshot, Snapshot]:
-    """Return what is measured by component, and the gradients before and after."""
+    """Return the measurements by component, and the gradients before and after."""
     model = Small()
     engine = engine_for(model, transform)
     meter = engine.meter = GradientMeter(engine.parameters, engine.transform, every=1, components=components)
@@ -111,7 +111,7 @@ def test_clipped_is_what_a_clip_scaled(transform: GradientTransform) -> None:
 
 
 class Halving(GradientTransform):
-    """A clip of somebody's own, which scales what it likes."""
+    """A user's clip, which scales arbitrary entries."""
 
     def bind(self, parameters: NamedParameters, *, total_steps: int | None) -> None:
         pass
@@ -125,7 +125,7 @@ class Halving(GradientTransform):
 
 
 class HalvingRows(Halving):
-    """Says what it scales: the first row of each tensor."""
+    """States what it scales: the first row of each tensor."""
 
     def apply_(self, gradients: Gradients, window: Window) -> None:
         self._factors = {}
@@ -141,7 +141,7 @@ class HalvingRows(Halving):
 
 
 class HalvingMore(HalvingRows):
-    """Says it of another `apply_`."""
+    """States it for another `apply_`."""
 
     def apply_(self, gradients: Gradients, window: Window) -> None:
         super().apply_(gradients, window)
@@ -171,10 +171,10 @@ def test_parts_of_fused_projections_are_measured_and_clipped_by_themselves() -> 
     assert fused is not None
     assert left is not None
     clipped = set()
-    for place, part in enumerate(("query", "key", "value")):
+    for index, part in enumerate(("query", "key", "value")):
         values = measured[f"blocks.0.attention.in_proj_weight.{part}"]
-        torch.testing.assert_close(values[BEFORE], fused[4 * place : 4 * place + 4].norm())
-        torch.testing.assert_close(values[AFTER], left[4 * place : 4 * place + 4].norm())
+        torch.testing.assert_close(values[BEFORE], fused[4 * index : 4 * index + 4].norm())
+        torch.testing.assert_close(values[AFTER], left[4 * index : 4 * index + 4].norm())
         assert bool(values[CLIPPED]) == (part != "query")
         clipped.add(bool(values[CLIPPED]))
     assert clipped == {True, False}
@@ -318,7 +318,7 @@ def test_a_number_of_windows_is_positive(every: int) -> None:
 
 @cases("transform", [Identity(), ComponentNormClip(1.0), GlobalNormClip(1.0)], ids=repr)
 def test_nothing_is_read_on_the_host(transform: GradientTransform) -> None:
-    """Tensors without data, as those on an accelerator, cannot be read: to try is an error."""
+    """Tensors without data, like those on an accelerator, cannot be read: trying to is an error."""
     with torch.device("meta"):
         model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
     engine = engine_for(model, transform)

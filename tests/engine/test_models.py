@@ -37,7 +37,7 @@ def process_group() -> Iterator[None]:
 
 
 class Wrapper(nn.Module):
-    """What `torch.compile` makes of a module, as far as names go."""
+    """The names that `torch.compile` gives the parameters of a module."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -48,22 +48,22 @@ class Wrapper(nn.Module):
 @pytest.mark.usefixtures("process_group")
 def test_names_and_masks_do_not_depend_on_a_wrapper(wrap: Callable[[nn.Module], nn.Module]):
     transform = Chain([GradDrop(0.5, include="head.*"), LayerGradDrop(0.5), ComponentNormClip(0.1)])
-    found = []
+    names = []
     for wrapped in (False, True):
         model = Small()
         engine = GradientEngine(wrap(model) if wrapped else model, transform)
         set_gradients(model, 0)
         with engine.window(1):
             engine.apply_()
-        found.append(snapshot(model))
+        names.append(snapshot(model))
         assert "norm_before/head.weight" in engine.statistics
-    assert_same_bits(*found)
+    assert_same_bits(*names)
 
 
 @pytest.mark.usefixtures("process_group")
 def test_parameters_sharded_over_one_process_are_whole():
     mesh, transform = init_device_mesh("cpu", (1,)), Chain([GradDrop(0.5), ComponentNormClip(0.1), ValueClip(0.05)])
-    found = []
+    names = []
     for placement in (None, Shard(0), Shard(1), Replicate()):
         model = nn.Linear(4, 4, bias=False)
         if placement is not None:
@@ -75,10 +75,10 @@ def test_parameters_sharded_over_one_process_are_whole():
         model.weight.grad = gradient
         with engine.window(1):
             engine.apply_()
-        found.append(gradient.to_local() if isinstance(gradient, DTensor) else gradient)
-    assert found[0].any()
-    for other in found[1:]:
-        assert torch.equal(other, found[0])
+        names.append(gradient.to_local() if isinstance(gradient, DTensor) else gradient)
+    assert names[0].any()
+    for other in names[1:]:
+        assert torch.equal(other, names[0])
 
 
 def test_sparse_gradients_are_refused_by_name():
@@ -166,7 +166,7 @@ def test_what_is_no_module_is_refused() -> None:
 
 
 class Own(GradientTransform):
-    """A clip as people write it, which on shards would clip each by its own norm."""
+    """A typical user's clip, which on shards would clip each by its own norm."""
 
     def bind(self, parameters: NamedParameters, *, total_steps: int | None) -> None:
         pass

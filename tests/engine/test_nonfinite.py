@@ -1,4 +1,4 @@
-"""Gradients that are infinite or undefined: what each policy does, and that no later window knows of them."""
+"""Gradients that are infinite or undefined: each policy, and no effect on later windows."""
 
 from typing import Any
 
@@ -52,7 +52,7 @@ def train(
     without: int | None = None,
     kind: str = "AdamW",
 ) -> dict[str, Tensor]:
-    """Train by gradients of the formula; those of one step are spoiled, or one step is left out."""
+    """Train with gradients of the formula; those of one step are spoiled, or one step is skipped."""
     model = Small()
     engine, optimizer = engine_of(model, transform, policy), OPTIMIZERS[kind](model.parameters())
     for step in range(TOTAL_STEPS):
@@ -141,22 +141,22 @@ def test_it_counts_where_a_clip_reads_it_first() -> None:
 
 @cases("policy", ["skip", "raise"])
 def test_an_overflow_under_a_loss_scale_is_left_to_the_scaler(policy: NonFinite) -> None:
-    found, policies = [], (policy, "propagate")
+    results, policies = [], (policy, "propagate")
     for each in policies:
         model = Small()
         engine = engine_of(model, CHAIN, each)  # type: ignore[arg-type]
         set_gradients(model, 0)
         spoil(model, "head.bias", float("inf"))
         apply(engine, 0, loss_scale=torch.tensor(1024.0))
-        found.append(snapshot(model))
+        results.append(snapshot(model))
         if each == policy:
             assert engine.statistics["nonfinite"] == 1
-    for name, gradient in found[0].items():
-        other = found[1][name]
+    for name, gradient in results[0].items():
+        other = results[1][name]
         assert gradient is not None
         assert other is not None
         assert torch.equal(gradient.nan_to_num(7), other.nan_to_num(7))
-    spoiled = found[0]["head.bias"]
+    spoiled = results[0]["head.bias"]
     assert spoiled is not None
     assert not spoiled.isfinite().all()
 
@@ -174,7 +174,7 @@ def test_a_window_that_is_left_out_has_no_statistics_of_the_one_before() -> None
 
 @cases("policy", ["propagate", "skip", "raise"])
 def test_what_the_scaler_does_not_see_is_clipped_all_the_same(policy: NonFinite) -> None:
-    """A scaler looks at the parameters of one optimizer; the overflow is in none of them."""
+    """A scaler checks the parameters of one optimizer; the overflow is in none of them."""
     model = Small()
     engine = engine_of(model, ComponentNormClip(0.01), policy)
     scaler = torch.amp.GradScaler("cpu", init_scale=4.0)

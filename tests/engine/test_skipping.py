@@ -1,4 +1,4 @@
-"""Skipping work changes nothing: what is dropped whole is not computed, and the weights are those of computing it."""
+"""Skipping work changes nothing: gradients that are dropped whole are not computed, and the weights are the same."""
 
 import warnings
 from typing import Any

@@ -1,4 +1,4 @@
-"""Skipping work where it might go wrong: what the loss depends on, gradients that get lost, compiled models."""
+"""Skipping work where it might go wrong: unused parameters, gradients that get lost, compiled models."""
 
 import warnings
 from typing import Any
@@ -33,7 +33,7 @@ from tests.transforms.small import Small, assert_same_bits, trained
 
 # ---------------------------------------------------------------- what the loss depends on
 class Spare(Small):
-    """Has a part that the loss never depends on, and can leave out its blocks."""
+    """Has a submodule that the loss never depends on, and can skip its blocks."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -29,20 +29,20 @@ from tests.transforms.small import Small, assert_same_bits, set_gradients, snaps
 def test_the_state_restores_the_seed_of_the_run_that_goes_on():
     model = Small()
     first, second = GradientEngine(model, GradDrop(0.5), seed=4), GradientEngine(model, GradDrop(0.5), seed=5)
-    found = []
+    results = []
     for engine in (first, second):
         set_gradients(model, 0)
         with engine.window(0):
             engine.apply_()
-        found.append(snapshot(model))
+        results.append(snapshot(model))
     second.load_state_dict(first.state_dict())
     assert second.seed == 4
     set_gradients(model, 0)
     with second.window(0):
         second.apply_()
-    assert_same_bits(snapshot(model), found[0])
+    assert_same_bits(snapshot(model), results[0])
     with pytest.raises(AssertionError):
-        assert_same_bits(found[0], found[1])
+        assert_same_bits(results[0], results[1])
 
 
 @cases(
@@ -111,14 +111,14 @@ def test_one_transform_may_serve_two_engines():
     small, other = Small(), nn.ModuleDict({"inner": Small()})
     first, second = GradientEngine(small, transform, seed=1), GradientEngine(other, transform, seed=2)
     alone = GradientEngine(small, deepcopy(transform), seed=1)
-    found = []
+    results = []
     for engine in (first, alone):
         set_gradients(small, 0)
         set_gradients(other, 3)
         with engine.window(0), second.window(1):
             second.apply_()
             engine.apply_()
-        found.append(snapshot(small))
+        results.append(snapshot(small))
         assert engine.statistics.keys() == second.statistics.keys()
         assert float(engine.statistics["norm_before/all"]) != float(second.statistics["norm_before/all"])
-    assert_same_bits(*found)
+    assert_same_bits(*results)

@@ -1,4 +1,4 @@
-"""Checkpoint files that are damaged, cut, or none."""
+"""Checkpoint files that are damaged, truncated, or not checkpoints."""
 
 import io
 import pickle
@@ -42,10 +42,10 @@ def compressed() -> bytes:
 
 def loads_something_else(file: Path) -> bool:
     try:
-        found = torch.load(file, weights_only=True)
+        loaded = torch.load(file, weights_only=True)
     except Exception:  # whatever torch makes of it
         return False
-    return str(found) != str(CONTENT)
+    return str(loaded) != str(CONTENT)
 
 
 def test_no_flipped_bit_changes_what_is_loaded(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_what_is_no_archive_as_written_is_refused(content: Callable[[], bytes], 
 
 
 def test_a_record_that_is_said_to_be_huge_is_not_read(tmp_path: Path) -> None:
-    """The sizes of a bomb: records that lie over each other, or that no file could hold."""
+    """Return a zip bomb: records that overlap, or that no file could hold."""
     bomb = bytearray(saved())
     start = bomb.rindex(b"PK\x01\x02")  # the last entry of the directory
     bomb[start + 20 : start + 28] = (2**31).to_bytes(4, "little") * 2
@@ -113,7 +113,7 @@ def test_folders_and_remote_names_are_passed_by(tmp_path: Path) -> None:
 
 @pytest.fixture
 def flipped(tmp_path: Path) -> Path:
-    """A checkpoint of which torch loads another weight than was written."""
+    """Return a checkpoint from which torch loads another weight than was written."""
     torch.manual_seed(0)
     model, file = BoringModel(), tmp_path / "x.ckpt"
     settings = {"logger": False, "enable_progress_bar": False, "accelerator": "cpu", "enable_model_summary": False}
@@ -122,8 +122,8 @@ def flipped(tmp_path: Path) -> Path:
     trainer.save_checkpoint(file)
     whole = file.read_bytes()
     weights = model.layer.weight.detach().numpy().tobytes()
-    place = whole.index(weights) + 3  # the exponent of the first
-    file.write_bytes(whole[:place] + bytes([whole[place] ^ 0x40]) + whole[place + 1 :])
+    offset = whole.index(weights) + 3  # the exponent of the first
+    file.write_bytes(whole[:offset] + bytes([whole[offset] ^ 0x40]) + whole[offset + 1 :])
     assert not torch.equal(torch.load(file, weights_only=True)["state_dict"]["layer.weight"], model.layer.weight)
     return file
 

@@ -1,4 +1,4 @@
-"""Files are whole under their names or not there, also where the disk is full; what a killed process left goes."""
+"""Files are complete or do not exist, also on a full disk; leftovers of killed processes are removed."""
 
 import os
 import resource
@@ -29,7 +29,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def full() -> Iterator[None]:
-    """No file can become larger, as where the disk is full."""
+    """Let no file grow beyond a limit, as on a full disk."""
     before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, before[1]))
     yield
@@ -47,7 +47,7 @@ def replace(path: str, content: bytes) -> None:
 
 
 def silent(file: Any) -> None:
-    """Write as libraries do that make another error of it, or none."""
+    """Write like libraries that replace or hide the error."""
     try:
         file.write(bytes(2 * LIMIT))
     except OSError as error:
@@ -90,9 +90,9 @@ def test_a_full_disk_leaves_no_empty_files() -> None:
 def test_a_full_disk_is_found_behind_other_errors(error: Exception) -> None:
     other = RuntimeError("a failure")
     other.__cause__ = error
-    found = full_disk(other, "out")
-    assert found is not None
-    assert str(found) == "[Errno 28] No space left on device: 'out'"
+    full = full_disk(other, "out")
+    assert full is not None
+    assert str(full) == "[Errno 28] No space left on device: 'out'"
     assert full_disk(ValueError("(os error 2)"), "out") is None
 
 

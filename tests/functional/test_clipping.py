@@ -32,7 +32,7 @@ thresholds = st.sampled_from([1e-8, 0.01, 0.5, 1.0, 100.0, 1e12])
 
 
 def authors_loop(tensors: list[Tensor], max_norm: float) -> None:
-    """What the code of CGNC's authors does to each weight and each bias."""
+    """Clip each weight and each bias as the code of CGNC's authors does."""
     for gradient in tensors:
         norm = gradient.norm()
         if norm > max_norm:

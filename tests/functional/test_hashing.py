@@ -33,9 +33,9 @@ def test_a_range_may_be_longer_than_many_blocks():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blocks, "_CPU_BLOCK", 64)
         folded_indices.cache_clear()
-        found = entries(3, 17, count)
+        actual = entries(3, 17, count)
     folded_indices.cache_clear()
-    assert found == entries(3, 17, count)
+    assert actual == entries(3, 17, count)
 
 
 @cases(

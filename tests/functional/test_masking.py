@@ -132,7 +132,7 @@ def test_keep_mask_has_the_shape_asked_for(shape, rate):
 
 @pytest.fixture
 def block(monkeypatch):
-    """Set how many entries are hashed at a time, and send small tensors the way of large ones."""
+    """Set how many entries are hashed at a time, and treat small tensors like large ones."""
 
     def set_to(size: int) -> None:
         monkeypatch.setattr(blocks, "_CPU_BLOCK", size)
@@ -199,9 +199,9 @@ def test_rows_of_zeros_are_passed_over_without_changing_a_bit(monkeypatch, dtype
     tiny = torch.finfo(dtype).smallest_normal  # its square is zero
     tensor[1] = torch.tensor([tiny, float("inf"), float("nan"), -2.5, -0.0])
     tensor[5999, 4] = tiny
-    found = scattered(tensor)
-    assert found is not None
-    assert set(found.tolist()) >= {1, *range(100, 400), 5998, 5999}
+    actual = scattered(tensor)
+    assert actual is not None
+    assert set(actual.tolist()) >= {1, *range(100, 400), 5998, 5999}
     expected = tensor.clone()
     mask_entries_([tensor], [KEY], [0.4], rescale=rescale)
     with monkeypatch.context() as patch:

@@ -1,4 +1,4 @@
-"""Kernels on an accelerator, as meta tensors see it: nothing is read on the host, and a window is sent in one copy."""
+"""Kernels on an accelerator, simulated by meta tensors: nothing is read on the host, and a window needs one copy."""
 
 from collections.abc import Callable
 from math import inf

@@ -26,7 +26,7 @@ def drawn(shape: tuple[int, ...], seed: int, scale: float = 1.0, dtype: torch.dt
 def factors_by_hand(
     gradient: Tensor, weight: Tensor, clipping: float, *, dim: int = 0, eps: float = 1e-3, scale: float = 1.0
 ) -> list[float]:
-    """Return what each unit is multiplied by, in Python numbers."""
+    """Return the factor of each unit, in Python numbers."""
     whole = sum(size > 1 for size in gradient.shape) <= 1
     count = 1 if whole else gradient.shape[dim]
     pairs = [
@@ -83,8 +83,8 @@ def test_nasty_gradients_are_clipped_as_by_hand(data, gradient, clipping, scale)
         return
     factors = factors_by_hand(before, weight, clipping, dim=dim, scale=scale or 1.0)
     # squares of less than 1e-38 are lost in float32, as in `clip_components_`; and at the bound, either is right
-    for found, factor in zip(done[0].tolist(), factors, strict=True):
-        assert found == pytest.approx(factor, rel=1e-5, nan_ok=True) or (found == 1 and factor > 1 - 1e-5)
+    for actual, factor in zip(done[0].tolist(), factors, strict=True):
+        assert actual == pytest.approx(factor, rel=1e-5, nan_ok=True) or (actual == 1 and factor > 1 - 1e-5)
     expected = scaled_by_hand(before, done[0].tolist(), dim)
     narrow = torch.finfo(gradient.dtype)
     assert_close(
@@ -163,9 +163,9 @@ def test_norms_of_narrow_units_are_accumulated_in_float32(dtype):
     gradient = torch.full((2, 1000), 300.0, dtype=dtype)  # in fp16 the squares overflow
     weight = torch.full((2, 1000), 1e-4, dtype=dtype)  # in fp16 the squares underflow
     for dim in (0, 1):
-        found, of = (tensor.clone() if dim == 0 else tensor.T.contiguous() for tensor in (gradient, weight))
-        clip_units_([found], [of], 0.5, dims=[dim])
-        assert_close(found, torch.full_like(found, 0.5e-4), rtol=1e-2, atol=1e-6)
+        actual, of = (tensor.clone() if dim == 0 else tensor.T.contiguous() for tensor in (gradient, weight))
+        clip_units_([actual], [of], 0.5, dims=[dim])
+        assert_close(actual, torch.full_like(actual, 0.5e-4), rtol=1e-2, atol=1e-6)
 
 
 def test_bounds_are_in_true_units_under_a_loss_scale():
@@ -242,5 +242,5 @@ def test_units_are_clipped_as_by_optax(shape, clipping):
     theirs, ours = in_the_order_of_optax(weight).numpy(), in_the_order_of_optax(gradient).numpy()
     expected, _ = clip.update([ours], clip.init([theirs]), [theirs])
     clip_units_([gradient], [weight], clipping, dims=[0])
-    found = in_the_order_of_optax(gradient)
-    assert_close(found, torch.tensor(expected[0].tolist()).view(found.shape), rtol=1e-6, atol=0)
+    actual = in_the_order_of_optax(gradient)
+    assert_close(actual, torch.tensor(expected[0].tolist()).view(actual.shape), rtol=1e-6, atol=0)

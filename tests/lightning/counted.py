@@ -1,4 +1,4 @@
-"""What each of n processes does for test_counts.py: evaluate and predict rows that they cannot share evenly.
+"""The work of each of n processes for test_counts.py: evaluate and predict rows that they cannot share evenly.
 
 Started by tests/launch.py, with a folder as its argument, or called in one process.
 """
@@ -97,29 +97,29 @@ def written(folder: Path) -> dict[str, str]:
 
 
 def evaluate(folder: Path, out: Path, world: int) -> dict[str, Any]:
-    """Run all cases; return what was measured and predicted, by case."""
+    """Run all cases; return the metrics and predictions by case."""
     shared: dict[str, Any] = {"devices": world, "strategy": "ddp"} if world > 1 else {}
     results: dict[str, Any] = {}
     for name, (make, data) in kinds(folder).items():
         torch.manual_seed(0)
         task, run = make(), trainer(callbacks=[PredictionWriter(str(out / name))], **shared)
         run.validate(task, data(), verbose=False)
-        found: dict[str, Any] = {"val": measured(run), "majority": majority_scores(run, task)}
+        scores: dict[str, Any] = {"val": measured(run), "majority": majority_scores(run, task)}
         run.test(task, data(), verbose=False)
-        found["test"] = measured(run)
+        scores["test"] = measured(run)
         returned: Any = run.predict(task, data())
-        found["returned"] = sum(len(batch["predictions"]) for part in returned for batch in part)
-        results[name] = found
+        scores["returned"] = sum(len(batch["predictions"]) for part in returned for batch in part)
+        results[name] = scores
     results["own loaders"] = own_loaders(folder, shared)
     return results
 
 
 def own_loaders(folder: Path, shared: dict[str, Any]) -> dict[str, Any]:
-    """Evaluate loaders of somebody's own: as Lightning shares them, and each row once."""
+    """Evaluate a user's loaders: as Lightning shares them, and each row once."""
     data = texts(folder)
     data.setup("validate")
     rows, collate = data.dataset("validation.de"), data.eval_loaders("validation")["de"].collate_fn
-    found: dict[str, Any] = {}
+    scores: dict[str, Any] = {}
     for name, own in {"as it is": False, "each once": True}.items():
 
         class Owner(SequenceClassification):
@@ -132,9 +132,9 @@ def own_loaders(folder: Path, shared: dict[str, Any]) -> dict[str, Any]:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             run.validate(Owner(f"{folder}/encoder", 3, Identity()), verbose=False)
-        said = [str(warning.message) for warning in caught if "count twice" in str(warning.message)]
-        found[name] = {"val": measured(run), "said": said}
-    return found
+        messages = [str(warning.message) for warning in caught if "count twice" in str(warning.message)]
+        scores[name] = {"val": measured(run), "messages": messages}
+    return scores
 
 
 def main(folder: Path) -> None:

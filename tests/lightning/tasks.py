@@ -65,7 +65,7 @@ class Network(nn.Module):
 
 
 class Regression(LightningModule):
-    """The task of somebody who does not know the library."""
+    """A user's task that does not use the library."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -112,7 +112,7 @@ def through(
 
 
 def door_of(run: Trainer) -> GradientTransformCallback | SparseGradModule:
-    """Return what holds the engine of a Trainer's last fit."""
+    """Return the module or callback that holds the engine of a Trainer's last fit."""
     candidates = [run.lightning_module, *run.callbacks]  # type: ignore[attr-defined]
     (door,) = (each for each in candidates if isinstance(each, GradientTransformCallback | SparseGradModule))
     return door
@@ -150,7 +150,7 @@ def loader(batches: int = BATCHES, size: int = 2) -> DataLoader[Any]:
 
 
 class Resumable:
-    """A loader that goes on behind the batch at which it was saved."""
+    """A loader that resumes after the batch at which it was saved."""
 
     def __init__(self) -> None:
         self.batches: list[Batch] = list(loader())

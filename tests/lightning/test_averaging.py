@@ -1,4 +1,4 @@
-"""Lightning's averages of weights end as they do without this library, and are in the checkpoints that follow them."""
+"""Lightning's weight averages are the same as without this library, and are in the checkpoints that follow them."""
 
 from collections.abc import Callable
 from pathlib import Path

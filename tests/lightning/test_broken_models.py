@@ -1,4 +1,4 @@
-"""Folders of models whose files are broken, or whose configuration makes no model."""
+"""Folders of models whose files are broken, or whose configuration does not make a model."""
 
 import json
 import shutil
@@ -55,7 +55,7 @@ def test_broken_weights_are_refused(good: Path, tmp_path: Path, how: Any) -> Non
 
 
 @cases(
-    ("how", "found"),
+    ("how", "reason"),
     [
         (b"3", "TypeError"),
         (b"null", "TypeError"),
@@ -67,10 +67,10 @@ def test_broken_weights_are_refused(good: Path, tmp_path: Path, how: Any) -> Non
         ({"num_attention_heads": 7}, "multiple of the number of attention heads"),
     ],
 )
-def test_a_broken_configuration_is_refused(good: Path, tmp_path: Path, how: Any, found: str) -> None:
+def test_a_broken_configuration_is_refused(good: Path, tmp_path: Path, how: Any, reason: str) -> None:
     folder = copy(good, tmp_path)
     spoil(folder / CONFIG, how)
-    with pytest.raises(ConfigurationError, match=f"^Parameter `model_name_or_path` should be .*{found}"):
+    with pytest.raises(ConfigurationError, match=f"^Parameter `model_name_or_path` should be .*{reason}"):
         task(folder)
 
 

@@ -1,4 +1,4 @@
-"""Resuming equals never having stopped, and a checkpoint holds nothing but numbers and tensors."""
+"""A resumed fit equals an uninterrupted one, and a checkpoint holds nothing but numbers and tensors."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -75,10 +75,10 @@ def test_each_row_is_predicted_once_and_in_order(
 def test_of_loaders_of_ones_own_the_rows_that_count_twice_are_named(alone: dict[str, Any], together: Results) -> None:
     repeated = -ROWS["de"] % len(together)
     as_it_is, once = (together[0]["own loaders"][name] for name in ("as it is", "each once"))
-    (said,) = as_it_is["said"]
-    assert said.startswith(f"{repeated} of the rows to evaluate count twice: Lightning's `DistributedSampler` repeats")
+    (text,) = as_it_is["messages"]
+    assert text.startswith(f"{repeated} of the rows to evaluate count twice: Lightning's `DistributedSampler` repeats")
     assert as_it_is["val"]["val/loss"] != pytest.approx(alone["own loaders"]["as it is"]["val"]["val/loss"], rel=1e-5)
-    assert once["said"] == []
+    assert once["messages"] == []
     for result in together:
-        found = result["own loaders"]["each once"]["val"]
-        assert found == pytest.approx(alone["own loaders"]["each once"]["val"], rel=1e-5)
+        measured = result["own loaders"]["each once"]["val"]
+        assert measured == pytest.approx(alone["own loaders"]["each once"]["val"], rel=1e-5)

@@ -1,4 +1,4 @@
-"""The two doors of a Trainer to the engine: what they refuse, and what they leave to their user."""
+"""The two doors of a Trainer to the engine: refusals, and the freedom they leave to users."""
 
 import functools
 from collections.abc import Callable
@@ -69,7 +69,7 @@ def test_the_strategy_is_there_to_read_before_a_fit_and_the_engine_is_not(door: 
     task, callbacks = through(door, transform)
     holder: Any = callbacks[0] if callbacks else task
     assert holder.gradient_transform is transform
-    with pytest.raises(RuntimeError, match=r"engine of `.+` should exist from the start of a fit on"):
+    with pytest.raises(RuntimeError, match=r"engine of `.+` should exist from the start of a fit"):
         _ = holder.gradient_engine
 
 
@@ -99,7 +99,7 @@ def test_two_callbacks_are_refused(kinds: tuple[type[GradientTransformCallback],
 @each_door
 @cases("clip", CLIPS, ids=repr)
 def test_a_clip_beside_the_trainers_is_refused(door: str, clip: GradientTransform) -> None:
-    message = r"`gradient_clip_val` of the Trainer should be left out beside `.*Clip\(.*Found `gradient_clip_val = 0.1`"
+    message = r"`gradient_clip_val` of the Trainer should be omitted with `.*Clip\(.*Found `gradient_clip_val = 0.1`"
     with pytest.raises(ConfigurationError, match=message):
         fit(door, clip, gradient_clip_val=0.1)
 

@@ -1,4 +1,4 @@
-"""What is measured where the data has parts: languages, or several validation sets."""
+"""Metrics of data with parts: languages, or several validation sets."""
 
 from pathlib import Path
 from typing import Any
@@ -33,14 +33,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def batches(sizes: tuple[int, ...], *, seed: int, numbers: bool = False) -> list[Batch]:
     generator = torch.Generator().manual_seed(seed)
-    found = []
+    batched = []
     for size in sizes:
         ids = torch.randint(3, VOCABULARY, (size, 5), generator=generator)
         labels = torch.randint(0, CLASSES, (size,), generator=generator)
         if numbers:
             labels = torch.randn(size, generator=generator)
-        found.append({"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels})
-    return found
+        batched.append({"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels})
+    return batched
 
 
 class Languages(LightningDataModule):
@@ -59,8 +59,8 @@ class Languages(LightningDataModule):
 
     def val_dataloader(self) -> Any:
         loaders: dict[str, Any] = {
-            name: DataLoader(found, batch_size=None)  # type: ignore[arg-type]
-            for name, found in self.parts.items()
+            name: DataLoader(batched, batch_size=None)  # type: ignore[arg-type]
+            for name, batched in self.parts.items()
         }
         return list(loaders.values()) if self.listed else loaders
 
@@ -68,10 +68,10 @@ class Languages(LightningDataModule):
 
 
 @torch.no_grad()
-def outputs(task: SequenceClassification, found: list[Batch]) -> tuple[Tensor, Tensor]:
+def outputs(task: SequenceClassification, batched: list[Batch]) -> tuple[Tensor, Tensor]:
     task.eval()
-    logits = [task.model(input_ids=b["input_ids"], attention_mask=b["attention_mask"]).logits for b in found]
-    return torch.cat(logits), torch.cat([batch["labels"] for batch in found])
+    logits = [task.model(input_ids=b["input_ids"], attention_mask=b["attention_mask"]).logits for b in batched]
+    return torch.cat(logits), torch.cat([batch["labels"] for batch in batched])
 
 
 @pytest.mark.parametrize("stage", ["val", "test"])
@@ -81,8 +81,8 @@ def test_each_part_is_measured_and_so_are_the_means(folder: Path, stage: str) ->
     run = trainer()
     (run.validate if stage == "val" else run.test)(task, data, verbose=False)
     expected: dict[str, float] = {}
-    for language, found in data.parts.items():
-        logits, labels = outputs(task, found)
+    for language, batched in data.parts.items():
+        logits, labels = outputs(task, batched)
         expected[f"{stage}/accuracy/{language}"] = float((logits.argmax(-1) == labels).float().mean())
         losses = -logits.log_softmax(-1)[torch.arange(len(labels)), labels]
         expected[f"{stage}/loss/{language}"] = float(losses.mean())
@@ -127,7 +127,7 @@ def test_a_part_that_is_called_as_a_mean_is_refused(folder: Path, name: str) -> 
     data = Languages()
     data.parts[name] = data.parts["de"]
     task = SequenceClassification(str(folder / "classes"), CLASSES, Identity())
-    with pytest.raises(ConfigurationError, match=rf"should not be called `mean`, `mean_unseen`: .* Found `{name}`\."):
+    with pytest.raises(ConfigurationError, match=rf"should not be named `mean`, `mean_unseen`: .* Found `{name}`\."):
         trainer().validate(task, data, verbose=False)
 
 
@@ -174,7 +174,7 @@ def test_evaluations_do_not_leak_into_each_other(folder: Path) -> None:
         (["pearson"], 2, r"should suit the labels\. Found `pearson` for `num_labels = 2`"),
         (["accuracy"], 1, r"should suit the labels\. Found `accuracy` for `num_labels = 1`"),
         (["binary_f1"], 3, r"should suit the labels\. Found `binary_f1` for `num_labels = 3`"),
-        ([], 2, r"should name one metric or more"),
+        ([], 2, r"should name at least one metric"),
     ],
 )
 def test_metrics_that_do_not_suit(folder: Path, metrics: Any, labels: int, message: str) -> None:

@@ -1,4 +1,4 @@
-"""Runs that start at once: each has folders and files of its own, and none is deleted, mixed or refused."""
+"""Runs that start at the same time: each has its own folders and files, and none is deleted, mixed or refused."""
 
 import csv
 import os
@@ -90,12 +90,12 @@ def fits(*arguments: str) -> list[int]:
 
 
 def logged(folder: Path) -> list[str]:
-    """Return the steps that a run has logged a loss of, by its table."""
+    """Return the steps for which a run's table has a loss."""
     with (folder / "metrics.csv").open() as file:
         return [row["step"] for row in csv.DictReader(file) if row.get("val/loss")]
 
 
-def assert_of_one_run_each(folders: list[Path]) -> None:
+def assert_one_run_per_folder(folders: list[Path]) -> None:
     assert len(folders) == RUNS
     configs = [yaml.safe_load((folder / "config.yaml").read_text()) for folder in folders]
     assert {config["seed_everything"] for config in configs} == set(range(1, RUNS + 1))
@@ -108,7 +108,7 @@ def test_runs_take_versions_of_their_own() -> None:
     assert fits(SAVE) == [0] * RUNS
     folders = sorted(Path("lightning_logs").iterdir())
     assert [path.name for path in folders] == [f"version_{number}" for number in range(RUNS)]
-    assert_of_one_run_each(folders)
+    assert_one_run_per_folder(folders)
     for path in folders:
         assert [file.name for file in path.glob("checkpoints/*")] == ["epoch=1-step=8.ckpt"]
 
@@ -117,7 +117,7 @@ def test_runs_with_one_version_log_beside_each_other() -> None:
     assert fits(FIXED, "--trainer.enable_checkpointing=false") == [0] * RUNS
     folders = sorted(Path("logs/lightning_logs").iterdir())
     assert [path.name for path in folders] == ["fixed", *(f"fixed-v{number}" for number in range(1, RUNS))]
-    assert_of_one_run_each(folders)
+    assert_one_run_per_folder(folders)
 
 
 @pytest.mark.parametrize(("given", "name"), [(SHARED, "kept"), OF_THE_COMMAND_LINE])
@@ -174,7 +174,7 @@ def test_the_version_of_process_0_is_that_of_all() -> None:
 
         world_size, is_global_zero = 2, False
 
-    class Told:
+    class Received:
         def broadcast(self, value: Any) -> Any:
             assert value is None
             return 7
@@ -183,7 +183,7 @@ def test_the_version_of_process_0_is_that_of_all() -> None:
     claims = FolderClaims()
     claims.claim_logs(trainer)
     assert not Path("lightning_logs").exists()
-    trainer.strategy.broadcast = Told().broadcast  # type: ignore[method-assign, assignment]
+    trainer.strategy.broadcast = Received().broadcast  # type: ignore[method-assign, assignment]
     claims.setup(trainer, None, "fit")  # type: ignore[arg-type]
     assert trainer.logger is not None
     assert trainer.logger.version == 7

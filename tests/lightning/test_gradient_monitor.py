@@ -1,4 +1,4 @@
-"""What `GradientMonitor` writes and logs, against the gradients that steps found and left."""
+"""The files and logs of `GradientMonitor`, against the gradients before and after each step."""
 
 from copy import deepcopy
 from pathlib import Path
@@ -156,7 +156,7 @@ def test_the_file_of_another_fit_stays(tmp_path: Path) -> None:
 
 def test_a_fit_in_which_nothing_was_seen_writes_nothing(tmp_path: Path) -> None:
     monitor = GradientMonitor(100, path=str(tmp_path / "gradients.parquet"))
-    with pytest.warns(UserWarning, match="looked at no step"):
+    with pytest.warns(UserWarning, match="recorded no step"):
         trainer(callbacks=[GradientTransformCallback(Identity()), monitor]).fit(Regression(), loader())
     assert not (tmp_path / "gradients.parquet").exists()
 

@@ -25,20 +25,20 @@ from tests.tiny import GPT, SEQUENCE_TO_SEQUENCE, TEXT, TOKENS, build
 
 from .tasks import trainer
 
-PLACES = 40
+POSITIONS = 40
 RELATIVE = {"relative_attention": True, "position_buckets": 8}
 T5 = {"d_model": 32, "num_layers": 2, "num_heads": 4, "d_ff": 48, "d_kv": 8, "decoder_start_token_id": 0}
 LIMITED: dict[str, tuple[dict[str, Any], int]] = {
-    "bert": (TEXT, PLACES),
-    "roberta": ({**TEXT, "pad_token_id": 1}, PLACES - 2),
-    "xlm-roberta": (TEXT, PLACES - 1),  # its padding token is 0
-    "mpnet": ({**TEXT, "pad_token_id": 1}, PLACES - 2),
-    "electra": ({**TEXT, "embedding_size": 16}, PLACES),
-    "gpt2": (GPT, PLACES),
-    "opt": ({**TEXT, "ffn_dim": 48, "word_embed_proj_dim": 32}, PLACES),
-    "bart": ({**SEQUENCE_TO_SEQUENCE, "max_position_embeddings": PLACES}, PLACES),
-    "nystromformer": ({**TEXT, "num_landmarks": 4, "segment_means_seq_len": 4}, PLACES),
-    "deberta": ({**TEXT, **RELATIVE, "pos_att_type": ["c2p"], "position_biased_input": True}, PLACES),
+    "bert": (TEXT, POSITIONS),
+    "roberta": ({**TEXT, "pad_token_id": 1}, POSITIONS - 2),
+    "xlm-roberta": (TEXT, POSITIONS - 1),  # its padding token is 0
+    "mpnet": ({**TEXT, "pad_token_id": 1}, POSITIONS - 2),
+    "electra": ({**TEXT, "embedding_size": 16}, POSITIONS),
+    "gpt2": (GPT, POSITIONS),
+    "opt": ({**TEXT, "ffn_dim": 48, "word_embed_proj_dim": 32}, POSITIONS),
+    "bart": ({**SEQUENCE_TO_SEQUENCE, "max_position_embeddings": POSITIONS}, POSITIONS),
+    "nystromformer": ({**TEXT, "num_landmarks": 4, "segment_means_seq_len": 4}, POSITIONS),
+    "deberta": ({**TEXT, **RELATIVE, "pos_att_type": ["c2p"], "position_biased_input": True}, POSITIONS),
 }
 UNLIMITED: dict[str, dict[str, Any]] = {
     "llama": {**TEXT, "num_key_value_heads": 2},
@@ -57,7 +57,7 @@ def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def save(kind: str, config: dict[str, Any], **changes: Any) -> str:
-    """Save a model with a tokenizer that tells no length."""
+    """Save a model with a tokenizer that does not state a length."""
     made = AutoConfig.for_model(kind, **{**config, **changes})
     build(AutoModel.from_config, made).save_pretrained("model")  # type: ignore[operator]
     save_tokenizer(Path("model"), {"pad_token": "[PAD]", "eos_token": "[SEP]"})
@@ -65,10 +65,10 @@ def save(kind: str, config: dict[str, Any], **changes: Any) -> str:
     return "model"
 
 
-def data_of(*lengths: int, max_length: int = 4 * PLACES, **kwargs: Any) -> TextDataModule:
+def data_of(*lengths: int, max_length: int = 4 * POSITIONS, **kwargs: Any) -> TextDataModule:
     """Return data whose rows have as many tokens, special ones included, but one that is short."""
     texts = [" ".join(["good"] * (length - 2)) for length in (*lengths, 5)]
-    path = write(Path("rows.parquet"), text=texts, label=[place % 2 for place, _ in enumerate(texts)])
+    path = write(Path("rows.parquet"), text=texts, label=[index % 2 for index, _ in enumerate(texts)])
     splits = dict.fromkeys(("train", "validation", "test", "predict"), path)
     return TextDataModule(data_files=splits, batch_size=2, max_length=max_length, **kwargs)
 
@@ -99,25 +99,25 @@ def test_the_longest_row_that_fits(kind: str) -> None:
 @cases("kind", UNLIMITED)
 def test_what_has_no_table_of_positions_has_no_limit(kind: str) -> None:
     task = SequenceClassification(save(kind, UNLIMITED[kind]), 2, Identity())
-    trainer(max_steps=1, limit_val_batches=0).fit(task, data_of(3 * PLACES))
+    trainer(max_steps=1, limit_val_batches=0).fit(task, data_of(3 * POSITIONS))
 
 
 def test_a_length_that_no_row_reaches_is_no_fault() -> None:
     task = SequenceClassification(save("bert", TEXT), 2, Identity())
-    trainer(max_steps=1).fit(task, data_of(PLACES - 1))
+    trainer(max_steps=1).fit(task, data_of(POSITIONS - 1))
 
 
 def test_padding_counts() -> None:
     task = SequenceClassification(save("bert", TEXT), 2, Identity())
     with pytest.raises(ConfigurationError, match=r"at most 40 .* a batch of 64 tokens"):
-        trainer().fit(task, data_of(PLACES - 1, pad_to_multiple_of=64))
+        trainer().fit(task, data_of(POSITIONS - 1, pad_to_multiple_of=64))
 
 
 @cases("stage", ["validate", "test", "predict"])
 def test_every_stage(stage: str) -> None:
     task = SequenceClassification(save("bert", TEXT), 2, Identity())
     with pytest.raises(ConfigurationError, match="`max_length` should be at most 40"):
-        getattr(trainer(), stage)(task, datamodule=data_of(PLACES + 1))
+        getattr(trainer(), stage)(task, datamodule=data_of(POSITIONS + 1))
 
 
 def test_words() -> None:
@@ -145,7 +145,7 @@ def test_a_token_that_the_model_does_not_embed() -> None:
     task = SequenceClassification(save("bert", TEXT, vocab_size=8), 2, Identity())
     largest = 4 + WORDS.index("good")
     message = (
-        rf"Parameter `tokenizer` should name one whose token ids are below 8, as many as `model` embeds\. "
+        rf"Parameter `tokenizer` should name one whose token ids are below 8, the size of the vocabulary of `model`\. "
         rf"Found `tokenizer = model`, which makes token id {largest}\."
     )
     with pytest.raises(ConfigurationError, match=message):
@@ -162,21 +162,21 @@ def test_a_token_type_that_the_model_does_not_embed() -> None:
     task = SequenceClassification(model, 2, Identity())
     path = write(Path("pairs.parquet"), a=["good", "bad"], b=["day", "rain"], label=[0, 1])
     data = TextDataModule(data_files=dict.fromkeys(("train", "validation"), path), text_columns=["a", "b"])
-    with pytest.raises(ConfigurationError, match=r"token types are below 1, as many as .* makes token type 1\."):
+    with pytest.raises(ConfigurationError, match=r"token types are below 1, the number that .* makes token type 1\."):
         trainer().fit(task, data)
 
 
 # ---------------------------------------------------------------- batches of other origin
 @pytest.mark.parametrize(
-    ("ids", "said"),
+    ("ids", "match"),
     [(torch.full((2, 41), 5), r"`max_length` should be at most 40 .* Found a batch of 41 tokens\."),
-     (torch.full((2, 9), 77), r"token ids are below 50, as many as `model` embeds\. Found token id 77\.")],
+     (torch.full((2, 9), 77), r"token ids are below 50, the size of the vocabulary of `model`\. Found token id 77\.")],
 )  # fmt: skip
-def test_a_batch_that_does_not_fit(ids: Any, said: str) -> None:
+def test_a_batch_that_does_not_fit(ids: Any, match: str) -> None:
     task = SequenceClassification(save("bert", TEXT), 2, Identity())
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": torch.tensor([0, 1])}
     loader: Any = DataLoader([batch], batch_size=None)  # type: ignore[arg-type]
-    with pytest.raises(ConfigurationError, match=said):
+    with pytest.raises(ConfigurationError, match=match):
         trainer(limit_val_batches=0).fit(task, loader, loader)
 
 
@@ -188,7 +188,7 @@ def test_a_batch_that_does_not_fit_the_blocks() -> None:
 
 def test_padding_is_no_token_to_look_up() -> None:
     task = SequenceClassification(save("bert", TEXT), 2, Identity())
-    ids = torch.full((2, PLACES + 1), 5)
+    ids = torch.full((2, POSITIONS + 1), 5)
     ids[1, 3:] = 99  # `bert` embeds fewer
     with pytest.raises(ConfigurationError, match="`max_length` should be at most 40"):
         task({"input_ids": ids, "attention_mask": (ids == 5).long()})

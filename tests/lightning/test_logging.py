@@ -1,4 +1,4 @@
-"""What a fit says about its gradients: shares of the last window, logged when the loggers are due."""
+"""The gradient statistics of a fit: shares of the last window, logged when the loggers are due."""
 
 import csv
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Manual optimization: only the user knows which step follows, so a call asks for the transform; none is an error."""
+"""Manual optimization: only the user knows which step follows, so a call applies the transform; no call is an error."""
 
 from typing import Any
 

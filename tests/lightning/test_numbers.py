@@ -18,7 +18,7 @@ def weights() -> list[torch.nn.Parameter]:
 
 
 @cases(
-    ("kind", "arguments", "found"),
+    ("kind", "arguments", "value"),
     [
         (AdamW, {"lr": 1e308}, "lr = 1e[+]308"),
         (AdamW, {"lr": float("inf")}, "lr = inf"),
@@ -28,8 +28,8 @@ def weights() -> list[torch.nn.Parameter]:
         (SGD, {"lr": 0.1, "momentum": float("inf")}, "momentum = inf"),
     ],
 )
-def test_numbers_that_leave_no_weight_finite_are_refused(kind: Any, arguments: dict[str, float], found: str) -> None:
-    with pytest.raises(ConfigurationError, match=f"of `{kind.__name__}` should be finite, .* Found `{found}`"):
+def test_numbers_that_leave_no_weight_finite_are_refused(kind: Any, arguments: dict[str, float], value: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"of `{kind.__name__}` should be finite, .* Found `{value}`"):
         check_optimizer(kind(weights(), **arguments), is_scheduled=False)
 
 

@@ -88,15 +88,15 @@ def difference(task: TransformerTask, data: Any) -> float:
     rows = data.dataset("validation")
     whole = list(range(len(rows)))
     batch = data.encoding.collate(data.tokens, [rows[row] for row in whole], None)
-    found = []
+    logits = []
     together = outputs(task(batch))
     assert (batch["attention_mask"] == 0).any()
     for row, mask in zip(whole, batch["attention_mask"].bool(), strict=True):
         alone = outputs(task(data.encoding.collate(data.tokens, [rows[row]], None)))
         for one, other in zip(alone, together, strict=True):
             kept = other[row][mask] if other.ndim > 1 and other.shape[1] == len(mask) else other[row]
-            found.append(float((one[0] - kept).abs().max()))
-    return max(found)
+            logits.append(float((one[0] - kept).abs().max()))
+    return max(logits)
 
 
 def outputs(output: Any) -> list[Tensor]:
@@ -204,8 +204,8 @@ def test_positions_that_count_from_the_padding_token_of_the_model() -> None:
     left, right = (collated(data, rows, side) for side in ("left", "right"))
     tokens = TokenClassification(model, ["a", "b"], Identity()).eval()
     with torch.no_grad():
-        places = [batch["attention_mask"].bool() for batch in (left, right)]
-        one, other = (tokens(batch).logits[place] for batch, place in zip((left, right), places, strict=True))
+        masks = [batch["attention_mask"].bool() for batch in (left, right)]
+        one, other = (tokens(batch).logits[kept] for batch, kept in zip((left, right), masks, strict=True))
     assert torch.allclose(one, other, atol=1e-5)
 
 

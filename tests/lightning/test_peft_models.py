@@ -85,8 +85,8 @@ def trained(module: nn.Module) -> set[str]:
 @torch.no_grad()
 def logits(model: nn.Module) -> Tensor:
     model.train(mode=False)
-    found: Tensor = model(input_ids=torch.arange(3, 15).reshape(2, 6) % VOCABULARY).logits
-    return found
+    outputs: Tensor = model(input_ids=torch.arange(3, 15).reshape(2, 6) % VOCABULARY).logits
+    return outputs
 
 
 def fit(task: SequenceClassification, **arguments: Any) -> Any:
@@ -296,5 +296,5 @@ def test_weights_without_a_place_are_told_of(save: Save) -> None:
     path = Path(save())
     file = path / "adapter_model.safetensors"
     save_file({**load_file(file), "base_model.model.lm_head.weight": torch.ones(2)}, file, metadata={"format": "pt"})
-    with pytest.warns(UserWarning, match=r"^1 tensors of adapter .* have no place in `BertForSequenceClassification`"):
+    with pytest.warns(UserWarning, match=r"^1 tensors of adapter .* do not belong to `BertForSequenceClassification`"):
         task_of(str(path))

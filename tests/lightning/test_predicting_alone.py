@@ -27,7 +27,7 @@ from tests import hub
 from .tasks import trainer
 
 WORDS = hub.KEYS[:6]
-TEXTS = [" ".join(WORDS[place:] + WORDS[:place]) for place in range(6)]
+TEXTS = [" ".join(WORDS[index:] + WORDS[:index]) for index in range(6)]
 QUICK = [
     *("--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.logger=false"),
     *("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"),
@@ -75,7 +75,7 @@ def predictions() -> list[str]:
     heading, *rows = csv.reader(path.read_text().splitlines(), delimiter="\t")
     path.unlink()
     assert heading == ["index", "prediction"]
-    assert [row[0] for row in rows] == [str(place) for place in range(len(rows))]
+    assert [row[0] for row in rows] == [str(index) for index in range(len(rows))]
     return [prediction for _, prediction in rows]
 
 
@@ -126,15 +126,15 @@ def test_rows_without_labels_are_predicted_in_their_order(task: str, trained: Pa
     write("new.jsonl", rows, without=column)
     file = ".predict=new.jsonl" if task == "classes" else "={predict: new.jsonl}"  # two ways to say it
     run("predict", trained / f"{task}.ckpt", f"--data.data_files{file}")
-    found = predictions()
-    assert len(found) == len(TEXTS)
+    results = predictions()
+    assert len(results) == len(TEXTS)
     if task == "classes":
-        assert set(found) <= {"bad", "good", "fair"}
+        assert set(results) <= {"bad", "good", "fair"}
     if task == "tags":
-        assert {tag for row in found for tag in row.split()} <= {"O", "B-X", "I-X"}
-        assert [len(row.split()) for row in found] == [len(WORDS)] * 6
+        assert {tag for row in results for tag in row.split()} <= {"O", "B-X", "I-X"}
+        assert [len(row.split()) for row in results] == [len(WORDS)] * 6
     if task == "numbers":
-        assert all(abs(float(value)) < 9 for value in found)
+        assert all(abs(float(value)) < 9 for value in results)
 
 
 @pytest.mark.parametrize("task", SOME)
@@ -219,7 +219,7 @@ def test_a_model_that_was_moved_is_named(trained: Path, encoder: str, capsys: py
         main(["predict", "--ckpt_path", str(trained / "classes.ckpt"), *AGAIN, *given])
     line = capsys.readouterr().err.splitlines()[-1]
     assert "Found `./gone`: " in line
-    assert "`--model.model_name_or_path` names a folder that holds them." in line
+    assert "give their present folder as `--model.model_name_or_path`." in line
 
 
 def test_checkpoints_of_before_tell_the_same(trained: Path, tmp_path: Path) -> None:
@@ -240,10 +240,10 @@ def test_without_the_command_line(way: str, trained: Path, encoder: str) -> None
     write("new.jsonl", CLASSES, without="label")
     write("one.jsonl", CLASSES, first=1)
     data = TextDataModule(data_files={"train": "gone.csv", "predict": "new.jsonl", "test": "one.jsonl"})
-    (found,) = trainer().test(task, data, ckpt_path=given, verbose=False)
+    (results,) = trainer().test(task, data, ckpt_path=given, verbose=False)
     logits = task.eval()(next(iter(data.test_dataloader()))).logits
     assert data.dataset("test")["labels"][:] == [0]  # of `bad`, `fair`, `good`
-    assert found["test/accuracy"] == float(logits.argmax(-1) == 0)
+    assert results["test/accuracy"] == float(logits.argmax(-1) == 0)
     trainer(callbacks=[PredictionWriter("out")]).predict(task, data, ckpt_path=given)
     assert set(predictions()) <= {"bad", "good", "fair"}
 

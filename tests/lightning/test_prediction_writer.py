@@ -42,9 +42,9 @@ def test_each_part_has_a_file_of_names_in_the_order_of_its_rows(
     data.num_workers = workers
     task = SequenceClassification(encoder, 3, Identity())
     run = trainer(callbacks=[PredictionWriter(str(tmp_path / "out"))])
-    found = run.predict(task, data)
+    predictions = run.predict(task, data)
     run.predict(task, data)  # the second time writes the same, and not both
-    classes = [int(label) for output in found[0] for label in output["predictions"]]  # type: ignore[index]
+    classes = [int(label) for output in predictions[0] for label in output["predictions"]]  # type: ignore[index]
     assert len(set(classes)) > 1
     for part in ("de", "fr"):
         heading, *rows = read(tmp_path / "out" / f"{part}.tsv")

@@ -1,4 +1,4 @@
-"""What `PretrainedDistance` writes, against the weights themselves."""
+"""The files of `PretrainedDistance`, against the weights themselves."""
 
 from pathlib import Path
 from typing import Any

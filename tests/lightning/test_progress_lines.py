@@ -1,4 +1,4 @@
-"""`ProgressLines`: what a log without a terminal gets of a fit, and what not."""
+"""`ProgressLines`: the lines of a fit in a log without a terminal."""
 
 import os
 from collections.abc import Iterable
@@ -27,7 +27,7 @@ STEP, CHECK = 10.0, 2.0  # seconds of a training batch, and of one of another pa
 
 
 class Clock(Callback):
-    """Time that goes on with the batches alone; the first one is slow."""
+    """Time that advances with the batches alone; the first one is slow."""
 
     def __init__(self, first: float = 500.0) -> None:
         self.now, self._first = 0.0, first
@@ -62,7 +62,7 @@ class Constant(Regression):
 
 
 class Endless(torch.utils.data.IterableDataset[Any]):
-    """Data that do not say how many they are."""
+    """Data without a length."""
 
     def __iter__(self) -> Any:
         return iter([dataset(1)[0]] * 6)

@@ -1,4 +1,4 @@
-"""The table at the end of `validate` and `test`: what is printed and written of what was logged."""
+"""The results table of `validate` and `test`: printed and written from the logged metrics."""
 
 import csv
 import math

@@ -1,4 +1,4 @@
-"""Where a run writes: into a folder of its own, and never over what was there before."""
+"""The folder of a run: its own, and no existing file is overwritten."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

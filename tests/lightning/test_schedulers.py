@@ -25,8 +25,7 @@ from torch.optim.lr_scheduler import (
     SequentialLR,
     StepLR,
 )
-from transformers import get_cosine_schedule_with_warmup, get_wsd_schedule
-from transformers.optimization import get_greedy_schedule
+from transformers import get_cosine_schedule_with_warmup, get_wsd_schedule, optimization
 
 from lightning_sparsegrad import ConfigurationError, ExactResume, GradDrop, SequenceClassification
 from lightning_sparsegrad.modules import LinearDecay
@@ -227,9 +226,9 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
     (StepLR, {"frequency": 0}, "`lr_scheduler_frequency` should be positive. Found `lr_scheduler_frequency = 0`"),
     (partial(StepLR, step_size=2), {"monitor": "val/loss"}, "`lr_scheduler_monitor` should be left out unless"),
     (partial(StepLR, step_size=0), {}, "`step_size` of `StepLR` should be positive. Found `step_size = 0`"),
-    (StepLR, {}, "`lr_scheduler` should be given arguments that it takes. Found: .*step_size"),
-    (partial(StepLR, step_size=2, last_epoch=3), {}, "`lr_scheduler` should be given arguments that it takes"),
-    (ReduceLROnPlateau, {}, "`lr_scheduler_monitor` should name what `ReduceLROnPlateau` watches"),
+    (StepLR, {}, "`lr_scheduler` should have arguments that it accepts. Found: .*step_size"),
+    (partial(StepLR, step_size=2, last_epoch=3), {}, "`lr_scheduler` should have arguments that it accepts"),
+    (ReduceLROnPlateau, {}, "`lr_scheduler_monitor` should name the metric of `ReduceLROnPlateau`"),
     (partial(LightningPlateau, monitor="a"), {"monitor": "b"}, "or be its `monitor = a`"),
     (
         ReduceLROnPlateau,
@@ -239,7 +238,7 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
     (
         ReduceLROnPlateau,
         {"monitor": "val/loss", "interval": "step", "frequency": BATCHES - 1},
-        "`lr_scheduler_interval` should be `epoch`, or `lr_scheduler_frequency` at least the batches before",
+        "`lr_scheduler_interval` should be `epoch`, or `lr_scheduler_frequency` at least the number of batches before",
     ),
     (
         ReduceLROnPlateau,
@@ -247,8 +246,10 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
         "`lr_scheduler_interval` should be `epoch`",
     ),
     (lambda optimizer: optimizer, {}, "`lr_scheduler` should make an LRScheduler of torch. Found `SGD`"),
-    (get_greedy_schedule, {}, "`lr_scheduler` should make an LRScheduler of torch. Found `GreedyLR`"),
 ]
+if hasattr(optimization, "get_greedy_schedule"):  # transformers 5.0 has none
+    GREEDY = "`lr_scheduler` should make an LRScheduler of torch. Found `GreedyLR`"
+    REFUSED.append((optimization.get_greedy_schedule, {}, GREEDY))
 
 
 @cases(("scheduler", "arguments", "message"), REFUSED)

@@ -1,4 +1,4 @@
-"""Searches of Lightning's tuner go through the strategy, and leave the fit bit for bit what it is without them."""
+"""Searches of Lightning's tuner use the strategy, and leave the fit unchanged, bit for bit."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +29,7 @@ from lightning_sparsegrad import (
 )
 from lightning_sparsegrad.errors import ConfigurationError
 from tests.lightning.tasks import DOORS, Batch, Regression, by_turns, dataset, door_of, loader, through, trainer
-from tests.resume.runs import BATCHES, Outcome, Sensitive, assert_same_bits, fit, shuffled
+from tests.resume.runs import BATCHES, FitResult, Sensitive, assert_same_bits, fit, shuffled
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Failed to compute suggestion"),
@@ -95,7 +95,7 @@ def generated() -> DataLoader[Any]:
     return DataLoader(dataset(BATCHES), 2, shuffle=True, generator=torch.Generator().manual_seed(3))
 
 
-def assert_same_fit(searched: Outcome, plain: Outcome) -> None:
+def assert_same_fit(searched: FitResult, plain: FitResult) -> None:
     assert searched.seen[-len(plain.seen) :] == plain.seen
     assert len(searched.seen) > len(plain.seen)
     assert searched.rows == plain.rows
@@ -109,9 +109,9 @@ def test_a_search_for_the_learning_rate_goes_through_the_strategy(exact: bool, d
     def losses(transform: GradientTransform) -> list[float]:
         task, callbacks = through(door, transform, Tuned)
         run = trainer(callbacks=[*callbacks, *([ExactResume()] if exact else [])])
-        found = Tuner(run).lr_find(task, loader(), min_lr=1.0, max_lr=2.0, num_training=6, early_stop_threshold=None)
-        assert found is not None
-        return [float(loss) for loss in found.results["loss"]]
+        sizes = Tuner(run).lr_find(task, loader(), min_lr=1.0, max_lr=2.0, num_training=6, early_stop_threshold=None)
+        assert sizes is not None
+        return [float(loss) for loss in sizes.results["loss"]]
 
     torch.manual_seed(0)
     frozen = losses(ComponentNormClip(1e-12))
@@ -140,13 +140,13 @@ def test_each_trial_begins_with_the_first_mask_over_the_length_of_the_fit(door: 
 # ---------------------------------------------------------------- and the fit after it
 @pytest.mark.parametrize(("exact", "name", "door"), by_turns([True, False], TRANSFORMS, DOORS))
 def test_a_fit_after_a_search_for_the_learning_rate_is_the_same(exact: bool, name: str, door: str):
-    outcomes = []
+    results = []
     for finders in ([], [rates(update_attr=False)]):
         callbacks = [*finders, *([ExactResume()] if exact else [])]
-        run, outcome = fit(door, TRANSFORMS[name], callbacks=callbacks, kind=Tuned, accumulate_grad_batches=2)
-        outcome.states["engine"] = door_of(run).gradient_engine.state_dict()
-        outcomes.append(outcome)
-    assert_same_fit(*reversed(outcomes))
+        run, result = fit(door, TRANSFORMS[name], callbacks=callbacks, kind=Tuned, accumulate_grad_batches=2)
+        result.states["engine"] = door_of(run).gradient_engine.state_dict()
+        results.append(result)
+    assert_same_fit(*reversed(results))
 
 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")  # Lightning begins such a search with an empty epoch
@@ -199,11 +199,11 @@ def test_with_workers_that_outlive_an_epoch_it_is_the_same(loads_before: bool):
                 self.trainer.fit_loop.setup_data()  # as schedules over the length of the fit do
             return super().configure_optimizers()
 
-    def outcome(*finders: Callback) -> Outcome:
+    def result(*finders: Callback) -> FitResult:
         data = shuffled(num_workers=1, persistent_workers=True)
         return fit("module", TRANSFORMS["clip"], kind=Counting, data=data, callbacks=[*finders])[1]
 
-    assert_same_fit(outcome(rates(update_attr=False)), outcome())
+    assert_same_fit(result(rates(update_attr=False)), result())
 
 
 def test_a_metric_that_no_epoch_ends_has_seen_the_fit_alone():
@@ -224,7 +224,7 @@ def test_a_metric_that_no_epoch_ends_has_seen_the_fit_alone():
 
 @pytest.mark.parametrize(("exact", "name", "door"), by_turns([True, False], ["schedule", "clip"], DOORS))
 def test_a_fit_after_a_search_for_the_batch_size_is_the_same(exact: bool, name: str, door: str):
-    outcomes = []
+    results = []
     for size, finders in ((4, []), (2, [BatchSizeFinder(max_trials=2, init_val=2)])):
         torch.manual_seed(1)
         task, callbacks = through(door, TRANSFORMS[name], Tuned)
@@ -232,8 +232,8 @@ def test_a_fit_after_a_search_for_the_batch_size_is_the_same(exact: bool, name: 
         run = trainer(callbacks=[*callbacks, *finders, *([ExactResume()] if exact else [])], max_epochs=2)
         run.fit(task, datamodule=data)
         assert data.batch_size == 4
-        outcomes.append((run.global_step, {**task.state_dict()}, run.optimizers[0].state_dict(), torch.get_rng_state()))
-    assert_same_bits(outcomes[1], outcomes[0])
+        results.append((run.global_step, {**task.state_dict()}, run.optimizers[0].state_dict(), torch.get_rng_state()))
+    assert_same_bits(results[1], results[0])
 
 
 @pytest.mark.parametrize("door", DOORS)
@@ -256,9 +256,9 @@ def test_what_was_found_is_what_the_fit_uses(door: str):
 
 def test_a_learning_rate_that_the_module_does_not_use_is_told():
     task, callbacks = through("callback", Identity(), type("Unused", (Sensitive,), {"lr": 0.5}))
-    finder = LearningRateFinder(num_training_steps=20, early_stop_threshold=None)
+    finder = LearningRateFinder(max_lr=0.5, num_training_steps=20, early_stop_threshold=None)  # it never tries 0.01
     with pytest.warns(
-        UserWarning, match="Unused.configure_optimizers` should make the optimizer with the learning rate"
+        UserWarning, match="Unused.configure_optimizers` should create the optimizer with the learning rate"
     ):
         trainer(callbacks=[*callbacks, finder]).fit(task, loader(20), loader(2))
 
@@ -380,14 +380,14 @@ def test_a_resumed_fit_searches_for_the_batch_size_and_goes_on(tmp_path: Path):
 # ---------------------------------------------------------------- evaluation, and subclasses
 @pytest.mark.parametrize("method", ["validate", "test"])
 def test_an_evaluation_searches_for_its_batch_size(method: str):
-    found = []
+    sizes = []
     for size, finders in ((4, []), (1, [BatchSizeFinder(max_trials=2)])):
         torch.manual_seed(0)
         task, callbacks = through("module", TRANSFORMS["clip"], Tuned)
         data, run = Data(size), trainer(callbacks=[*callbacks, ExactResume(), *finders])
         values = getattr(run, method)(task, datamodule=data, verbose=False)
-        found.append((data.batch_size, values, torch.get_rng_state()))
-    assert_same_bits(found[1], found[0])
+        sizes.append((data.batch_size, values, torch.get_rng_state()))
+    assert_same_bits(sizes[1], sizes[0])
 
 
 def test_a_subclass_with_a_setup_of_its_own_hands_it_on():

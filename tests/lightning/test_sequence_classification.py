@@ -1,4 +1,4 @@
-"""The task for texts: what it trains, what it measures, what it stores."""
+"""The task for texts: training, metrics, and stored arguments."""
 
 from functools import partial
 from itertools import count
@@ -56,19 +56,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def batches(kind: str, sizes: tuple[int, ...] = TRAIN_SIZES, *, seed: int = 0) -> list[Batch]:
     """Return batches of random tokens, each padded to a length of its own."""
     generator = torch.Generator().manual_seed(seed)
-    found = []
+    rows = []
     for size, length in zip(sizes, count(5)):
         ids = torch.randint(3, VOCABULARY, (size, length), generator=generator)
         mask = (torch.arange(length) < torch.randint(2, length + 1, (size, 1), generator=generator)).long()
         labels = torch.randint(0, CLASSES, (size,), generator=generator)
         if kind == "number":
             labels = torch.randn(size, generator=generator)
-        found.append({"input_ids": ids * mask, "attention_mask": mask, "labels": labels})
-    return found
+        rows.append({"input_ids": ids * mask, "attention_mask": mask, "labels": labels})
+    return rows
 
 
-def feed(found: list[Batch]) -> DataLoader[Any]:
-    return DataLoader(found, batch_size=None)  # type: ignore[arg-type]
+def feed(rows: list[Batch]) -> DataLoader[Any]:
+    return DataLoader(rows, batch_size=None)  # type: ignore[arg-type]
 
 
 def build(
@@ -79,9 +79,9 @@ def build(
 
 
 @torch.no_grad()
-def logits_of(task: SequenceClassification, found: list[Batch]) -> Tensor:
+def logits_of(task: SequenceClassification, rows: list[Batch]) -> Tensor:
     task.model.train(mode=False)
-    outputs = [task.model(input_ids=b["input_ids"], attention_mask=b["attention_mask"]).logits for b in found]
+    outputs = [task.model(input_ids=b["input_ids"], attention_mask=b["attention_mask"]).logits for b in rows]
     return torch.cat(outputs)
 
 
@@ -160,9 +160,9 @@ def test_a_decoder_without_a_padding_token_is_trained_in_batches(folder: Path) -
 @pytest.mark.parametrize("stage", ["val", "test"])
 def test_classification_is_measured(folder: Path, stage: str) -> None:
     task = build(folder, "classes")
-    found = batches("classes", EVALUATION_SIZES, seed=3)
-    metrics = measure(task, found, stage)
-    logits, labels = logits_of(task, found), torch.cat([batch["labels"] for batch in found])
+    rows = batches("classes", EVALUATION_SIZES, seed=3)
+    metrics = measure(task, rows, stage)
+    logits, labels = logits_of(task, rows), torch.cat([batch["labels"] for batch in rows])
     predictions = logits.argmax(-1).tolist()
     pairs = list(zip(predictions, labels.tolist(), strict=True))
     assert set(labels.tolist()) == set(range(CLASSES))
@@ -183,20 +183,20 @@ def test_classification_is_measured(folder: Path, stage: str) -> None:
 @pytest.mark.parametrize("stage", ["val", "test"])
 def test_regression_is_measured(folder: Path, stage: str) -> None:
     task = build(folder, "number")
-    found = batches("number", EVALUATION_SIZES, seed=3)
-    metrics = measure(task, found, stage)
-    numbers, labels = logits_of(task, found).squeeze(-1), torch.cat([batch["labels"] for batch in found])
+    rows = batches("number", EVALUATION_SIZES, seed=3)
+    metrics = measure(task, rows, stage)
+    numbers, labels = logits_of(task, rows).squeeze(-1), torch.cat([batch["labels"] for batch in rows])
     error = float(((numbers - labels) ** 2).mean())
     correlation = float(torch.corrcoef(torch.stack([numbers, labels]))[0, 1])
     expected = {f"{stage}/pearson": correlation, f"{stage}/mse": error, f"{stage}/loss": error}
     assert metrics == pytest.approx(expected, rel=1e-4)
 
 
-def measure(task: SequenceClassification, found: list[Batch], stage: str) -> dict[str, float]:
+def measure(task: SequenceClassification, rows: list[Batch], stage: str) -> dict[str, float]:
     """Evaluate twice, so that what is left of the first time would show."""
     run = trainer()
     for _ in range(2):
-        (metrics,) = (run.validate if stage == "val" else run.test)(task, feed(found), verbose=False)
+        (metrics,) = (run.validate if stage == "val" else run.test)(task, feed(rows), verbose=False)
     return dict(metrics)
 
 
@@ -211,15 +211,15 @@ def test_a_fit_logs_loss_metrics_and_shares(folder: Path) -> None:
 @cases("kind", ["classes", "number"])
 def test_predictions(folder: Path, kind: str, labelled: bool) -> None:
     task = build(folder, kind)
-    found = batches(kind, EVALUATION_SIZES)
-    given = [{name: value for name, value in batch.items() if name != "labels"} for batch in found]
-    for batch, source in zip(given, found, strict=True):
+    rows = batches(kind, EVALUATION_SIZES)
+    given = [{name: value for name, value in batch.items() if name != "labels"} for batch in rows]
+    for batch, source in zip(given, rows, strict=True):
         if labelled:
             batch["labels"] = torch.full_like(source["labels"], -1)  # how published test sets hide them
     outputs: Any = trainer().predict(task, feed(given))
     logits = torch.cat([output["logits"] for output in outputs])
     predictions = torch.cat([output["predictions"] for output in outputs])
-    torch.testing.assert_close(logits, logits_of(task, found))
+    torch.testing.assert_close(logits, logits_of(task, rows))
     assert torch.equal(predictions, logits.squeeze(-1) if kind == "number" else logits.argmax(-1))
     assert predictions.shape == (sum(EVALUATION_SIZES),)
 
@@ -263,9 +263,7 @@ def test_a_model_that_cannot_be_loaded(folder: Path, tmp_path: Path, name: str) 
     (tmp_path / "broken" / "config.json").write_text("{")
     path = folder / name if (folder / name).exists() else tmp_path / name
     labels = CLASSES + 2
-    with pytest.raises(
-        ConfigurationError, match="`model_name_or_path` should be a hub id that can be reached"
-    ) as caught:
+    with pytest.raises(ConfigurationError, match="`model_name_or_path` should be a reachable hub id") as caught:
         SequenceClassification(str(path), labels, Identity())
     assert f"Found `{path}`: " in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -289,11 +287,11 @@ def test_a_learning_rate_that_is_set_overrides_the_optimizers_and_survives_a_res
         assert made.lr is None
         return made
 
-    found = task()
+    rows = task()
     data: Any = DataLoader(batches("classes"), batch_size=None)  # type: ignore[arg-type]
-    found.lr = 0.01
+    rows.lr = 0.01
     run = trainer(max_epochs=1)
-    run.fit(found, data)
+    run.fit(rows, data)
     assert [group["initial_lr"] for group in run.optimizers[0].param_groups] == [0.01, 0.01]
     run.save_checkpoint(tmp_path / "found.ckpt")
     stored = torch.load(tmp_path / "found.ckpt", weights_only=True)
@@ -311,7 +309,7 @@ def test_a_learning_rate_that_is_set_overrides_the_optimizers_and_survives_a_res
 
 
 def test_a_search_sets_the_learning_rate_of_optimizer_and_schedule(folder: Path):
-    found = SequenceClassification(
+    rows = SequenceClassification(
         str(folder / "dropout"),
         CLASSES,
         GradDrop(rate=0.2),
@@ -326,7 +324,7 @@ def test_a_search_sets_the_learning_rate_of_optimizer_and_schedule(folder: Path)
 
     finder = LearningRateFinder(num_training_steps=15, early_stop_threshold=None)
     data: Any = DataLoader(batches("classes", (4,) * 16), batch_size=None)  # type: ignore[arg-type]
-    trainer(max_epochs=1, callbacks=[finder, Rates()]).fit(found, data)
-    assert found.lr is not None
-    assert found.lr != 0.5
-    assert rates == pytest.approx([found.lr * (16 - step) / 16 for step in range(16)])
+    trainer(max_epochs=1, callbacks=[finder, Rates()]).fit(rows, data)
+    assert rows.lr is not None
+    assert rows.lr != 0.5
+    assert rates == pytest.approx([rows.lr * (16 - step) / 16 for step in range(16)])

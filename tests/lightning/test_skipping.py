@@ -1,4 +1,4 @@
-"""Both doors skip the work on what will be dropped, and put the model back as it was."""
+"""Both doors skip work on gradients that will be dropped, and restore the model afterwards."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The tasks beside the classification of texts: words, answers, rankings."""
+"""The tasks other than text classification: words, answers, rankings."""
 
 from itertools import product
 from pathlib import Path
@@ -57,17 +57,17 @@ def test_words_are_learnt_and_measured_at_their_first_piece(folder: Path) -> Non
     task = TokenClassification(str(folder / "tokens"), NAMES, Identity())
     labels = [torch.tensor([[-100, 1, 2, -100, 0], [-100, 1, -100, -100, -100]]), torch.tensor([[-100, 0, 1, 2, -100]])]
     batches = [{**inputs(len(each), 5, seed=seed), "labels": each} for seed, each in enumerate(labels)]
-    found = measured(task, batches)
+    actual = measured(task, batches)
     task.eval()
     with torch.no_grad():
         logits = [task.model(**inputs(len(each), 5, seed=seed)).logits for seed, each in enumerate(labels)]
-    told = torch.cat([each.flatten(0, 1) for each in logits])
+    chosen = torch.cat([each.flatten(0, 1) for each in logits])
     wanted = torch.cat([each.flatten() for each in labels])
-    told, wanted = told[wanted != -100], wanted[wanted != -100]
-    assert found["val/accuracy"] == pytest.approx(float((told.argmax(-1) == wanted).float().mean()))
-    losses = -told.log_softmax(-1)[torch.arange(len(wanted)), wanted]
-    assert found["val/loss"] == pytest.approx(float(losses.mean()), rel=1e-4)  # a mean over words, not over batches
-    assert {"val/span_f1", "val/span_precision", "val/span_recall"} <= set(found)
+    chosen, wanted = chosen[wanted != -100], wanted[wanted != -100]
+    assert actual["val/accuracy"] == pytest.approx(float((chosen.argmax(-1) == wanted).float().mean()))
+    losses = -chosen.log_softmax(-1)[torch.arange(len(wanted)), wanted]
+    assert actual["val/loss"] == pytest.approx(float(losses.mean()), rel=1e-4)  # a mean over words, not over batches
+    assert {"val/span_f1", "val/span_precision", "val/span_recall"} <= set(actual)
 
 
 def test_a_batch_without_a_labelled_word_does_not_count(folder: Path) -> None:
@@ -91,17 +91,17 @@ def test_the_model_knows_the_names(folder: Path) -> None:
 
 
 def test_spans_are_measured_whole(folder: Path) -> None:
-    class Told(TokenClassification):
+    class Predicting(TokenClassification):
         def forward(self, batch: Any) -> Any:
-            return SimpleNamespace(loss=torch.zeros(()), logits=batch["told"])
+            return SimpleNamespace(loss=torch.zeros(()), logits=batch["scores"])
 
-    told = torch.tensor([[0, 1, 2, 2, 0], [0, 1, 0, 0, 0]])
-    batch = {"told": torch.nn.functional.one_hot(told, 3).float(), **inputs(2, 5)}
+    chosen = torch.tensor([[0, 1, 2, 2, 0], [0, 1, 0, 0, 0]])
+    batch = {"scores": torch.nn.functional.one_hot(chosen, 3).float(), **inputs(2, 5)}
     batch["labels"] = torch.tensor([[-100, 1, 2, 0, -100], [-100, 1, -100, -100, -100]])
-    found = measured(Told(str(folder / "tokens"), NAMES, Identity()), [batch])
-    # told: X at 1-3, X at 1; right: X at 1-2, X at 1
-    assert found["val/span_f1"] == found["val/span_precision"] == found["val/span_recall"] == 0.5
-    assert found["val/accuracy"] == 0.75
+    actual = measured(Predicting(str(folder / "tokens"), NAMES, Identity()), [batch])
+    # predicted: X at 1-3, X at 1; right: X at 1-2, X at 1
+    assert actual["val/span_f1"] == actual["val/span_precision"] == actual["val/span_recall"] == 0.5
+    assert actual["val/accuracy"] == 0.75
 
 
 # ---------------------------------------------------------------- answers
@@ -116,7 +116,7 @@ def test_an_answer_is_the_best_span_of_all_windows(folder: Path) -> None:
             for token in range(2, 7):
                 offsets[window, token] = torch.tensor([shift + token - 2, shift + token - 1])
         batch = {"window_row": torch.tensor([0, 0, 1]), "offsets": offsets, "contexts": texts}
-        found = task.predict(SimpleNamespace(start_logits=starts, end_logits=ends), batch)["predictions"]
+        actual = task.predict(SimpleNamespace(start_logits=starts, end_logits=ends), batch)["predictions"]
         for row, windows in enumerate(([0, 1], [2])):
             spans = [
                 (float(starts[window, first] + ends[window, last]), offsets[window, first, 0], offsets[window, last, 1])
@@ -124,19 +124,19 @@ def test_an_answer_is_the_best_span_of_all_windows(folder: Path) -> None:
                 if first <= last < first + 3
             ]
             _, start, end = max(spans, key=lambda span: span[0])
-            assert found[row] == texts[row][start:end]
+            assert actual[row] == texts[row][start:end]
 
 
 def test_an_answer_has_no_blanks_around_it(folder: Path) -> None:
     task = ExtractiveQuestionAnswering(str(folder / "answers"), Identity())
     logits, offsets = torch.tensor([[0.0, 9.0]]), torch.tensor([[[-1, -1], [3, 8]]])
     batch = {"window_row": torch.tensor([0]), "offsets": offsets, "contexts": ["the cat sat"]}
-    found = task.predict(SimpleNamespace(start_logits=logits, end_logits=logits), batch)
-    assert found["predictions"] == ["cat"]
+    actual = task.predict(SimpleNamespace(start_logits=logits, end_logits=logits), batch)
+    assert actual["predictions"] == ["cat"]
 
 
 def test_answers_are_scored_in_the_language_of_the_part(folder: Path) -> None:
-    class Told(ExtractiveQuestionAnswering):
+    class Predicting(ExtractiveQuestionAnswering):
         def forward(self, batch: Any) -> Any:
             return SimpleNamespace(loss=torch.zeros(()), start_logits=batch["hits"][0], end_logits=batch["hits"][1])
 
@@ -148,7 +148,7 @@ def test_answers_are_scored_in_the_language_of_the_part(folder: Path) -> None:
         for name in ("en", "de")
     }
     run = trainer()
-    run.validate(Told(str(folder / "answers"), Identity()), loaders, verbose=False)
+    run.validate(Predicting(str(folder / "answers"), Identity()), loaders, verbose=False)
     assert run.callback_metrics["val/answer_exact_match/en"] == 1
     assert run.callback_metrics["val/answer_exact_match/de"] == 0  # "the" is no article there
     assert run.callback_metrics["val/answer_f1/de"] == pytest.approx(2 / 3)
@@ -169,11 +169,11 @@ def test_an_answer_is_empty_where_all_windows_say_so(folder: Path, unanswerable:
         starts, ends = torch.randn(2, 2, 5, generator=generator)
         starts[:, :2] += 2
         output = SimpleNamespace(start_logits=starts, end_logits=ends)
-        (found,) = task.predict(output, {**batch, "attention_mask": mask})["predictions"]
+        (actual,) = task.predict(output, {**batch, "attention_mask": mask})["predictions"]
         spans = [starts[w, a] + ends[w, b] for w, a, b in product(range(2), range(2, 5), range(2, 5)) if a <= b]
         null = min(starts[0, 0] + ends[0, 0], starts[1, 1] + ends[1, 1])
-        assert (found == "") == bool(unanswerable and null - max(spans) > threshold)
-        empty += found == ""
+        assert (actual == "") == bool(unanswerable and null - max(spans) > threshold)
+        empty += actual == ""
     assert (0 < empty < 50) == bool(unanswerable)
 
 
@@ -193,12 +193,12 @@ def test_answers_are_ranked_by_their_expected_grade(folder: Path, kind: str) -> 
     task = PointwiseRanking(str(folder / kind), GRADES if kind == "grades" else 1, Identity())
     batch: dict[str, Any] = {**inputs(6, 5), "group": torch.tensor([0, 0, 0, 1, 2, 2])}
     batch["labels"] = torch.tensor([0, 1, 2, 1, 0, 2]) if kind == "grades" else torch.tensor([0.0, 1, 2, 1, 0, 2])
-    found = measured(task, [batch])
+    actual = measured(task, [batch])
     (predicted,) = trainer().predict(task, DataLoader([batch], batch_size=None))  # type: ignore[arg-type, misc]
     logits = predicted["logits"]  # type: ignore[call-overload]
     scores = predicted["predictions"]  # type: ignore[call-overload]
     expected = logits.softmax(-1) @ torch.arange(3.0) if kind == "grades" else logits[:, 0]
     assert torch.allclose(scores, expected)
-    assert {"val/ndcg", "val/loss"} <= set(found)
-    assert 0 < found["val/ndcg"] <= 1
-    assert ("val/accuracy" in found) == (kind == "grades")
+    assert {"val/ndcg", "val/loss"} <= set(actual)
+    assert 0 < actual["val/ndcg"] <= 1
+    assert ("val/accuracy" in actual) == (kind == "grades")

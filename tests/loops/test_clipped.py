@@ -1,4 +1,4 @@
-"""`ClippedCheck`: a fit says at its end where a clip has scaled nearly everything nearly always."""
+"""`ClippedCheck`: a fit reports at its end that a clip scaled nearly everything nearly always."""
 
 import logging
 from pathlib import Path
@@ -30,7 +30,7 @@ STEPS = 50
 
 
 class Halved(GradientTransform):
-    """Scales everything, and is no clip."""
+    """Scales everything, and is not a clip."""
 
     def bind(self, parameters: NamedParameters, *, total_steps: int | None) -> None:
         self._names = list(parameters)
@@ -51,7 +51,7 @@ class Diverges(Callback):
         batch[0].fill_(torch.nan)
 
 
-def said(
+def messages_of(
     caplog: pytest.LogCaptureFixture,
     transform: GradientTransform,
     door: str = "module",
@@ -72,15 +72,15 @@ def said(
 @pytest.mark.parametrize("door", DOORS)
 def test_a_clip_of_everything_is_named(door: str, caplog: pytest.LogCaptureFixture) -> None:
     chain = Chain({"mask": GradDrop(0.2), "clip": ComponentNormClip(TINY)})
-    assert said(caplog, chain, door) == (
-        "`ComponentNormClip(max_norm=1e-08)` has scaled 100% of what it clips in the average of 5 windows: "
+    assert messages_of(caplog, chain, door) == (
+        "`ComponentNormClip(max_norm=1e-08)` scaled 100% of the components it clips, averaged over 5 windows: "
         "the threshold then acts as a learning rate."
     )
 
 
 def test_clips_of_all_kinds_count(caplog: pytest.LogCaptureFixture) -> None:
     for clip in (GlobalNormClip(TINY), AdaptiveGradientClip(TINY), ComponentNormClip(Linear(TINY, 2 * TINY))):
-        assert "has scaled 100% of what it clips" in said(caplog, clip), clip
+        assert "scaled 100% of the components it clips" in messages_of(caplog, clip), clip
 
 
 def test_all_else_is_silent(caplog: pytest.LogCaptureFixture) -> None:
@@ -93,10 +93,10 @@ def test_all_else_is_silent(caplog: pytest.LogCaptureFixture) -> None:
         GradDrop(0.99),
         HeadOnly(),
     ):
-        assert said(caplog, transform) == "", transform
+        assert messages_of(caplog, transform) == "", transform
     with pytest.warns(DivergenceWarning):
-        assert said(caplog, ComponentNormClip(TINY), callbacks=[Diverges()]) == ""
-    assert said(caplog, ComponentNormClip(TINY), accumulate_grad_batches=2) == ""  # in 25 windows
+        assert messages_of(caplog, ComponentNormClip(TINY), callbacks=[Diverges()]) == ""
+    assert messages_of(caplog, ComponentNormClip(TINY), accumulate_grad_batches=2) == ""  # in 25 windows
 
 
 def test_a_resumed_fit_counts_its_own_windows(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -107,8 +107,8 @@ def test_a_resumed_fit_counts_its_own_windows(tmp_path: Path, caplog: pytest.Log
             run.save_checkpoint(path)
 
     clip = ComponentNormClip(TINY)
-    assert "in the average of 5 windows" in said(caplog, clip, callbacks=[Save()])
-    assert "in the average of 5 windows" in said(caplog, clip, max_epochs=2, ckpt_path=path)
+    assert "averaged over 5 windows" in messages_of(caplog, clip, callbacks=[Save()])
+    assert "averaged over 5 windows" in messages_of(caplog, clip, max_epochs=2, ckpt_path=path)
 
 
 def test_a_second_fit_of_a_trainer_begins_anew(caplog: pytest.LogCaptureFixture) -> None:
@@ -119,7 +119,7 @@ def test_a_second_fit_of_a_trainer_begins_anew(caplog: pytest.LogCaptureFixture)
         caplog.clear()
         with caplog.at_level(logging.INFO, "lightning.pytorch"):
             run.fit(task, loader(STEPS), loader(1))
-        assert "in the average of 5 windows" in caplog.text
+        assert "averaged over 5 windows" in caplog.text
 
 
 def test_nothing_is_read_before_the_end(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
@@ -134,5 +134,5 @@ def test_nothing_is_read_before_the_end(monkeypatch: pytest.MonkeyPatch, caplog:
 
             monkeypatch.setattr(Tensor, "__float__", reading)
 
-    assert said(caplog, ComponentNormClip(TINY), callbacks=[Watch()])
+    assert messages_of(caplog, ComponentNormClip(TINY), callbacks=[Watch()])
     assert set(steps) == {STEPS}

@@ -1,4 +1,4 @@
-"""A fit that ends with weights or a validation loss that are not finite is no success, and keeps what it wrote."""
+"""A fit whose final weights or validation loss are not finite is reported, and its files are kept."""
 
 import warnings
 from collections.abc import Callable
@@ -152,14 +152,14 @@ def test_a_trainer_that_fits_twice_tells_once_each() -> None:
     run = trainer()
     for epochs in (1, 2):
         run.fit_loop.max_epochs = epochs
-        with pytest.warns(DivergenceWarning) as said:
+        with pytest.warns(DivergenceWarning) as caught:
             run.fit(task, loader())
-        assert len([warning for warning in said if warning.category is DivergenceWarning]) == 1
+        assert len([warning for warning in caught if warning.category is DivergenceWarning]) == 1
 
 
 # ---------------------------------------------------------------- the command line
 class Diverging(Plain):
-    """A module of somebody who does not know the library; its weights are undefined from a step on."""
+    """A user's module that does not use the library; its weights are undefined from a step on."""
 
     def __init__(self, start: int = 0) -> None:
         super().__init__()
@@ -175,7 +175,7 @@ class Diverging(Plain):
 
 
 class SparseDiverging(Diverging, SparseGradModule):
-    """The same through the base of this library, which warns of it in every Trainer."""
+    """The same with the base class of this library, which warns in every Trainer."""
 
     def __init__(self) -> None:
         SparseGradModule.__init__(self, gradient_transform=Identity())

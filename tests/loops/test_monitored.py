@@ -1,4 +1,4 @@
-"""What callbacks and schedulers monitor is checked before the first step."""
+"""The metrics that callbacks and schedulers monitor are checked before the first step."""
 
 import warnings
 from collections.abc import Callable, Iterable
@@ -39,7 +39,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 class Best(Callback):
-    """Somebody's own, which looks a metric up."""
+    """A user's callback, which reads a metric."""
 
     def __init__(self, monitor: str, mode: str = "min") -> None:
         self.monitor, self.mode = monitor, mode
@@ -128,9 +128,9 @@ def test_a_name_that_a_task_does_not_log_is_refused_before_the_first_step(
     assert first_steps == []
 
 
-def ours(said: Iterable[warnings.WarningMessage]) -> list[str]:
+def ours(caught: Iterable[warnings.WarningMessage]) -> list[str]:
     return [
-        message for each in said if "takes the worst" in (message := str(each.message)) or "`monitor` of" in message
+        message for each in caught if "takes the worst" in (message := str(each.message)) or "`monitor` of" in message
     ]
 
 
@@ -184,8 +184,8 @@ def test_a_task_that_logs_more_may_be_monitored_by_it(model: str) -> None:
 
 
 def test_validation_that_comes_later_is_waited_for(model: str) -> None:
-    found = fit(model, EarlyStopping("val/loss"), num_sanity_val_steps=0, check_val_every_n_epoch=2, max_epochs=2)
-    assert found.global_step == 2
+    trainer = fit(model, EarlyStopping("val/loss"), num_sanity_val_steps=0, check_val_every_n_epoch=2, max_epochs=2)
+    assert trainer.global_step == 2
 
 
 NO_VALIDATION = r"Found `monitor = 'val/loss'`, and no validation\. Near matches: `train/loss`"
@@ -209,19 +209,19 @@ def test_a_fit_without_validation_has_no_name_of_it(model: str, make: Make) -> N
     ],
 )
 def test_what_does_not_stop_a_fit_is_said(model: str, make: Make, switch: dict[str, Any], tmp_path: Path) -> None:
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         assert fit(model, make(), default_root_dir=tmp_path, **switch).global_step == 1
-    (message,) = ours(said)
+    (message,) = ours(caught)
     assert "should be a name that this fit logs. Found `monitor = 'val_loss'" in message
 
 
 @pytest.mark.parametrize("make", [partial(EarlyStopping), partial(ModelCheckpoint), Best])
 def test_a_mode_that_keeps_the_worst_is_said(model: str, make: Any, tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match="takes the worst") as said:
+    with pytest.warns(UserWarning, match="takes the worst") as caught:
         fit(model, make(monitor="val/accuracy"), default_root_dir=tmp_path)
     name = make.func.__name__ if isinstance(make, partial) else "Best"
-    assert ours(said) == [
+    assert ours(caught) == [
         f"`{name}(monitor='val/accuracy', mode='min')` takes the worst value for the best: of `val/accuracy`, higher "
         f"is better, `mode='max'`."
     ]
@@ -243,11 +243,11 @@ def own(*callbacks: Any, **arguments: Any) -> Trainer:
 
 def test_of_another_module_a_name_that_the_sanity_check_does_not_log_is_doubtful() -> None:
     missing = pytest.raises(RuntimeError, match="conditioned on metric `val_loss` which is not available")
-    with pytest.warns(UserWarning, match="unless something else logs it") as said, missing:
+    with pytest.warns(UserWarning, match="unless something else logs it") as caught, missing:
         own(early())
-    assert ours(said) == [
+    assert ours(caught) == [
         "Parameter `monitor` of `EarlyStopping` should be a name that is logged: unless something else logs it, it "
-        "will be missing. Found `monitor = 'val_loss'`, and the sanity check logged `val/loss`. Near matches: "
+        "will be missing. Found `monitor = 'val_loss'`; the sanity check logged `val/loss`. Near matches: "
         "`val/loss`."
     ]
 
@@ -275,8 +275,8 @@ def line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == 2
-    (found,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith(("error:", "Traceback")))
-    return found
+    (message,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith(("error:", "Traceback")))
+    return message
 
 
 def test_the_command_line_answers_in_one_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -70,9 +70,9 @@ def their_fit(*more: Any, path: Any = None, **arguments: Any) -> Any:
 def test_the_callback_gives_the_same_bits_in_either(tmp_path: Path) -> None:
     expected = fit("callback", STRATEGY, max_epochs=3)
     monitor = GradientMonitor(1, path=str(tmp_path / "gradients.csv"))
-    found = their_fit(monitor, callbacks.EarlyStopping("val/loss", patience=9))
-    assert found.global_step == expected.global_step > 0
-    assert_same_weights(weights(found.lightning_module), weights(expected))
+    actual = their_fit(monitor, callbacks.EarlyStopping("val/loss", patience=9))
+    assert actual.global_step == expected.global_step > 0
+    assert_same_weights(weights(actual.lightning_module), weights(expected))
 
 
 @pytest.mark.filterwarnings("ignore:The number of training batches")
@@ -81,9 +81,9 @@ def test_a_schedule_knows_how_many_steps_there_are_where_accumulation_changes() 
 
     change = {0: 1, 1: 3}
     expected = fit("callback", STRATEGY, max_epochs=3, callbacks=[GradientAccumulationScheduler(change)])
-    found = their_fit(callbacks.GradientAccumulationScheduler(change))
-    assert found.global_step == expected.global_step
-    assert_same_weights(weights(found.lightning_module), weights(expected))
+    actual = their_fit(callbacks.GradientAccumulationScheduler(change))
+    assert actual.global_step == expected.global_step
+    assert_same_weights(weights(actual.lightning_module), weights(expected))
 
 
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
@@ -135,7 +135,7 @@ def test_what_works_in_ours_alone_says_so(tmp_path: Path) -> None:
 
 
 def test_a_module_is_refused_by_the_trainer_of_the_other_package() -> None:
-    """Before any hook of ours runs; a Trainer of either package says so in a line."""
+    """Before any hook of ours runs; a Trainer of either package reports it in one line."""
     message = "`model` must be a `LightningModule` or `torch._dynamo.OptimizedModule`, got `{}`"
     with pytest.raises(TypeError, match=message.format("Sparse")):
         their_trainer().fit(type("Sparse", (SparseGradModule,), {})(gradient_transform=GradDrop(0.5)), loader())

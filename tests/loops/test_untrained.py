@@ -1,4 +1,4 @@
-"""What is said of strategies by which nothing trains, or nothing changes, in a run."""
+"""Warnings about strategies with which nothing trains, or nothing is unfrozen, in a run."""
 
 import warnings
 

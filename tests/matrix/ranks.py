@@ -1,4 +1,4 @@
-"""What several processes do for the tests of DDP and FSDP2: cases by name, and what each rank made of them."""
+"""The work of several processes for the tests of DDP and FSDP2: cases by name, and the result of each rank."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,7 +25,7 @@ def cases_on(count: int) -> Sequence[str]:
 
 
 class Results:
-    """What the processes wrote down: of a case by its name, what each rank came to.
+    """The results that the processes wrote down: by case, that of each rank.
 
     Args:
         folder: Where.

@@ -59,7 +59,7 @@ without_skipping = pytest.mark.filterwarnings("ignore:Gradients that are dropped
 
 
 def loss_of(model: nn.Module, tokens: Tensor) -> Tensor:
-    """Return a loss whose gradients the clips of the golden rows find too large in some places and not in others."""
+    """Return a loss of whose gradients the clips of the golden rows clip some and leave others."""
     return 64 * loss_on(model, tokens)
 
 
@@ -114,7 +114,7 @@ def loader(lines: Tensor | None = None, *, size: int = SIZE) -> DataLoader[Tenso
 
 
 class Stream(IterableDataset[Tensor]):
-    """The same samples, without saying how many there are."""
+    """The same samples, without a length."""
 
     def __iter__(self) -> Iterator[Tensor]:
         yield from samples()
@@ -166,11 +166,11 @@ def by_reference(row: Golden, windows: Plan, *, total_steps: int | None = None) 
     return weights(task)
 
 
-def assert_close(found: Weights, expected: Weights) -> None:
+def assert_close(actual: Weights, expected: Weights) -> None:
     """Assert equality to rounding, and that training moved something."""
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-6)
     before = weights(Task())
-    assert any(not torch.equal(weight, before[name.removeprefix("model.")]) for name, weight in found.items())
+    assert any(not torch.equal(weight, before[name.removeprefix("model.")]) for name, weight in actual.items())
 
 
 # ---------------------------------------------------------------- what becomes of each gradient

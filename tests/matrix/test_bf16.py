@@ -42,8 +42,8 @@ def test_mixed_weights_are_those_of_a_plain_loop(door: str, row: Golden, kind: t
 def test_true_weights_are_those_of_a_plain_loop(door: str, row: Golden, precision: str) -> None:
     witness = Witness()
     run = fit(door, row, callbacks=[witness], precision=precision)
-    found = weights(run)
-    assert {weight.dtype for weight in found.values()} == {TRUE[precision]}
-    assert all(weight.isfinite().all() for weight in found.values())
-    assert_same_weights(found, in_plain_loop(row, plan(), lambda: Task().to(TRUE[precision])))
+    actual = weights(run)
+    assert {weight.dtype for weight in actual.values()} == {TRUE[precision]}
+    assert all(weight.isfinite().all() for weight in actual.values())
+    assert_same_weights(actual, in_plain_loop(row, plan(), lambda: Task().to(TRUE[precision])))
     assert_follows_reference(row, witness.seen)

@@ -109,8 +109,8 @@ def fit(transform: GradientTransform, form: str, backend: str | None) -> tuple[W
     kind, compiled, door = FORMS[form]
     task, doors = through(door, transform, kind)
     run = fit_task(compiled(task, backend) if backend else task, callbacks=doors)
-    found = {name.replace("_orig_mod.", ""): weight for name, weight in weights(task).items()}
-    return found, set(door_of(run).gradient_engine.statistics)
+    actual = {name.replace("_orig_mod.", ""): weight for name, weight in weights(task).items()}
+    return actual, set(door_of(run).gradient_engine.statistics)
 
 
 # ---------------------------------------------------------------- under a Trainer
@@ -127,10 +127,10 @@ def test_every_strategy_trains_as_it_does_uncompiled(row: Golden, form: str) -> 
 
 
 def assert_trains_alike(transform: GradientTransform, form: str) -> None:
-    found, named = fit(transform, form, "eager")
+    actual, named = fit(transform, form, "eager")
     expected, names = fit(transform, form, None)
     assert named == names
-    assert_same_weights(found, expected)
+    assert_same_weights(actual, expected)
 
 
 @pytest.mark.parametrize(

@@ -177,12 +177,12 @@ class Digests(Callback):
     """Keeps a hash of all weights after every optimizer step."""
 
     def __init__(self) -> None:
-        self.found: list[str] = []
+        self.digests: list[str] = []
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        if trainer.global_step > len(self.found):
+        if trainer.global_step > len(self.digests):
             bits = b"".join(weight.numpy().tobytes() for weight in weights(pl_module).values())
-            self.found.append(blake2b(bits).hexdigest())
+            self.digests.append(blake2b(bits).hexdigest())
 
 
 def prepare(case: Run, rank: int) -> None:
@@ -195,7 +195,7 @@ def prepare(case: Run, rank: int) -> None:
 
 
 def train(case: Run, rank: int, world: int) -> dict[str, Any]:
-    """Run a case; return what came of it, in plain numbers and tensors."""
+    """Run a case; return its result in plain numbers and tensors."""
     prepare(case, rank)
     task, doors = through(case.door, case.transform, case.kind, skip_dropped=case.skip)
     digests, witness = Digests(), Witness()
@@ -215,7 +215,7 @@ def train(case: Run, rank: int, world: int) -> dict[str, Any]:
     run.fit(task, DataLoader(data, batch_size=None))
     return {
         "weights": weights(task),
-        "digests": digests.found,
+        "digests": digests.digests,
         "seen": [(window.before, window.after, window.scale, window.weights) for window in witness.seen],
         "seed": door_of(run).gradient_engine.seed,
         "skipped": task.skipped,
@@ -225,7 +225,7 @@ def train(case: Run, rank: int, world: int) -> dict[str, Any]:
 
 
 def started(case: Run, mesh: DeviceMesh, _: Path) -> Any:
-    """Run a case on one of the processes; return what came of it, or the error if it is refused."""
+    """Run a case on one of the processes; return its result, or the error if it is refused."""
     if case not in REFUSED.values():
         return train(case, mesh.get_rank(), mesh.size())
     with pytest.raises(RuntimeError) as refused:
@@ -324,9 +324,9 @@ def test_skipping_changes_nothing(results: Results, name: str) -> None:
 @cases("name", COMPILED)
 def test_compiled_blocks_are_skipped_with_the_same_bits(results: Results, name: str) -> None:
     index = GOLDEN.index(row_of(LAYERS))
-    for found, expected in zip(results[name], results[f"{index}, skipping"], strict=True):
-        assert found["skipped"] == expected["skipped"] > 0
-        assert_same_weights(found["weights"], expected["weights"])
+    for actual, expected in zip(results[name], results[f"{index}, skipping"], strict=True):
+        assert actual["skipped"] == expected["skipped"] > 0
+        assert_same_weights(actual["weights"], expected["weights"])
 
 
 @cases("name", HALF)
@@ -338,6 +338,6 @@ def test_an_overflow_on_one_rank_skips_the_step_on_all(results: Results, name: s
 
 @cases("name", REFUSED)
 def test_a_micro_batch_without_a_loss_is_refused_by_the_trainer(results: Results, name: str) -> None:
-    """What the ranks have not reduced yet would be applied otherwise, and tear the replicas apart."""
+    """Gradients that the ranks have not reduced yet would be transformed differently, and replicas would diverge."""
     for error in results[name]:
         assert "returning None in distributed training is not supported" in error

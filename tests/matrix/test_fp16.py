@@ -94,11 +94,11 @@ def shrinking() -> GradScaler:
 )
 def test_overflow_skips_the_steps_it_skips_without_us(door: str, row: Golden, kind: type[Task]) -> None:
     scaler, alone = shrinking(), shrinking()
-    found, expected = Steps(scaler), Steps(alone)
-    run = fit(door, row, kind, callbacks=[found], **half(scaler))
+    actual, expected = Steps(scaler), Steps(alone)
+    run = fit(door, row, kind, callbacks=[actual], **half(scaler))
     fit_task(kind(), callbacks=[expected], **half(alone))
-    assert found.scales == expected.scales == [2.0**20] + [2.0**4] * 5
-    assert found.moved == expected.moved == [False, False, True, True, True, True]
+    assert actual.scales == expected.scales == [2.0**20] + [2.0**4] * 5
+    assert actual.moved == expected.moved == [False, False, True, True, True, True]
     # the steps that were skipped count: masks and schedules go on where a run that skipped none would be
     assert_same_weights(weights(run), in_plain_loop(row, plan(), kind, autocast=HALF, scaler=shrinking()))
 
@@ -124,13 +124,13 @@ def test_the_overflow_of_one_entry_counts_unless_its_tensor_is_dropped_whole(
     door: str, row: Golden, kind: type[Task]
 ) -> None:
     scaler = GradScaler("cpu", 16.0)
-    found = Steps(scaler)
-    fit(door, row, type("Task", (Spiked, kind), {}), callbacks=[found], **half(scaler))
+    actual = Steps(scaler)
+    fit(door, row, type("Task", (Spiked, kind), {}), callbacks=[actual], **half(scaler))
     model = Small()
     set_gradients(model, 2)
     counts = row.does(values_of(model), window_of(2), layout_of(model))["embeddings.weight"] is not None
-    assert found.moved == [True, True, not counts, True, True, True]
-    assert found.scales == [16.0] * 2 + [8.0 if counts else 16.0] * 4
+    assert actual.moved == [True, True, not counts, True, True, True]
+    assert actual.scales == [16.0] * 2 + [8.0 if counts else 16.0] * 4
 
 
 class Counting(GradientTransform):

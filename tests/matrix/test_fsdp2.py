@@ -137,7 +137,7 @@ def metered(mesh: DeviceMesh, _: Path) -> Any:
 @case
 def nonfinite(mesh: DeviceMesh, _: Path) -> Any:
     """Let one entry, on one rank alone, be undefined in the second of three windows."""
-    told: dict[str, Any] = {}
+    report: dict[str, Any] = {}
     policies: tuple[NonFinite, ...] = ("skip", "raise")
     for policy in policies:
         model = sharded.shard(Small(), mesh)
@@ -152,10 +152,10 @@ def nonfinite(mesh: DeviceMesh, _: Path) -> Any:
             try:
                 apply(engine, step)
             except FloatingPointError as error:
-                told["error"] = str(error)
+                report["error"] = str(error)
             left.append(sum(parameter.grad is not None for parameter in model.parameters()))
-        told[policy] = left, sharded.numbers(engine.statistics)["nonfinite"]
-    return told
+        report[policy] = left, sharded.numbers(engine.statistics)["nonfinite"]
+    return report
 
 
 @case
@@ -218,17 +218,17 @@ def flat(value: Any) -> list[Any]:
     return [bits(value).numpy().tobytes()] if isinstance(value, Tensor) else [value]
 
 
-def assert_alike(found: Any, expected: Any, *, to_the_bit: bool) -> None:
+def assert_alike(actual: Any, expected: Any, *, to_the_bit: bool) -> None:
     """Compare gradients and statistics; where nothing adds up over ranks, bit for bit."""
-    (gradients, statistics), (wanted, told) = found, expected
+    (gradients, statistics), (wanted, wanted_statistics) = actual, expected
     for ours, theirs in zip(gradients, wanted, strict=True):
         assert_gradients_alike(ours, theirs, to_the_bit=to_the_bit)
-    assert statistics == pytest.approx(told, rel=1e-5)
+    assert statistics == pytest.approx(wanted_statistics, rel=1e-5)
 
 
-def assert_gradients_alike(found: Snapshot, expected: Snapshot, *, to_the_bit: bool) -> None:
-    assert found.keys() == expected.keys()
-    for name, gradient in found.items():
+def assert_gradients_alike(actual: Snapshot, expected: Snapshot, *, to_the_bit: bool) -> None:
+    assert actual.keys() == expected.keys()
+    for name, gradient in actual.items():
         other = expected[name]
         if gradient is None or other is None:
             assert gradient is other, name
@@ -272,8 +272,8 @@ def trained_alone(row: Golden) -> dict[str, Tensor]:
     return sharded.gathered_weights(model)
 
 
-def assert_seen_alike(found: list[Tensor], expected: list[Tensor]) -> None:
-    for seen, alone in zip(found, expected, strict=True):
+def assert_seen_alike(actual: list[Tensor], expected: list[Tensor]) -> None:
+    for seen, alone in zip(actual, expected, strict=True):
         skipped = seen[0].isnan() | alone[0].isnan()  # not computed by one of the two, for it is dropped whole
         assert not seen[1:, skipped].any()
         torch.testing.assert_close(seen[:, ~skipped], alone[:, ~skipped], rtol=1e-5, atol=1e-6, equal_nan=True)
@@ -289,11 +289,11 @@ def test_large_gradients_are_those_of_one_process(results: Results, subtests: py
 
 
 def test_what_one_rank_alone_finds_undefined_is_left_out_by_all(results: Results) -> None:
-    told = results["nonfinite"][0]
+    report = results["nonfinite"][0]
     everything = len(list(Small().parameters()))
-    assert told["skip"] == ([everything, 0, everything], 1)
-    assert told["raise"] == ([everything] * 3, 1)
-    assert told["error"] == (
+    assert report["skip"] == ([everything, 0, everything], 1)
+    assert report["raise"] == ([everything] * 3, 1)
+    assert report["error"] == (
         "Gradients should be finite with `nonfinite = 'raise'`. Found an infinite or undefined one, of "
         "`blocks.1.output.weight`, at step 1."
     )

@@ -1,4 +1,4 @@
-"""FSDP2 under a Trainer: the weights of one process, whole or resumed, and what callbacks see of them."""
+"""FSDP2 under a Trainer: the weights of one process, whole or resumed, and the records of callbacks."""
 
 import warnings
 from itertools import cycle

@@ -1,4 +1,4 @@
-"""Resume: a run that goes on from any optimizer step trains the weights of the run that never stopped."""
+"""Resume: a run that resumes from any optimizer step trains the weights of the uninterrupted run."""
 
 from pathlib import Path
 

@@ -1,6 +1,6 @@
-"""What kills.py stops: a fit of one process or two, and a study, as forks of a process that has the imports.
+"""The commands that kills.py stops: a fit of one process or two, and a study, as forks of a process with all imports.
 
-Every process says where it stands on a pipe: a line of its process id, its rank and a moment.
+Every process reports its progress on a pipe: lines of its process id, its rank and a moment.
 """
 
 import json
@@ -57,16 +57,16 @@ class Texts(TextDataModule):
 
 
 class Forked(subprocess.Popen[bytes]):
-    """A command of this library in a fork of this process, which need not import everything anew."""
+    """A command of this library in a fork of this process, which need not import everything again."""
 
     def _execute_child(self, args: Any, *rest: Any) -> None:
         given = dict(zip(_EXECUTE, rest, strict=False))
         self.pid = os.fork()
         if not self.pid:
-            for place in (1, 2):
-                target = given["c2pwrite" if place == 1 else "errwrite"]
+            for descriptor in (1, 2):
+                target = given["c2pwrite" if descriptor == 1 else "errwrite"]
                 if target != -1:
-                    os.dup2(target, place)
+                    os.dup2(target, descriptor)
             if given["start_new_session"]:
                 os.setsid()
             run(args[args.index("-m") + 2 :], given["env"])
@@ -88,7 +88,7 @@ def run(arguments: list[str], env: Any = None) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # the shell may have started this in the background
         os.environ.update(env or {})
         sys.argv = ["sparsegrad", *map(str, arguments)]
-        sys.stdout, sys.stderr = (os.fdopen(os.dup(place), "w", buffering=1) for place in (1, 2))
+        sys.stdout, sys.stderr = (os.fdopen(os.dup(descriptor), "w", buffering=1) for descriptor in (1, 2))
         rich._console = None  # another thread may hold its lock
         tqdm.set_lock(RLock())  # its own is shared with forks, one of which may have been killed with it
         from lightning.fabric.utilities.rank_zero import rank_zero_only

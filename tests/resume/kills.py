@@ -1,4 +1,4 @@
-"""Stops commands at random moments, in every way there is, and compares what they come to in the end.
+"""Stops commands at random moments, in every possible way, and compares their final results.
 
 `python -m tests.resume.kills FOLDER KILLS SEED [FAMILY]` prints a JSON line for each kill. A way is a signal, a
 target and a moment. Ways are drawn from the seed and tried in chains: a command is started, stopped, resumed, stopped
@@ -38,7 +38,7 @@ _OF_THE_RUN = {"callbacks", "lightning_sparsegrad_config", "lightning_sparsegrad
 
 @dataclass
 class Kill:
-    """A way to stop a command, and what came of it."""
+    """A way to stop a command, and its result."""
 
     family: str
     signal: str
@@ -96,8 +96,8 @@ class Command:
 
     def ended(self) -> bool:
         if self.status is None:
-            found, status = os.waitpid(self.process, os.WNOHANG)
-            self.status = os.waitstatus_to_exitcode(status) if found else None
+            process_id, status = os.waitpid(self.process, os.WNOHANG)
+            self.status = os.waitstatus_to_exitcode(status) if process_id else None
         return self.status is not None
 
     def alive(self) -> list[int]:
@@ -160,8 +160,8 @@ def judge(command: Command, kill: Kill, folder: Path) -> None:
     if command.status is not None and not is_other and shell not in (128 + number, 0 if kill.moment == "end" else -1):
         kill.faults.append(f"status {command.status}")
     if command.status == 128 + number and not is_other:  # by itself
-        told = (folder / "output.txt").read_text().rpartition("========")[2]
-        kill.faults += [] if "stopped" in told else ["not a word"]
+        shown = (folder / "output.txt").read_text().rpartition("========")[2]
+        kill.faults += [] if "stopped" in shown else ["not a word"]
     command.close()
 
 
@@ -172,7 +172,7 @@ def leftovers(folder: Path) -> list[str]:
 
 
 def contents(path: Path, *, is_resumed: bool) -> dict[str, Any]:
-    """Return what a checkpoint holds, but for what is of one run alone.
+    """Return the content of a checkpoint, without entries that differ between runs.
 
     One that a command was resumed from may be of another moment of its step: of before a validation that was cut short.
     Where that moment leads to is in those after it.
@@ -186,7 +186,7 @@ def contents(path: Path, *, is_resumed: bool) -> dict[str, Any]:
 
 
 def differences(family: str, folder: Path, whole: Path, resumed: set[str]) -> Iterator[str]:
-    """Yield in what a command that was stopped differs in the end from one that was not.
+    """Yield the final differences between a stopped command and an undisturbed one.
 
     Args:
         family: Which command it is.

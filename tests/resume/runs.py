@@ -1,4 +1,4 @@
-"""A fit that would show any difference, the same gone on with from a checkpoint, and what both came to."""
+"""A fit that is sensitive to any difference, the same fit resumed from a checkpoint, and the results of both."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -101,8 +101,8 @@ class Paired(Sensitive):
 
 
 @dataclass
-class Outcome:
-    """What a fit has come to."""
+class FitResult:
+    """The result of a fit."""
 
     states: dict[str, Any]
     seen: list[float]
@@ -111,7 +111,7 @@ class Outcome:
 
 
 def shuffled(**arguments: Any) -> DataLoader[Any]:
-    """Return a loader without a generator: what most people have."""
+    """Return a loader without a generator, as most users have."""
     return DataLoader(dataset(BATCHES), batch_size=2, shuffle=True, **arguments)
 
 
@@ -125,8 +125,8 @@ def fit(
     path: Path | None = None,
     kind: type[Regression] = Sensitive,
     **arguments: Any,
-) -> tuple[Trainer, Outcome]:
-    """Fit a new task, from a checkpoint if there is one; return the Trainer, and what came of it."""
+) -> tuple[Trainer, FitResult]:
+    """Fit a new task, from a checkpoint if one is given; return the Trainer and the result."""
     torch.manual_seed((0 if path is None else 99) + int(os.environ.get("RANK", "0")))
     task, door_callbacks = through(door, deepcopy(transform), kind)
     given = callbacks if callbacks is not None else [ExactResume()]
@@ -143,10 +143,10 @@ def fit(
     run.fit(
         task, shuffled() if data is None else data, validation or DataLoader(dataset(2), batch_size=2), ckpt_path=path
     )
-    return run, outcome(run)
+    return run, result_of(run)
 
 
-def outcome(run: Trainer) -> Outcome:
+def result_of(run: Trainer) -> FitResult:
     task: Any = run.lightning_module
     (optimizer,) = run.optimizers
     states = {
@@ -157,7 +157,7 @@ def outcome(run: Trainer) -> Outcome:
         "metrics": {name: float(value) for name, value in run.callback_metrics.items()},
     }
     rows = run.logger.rows if isinstance(run.logger, Rows) else []
-    return Outcome(deepcopy(states), list(task.seen), rows, run.global_step)
+    return FitResult(deepcopy(states), list(task.seen), rows, run.global_step)
 
 
 def every_step(folder: Path, **arguments: Any) -> list[Callback]:
@@ -184,7 +184,7 @@ def assert_same_bits(actual: Any, expected: Any, where: str = "") -> None:
         assert actual == expected, where
 
 
-def assert_went_on(resumed: Outcome, whole: Outcome, path: Path) -> None:
+def assert_went_on(resumed: FitResult, whole: FitResult, path: Path) -> None:
     """Assert that a resumed run did bit for bit what the whole run did after a checkpoint."""
     then = torch.load(path, weights_only=True)["until then"]
     assert resumed.seen == whole.seen[then["seen"] :]

@@ -1,4 +1,4 @@
-"""What may change on a resume does what the documentation says, or is refused."""
+"""Changes between a run and its resume: they act as documented, or are refused."""
 
 from collections.abc import Callable, Iterator
 from copy import deepcopy
@@ -79,14 +79,14 @@ def test_what_cannot_be_read_again_trains_and_is_refused_within_an_epoch(tmp_pat
     _, whole = fit("module", GradDrop(0.5), data=Once(), callbacks=every_step(tmp_path), max_epochs=2)
     assert whole.seen[:BATCHES] == [float(inputs.sum()) for inputs, _ in DataLoader(dataset(BATCHES), batch_size=2)]
     fit("module", GradDrop(0.5), data=Once(), path=tmp_path / "epoch=0.ckpt", max_epochs=2)
-    with pytest.raises(ConfigurationError, match=r"to go on within an epoch. Found `Once`"):
+    with pytest.raises(ConfigurationError, match=r"to resume within an epoch. Found `Once`"):
         fit("module", GradDrop(0.5), data=Once(), path=tmp_path / "step=3.ckpt", max_epochs=2)
 
 
 def test_another_number_of_loaders_is_refused(tmp_path: Path):
     fit("module", GradDrop(0.5), callbacks=every_step(tmp_path))
     two = [DataLoader(dataset(BATCHES), batch_size=2) for _ in range(2)]
-    with pytest.raises(ConfigurationError, match="The training should read 1 loader, as the run it goes on"):
+    with pytest.raises(ConfigurationError, match="The training should read 1 loader, as in the previous run"):
         fit("module", GradDrop(0.5), data=two, path=tmp_path / "step=3.ckpt")
 
 
@@ -99,7 +99,7 @@ def test_other_generators_of_the_training_data_are_refused(
     fit(door, GradDrop(0.5), data=before(), callbacks=every_step(tmp_path), max_epochs=2)
     given = "`generator`, `sampler.generator`"
     listed = f"{'none' if before is shuffled else given}. Found {'none' if now is shuffled else given}."
-    match = f"the generators and states that it had in the run .*: {listed}"
+    match = f"the generators and states of the run it resumes: {listed}"
     for name in ("step=3", "step=10", "epoch=0"):
         with subtests.test(name), pytest.raises(ConfigurationError, match=match):
             fit(door, GradDrop(0.5), data=now(), path=tmp_path / f"{name}.ckpt", max_epochs=2)
@@ -113,20 +113,22 @@ def test_other_generators_of_the_validation_data_begin_anew(tmp_path: Path):
     fit("module", GradDrop(0.5), callbacks=every_step(tmp_path), max_epochs=2)
     task, _ = through("module", GradDrop(0.5), Validated)
     run = trainer(callbacks=[ExactResume()], max_epochs=2)
-    with pytest.warns(UserWarning, match=r"The validation's data begins anew. .* Found `generator`"):
+    with pytest.warns(UserWarning, match=r"The validation data start again. .* Found `generator`"):
         run.fit(task, shuffled(), ckpt_path=tmp_path / "step=10.ckpt")
     assert run.global_step == 2 * BATCHES
 
 
 def test_another_amount_of_data_is_refused_within_an_epoch(tmp_path: Path, subtests: pytest.Subtests):
     fit("module", GradDrop(0.5), callbacks=every_step(tmp_path), max_epochs=2)
-    for samples, size, found in ((12, 2, "length = 6"), (14, 4, "length = 4"), (7, 1, "batch_size = 1")):
+    for samples, size, value in ((12, 2, "length = 6"), (14, 4, "length = 4"), (7, 1, "batch_size = 1")):
 
         def other(samples: int = samples, size: int = size) -> Any:
             return DataLoader(Subset(dataset(BATCHES), range(samples)), batch_size=size, shuffle=True)
 
-        with subtests.test(found):
-            with pytest.raises(ConfigurationError, match=f"to go on within an epoch, as in the run .* Found `{found}`"):
+        with subtests.test(value):
+            with pytest.raises(
+                ConfigurationError, match=f"to resume within an epoch, as in the previous run. Found `{value}`"
+            ):
                 fit("module", GradDrop(0.5), data=other(), path=tmp_path / "step=3.ckpt", max_epochs=2)
             _, resumed = fit("module", GradDrop(0.5), data=other(), path=tmp_path / "epoch=0.ckpt", max_epochs=2)
             assert len(resumed.seen) == len(other())
@@ -135,7 +137,7 @@ def test_another_amount_of_data_is_refused_within_an_epoch(tmp_path: Path, subte
 def test_data_without_a_length_that_became_less_is_refused(tmp_path: Path):
     fit("module", GradDrop(0.5), data=DataLoader(Stream(), batch_size=2), callbacks=every_step(tmp_path), max_epochs=1)
     short = type("Short", (Stream,), {"__iter__": lambda self: islice(Stream.__iter__(self), 2)})
-    with pytest.raises(ConfigurationError, match=r"the 3 batches that its epoch has already used. Found 1"):
+    with pytest.raises(ConfigurationError, match=r"the 3 batches already used. Found 1"):
         fit(
             "module", GradDrop(0.5), data=DataLoader(short(), batch_size=2), path=tmp_path / "step=3.ckpt", max_epochs=1
         )
@@ -183,8 +185,8 @@ def test_a_search_for_the_learning_rate_goes_before_it():
         lr = 0.01
 
     finder = LearningRateFinder(num_training_steps=3, update_attr=False, early_stop_threshold=None)
-    _, outcome = fit("callback", GradDrop(0.5), kind=Searching, callbacks=[finder, ExactResume()])
-    assert outcome.steps == 3 * BATCHES
+    _, result = fit("callback", GradDrop(0.5), kind=Searching, callbacks=[finder, ExactResume()])
+    assert result.steps == 3 * BATCHES
 
 
 def test_it_needs_no_transform(tmp_path: Path):

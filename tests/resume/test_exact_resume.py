@@ -1,6 +1,6 @@
-"""A run that is resumed from any checkpoint does bit for bit what the run that never stopped did.
+"""A run that is resumed from any checkpoint equals the uninterrupted run, bit for bit.
 
-`RESUME_ALL=1 pytest -m resume` goes on from every checkpoint of every case; the default from some of them.
+`RESUME_ALL=1 pytest -m resume` resumes every checkpoint of every case; by default, some of them.
 """
 
 import random
@@ -21,7 +21,7 @@ from tests.lightning.test_checkpoints import RESUMED
 from tests.resume.runs import (
     BATCHES,
     THOROUGH,
-    Outcome,
+    FitResult,
     Paired,
     assert_same_bits,
     assert_went_on,
@@ -40,7 +40,7 @@ pytestmark = [pytest.mark.resume, pytest.mark.filterwarnings("ignore:Be aware th
 
 def assert_resumes(
     folder: Path, door: str, transform: Any, data: Callable[[], Any] = shuffled, count: int = 1, **arguments: Any
-) -> Outcome:
+) -> FitResult:
     """Assert that a run can be resumed from some of its checkpoints; return what the run came to."""
     _, whole = fit(door, transform, callbacks=every_step(folder), data=data(), **arguments)
     for path in some_checkpoints(folder, count):
@@ -78,7 +78,7 @@ class Noisy(Dataset[Any]):
 
 
 class Buffered(IterableDataset[Any]):
-    """Has no length, and shuffles by a generator of its own, which goes on from epoch to epoch."""
+    """Has no length, and shuffles with its own generator, which continues from epoch to epoch."""
 
     def __init__(self) -> None:
         self.generator = torch.Generator().manual_seed(5)
@@ -137,7 +137,7 @@ class Permuted:
 
 
 class Batches:
-    """What can be iterated over."""
+    """An iterable of batches."""
 
     def __len__(self) -> int:
         return BATCHES

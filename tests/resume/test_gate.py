@@ -1,4 +1,4 @@
-"""The gate that both doors hand to the adapter: what it puts into checkpoints, and what it learns of open windows."""
+"""The gate that both doors pass to the adapter: what it puts into checkpoints, and how it sees open windows."""
 
 from itertools import product
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a resumed fit makes otherwise than the run before takes effect; what it does not stays, bit for bit."""
+"""Changed hyperparameters of a resumed fit take effect; everything else is restored bit for bit."""
 
 import logging
 from collections.abc import Callable
@@ -170,7 +170,7 @@ def test_the_new_settings_hold_from_the_resumed_step_on(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, subtests: pytest.Subtests
 ) -> None:
     caplog.set_level(logging.INFO, LOG)
-    for change, (before, now, said) in CHANGES.items():
+    for change, (before, now, expected) in CHANGES.items():
         folder = tmp_path / change
         first, whole = fit(before, folder / "first"), fit(now, folder / "whole")
         path = folder / "first" / f"step={STOP}.ckpt"
@@ -181,11 +181,11 @@ def test_the_new_settings_hold_from_the_resumed_step_on(
             with subtests.test(change, release=release):
                 resumed = fit(now, folder / f"resumed from {release}", path=path)
                 assert [settings(seen) for seen in resumed.seen] == [settings(seen) for seen in whole.seen[STOP:]]
-                told = [message for message in caplog.messages if message.startswith("The resumed fit differs")]
-                assert len(told) == bool(said)
-                if said and release == "this":
-                    assert said in told[0]
-                if not said:
+                reported = [message for message in caplog.messages if message.startswith("The resumed fit differs")]
+                assert len(reported) == bool(expected)
+                if expected and release == "this":
+                    assert expected in reported[0]
+                if not expected:
                     assert all(
                         torch.equal(*pair) for pair in zip(resumed.parameters(), first.parameters(), strict=True)
                     )

@@ -1,7 +1,7 @@
 """A command that is stopped at any moment, in any way, ends at once, leaves nothing, and is resumed exactly.
 
-`RESUME_KILLS=200 pytest -s tests/resume/test_kills.py` stops more often, and prints what came of it;
-`RESUME_KILLS_SEED=1` has it done at other moments.
+`RESUME_KILLS=200 pytest -s tests/resume/test_kills.py` stops more often, and prints the results; `RESUME_KILLS_SEED=1`
+chooses other moments.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The parts: files that are whole or not there, random states, and the switch of the command line."""
+"""Pieces of the resume: atomic files, random states, and the option of the command line."""
 
 import random
 from copy import copy, deepcopy

@@ -51,7 +51,7 @@ class Signals(Callback):
 
 
 class Caught(Signals):
-    """Catches what a signal raises, as a library may that tries something."""
+    """Catches the exception of a signal, as a library may."""
 
     def send(self, trainer: Trainer, signum: int) -> None:
         with suppress(BaseException):
@@ -72,7 +72,7 @@ def sending(hook: str, signum: int, **arguments: int) -> list[str]:
 
 
 def ended(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[Any, list[str]]:
-    """Run the command line; return its status, and what it says of the end."""
+    """Run the command line; return its status, and its final lines."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as exit_info:
         main(arguments)
@@ -113,7 +113,7 @@ def test_in_a_fit(hook: str, signum: signal.Signals, capsys: pytest.CaptureFixtu
     status, lines = ended(["fit", READER, LABELLED, *DROP, *QUICK, SAVE, *sending(hook, signum, step=1)], capsys)
     (path,) = Path("checkpoints").iterdir()
     steps = 2 if hook == "on_train_batch_start" else 4
-    again = ["stopping after the optimizer step at hand; press Ctrl+C again to stop at once"]
+    again = ["stopping after the current optimizer step; press Ctrl+C again to stop at once"]
     line = f"stopped at step {steps}; resume with sparsegrad fit --ckpt_path {path.absolute()}"
     assert (status, lines) == (STATUSES[signum], [*(again if signum == signal.SIGINT else []), line])
     main(["fit", f"--ckpt_path={path}", "--trainer.callbacks=[]"])

@@ -1,4 +1,4 @@
-"""A signal at any moment of a fit, and the run that resumes from what it leaves: bit for bit the undisturbed run."""
+"""A signal at any moment of a fit, and the run that resumes from it: bit for bit the undisturbed run."""
 
 import os
 import shlex
@@ -16,7 +16,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning_sparsegrad import ExactResume
 from lightning_sparsegrad.resume._stopping import about_end
 from tests.lightning.tasks import STRATEGIES
-from tests.resume.runs import BATCHES, THOROUGH, Outcome, Rows, alternating, assert_same_bits, fit, shuffled
+from tests.resume.runs import BATCHES, THOROUGH, FitResult, Rows, alternating, assert_same_bits, fit, shuffled
 
 MASK_AND_CLIP = STRATEGIES["mask and clip"]
 
@@ -49,7 +49,7 @@ class Signal(Callback):
 
 
 def stop(folder: Path, at: Signal, saving: list[Callback] | None = None, **arguments: Any) -> tuple[Rows, str]:
-    """Fit until a signal ends it; return what it has logged, and the checkpoint that it names."""
+    """Fit until a signal ends it; return the logged rows, and the checkpoint that it names."""
     rows = Rows()
     given = [ModelCheckpoint(folder, save_top_k=-1)] if saving is None else saving
     with pytest.raises(SIGTERMException) as ended:
@@ -60,7 +60,7 @@ def stop(folder: Path, at: Signal, saving: list[Callback] | None = None, **argum
     return rows, shlex.split(about_end(at.trainer, arguments.get("path")))[-1]
 
 
-def assert_resumes(rows: Rows, path: str, whole: Outcome, **arguments: Any) -> None:
+def assert_resumes(rows: Rows, path: str, whole: FitResult, **arguments: Any) -> None:
     """Assert that a run that was stopped, and the one that resumes from it, are the undisturbed run."""
     logger = Rows()
     _, resumed = fit("module", MASK_AND_CLIP, path=Path(path), logger=logger, **arguments)
@@ -110,11 +110,11 @@ MOMENTS: dict[str, tuple[str, int, dict[str, Any]]] = {
     "the writing of a checkpoint": ("on_save_checkpoint", 1, ENDS),
     "the end of the training": ("on_train_end", 0, ENDS),
 }
-_WHOLE: dict[str, Outcome] = {}
+_WHOLE: dict[str, FitResult] = {}
 
 
-def whole_run(arguments: dict[str, Any], **more: Any) -> Outcome:
-    """Return what the undisturbed run comes to, made once."""
+def whole_run(arguments: dict[str, Any], **more: Any) -> FitResult:
+    """Return the result of the undisturbed run, computed once."""
     key = repr(arguments)
     if more or key not in _WHOLE:
         _WHOLE[key] = fit("module", MASK_AND_CLIP, **arguments, **more)[1]

@@ -1,4 +1,4 @@
-"""What hooks change where an epoch starts, metrics keep and a validation draws goes on within the epoch."""
+"""Settings changed at the start of an epoch, metrics and validation draws continue within the epoch."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -16,7 +16,7 @@ from torchmetrics import MeanMetric, MinMaxMetric
 from lightning_sparsegrad import ExactResume
 from tests.lightning.tasks import STRATEGIES, Batch, through, trainer
 from tests.resume.runs import (
-    Outcome,
+    FitResult,
     Rows,
     Sensitive,
     alternating,
@@ -24,7 +24,7 @@ from tests.resume.runs import (
     checkpoints,
     every_step,
     fit,
-    outcome,
+    result_of,
     shuffled,
     some_checkpoints,
 )
@@ -34,7 +34,7 @@ pytestmark = [pytest.mark.resume, pytest.mark.filterwarnings("ignore:Be aware th
 
 
 class Switching(Callback):
-    """Freezes, has evaluate and accumulates anew where an epoch starts."""
+    """Freezes, sets eval mode and changes the accumulation at the start of an epoch."""
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         network: Any = pl_module.network
@@ -101,14 +101,14 @@ def test_the_order_of_a_validation_that_is_still_to_come(tmp_path: Path):
         def val_dataloader(self) -> Any:
             return own_generator()
 
-    def validated(callbacks: list[Callback], path: Path | None = None) -> Outcome:
+    def validated(callbacks: list[Callback], path: Path | None = None) -> FitResult:
         torch.manual_seed(0)
         task, _ = through("module", deepcopy(MASK_AND_CLIP), Validated)
         arguments: dict[str, Any] = {"num_sanity_val_steps": 2, "check_val_every_n_epoch": 2, "max_epochs": 2}
         saves = {"logger": Rows(), "log_every_n_steps": 1, "enable_checkpointing": path is None}
         run = trainer(callbacks=callbacks, **saves, **arguments)
         run.fit(task, shuffled(), ckpt_path=path)
-        return outcome(run)
+        return result_of(run)
 
     whole = validated(every_step(tmp_path))
     for path in some_checkpoints(tmp_path, 2):

@@ -1,4 +1,4 @@
-"""Tasks of the command line go on from within an epoch, with several validation loaders and rows grouped by length."""
+"""Tasks of the command line resume within an epoch, with several validation loaders and rows grouped by length."""
 
 from pathlib import Path
 
@@ -41,6 +41,6 @@ def test_a_task_goes_on_bit_for_bit(task: str, tmp_path: Path, monkeypatch: pyte
     assert "val/loss/mean_unseen" in metrics
     for step in (1, 4) if THOROUGH else (4,):
         (path,) = (tmp_path / "whole").rglob(f"*step={step}.ckpt")
-        again, found = fit(f"from {step}", f"--ckpt_path={path}")
-        assert found == metrics
+        again, scores = fit(f"from {step}", f"--ckpt_path={path}")
+        assert scores == metrics
         assert all(torch.equal(again[name], weight) for name, weight in weights.items())

@@ -1,4 +1,4 @@
-"""Two processes go on exactly, each with its own random states, data and metrics, or stop together at a signal."""
+"""Two processes resume exactly, each with its own random states, data and metrics, or stop together at a signal."""
 
 import json
 from pathlib import Path
@@ -49,14 +49,14 @@ def test_within_an_epoch_another_number_of_processes_is_refused(folder: Path):
     with pytest.raises(ConfigurationError) as refused:
         fit("module", TRANSFORM, data=noisy(), path=folder / "resume.two_processes/the module/step=3.ckpt")
     assert str(refused.value) == (
-        "Parameter `devices` times `num_nodes` of the Trainer should be 2 to go on within an epoch: that many "
+        "Parameter `devices` times `num_nodes` of the Trainer should be 2 to resume within an epoch: that many "
         "processes shared its data. Found 1."
     )
 
 
 def test_between_epochs_another_number_of_processes_goes_on_with_a_warning(folder: Path):
     path = folder / "resume.two_processes/the module/epoch=0.ckpt"
-    with pytest.warns(UserWarning, match="was written by 2 processes, and 1 go on: their random states start anew"):
+    with pytest.warns(UserWarning, match="was written by 2 processes, and 1 resume: their random states restart"):
         _, resumed = fit(
             "module", CASES["the module"]["transform"], data=noisy(), path=path, kind=Drifting, max_epochs=2
         )

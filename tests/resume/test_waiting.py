@@ -1,4 +1,4 @@
-"""A checkpoint asked for at a moment that cannot be gone on from waits for one that can, or is marked as not exact."""
+"""A checkpoint requested at a moment that cannot be resumed waits for one that can, or is marked as not exact."""
 
 from datetime import timedelta
 from functools import cache, partial
@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, default_collate
 from lightning_sparsegrad import ExactResume
 from lightning_sparsegrad.resume._waiting import INEXACT_KEY
 from tests.lightning.tasks import DOORS, STRATEGIES, Batch, dataset
-from tests.resume.runs import BATCHES, Outcome, Sensitive, alternating, assert_went_on, fit, pairs
+from tests.resume.runs import BATCHES, FitResult, Sensitive, alternating, assert_went_on, fit, pairs
 
 MASK_AND_CLIP = STRATEGIES["mask and clip"]
 HOOKS = ("on_train_batch_start", "on_before_backward", "on_after_backward", "on_train_batch_end")
@@ -31,7 +31,7 @@ pytestmark = [
 
 
 class Ask(Callback):
-    """Asks for a checkpoint in a hook at a micro-batch of the first epoch, and notes whether it is there at once."""
+    """Requests a checkpoint in a hook at a micro-batch of the first epoch, and notes whether it exists at once."""
 
     def __init__(self, path: Path, hook: str, batch: int) -> None:
         self.path, self.batch, self.at_once = path, batch, False
@@ -86,9 +86,9 @@ def test_the_best_and_the_last_of_validations_inside_windows_are_kept(exact: boo
     keeping = ModelCheckpoint(tmp_path, monitor="val/loss", save_top_k=2, save_last=True, filename="{step}")
     arguments: dict[str, Any] = {"accumulate_grad_batches": 3, "val_check_interval": 2}
     _, whole = fit("module", MASK_AND_CLIP, callbacks=[keeping, *([ExactResume()] if exact else [])], **arguments)
-    found = {str(path) for path in tmp_path.iterdir()}
-    assert found == {*keeping.best_k_models, keeping.last_model_path}
-    assert keeping.best_model_path in found
+    written = {str(path) for path in tmp_path.iterdir()}
+    assert written == {*keeping.best_k_models, keeping.last_model_path}
+    assert keeping.best_model_path in written
     stored = torch.load(keeping.last_model_path, weights_only=True)["callbacks"][keeping.state_key]
     assert stored["last_model_path"] == keeping.last_model_path
     assert stored["best_k_models"].keys() == keeping.best_k_models.keys()
@@ -116,7 +116,7 @@ def test_an_older_checkpoint_goes_when_the_newer_is_there(tmp_path: Path):
 def test_a_link_waits_for_what_it_leads_to(exact: bool, tmp_path: Path):
     class Watching(Callback):
         def on_validation_end(self, *_: Any) -> None:
-            found.append(last.exists() or not last.is_symlink())
+            written.append(last.exists() or not last.is_symlink())
 
     class Failing(Sensitive):
         def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -124,13 +124,13 @@ def test_a_link_waits_for_what_it_leads_to(exact: bool, tmp_path: Path):
                 raise RuntimeError("broken")
             super().validation_step(batch, batch_idx)
 
-    found: list[bool] = []
+    written: list[bool] = []
     last = tmp_path / "last.ckpt"
     linking = ModelCheckpoint(tmp_path, save_last="link", every_n_train_steps=1, filename="{step}")
     callbacks = [linking, Watching(), *([ExactResume()] if exact else [])]
     with pytest.raises(RuntimeError, match="broken"):
         fit("module", MASK_AND_CLIP, callbacks=callbacks, kind=Failing, val_check_interval=2)
-    assert found == [True]
+    assert written == [True]
     assert step_of(last) == 4
     assert (INEXACT_KEY in torch.load(last, weights_only=True)) == exact  # the validation belongs to the step
 
@@ -197,7 +197,7 @@ def test_a_fit_that_fails_before_it_trains_leaves_the_checkpoint_of_an_exception
     with pytest.warns(UserWarning, match="is not exact"):
         fail(Broken)
     before = path.read_bytes()
-    with pytest.warns(UserWarning, match=f"Checkpoint `{path}` stays as it was: the fit that would replace it has not"):
+    with pytest.warns(UserWarning, match=f"Checkpoint `{path}` is kept: the fit that would replace it has not"):
         fail(Unready)
     assert path.read_bytes() == before
 
@@ -226,7 +226,7 @@ class FailAfterTheStep(Fail):
 
 
 @cache
-def whole_run(door: str) -> Outcome:
+def whole_run(door: str) -> FitResult:
     return fit(door, MASK_AND_CLIP, accumulate_grad_batches=2)[1]
 
 
@@ -264,7 +264,7 @@ def test_an_interrupt_right_after_a_step_loses_nothing(tmp_path: Path):
 
 
 def assert_loses_nothing(path: Path, door: str, step: int, used: int) -> None:
-    """Assert that a resume goes on after a step, and after so many batches of its epoch."""
+    """Assert that a resume continues after a step, and after so many batches of its epoch."""
     assert step_of(path) == step
     whole = whole_run(door)
     match = f"on_exception.ckpt` is not exact: training stopped at step {step} "

@@ -1,6 +1,6 @@
-"""Each of two processes trains, goes on from checkpoints, and compares.
+"""Each of two processes trains, resumes from checkpoints, and compares.
 
-Writes down, for each case and rank, from how many checkpoints the run went on exactly, and where it first did not.
+Writes down, for each case and rank, from how many checkpoints the run resumed exactly, and where it first did not.
 """
 
 import os

@@ -1,6 +1,6 @@
 """Each of two processes gets a signal, stops, resumes, and compares.
 
-Writes down, for each case and rank, what came of it.
+Writes down the result of each case and rank.
 """
 
 import json
@@ -60,7 +60,7 @@ class Signal(Callback):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def outcome(case: str, folder: Path) -> dict[str, Any]:
+def result_of(case: str, folder: Path) -> dict[str, Any]:
     hook, step, ranks, arguments, *_ = CASES[case]
     arguments = {**arguments, "validation": DataLoader(dataset(10), batch_size=2)}
     arguments = {**arguments, "devices": 2, "strategy": "ddp", "kind": Drifting}
@@ -90,5 +90,5 @@ def outcome(case: str, folder: Path) -> dict[str, Any]:
 
 def main(folder: Path) -> None:
     for case in TRIED:
-        result = outcome(case, folder / case)
+        result = result_of(case, folder / case)
         (folder / f"{case} {os.environ['RANK']}.json").write_text(json.dumps(result))

@@ -1,6 +1,6 @@
 """A soak: random trainings for as long as one likes, each window checked against a slow reference engine.
 
-- `models`: what is trained, and by hand what the library has to find in it;
+- `models`: the models to train, and their structure written by hand;
 - `schedules`, `strategies`, `chains`: random strategies, each together with its slow reference and its statistics;
 - `configurations`: a random training as plain data, a function of a seed and an index;
 - `loop`: the training, with its stops; `twin`: the reference engine, which watches it;

@@ -58,13 +58,13 @@ def draw_chain(rng: Random, layout: Layout, *, layers: Sequence[str], head: Sequ
     drawn: list[Drawn] = []
     bounds: set[str] = set()
     while len(drawn) < count:
-        place = rng.choices(range(len(draws)), likely)[0]
-        part = draws[place](setting)
+        index = rng.choices(range(len(draws)), likely)[0]
+        part = draws[index](setting)
         if not bounds & part.transform.bounds:  # of clips that fight, the first stays
             bounds |= part.transform.bounds
             drawn.append(part)
-        if place == len(DRAWS):
-            likely[place] = 0.0  # a second one would draw by the same seed
+        if index == len(DRAWS):
+            likely[index] = 0.0  # a second one would draw by the same seed
     return drawn[0] if count == 1 and rng.random() < 0.7 else _link(rng, drawn)
 
 

@@ -39,10 +39,10 @@ class Stop:
 
 @dataclass(frozen=True)
 class Overflow:
-    """A number put into a gradient, of a parameter by name, at a place modulo its entries."""
+    """A number put into a gradient, of a parameter by name, at an index modulo its entries."""
 
     parameter: str
-    place: int
+    entry: int
     value: float
 
 

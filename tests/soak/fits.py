@@ -43,7 +43,7 @@ from tests.soak.strategies import Drawn
 
 
 class Interruption(Exception):  # noqa: N818  # no error
-    """What is raised in a training step."""
+    """The exception that a training step raises."""
 
 
 class Interrupted(Regression):
@@ -104,10 +104,10 @@ class Fit:
         return torch.amp.GradScaler("cpu", init_scale=2.0**20, growth_interval=3)
 
     def run(
-        self, place: int, *, callbacks: tuple[Any, ...] = (), last: int | None = None, path: Path | None = None
+        self, door: int, *, callbacks: tuple[Any, ...] = (), last: int | None = None, path: Path | None = None
     ) -> Trainer:
-        """Fit a new task; `place` says by which door."""
-        task, own = through(self.doors[place], deepcopy(self.drawn.transform), Interrupted, skip_dropped=self.skip)
+        """Fit a new task; `door` is the index of its door."""
+        task, own = through(self.doors[door], deepcopy(self.drawn.transform), Interrupted, skip_dropped=self.skip)
         assert isinstance(task, Interrupted)
         task.last = last
         run = self.trainer(callbacks=[*own, *callbacks], enable_checkpointing=bool(callbacks))

@@ -1,4 +1,4 @@
-"""A training loop as anybody would write it, with stops after which it goes on."""
+"""A plain training loop, with stops after which it resumes."""
 
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ from tests.soak.random_state import untouched_random_state
 
 
 class Interruption(Exception):  # noqa: N818  # no error
-    """What is raised inside a window."""
+    """The exception that is raised inside a window."""
 
 
 class Watcher(Protocol):
-    """What looks on while a window runs; the loop itself does not know what for."""
+    """The interface of a watcher of windows, about which the loop itself knows nothing."""
 
     def before(self, loop: "Loop", plan: Plan) -> None:
         """Look at a training before a window."""
@@ -35,7 +35,7 @@ class Watcher(Protocol):
 
 @dataclass
 class Counts:
-    """What a training has seen."""
+    """The record of a training."""
 
     windows: int = 0
     stops: int = 0
@@ -187,4 +187,4 @@ def put(model: nn.Module, overflow: Overflow | None) -> None:
         return
     gradient = model.get_parameter(overflow.parameter).grad
     if gradient is not None and gradient.numel():
-        gradient.view(-1)[overflow.place % gradient.numel()] = overflow.value
+        gradient.view(-1)[overflow.entry % gradient.numel()] = overflow.value

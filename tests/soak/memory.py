@@ -1,4 +1,4 @@
-"""That nothing piles up: resident memory, engines, threads."""
+"""A check that nothing piles up: resident memory, engines, threads."""
 
 import ctypes
 import gc

@@ -1,4 +1,4 @@
-"""What is trained: small models, and by hand what the library has to find in them."""
+"""Small models to train, and their structure written by hand."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What nobody but the user may draw from."""
+"""The global random generators, from which only the user may draw."""
 
 import random
 from collections.abc import Iterator

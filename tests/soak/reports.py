@@ -1,4 +1,4 @@
-"""What the statistics of a strategy have to say, counted one by one: for every name a lowest and a highest value."""
+"""The expected statistics of a strategy, counted one by one: for every name a lowest and a highest value."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping

@@ -22,7 +22,7 @@ SAMPLE_EVERY = 10  # trainings between samples of the memory
 
 @dataclass
 class Summary:
-    """What a soak has seen.
+    """The summary of a soak.
 
     Attributes:
         failures: What failed, each with the arguments by which it comes again.
@@ -90,7 +90,7 @@ def soak(
         say: Where progress and failures go.
     """
     summary, start = Summary(seed), monotonic()
-    told = start
+    reported = start
     for index in count() if indices is None else indices:
         if monotonic() - start > 60 * minutes or len(summary.failures) >= most_failures:
             break
@@ -101,8 +101,8 @@ def soak(
         summary.seconds = monotonic() - start
         if summary.configurations % SAMPLE_EVERY == 0:
             summary.memory.sample(summary.windows)
-        if monotonic() - told > 60:
-            told = monotonic()
+        if monotonic() - reported > 60:
+            reported = monotonic()
             _fail(summary.memory.piled_up(), summary, say)
             say(str(summary))
     _fail(summary.memory.piled_up(), summary, say)
@@ -124,8 +124,8 @@ def _check(check: Check, index: int, summary: Summary, say: Callable[[str], None
             warnings.simplefilter("error")
             check(index, summary)
     except Exception as error:  # whatever it is, the soak goes on
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:600]} ({place.filename}:{place.lineno})"
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:600]} ({frame.filename}:{frame.lineno})"
         _fail(f"--seed {summary.seed} --only {index}: {reason}", summary, say)
 
 

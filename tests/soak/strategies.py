@@ -55,7 +55,7 @@ class Drawn:
 
 @dataclass
 class Setting:
-    """What strategies are drawn for.
+    """The context in which strategies are drawn.
 
     Args:
         rng: Where to draw from.

@@ -47,12 +47,12 @@ def test_a_configuration_comes_again_by_its_seed_and_index():
 def test_a_strategy_that_the_soak_does_not_know_is_drawn_as_its_golden_rows_have_it(monkeypatch: pytest.MonkeyPatch):
     assert {type(row.transform) for row in GOLDEN} <= {*DRAWS, *(type(row.transform) for row in OTHERS), Chain}
     monkeypatch.setattr(chains, "OTHERS", [row for row in GOLDEN if isinstance(row.transform, ValueClip)])
-    summary, found = Summary(0), 0
+    summary, caught = Summary(0), 0
     for index in range(12):
         if any(leaf.reports is None for leaf in draw_configuration(0, index).drawn.leaves()):
             check_training(index, summary)
-            found += 1
-    assert found > 1
+            caught += 1
+    assert caught > 1
 
 
 # ---------------------------------------------------------------- what is broken on purpose
@@ -135,11 +135,11 @@ BROKEN_RARELY = [
 )
 def test_what_is_broken_is_found(break_: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch):
     break_(monkeypatch)
-    said: list[str] = []
-    summary = soak(0, range(60), most_failures=1, say=said.append)
+    lines: list[str] = []
+    summary = soak(0, range(60), most_failures=1, say=lines.append)
     assert summary.failures  # of one configuration, whose training and fit may fail both
-    assert said == [f"FAILED {failure}" for failure in summary.failures]
-    assert all(line.startswith(f"FAILED --seed 0 --only {summary.configurations - 1}: ") for line in said)
+    assert lines == [f"FAILED {failure}" for failure in summary.failures]
+    assert all(line.startswith(f"FAILED --seed 0 --only {summary.configurations - 1}: ") for line in lines)
 
 
 @pytest.mark.long
@@ -158,13 +158,13 @@ def test_engines_that_pile_up_are_found():
     ("growth", "blocks", "found"),
     [(0, 0, False), (0.5, 100, False), (2, 0, True), (0, 2000, True), (-2, -2000, False)],
 )
-def test_memory_that_grows_is_found(growth: float, blocks: int, found: bool):
+def test_memory_that_grows_is_found(growth: float, blocks: int, caught: bool):
     memory = Memory()
     memory.samples = [
         (windows, 400 + growth * windows / 1000 + windows % 3, 10**6 + blocks * windows // 1000)
         for windows in range(0, 10_000, 100)
     ]
-    assert (memory.failure() is not None) == found
+    assert (memory.failure() is not None) == caught
 
 
 def test_a_short_soak_tells_nothing_about_memory():

@@ -91,16 +91,16 @@ class Twin:
         assert self.scaler.state_dict() == loop.scaler.state_dict(), "the scaler saw something else"
         eps = torch.finfo(self.configuration.dtype).eps
         for name, parameter in self.model.named_parameters():
-            found = loop.model.get_parameter(name).detach()
+            actual = loop.model.get_parameter(name).detach()
             if parameter.grad is None or not taken:
-                assert torch.equal(found, before[name]), f"{name} moved although it was dropped whole"
+                assert torch.equal(actual, before[name]), f"{name} moved although it was dropped whole"
                 continue
             self.comparisons += 1
             expected = parameter.detach()
             moved, sizes = (expected - before[name]).abs(), expected.abs() + before[name].abs()
             allowed = _CLOSE[self.configuration.dtype] * (self.configuration.rate + moved) + 2 * eps * sizes
-            same = (found == expected) | (found.isnan() & expected.isnan()) | ((found - expected).abs() <= allowed)
-            assert bool(same.all()), f"the weight {name} is {found}, the reference says {expected}"
+            same = (actual == expected) | (actual.isnan() & expected.isnan()) | ((actual - expected).abs() <= allowed)
+            assert bool(same.all()), f"the weight {name} is {actual}, the reference says {expected}"
 
     # ------------------------------------------------------------ the reference
     def _reference(self, values: Values, plan: Plan, scale: float) -> tuple[Values, Values, Ranges | None]:
@@ -131,10 +131,10 @@ class Twin:
         return {name: entries and _entries(_tensor(entries, scale, dtype), scale) for name, entries in values.items()}
 
     def _compare(
-        self, name: str, found: Tensor | None, expected: Entries | None, mask: Entries | None, scale: float
+        self, name: str, actual: Tensor | None, expected: Entries | None, mask: Entries | None, scale: float
     ) -> None:
-        if found is None or expected is None:
-            assert found is None, f"{name} should be dropped whole"
+        if actual is None or expected is None:
+            assert actual is None, f"{name} should be dropped whole"
             assert expected is None, f"{name} should not be dropped whole"
             return
         self.comparisons += 1
@@ -142,17 +142,17 @@ class Twin:
         info = torch.finfo(dtype)
         wanted = _tensor(expected, scale, dtype)
         smallest = info.tiny * info.eps
-        _assert_close(found, wanted, f"the gradient of {name}", rtol=_CLOSE[dtype], atol=3 * smallest)
+        _assert_close(actual, wanted, f"the gradient of {name}", rtol=_CLOSE[dtype], atol=3 * smallest)
         assert mask is not None
         dropped = torch.tensor([value == 0 for value in mask.values], dtype=torch.bool).view(mask.shape)
-        assert not found[dropped & found.isfinite()].any(), f"{name} keeps what is to be dropped"
+        assert not actual[dropped & actual.isfinite()].any(), f"{name} keeps what is to be dropped"
         large = ~dropped & (wanted.double().abs() > 8 * smallest)
-        assert bool((found[large] != 0).all()), f"{name} drops what is to be kept"
+        assert bool((actual[large] != 0).all()), f"{name} drops what is to be kept"
 
 
-def _assert_close(found: Tensor, expected: Tensor, what: str, *, rtol: float = 0, atol: float = 0) -> None:
+def _assert_close(actual: Tensor, expected: Tensor, what: str, *, rtol: float = 0, atol: float = 0) -> None:
     torch.testing.assert_close(
-        found, expected, rtol=rtol, atol=atol, equal_nan=True, msg=lambda text: f"{what}: {text} Found {found}"
+        actual, expected, rtol=rtol, atol=atol, equal_nan=True, msg=lambda text: f"{what}: {text} Found {actual}"
     )
 
 
@@ -174,9 +174,9 @@ def _count_hooks(model: nn.Module) -> int:
     return sum(len(module._forward_pre_hooks) + len(module._forward_hooks) for module in model.modules())
 
 
-def _check_statistics(found: dict[str, Tensor], expected: Ranges) -> None:
-    assert found.keys() == expected.keys(), f"statistics {sorted(found.keys() ^ expected.keys())}"
-    for name, value in found.items():
+def _check_statistics(actual: dict[str, Tensor], expected: Ranges) -> None:
+    assert actual.keys() == expected.keys(), f"statistics {sorted(actual.keys() ^ expected.keys())}"
+    for name, value in actual.items():
         low, high = expected[name]
         number = float(value)
         assert value.shape == (), name

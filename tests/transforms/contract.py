@@ -1,4 +1,4 @@
-"""What the tests of the contract share: a test for every golden row, and what statistics may hold."""
+"""Helpers for the tests of the contract: a test for every golden row, and the allowed statistics."""
 
 import pytest
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Models with many units of every granularity, and what GradDrop keeps of them."""
+"""Models with many units of every granularity, and the entries that GradDrop keeps."""
 
 from typing import Any
 

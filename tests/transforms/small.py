@@ -68,14 +68,14 @@ class Small(nn.Module):
 
 
 def by_formula(name: str, count: int, step: int) -> Tensor:
-    """Return numbers for a parameter that no rounding touches: multiples of 1/32 in (-2, 2), none of them zero."""
+    """Return numbers for a parameter that no rounding changes: multiples of 1/32 in (-2, 2), none of them zero."""
     start = sum(name.encode()) + 17 * step
     numbers = [(start + 37 * index) % 127 - 63 for index in range(count)]
     return torch.tensor([number or 5 for number in numbers], dtype=torch.float32) / 32
 
 
 def layout_of(model: Small) -> Layout:
-    """Return by hand what the library has to find in the model."""
+    """Return the structure of the model, written by hand, that the library has to find."""
     tied = model.head.weight is model.embeddings.weight
     depths: dict[str, frozenset[int]] = {}
     roles: dict[str, dict[str, int]] = {}
@@ -110,7 +110,7 @@ def window_of(step: int) -> When:
 
 # ---------------------------------------------------------------- running
 def on_one_thread() -> Iterator[None]:
-    """Hold torch to one thread, for a fixture: on tensors this small, handing work over takes longer than doing it."""
+    """Limit torch to one thread, for a fixture: on tensors this small, more threads are slower."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -162,13 +162,13 @@ def run(
 
 
 def bits(tensor: Tensor) -> Tensor:
-    """Return a tensor's bits, which tell -0.0 from 0.0 and one undefined number from another."""
+    """Return the bits of a tensor, which distinguish -0.0 from 0.0 and one NaN from another."""
     return tensor.contiguous().view({2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()])
 
 
-def assert_same_bits(found: Mapping[str, Tensor | None], expected: Mapping[str, Tensor | None]) -> None:
-    assert found.keys() == expected.keys()
-    for name, tensor in found.items():
+def assert_same_bits(actual: Mapping[str, Tensor | None], expected: Mapping[str, Tensor | None]) -> None:
+    assert actual.keys() == expected.keys()
+    for name, tensor in actual.items():
         other = expected[name]
         if tensor is None or other is None:
             assert tensor is other, f"only one of the two dropped {name} whole"
@@ -177,24 +177,24 @@ def assert_same_bits(found: Mapping[str, Tensor | None], expected: Mapping[str, 
 
 
 # ---------------------------------------------------------------- the reference on a model
-def values_of(found: nn.Module | Snapshot, *, scale: float = 1.0) -> Values:
+def values_of(actual: nn.Module | Snapshot, *, scale: float = 1.0) -> Values:
     """Return gradients for the reference, divided by a loss scale."""
-    gradients = snapshot(found) if isinstance(found, nn.Module) else found
+    gradients = snapshot(actual) if isinstance(actual, nn.Module) else actual
     return {
         name: None if grad is None else Entries(tuple(grad.shape), (grad.double() / scale).flatten().tolist())
         for name, grad in gradients.items()
     }
 
 
-def assert_equals_reference(found: nn.Module | Snapshot, expected: Values) -> None:
-    """Assert that the gradients of a model, or gradients by name, are what the reference says."""
+def assert_equals_reference(actual: nn.Module | Snapshot, expected: Values) -> None:
+    """Assert that the gradients of a model, or gradients by name, equal the reference."""
     tolerance = {
         torch.float64: (1e-6, 1e-9),
         torch.float32: (1e-5, 1e-7),
         torch.float16: (2e-3, 1e-6),
         torch.bfloat16: (1.6e-2, 1e-7),
     }
-    for name, gradient in (snapshot(found) if isinstance(found, nn.Module) else found).items():
+    for name, gradient in (snapshot(actual) if isinstance(actual, nn.Module) else actual).items():
         entries = expected[name]
         if entries is None or gradient is None:
             assert entries is None, f"{name} was dropped whole"

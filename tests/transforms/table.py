@@ -14,7 +14,7 @@ _REFERENCE = re.compile(
 
 
 def lines() -> Iterator[str]:
-    """Yield the lines of the table: clips, freezes, masks, and what is none of these."""
+    """Yield the lines of the table: clips, freezes, masks, and others."""
     yield "| strategy | overlays in `configs/gradient/` | what it does | source |"
     yield "|---|---|---|---|"
     for strategy in sorted(STRATEGIES, key=_order):
@@ -39,7 +39,7 @@ def summary(strategy: type) -> str:
 
 
 def source(strategy: type) -> str:
-    """Return the authors and the year of what a strategy is written after, with a link; nothing if it names nothing."""
+    """Return the authors, year and link of a strategy's reference; an empty string if it has none."""
     paragraphs = re.split(r"\n\n(?=[A-Z]\w+:\n)", getdoc(strategy) or "")
     references = [text.partition("\n")[2] for text in paragraphs if text.startswith("References:")]
     if not references:

@@ -1,4 +1,4 @@
-"""AdaptiveGradientClip: which units a model has, what is left out, and what is refused."""
+"""AdaptiveGradientClip: the units of a model, exclusions, and refusals."""
 
 from math import inf, nan
 from typing import Any

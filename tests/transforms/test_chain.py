@@ -1,4 +1,4 @@
-"""Chain: order is semantics, names are addresses, and what cannot go together is refused."""
+"""Chain: the order matters, names are addresses, and incompatible members are refused."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""ComponentNormClip: what a component is, thresholds of its own, and what the authors' code does."""
+"""ComponentNormClip: components, their thresholds, and the authors' code."""
 
 from math import inf, nan
 from typing import Any
@@ -37,7 +37,7 @@ def _apply(model: nn.Module, transform: ComponentNormClip, **window: Any) -> Gra
 
 
 def _units(gradients: dict[str, Tensor | None], kind: ComponentKind) -> dict[str, list[Tensor]]:
-    """Return by hand what the components of GPT-2 are."""
+    """Return the components of GPT-2, written by hand."""
     units: dict[str, list[Tensor]] = {}
     for name, gradient in gradients.items():
         assert gradient is not None
@@ -130,13 +130,13 @@ def test_a_fused_projection_is_clipped_as_three_separate_ones_would_be():
 
 
 def test_without_fused_projections_projection_and_tensor_are_the_same():
-    found = []
+    snapshots = []
     for kind in ("projection", "tensor"):
         model = tiny_bert()
         _set_random_gradients(model)
         _apply(model, ComponentNormClip(0.1, components=kind))
-        found.append(snapshot(model))
-    assert_same_bits(*found)
+        snapshots.append(snapshot(model))
+    assert_same_bits(*snapshots)
 
 
 def test_a_layout_by_pattern_cuts_a_projection_that_is_not_recognised():

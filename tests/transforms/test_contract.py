@@ -1,4 +1,4 @@
-"""What holds for every strategy. The strategies are found by themselves; each needs an overlay and a golden row."""
+"""The contract of all strategies, which are collected automatically; each needs an overlay and a golden row."""
 
 import json
 import os
@@ -115,11 +115,11 @@ def windows_opened_in_another_order_give_the_same_bits(row: Golden):
 def the_order_of_parameters_does_not_matter(row: Golden):
     model = Small(permuted=True)
     assert list(dict(model.named_parameters())) != list(dict(Small().named_parameters()))
-    expected, found = run(row.transform), run(row.transform, model=model)
+    expected, reordered = run(row.transform), run(row.transform, model=model)
     for step in WINDOWS:
-        assert found[step].keys() == expected[step].keys()
+        assert reordered[step].keys() == expected[step].keys()
         for name, gradient in expected[step].items():
-            other = found[step][name]
+            other = reordered[step][name]
             assert (other is None) == (gradient is None), name
             if gradient is not None and other is not None:
                 assert torch.equal(other == 0, gradient == 0), name

@@ -1,4 +1,4 @@
-"""What holds for every strategy, on nasty gradients and on none, and under a loss scale."""
+"""The contract of all strategies on nasty gradients, on none, and under a loss scale."""
 
 import pytest
 import torch
@@ -113,10 +113,10 @@ def parameters_without_a_gradient_stay_without(row: Golden):
     for name in missing:
         model.get_parameter(name).grad = None
     apply(engine, 0)
-    found = snapshot(model)
-    assert all(found[name] is None for name in missing)
-    assert any(gradient is not None for gradient in found.values())
-    assert {name for name in expected if expected[name] is None} <= {name for name in found if found[name] is None}
+    actual = snapshot(model)
+    assert all(actual[name] is None for name in missing)
+    assert any(gradient is not None for gradient in actual.values())
+    assert {name for name in expected if expected[name] is None} <= {name for name in actual if actual[name] is None}
 
 
 @law

@@ -1,4 +1,4 @@
-"""What holds for every strategy in what it says about itself."""
+"""The contract of all strategies for their representations and statistics."""
 
 from copy import deepcopy
 

@@ -1,4 +1,4 @@
-"""GlobalNormClip: what torch's own `clip_grad_norm_` does, in true gradient units."""
+"""GlobalNormClip: the same as torch's own `clip_grad_norm_`, in true gradient units."""
 
 from math import inf, nan
 from typing import Any

@@ -1,4 +1,4 @@
-"""GradDrop: how much it drops, when it draws anew, and what it leaves alone."""
+"""GradDrop: how much it drops, when it draws again, and which tensors it skips."""
 
 from itertools import combinations
 from math import sqrt
@@ -178,7 +178,7 @@ def test_a_tied_tensor_is_found_by_any_of_its_names():
 
 # ---------------------------------------------------------------- schedules
 class Step(Schedule):
-    """A schedule of a user's own: one value in the first half, another in the second."""
+    """A user's schedule: one value in the first half, another in the second."""
 
     def __call__(self, progress: float, height: float = 1.0) -> float:
         return 0.25 if progress < 0.5 else 0.75

@@ -95,7 +95,7 @@ def test_a_dropped_entry_is_multiplied_so_that_an_overflow_stays_visible():
 def test_a_dropped_entry_does_not_depend_on_how_the_gradient_lies_in_memory():
     model = Small()
     engine = engine_for(model, GradDrop(0.5))
-    found = []
+    masks = []
     for transposed in (False, True):
         set_gradients(model, 0)
         weight = model.get_parameter("blocks.0.output.weight")
@@ -104,5 +104,5 @@ def test_a_dropped_entry_does_not_depend_on_how_the_gradient_lies_in_memory():
             weight.grad = weight.grad.t().contiguous().t()
             assert not weight.grad.is_contiguous()
         apply(engine, 0)
-        found.append(bits(weight.grad))
-    assert torch.equal(*found)
+        masks.append(bits(weight.grad))
+    assert torch.equal(*masks)

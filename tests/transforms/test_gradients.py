@@ -1,4 +1,4 @@
-"""What the gradients of a window tell a strategy, when it asks."""
+"""The properties of a window's gradients that a strategy may read."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from tests.transforms.small import Small, fill_gradients
 
 
 class Asking(GradientTransform):
-    """Asks for everything twice: as it comes, and when it has changed the gradients."""
+    """Reads everything twice: before and after changing the gradients."""
 
     def __init__(self) -> None:
         self.norms: list[dict[str, Tensor]] = []

@@ -57,7 +57,7 @@ def test_a_layer_may_join_every_epoch():
 
 
 class Stairs(Schedule):
-    """A schedule of a user's own: all but the embeddings after a tenth, everything in the last tenth."""
+    """A user's schedule: all but the embeddings after a tenth, everything in the last tenth."""
 
     def __call__(self, progress: float, height: float = 1.0) -> float:
         return 0.0 if progress < 0.1 else 0.6 if progress < 0.9 else 1.0

@@ -1,4 +1,4 @@
-"""The null object, and the limits in which every other strategy is it: bit for bit, launching nothing."""
+"""Identity, and the limits in which every other strategy equals it: bit for bit, without a kernel launch."""
 
 from math import inf
 from typing import Any
@@ -56,7 +56,7 @@ class Launches(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _set_odd_bits(model: Small) -> None:
-    """Fill the gradients with what arithmetic changes: -0.0, infinities, and two kinds of undefined numbers."""
+    """Fill the gradients with values that arithmetic changes: -0.0, infinities, and two kinds of NaN."""
     odd = torch.tensor([-(1 << 31), 0x7F800000, -0x800000, 0x7FC00001, 0x7F800001, 1], dtype=torch.int32)
     for parameter in model.parameters():
         words = odd.repeat(parameter.numel() // len(odd) + 1)[: parameter.numel()]

@@ -1,4 +1,4 @@
-"""LayerGradDrop: whole layers lose their gradient, embeddings and blocks alike; the head always trains."""
+"""LayerGradDrop: the gradients of whole layers are dropped, embeddings and blocks alike; the head always trains."""
 
 from math import nan, sqrt
 from typing import Any
@@ -24,7 +24,7 @@ def _trained(engine: GradientEngine, model: nn.Module, step: int, epoch: int | N
 
 
 def _pattern(engine: GradientEngine, model: nn.Module, step: int, epoch: int | None = None) -> tuple[bool, ...]:
-    """Return which layers train, after checking that none does by half and that the head does."""
+    """Return which layers train, after checking that each trains whole or not at all and that the head does."""
     names = _trained(engine, model, step, epoch)
     assert names >= HEAD
     pattern = []

@@ -1,4 +1,4 @@
-"""ValueClip: two-sided, and no overflow ends as a bound."""
+"""ValueClip: two-sided, and no overflow becomes the bound."""
 
 from math import inf, nan
 from typing import Any

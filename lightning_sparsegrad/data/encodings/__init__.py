@@ -1,4 +1,4 @@
-"""Encodings of rows, by task: which columns are read, token ids and labels, and how predictions are read back."""
+"""Encodings of rows for each task: from columns to token ids and labels, and from outputs to predictions."""
 
 from lightning_sparsegrad.data.encodings._answers import AnswerEncoding
 from lightning_sparsegrad.data.encodings._base import Encoding, Tokens, kind_of

@@ -1,4 +1,4 @@
-"""Questions about texts that hold the answers."""
+"""The encoding of questions about texts that contain the answers."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ _NO_TEXT = (-1, -1)
 
 
 class AnswerEncoding(Encoding):
-    """A question, a text, and the answers: spans of the text.
+    """Encoding of a question, a text, and the answers, which are spans of the text.
 
-    A text that is too long is cut into windows that overlap, each behind the question. A batch to train on holds one
-    window per row: `input_ids` and `attention_mask` (and `token_type_ids` where the tokenizer makes them), integers of
-    shape (windows, length), and `start_positions` and `end_positions` of shape (windows,), the tokens where the first
-    answer begins and ends, or the first token of all where the window does not hold it whole, or there is none. A
-    batch to evaluate or predict holds all windows of its rows, and `window_row`, `offsets`, `contexts` and `answers`,
-    as `ExtractiveQuestionAnswering` has them; the answer to a question without one is an empty text.
+    A text that is too long is split into overlapping features, each with the question in front. A training batch has
+    one feature per row: `input_ids` and `attention_mask` (and `token_type_ids` if the tokenizer returns them), integers
+    of shape (features, length), and `start_positions` and `end_positions` of shape (features,), the first and last
+    token of the first answer, or the first token of the feature if it does not contain the whole answer or there is
+    none. A batch for evaluation or prediction has all features of its rows, and `window_row`, `offsets`, `contexts` and
+    `answers` as in `ExtractiveQuestionAnswering`; the answer to a question without one is an empty text.
 
     Args:
         question_column: The column of the questions.
         context_column: The column of the texts.
         answers_column: The column of the answers: `{"text": [...], "answer_start": [...]}`, in characters, or a list of
-            such with one answer each; empty where the text does not answer the question, as in SQuAD 2.
-        stride: How many tokens neighbouring windows share.
-        max_question_length: The tokens a question is truncated to.
+            such dicts with one answer each; empty if the text does not answer the question, as in SQuAD 2.
+        stride: The number of tokens that adjacent features share.
+        max_question_length: The number of tokens that a question is truncated to.
 
     Raises:
         ConfigurationError: If a number is out of range.
@@ -46,7 +46,7 @@ class AnswerEncoding(Encoding):
 
     task_kind = TaskKind.QUESTION_ANSWERING
     labels: ClassVar[tuple[str, ...]] = ("start", "end")
-    """What a model tells of each token: is it the first of the answer, is it the last."""
+    """The two outputs per token: whether it is the first token of the answer, and whether it is the last."""
 
     padding = {"offsets": _NO_TEXT}  # noqa: RUF012  # read only
 
@@ -72,18 +72,19 @@ class AnswerEncoding(Encoding):
 
     @override
     def label_space(self, rows: Dataset, split: str, names: Sequence[str] | None = None) -> LabelSpace:
-        """Return what is told of each token."""
+        """Return the outputs per token."""
         return LabelSpace(self.answers_column, self.labels)
 
     @override
     def encode(self, rows: Dataset, split: str, tokens: Tokens, labels: LabelSpace | None) -> Dataset:
-        """Return the windows, one to a row for training, else all windows of a row together.
+        """Return the features, one per row for training, otherwise all features of a row together.
 
         Raises:
-            ConfigurationError: If a column is missing, a text is missing or no text, a text does not hold its answer,
-                no question to train on has one, there is no room for windows, or the tokenizer is no fast one.
+            ConfigurationError: If a column or a text is missing, a value is not text, a text does not contain its
+                answer, no training question has an answer, there is no room for the text, or the tokenizer is not a
+                fast one.
         """
-        tokens.require_places()
+        tokens.require_offsets()
         require_columns(rows, dict(zip(self.columns, ("question_column", "context_column"), strict=True)), split)
         require_text(rows, self.columns, split)
         self._require_room(tokens)
@@ -93,7 +94,7 @@ class AnswerEncoding(Encoding):
             columns.append(self.answers_column)
             if kind_of(split) == "train" and not any(map(_has_answer, rows[self.answers_column])):
                 raise ConfigurationError(
-                    f"Column `{self.answers_column}` of split `{split}` should hold an answer in some row. Found none."
+                    f"Column `{self.answers_column}` of split `{split}` should have an answer in some row. Found none."
                 )
         try:
             return rows.select_columns(columns).map(
@@ -111,19 +112,19 @@ class AnswerEncoding(Encoding):
                 desc=f"Tokenizing {split}",
             )
         except _AnswerError as error:
-            found = zip(rows[self.answers_column], rows[self.columns[1]], strict=True)
-            row = next(place for place, (given, context) in enumerate(found) if _is_wrong(given, context))
+            pairs = zip(rows[self.answers_column], rows[self.columns[1]], strict=True)
+            row = next(index for index, (given, context) in enumerate(pairs) if _is_wrong(given, context))
             raise ConfigurationError(
                 f"Column `{self.answers_column}` of split `{split}` should {error} This is row {row}."
             ) from error
 
     def has_unanswerable(self, rows: Dataset) -> bool:
-        """Return whether the rows hold a question without an answer."""
+        """Return whether any row has a question without an answer."""
         return not all(map(_has_answer, rows[self.answers_column]))
 
     @override
     def decode(self, output: Mapping[str, Any], batch: Batch, labels: LabelSpace) -> list[Any]:
-        """Return the answer to each row's question."""
+        """Return the answer to the question of each row."""
         return list(output["predictions"])
 
     @override
@@ -150,14 +151,14 @@ class AnswerEncoding(Encoding):
         room = tokens.max_length - self.max_question_length - special
         if room <= self.stride:
             raise ConfigurationError(
-                f"Parameter `max_length` should leave more than `stride` tokens beside a question of "
+                f"Parameter `max_length` should leave room for more than `stride` tokens beside a question of "
                 f"`max_question_length` and {special} special tokens. Found `max_length = {tokens.max_length}`, "
                 f"`stride = {self.stride}`, `max_question_length = {self.max_question_length}`."
             )
 
 
 class _AnswerError(ValueError):
-    """The rest of a sentence about the column of the answers."""
+    """The end of an error sentence about the column of the answers."""
 
 
 def _encode_questions(
@@ -186,22 +187,22 @@ def _encode_questions(
     for window, (row, offsets) in enumerate(zip(rows, all_offsets, strict=True)):
         parts = encoded.sequence_ids(window)
         inside = [tuple(where) if part == 1 else _NO_TEXT for where, part in zip(offsets, parts, strict=True)]
-        found: dict[str, Any] = {name: values[window] for name, values in encoded.items()}
+        feature: dict[str, Any] = {name: values[window] for name, values in encoded.items()}
         if spans is not None:
-            places = _tokens_of(spans[row][0], inside) if spans[row] else (0, 0)
-            found["start_positions"], found["end_positions"] = places
-        windows.append(found if is_train else {**found, "offsets": inside})
+            positions = _tokens_of(spans[row][0], inside) if spans[row] else (0, 0)
+            feature["start_positions"], feature["end_positions"] = positions
+        windows.append(feature if is_train else {**feature, "offsets": inside})
     if is_train:
         return {name: [window[name] for window in windows] for name in windows[0]} if windows else {}
     by_row: list[list[dict[str, Any]]] = [[] for _ in contexts]
-    for row, found in zip(rows, windows, strict=True):
-        by_row[row].append(found)
+    for row, feature in zip(rows, windows, strict=True):
+        by_row[row].append(feature)
     texts = {} if spans is None else {"answers": [[text for *_, text in each] or [""] for each in spans]}
     return {"windows": by_row, "contexts": contexts, **texts}
 
 
 def _truncated(questions: list[str], tokenizer: PreTrainedTokenizerBase, length: int) -> list[str]:
-    """Return the questions without leading blanks, cut behind `length` tokens."""
+    """Return the questions without leading spaces, truncated to `length` tokens."""
     questions = [question.lstrip() for question in questions]
     ends = tokenizer(questions, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
     return [
@@ -211,18 +212,18 @@ def _truncated(questions: list[str], tokenizer: PreTrainedTokenizerBase, length:
 
 
 def _spans(answers: Any, context: str) -> list[tuple[int, int, str]]:
-    """Return where each answer begins and ends, in characters and without blanks around it, and its text.
+    """Return the start and end of each answer, in characters and without surrounding spaces, and its text.
 
-    An answer without a text says that there is none.
+    An answer without a text means that there is none.
     """
-    found = []
-    for text, said in filter(_holds_text, _listed(answers)):
-        start = min(_occurrences(text, context), key=lambda place: abs(place - said), default=None)
+    spans = []
+    for text, claimed in filter(_holds_text, _listed(answers)):
+        start = min(_occurrences(text, context), key=lambda position: abs(position - claimed), default=None)
         if start is None:
-            raise _AnswerError(f"hold answers that their texts hold. Found {text!r} in none of {context[:80]!r} ...")
+            raise _AnswerError(f"have answers that occur in their texts. Found {text!r} not in {context[:80]!r} ...")
         blanks = len(text) - len(text.lstrip())
-        found.append((start + blanks, start + blanks + len(text.strip()), text))
-    return found
+        spans.append((start + blanks, start + blanks + len(text.strip()), text))
+    return spans
 
 
 def _holds_text(answer: tuple[str, int]) -> bool:
@@ -230,7 +231,7 @@ def _holds_text(answer: tuple[str, int]) -> bool:
 
 
 def _has_answer(answers: Any) -> bool:
-    """Return whether there is an answer; what is written otherwise is reported when it is encoded."""
+    """Return whether there is an answer; wrong formats are reported when the row is encoded."""
     try:
         return any(map(_holds_text, _listed(answers)))
     except _AnswerError:
@@ -246,14 +247,14 @@ def _is_wrong(answers: Any, context: str) -> bool:
 
 
 def _listed(answers: Any) -> list[tuple[str, int]]:
-    """Return the text of each answer and where it is said to begin, however they are written."""
+    """Return the text and the given start of each answer, in either format."""
     try:
         if isinstance(answers, list):
             return [(_text(answer["text"]), int(answer["answer_start"])) for answer in answers]
         return [(_text(text), int(start)) for text, start in zip(answers["text"], answers["answer_start"], strict=True)]
     except (TypeError, KeyError, ValueError) as error:
         raise _AnswerError(
-            f"hold answers as {{'text': [...], 'answer_start': [...]}}, or a list of such with one answer each. "
+            f"have answers as {{'text': [...], 'answer_start': [...]}}, or a list of such dicts with one answer each. "
             f"Found {answers!r}."
         ) from error
 
@@ -265,16 +266,16 @@ def _text(value: Any) -> str:
 
 
 def _occurrences(text: str, context: str) -> Iterator[int]:
-    place = context.find(text)
-    while place >= 0:
-        yield place
-        place = context.find(text, place + 1)
+    position = context.find(text)
+    while position >= 0:
+        yield position
+        position = context.find(text, position + 1)
 
 
 def _tokens_of(span: tuple[int, int, str], offsets: list[tuple[int, int]]) -> tuple[int, int]:
-    """Return the first and last token of a span; the first of all, twice, if the window does not hold it whole."""
+    """Return the first and last token of a span, or (0, 0) if the feature does not contain the whole span."""
     begin, finish, _ = span
-    inside = [place for place, (start, end) in enumerate(offsets) if start < finish and end > begin]
+    inside = [index for index, (start, end) in enumerate(offsets) if start < finish and end > begin]
     if not inside or offsets[inside[0]][0] > begin or offsets[inside[-1]][1] < finish:
         return 0, 0
     return inside[0], inside[-1]

@@ -1,4 +1,4 @@
-"""The base of encodings, from a row of text to token ids, labels, and a batch."""
+"""The base of encodings, which turn rows of text into token ids, labels and batches."""
 
 from __future__ import annotations
 
@@ -23,76 +23,101 @@ Batch = dict[str, Any]
 
 
 def kind_of(split: str) -> str:
-    """Return what a split is for: `"validation"` for `"validation.de"`."""
+    """Return the kind of a split, such as `"validation"` for `"validation.de"`."""
     return split.partition(".")[0]
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """How texts become tokens.
+    """A tokenizer with its settings.
 
     Args:
         tokenizer: The tokenizer.
-        max_length: The tokens a row is truncated to, special ones included.
+        max_length: The number of tokens that a row is truncated to, including special ones.
     """
 
     tokenizer: PreTrainedTokenizerBase
     max_length: int
 
-    def require_places(self) -> None:
-        """Check that the tokenizer tells where in a text its tokens are.
+    def require_offsets(self) -> None:
+        """Check that the tokenizer returns the offsets of tokens in the text.
 
         Raises:
             ConfigurationError: If it does not.
         """
         if not self.tokenizer.is_fast:
             raise ConfigurationError(
-                f"Parameter `tokenizer` should name one that tells where its tokens are (a fast one). "
+                f"Parameter `tokenizer` should name one that returns the offsets of its tokens (a fast one). "
                 f"Found `{type(self.tokenizer).__name__}`."
             )
 
 
 class Encoding(ABC):
-    """Abstract: which columns of a row are read, and what they become."""
+    """Abstract encoding from the columns of a row to the entries of a batch."""
 
     task_kind: ClassVar[TaskKind]
-    """The kind of task that its batches are for."""
+    """The kind of task for its batches."""
 
     tokenizer_options: ClassVar[Mapping[str, Any]] = {}
-    """What the tokenizer is loaded with."""
+    """Options to load the tokenizer with."""
 
     padding: ClassVar[Mapping[str, Any]] = {}
-    """What else is as long as the tokens, with the value that fills it up."""
+    """Further entries of the same length as the tokens, with their padding values."""
 
     label_names: Sequence[str] | None = None
-    """The names of the classes, where they are given."""
+    """The names of the classes, if they were given."""
 
     @property
     def reads(self) -> Reads:
-        """The columns that it reads from files; by default all are read as the values look."""
+        """The columns to read from files; by default the types of all columns are derived from their values."""
         return Reads()
 
-    def learn_numbers(self) -> None:  # noqa: B027  # labels of most are classes only
-        """Read labels as numbers unless an argument says what they are."""
+    def learn_numbers(self) -> None:  # noqa: B027  # most encodings only have classes
+        """Read labels as numbers unless an argument sets the problem."""
 
     @abstractmethod
     def label_space(self, rows: Dataset, split: str, names: Sequence[str] | None = None) -> LabelSpace:
-        """Return what the labels may be, read from the rows of a split; with the names a checkpoint holds, if any."""
+        """Return the label space of the rows of a split, with the names stored in a checkpoint if there are any.
+
+        Args:
+            rows: The rows.
+            split: The split of the rows.
+            names: The names of the classes in a checkpoint, in the order of their ids; empty for regression.
+        """
 
     @abstractmethod
     def encode(self, rows: Dataset, split: str, tokens: Tokens, labels: LabelSpace | None) -> Dataset:
-        """Return the token ids of the rows, and their labels unless the split is to be predicted."""
+        """Return the token ids of the rows, and their labels unless the split is to be predicted.
+
+        Args:
+            rows: The rows.
+            split: The split of the rows.
+            tokens: The tokenizer with its settings.
+            labels: The label space; `None` for a split without labels.
+        """
 
     @abstractmethod
     def decode(self, output: Mapping[str, Any], batch: Batch, labels: LabelSpace) -> list[Any]:
-        """Return the prediction of each row in words: a name, a number, or a list of names."""
+        """Return the readable prediction of each row: a name, a number, or a list of names.
+
+        Args:
+            output: The result of the task's `predict`: `predictions`, with one entry per row.
+            batch: The batch.
+            labels: The label space.
+        """
 
     def sample(self, rows: Dataset, count: int) -> Dataset:
-        """Return `count` of the rows, the same every time."""
+        """Return `count` of the rows, the same in every run."""
         return rows.shuffle(seed=0).select(range(count))
 
     def collate(self, tokens: Tokens, rows: list[dict[str, Any]], pad_to_multiple_of: int | None) -> Batch:
-        """Return a batch of encoded rows, as long as the longest of them."""
+        """Return a batch of encoded rows, padded to the longest of them.
+
+        Args:
+            tokens: The tokenizer with its settings.
+            rows: The encoded rows.
+            pad_to_multiple_of: Round the length up to a multiple of this, in tokens, at most `max_length`.
+        """
         ragged = {name: [row[name] for row in rows] for name in self.padding if name in rows[0]}
         plain = [{name: value for name, value in row.items() if name not in ragged} for row in rows]
         batch = dict(tokens.tokenizer.pad(plain, pad_to_multiple_of=pad_to_multiple_of, return_tensors="pt"))
@@ -115,21 +140,21 @@ def require_text(rows: Dataset, columns: Sequence[str], split: str) -> None:
     """Check that each row has a text in each of the columns.
 
     Raises:
-        ConfigurationError: If a column holds something else, a text is missing, or one is not UTF-8.
+        ConfigurationError: If a value is not text, is missing, or is not UTF-8.
     """
     for column in columns:
         dtype = getattr(rows.features[column], "dtype", rows.features[column])
         if dtype not in ("string", "large_string"):
-            raise ConfigurationError(f"Column `{column}` of split `{split}` should hold text. Found `{dtype}`.")
+            raise ConfigurationError(f"Column `{column}` of split `{split}` should have text. Found `{dtype}`.")
         texts = rows.select_columns(column).with_format("arrow")[:].column(column)
         if texts.null_count:
             raise ConfigurationError(
-                f"Column `{column}` of split `{split}` should hold a text in every row, if an empty one. "
+                f"Column `{column}` of split `{split}` should have a text in every row; it may be empty. "
                 f"Found {texts.null_count} rows without."
             )
         try:
             texts.validate(full=True)
-        except ValueError as error:  # json and parquet are read without a look at it
+        except ValueError as error:  # json and parquet are read without decoding the text
             raise ConfigurationError(
-                f"Column `{column}` of split `{split}` should hold text in UTF-8. Found: {error}."
+                f"Column `{column}` of split `{split}` should have text in UTF-8. Found: {error}."
             ) from error

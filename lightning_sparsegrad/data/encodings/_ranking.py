@@ -1,4 +1,4 @@
-"""Answers to queries, with a grade for each."""
+"""The encoding of graded answers to queries."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 
 class RankingEncoding(SequenceEncoding):
-    """A query and an answer to it, with a grade: pairs that `SequenceEncoding` encodes, and the query they belong to.
+    """Encoding of a query and a graded answer: a pair as in `SequenceEncoding`, and its query.
 
-    Batches also hold `group` of shape (batch,), the same integer for all answers to one query: consecutive rows with
-    the same text in the query column, as XGLUE's evaluation has it.
+    Batches also have `group` of shape (batch,), the same integer for all answers to one query. As in XGLUE's
+    evaluation, these are consecutive rows with the same text in the query column.
 
     Args:
         query_column: The column of the query.
-        **kwargs: What `SequenceEncoding` takes.
+        **kwargs: The arguments of `SequenceEncoding`.
 
     Raises:
-        ConfigurationError: As `SequenceEncoding` does.
+        ConfigurationError: In the same cases as `SequenceEncoding`.
     """
 
     task_kind = TaskKind.RANKING
@@ -55,13 +55,13 @@ class RankingEncoding(SequenceEncoding):
     @override
     def decode(self, output: Mapping[str, Any], batch: Batch, labels: LabelSpace) -> list[Any]:
         """Return the score of each row."""
-        found: list[Any] = output["predictions"].tolist()
-        return found
+        scores: list[Any] = output["predictions"].tolist()
+        return scores
 
     @override
     def sample(self, rows: Dataset, count: int) -> Dataset:
-        """Return the first rows, without a query that would be torn apart unless there is no other."""
-        if self.query_column in rows.column_names:  # `encode` reports it
+        """Return the first rows, without the last query if it would be split, unless it is the only one."""
+        if self.query_column in rows.column_names:  # otherwise `encode` reports it
             queries = rows[self.query_column][: count + 1]
             starts = [row for row in range(1, count + 1) if queries[row - 1] != queries[row]]
             count = starts[-1] if starts else count

@@ -1,4 +1,4 @@
-"""One text or a pair of texts, with one label."""
+"""The encoding of one text or a pair of texts with one label."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
 
 
 class SequenceEncoding(Encoding):
-    """One text or a pair of texts, and one label: a class, or a number.
+    """Encoding of one text or a pair of texts, and one label, which is a class or a number.
 
-    Batches hold `input_ids` and `attention_mask` (and `token_type_ids` where the tokenizer makes them), integers of
-    shape (batch, length), and `labels` of shape (batch,): class ids, or floats for regression. A pair loses tokens of
-    its longer text.
+    Batches have `input_ids` and `attention_mask` (and `token_type_ids` if the tokenizer returns them), integers of
+    shape (batch, length), and `labels` of shape (batch,): class ids, or floats for regression. A pair that is too long
+    is truncated at its longer text.
 
     Args:
         text_columns: The column of the text, or the two columns of a pair.
         label_column: The column of the labels: text or integers are classes, floats are regression targets.
-        label_names: The names of the classes in the order of their ids; read from the train split by default.
-        problem: `"classification"` or `"regression"`; by default what the labels look like, see `LabelSpace.infer`.
+        label_names: The names of the classes in the order of their ids; by default read from the train split.
+        problem: `"classification"` or `"regression"`; by default derived from the labels, see `LabelSpace.infer`.
 
     Raises:
-        ConfigurationError: If there are not one or two text columns, the label column is one of them, there are not two
-            or more different names, or there are names for a regression.
+        ConfigurationError: If there are not one or two text columns, the label column is one of them, there are not at
+            least two different names, or there are names for a regression.
     """
 
     task_kind = TaskKind.SEQUENCE_CLASSIFICATION
@@ -79,10 +79,10 @@ class SequenceEncoding(Encoding):
 
     @override
     def label_space(self, rows: Dataset, split: str, names: Sequence[str] | None = None) -> LabelSpace:
-        """Return what the labels may be.
+        """Return the label space.
 
         Raises:
-            ConfigurationError: If the label column is missing, or its values are no labels.
+            ConfigurationError: If the label column is missing, or its values cannot be labels.
         """
         require_columns(rows, {self.label_column: "label_column"}, split)
         if names is not None:
@@ -94,7 +94,7 @@ class SequenceEncoding(Encoding):
         """Return the token ids of the texts and the checked labels.
 
         Raises:
-            ConfigurationError: If a column is missing, a text is missing or no text, or a label is none of the labels.
+            ConfigurationError: If a column or a text is missing, a value is not text, or a label is unknown.
         """
         require_columns(rows, dict.fromkeys(self.text_columns, "text_columns"), split)
         require_text(rows, self.text_columns, split)
@@ -109,9 +109,9 @@ class SequenceEncoding(Encoding):
 
     @override
     def decode(self, output: Mapping[str, Any], batch: Batch, labels: LabelSpace) -> list[Any]:
-        """Return the name of the class of each row, or its number."""
-        found = output["predictions"].tolist()
-        return [labels.names[label] for label in found] if labels.names else found
+        """Return the class name, or the number, of each row."""
+        predictions = output["predictions"].tolist()
+        return [labels.names[label] for label in predictions] if labels.names else predictions
 
     def _with_labels(self, rows: Dataset, split: str, labels: LabelSpace | None) -> Dataset:
         if labels is None:
@@ -121,10 +121,10 @@ class SequenceEncoding(Encoding):
 
 
 def require_names(label_names: Sequence[object] | None) -> list[str] | None:
-    """Return the names as text after checking that there are two or more different ones, if there are any.
+    """Check that there are at least two different names, if any are given, and return them as text.
 
     Raises:
-        ConfigurationError: If not.
+        ConfigurationError: If there are not.
     """
     if label_names is None:
         return None

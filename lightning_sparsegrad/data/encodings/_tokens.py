@@ -1,4 +1,4 @@
-"""Words, with a label for each."""
+"""The encoding of words with a label for each."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ if TYPE_CHECKING:
 
 
 class TokenEncoding(Encoding):
-    """The words of a sentence, and a label for each.
+    """Encoding of the words of a sentence and a label for each.
 
-    Batches hold `input_ids` and `attention_mask` (and `token_type_ids` where the tokenizer makes them), integers of
-    shape (batch, length), and `labels` of the same shape: the label of a word at its first piece, -100 at its other
-    pieces, at special tokens and at padding. Words beyond `max_length` tokens are not seen. A batch to predict holds
-    instead `word_index`, the place of a word in its sentence at its first piece, else -100, and `word_count` of shape
-    (batch,).
+    Batches have `input_ids` and `attention_mask` (and `token_type_ids` if the tokenizer returns them), integers of
+    shape (batch, length), and `labels` of the same shape: the label of a word at its first token, and -100 at its other
+    tokens, at special tokens and at padding. Words beyond `max_length` tokens are cut off. A batch for prediction has
+    instead `word_index`, the index of a word in its sentence at its first token and -100 elsewhere, and `word_count` of
+    shape (batch,).
 
     Args:
-        words_column: The column of the words, a list of texts.
-        tags_column: The column of their labels, a list as long.
-        label_names: The names of the labels in the order of their ids; read from the train split by default.
+        words_column: The column of the words, lists of texts.
+        tags_column: The column of their labels, lists of the same lengths.
+        label_names: The names of the labels in the order of their ids; by default read from the train split.
 
     Raises:
-        ConfigurationError: If there are not two or more different names.
+        ConfigurationError: If there are not at least two different names.
     """
 
     task_kind = TaskKind.TOKEN_CLASSIFICATION
-    # RoBERTa's and GPT-2's tell words within a sentence by the blank before them
+    # the tokenizers of RoBERTa and GPT-2 recognize a word within a sentence by the space before it
     tokenizer_options = {"add_prefix_space": True}  # noqa: RUF012  # read only
     padding = {"labels": IGNORED, "word_index": IGNORED}  # noqa: RUF012  # read only
 
@@ -60,10 +60,10 @@ class TokenEncoding(Encoding):
 
     @override
     def label_space(self, rows: Dataset, split: str, names: Sequence[str] | None = None) -> LabelSpace:
-        """Return what the labels may be.
+        """Return the label space.
 
         Raises:
-            ConfigurationError: If the column of the labels is missing, or its values are no lists of labels.
+            ConfigurationError: If the column of the labels is missing, or its values are not lists of labels.
         """
         require_columns(rows, {self.tags_column: "tags_column"}, split)
         tags = _flat(rows, self.tags_column, split)
@@ -76,18 +76,18 @@ class TokenEncoding(Encoding):
 
     @override
     def encode(self, rows: Dataset, split: str, tokens: Tokens, labels: LabelSpace | None) -> Dataset:
-        """Return the token ids of the words and the labels of their first pieces.
+        """Return the token ids of the words and the labels at their first tokens.
 
         Raises:
-            ConfigurationError: If a column is missing or holds no lists, a label is none of the labels, or there are
-                not as many labels as words.
+            ConfigurationError: If a column is missing or does not have lists, a label is unknown, or the numbers of
+                labels and words differ.
         """
-        tokens.require_places()
+        tokens.require_offsets()
         require_columns(rows, {self.words_column: "words_column"}, split)
         words = _flat(rows, self.words_column, split)
         if words.features[self.words_column].dtype not in ("string", "large_string"):
             raise ConfigurationError(
-                f"Column `{self.words_column}` of split `{split}` should hold lists of words. "
+                f"Column `{self.words_column}` of split `{split}` should have lists of words. "
                 f"Found lists of `{words.features[self.words_column].dtype}`."
             )
         columns, ids = [self.words_column], None
@@ -95,8 +95,8 @@ class TokenEncoding(Encoding):
             require_columns(rows, {self.tags_column: "tags_column"}, split)
             columns.append(self.tags_column)
             tags = _flat(rows, self.tags_column, split)
-            found = list(dict.fromkeys(tags[self.tags_column]))
-            ids = labels.ids(tags.features[self.tags_column], found, split)
+            different = list(dict.fromkeys(tags[self.tags_column]))
+            ids = labels.ids(tags.features[self.tags_column], different, split)
             _require_same_lengths(rows, self.words_column, self.tags_column, split)
         return rows.select_columns(columns).map(
             _encode_words,
@@ -109,14 +109,14 @@ class TokenEncoding(Encoding):
 
     @override
     def decode(self, output: Mapping[str, Any], batch: Batch, labels: LabelSpace) -> list[Any]:
-        """Return the names of the labels of each row's words; of one that was truncated away, what says nothing."""
+        """Return the labels of the words in each row; words that were cut off get `O`, `X` or the first label."""
         filler = next(name for name in ("O", "X", *labels.names) if name in labels.names)
         rows = [[filler] * count for count in batch["word_count"].tolist()]
-        places = batch["word_index"].tolist()
-        for row, predictions, where in zip(rows, output["predictions"].tolist(), places, strict=True):
-            for prediction, place in zip(predictions, where, strict=True):
-                if place != IGNORED:
-                    row[place] = labels.names[prediction]
+        indices = batch["word_index"].tolist()
+        for row, predictions, word_indices in zip(rows, output["predictions"].tolist(), indices, strict=True):
+            for prediction, index in zip(predictions, word_indices, strict=True):
+                if index != IGNORED:
+                    row[index] = labels.names[prediction]
         return rows
 
 
@@ -129,12 +129,12 @@ def _encode_words(
     ids: dict[Any, int] | None,
 ) -> dict[str, Any]:
     encoded = tokenizer(words, is_split_into_words=True, truncation=True, max_length=max_length)
-    places = [_first_pieces(encoded.word_ids(row)) for row in range(len(words))]
+    indices = [_first_pieces(encoded.word_ids(row)) for row in range(len(words))]
     if tags is None or ids is None:
-        return {**encoded, "word_index": places, "word_count": [len(sentence) for sentence in words]}
+        return {**encoded, "word_index": indices, "word_count": [len(sentence) for sentence in words]}
     labels = [
-        [IGNORED if place == IGNORED else ids[sentence[place]] for place in row]
-        for row, sentence in zip(places, tags, strict=True)
+        [IGNORED if index == IGNORED else ids[sentence[index]] for index in row]
+        for row, sentence in zip(indices, tags, strict=True)
     ]
     return {**encoded, "labels": labels}
 
@@ -151,18 +151,18 @@ def _flat(rows: Dataset, column: str, split: str) -> Dataset:
     kind = rows.features[column]
     if not (isinstance(kind, List | LargeList) and isinstance(kind.feature, ClassLabel | Value)):
         raise ConfigurationError(
-            f"Column `{column}` of split `{split}` should hold lists of texts or labels. Found `{kind}`."
+            f"Column `{column}` of split `{split}` should have lists of texts or labels. Found `{kind}`."
         )
     values = _lists(rows, column)
     if values.null_count:
         raise ConfigurationError(
-            f"Column `{column}` of split `{split}` should hold a list in every row, if an empty one. "
+            f"Column `{column}` of split `{split}` should have a list in every row; it may be empty. "
             f"Found {values.null_count} rows without."
         )
     entries = values.flatten()
     if entries.null_count:
         raise ConfigurationError(
-            f"Column `{column}` of split `{split}` should hold lists without gaps. Found {entries.null_count} missing."
+            f"Column `{column}` of split `{split}` should have lists without nulls. Found {entries.null_count} nulls."
         )
     return Dataset.from_dict({column: entries}, features=Features({column: kind.feature}))
 
@@ -176,6 +176,6 @@ def _require_same_lengths(rows: Dataset, words: str, tags: str, split: str) -> N
     wrong = next((row for row, (one, other) in enumerate(zip(*lengths, strict=True)) if one != other), None)
     if wrong is not None:
         raise ConfigurationError(
-            f"Columns `{words}` and `{tags}` of split `{split}` should be of the same length in each row. "
+            f"Columns `{words}` and `{tags}` of split `{split}` should have the same length in each row. "
             f"Found {lengths[0][wrong]} and {lengths[1][wrong]} in row {wrong}."
         )

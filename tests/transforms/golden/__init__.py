@@ -1,4 +1,4 @@
-"""What every strategy does to the gradients of a fixed small model: one file per strategy, with a golden row or more.
+"""The effect of every strategy on the gradients of a fixed small model: one file per strategy, with its golden rows.
 
 A new strategy adds a file here with its `ROWS`, one of them with an overlay. Zeros may stand for the numbers at first:
 `python -m tests.transforms.golden ITS_NAME` prints them.
@@ -30,7 +30,7 @@ GOLDEN = tuple(_rows())
 
 
 def weighted_sum(gradients: Mapping[str, Tensor | None]) -> float:
-    """Return the sum of all entries, weighted by position so that no two can change theirs unseen."""
+    """Return the sum of all entries, weighted by position so that swapping two entries changes it."""
     total = 0.0
     for name, gradient in gradients.items():
         if gradient is not None:

@@ -1,4 +1,4 @@
-"""A golden row, and what the fit of an overlay leaves to look at."""
+"""A golden row, and the record of a fit with an overlay."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -42,7 +42,7 @@ Effect = Callable[[Fit], None]
 
 @dataclass(frozen=True)
 class Golden:
-    """What a strategy does to the gradients that `small.by_formula` gives.
+    """The effect of a strategy on the gradients of `small.by_formula`.
 
     Args:
         transform: The strategy, with arguments.

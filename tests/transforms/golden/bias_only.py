@@ -7,7 +7,7 @@ from tests.transforms.golden._row import Fit, Golden
 
 
 def bias_only(values: Values, when: When, layout: Layout) -> Values:
-    """Drop what lies below the head and is called neither a bias nor a norm."""
+    """Drop the parameters below the head whose names contain neither bias nor norm."""
     small = {name for name in values if any("norm" in role or role.endswith("bias") for role in layout.names(name))}
     head = {name for name in values if layout.head in layout.depths[name]}
     return {name: entries if name in small | head else None for name, entries in values.items()}

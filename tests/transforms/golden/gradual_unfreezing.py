@@ -10,7 +10,7 @@ from tests.transforms.golden._row import Fit, Golden
 
 
 def unfreeze(joined: Callable[[When], float]) -> Reference:
-    """Return GradualUnfreezing with as many layers as a function says, the top ones."""
+    """Return GradualUnfreezing of the top layers, whose number a function returns."""
 
     def step(values: Values, when: When, layout: Layout) -> Values:
         return without(values, layout, set(range(layout.head - int(min(joined(when), layout.head)))))

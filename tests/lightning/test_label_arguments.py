@@ -1,4 +1,4 @@
-"""What data tell a model about labels: what checkpoints keep of it, and what is refused where two sources differ."""
+"""Arguments of a model that the labels of the data determine: in checkpoints, and refused where two sources differ."""
 
 from itertools import cycle
 from pathlib import Path
@@ -157,16 +157,16 @@ def test_ids_are_not_taken_for_other_numbers(
             ["1", "2", "3"],
             1,
             "classification",
-            r"data say: 3\. Found `num_labels = 1`\. Or give the data `problem='regression'`\.$",
+            r"of the data: 3\. Found `num_labels = 1`\. Or set `problem='regression'` of the data\.$",
         ),
         (["good", "bad"], 1, None, r"should be finite numbers .* Found `'good'`, `'bad'`\."),
         (
             ["1.5", "2", "3"],
             3,
             None,
-            r"data say: 1\. Found `num_labels = 3`\. Or give the data `problem='classification",
+            r"of the data: 1\. Found `num_labels = 3`\. Or set `problem='classification",
         ),
-        (["1", "2", "3"], 2, None, r"should be what the data say: 3\. Found `num_labels = 2`\.$"),
+        (["1", "2", "3"], 2, None, r"should be that of the data: 3\. Found `num_labels = 2`\.$"),
         (["1", "2", "3"], 1, "regression", None),
         (["1", "2", "3"], 1, None, None),
         (["0", "1"], 1, None, None),
@@ -199,18 +199,18 @@ def test_the_command_line_says_how_to_ask_for_a_regression(encoder: str) -> None
     files = f"--data.data_files={{train: {path}, validation: {path}, predict: {path}}}"
     given = [*COMMAND, f"--model.model_name_or_path={encoder}", files]
     with pytest.raises(
-        ConfigurationError, match=r"the data say: 3\. Found .* = 1`\. For regression: `--data.problem=regr"
+        ConfigurationError, match=r"of the data: 3\. Found .* = 1`\. For regression: `--data.problem=regr"
     ):
         SparseGradCLI(args=[*given, "--model.num_labels=1", "--data.problem=classification"])
     with pytest.raises(
-        ConfigurationError, match=r"data say: 1\. Found .* = 3`\. For classes: `--data.problem=classific"
+        ConfigurationError, match=r"of the data: 1\. Found .* = 3`\. For classes: `--data.problem=classific"
     ):
         SparseGradCLI(args=[*given, "--data.problem=regression", "--model.num_labels=3"])
     cli = SparseGradCLI(args=[*given, "--data.problem=regression", "--model.num_labels=1"])
     assert "val/mse" in cli.trainer.callback_metrics
     SparseGradCLI(args=["predict", "--trainer.logger=false", "--ckpt_path", *map(str, Path("checkpoints").iterdir())])
-    (found,) = Path().rglob("predictions.tsv")
-    assert [float(line.split("\t")[1]) for line in found.read_text().splitlines()[1:]]
+    (predictions,) = Path().rglob("predictions.tsv")
+    assert [float(line.split("\t")[1]) for line in predictions.read_text().splitlines()[1:]]
 
 
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
@@ -250,8 +250,8 @@ def test_weights_alone_predict(encoder: str) -> None:
     Path(path).rename("new.csv")
     given = ["--ckpt_path", checkpoint, "--data.data_files={predict: new.csv}", "--trainer.logger=false"]
     SparseGradCLI(args=["predict", *given])
-    (found,) = Path().rglob("predictions.tsv")
-    assert {line.split("\t")[1] for line in found.read_text().splitlines()[1:]} <= {"5", "7"}
+    (predictions,) = Path().rglob("predictions.tsv")
+    assert {line.split("\t")[1] for line in predictions.read_text().splitlines()[1:]} <= {"5", "7"}
 
 
 def test_names_on_the_command_line_may_be_numbers(encoder: str) -> None:
@@ -262,8 +262,8 @@ def test_names_on_the_command_line_may_be_numbers(encoder: str) -> None:
     assert cli.model.num_labels == 3
     assert cli.datamodule.label_names == ["90", "55", "15"]
     SparseGradCLI(args=["predict", "--trainer.logger=false", "--ckpt_path", *map(str, Path("checkpoints").iterdir())])
-    (found,) = Path().rglob("predictions.tsv")
-    assert {line.split("\t")[1] for line in found.read_text().splitlines()[1:]} <= {"90", "55", "15"}
+    (predictions,) = Path().rglob("predictions.tsv")
+    assert {line.split("\t")[1] for line in predictions.read_text().splitlines()[1:]} <= {"90", "55", "15"}
 
 
 def test_a_fit_on_other_labels_makes_them_its_own(encoder: str) -> None:
