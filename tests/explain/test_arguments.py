@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor
 from torch.utils.data import DataLoader
+from transformers import LlamaConfig
 
 from lightning_sparsegrad import (
     AdaptiveGradientClip,
@@ -58,6 +60,21 @@ def test_without_data_a_task_is_described_by_its_number_of_steps(capsys: pytest.
     lines = printed(capsys, *arguments, by_epoch, "--trainer.max_epochs=4").splitlines()
     assert "block 5              1,774,464  from step 20" in lines
     assert "block 0 to 2, each   1,774,464  never" in lines
+
+
+@pytest.mark.long
+def test_seven_billion_parameters_take_no_memory(capsys: pytest.CaptureFixture[str]) -> None:
+    LlamaConfig(architectures=["LlamaForCausalLM"], pad_token_id=0).save_pretrained("llama")
+    arguments = ["--model=SequenceClassification", "--model.num_labels=2", "--seed_everything=0", "--total_steps=5000"]
+    before = getrusage(RUSAGE_SELF).ru_maxrss
+    read = explained(capsys, *arguments, "--model.model_name_or_path=llama", *overlay("sparse_unfreezing"))
+    grown = getrusage(RUSAGE_SELF).ru_maxrss - before  # in KB
+    assert sum(row["entries"] for row in read["tensors"]) == 6_607_351_808
+    assert read["memory"]["moments_of_all"] == 8 * 6_607_351_808
+    first = {row["layer"]: row["first_step"] for row in read["tensors"]}
+    assert first["head"] == 0
+    assert first["embeddings"] == max(first.values()) > 2400
+    assert grown < 500_000
 
 
 def test_data_that_are_not_there_are_not_asked_where_numbers_stand_for_them(capsys: pytest.CaptureFixture[str]) -> None:
@@ -234,9 +251,8 @@ def test_components_with_an_infinite_threshold_are_measured_too() -> None:
         model(input_ids=torch.randint(5, 50, (2, 6)), labels=torch.tensor([0, 1])).loss.backward()
         engine.apply_()
     norms.add()
-    assert {row.name: row.norms for row in norms.table().layers} == dict.fromkeys(
-        ["embeddings", "block 0", "block 1", "block 2", "head"], 1
-    )
+    counts = dict.fromkeys(["embeddings", "block 0", "block 1", "block 2", "head"], 1)
+    assert {row.name: row.norms for row in norms.table().layers} == {**counts, "all": 5}
 
 
 def test_weights_of_a_checkpoint_are_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
