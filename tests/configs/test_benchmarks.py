@@ -76,8 +76,8 @@ def fitted(request: pytest.FixtureRequest, tmp_path: Path, encoder: str, monkeyp
     return runs, path, logged
 
 
-def file_of(trainer: Any, name: str) -> Path:
-    """Return the only file or folder of a name that the commands of a test wrote, each into a separate folder."""
+def prediction_in(trainer: Any, name: str) -> Path:
+    """Return the one file or folder of a name that the commands of a test wrote, each into a folder of its own."""
     (path,) = Path(trainer.default_root_dir).glob(f"lightning_logs/*/{name}")
     return path
 
@@ -137,7 +137,7 @@ def test_glue(fitted: Any, encoder: str, request: pytest.FixtureRequest) -> None
     assert {name: value for name, value in logged.items() if "loss" not in name and "mean" not in name} == (
         pytest.approx(expected, abs=1e-4, nan_ok=True)
     )
-    predicted = file_of(runs("predict", f"--ckpt_path={path}"), "predictions")
+    predicted = prediction_in(runs("predict", f"--ckpt_path={path}"), "predictions")
     for part, file in facts.files.items():
         split = f"test_{part}" if part else "test"
         rows = runs.rows(task, split)
@@ -198,7 +198,7 @@ def test_xglue(fitted: Any, request: pytest.FixtureRequest) -> None:
     task = request.node.callspec.id
     tested = {name: float(value) for name, value in runs("test", f"--ckpt_path={path}").callback_metrics.items()}
     trainer = runs("predict", f"--ckpt_path={path}")
-    predicted = file_of(trainer, "predictions")
+    predicted = prediction_in(trainer, "predictions")
     languages = hub.XGLUE_LANGUAGES[task].split()
     by_metric: dict[str, list[float]] = {}
     for language in languages:
@@ -211,5 +211,5 @@ def test_xglue(fitted: Any, request: pytest.FixtureRequest) -> None:
         assert tested[f"test/{metric}/mean"] == pytest.approx(sum(values) / len(values), abs=1e-5)
         assert tested[f"test/{metric}/mean_unseen"] == pytest.approx(sum(values[1:]) / len(values[1:]), abs=1e-5)
         assert f"val/{metric}/mean_unseen" in logged
-    table = list(csv.reader(file_of(trainer, "test.csv").read_text().splitlines()))
+    table = list(csv.reader(prediction_in(trainer, "test.csv").read_text().splitlines()))
     assert table[0] == ["metric", *languages, "mean", "mean_unseen"]

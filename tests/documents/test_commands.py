@@ -40,6 +40,7 @@ def fits(document: Path) -> list[str]:
 def check_fits(document: Path, folder: Path, subtests: pytest.Subtests, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have each `fit` of a document read its arguments, beside the files that the document shows."""
     for name, text in files(document).items():
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text)
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(folder)

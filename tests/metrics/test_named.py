@@ -56,9 +56,9 @@ def test_a_constant_has_no_correlation(preds: list[int], target: list[int]) -> N
 @cases("classes", [2, 3, 5])
 @cases("rows", [3, 10, 1000, 16_777_217])
 def test_a_constant_among_many_rows_has_exactly_none(classes: int, rows: int) -> None:
-    one_class = torch.zeros(classes, classes, dtype=torch.int64)
-    one_class[:, 1] = rows // torch.arange(1, classes + 1)
-    for counts in (one_class, one_class.T):
+    predicted_alike = torch.zeros(classes, classes, dtype=torch.int64)
+    predicted_alike[:, 1] = rows // torch.arange(1, classes + 1)
+    for counts in (predicted_alike, predicted_alike.T):
         metric = MatthewsCorrelation(classes)
         metric.update(torch.tensor([1]), torch.tensor([1]))
         metric.confmat += counts
