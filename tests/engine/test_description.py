@@ -213,7 +213,7 @@ def test_a_sharded_model_is_described_as_a_whole_one() -> None:
 
 
 # ------------------------------------------------------------ rates and shares
-WINDOWS = 400
+WINDOWS = 200
 DRAWN: dict[str, GradientTransform] = {
     "layers": LayerGradDrop(0.3),
     "layers, ever less": LayerGradDrop(Linear(0.9, 0.1)),
@@ -222,6 +222,7 @@ DRAWN: dict[str, GradientTransform] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("model", [tiny_bert, tiny_gpt2])  # of which GPT-2 ties its embeddings to the head
 @pytest.mark.parametrize("name", DRAWN)
 def test_rates_are_the_shares_of_windows_in_which_tensors_are_dropped(name: str, model: Any) -> None:
@@ -239,7 +240,7 @@ def test_rates_are_the_shares_of_windows_in_which_tensors_are_dropped(name: str,
     rates = {row.component: (row.low + row.high) / 2 for row in description.settings}
     for row in description.tensors:
         assert row.trained == pytest.approx(1 - dropped[row.name] / WINDOWS), row.name
-        assert dropped[row.name] / WINDOWS == pytest.approx(rates.get(row.name, 0.0), abs=0.1), row.name
+        assert dropped[row.name] / WINDOWS == pytest.approx(rates.get(row.name, 0.0), abs=0.15), row.name
     assert len(set(rates.values())) > (1 if "layers" in name else 0)
 
 
