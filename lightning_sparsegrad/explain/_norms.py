@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from lightning_sparsegrad.engine import GradientEngine
 from lightning_sparsegrad.engine._describing import layers_of
@@ -61,6 +62,7 @@ class NormTable:
         """Return everything as plain values, for JSON."""
         return asdict(self)
 
+    @override
     def __str__(self) -> str:
         columns = range(1, 2 + len(THRESHOLDS))
         norms = [[row.name, str(row.components), *map(_short, row.quantiles.values())] for row in self.layers]

@@ -1,4 +1,4 @@
-"""Every task of GLUE and XGLUE by its own config: fit, validated, tested and predicted, its numbers held to others."""
+"""Every task of GLUE and XGLUE with its config: fit, validation, test and prediction, against independent numbers."""
 
 import csv
 import json
@@ -35,7 +35,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 class Runs:
-    """Runs a task's config by the command line, on generated data, in a folder of its own."""
+    """Runner of a task's config on the command line, with generated data, in a separate folder."""
 
     def __init__(self, benchmark: str, task: str, folder: Path, encoder: str) -> None:
         write = hub.write_glue if benchmark == "glue" else hub.write_xglue
@@ -76,7 +76,7 @@ def fitted(request: pytest.FixtureRequest, tmp_path: Path, encoder: str, monkeyp
     return runs, path, logged
 
 
-def found_in(trainer: Any, name: str) -> Path:
+def prediction_in(trainer: Any, name: str) -> Path:
     """Return the one file or folder of a name that the commands of a test wrote, each into a folder of its own."""
     (path,) = Path(trainer.default_root_dir).glob(f"lightning_logs/*/{name}")
     return path
@@ -110,7 +110,7 @@ OF_GLUE: dict[str, dict[str, Callable[[Any, Any], float]]] = {
 
 @torch.no_grad()
 def answers(path: str, encoder: str, rows: Any, columns: tuple[str, ...], labels: int) -> list[Any]:
-    """Let transformers alone answer, row by row, with the weights of a checkpoint."""
+    """Predict row by row with transformers alone and the weights of a checkpoint."""
     model = AutoModelForSequenceClassification.from_pretrained(encoder, num_labels=labels).eval()
     weights = torch.load(path, weights_only=True)["state_dict"]
     model.load_state_dict({name.removeprefix("model."): weight for name, weight in weights.items()})
@@ -137,7 +137,7 @@ def test_glue(fitted: Any, encoder: str, request: pytest.FixtureRequest) -> None
     assert {name: value for name, value in logged.items() if "loss" not in name and "mean" not in name} == (
         pytest.approx(expected, abs=1e-4, nan_ok=True)
     )
-    predicted = found_in(runs("predict", f"--ckpt_path={path}"), "predictions")
+    predicted = prediction_in(runs("predict", f"--ckpt_path={path}"), "predictions")
     for part, file in facts.files.items():
         split = f"test_{part}" if part else "test"
         rows = runs.rows(task, split)
@@ -145,11 +145,11 @@ def test_glue(fitted: Any, encoder: str, request: pytest.FixtureRequest) -> None
         text = (predicted / file).read_text()
         written = list(csv.DictReader(text.splitlines(), delimiter="\t"))
         assert [row["index"] for row in written] == [str(index) for index in range(ROWS)]
-        predicted = [row["prediction"] for row in written]
+        submitted = [row["prediction"] for row in written]
         if task == "stsb":
-            assert [float(value) for value in predicted] == pytest.approx([min(max(p, 0), 5) for p in preds], abs=2e-3)
+            assert [float(value) for value in submitted] == pytest.approx([min(max(p, 0), 5) for p in preds], abs=2e-3)
         else:
-            assert predicted == [facts.labels[p] if facts.writes_names else str(p) for p in preds]
+            assert submitted == [facts.labels[p] if facts.writes_names else str(p) for p in preds]
     with pytest.raises(ValueError, match="GLUE's test labels are not published"):
         runs("test", f"--ckpt_path={path}")
 
@@ -198,7 +198,7 @@ def test_xglue(fitted: Any, request: pytest.FixtureRequest) -> None:
     task = request.node.callspec.id
     tested = {name: float(value) for name, value in runs("test", f"--ckpt_path={path}").callback_metrics.items()}
     trainer = runs("predict", f"--ckpt_path={path}")
-    predicted = found_in(trainer, "predictions")
+    predicted = prediction_in(trainer, "predictions")
     languages = hub.XGLUE_LANGUAGES[task].split()
     by_metric: dict[str, list[float]] = {}
     for language in languages:
@@ -211,5 +211,5 @@ def test_xglue(fitted: Any, request: pytest.FixtureRequest) -> None:
         assert tested[f"test/{metric}/mean"] == pytest.approx(sum(values) / len(values), abs=1e-5)
         assert tested[f"test/{metric}/mean_unseen"] == pytest.approx(sum(values[1:]) / len(values[1:]), abs=1e-5)
         assert f"val/{metric}/mean_unseen" in logged
-    table = list(csv.reader(found_in(trainer, "test.csv").read_text().splitlines()))
+    table = list(csv.reader(prediction_in(trainer, "test.csv").read_text().splitlines()))
     assert table[0] == ["metric", *languages, "mean", "mean_unseen"]

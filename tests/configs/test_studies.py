@@ -1,4 +1,4 @@
-"""The shipped studies: every arm of each is a config, and the material they read is made as they say."""
+"""The shipped studies: every arm makes a config, and the data that they read are made as documented."""
 
 import csv
 from math import prod

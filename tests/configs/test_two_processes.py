@@ -1,4 +1,4 @@
-"""The overlays for several devices, by the command line, on two processes."""
+"""The overlays for several devices, on the command line, with two processes."""
 
 import csv
 import subprocess
@@ -29,7 +29,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(root: Path, subcommand: str, task: str, name: str, *more: str, devices: int = 2) -> Path:
-    """Run a command in a process of its own, and return the folder it wrote to."""
+    """Run a command in a separate process, and return the folder it wrote."""
     folder = root / name
     quiet = ("accelerator=cpu", "precision=32", "logger=false", "enable_progress_bar=false", "num_sanity_val_steps=0")
     done = subprocess.run(
@@ -52,7 +52,7 @@ def run(root: Path, subcommand: str, task: str, name: str, *more: str, devices: 
 
 
 def results(folder: Path) -> Path:
-    """Return the one folder that a run of all processes wrote its results to."""
+    """Return the only folder that all processes of a run wrote to."""
     (run,) = (folder / "lightning_logs").iterdir()
     return run
 

@@ -102,7 +102,7 @@ def test_a_tokenizer_that_does_not_work_is_reported(tokenizer, files, arguments,
 
 
 class Reader(LightningModule):
-    """A model of one parameter that keeps what it was given to read."""
+    """A model with one parameter that keeps the batches it has read."""
 
     def __init__(self, model_name_or_path: str | None) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ def trainer(tmp_path: Path, **arguments: Any) -> Trainer:
 
 
 def third_party_warnings(test):
-    """Ignore what Lightning warns of: too few workers, meant here, and its own use of a deprecated torch name."""
+    """Ignore Lightning's warnings of too few workers, intended here, and of its own use of a deprecated torch name."""
     few = pytest.mark.filterwarnings("ignore:.*does not have many workers:UserWarning")
     # ends with the release of https://github.com/Lightning-AI/pytorch-lightning that stops reading `LeafSpec`
     return few(pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")(test))

@@ -1,4 +1,4 @@
-"""Classes are whatever distinct labels there are, and come back as they were written."""
+"""Classes are the distinct labels, and predictions name them as they were written."""
 
 import json
 import logging
@@ -20,7 +20,7 @@ from tests.data.helpers import write
 
 
 def table(path: Path, labels: list[Any]) -> str:
-    """Write labels as they are given; in a file of text as their text."""
+    """Write labels with their types, or as text in a text file."""
     texts = [f"film {index}" for index in range(len(labels))]
     if path.suffix == ".csv":
         path.write_text("text,label\n" + "".join(f"{a},{b}\n" for a, b in zip(texts, labels, strict=True)))

@@ -27,7 +27,7 @@ def points(emoji: str) -> str:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write a small tree as the packages have it."""
+    """Write a small tree with the layout of the packages."""
     root = tmp_path_factory.mktemp("unicode")
     (root / "emoji").mkdir()
     lines = ["# emoji-test.txt", "# subgroup: face"]

@@ -1,4 +1,4 @@
-"""Folders of files called after their splits, and their parts."""
+"""Folders of files named after their splits and parts."""
 
 import warnings
 from pathlib import Path

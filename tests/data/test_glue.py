@@ -1,4 +1,4 @@
-"""GLUE's tasks against what the benchmark says of them."""
+"""GLUE's tasks against the definitions of the benchmark."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Does what `tests.hub` writes have the schema of the hub's data? The tables here are written out by hand."""
+"""The files of `tests.hub` have the schema of the hub's data, written out here by hand."""
 
 import unicodedata
 from itertools import groupby

@@ -1,4 +1,4 @@
-"""A path is a path: whatever characters it holds, the file of that very name is read, and none beside it."""
+"""Paths are read literally: whatever characters a path has, only the file of that very name is read."""
 
 import os
 import shutil
@@ -40,7 +40,7 @@ def work_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def rows(path: Path, text: str) -> None:
-    """Write a file of two rows, whatever its name is: writers take some for patterns and URLs, too."""
+    """Write a file of two rows with any name, which some writers would read as a pattern or URL."""
     path.parent.mkdir(parents=True, exist_ok=True)
     plain = Path.cwd() / f"plain{path.suffix}"
     write(plain, text=[text, text], label=["x", "y"])

@@ -171,7 +171,7 @@ def test_a_question_without_an_answer_points_at_the_first_token(tmp_path, path, 
 
 
 def squad(path: Path, *, answered: bool = True) -> str:
-    """Write a file as SQuAD's own: two articles, of one and two paragraphs."""
+    """Write a file in SQuAD's format: two articles, of one and two paragraphs."""
 
     def question(row: int, number: int) -> dict[str, Any]:
         answer = {"text": ANSWERS[row], "answer_start": TEXTS[row].index(ANSWERS[row])}

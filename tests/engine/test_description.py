@@ -14,6 +14,7 @@ from lightning_sparsegrad import (
     Chain,
     ComponentNormClip,
     ConfigurationError,
+    GlobalNormClip,
     GradDrop,
     GradientEngine,
     GradientTransform,
@@ -25,7 +26,7 @@ from lightning_sparsegrad import (
 )
 from lightning_sparsegrad.engine import Description
 from lightning_sparsegrad.transforms.base import Gradients, Window
-from tests.engine.test_described_runs import STEPS, run
+from tests.engine.test_described_runs import STEPS, require_trained_as_described, run
 from tests.tiny import tiny_bert, tiny_gpt2, tiny_gpt2_classifier
 
 
@@ -240,3 +241,13 @@ def test_rates_are_the_shares_of_windows_in_which_tensors_are_dropped(name: str,
         assert row.trained == pytest.approx(1 - dropped[row.name] / WINDOWS), row.name
         assert dropped[row.name] / WINDOWS == pytest.approx(rates.get(row.name, 0.0), abs=0.1), row.name
     assert len(set(rates.values())) > (1 if "layers" in name else 0)
+
+
+def test_what_is_dropped_behind_a_clip_that_reads_it_is_computed_all_the_same() -> None:
+    torch.manual_seed(0)
+    model = tiny_bert(num_labels=2)
+    engine = GradientEngine(model, Chain([GlobalNormClip(1.0), HeadOnly()]), total_steps=STEPS)
+    description = engine.describe()
+    shown = run(model, engine)
+    require_trained_as_described(description, shown)
+    assert {(row.trained, row.computed) for row in description.tensors if row.layer != "head"} == {(0.0, 1.0)}

@@ -1,4 +1,4 @@
-"""Folders for `transformers`: what a pipeline finds with them is what the run would have predicted."""
+"""Folders for `transformers`, with which a pipeline predicts the same as the run."""
 
 import json
 import shutil
@@ -107,7 +107,7 @@ def answers() -> Made:
 
 
 def fitted(make: Callable[[], Made]) -> tuple[TransformerTask, Any, list[Any]]:
-    """Train a task for a few steps into `a.ckpt`, and return it, its data and what it predicts for each row."""
+    """Train a task for a few steps into `a.ckpt`, and return it, its data and its prediction for each row."""
     torch.manual_seed(0)
     task, data = make()
     run = trainer(max_steps=9, max_epochs=3, limit_val_batches=0)
@@ -147,7 +147,7 @@ def test_rows_are_cut_where_the_run_cut_them() -> None:
 
 @pytest.mark.parametrize("padding", [0, 1])
 def test_rows_are_cut_where_positions_end(padding: int) -> None:
-    """Also where the run had no longer row, whose tokenizer tells no limit."""
+    """The limit also holds if the run had no longer row and the tokenizer has no limit."""
     config = RobertaConfig(
         vocab_size=9,
         hidden_size=8,

@@ -1,4 +1,4 @@
-"""One bad input, what becomes of it, and whether that is what a user should see."""
+"""A bad input, its result, and the check that a user sees what they should."""
 
 import os
 import re
@@ -36,7 +36,7 @@ _OTHERS = re.compile(
 
 @dataclass(frozen=True)
 class Case:
-    """A command line with the files it needs.
+    """A command line with its files.
 
     Args:
         name: How the generator made it.
@@ -118,7 +118,7 @@ def _judge(case: Case, status: Any, text: str, table: str, written: Mapping[str,
 
 
 def _whole(path: Path) -> bool:
-    """Whether a file that a run wrote can be read again."""
+    """Whether a file written by a run is complete."""
     if path.suffix == ".yaml":
         return isinstance(yaml.safe_load(path.read_text()), dict)
     if path.suffix == ".ckpt":
@@ -141,7 +141,7 @@ def _training(error: BaseException) -> bool:
 
 @contextmanager
 def _inside(folder: Path) -> Iterator[None]:
-    """Run in the folder, with a clean environment, without warnings, and not for ever."""
+    """Run in the folder, with a clean environment, without warnings, and with a time limit."""
 
     def stop(*_: Any) -> None:
         raise _TimeIsUpError

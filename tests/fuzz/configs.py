@@ -1,4 +1,4 @@
-"""Bad configs and command lines: every argument with every bad value, then texts and flags spoilt at random."""
+"""Bad configs and command lines: every argument with every bad value, then texts and flags corrupted at random."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -52,7 +52,7 @@ class Configs:
         yield from self._texts()
 
     def at_random(self) -> Iterator[Case]:
-        """Yield cases without end, each a good command line that is spoilt in one to three ways."""
+        """Yield endless cases, each a good command line that is corrupted in one to three ways."""
         draw = random.Random(self._seed)  # noqa: S311  # no secret
         ways: tuple[Callable[[random.Random, list[str], dict[str, bytes]], None], ...] = (
             self._spoil_text, self._spoil_value, self._spoil_key, self._spoil_flag, self._spoil_overlay,

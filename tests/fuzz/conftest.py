@@ -12,7 +12,7 @@ Run = Callable[..., CaseResult]
 
 @pytest.fixture(scope="package")
 def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder for what all cases share; the cache of `datasets` is in it."""
+    """A folder shared by all cases, with the cache of `datasets`."""
     folder = tmp_path_factory.mktemp("fuzz")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
@@ -26,7 +26,7 @@ def model(shared_folder: Path) -> str:
 
 @pytest.fixture
 def run(model: str, tmp_path: Path) -> Run:
-    """Run a command line beside a good `task.yaml` and `train.csv`, and judge how it ends."""
+    """Run a command line in a folder with a good `task.yaml` and `train.csv`, and judge the result."""
 
     def run(*arguments: str, **files: bytes) -> CaseResult:
         folder = tmp_path / "run"

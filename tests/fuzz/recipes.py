@@ -44,7 +44,7 @@ class Recipe:
 
 
 def exported(base: type) -> dict[str, type]:
-    """Return the classes of a kind that the package exports; a new one is among them by itself."""
+    """Return the classes of a kind that the package exports, so that a new one is included automatically."""
     kinds = ((name, getattr(lightning_sparsegrad, name)) for name in sorted(lightning_sparsegrad.__all__))
     return {
         name: kind
@@ -54,7 +54,7 @@ def exported(base: type) -> dict[str, type]:
 
 
 def parameters_of(kind: type) -> list[str]:
-    """Return the parameters of a class, those that it hands on to its bases included."""
+    """Return the parameters of a class, including those that it passes to its bases."""
     names: dict[str, None] = {}
     for owner in kind.__mro__:
         if not owner.__module__.startswith("lightning_sparsegrad."):

@@ -1,4 +1,4 @@
-"""Files as a stranger might send them: good ones of each kind, spoilt or laden with what must not run."""
+"""Files that a stranger might send: good ones of each kind, corrupted or with code that must not run."""
 
 import copy
 import json
@@ -57,7 +57,7 @@ ODD: list[Callable[[], Any]] = [
 
 
 class Strangers:
-    """Draws cases without end.
+    """A generator of endless cases.
 
     Args:
         model: The folder of a good model.
@@ -83,7 +83,7 @@ class Strangers:
         return self.draw.choice(ODD)()
 
     def _spoil(self, value: Any, odd: Callable[[], Any]) -> str:
-        """Put something odd somewhere into plain values, in place; return where."""
+        """Put something odd into plain values, in place, and return its position."""
         path = self.draw.choice(list(paths_in(value)))
         for key in path[:-1]:
             value = value[key]
@@ -121,7 +121,7 @@ class Strangers:
         return self._with(f"checkpoint {key}", buffer.getvalue())
 
     def damaged(self) -> Case:
-        """A checkpoint that is changed on its way, or none at all."""
+        """A checkpoint that is damaged, or not a checkpoint."""
         whole = bytearray(self.checkpoint)
         position = self.draw.randrange(len(whole))
         whole[position] ^= 1 << self.draw.randrange(8)
@@ -176,7 +176,7 @@ class Strangers:
         return self._case(f"model {name}", *_FIT, "--model.model_name_or_path=model", prepare=prepare)
 
     def data(self) -> Case:
-        """Rows with what a terminal obeys, and folders with code beside them."""
+        """Rows with control characters of a terminal, and folders with code beside them."""
         name = self.draw.choice(["rows", "header", "bytes", "folder"])
         rows = ROWS.replace("label", _ESCAPES.strip()) if name == "header" else ROWS.replace("good", _ESCAPES)
         content = self._bytes(ROWS.encode()) if name == "bytes" else rows.encode("utf-8", "surrogatepass")
@@ -190,7 +190,7 @@ class Strangers:
         return self._case(f"data {name}", *_FIT, *flags, prepare=prepare)
 
     def _bytes(self, content: bytes) -> bytes:
-        """Change bytes: of a file of weights, what its header says."""
+        """Change bytes; in a file of weights, those of its header."""
         spoilt = bytearray(content)
         if self.draw.random() < 0.5:
             spoilt[:8] = self.draw.choice([0, 1, len(content), 2**40, 2**64 - 1]).to_bytes(8, "little")

@@ -40,7 +40,7 @@ class Tasks:
                 yield self._case(f"good {name} {extension}", "fit", self._config(name), name, extension)
 
     def systematic(self) -> Iterator[Case]:
-        """Yield each argument of each class with each value that is bad for one."""
+        """Yield each argument of each class with each bad value."""
         for name, recipe in RECIPES.items():
             for parameter in parameters_of(self.data[name]):
                 for value in ARGUMENTS:
@@ -63,7 +63,7 @@ class Tasks:
                     yield self._case(f"{callback}.{parameter} = {value}", "fit", config, "TextDataModule", "csv", value)
 
     def at_random(self) -> Iterator[Case]:
-        """Yield without end what is spoilt in up to three ways: arguments, the file, and its name."""
+        """Yield endless cases corrupted in up to three ways: arguments, the file, and its name."""
         draw, index = random.Random(self._seed), 0  # noqa: S311  # no secret
         while True:
             name = draw.choice(list(RECIPES))

@@ -1,4 +1,4 @@
-"""The good arguments of every strategy and schedule are accepted; those that are spoilt start from them."""
+"""The good arguments of every strategy and schedule, from which bad ones are made, are accepted."""
 
 import pytest
 from jsonargparse import ArgumentError, ArgumentParser

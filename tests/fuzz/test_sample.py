@@ -1,4 +1,4 @@
-"""A sample of the bad input that `python -m tests.fuzz` makes; the judge, and what is left behind."""
+"""A sample of the bad input of `python -m tests.fuzz`, and tests of its judge."""
 
 import random
 import subprocess

@@ -154,7 +154,7 @@ def test_a_user_can_let_a_checkpoint_run_code_in_python(tmp_path: Path) -> None:
 
 
 def test_everything_is_loaded_without_its_code() -> None:
-    """Every call of a loader says so; left to itself, it asks on the terminal."""
+    """Every call of a loader passes the options, without which it asks on the terminal."""
     loads = []
     for file in (ROOT / "lightning_sparsegrad").rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):

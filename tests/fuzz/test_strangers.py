@@ -58,7 +58,7 @@ def test_no_option_lets_it_run(run: Run, subtests: pytest.Subtests) -> None:
 
 
 def test_nor_does_one_from_http(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lightning would by itself read it with the code in it."""
+    """Lightning alone would load it and run its code."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "downloads"))
     (tmp_path / "evil.ckpt").write_bytes(with_code())
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=tmp_path)) as server:
@@ -205,7 +205,7 @@ def test_aliases_are_as_ever() -> None:
 
 # ------------------------------------------------------------ models and data
 def test_a_model_runs_no_code(model: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither that of a pickle nor that of a folder, which `trust_remote_code` would import; nobody is asked."""
+    """No code of a pickle runs, nor of a folder, which `trust_remote_code` would import; there is no prompt."""
     monkeypatch.setattr("sys.stdin", StringIO("y\n" * 9))
     folder = tmp_path / "model"
     folder.mkdir()

@@ -1,4 +1,4 @@
-"""GLUE and XGLUE as their hub repositories hold them, made of a few words; and an encoder that reads those words.
+"""Small GLUE and XGLUE data in the format of their hub repositories, made of a few words, and an encoder for them.
 
 One of `KEYS`, the same in every language, decides a row's label, so that a tiny model learns it from English and shows
 it in any language. Everything else is filler in the language's own script.

@@ -1,4 +1,4 @@
-"""Answers against the definition, written anew here, against torchmetrics in English, and by hand."""
+"""Metrics of answers against an independent implementation, against torchmetrics in English, and by hand."""
 
 import random
 import re
@@ -34,7 +34,7 @@ ARTICLES = {
 
 
 def reference(text: str, language: str) -> list[str]:
-    """The steps of MLQA's evaluation one after the other, character by character."""
+    """Apply the steps of MLQA's evaluation one after the other, character by character."""
     characters = [
         c for c in text.lower() if not unicodedata.category(c).startswith("P") and c not in string.punctuation
     ]
@@ -176,7 +176,7 @@ def test_questions_without_answers(target: list[list[str]], message: str) -> Non
 
 
 def official(answer: str, right: list[str]) -> tuple[float, float]:
-    """Exact match and F1 of a question of SQuAD 2, step by step as its evaluation has them."""
+    """Return exact match and F1 of a question of SQuAD 2, following its evaluation step by step."""
 
     def normalized(text: str) -> str:
         text = "".join(c for c in text.lower() if c not in set(string.punctuation))

@@ -1,4 +1,4 @@
-"""Control characters of names and values do not reach a terminal."""
+"""Control characters in names and values do not reach a terminal."""
 
 import ast
 import logging
