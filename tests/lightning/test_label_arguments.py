@@ -157,7 +157,7 @@ def test_ids_are_not_taken_for_other_numbers(
             ["1", "2", "3"],
             1,
             "classification",
-            r"of the data: 3\. Found `num_labels = 1`\. Or set `problem='regression'`\.$",
+            r"of the data: 3\. Found `num_labels = 1`\. Or set `problem='regression'` of the data\.$",
         ),
         (["good", "bad"], 1, None, r"should be finite numbers .* Found `'good'`, `'bad'`\."),
         (
