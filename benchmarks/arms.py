@@ -1,4 +1,4 @@
-"""The arms of the step benchmark: one training step each, of one model that all of them share."""
+"""The arms of the step benchmark, each of which runs one training step of a shared model."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,14 +32,14 @@ STATISTICS_FEW = "ComponentNormClip, few clipped, with statistics"
 
 @dataclass(frozen=True)
 class Task:
-    """What all arms train.
+    """The training task that all arms share.
 
-    The learning rate is 0, which costs a fused AdamW the same: every arm then sees the same weights.
+    The learning rate is 0, which costs a fused AdamW the same time, so that every arm sees the same weights.
 
     Args:
-        model: In training mode.
-        batch: The same in every step.
-        optimizer: Over all parameters of the model.
+        model: The model, in training mode.
+        batch: The batch of every step.
+        optimizer: The optimizer of all parameters of the model.
     """
 
     model: nn.Module
@@ -78,17 +78,17 @@ def engine_arm(
     statistics: bool = False,
     metered: bool = False,
 ) -> Arm:
-    """Return the arm of a strategy under the engine; its steps are counted from 0, so that draws differ.
+    """Return the arm of a strategy under the engine; the step number grows, so that draws differ.
 
     Args:
-        task: What is trained.
+        task: The training task.
         name: Name of the arm.
         transform: The strategy.
         rounds: Steps in every repeat.
-        period: Steps of the whole training, after which they are counted from 0 again.
-        skip_dropped: Whether the engine leaves out the work that the strategy would drop.
-        statistics: Whether the statistics are read, every step, as the authors' loop reads its own.
-        metered: Whether a meter looks at every component, every step.
+        period: Steps of the whole training, after which the step number restarts at 0.
+        skip_dropped: Whether the engine skips work on gradients that the strategy drops.
+        statistics: Whether to read the statistics in every step, as the authors' loop reads its own.
+        metered: Whether a meter measures every component in every step.
     """
     engine = GradientEngine(task.model, transform, total_steps=period, skip_dropped=skip_dropped)
     if metered:
@@ -114,10 +114,10 @@ def make_arms(task: Task, thresholds: Thresholds, *, fused: bool, draws: int) ->
     """Return all arms of a single step, and the names of the peers that are not installed.
 
     Args:
-        task: What is trained.
+        task: The training task.
         thresholds: Norms to clip to.
-        fused: Include the compiled mask.
-        draws: Steps in every repeat of a strategy whose work depends on what it draws.
+        fused: Whether to include the compiled mask.
+        draws: Steps in every repeat of a strategy whose work depends on its random draws.
     """
     parameters = list(task.model.parameters())
     arms = [
@@ -125,7 +125,7 @@ def make_arms(task: Task, thresholds: Thresholds, *, fused: bool, draws: int) ->
         loop_arm(task, TORCH_CLIP, "torch", lambda: nn.utils.clip_grad_norm_(parameters, thresholds.tenth)),
     ]
     for name, transform in make_strategies(thresholds, fused=fused).items():
-        if name != UNFREEZING:  # its work depends on where training stands: a whole epoch is timed instead
+        if name != UNFREEZING:  # its work depends on the progress of training: a whole epoch is timed instead
             arms.append(engine_arm(task, name, transform, rounds=draws if name in {LAYERS, TENSORS} else 1))
         if name == LAYERS:
             arms.append(engine_arm(task, COMPUTED, transform, rounds=draws, skip_dropped=False))

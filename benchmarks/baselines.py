@@ -1,4 +1,4 @@
-"""Baselines: masks and clips that people use today, written as they write them."""
+"""Baselines: common masks and clips, in their usual implementations."""
 
 from collections.abc import Iterable
 
@@ -7,13 +7,13 @@ from torch import Tensor, nn
 
 
 def drop_by_bernoulli_(gradients: Iterable[Tensor], rate: float) -> None:
-    """Drop entries with a mask per tensor from the global generator, as one writes it first."""
+    """Drop entries with a mask per tensor from the global generator, the straightforward implementation."""
     for gradient in gradients:
         gradient.mul_(torch.bernoulli(torch.full_like(gradient, 1 - rate)))
 
 
 def child_tuning_(gradients: Iterable[Tensor], keep: float) -> None:
-    """Drop entries and rescale as Child-Tuning-F does inside its optimizer step, before the moments are updated.
+    """Drop entries and rescale like Child-Tuning-F inside its optimizer step, before the moments are updated.
 
     References:
         R. Xu et al., "Raise a Child in Large Language Model: Towards Effective and Generalizable Fine-tuning", 2021,
@@ -25,9 +25,9 @@ def child_tuning_(gradients: Iterable[Tensor], keep: float) -> None:
 
 
 def clip_as_authors_(model: nn.Module, max_norm: float) -> dict[str, dict[str, float]]:
-    """Clip every parameter as the code of CGNC's authors does, with the statistics it collects: 9 host reads a tensor.
+    """Clip every parameter like the code of CGNC's authors, including its statistics: 9 host reads per tensor.
 
-    The clip is skipped there when nothing is collected, so that the two cannot be timed apart.
+    Their code skips the clip when it collects no statistics, so that the two cannot be timed separately.
 
     References:
         C. Yang and X. Ma, "Improving Stability of Fine-Tuning Pretrained Language Models via Component-Wise Gradient
@@ -54,6 +54,6 @@ def clip_as_authors_(model: nn.Module, max_norm: float) -> dict[str, dict[str, f
 
 
 def clip_each_(parameters: Iterable[Tensor], max_norm: float) -> None:
-    """Clip every parameter by a call of torch's own clip for each."""
+    """Clip every parameter with a separate call of torch's clip."""
     for parameter in parameters:
         nn.utils.clip_grad_norm_(parameter, max_norm)

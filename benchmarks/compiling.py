@@ -1,4 +1,4 @@
-"""How long the fused mask takes to compile: in a fresh process, with an empty cache.
+"""The compilation time of the fused mask, in a fresh process with an empty cache.
 
 Run as a program, it prints the seconds of its own first masked step; `compile_seconds` starts it.
 """
@@ -15,9 +15,9 @@ ENTRIES = 1 << 20
 
 
 def compile_seconds(device: torch.device) -> float:
-    """Return the seconds from the first call of the fused mask to its end."""
+    """Return the duration of the first call of the fused mask in seconds."""
     with TemporaryDirectory() as folder:
-        done = subprocess.run(  # noqa: S603  # this very module
+        done = subprocess.run(  # noqa: S603  # this module
             [sys.executable, "-m", "benchmarks.compiling", device.type],
             env=os.environ | {"TORCHINDUCTOR_CACHE_DIR": folder},
             check=True,

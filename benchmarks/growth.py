@@ -1,7 +1,7 @@
-"""Time `apply_` over the number of parameters, in tensors of a million entries, and over the number of tensors.
+"""The time of `apply_` by number of parameters, in tensors of a million entries, and by number of tensors.
 
-Small tensors come with 1,000 entries each, and with a number of entries that no other has. Every run starts from the
-same gradients, copied back untimed.
+Small tensors all have 1,000 entries, or all have different numbers of entries. Every run starts from the same
+gradients, copied back outside the timing.
 """
 
 from collections.abc import Sequence
@@ -33,11 +33,11 @@ TORCH_CLIP = "torch clip_grad_norm_"
 
 LARGE = (1, 3, 10, 30, 94, 286)  # tensors of a million entries: 1M to 300M parameters
 COUNTS = (10, 50, 220, 1050, 5000)
-CACHE = 8_000_000  # parameters from which on gradients do not fit into a cache, and growth is judged
+CACHE = 8_000_000  # number of parameters above which gradients do not fit into a cache; growth is fitted from there on
 
 
 def make_parameters(sizes: Sequence[int], device: torch.device) -> list[nn.Parameter]:
-    """Return parameters of the given sizes with a gradient each; the weights are never touched, nor in memory."""
+    """Return parameters of the given sizes with gradients; the weights are never used and take no memory."""
     parameters = [nn.Parameter(torch.empty(size, device=device)) for size in sizes]
     for parameter in parameters:
         parameter.grad = torch.empty_like(parameter)
@@ -45,7 +45,7 @@ def make_parameters(sizes: Sequence[int], device: torch.device) -> list[nn.Param
 
 
 def make_arms(parameters: Sequence[nn.Parameter], *, fused: bool) -> list[Arm]:
-    """Return the strategies on the gradients of parameters, with everything clipped."""
+    """Return arms of the strategies on the gradients of parameters, with all tensors clipped."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     generator = torch.Generator(gradients[0].device).manual_seed(0)
     source = torch.empty(max(map(Tensor.numel, gradients)), device=gradients[0].device).normal_(generator=generator)
@@ -89,12 +89,12 @@ def measure_growth(options: Options) -> Report:
 
     def add(sizes: Sequence[int], label: str, column: str, count: int, kind: str = "") -> None:
         unit = {PER_PARAMETER: 1e9, PER_TENSOR: 1e6}[column]
-        found = {
+        summaries = {
             kernel: Summary.of(unit * second / count for second in seconds)
             for kernel, seconds in measure_sizes(sizes, options, repeats).items()
         }
-        report.rows.append(Row(f"{label} [{column}]", "ours", found))
-        for kernel, summary in found.items():
+        report.rows.append(Row(f"{label} [{column}]", "ours", summaries))
+        for kernel, summary in summaries.items():
             series[column].setdefault(kernel + kind, []).append((count, summary))
 
     for number in large:
@@ -102,7 +102,7 @@ def measure_growth(options: Options) -> Report:
         add([ENTRIES] * number, f"{parameters / 1e6:.0f}M parameters", PER_PARAMETER, parameters)
     for number in counts:
         add([1000] * number, f"{number} tensors of 1,000", PER_TENSOR, number, ", equal sizes")
-        differing = [500 + place for place in range(number)]
+        differing = [500 + index for index in range(number)]
         add(differing, f"{number} tensors, all sizes differ", PER_TENSOR, number, ", all sizes differ")
 
     report.settings["series"] = {
@@ -115,11 +115,11 @@ def measure_growth(options: Options) -> Report:
 
 
 def exponent(line: str, points: Sequence[tuple[int, Summary]]) -> Ratio:
-    """Fit time = c * parameters ** e beyond the cache, and hold e to 1: linear growth.
+    """Fit time = c * parameters ** e beyond the cache; the target of e is 1, linear growth.
 
     Args:
-        line: What was timed.
-        points: Number of parameters, and nanoseconds per parameter.
+        line: The name of the measurement.
+        points: Numbers of parameters with nanoseconds per parameter.
     """
     beyond = [point for point in points if point[0] >= CACHE]
     judged = beyond if len(beyond) > 1 else points
@@ -135,7 +135,7 @@ def _per_tensor(line: str, points: Sequence[tuple[int, Summary]]) -> Ratio:
 
 
 def run(options: Options) -> None:
-    """Run the benchmark, and write what it found."""
+    """Run the benchmark and write its results."""
     publish(measure_growth(options), options, draw_growth)
 
 

@@ -1,11 +1,11 @@
-"""Time the kernels on the gradients of a MiniLM-sized encoder, against the floor and against the naive forms.
+"""The time of the kernels on the gradients of a MiniLM-sized encoder, against the floor and naive implementations.
 
 The floor is `torch._foreach_mul_` by 1: reading and writing every gradient once. `dense` gradients are normal random
 numbers in every tensor; `real` ones come from a backward pass, whose word-embedding gradient is mostly rows of zeros.
-Every run starts from the same gradients, copied back untimed.
+Every run starts from the same gradients, copied back outside the timing.
 
-`few clipped` clips every tenth tensor by its place, which is independent of its size; `largest norms` the tenth of the
-largest norms, among them the word embeddings, which hold more than half of all entries.
+`few clipped` clips every tenth tensor by index, independent of its size. `largest norms` clips the tenth of the tensors
+with the largest norms, among them the word embeddings, which hold more than half of all entries.
 """
 
 from collections.abc import Callable, Sequence
@@ -48,18 +48,18 @@ def make_arms(model: nn.Module, saved: Sequence[Tensor], *, fused: bool) -> list
     """Return the arms on one set of gradients.
 
     Args:
-        model: The model that holds the gradients, all of them.
-        saved: What they are before every run.
-        fused: Include the compiled mask.
+        model: The model with the gradients.
+        saved: Their values before every run.
+        fused: Whether to include the compiled mask.
     """
     gradients, parameters = gradients_of(model), list(model.parameters())
     thresholds = find_thresholds(list(saved))
-    keys = [derive_key("benchmark", place) for place in range(len(gradients))]
+    keys = [derive_key("benchmark", index) for index in range(len(gradients))]
     rates, ones = [RATE] * len(gradients), [1] * len(gradients)
     clip_ = partial(clip_components_, gradients, ones)
     all_clipped, tenth_clipped = [thresholds.all] * len(ones), [thresholds.tenth] * len(ones)
     norms = torch.stack(torch._foreach_norm(list(saved))).tolist()
-    few_clipped = [norm / 2 if place % 10 == 5 else 2 * norm + 1e-3 for place, norm in enumerate(norms)]
+    few_clipped = [norm / 2 if index % 10 == 5 else 2 * norm + 1e-3 for index, norm in enumerate(norms)]
 
     def clip_and_read_(thresholds: list[float]) -> None:
         norms, factors = clip_(thresholds)
@@ -106,7 +106,7 @@ def measure_kernels(options: Options) -> Report:
     if not options.quick:
         seconds = compile_seconds(options.device)
         report.settings["compile seconds"] = seconds
-        report.notes.append(f"{FUSED}: {seconds:.0f} s to compile once, with an empty cache; not in its time")
+        report.notes.append(f"{FUSED}: {seconds:.0f} s to compile once, with an empty cache; not included in its time")
 
     rows: dict[str, Row] = {}
     for kind, saved in (("dense", dense), ("real", real)):
@@ -140,7 +140,7 @@ def _ratios(kind: str, samples: Samples) -> list[Ratio]:
 
 
 def run(options: Options) -> None:
-    """Run the benchmark, and write what it found."""
+    """Run the benchmark and write its results."""
     publish(measure_kernels(options), options, draw_bars)
 
 

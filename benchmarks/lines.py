@@ -1,4 +1,4 @@
-"""The plot of growth: lines over the number of parameters and of tensors."""
+"""The plot of growth, as lines over the number of parameters and of tensors."""
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,7 +13,7 @@ Points = list[tuple[int, float]]
 
 
 def draw_growth(report: Report) -> Figure:
-    """Draw one panel per way to grow; a flat line is linear growth."""
+    """Draw one panel per kind of growth; a flat line is linear growth."""
     series: dict[str, dict[str, Points]] = report.settings["series"]
     figure = Figure(figsize=(14, 6.5), layout="constrained")
     for panel, (column, lines) in zip(figure.subplots(1, len(series)), series.items(), strict=True):
@@ -25,12 +25,12 @@ def draw_growth(report: Report) -> Figure:
 def _draw_panel(panel: Axes, column: str, lines: dict[str, Points]) -> None:
     kernels = list(dict.fromkeys(_kernel(line) for line in lines))
     for line, points in lines.items():
-        place = kernels.index(_kernel(line))
+        index = kernels.index(_kernel(line))
         panel.plot(
             [count for count, _ in points],
             [value for _, value in points],
-            color=LINES[place % len(LINES)],
-            marker=MARKERS[place % len(MARKERS)],
+            color=LINES[index % len(LINES)],
+            marker=MARKERS[index % len(MARKERS)],
             linestyle="--" if line.endswith("differ") else "-",
             label=line,
         )
@@ -45,5 +45,5 @@ def _draw_panel(panel: Axes, column: str, lines: dict[str, Points]) -> None:
 
 
 def _kernel(line: str) -> str:
-    """Return the kernel's name without the kind of sizes, which the line's style tells."""
+    """Return the kernel's name without the kind of sizes, which the line's style shows."""
     return line.removesuffix(", equal sizes").removesuffix(", all sizes differ")

@@ -1,4 +1,4 @@
-"""The machine that the numbers were measured on."""
+"""The description of the machine of a measurement."""
 
 import os
 import platform
@@ -26,7 +26,7 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """Return the name of the processor; Linux says it in a file, other systems by `platform`."""
+    """Return the name of the processor, from a file on Linux and from `platform` elsewhere."""
     info = Path("/proc/cpuinfo")
     if info.exists():
         for line in info.read_text().splitlines():

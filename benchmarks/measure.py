@@ -1,4 +1,4 @@
-"""Interleaved timing: every repeat runs every arm, in an order drawn anew, so that drift falls on all alike."""
+"""Interleaved timing, in which every repeat runs every arm in a new random order, so that drift affects all alike."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,13 +13,13 @@ Samples = dict[str, dict[str, list[float]]]
 
 
 class Clock:
-    """Times named sections of one run, which may nest.
+    """A clock of named sections of one run, which may nest.
 
-    On an accelerator a section lies between two events in its stream, and the host waits before and after the whole
-    run only: waiting inside would slow down the section around it.
+    On an accelerator, a section is measured between two events in its stream, and the host waits only before and after
+    the whole run: waiting inside would slow down the enclosing section.
 
     Args:
-        device: Where the work runs.
+        device: The device of the work.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -31,7 +31,7 @@ class Clock:
 
     @contextmanager
     def section(self, name: str) -> Iterator[None]:
-        """Time the block; a name that comes again adds up."""
+        """Time a block; blocks of the same name add up."""
         if self._cuda:
             start, end = _event(), _event()
             start.record()
@@ -44,7 +44,7 @@ class Clock:
         self._add(name, perf_counter() - before)
 
     def seconds(self) -> dict[str, float]:
-        """Return the seconds of every section, once the device has done its work."""
+        """Wait for the device, and return the seconds of every section."""
         if self._cuda:
             torch.cuda.synchronize()
         for name, start, end in self._events:
@@ -62,13 +62,13 @@ def _event() -> torch.cuda.Event:
 
 @dataclass(frozen=True)
 class Arm:
-    """One thing to time.
+    """A function to time.
 
     Args:
-        name: Unique among the arms it is timed with.
-        group: What it belongs to, for the plot: `"ours"`, `"torch"`, `"naive"` or `"peer"`.
-        run: Called with a clock; what lies outside its sections is not timed.
-        rounds: How often each repeat runs it; its number for the repeat is the mean.
+        name: Its name, unique among the arms that are timed together.
+        group: Its group in the plot: `"ours"`, `"torch"`, `"naive"` or `"peer"`.
+        run: A function of a clock; only the clock's sections are timed.
+        rounds: The number of runs in each repeat, over which the mean is taken.
     """
 
     name: str
@@ -81,11 +81,11 @@ def interleave(arms: Sequence[Arm], *, repeats: int, device: torch.device, warmu
     """Run every arm in every repeat, in shuffled order.
 
     Args:
-        arms: What to time.
-        repeats: How often.
-        device: Where the work runs.
-        warmups: Runs of every arm before, untimed: they compile, and fill caches and allocators.
-        seed: Seed of the orders.
+        arms: The arms.
+        repeats: The number of repeats.
+        device: The device of the work.
+        warmups: Untimed runs of every arm beforehand, which compile and fill caches and allocators.
+        seed: The seed of the orders.
 
     Returns:
         The seconds of every arm's sections, one number per repeat.
@@ -97,13 +97,13 @@ def interleave(arms: Sequence[Arm], *, repeats: int, device: torch.device, warmu
     slots = [arm for arm in arms for _ in range(arm.rounds)]
     samples: Samples = {arm.name: {} for arm in arms}
     for _ in range(repeats):
-        found: dict[str, dict[str, list[float]]] = {arm.name: {} for arm in arms}
+        in_repeat: dict[str, dict[str, list[float]]] = {arm.name: {} for arm in arms}
         for index in torch.randperm(len(slots), generator=generator).tolist():
             clock = Clock(device)
             slots[index].run(clock)
             for section, seconds in clock.seconds().items():
-                found[slots[index].name].setdefault(section, []).append(seconds)
-        for name, sections in found.items():
+                in_repeat[slots[index].name].setdefault(section, []).append(seconds)
+        for name, sections in in_repeat.items():
             for section, values in sections.items():
                 samples[name].setdefault(section, []).append(fmean(values))
     return samples

@@ -1,9 +1,9 @@
-"""Measure the extra peak memory of every strategy: what `apply_` allocates at its peak, beyond the gradients.
+"""The extra peak memory of every strategy, which `apply_` allocates beyond the gradients.
 
-The number is counted from torch's own allocations, not from the size of the process: see `peak`. That is exact, where
-the resident size also holds pages that the system gives or takes when it likes. As a check on what torch does not
-count, the resident size is measured too on Linux, in a fresh process per strategy: see `resident`. It is off by up to
-about a megabyte.
+It is counted from torch's own allocations, see `peak`, not from the size of the process. This is exact, while the
+resident size depends on when the system adds and removes pages. To check for memory that torch does not count, the
+resident size is also measured on Linux, in a fresh process per strategy, see `resident`. It is accurate to about a
+megabyte.
 """
 
 from collections.abc import Callable
@@ -56,7 +56,7 @@ def measure_memory(options: Options) -> Report:
 
 
 def held_to(name: str, extra: int, gradients: int, largest: int) -> Ratio:
-    """Hold the extra bytes to a share of all gradients, or to the largest if that is more."""
+    """Compare the extra bytes with a share of all gradients, or with the largest gradient if that is more."""
     at_most = max(SHARE, largest / gradients)
     return Ratio(
         f"extra peak memory of {name} / gradients", Summary.of([extra / gradients]), at_most=at_most, aim=SHARE
@@ -73,7 +73,7 @@ def _values(extra: int, seen: int | None, gradients: int, largest: int) -> dict[
 
 
 def run(options: Options) -> None:
-    """Run the benchmark, and write what it found."""
+    """Run the benchmark and write its results."""
     publish(measure_memory(options), options, draw_bars)
 
 

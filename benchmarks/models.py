@@ -1,4 +1,4 @@
-"""The model under test: an encoder built from a configuration, with random weights, and a batch for it."""
+"""The model of the benchmarks, an encoder with random weights, and a batch for it."""
 
 from dataclasses import dataclass
 
@@ -17,8 +17,8 @@ class Size:
         hidden: Width.
         layers: Number of blocks.
         heads: Number of attention heads.
-        intermediate: Width of the feed-forward part.
-        vocabulary: Number of tokens it knows.
+        intermediate: Width of the feed-forward layers.
+        vocabulary: Number of tokens in the vocabulary.
         examples: Sequences in a batch.
         tokens: Tokens in a sequence.
     """
@@ -36,11 +36,11 @@ MINILM = Size(hidden=384, layers=6, heads=12, intermediate=1536, vocabulary=3052
 """MiniLM-L6: 22.7M parameters, of which more than half are word embeddings."""
 
 SMALL = Size(hidden=96, layers=4, heads=4, intermediate=384, vocabulary=8000, examples=8, tokens=32)
-"""What `--quick` trains."""
+"""The size with `--quick`."""
 
 
 def build_model(size: Size, device: torch.device, *, seed: int = 0) -> nn.Module:
-    """Build a classifier in training mode, dropout as BERT has it."""
+    """Build a classifier in training mode, with BERT's dropout."""
     config = BertConfig(
         vocab_size=size.vocabulary,
         hidden_size=size.hidden,
@@ -66,25 +66,25 @@ def make_batch(size: Size, device: torch.device, *, seed: int = 0) -> Batch:
 
 
 def run_backward(model: nn.Module, batch: Batch) -> None:
-    """Run one forward and backward pass; gradients add to what is there."""
+    """Run one forward and backward pass, which adds to existing gradients."""
     model(**batch).loss.backward()
 
 
 def gradients_of(model: nn.Module) -> list[Tensor]:
-    """Return the gradients that there are, in the order of the parameters."""
+    """Return the existing gradients, in the order of the parameters."""
     return [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Norms to clip to, read off one gradient.
+    """Thresholds of clips, derived from one gradient.
 
     Args:
-        all: Clips every tensor.
-        few: Clips the tensors of the largest norms, with a tenth of all entries at most.
-        tenth: Clips a tenth of the tensors, those of the largest norms: word embeddings are often one of them, and
-            then most entries are clipped.
-        value: Clips a few entries of a value clip.
+        all: A norm that clips every tensor.
+        few: A norm that clips the tensors with the largest norms, with at most a tenth of all entries.
+        tenth: A norm that clips the tenth of the tensors with the largest norms; word embeddings are often among them,
+            so that most entries are clipped.
+        value: A value that clips a few entries.
     """
 
     all: float
@@ -94,18 +94,18 @@ class Thresholds:
 
 
 def find_thresholds(gradients: list[Tensor]) -> Thresholds:
-    """Find thresholds that clip all and few of the tensors; those without any gradient are never clipped."""
+    """Find thresholds that clip all or few of the tensors; tensors with a zero gradient are never clipped."""
     norms, order = torch.stack(torch._foreach_norm(gradients)).cpu().sort(descending=True)
     entries = torch.tensor([gradient.numel() for gradient in gradients])[order].cumsum(0)
     clipped = int((entries <= 0.1 * entries[-1]).sum())
-    # half way to the next norm, and a tenth of the smallest: dropout moves the norms from step to step
+    # half way to the next norm, and a tenth of the smallest, since dropout changes the norms from step to step
     few = float(norms[clipped - 1] + norms[clipped]) / 2 if clipped else 2 * float(norms[0])
     tenth = float(norms.quantile(0.9))
     return Thresholds(all=float(norms[norms > 0].min()) / 10, few=few, tenth=tenth, value=tenth / 100)
 
 
 def put_gradients(model: nn.Module, device: torch.device) -> None:
-    """Give every parameter that trains a dense random gradient, as a backward pass would, but without one."""
+    """Give every trainable parameter a dense random gradient, without a backward pass."""
     generator = torch.Generator(device).manual_seed(0)
     for parameter in model.parameters():
         gradient = torch.empty_like(parameter).normal_(generator=generator)

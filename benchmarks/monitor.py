@@ -1,7 +1,7 @@
-"""Time what it costs to look at every component, as `GradientMonitor` does every 20 steps.
+"""The cost of measuring every component, as `GradientMonitor` does every 20 steps.
 
-A meter looks in every step here; what it adds to the change of the gradient is divided by 20 and by a plain step. The
-gradients are those of a MiniLM-sized encoder, whose word embeddings are half of all parameters.
+Here a meter measures in every step; the time that it adds to the change of the gradient is divided by 20 and by a plain
+step. The gradients are those of a MiniLM-sized encoder, in which word embeddings are half of all parameters.
 """
 
 from benchmarks.arms import CHANGE, PLAIN, STEP, Task, engine_arm, loop_arm
@@ -51,7 +51,7 @@ def measure_monitor(options: Options) -> Report:
 
 
 def run(options: Options) -> None:
-    """Run the benchmark, and write what it found."""
+    """Run the benchmark and write its results."""
     publish(measure_monitor(options), options, draw_bars)
 
 

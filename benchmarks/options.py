@@ -1,4 +1,4 @@
-"""Options that the command line of every benchmark takes."""
+"""The command-line options of all benchmarks."""
 
 from argparse import ArgumentParser
 from collections.abc import Sequence
@@ -10,13 +10,13 @@ import torch
 
 @dataclass(frozen=True)
 class Options:
-    """How a benchmark is run.
+    """The options of a benchmark.
 
     Args:
-        quick: Small model and few repeats, nothing compiled: to see that it runs, not to quote a number.
-        repeats: Rounds over all arms; `None` for the benchmark's own number.
-        output: Folder of the JSON file and the plot.
-        device: Where to compute.
+        quick: Small model, few repeats and nothing compiled, to check that it runs; the numbers mean nothing.
+        repeats: The number of repeats of all arms; `None` for the benchmark's own number.
+        output: The folder of the JSON file and the plot.
+        device: The device to compute on.
     """
 
     quick: bool
@@ -25,19 +25,19 @@ class Options:
     device: torch.device
 
     def rounds(self, *, full: int, quick: int) -> int:
-        """Return the number of repeats: what was asked for, or the benchmark's own."""
+        """Return the number of repeats that the user gave, or the benchmark's own."""
         if self.repeats is not None:
             return self.repeats
         return quick if self.quick else full
 
 
 def make_parser(description: str | None) -> ArgumentParser:
-    """Return the parser of the options all benchmarks share."""
+    """Return the parser of the options that all benchmarks share."""
     parser = ArgumentParser(description=(description or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="small model, few repeats, nothing compiled")
-    parser.add_argument("--repeats", type=_positive, help="rounds over all arms")
+    parser.add_argument("--repeats", type=_positive, help="number of repeats of all arms")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"), help="folder of JSON and plot")
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="cuda if there is one, by default")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="by default cuda if available")
     return parser
 
 

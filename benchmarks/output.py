@@ -1,4 +1,4 @@
-"""Where a report goes: terminal, JSON, plot."""
+"""The output of a report: terminal, JSON file and plot."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ def publish(report: Report, options: Options, draw: Callable[[Report], Figure]) 
     """Show a report, and write its JSON file and its plot to the folder of the options."""
     if options.quick:
         report.notes.append("--quick: targets are meant for the full run; small sizes mostly show fixed costs")
-        report.notes.append("--quick: the fused mask is left out, it takes long to compile")
+        report.notes.append("--quick: without the fused mask, which takes long to compile")
     console = Console()
     report.show(console)
     data = report.write_json(options.output)

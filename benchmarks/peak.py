@@ -1,4 +1,4 @@
-"""How much memory a call allocates at its peak."""
+"""The peak memory that a call allocates."""
 
 import json
 from collections.abc import Callable
@@ -14,11 +14,11 @@ from lightning_sparsegrad import GradientEngine, GradientTransform
 
 
 def peak_allocated(call: Callable[[], object], device: torch.device) -> int:
-    """Return the bytes of tensors that exist at the peak of a call, beyond those from before it.
+    """Return the bytes of tensors at the peak of a call, beyond those that existed before it.
 
-    On CUDA the caching allocator counts them. On the CPU the profiler records every allocation and release that torch's
-    allocator makes, compiled kernels' and temporaries inside operators included; the peak of the running sum is exact
-    and the same in every run.
+    On CUDA the caching allocator counts them. On the CPU the profiler records every allocation and release by torch's
+    allocator, including those of compiled kernels and temporaries inside operators. The peak of the running sum is
+    exact and reproducible.
     """
     if device.type == "cuda":
         torch.cuda.synchronize()
@@ -44,15 +44,15 @@ def peak_allocated(call: Callable[[], object], device: torch.device) -> int:
 def measure_apply(
     model: nn.Module, transform: GradientTransform, device: torch.device, measure: Callable[[Callable[[], None]], int]
 ) -> int:
-    """Return what `measure` finds about `apply_` in the third window; the two before fill caches."""
+    """Return the measurement of `apply_` in the third window, after two that fill caches."""
     engine = GradientEngine(model, transform, total_steps=100)
-    found = 0
+    peak = 0
     for step in range(3):
         with engine.window(step, epoch=0):
             put_gradients(model, device)
             if step < 2:
                 engine.apply_()
             else:
-                found = measure(engine.apply_)
+                peak = measure(engine.apply_)
         model.zero_grad()
-    return found
+    return peak

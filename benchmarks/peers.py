@@ -1,4 +1,4 @@
-"""Other packages' clips, where they are installed."""
+"""The clips of other packages, if they are installed."""
 
 from collections.abc import Callable
 from importlib import import_module
@@ -13,7 +13,7 @@ Change = Callable[[list[nn.Parameter]], None]
 
 
 def find_peers() -> dict[str, Change | None]:
-    """Return what each peer does to the gradients of parameters, in place; `None` if it is not installed."""
+    """Return the function with which each peer changes gradients in place; `None` if it is not installed."""
     return {"timm adaptive_clip_grad": _timm(), "pytorch_optimizer agc": _agc()}
 
 
@@ -21,7 +21,7 @@ def _timm() -> Change | None:
     spec = find_spec("timm")
     if spec is None or not spec.submodule_search_locations:
         return None
-    # the file by itself: the package also needs a torchvision that fits, which adaptive clipping does not
+    # load only this file: its package needs a matching torchvision, adaptive clipping does not
     path = Path(next(iter(spec.submodule_search_locations))) / "utils" / "agc.py"
     own = spec_from_file_location("timm_agc", path)
     if own is None or own.loader is None:

@@ -1,4 +1,4 @@
-"""Plots of reports, in colours that are told apart without red and green (Okabe and Ito, 2008)."""
+"""Plots of reports, in colours that people with colour blindness can tell apart (Okabe and Ito, 2008)."""
 
 from collections.abc import Sequence
 
@@ -9,14 +9,14 @@ from matplotlib.patches import Patch
 from benchmarks.report import Report, Row, format_number
 
 COLOURS = {"ours": "#0072B2", "torch": "#555555", "naive": "#E69F00", "peer": "#CC79A7"}
-LABELS = {"ours": "this library", "torch": "torch", "naive": "as people write it", "peer": "other packages"}
+LABELS = {"ours": "this library", "torch": "torch", "naive": "naive code", "peer": "other packages"}
 LINES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#F0E442")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-LOGARITHMIC = 20.0  # ratio of the longest to the shortest bar from which on lengths are logarithms
+LOGARITHMIC = 20.0  # ratio of the longest to the shortest bar from which the scale is logarithmic
 
 
 def draw_bars(report: Report) -> Figure:
-    """Draw a panel per column, a bar per arm; whiskers are quartiles, numbers medians."""
+    """Draw a panel per column and a bar per arm; whiskers are quartiles, numbers are medians."""
     columns = report.columns
     figure = Figure(figsize=(4.0 + 4.0 * len(columns), 1.6 + 0.3 * len(report.rows)), layout="constrained")
     panels = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
@@ -32,15 +32,15 @@ def draw_bars(report: Report) -> Figure:
 
 
 def _draw_panel(panel: Axes, rows: Sequence[Row], column: str) -> None:
-    places = [place for place, row in enumerate(rows) if column in row.values]
-    summaries = [rows[place].values[column] for place in places]
+    heights = [height for height, row in enumerate(rows) if column in row.values]
+    summaries = [rows[height].values[column] for height in heights]
     values = [summary.value for summary in summaries]
     whiskers = [
         [max(0.0, summary.value - summary.lower) for summary in summaries],
         [max(0.0, summary.upper - summary.value) for summary in summaries],
     ]
-    colours = [COLOURS[rows[place].group] for place in places]
-    panel.barh(places, values, xerr=whiskers, color=colours, error_kw={"elinewidth": 1, "ecolor": "#222222"})
+    colours = [COLOURS[rows[height].group] for height in heights]
+    panel.barh(heights, values, xerr=whiskers, color=colours, error_kw={"elinewidth": 1, "ecolor": "#222222"})
     positive = [value for value in values if value > 0]
     logarithmic = bool(positive) and max(positive) / min(positive) > LOGARITHMIC
     if logarithmic:
@@ -48,19 +48,19 @@ def _draw_panel(panel: Axes, rows: Sequence[Row], column: str) -> None:
         panel.set_xlim(min(positive) / 3, max(positive) * 4)
     else:
         panel.set_xlim(0, max(*[summary.upper for summary in summaries], 1e-9) * 1.25)
-    for place, summary in zip(places, summaries, strict=True):
+    for height, summary in zip(heights, summaries, strict=True):
         end = max(summary.upper, summary.value)
         if logarithmic and end <= 0:
             end = min(positive) / 3
         label = format_number(summary.value)
-        panel.annotate(label, (end, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
+        panel.annotate(label, (end, height), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
     panel.set_xlabel(column + (", logarithmic" if logarithmic else ""))
     panel.grid(axis="x", color="#dddddd", linewidth=0.6)
     panel.set_axisbelow(True)
 
 
 def title_of(report: Report) -> str:
-    """Return what was measured on what."""
+    """Return the title of a plot: benchmark, machine and version of torch."""
     machine = report.machine
     where = machine.get("accelerator", f"{machine['processor']}, threads: {machine['threads']}")
     return f"{report.benchmark}: {where}, torch {machine['torch']}"

@@ -1,4 +1,4 @@
-"""Medians, quartiles, and ratios with the target each is held to."""
+"""Medians, quartiles, and ratios with their targets."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -7,10 +7,10 @@ from statistics import fmean, median, quantiles
 
 @dataclass(frozen=True)
 class Summary:
-    """A number, and between which quartiles its samples lie.
+    """A number with the quartiles of its samples.
 
     Args:
-        value: The median, or the mean where samples differ by design.
+        value: The median, or the mean if samples differ by design.
         lower: First quartile.
         upper: Third quartile.
         count: Number of samples.
@@ -31,10 +31,10 @@ class Summary:
 
 @dataclass(frozen=True)
 class Ratio:
-    """A ratio, and what it should be at most.
+    """A ratio with its upper limit.
 
     Args:
-        name: What is divided by what.
+        name: Its name, "numerator / denominator".
         summary: Its value and quartiles.
         at_most: The target; `None` for a ratio that is only reported.
         aim: A stricter value to work towards.
@@ -49,10 +49,10 @@ class Ratio:
 
     @property
     def verdict(self) -> str:
-        """`"reached"`, `"missed"`, or nothing without a target."""
+        """`"reached"` or `"missed"`; empty without a target."""
         if self.at_most is None:
             return ""
-        return "reached" if self.summary.value <= self.at_most else "missed"  # what is undefined is missed
+        return "reached" if self.summary.value <= self.at_most else "missed"  # an undefined value misses
 
 
 def divide(
@@ -67,12 +67,12 @@ def divide(
     """Divide repeat by repeat, then take the median of the ratios.
 
     Args:
-        name: What is divided by what.
+        name: Its name, "numerator / denominator".
         numerators: One number per repeat.
         denominators: One number per repeat, of the same repeats.
         at_most: The target.
         aim: A stricter value to work towards.
-        averaged: Take the mean of the ratios, where every repeat does other work.
+        averaged: Take the mean of the ratios instead, if the work differs between repeats.
     """
     ratios = [above / below for above, below in zip(numerators, denominators, strict=True)]
     return Ratio(name, Summary.of(ratios, averaged=averaged), at_most, aim)

@@ -1,4 +1,4 @@
-"""Results of a benchmark: as a table, as JSON."""
+"""The results of a benchmark, as a table and as JSON."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -14,12 +14,12 @@ from benchmarks.ratios import Ratio, Summary
 
 @dataclass(frozen=True)
 class Row:
-    """One arm's numbers.
+    """The numbers of one arm.
 
     Args:
-        arm: What was measured.
-        group: What it belongs to, for the plot.
-        values: Column to number; the column's name holds the unit.
+        arm: The name of the arm.
+        group: Its group in the plot.
+        values: Column to number; the name of the column includes the unit.
     """
 
     arm: str
@@ -33,11 +33,11 @@ class Report:
 
     Args:
         benchmark: Its name, and the name of its files.
-        machine: What it was measured on.
-        settings: How it was run.
+        machine: The machine of the measurement.
+        settings: The settings of the run.
         rows: The arms.
         ratios: The ratios, with their targets.
-        notes: What a reader should know beside the numbers.
+        notes: Further remarks for the reader.
     """
 
     benchmark: str
@@ -49,11 +49,11 @@ class Report:
 
     @property
     def columns(self) -> list[str]:
-        """Every column that a row has, in the order of the rows."""
+        """All columns of the rows, in order of first occurrence."""
         return list(dict.fromkeys(column for row in self.rows for column in row.values))
 
     def write_json(self, folder: Path) -> Path:
-        """Write everything to `folder` and return the file."""
+        """Write the report to `folder` and return the path."""
         folder.mkdir(parents=True, exist_ok=True)
         ratios = [asdict(ratio) | {"verdict": ratio.verdict} for ratio in self.ratios]
         path = folder / f"{self.benchmark}.json"
@@ -69,7 +69,7 @@ class Report:
     def _rows_table(self) -> Table:
         table = Table("arm", title=f"{self.benchmark}: median (quartiles)")
         for column in self.columns:
-            table.add_column(escape(column), justify="right")  # a unit in brackets is no markup
+            table.add_column(escape(column), justify="right")  # a unit in brackets is not markup
         for row in self.rows:
             cells = [row.values.get(column) for column in self.columns]
             table.add_row(escape(row.arm), *[format_summary(cell) if cell else "" for cell in cells])
@@ -96,5 +96,5 @@ def format_summary(summary: Summary, unit: str = "") -> str:
 
 
 def format_number(number: float) -> str:
-    """Return a number to three digits, without an exponent where it would not be shorter."""
+    """Return a number to three digits, without an exponent unless that is shorter."""
     return f"{number:.0f}" if 100 <= abs(number) < 1e6 else f"{number:.3g}"

@@ -1,7 +1,7 @@
-"""The extra resident memory of a strategy at its peak, measured without sampling in a process of its own.
+"""The extra resident memory of a strategy at its peak, measured without sampling in a separate process.
 
-The gradients are put in place without a backward pass, whose released memory would hide what is allocated after it;
-released memory is given back to the system, the high-water mark of the process is reset, and read after `apply_`.
+The gradients are made without a backward pass, whose released memory would hide later allocations. Released memory is
+returned to the system, and the high-water mark of the process is reset before `apply_` and read after it.
 """
 
 import ctypes
@@ -21,20 +21,20 @@ _RESET = Path("/proc/self/clear_refs")
 
 
 def can_measure(device: torch.device) -> bool:
-    """Return whether the system keeps a high-water mark that can be reset: Linux does, for memory of the host."""
+    """Return whether the system has a high-water mark that can be reset, as Linux has for host memory."""
     return device.type == "cpu" and _RESET.exists()
 
 
 def resident_bytes(name: str) -> int:
-    """Return the extra bytes of a strategy, by its name, on the full model; it starts this module as a program."""
-    done = subprocess.run(  # noqa: S603  # this very module
+    """Return the extra bytes of a strategy on the full model, by running this module as a program."""
+    done = subprocess.run(  # noqa: S603  # this module
         [sys.executable, "-m", "benchmarks.resident", name], check=True, capture_output=True, text=True
     )
     return int(done.stdout)
 
 
 def grown(call: Callable[[], object]) -> int:
-    """Return by how many bytes the high-water mark rises above the resident size during a call."""
+    """Return the bytes by which the high-water mark exceeds the initial resident size during a call."""
     ctypes.CDLL(None).malloc_trim(0)
     _RESET.write_text("5")
     before = _read("VmRSS")
@@ -50,12 +50,12 @@ def _read(key: str) -> int:
 def main() -> None:
     """Print the extra bytes of the strategy that the command line names."""
     name, device = sys.argv[1], torch.device("cpu")
-    found = 0
-    for size in (SMALL, MINILM):  # the small one loads the code that is loaded at its first use
+    extra = 0
+    for size in (SMALL, MINILM):  # the small one loads code on first use
         model, thresholds = make_case(size, device)
         transform = make_strategies(thresholds, fused=True)[name]
-        found = measure_apply(model, transform, device, grown)
-    sys.stdout.write(f"{found}\n")
+        extra = measure_apply(model, transform, device, grown)
+    sys.stdout.write(f"{extra}\n")
 
 
 if __name__ == "__main__":

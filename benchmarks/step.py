@@ -1,8 +1,8 @@
-"""Time one training step, and the change of the gradient alone, for every strategy and for what people use today.
+"""The time of a training step, and of the change of the gradient alone, for every strategy and common alternatives.
 
-The step is forward, backward, change of the gradient and fused AdamW, of a MiniLM-sized encoder in training mode.
-`LayerGradDrop` is averaged over draws, and `GradualUnfreezing` over whole epochs: how much work they leave out differs
-from step to step.
+A step is forward pass, backward pass, change of the gradient and fused AdamW, on a MiniLM-sized encoder in training
+mode. `LayerGradDrop` is averaged over draws and `GradualUnfreezing` over whole epochs, since the work that they skip
+differs from step to step.
 """
 
 from collections.abc import Sequence
@@ -71,12 +71,12 @@ def _rows(arms: Sequence[Arm], samples: Samples) -> list[Row]:
 def _ratios(samples: Samples) -> list[Ratio]:
     plain, clip = samples[PLAIN][STEP], samples[names.TORCH_CLIP][CHANGE]
     change = {name: sections[CHANGE] for name, sections in samples.items() if CHANGE in sections}
-    found = []
+    ratios = []
     for name, bound in ((strategies.FUSED, 0.02), (strategies.EAGER, 0.05)):
         if name in change:
-            found.append(divide(f"change by {name} / plain step", change[name], plain, at_most=bound))
+            ratios.append(divide(f"change by {name} / plain step", change[name], plain, at_most=bound))
     for name, at_most in ((strategies.CLIP_ALL, 1.0), (strategies.CLIP_FEW, 0.6), (strategies.CLIP_TENTH, None)):
-        found.append(divide(f"change by {name} / by {names.TORCH_CLIP}", change[name], clip, at_most=at_most))
+        ratios.append(divide(f"change by {name} / by {names.TORCH_CLIP}", change[name], clip, at_most=at_most))
     pairs = (
         (strategies.EAGER, names.BERNOULLI, 1 / 8),
         (strategies.EAGER, names.CHILD_TUNING, None),
@@ -84,8 +84,8 @@ def _ratios(samples: Samples) -> list[Ratio]:
         (names.STATISTICS_FEW, names.AUTHORS, 1 / 8),
     )
     for ours, theirs, at_most in pairs:
-        found.append(divide(f"change by {ours} / by {theirs}", change[ours], change[theirs], at_most=at_most))
-    found.append(
+        ratios.append(divide(f"change by {ours} / by {theirs}", change[ours], change[theirs], at_most=at_most))
+    ratios.append(
         divide(
             f"step with {strategies.LAYERS}({strategies.RATE}) / plain step",
             samples[strategies.LAYERS][STEP],
@@ -94,10 +94,10 @@ def _ratios(samples: Samples) -> list[Ratio]:
             averaged=True,
         )
     )
-    found.append(
+    ratios.append(
         divide(f"step with {names.COMPUTED} / plain step", samples[names.COMPUTED][STEP], plain, averaged=True)
     )
-    return found
+    return ratios
 
 
 def _epoch_ratio(samples: Samples) -> Ratio:
@@ -106,7 +106,7 @@ def _epoch_ratio(samples: Samples) -> Ratio:
 
 
 def run(options: Options) -> None:
-    """Run the benchmark, and write what it found."""
+    """Run the benchmark and write its results."""
     publish(measure_step(options), options, draw_bars)
 
 

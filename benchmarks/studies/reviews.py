@@ -10,15 +10,15 @@ from benchmarks.studies.packages import download
 
 _SOURCE = "vaderSentiment==3.3.2"
 _ARCHIVE, _RATINGS = "hutto_ICWSM_2014.tar.gz", "movieReviewSnippets_GroundTruth.txt"
-SIZES = (500, 1000, 2500)  # of the training sets
-_HELD_OUT = 1000  # sentences each, to validate and to test
+SIZES = (500, 1000, 2500)  # sentences in the training sets
+_HELD_OUT = 1000  # sentences each for validation and test
 
 
 def make_reviews(folder: Path) -> None:
-    """Write `train_500.csv` and so on, `validation.csv` and `test.csv`, of a `sentence` and its `polarity`.
+    """Write `train_500.csv` and so on, `validation.csv` and `test.csv`, with columns `sentence` and `polarity`.
 
-    A sentence is positive or negative by the sign of its mean rating; without one, or said twice, it is left out. The
-    order is that of a hash of the sentence; a smaller training set is the beginning of a larger one.
+    A sentence is positive or negative by the sign of its mean rating. Sentences without a rating and repeated ones are
+    left out. They are ordered by a hash, so that a smaller training set is the start of a larger one.
     """
     with TemporaryDirectory() as temporary:
         source = download(_SOURCE, Path(temporary), source=True)

@@ -1,6 +1,6 @@
 """Private names of Lightning's loggers.
 
-No public name does what these do. Each is checked against the installed version in `tests/private_names.py`.
+There are no public equivalents. Each name is checked against the installed version in `tests/private_names.py`.
 """
 
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger

@@ -160,10 +160,10 @@ class ProgressLines(Callback):
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._write_of_fit(trainer, module, now, evaluated=words)
             return
-        each = self._of_pass.seconds_each(self._done, now)
+        per_batch = self._of_pass.seconds_each(self._done, now)
         self._of_pass.mark(self._done, now)
-        is_known = each is not None and self._batches >= self._done
-        self._write(now, words, time_left((self._batches - self._done) * (each or 0.0)) if is_known else None)
+        is_known = per_batch is not None and self._batches >= self._done
+        self._write(now, words, time_left((self._batches - self._done) * (per_batch or 0.0)) if is_known else None)
 
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

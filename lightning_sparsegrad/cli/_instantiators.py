@@ -1,4 +1,4 @@
-"""How a command makes its model and data: arguments that the data determine, and those that a checkpoint does."""
+"""Instantiation of model and data, with arguments that the data or a checkpoint determine."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

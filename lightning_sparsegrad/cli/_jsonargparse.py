@@ -156,8 +156,9 @@ class ReplacingParser(LightningArgumentParser):
         return super()._check_value_key(action, value, key, *args, **kwargs)
 
     @override
-    def add_function_arguments(self, function: Any, *args: Any, linked_targets: Any = None, **kwargs: Any) -> list[str]:
+    def add_function_arguments(self, function: Any, *args: Any, **kwargs: Any) -> list[str]:
         """Add the arguments without links, which jsonargparse would pass to functions that do not take them."""
+        kwargs.pop("linked_targets", None)
         names: list[str] = super().add_function_arguments(function, *args, **kwargs)
         return names
 

@@ -43,7 +43,7 @@ class SparseGradCLI(GuardedCLI):
     the metrics of `validate` and `test` (so Lightning's `--verbose` is off by default); and `PredictionWriter`, which
     writes the predictions of `predict` for data of this library.
 
-    **With `--ckpt_path`**, the arguments stored in the checkpoint are the defaults; files and flags override them.
+    **With a checkpoint**, its stored arguments are the defaults; files and flags override them.
     `fit --ckpt_path last.ckpt` resumes with all of them, seed and callbacks included, and writes into a new folder
     beside the old one. Optimizer and scheduler follow the new arguments, see `ExactResume`; a seed that would have no
     effect is refused. The other commands take model, data and seed, and only the precision of the Trainer's arguments:

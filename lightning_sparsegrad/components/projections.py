@@ -68,8 +68,8 @@ class Part:
         """Return this part of a tensor of the parameter's shape, as a view."""
         if self.length is None:
             return tensor
-        each = tensor.shape[self.dim] // self.groups  # explicit, since a view cannot infer it for an empty tensor
-        groups = tensor.view(*tensor.shape[: self.dim], self.groups, each, *tensor.shape[self.dim + 1 :])
+        group_size = tensor.shape[self.dim] // self.groups  # a view cannot infer it for an empty tensor
+        groups = tensor.view(*tensor.shape[: self.dim], self.groups, group_size, *tensor.shape[self.dim + 1 :])
         return groups.narrow(self.dim + 1, self.start, self.length)
 
     def held(self, tensor: Tensor) -> list[Tensor]:

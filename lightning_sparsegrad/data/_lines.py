@@ -49,6 +49,6 @@ def _about_encoding(path: str, cause: UnicodeDecodeError, *, is_packed: bool) ->
             try:
                 line.decode()
             except UnicodeDecodeError as error:
-                found_byte = f"byte 0x{line[error.start]:02x}, {error.reason}"
-                return f"{Path(path).name}: line {number} should be text in UTF-8. Found: {found_byte}"
+                bad_byte = f"byte 0x{line[error.start]:02x}, {error.reason}"
+                return f"{Path(path).name}: line {number} should be text in UTF-8. Found: {bad_byte}"
     return str(cause)

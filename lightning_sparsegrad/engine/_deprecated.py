@@ -40,11 +40,11 @@ class Deprecated:
         if self._warned or not self._uses:
             return
         self._warned = True
-        each = (
+        advice = (
             f"`{kind}` should state {', '.join(_INSTEAD[name] for name in names)}" for kind, names in self._uses.items()
         )
         warnings.warn(
-            f"{'; '.join(each)}, see `GradientTransform`: the old names will be removed in 0.3.",
+            f"{'; '.join(advice)}, see `GradientTransform`: the old names will be removed in 0.3.",
             DeprecationWarning,
             stacklevel=5,  # the caller of `GradientEngine.apply_`, which is decorated
         )

@@ -152,16 +152,16 @@ class Describer:
                     each = number if isinstance(number, Mapping) else {_ALL: number}
                     for component, value in each.items():
                         values.setdefault((setting, component), []).append(float(value))
-            for (setting, component), of_one in values.items():
+            for (setting, component), course in values.items():
                 yield SettingRow(
                     member=name,
                     name=setting,
                     component=component,
                     **self._extent(member, component, components),
-                    first=of_one[0],
-                    last=of_one[-1],
-                    low=min(of_one),
-                    high=max(of_one),
+                    first=course[0],
+                    last=course[-1],
+                    low=min(course),
+                    high=max(course),
                 )
 
     def _extent(self, member: GradientTransform, name: str, components: Mapping[str, Component]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from lightning_sparsegrad.engine import GradientEngine
 from lightning_sparsegrad.engine._describing import layers_of
@@ -48,7 +49,7 @@ class NormTable:
     Args:
         clip: The clip that measured.
         windows: How many windows were measured.
-        layers: The rows of the table.
+        layers: The rows of the table: the layers, components that are in several of them, and all together.
         components: A row for each component.
     """
 
@@ -61,6 +62,7 @@ class NormTable:
         """Return everything as plain values, for JSON."""
         return asdict(self)
 
+    @override
     def __str__(self) -> str:
         columns = range(1, 2 + len(THRESHOLDS))
         norms = [[row.name, str(row.components), *map(_short, row.quantiles.values())] for row in self.layers]
@@ -112,15 +114,18 @@ class Norms:
         for component in self._clip.scaled_components:
             layers = {self._layer_of[part.parameter] for part in component.parts}
             groups.setdefault(layers.pop() if len(layers) == 1 else component.name, []).append(component.name)
+        rows = [self._row(name, names) for name, names in groups.items() if names]
+        if len(rows) > 1:
+            rows.append(self._row("all", list(self._norms)))
         return NormTable(
             clip=self._name,
             windows=self._windows,
-            layers=tuple(self._row(name, names) for name, names in groups.items() if names),
+            layers=tuple(rows),
             components=tuple(self._row(name, [name]) for name in self._norms),
         )
 
     def _row(self, name: str, names: Sequence[str]) -> NormRow:
-        each = [norm for of_one in names for norm in self._norms[of_one]]
+        each = [norm for component in names for norm in self._norms[component]]
         norms = torch.stack(each) if each else torch.zeros(0)
         finite = norms[norms.isfinite()]
         return NormRow(

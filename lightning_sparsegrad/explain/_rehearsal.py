@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch.optim import SGD, Optimizer
 from typing_extensions import override
@@ -75,9 +76,7 @@ class Rehearsal(Callback):
         engine = _engine(trainer, pl_module)
         if self._why_whole:
             engine.compute_everything(self._why_whole)
-        batches = trainer.num_training_batches
-        each = ceil(batches / trainer.accumulate_grad_batches) if isfinite(batches) else None
-        self.description = engine.describe(steps_of(trainer), steps_per_epoch=each)
+        self.description = engine.describe(steps_of(trainer), steps_per_epoch=_steps_per_epoch(trainer))
         if not self._windows:
             raise Explained
         if not pl_module.automatic_optimization:
@@ -111,8 +110,18 @@ class Rehearsal(Callback):
         norms = {} if self._norms is None else {"norms": self._norms.table().as_dict()}
         return {**self.description.as_dict(), **norms}
 
+    @override
     def __str__(self) -> str:
         return str(self.description) + ("" if self._norms is None else f"\n\n{self._norms.table()}")
+
+
+def _steps_per_epoch(trainer: Trainer) -> int | None:
+    """Return the optimizer steps of an epoch, `None` if that is not known or epochs differ."""
+    scheduler = find_callback(trainer, GradientAccumulationScheduler)
+    if scheduler is not None and len(set(scheduler.scheduling.values())) > 1:
+        return None
+    batches = trainer.num_training_batches
+    return ceil(batches / trainer.accumulate_grad_batches) if isfinite(batches) else None
 
 
 def _engine(trainer: Trainer, module: LightningModule) -> GradientEngine:

@@ -1,4 +1,4 @@
-"""Folders of Hugging Face Transformers, written from checkpoints."""
+"""Export of checkpoints to folders of Hugging Face Transformers."""
 
 from lightning_sparsegrad.export.checkpoint import export_checkpoint
 

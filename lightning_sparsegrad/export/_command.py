@@ -1,4 +1,4 @@
-"""`sparsegrad export --ckpt_path CHECKPOINT --output FOLDER`: a folder for `transformers`, and how to read it."""
+"""The command `sparsegrad export --ckpt_path CHECKPOINT --output FOLDER`."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _PIPELINES = {
     "ForSequenceClassification": 'transformers.pipeline("text-classification", "{}", truncation=True)',
     "ForTokenClassification": 'transformers.pipeline("token-classification", "{}", aggregation_strategy="first")',
 }
-_CLASS = 'transformers.{}.from_pretrained("{}")'  # version 5 has no pipeline for answers
+_CLASS = 'transformers.{}.from_pretrained("{}")'  # version 5 has no pipeline for question answering
 
 
 def main(args: list[str]) -> None:
     """Run the command.
 
     Args:
-        args: The arguments behind `export`.
+        args: The arguments after `export`.
 
     Raises:
         ConfigurationError: If the checkpoint cannot be exported.
@@ -36,7 +36,7 @@ def main(args: list[str]) -> None:
     parser.add_function_arguments(export_checkpoint, as_group=False)
     try:
         given = parser.parse_args(args)
-    except ValueError as error:  # of a text that no YAML can be
+    except ValueError as error:  # text that YAML cannot contain
         raise ConfigurationError(str(error)) from error
     model = export_checkpoint(**given.as_dict())
     get_console().print(shown(_how_to_read(model, given.output)), markup=False, highlight=False, soft_wrap=True)
@@ -45,4 +45,4 @@ def main(args: list[str]) -> None:
 def _how_to_read(model: PreTrainedModel, folder: str) -> str:
     name = type(model).__name__
     line = next((each.format(folder) for ending, each in _PIPELINES.items() if name.endswith(ending)), None)
-    return f"`{folder}` holds the model and its tokenizer: {line or _CLASS.format(name, folder)}"
+    return f"`{folder}` has the model and its tokenizer. Load them with {line or _CLASS.format(name, folder)}"

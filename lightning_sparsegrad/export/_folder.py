@@ -1,4 +1,4 @@
-"""The folder that an export writes: new or empty, and as it was before if the export fails."""
+"""The folder that an export writes, which stays unchanged if the export fails."""
 
 import os
 from collections.abc import Iterator
@@ -11,14 +11,14 @@ from lightning_sparsegrad.files._writing import fill, full_disk
 
 
 def require_free(output: str) -> Path:
-    """Return the path of a folder that is not there or empty.
+    """Check that a folder does not exist or is empty, and return its path.
 
     Raises:
-        ConfigurationError: If it holds something, or is a file.
+        ConfigurationError: If it has files, or is a file.
     """
     folder = Path(output)
     if os.path.lexists(folder) and (not folder.is_dir() or any(folder.iterdir())):
-        what = "which holds files already" if folder.is_dir() else "which is a file"
+        what = "which already has files" if folder.is_dir() else "which is a file"
         raise ConfigurationError(
             f"Parameter `output` should be a folder that is new or empty. Found `output = {output}`, {what}."
         )
@@ -27,10 +27,10 @@ def require_free(output: str) -> Path:
 
 @contextmanager
 def written(folder: Path) -> Iterator[Path]:
-    """Yield a folder to write into, which has the name of another when it is whole.
+    """Yield a temporary folder to write into, and rename it when it is complete.
 
     Raises:
-        ConfigurationError: If somebody else has written there in the meantime.
+        ConfigurationError: If another process has written there in the meantime.
     """
     with new_folder(folder.absolute()) as made:
         try:
@@ -40,7 +40,7 @@ def written(folder: Path) -> Iterator[Path]:
                 raise full from error
             raise
         require_free(str(folder))
-        if folder.exists():  # somebody has made it, with rights of its own
+        if folder.exists():  # it exists with its own permissions
             try:
                 fill(folder, made)
             except FileExistsError:

@@ -1,4 +1,4 @@
-"""The model that a checkpoint holds, built from what the checkpoint says of it."""
+"""The model in a checkpoint, built from its description."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lightning_sparsegrad.modules._padding import set_padding
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_PREFIX = "model."  # of the pretrained model among the weights of a task
+_PREFIX = "model."  # prefix of the pretrained model's weights in a task
 _ADAPTER = (".lora_", ".base_layer.", ".modules_to_save.")
 
 
@@ -25,12 +25,12 @@ def build(described: Mapping[str, Any], state: Mapping[str, Tensor], name: str) 
     """Return the model with the weights of a checkpoint.
 
     Args:
-        described: What `describe_model` says of it.
+        described: The description by `describe_model`.
         state: The weights of the task.
         name: The checkpoint's name.
 
     Raises:
-        ConfigurationError: If the class of the model is not known, or the weights are others than the model's.
+        ConfigurationError: If the class of the model is unknown, or the weights do not fit the model.
     """
     import transformers
     from transformers import AutoConfig, PreTrainedModel
@@ -39,7 +39,7 @@ def build(described: Mapping[str, Any], state: Mapping[str, Tensor], name: str) 
     if any(part in key for key in weights for part in _ADAPTER):
         raise ConfigurationError(
             f"Parameter `ckpt_path` should name the checkpoint of a whole model. Found `ckpt_path = {name}`, which "
-            f"holds an adapter: `load_from_checkpoint(...).model.save_pretrained(FOLDER)` writes that."
+            f"holds an adapter: write it with `load_from_checkpoint(...).model.save_pretrained(FOLDER)`."
         )
     kind = getattr(transformers, str(described.get("class")), None)
     if not isclass(kind) or not issubclass(kind, PreTrainedModel):
@@ -50,7 +50,7 @@ def build(described: Mapping[str, Any], state: Mapping[str, Tensor], name: str) 
     try:
         with torch.device("meta"):
             model = kind(AutoConfig.for_model(**json.loads(described["config"])))
-    except Exception as error:  # whatever a configuration that does not fit makes transformers raise
+    except Exception as error:  # transformers may raise anything for a wrong configuration
         raise ConfigurationError(
             f"Parameter `ckpt_path` should name a checkpoint with the configuration of its model. Found "
             f"`ckpt_path = {name}`: {(str(error) or repr(error)).splitlines()[0][:300]}"

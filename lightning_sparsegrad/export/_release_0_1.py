@@ -1,4 +1,4 @@
-"""Descriptions of models in checkpoints of release 0.1, which hold none."""
+"""Descriptions of the models in checkpoints of release 0.1, which do not store them."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,15 +24,15 @@ from lightning_sparsegrad.untrusted._jsonargparse import find
 
 
 def describe(checkpoint: Mapping[str, Any], path: str, base: str | None) -> dict[str, Any]:
-    """Return what newer checkpoints say of their model and tokenizer, with the help of the base model.
+    """Return the description of model and tokenizer that newer checkpoints store, derived from the base model.
 
     Args:
         checkpoint: The checkpoint.
-        path: Where it is.
-        base: Where the base model is, if no longer where the run found it.
+        path: The path of the checkpoint.
+        base: The base model, if it has moved since the run: hub id, local folder or `package:`.
 
     Raises:
-        ConfigurationError: If it is of no task of this library, or there is no such base model.
+        ConfigurationError: If it is not of a task of this library, or the base model does not exist.
     """
     from transformers import AutoConfig
 
@@ -43,7 +43,7 @@ def describe(checkpoint: Mapping[str, Any], path: str, base: str | None) -> dict
     if name is None:
         raise ConfigurationError(
             f"Parameter `ckpt_path` should name a checkpoint of a task of this library. Found `ckpt_path = {path}`, "
-            f"which says of no pretrained model that it was trained from."
+            f"which does not name the pretrained model that it was trained from."
         )
     with named_by_checkpoint(Path(path)):
         kind = find(model.get("class_path"))
@@ -53,17 +53,17 @@ def describe(checkpoint: Mapping[str, Any], path: str, base: str | None) -> dict
         base_config = AutoConfig.from_pretrained(
             source, local_files_only=is_unreachable(source, "model"), **_head_of(arguments), **STRANGERS
         )
-    except Exception as error:  # broken files are found by whatever stumbles over them
+    except Exception as error:  # broken files may raise anything
         raise ConfigurationError(
             f"Parameter `model_name_or_path` should name the base model of a checkpoint of release 0.1, which holds no "
             f"configuration. Found `model_name_or_path = {name}`: {reason_of(error)}"
             f"{how_without(source, 'model')}"
         ) from error
     with torch.device("meta"):
-        found = task.auto_model.from_config(base_config, **STRANGERS)
+        base_model = task.auto_model.from_config(base_config, **STRANGERS)
     tokens = data.get("init_args", {})
     return {
-        **describe_model(found, {}),
+        **describe_model(base_model, {}),
         "tokenizer": tokens.get("tokenizer") or name,
         "tokenizer_options": dict(TokenEncoding.tokenizer_options if issubclass(task, TokenClassification) else {}),
         "max_length": tokens.get("max_length"),
@@ -71,7 +71,7 @@ def describe(checkpoint: Mapping[str, Any], path: str, base: str | None) -> dict
 
 
 def _task_of(arguments: Mapping[str, Any]) -> type[TransformerTask]:
-    """Return the task whose arguments a checkpoint holds; that of rankings has the head of a classification."""
+    """Return the task whose arguments a checkpoint stores; a ranking task counts as a classification, with its head."""
     if "label_names" in arguments:
         return TokenClassification
     return SequenceClassification if "num_labels" in arguments else ExtractiveQuestionAnswering

@@ -1,4 +1,4 @@
-"""Write what a checkpoint was trained to as a folder that `transformers` reads."""
+"""The export of a checkpoint as a folder that `transformers` reads."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ def export_checkpoint(
 ) -> PreTrainedModel:
     """Write the model, the tokenizer and the names of the classes of a checkpoint into a folder for `transformers`.
 
-    `transformers.pipeline` and `from_pretrained` read the folder. The weights keep the dtype that the checkpoint holds.
-    The tokenizer's `model_max_length` is the `max_length` of the data, or as many tokens as the model has positions for
-    if these are less, so that `truncation=True` cuts rows as the run did. Neither the data nor the base model are
-    needed; the tokenizer is, where the run found it.
+    `transformers.pipeline` and `from_pretrained` read the folder. The weights keep their dtype in the checkpoint. The
+    tokenizer's `model_max_length` is the `max_length` of the data, or the number of positions of the model if that is
+    smaller, so that `truncation=True` truncates rows like the run. The tokenizer is needed at the path or id that the
+    run used; the data and the base model are not needed.
 
     Args:
         ckpt_path: The checkpoint of a task of this library.
         output: The folder to write, new or empty.
-        tokenizer: Where the tokenizer is, if no longer where the run found it: hub id, local folder or `package:`.
-        model_name_or_path: The same of the base model, whose configuration and tokenizer checkpoints of release 0.1
-            lack.
+        tokenizer: The tokenizer, if it has moved since the run: hub id, local folder or `package:`.
+        model_name_or_path: The base model, if it has moved since the run. Only checkpoints of release 0.1 need it, as
+            they lack configuration and tokenizer.
 
     Returns:
-        The model that was written.
+        The exported model.
 
     Raises:
-        ConfigurationError: If there is no such checkpoint, it is not of one of the tasks, its tokenizer cannot be
-            found, or the folder holds something already.
+        ConfigurationError: If the checkpoint does not exist or is not of one of the tasks, its tokenizer cannot be
+            loaded, or the folder is not empty.
     """
     folder = require_free(output)
     checkpoint = _load(ckpt_path)
@@ -58,9 +58,7 @@ def export_checkpoint(
     names = names_in(checkpoint)
     name_classes(model.config, names)
     if not names and model.config.problem_type == "single_label_classification":
-        warnings.warn(
-            f"`{ckpt_path}` holds no names of classes: the folder calls them LABEL_0 and so on.", stacklevel=2
-        )
+        warnings.warn(f"`{ckpt_path}` has no names of classes: the folder names them LABEL_0 and so on.", stacklevel=2)
     name = tokenizer or described.get("tokenizer") or arguments["model_name_or_path"]
     tokens = _find_tokenizer(name, described.get("tokenizer_options", {}))
     if padding_of(model) is None:
@@ -75,9 +73,9 @@ def export_checkpoint(
 def _load(ckpt_path: str) -> dict[str, Any]:
     path = Path(ckpt_path)
     if not path.is_file():
-        found = "which is a folder: a sharded checkpoint" if path.is_dir() else "which does not exist"
+        problem = "which is a folder: a sharded checkpoint" if path.is_dir() else "which does not exist"
         raise ConfigurationError(
-            f"Parameter `ckpt_path` should name the file of a checkpoint. Found `ckpt_path = {ckpt_path}`, {found}."
+            f"Parameter `ckpt_path` should name the file of a checkpoint. Found `ckpt_path = {ckpt_path}`, {problem}."
         )
     require_intact(path)
     try:
@@ -86,7 +84,7 @@ def _load(ckpt_path: str) -> dict[str, Any]:
         checkpoint["state_dict"].items()
     except ConfigurationError:
         raise
-    except Exception as error:  # torch has no one class for what is wrong with a file
+    except Exception as error:  # torch raises many classes for a broken file
         raise ConfigurationError(about_checkpoint(path, error)) from error
     return checkpoint
 
@@ -99,7 +97,7 @@ def _find_tokenizer(name: str, options: Mapping[str, Any]) -> PreTrainedTokenize
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             source, local_files_only=is_unreachable(source, "model"), **{**options, **STRANGERS}
         )
-    except Exception as error:  # broken files are found by whatever stumbles over them
+    except Exception as error:  # broken files may raise anything
         raise ConfigurationError(
             f"Parameter `tokenizer` should name the folder or the hub id of the tokenizer that the checkpoint was "
             f"trained with. Found `tokenizer = {name}`: {reason_of(error)}{how_without(source, 'model')}"
@@ -108,7 +106,7 @@ def _find_tokenizer(name: str, options: Mapping[str, Any]) -> PreTrainedTokenize
 
 
 def _agree(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, name: str, max_length: int | None) -> None:
-    """Make a tokenizer pad and truncate as the run did."""
+    """Set a tokenizer to pad and truncate like the run."""
     settle_tokenizer(tokenizer, name, model.config)
     padding = padding_of(model)
     if padding is not None and tokenizer.pad_token_id != padding and padding < len(tokenizer):

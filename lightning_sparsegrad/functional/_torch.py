@@ -1,6 +1,6 @@
 """Private names of torch that the packages on torch alone need, and those above them.
 
-No public name does what these do. Each is checked against the installed version in `tests/private_names.py`.
+There are no public equivalents. Each name is checked against the installed version in `tests/private_names.py`.
 """
 
 from typing import Any

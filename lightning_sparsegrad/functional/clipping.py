@@ -152,9 +152,11 @@ def _scale_(tensors: Sequence[Tensor], sizes: Sequence[int], factors: Tensor) ->
         return
     else:
         over = [True] * len(sizes)
-    each = factors.unbind()  # as tensors: a list of numbers would be rounded to half precision first
+    factor_tensors = factors.unbind()  # as tensors: a list of numbers would be rounded to half precision first
     groups = (component for component, size in enumerate(sizes) for _ in range(size))
-    scaled = [(tensor, each[c].to(tensor.device)) for tensor, c in zip(tensors, groups, strict=True) if over[c]]
+    scaled = [
+        (tensor, factor_tensors[c].to(tensor.device)) for tensor, c in zip(tensors, groups, strict=True) if over[c]
+    ]
     multiply_([tensor for tensor, _ in scaled], [factor for _, factor in scaled])
 
 

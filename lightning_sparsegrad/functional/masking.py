@@ -192,9 +192,9 @@ def _mask_large_(masked: _Masked, words: Tensor | None) -> None:
 def _stacks(small: Sequence[_Masked]) -> Iterator[list[_Masked]]:
     """Group tensors of similar size, as many as fit in one block."""
     groups: dict[tuple[torch.device, torch.dtype, int], list[_Masked]] = {}
-    for each in small:
-        size = max(each.tensor.numel() - 1, 0).bit_length()  # up to twice the smallest
-        groups.setdefault((each.tensor.device, each.tensor.dtype, size), []).append(each)
+    for masked in small:
+        size = max(masked.tensor.numel() - 1, 0).bit_length()  # up to twice the smallest
+        groups.setdefault((masked.tensor.device, masked.tensor.dtype, size), []).append(masked)
     for (device, _, size), group in groups.items():
         together = max(1, block_size(device) >> size)
         for first in range(0, len(group), together):

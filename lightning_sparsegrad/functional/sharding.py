@@ -67,9 +67,9 @@ def shard_of(tensor: Tensor) -> Shard:
     local: Tensor = tensor.to_local()  # type: ignore[attr-defined]
     if not axes:
         return Shard(local)
-    each = -(-tensor.shape[0] // mesh.size(axes[0]))  # as in `torch.chunk`: the last ones may be short or empty
-    first = min(mesh.get_local_rank(axes[0]) * each, tensor.shape[0])
-    if local.shape[0] != min(each, tensor.shape[0] - first):
+    shard_rows = -(-tensor.shape[0] // mesh.size(axes[0]))  # as in `torch.chunk`: the last may be short or empty
+    first = min(mesh.get_local_rank(axes[0]) * shard_rows, tensor.shape[0])
+    if local.shape[0] != min(shard_rows, tensor.shape[0] - first):
         raise ConfigurationError(
             f"Sharded parameters should be cut into equal numbers of rows, the last ones fewer. Found {local.shape[0]} "
             f"of {tensor.shape[0]} rows on rank {mesh.get_local_rank(axes[0])} of {mesh.size(axes[0])}."

@@ -45,9 +45,9 @@ def clip_units_(
         For each tensor the factors of its units, a 1-D tensor in float32 or wider, the same on all processes.
     """
     held = [_Held.of(gradient, weight, dim) for gradient, weight, dim in zip(gradients, weights, dims, strict=True)]
-    norms = [_unit_norms(each.gradient, each.dim) for each in held]
-    bounds = [_unit_norms(each.weight, each.dim) for each in held]
-    _add_up(norms, bounds, [each.group if each.is_split else None for each in held])
+    norms = [_unit_norms(pair.gradient, pair.dim) for pair in held]
+    bounds = [_unit_norms(pair.weight, pair.dim) for pair in held]
+    _add_up(norms, bounds, [pair.group if pair.is_split else None for pair in held])
     sizes = [len(unit_factors) for unit_factors in norms]
     norm, bound = _joined(norms), _joined(bounds)
     if loss_scale is not None:
@@ -55,10 +55,10 @@ def clip_units_(
     bound = clipping * bound.clamp(min=eps)
     flat = torch.where(norm < bound, 1.0, bound / norm.clamp(min=SMALLEST_NORM))
     factors = torch.split(flat, sizes)
-    for each, unit_factors in zip(held, factors, strict=True):
-        count = int((~(unit_factors >= 1)).sum()) if each.gradient.is_cpu else None  # reading is free there
+    for pair, unit_factors in zip(held, factors, strict=True):
+        count = int((~(unit_factors >= 1)).sum()) if pair.gradient.is_cpu else None  # reading is free there
         if count != 0:
-            _scale_(each.gradient, unit_factors, each.dim, few=count is not None and count * _FEW <= len(unit_factors))
+            _scale_(pair.gradient, unit_factors, pair.dim, few=count is not None and count * _FEW <= len(unit_factors))
     return _of_all_processes(held, factors)
 
 
@@ -141,7 +141,7 @@ def _scale_(tensor: Tensor, factors: Tensor, dim: int | None, *, few: bool = Fal
 def _of_all_processes(held: Sequence[_Held], factors: Sequence[Tensor]) -> list[Tensor]:
     """Return the factors of all units from those of the units that each process holds."""
     whole = list(factors)
-    groups = [None if each.is_split else each.group for each in held]
+    groups = [None if pair.is_split else pair.group for pair in held]
     for group in dict.fromkeys(group for group in groups if group is not None):
         members = [index for index, other in enumerate(groups) if other is group]
         padded = [

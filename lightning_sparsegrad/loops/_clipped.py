@@ -51,9 +51,9 @@ class ClippedCheck(Callback):
         for index, member in enumerate(self._engine.transform.flattened()):
             factors = scaling_of(member) if "norm" in member.bounds else None
             if factors:
-                each = list(factors.values())
-                all_of_them = torch.stack(each) if each[0].ndim == 0 else torch.cat(each)
-                scaled = (all_of_them < 1).float().mean()  # NaN, in a fit that diverged, does not count
+                tensors = list(factors.values())
+                flat = torch.stack(tensors) if tensors[0].ndim == 0 else torch.cat(tensors)
+                scaled = (flat < 1).float().mean()  # NaN, in a fit that diverged, does not count
                 self._shares[index] = self._shares.get(index, 0.0) + scaled
 
     @override

@@ -71,7 +71,7 @@ class MonitorCheck(Callback):
         if trainer.val_dataloaders is None and trainer.enable_validation and name.startswith("val/"):
             return False  # its parts are known only from the first validation on
         callbacks = callbacks_of(trainer)
-        words = {word for each in (module, *callbacks) for word in _words_of(type(each))}
+        words = {word for source in (module, *callbacks) for word in _words_of(type(source))}
         may_log = any("log" in word.lower() and word.lower() not in _OF_LOGGERS for word in words)
         any_function = any(is_a(callback, LambdaCallback) for callback in callbacks)
         return hasattr(module, "names_logged") and not (may_log or any_function or name in words)
@@ -110,8 +110,8 @@ def _monitors(trainer: Trainer, module: LightningModule) -> Iterator[_Monitor]:
 def _names_logged(trainer: Trainer, module: LightningModule) -> dict[str, bool | None]:
     """Return the names that modules and callbacks state to log, with whether higher is better, if known."""
     names: dict[str, bool | None] = {}
-    for each in (module, *callbacks_of(trainer)):
-        names |= getattr(each, "names_logged", dict)()
+    for source in (module, *callbacks_of(trainer)):
+        names |= getattr(source, "names_logged", dict)()
     return names
 
 

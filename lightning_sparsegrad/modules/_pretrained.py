@@ -62,7 +62,7 @@ def load_pretrained(auto_model: Any, source: str, config: Mapping[str, Any], dty
 
 @contextmanager
 def without_weights() -> Iterator[None]:
-    """Have models made of their configurations alone, on the meta device: with shapes and dtypes, without weights."""
+    """Build models from their configurations on the meta device, with shapes and dtypes but without weights."""
     token = _WITHOUT.set(True)
     try:
         yield
@@ -78,7 +78,7 @@ def _outline(auto_model: Any, source: str, options: dict[str, Any]) -> PreTraine
     config = AutoConfig.from_pretrained(source, **{**options, **STRANGERS})
     dtype = config.dtype or torch.float32 if dtype == "auto" else getattr(torch, dtype)
     with torch.device("meta"):
-        model: PreTrainedModel = auto_model.from_config(config, dtype=dtype)
+        model: PreTrainedModel = auto_model.from_config(config, dtype=dtype, **STRANGERS)
     return model
 
 

@@ -62,7 +62,7 @@ def untouched(trainer: Trainer, *, same_batches: bool) -> Iterator[None]:
     waiting = [callback for callback in callbacks if isinstance(callback, WaitingCheckpoints)]
     fits, module, loop = trainer.state.fn == TrainerFn.FITTING, trainer.lightning_module, trainer.fit_loop
     objects = [*connectors_of(trainer, fits=fits), *waiting, *(loops_of(trainer) if fits else [])]
-    members = [(each, _members(each)) for each in objects]
+    members = [(owner, _members(owner)) for owner in objects]
     progress, metrics = deepcopy(loop.state_dict()), module_metrics(module)
     stored = module.state_dict().keys()
     buffers = [(buffer, buffer.clone()) for name, buffer in module.named_buffers() if name not in stored]
@@ -75,8 +75,8 @@ def untouched(trainer: Trainer, *, same_batches: bool) -> Iterator[None]:
     finally:
         if fits:
             loop.load_state_dict(progress)
-        for each, values in members:
-            vars(each).update(values)
+        for owner, values in members:
+            vars(owner).update(values)
         for buffer, value in buffers:
             buffer.copy_(value)
         set_module_metrics(module, metrics)
@@ -93,5 +93,5 @@ def _loaders(trainer: Trainer) -> list[Any]:
     return loaders
 
 
-def _members(each: Any) -> dict[str, Any]:
-    return {name: copy(value) if type(value) in _CONTAINERS else value for name, value in vars(each).items()}
+def _members(owner: Any) -> dict[str, Any]:
+    return {name: copy(value) if type(value) in _CONTAINERS else value for name, value in vars(owner).items()}

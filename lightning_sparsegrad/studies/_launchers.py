@@ -38,7 +38,7 @@ def launch(runs: Sequence[Run], launcher: Launcher, *, jobs: int) -> Iterator[Ru
             is set.
 
     Raises:
-        ConfigurationError: If Ray is asked for and not installed.
+        ConfigurationError: If the launcher is Ray and it is not installed.
     """
     yield from (_launch_here if launcher == "local" else _launch_on_ray)(runs, jobs)
 

@@ -1,1 +1,1 @@
-"""Input of any origin: what a config, a checkpoint or a text may have this process do."""
+"""Guards against untrusted input: limits on what a config, a checkpoint or a text can make this process do."""

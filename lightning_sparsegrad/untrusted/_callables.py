@@ -1,4 +1,4 @@
-"""Which classes and functions of a config may be called, where jsonargparse would call any."""
+"""Restrictions on the classes and functions that a config may call, since jsonargparse would call any."""
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -29,7 +29,7 @@ from lightning_sparsegrad.untrusted._jsonargparse import (
     returned,
 )
 
-# what is made of a `class_path` where a parameter has no type; a LightningModule and a metric are modules
+# classes that a `class_path` may name if the parameter has no type; a LightningModule and a metric are modules
 _KINDS = (
     nn.Module,
     Optimizer,
@@ -48,13 +48,14 @@ _INSTALLED = {"site-packages", "dist-packages"}
 
 
 def require_callable(value: Any, typehint: Any) -> None:
-    """Refuse a class or a function that the type of a parameter does not ask for.
+    """Refuse a class or function that the type of a parameter does not expect.
 
-    jsonargparse sees to it where a class is asked for, or something that returns an instance of one. Elsewhere it calls
-    what is named: in the place of a callable, a function with its arguments; without a type, anything.
+    jsonargparse itself checks parameters that expect a class, or a callable that returns an instance of one. Elsewhere
+    it calls whatever a config names: a function with its arguments for a callable, and anything for a parameter without
+    a type.
 
     Args:
-        value: What a parameter is given. Arguments of what it names are checked as parameters of their own.
+        value: The value of the parameter. The arguments of a class in it are checked as parameters of their own.
         typehint: The type of the parameter.
 
     Raises:
@@ -69,17 +70,17 @@ def require_callable(value: Any, typehint: Any) -> None:
         except ImportDenied as error:
             raise TypeError(str(error)) from error
         except (ImportError, AttributeError, ValueError):
-            continue  # jsonargparse says so
+            continue  # jsonargparse reports it
         if not has_arguments and not isclass(named):
-            continue  # it is given on as it is
+            continue  # it is passed on without being called
         if isclass(named) and not anything and all(map(classes_asked_for, filter(_is_callable, hints))):
-            continue  # jsonargparse sees to it
+            continue  # jsonargparse checks it
         if not any(_takes(hint, named) for hint in hints):
-            asks = "asks for no function that returns what this one does"
+            asks = "expects no function with this return type"
             if anything:
-                asks = "has no type that asks for one"
+                asks = "has no type that expects it"
             elif not _is_own(named):
-                asks = "asks for a callable, and what an installed package calls one may run anything"
+                asks = "expects a callable, and callables of installed packages may run anything"
             raise TypeError(f"`{path}` is not called: the parameter {asks}")
 
 
@@ -87,10 +88,10 @@ check_each_value(require_callable)
 
 
 def maker(value: Any, typehint: Any) -> Any:
-    """Return a function's name as one to be given arguments, where one that makes an instance of a class is asked for.
+    """Return the name of a function as a class path, if the parameter expects a callable that returns an instance.
 
     Args:
-        value: What a parameter is given.
+        value: The value of the parameter.
         typehint: The type of the parameter.
     """
     types = tuple(kind for hint in members(typehint) if _is_callable(hint) for kind in classes_asked_for(hint))
@@ -99,13 +100,13 @@ def maker(value: Any, typehint: Any) -> Any:
     path = full_name(value) if LRScheduler in types else value
     try:
         named = import_object(path)
-    except (ImportError, AttributeError, ValueError):  # a file, a short name, or what jsonargparse will refuse
+    except (ImportError, AttributeError, ValueError):  # a file, a short name, or a value that jsonargparse will refuse
         return value
     return value if isclass(named) or not makes(named, types) else {"class_path": path}
 
 
 def _named(value: Any, hints: list[Any]) -> Iterator[tuple[Any, bool, list[Any]]]:
-    """Return what a value names, in lists and dicts as well; whether with arguments; and the types it may have."""
+    """Yield each name in a value, also in lists and dicts; whether it comes with arguments; and its allowed types."""
     if isinstance(value, Mapping | Namespace):
         items = dict(value.items(branches=True, nested=False)) if isinstance(value, Namespace) else value
         if "class_path" in items:
@@ -122,7 +123,7 @@ def _named(value: Any, hints: list[Any]) -> Iterator[tuple[Any, bool, list[Any]]
 
 
 def _inner(hints: list[Any]) -> Iterator[Any]:
-    """Return the types of the items, where there may be a list, a tuple or a dict."""
+    """Yield the types of the items of a list, a tuple or a dict, if the parameter may be one."""
     for hint in hints:
         if accepts_any_value(hint):
             yield hint
@@ -144,13 +145,13 @@ def _takes(hint: Any, named: Any) -> bool:
             return issubclass(named, types) if isclass(named) else makes(named, types)
         makes_callable = _can_be_called(named) if isclass(named) else all(map(_can_be_called, members(returned(named))))
         is_module = isclass(named) and issubclass(named, _KINDS)
-        # else there are those that compile a text, or start a program once they are called
+        # otherwise some callables compile a text, or start a program when they are called
         return makes_callable and (is_module or _is_own(named))
     return isclass(hint) and isclass(named) and issubclass(named, hint)
 
 
 def _is_own(named: Any) -> bool:
-    """Return whether a class or a function is the user's or ours: of no installed package, and not of Python."""
+    """Return whether a class or function is the user's or ours, rather than of an installed package or of Python."""
     name = str(getattr(named, "__module__", None))
     file = getattr(sys.modules.get(name), "__file__", None)
     package = name.partition(".")[0]

@@ -1,4 +1,4 @@
-"""Which modules a name in a config or a checkpoint may have imported: importing a module runs it."""
+"""Restrictions on the modules that a config or a checkpoint may import, since importing a module runs it."""
 
 import ast
 import re
@@ -19,16 +19,16 @@ _of_checkpoint: ContextVar[tuple[Path, frozenset[str]] | None] = ContextVar("fol
 
 
 class ImportRefusedError(ConfigurationError):
-    """A name that is not looked up, since that would run a module for the sake of it."""
+    """A refused name, whose lookup would run a module."""
 
 
 @contextmanager
 def named_by_checkpoint(path: Path, but: Iterable[str] = ()) -> Iterator[None]:
-    """Take names for those of a checkpoint: modules that lie beside it are not imported.
+    """Treat names as a checkpoint's, for which modules in the checkpoint's folder are not imported.
 
     Args:
         path: The checkpoint.
-        but: Names that the user gives as well, for which they are.
+        but: Names that the user gives as well, for which they are imported.
     """
     token = _of_checkpoint.set((path.absolute().parent, frozenset(but)))
     try:
@@ -38,17 +38,17 @@ def named_by_checkpoint(path: Path, but: Iterable[str] = ()) -> Iterator[None]:
 
 
 def require_importable(path: str) -> None:
-    """Refuse a dotted name whose lookup would import what no class or function of the user's can be in.
+    """Refuse a dotted name whose lookup would import a module that cannot define a class or function of the user.
 
-    What is imported already can be named. Of other modules, neither those of Python's own library are imported, nor one
-    whose source binds no such name at its top level, nor, for a checkpoint, one that lies beside it: whoever packed the
-    checkpoint may have put it there.
+    Names in modules that are already imported are allowed. A module is not imported if it belongs to Python's standard
+    library, if its source does not bind the name at the top level, or, for a checkpoint, if it lies in the checkpoint's
+    folder, where the author of the checkpoint may have put it.
 
     Args:
-        path: A dotted name, of a class, a function or one of its attributes.
+        path: A dotted name of a class, a function or one of its attributes.
 
     Raises:
-        ImportRefusedError: If it is refused. That there is no such module is for who imports it to say.
+        ImportRefusedError: If it is refused. A missing module is reported by the import itself.
     """
     if _SPECIAL.search(path):
         raise ImportRefusedError(f"`{path}` is not looked up: names such as `__main__` are Python's own")
@@ -58,7 +58,7 @@ def require_importable(path: str) -> None:
         return
     origin = module.origin if module.has_location else None
     if module.origin in ("built-in", "frozen") or is_standard(origin):
-        raise ImportRefusedError(f"`{path}` is not imported: `{module.name}` of Python's library is of no use here")
+        raise ImportRefusedError(f"`{path}` is not imported: `{module.name}` is part of Python's standard library")
     if origin is None:
         return
     folder, named_by_user = _of_checkpoint.get() or (None, ())
@@ -69,7 +69,7 @@ def require_importable(path: str) -> None:
 
 
 def is_standard(file: str | None) -> bool:
-    """Return whether a module's file is of Python's own library."""
+    """Return whether a file belongs to Python's standard library."""
     if file is None:
         return False
     folders = {kind: Path(get_path(kind)) for kind in ("stdlib", "platstdlib", "purelib", "platlib")}
@@ -78,34 +78,34 @@ def is_standard(file: str | None) -> bool:
 
 
 def _longest_module(parts: list[str]) -> tuple[ModuleSpec | None, str]:
-    """Return the innermost module of a dotted name, and what is named in it, without importing anything."""
-    found, where = None, None
-    for depth, part in enumerate(parts[:-1], start=1):
+    """Return the innermost module of a dotted name and the name in it, without importing anything."""
+    innermost, where = None, None
+    for depth, word in enumerate(parts[:-1], start=1):
         spec = _spec(".".join(parts[:depth]), where)
         if spec is None:
-            return found, part
-        found, where = spec, getattr(sys.modules.get(spec.name), "__path__", spec.submodule_search_locations)
+            return innermost, word
+        innermost, where = spec, getattr(sys.modules.get(spec.name), "__path__", spec.submodule_search_locations)
         if where is None:
-            return found, parts[depth]
-    return found, parts[-1]
+            return innermost, parts[depth]
+    return innermost, parts[-1]
 
 
 def _spec(name: str, where: Any) -> ModuleSpec | None:
     if name in sys.modules:
         return ModuleSpec(name, None)
     for finder in sys.meta_path:
-        found: ModuleSpec | None = finder.find_spec(name, where)
-        if found is not None:
-            return found
+        spec: ModuleSpec | None = finder.find_spec(name, where)
+        if spec is not None:
+            return spec
     return None
 
 
 def _binds(file: Path, name: str) -> bool:
-    """Return whether a source binds a name when it is run, as far as can be told without running it."""
+    """Return whether running a source file would bind a name, as far as its syntax tree shows."""
     try:
         source = file.read_bytes()
         names = set(_bound(ast.parse(source)))
-    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):  # who imports it says so
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):  # the import will report it
         return True
     return bool(names & {name, "*", "__getattr__"}) or any(word in source for word in _MAY_BIND)
 

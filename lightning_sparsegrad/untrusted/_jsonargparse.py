@@ -1,11 +1,11 @@
-"""Private parts of jsonargparse, and functions where it knows classes only.
+"""Private names of jsonargparse, with which functions are treated like classes and dangerous names are refused.
 
 `optimizer: Callable[[Iterable], Optimizer]` accepts the path of a class with some of its arguments, to be called later
-with the rest. With the path of a *function*, jsonargparse 4.53 calls it at once, whatever it is, and takes what it
-returns for the callable. Here, for every parser of the process, a function is treated as a class is: it has to be
-annotated to return what the place asks for, and it is called later. When jsonargparse does so, this goes. What it warns
-of today, and 5 will refuse, is refused: `os`, `subprocess` and other names that no config has a use for, which it does
-not even import. `tests/private_names.py` says of each private name what breaks without it, and the upstream issue.
+with the rest. Given the path of a *function*, jsonargparse 4.53 calls it at once, whatever it is, and uses its result
+as the callable. This module makes every parser of the process treat a function like a class: it must be annotated to
+return the expected type, and is called later. This can go when jsonargparse does the same. Names of which jsonargparse
+warns and which version 5 will refuse (`os`, `subprocess` and others that no config needs) are refused already, without
+importing them. `tests/private_names.py` records what breaks without each private name, and the upstream issue.
 """
 
 import re
@@ -38,13 +38,13 @@ __all__ = [
     "returned",
 ]
 
-# as `transformers` names them, without an annotation; but for one that returns no LRScheduler
+# names of schedules in `transformers`, which have no annotation; except one that does not return an LRScheduler
 _SCHEDULES = re.compile(r"get_(?!greedy)\w*schedule(_\w+)?")
 _SCHEDULES_MODULE = "transformers.optimization"
 
 
 def makes(function: Any, types: tuple[type, ...]) -> bool:
-    """Whether a function is annotated to return an instance of one of some types, or is a schedule of transformers."""
+    """Whether a function is annotated to return one of the types, or is a schedule of transformers."""
     if is_schedule_of_transformers(function):
         return any(issubclass(LRScheduler, kind) for kind in types)
     kinds = list(members(returned(function)))
@@ -52,7 +52,7 @@ def makes(function: Any, types: tuple[type, ...]) -> bool:
 
 
 def returned(function: Any) -> Any:
-    """Return what a function is annotated to return, `None` without an annotation that can be read."""
+    """Return the annotated return type of a function, or `None` without a readable annotation."""
     try:
         return get_type_hints(function).get("return")
     except (NameError, TypeError, AttributeError):
@@ -66,7 +66,7 @@ def is_schedule_of_transformers(function: Any) -> bool:
 
 
 def full_name(name: str) -> str:
-    """Return the path of a schedule of transformers, ours if it takes a length; any other name as it is."""
+    """Return the path of a schedule of transformers, ours if it takes a length; any other name unchanged."""
     module, _, last = name.rpartition(".")
     if not _SCHEDULES.fullmatch(last) or module not in {"", "transformers", _SCHEDULES_MODULE}:
         return name
@@ -74,13 +74,13 @@ def full_name(name: str) -> str:
 
 
 def classes_asked_for(callable_type: Any) -> tuple[type, ...]:
-    """Return the classes of which a callable should return an instance; none if it may return anything."""
+    """Return the classes whose instances a callable should return; none if it may return anything."""
     kind = get_callable_return_type(callable_type)  # type: ignore[no-untyped-call]
     return get_subclass_types(kind) or () if kind else ()  # type: ignore[no-untyped-call]
 
 
 def members(hint: Any) -> Iterator[Any]:
-    """Return the types of a union, those of its unions among them; of any other type, the type."""
+    """Yield the types of a union, with nested unions flattened; for any other type, the type itself."""
     origin = get_origin(hint)
     if origin in {Union, UnionType} or origin is Annotated:
         for member in get_args(hint)[: 1 if origin is Annotated else None]:
@@ -94,7 +94,7 @@ _adapt_class: Callable[[Any, Any], tuple[Any, set[Any] | None]] = _typehints.ada
 
 
 def _adapt_class_or_function(callable_type: Any, spec: Any) -> tuple[Any, set[Any] | None]:
-    """Return what was named, and the parameters that it is called with later: `None` if it is called at once."""
+    """Return the named class or function, and the parameters of its later call; `None` if it is called at once."""
     types = classes_asked_for(callable_type)
     if LRScheduler in types and spec.class_path != full_name(spec.class_path):
         spec = spec.clone()
@@ -107,17 +107,17 @@ def _adapt_class_or_function(callable_type: Any, spec: Any) -> tuple[Any, set[An
         return spec, later
     if is_protocol(callable_type) or not makes(named, types):
         kinds = " or ".join(kind.__name__ for kind in types)
-        raise ImportError(f"`{spec.class_path}` is no {kinds} and not annotated to return one")
+        raise ImportError(f"`{spec.class_path}` is not of type {kinds} and not annotated to return it")
     return spec, {len(callable_type.__args__) - 1}
 
 
 def check_each_value(check: Callable[[Any, Any], None]) -> None:
-    """Have every parser of the process check the values of parameters, by their types, before it adapts them.
+    """Make every parser of the process check the values of parameters before it instantiates them.
 
-    `load_from_checkpoint` of Lightning has a parser of its own.
+    This includes the parser of Lightning's `load_from_checkpoint`.
 
     Args:
-        check: Takes a value and the type of its parameter, and raises `TypeError` for one that is refused.
+        check: A function of a value and the type of its parameter, which raises `TypeError` to refuse the value.
     """
 
     @wraps(_check_value, assigned=())
@@ -134,7 +134,7 @@ def check_each_value(check: Callable[[Any, Any], None]) -> None:
 
 
 def find(path: Any) -> Any:
-    """Return what a dotted name of a checkpoint stands for, `None` if it is not there.
+    """Return the object that a dotted name in a checkpoint refers to, or `None` if it does not exist.
 
     Raises:
         ImportRefusedError: If its module is not imported, see `require_importable`.
@@ -145,12 +145,12 @@ def find(path: Any) -> Any:
         raise ImportRefusedError(str(error)) from error
     except (ImportError, AttributeError, ValueError):
         return None
-    except Exception as error:  # whatever a module raises when it is run
+    except Exception as error:  # running a module may raise anything
         raise ConfigurationError(f"`{path}` should be importable. Found: {str(error) or repr(error)}") from error
 
 
 def _check_import(path: str) -> None:
-    """Refuse a name before anything is imported for it: jsonargparse's list of names, and `require_importable`."""
+    """Refuse a name before importing anything for it: names on jsonargparse's list, and by `require_importable`."""
     _check_path(path)
     try:
         require_importable(path)
@@ -158,13 +158,13 @@ def _check_import(path: str) -> None:
         raise ImportDenied(str(error)) from error
 
 
-# A refusal instead of a warning for what is on jsonargparse's own list. The public list is of names, and a name does
-# not tell what `require_importable` goes by: whether a module is imported already, what it defines, and where it lies.
+# Names on jsonargparse's own list are refused instead of warned of. Its public list cannot express the rules of
+# `require_importable`, which depend on whether a module is imported already, what it defines, and where it lies.
 set_parsing_settings(import_path_denylist=[])
 _check_path: Callable[[str], None] = _util.check_import_path  # type: ignore[attr-defined]
 if _check_path.__module__ != __name__:  # not yet replaced
     _util.check_import_path = _typehints.check_import_path = _check_import  # type: ignore[attr-defined]
-    update_wrapper(_check_import, _check_path, assigned=())  # for whoever asks what was there
+    update_wrapper(_check_import, _check_path, assigned=())  # keeps a reference to the original
 if _adapt_class.__module__ == _typehints.__name__:  # not yet replaced
     _typehints.adapt_partial_callable_class = _adapt_class_or_function
     update_wrapper(_adapt_class_or_function, _adapt_class, assigned=())

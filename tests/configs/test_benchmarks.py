@@ -1,4 +1,4 @@
-"""Every task of GLUE and XGLUE by its own config: fit, validated, tested and predicted, its numbers held to others."""
+"""Every task of GLUE and XGLUE with its config: fit, validation, test and prediction, against independent numbers."""
 
 import csv
 import json
@@ -35,7 +35,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 class Runs:
-    """Runs a task's config by the command line, on generated data, in a folder of its own."""
+    """Runner of a task's config on the command line, with generated data, in a separate folder."""
 
     def __init__(self, benchmark: str, task: str, folder: Path, encoder: str) -> None:
         write = hub.write_glue if benchmark == "glue" else hub.write_xglue
@@ -52,8 +52,8 @@ class Runs:
         ]
 
     def __call__(self, subcommand: str, *more: str) -> Trainer:
-        found: Trainer = SparseGradCLI(args=[subcommand, *self.arguments, *more]).trainer
-        return found
+        trainer: Trainer = SparseGradCLI(args=[subcommand, *self.arguments, *more]).trainer
+        return trainer
 
     def rows(self, config: str, split: str) -> Any:
         return Dataset.from_parquet(str(self.data / config / f"{split}-00000-of-00001.parquet"))
@@ -76,10 +76,10 @@ def fitted(request: pytest.FixtureRequest, tmp_path: Path, encoder: str, monkeyp
     return runs, path, logged
 
 
-def found_in(trainer: Any, name: str) -> Path:
+def prediction_in(trainer: Any, name: str) -> Path:
     """Return the one file or folder of a name that the commands of a test wrote, each into a folder of its own."""
-    (found,) = Path(trainer.default_root_dir).glob(f"lightning_logs/*/{name}")
-    return found
+    (path,) = Path(trainer.default_root_dir).glob(f"lightning_logs/*/{name}")
+    return path
 
 
 DEFAULT = {"ner"}
@@ -110,13 +110,13 @@ OF_GLUE: dict[str, dict[str, Callable[[Any, Any], float]]] = {
 
 @torch.no_grad()
 def answers(path: str, encoder: str, rows: Any, columns: tuple[str, ...], labels: int) -> list[Any]:
-    """Let transformers alone answer, row by row, with the weights of a checkpoint."""
+    """Predict row by row with transformers alone and the weights of a checkpoint."""
     model = AutoModelForSequenceClassification.from_pretrained(encoder, num_labels=labels).eval()
     weights = torch.load(path, weights_only=True)["state_dict"]
     model.load_state_dict({name.removeprefix("model."): weight for name, weight in weights.items()})
     tokenizer = AutoTokenizer.from_pretrained(encoder)
-    found = [model(**tokenizer(*(row[c] for c in columns), return_tensors="pt")).logits[0] for row in rows]
-    return [float(logits) if labels == 1 else int(logits.argmax()) for logits in found]
+    outputs = [model(**tokenizer(*(row[c] for c in columns), return_tensors="pt")).logits[0] for row in rows]
+    return [float(logits) if labels == 1 else int(logits.argmax()) for logits in outputs]
 
 
 @pytest.mark.parametrize("fitted", folder_of("glue"), indirect=True)
@@ -137,7 +137,7 @@ def test_glue(fitted: Any, encoder: str, request: pytest.FixtureRequest) -> None
     assert {name: value for name, value in logged.items() if "loss" not in name and "mean" not in name} == (
         pytest.approx(expected, abs=1e-4, nan_ok=True)
     )
-    predicted = found_in(runs("predict", f"--ckpt_path={path}"), "predictions")
+    predicted = prediction_in(runs("predict", f"--ckpt_path={path}"), "predictions")
     for part, file in facts.files.items():
         split = f"test_{part}" if part else "test"
         rows = runs.rows(task, split)
@@ -145,11 +145,11 @@ def test_glue(fitted: Any, encoder: str, request: pytest.FixtureRequest) -> None
         text = (predicted / file).read_text()
         written = list(csv.DictReader(text.splitlines(), delimiter="\t"))
         assert [row["index"] for row in written] == [str(index) for index in range(ROWS)]
-        told = [row["prediction"] for row in written]
+        submitted = [row["prediction"] for row in written]
         if task == "stsb":
-            assert [float(value) for value in told] == pytest.approx([min(max(p, 0), 5) for p in preds], abs=2e-3)
+            assert [float(value) for value in submitted] == pytest.approx([min(max(p, 0), 5) for p in preds], abs=2e-3)
         else:
-            assert told == [facts.labels[p] if facts.writes_names else str(p) for p in preds]
+            assert submitted == [facts.labels[p] if facts.writes_names else str(p) for p in preds]
     with pytest.raises(ValueError, match="GLUE's test labels are not published"):
         runs("test", f"--ckpt_path={path}")
 
@@ -162,10 +162,10 @@ def read_sentences(path: Path) -> list[list[str]]:
 
 def of_words(task: str, path: Path, rows: Any) -> dict[str, float]:
     gold = [[hub.TAGS[task][tag] for tag in tags] for tags in rows[task]]
-    told = read_sentences(path)
-    pairs = [(a, b) for one, other in zip(gold, told, strict=True) for a, b in zip(one, other, strict=True)]
+    predicted = read_sentences(path)
+    pairs = [(a, b) for one, other in zip(gold, predicted, strict=True) for a, b in zip(one, other, strict=True)]
     scores = {"accuracy": sum(a == b for a, b in pairs) / len(pairs)}
-    return scores if task == "pos" else {**scores, "span_f1": float(span_f1(gold, told))}
+    return scores if task == "pos" else {**scores, "span_f1": float(span_f1(gold, predicted))}
 
 
 def of_classes(task: str, path: Path, rows: Any) -> dict[str, float]:
@@ -182,9 +182,9 @@ def of_rankings(_: str, path: Path, rows: Any) -> dict[str, float]:
 
 
 def of_answers(_: str, path: Path, rows: Any) -> dict[str, float]:
-    told = json.loads(path.read_text(encoding="utf-8"))
+    predicted = json.loads(path.read_text(encoding="utf-8"))
     metric = AnswerF1(path.stem)  # itself held to a reference elsewhere
-    metric.update([told[str(index)] for index in range(len(rows))], [answer["text"] for answer in rows["answers"]])
+    metric.update([predicted[str(index)] for index in range(len(rows))], [answer["text"] for answer in rows["answers"]])
     return {"answer_f1": float(metric.compute())}
 
 
@@ -198,18 +198,18 @@ def test_xglue(fitted: Any, request: pytest.FixtureRequest) -> None:
     task = request.node.callspec.id
     tested = {name: float(value) for name, value in runs("test", f"--ckpt_path={path}").callback_metrics.items()}
     trainer = runs("predict", f"--ckpt_path={path}")
-    predicted = found_in(trainer, "predictions")
+    predicted = prediction_in(trainer, "predictions")
     languages = hub.XGLUE_LANGUAGES[task].split()
-    found: dict[str, list[float]] = {}
+    by_metric: dict[str, list[float]] = {}
     for language in languages:
         file = predicted / task.replace("-", "").upper() / f"{language}.prediction"
         scores = OF_XGLUE.get(task, of_classes)(task, file, runs.rows(task, f"test.{language}"))
         for metric, score in scores.items():
             assert tested[f"test/{metric}/{language}"] == pytest.approx(score, abs=1e-5), language
-            found.setdefault(metric, []).append(score)
-    for metric, values in found.items():
+            by_metric.setdefault(metric, []).append(score)
+    for metric, values in by_metric.items():
         assert tested[f"test/{metric}/mean"] == pytest.approx(sum(values) / len(values), abs=1e-5)
         assert tested[f"test/{metric}/mean_unseen"] == pytest.approx(sum(values[1:]) / len(values[1:]), abs=1e-5)
         assert f"val/{metric}/mean_unseen" in logged
-    table = list(csv.reader(found_in(trainer, "test.csv").read_text().splitlines()))
+    table = list(csv.reader(prediction_in(trainer, "test.csv").read_text().splitlines()))
     assert table[0] == ["metric", *languages, "mean", "mean_unseen"]

@@ -1,4 +1,4 @@
-"""Every task with every strategy overlay, and the other overlays: what is instantiated is what the files say."""
+"""Every task with every strategy overlay, and the other overlays, instantiates the objects in the files."""
 
 from collections.abc import Iterator
 from itertools import cycle
@@ -33,7 +33,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 class Built(SparseGradCLI):
-    """Stops before it runs."""
+    """A command line that stops before it runs."""
 
     def _run_subcommand(self, subcommand: str) -> None:
         pass

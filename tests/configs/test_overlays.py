@@ -25,7 +25,7 @@ FITTED = "chain"  # by default; all are shown on a tiny model
 
 
 class Recorder(Callback):
-    """Records what every optimizer step leaves behind."""
+    """A callback that records the weights after every optimizer step."""
 
     def __init__(self) -> None:
         self.fit = Fit()
@@ -46,7 +46,7 @@ class Recorder(Callback):
 
 @pytest.fixture(autouse=True)
 def collected() -> Iterator[None]:
-    """Free the gigabyte that a run leaves: a Trainer is a cycle."""
+    """Free the gigabyte that a run leaves, since a Trainer is a reference cycle."""
     yield
     gc.collect()
 
@@ -93,7 +93,7 @@ def test_an_overlay_fits_the_quickstart_and_shows_its_effect(overlay: str, tmp_p
 
 
 class ParsedOnly(SparseGradCLI):
-    """Stops after parsing, and keeps the parser for more."""
+    """A command line that stops after parsing, and keeps the parser for further use."""
 
     def instantiate_classes(self) -> None:
         pass
@@ -104,9 +104,9 @@ class ParsedOnly(SparseGradCLI):
     def strategy(self, *files: str) -> dict[str, Any]:
         arguments = [argument for file in files for argument in ("--config", file)]
         config = self.parser.parse_args(["fit", *arguments]).as_dict()["fit"]
-        found: dict[str, Any] = config["model"]["init_args"].pop("gradient_transform")
+        strategy_read: dict[str, Any] = config["model"]["init_args"].pop("gradient_transform")
         config.pop("config")
-        return {"strategy": found, "rest": config}
+        return {"strategy": strategy_read, "rest": config}
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ def parsed() -> ParsedOnly:
 
 
 class Task(torch.nn.Module):
-    """Names weights as tasks do."""
+    """A model with the weight names of tasks."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The shipped studies: every arm of each is a config, and the material they read is made as they say."""
+"""The shipped studies: every arm makes a config, and the data that they read are made as documented."""
 
 import csv
 from math import prod
@@ -19,8 +19,8 @@ LARGE = {"stability_confirmation", "stability_reviews", "stability_words", "tran
 
 
 def runs_of(path: Path, *, quick: bool = False) -> list[Run]:
-    told: dict[str, Any] = yaml.safe_load(path.read_text())
-    study = Study(**{**told, "trial": Trial(**told.get("trial", {}))})
+    study_file: dict[str, Any] = yaml.safe_load(path.read_text())
+    study = Study(**{**study_file, "trial": Trial(**study_file.get("trial", {}))})
     return make_runs(study.quickened() if quick else study, Path("runs"))
 
 
@@ -30,17 +30,17 @@ def runs_of(path: Path, *, quick: bool = False) -> list[Run]:
 )
 def test_every_arm_is_a_config(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    told = yaml.safe_load(path.read_text())
+    study_file = yaml.safe_load(path.read_text())
     runs = runs_of(path)
-    settings = prod(map(len, told.get("grid", {}).values()))
-    seeds = told["seeds"] if isinstance(told["seeds"], int) else len(told["seeds"])
-    assert len(runs) == len(told["arms"]) * settings * seeds
+    settings = prod(map(len, study_file.get("grid", {}).values()))
+    seeds = study_file["seeds"] if isinstance(study_file["seeds"], int) else len(study_file["seeds"])
+    assert len(runs) == len(study_file["arms"]) * settings * seeds
     strategies = {run.arm: run.config["model"]["init_args"]["gradient_transform"] for run in runs}
-    assert len({yaml.safe_dump(strategy) for strategy in strategies.values()}) == len(told["arms"])
+    assert len({yaml.safe_dump(strategy) for strategy in strategies.values()}) == len(study_file["arms"])
     for arm, strategy in strategies.items():  # what an arm is called by is what it does
         numbers = [word for word in arm.replace(",", "").split() if word.replace(".", "").isdecimal()]
-        said = yaml.safe_dump(strategy)
-        assert all(f": {float(number)}\n" in said for number in numbers), arm
+        dumped = yaml.safe_dump(strategy)
+        assert all(f": {float(number)}\n" in dumped for number in numbers), arm
     assert 0 < len(runs_of(path, quick=True)) <= 12
 
 
@@ -55,13 +55,13 @@ def test_reviews_are_apart(tmp_path: Path) -> None:
         path.stem: list(csv.reader(path.read_text(encoding="utf-8").splitlines()))[1:]
         for path in tmp_path.glob("*.csv")
     }
-    assert {name: len(found) for name, found in rows.items()} == {
+    assert {name: len(rows_of_file) for name, rows_of_file in rows.items()} == {
         "validation": 1000,
         "test": 1000,
         **{f"train_{size}": size for size in SIZES},
     }
-    sentences = {name: {sentence for sentence, _ in found} for name, found in rows.items()}
+    sentences = {name: {sentence for sentence, _ in rows_of_file} for name, rows_of_file in rows.items()}
     assert sentences["train_500"] < sentences["train_1000"] < sentences["train_2500"]
     assert not sentences["train_2500"] & sentences["test"]
     assert not sentences["validation"] & (sentences["test"] | sentences["train_2500"])
-    assert {polarity for found in rows.values() for _, polarity in found} == {"positive", "negative"}
+    assert {polarity for rows_of_file in rows.values() for _, polarity in rows_of_file} == {"positive", "negative"}

@@ -1,4 +1,4 @@
-"""The overlays for several devices, by the command line, on two processes."""
+"""The overlays for several devices, on the command line, with two processes."""
 
 import csv
 import subprocess
@@ -29,7 +29,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(root: Path, subcommand: str, task: str, name: str, *more: str, devices: int = 2) -> Path:
-    """Run a command in a process of its own, and return the folder it wrote to."""
+    """Run a command in a separate process, and return the folder it wrote."""
     folder = root / name
     quiet = ("accelerator=cpu", "precision=32", "logger=false", "enable_progress_bar=false", "num_sanity_val_steps=0")
     done = subprocess.run(
@@ -52,9 +52,9 @@ def run(root: Path, subcommand: str, task: str, name: str, *more: str, devices: 
 
 
 def results(folder: Path) -> Path:
-    """Return the one folder that a run of all processes wrote its results to."""
-    (found,) = (folder / "lightning_logs").iterdir()
-    return found
+    """Return the only folder that all processes of a run wrote to."""
+    (run,) = (folder / "lightning_logs").iterdir()
+    return run
 
 
 def overlay(name: str) -> str:
@@ -63,8 +63,8 @@ def overlay(name: str) -> str:
 
 def weights(folder: Path) -> dict[str, Any]:
     (path,) = (folder / "checkpoints").glob("*.ckpt")
-    found: dict[str, Any] = torch.load(path, weights_only=True)["state_dict"]
-    return found
+    state: dict[str, Any] = torch.load(path, weights_only=True)["state_dict"]
+    return state
 
 
 def test_shards_train_as_replicas_do(root: Path) -> None:
@@ -98,8 +98,8 @@ def test_predictions_of_two_processes_are_those_of_one(root: Path, task: str) ->
     files = sorted(path.relative_to(one) for path in one.rglob("*.prediction"))
     assert len(files) == 2
     for file in files:
-        told, shared = ((folder / file).read_text(encoding="utf-8") for folder in (one, two))
+        expected, shared = ((folder / file).read_text(encoding="utf-8") for folder in (one, two))
         if task == "wpr":
-            assert list(map(float, shared.split())) == pytest.approx(list(map(float, told.split())), rel=1e-4)
+            assert list(map(float, shared.split())) == pytest.approx(list(map(float, expected.split())), rel=1e-4)
         else:
-            assert shared == told
+            assert shared == expected

@@ -6,7 +6,7 @@ from tests.data.helpers import LABELS, SENTENCES, save_tokenizer, write
 
 @pytest.fixture(scope="package", autouse=True)
 def cache(tmp_path_factory):
-    """The cache of `datasets`, away from the user's own."""
+    """A cache of `datasets` separate from the user's."""
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)

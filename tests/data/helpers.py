@@ -33,7 +33,7 @@ def save_tokenizer(folder: Path, special: dict[str, str]) -> str:
 
 
 def write(path: Path, **columns: Any) -> str:
-    """Write the columns into a file in the format that its extension names."""
+    """Write the columns into a file in the format of its extension."""
     source = Dataset.from_dict(columns)
     if path.suffix == ".parquet":
         source.to_parquet(path)

@@ -48,11 +48,11 @@ def test_the_order_is_a_function_of_seed_and_epoch(tokenizer, files):
     def epochs(seed: int, *wanted: int) -> list[Any]:
         data = TextDataModule(data_files=files, tokenizer=tokenizer, seed=seed, batch_size=1)
         loader = data.train_dataloader()
-        found = []
+        orders = []
         for epoch in wanted:
             cast("DistributedSampler[Any]", loader.sampler).set_epoch(epoch)
-            found.append([tuple(batch["input_ids"][0].tolist()) for batch in loader])
-        return found
+            orders.append([tuple(batch["input_ids"][0].tolist()) for batch in loader])
+        return orders
 
     first = epochs(3, 0, 1, 2)
     assert first == epochs(3, 0, 1, 2)
@@ -102,7 +102,7 @@ def test_a_tokenizer_that_does_not_work_is_reported(tokenizer, files, arguments,
 
 
 class Reader(LightningModule):
-    """A model of one parameter that keeps what it was given to read."""
+    """A model with one parameter that keeps the batches it has read."""
 
     def __init__(self, model_name_or_path: str | None) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ def trainer(tmp_path: Path, **arguments: Any) -> Trainer:
 
 
 def third_party_warnings(test):
-    """Ignore what Lightning warns of: too few workers, meant here, and its own use of a deprecated torch name."""
+    """Ignore Lightning's warnings of too few workers, intended here, and of its own use of a deprecated torch name."""
     few = pytest.mark.filterwarnings("ignore:.*does not have many workers:UserWarning")
     # ends with the release of https://github.com/Lightning-AI/pytorch-lightning that stops reading `LeafSpec`
     return few(pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")(test))

@@ -1,4 +1,4 @@
-"""What a killed run left in the cache goes, and nothing else."""
+"""Files that a killed run left in the cache are removed, and no others."""
 
 import os
 import signal
@@ -16,12 +16,12 @@ LEFT, OTHERS = "tmp0a1b2c3d", ("tmp0a1b2c3d.arrow", "cache-0a1b2c3d.arrow", "min
 
 @pytest.fixture
 def rows(tmp_path: Path) -> Dataset:
-    found = Dataset.from_generator(lambda: iter([{"text": "a"}]), cache_dir=str(tmp_path))
-    assert isinstance(found, Dataset)
+    generated = Dataset.from_generator(lambda: iter([{"text": "a"}]), cache_dir=str(tmp_path))
+    assert isinstance(generated, Dataset)
     for name in (LEFT, *OTHERS):
-        (folder_of(found) / name).touch()
-    os.utime(folder_of(found) / LEFT, (0, time.time() - 60))
-    return found
+        (folder_of(generated) / name).touch()
+    os.utime(folder_of(generated) / LEFT, (0, time.time() - 60))
+    return generated
 
 
 def folder_of(rows: Dataset) -> Path:
@@ -40,11 +40,11 @@ def test_what_a_killed_run_left_goes(rows: Dataset) -> None:
 
 
 def test_what_another_process_writes_stays(rows: Dataset) -> None:
-    waits, told = os.pipe()
+    waits, ready = os.pipe()
     if not (process := os.fork()):
         with caching(rows):
             (folder_of(rows) / LEFT).touch()
-            os.write(told, b"1")
+            os.write(ready, b"1")
             time.sleep(60)
     os.read(waits, 1)
     os.utime(folder_of(rows) / LEFT, (0, 0))

@@ -1,4 +1,4 @@
-"""Classes are whatever distinct labels there are, and come back as they were written."""
+"""Classes are the distinct labels, and predictions name them as they were written."""
 
 import json
 import logging
@@ -20,8 +20,8 @@ from tests.data.helpers import write
 
 
 def table(path: Path, labels: list[Any]) -> str:
-    """Write labels as they are given; in a file of text as their text."""
-    texts = [f"film {place}" for place in range(len(labels))]
+    """Write labels with their types, or as text in a text file."""
+    texts = [f"film {index}" for index in range(len(labels))]
     if path.suffix == ".csv":
         path.write_text("text,label\n" + "".join(f"{a},{b}\n" for a, b in zip(texts, labels, strict=True)))
     elif path.suffix == ".jsonl":
@@ -40,8 +40,8 @@ def module(tmp_path: Path, tokenizer: str, name: str, train: list[Any], test: An
 
 def ids_of(data: Any) -> list[Any]:
     (batch,) = data.test_dataloader()
-    found: list[Any] = batch["labels"].tolist()
-    return found
+    encoded_labels: list[Any] = batch["labels"].tolist()
+    return encoded_labels
 
 
 CSV, JSONL, PARQUET = ".csv", ".jsonl", ".parquet"
@@ -59,7 +59,7 @@ DAYS = [date(2024, 1, 31), date(2023, 12, 1)]
         *((name, [True, False], ["False", "True"]) for name in (CSV, JSONL, PARQUET)),
         (CSV, ["true", "false"], ["false", "true"]),
         *((name, ["01", "00", "10"], ["00", "01", "10"]) for name in (CSV, JSONL, PARQUET)),
-        (CSV, [f" {place}" for place in range(11)], [f" {place}" for place in range(11)]),  # ids of 0.1
+        (CSV, [f" {index}" for index in range(11)], [f" {index}" for index in range(11)]),  # ids of 0.1
         *((name, ["10", "2", "1"], ["1", "10", "2"]) for name in (JSONL, PARQUET)),  # text, in the order of 0.1
         *((name, ["2024-01-31", "2023-12-01"], ["2023-12-01", "2024-01-31"]) for name in (CSV, JSONL)),
         (PARQUET, DAYS, ["2023-12-01", "2024-01-31"]),
@@ -211,7 +211,7 @@ def test_labels_that_are_hard_to_tell_apart_are_refused(tmp_path, tokenizer, nam
 
 
 def test_names_alone_are_enough(tmp_path):
-    """What a checkpoint holds: the labels of any file are those of its names."""
+    """The names stored in a checkpoint, by which labels of any file are read."""
     for names, values in ((("1", "2", "5"), [5, 1]), (("1", "2", "5"), ["5", "1"]), (("a", "b", "c"), [2, 0])):
         feature = Value("string" if isinstance(values[0], str) else "int64")
         assert LabelSpace("label", names).ids(feature, values, "test") == {values[0]: 2, values[1]: 0}
@@ -237,10 +237,10 @@ def test_tags_of_words_may_be_any_integers(tmp_path):
 def test_whole_numbers_are_said_to_be_classes(tmp_path, tokenizer, caplog):
     with caplog.at_level(logging.INFO):
         assert module(tmp_path, tokenizer, CSV, [90, 15, 55]).num_labels == 3
-    said = (
+    sentence = (
         "are whole numbers and are read as 3 classes, `'15'`, `'55'`, `'90'`. For regression, set `problem=regression`."
     )
-    assert said in caplog.text
+    assert sentence in caplog.text
     caplog.clear()
     assert module(tmp_path, tokenizer, CSV, [0, 1, 2]).num_labels == 3
     assert module(tmp_path, tokenizer, CSV, [90, 15], problem="classification").num_labels == 2

@@ -1,4 +1,4 @@
-"""Files of csv and tsv are read as they are written, or refused by line."""
+"""csv and tsv files are read literally, or refused with the number of the line."""
 
 import csv
 import gzip

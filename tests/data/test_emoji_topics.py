@@ -27,7 +27,7 @@ def points(emoji: str) -> str:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write a small tree as the packages have it."""
+    """Write a small tree with the layout of the packages."""
     root = tmp_path_factory.mktemp("unicode")
     (root / "emoji").mkdir()
     lines = ["# emoji-test.txt", "# subgroup: face"]
@@ -221,12 +221,12 @@ def test_the_installed_data() -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "found"),
+    ("old", "new", "problem"),
     [("</annotations>", "", "mismatched tag"), ('<annotation cp="', "<annotation cp=", "not well-formed")],
 )
-def test_broken_files_are_refused(own: Path, old: str, new: str, found: str) -> None:
+def test_broken_files_are_refused(own: Path, old: str, new: str, problem: str) -> None:
     replace(annotations(own, "he"), old, new)
-    with pytest.raises(ConfigurationError, match=f"`root` should be a folder of Unicode's files.*: .*{found}"):
+    with pytest.raises(ConfigurationError, match=f"`root` should be a folder of Unicode's files.*: .*{problem}"):
         EmojiTopicsDataModule(str(own), languages=["he"]).load_splits()
 
 

@@ -1,4 +1,4 @@
-"""The rows that ask most of a model."""
+"""The most demanding rows of a data set."""
 
 from datasets import Dataset, concatenate_datasets
 

@@ -1,4 +1,4 @@
-"""Folders of files called after their splits, and their parts."""
+"""Folders of files named after their splits and parts."""
 
 import warnings
 from pathlib import Path
@@ -92,11 +92,11 @@ def test_a_training_language_that_is_no_part_is_noticed(tmp_path: Path, language
     path = write(tmp_path / "a.csv", text=["a", "of"], label=[0, 1])
     files = {"train": path, "validation.en": path, "test.de": path}
     data = TextDataModule(data_files=files, train_language=language)
-    with warnings.catch_warnings(record=True) as found:
+    with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         assert set(data.splits_of_source) == {*files, "predict.de"}
-    texts = [str(each.message) for each in found if "train_language" in str(each.message)]
+    texts = [str(each.message) for each in warned if "train_language" in str(each.message)]
     assert len(texts) == (near is not None)
     if near is not None:
-        said = f"`train_language = '{language}'`, so that `mean_unseen` is the mean over all of them: `de`, `en`."
-        assert said + near in texts[0]
+        sentence = f"`train_language = '{language}'`, so that `mean_unseen` is the mean over all of them: `de`, `en`."
+        assert sentence + near in texts[0]

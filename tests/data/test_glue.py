@@ -1,4 +1,4 @@
-"""GLUE's tasks against what the benchmark says of them."""
+"""GLUE's tasks against the definitions of the benchmark."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ METRICS = {
     "qqp": ("binary_f1", "accuracy"),
     "stsb": ("pearson", "spearman"),
 }
-PARTS = ["matched", "mismatched"]
+GENRES = ["matched", "mismatched"]
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +39,8 @@ def test_a_task_is_what_the_benchmark_says(task: str, folder: str) -> None:
     assert unloaded.encoding.text_columns == list(columns)
     assert "splits_of_source" not in vars(unloaded)
     data = GlueDataModule(task, dataset=folder)  # type: ignore[arg-type]
-    assert list(data.parts("validation")) == (PARTS if task in ("mnli", "ax") else [""])
-    assert list(data.parts("predict")) == (PARTS if task == "mnli" else [""])
+    assert list(data.parts("validation")) == (GENRES if task in ("mnli", "ax") else [""])
+    assert list(data.parts("predict")) == (GENRES if task == "mnli" else [""])
     assert sorted(GLUE[task].files) == sorted(data.parts("predict"))
     assert not data.parts("test")
 
@@ -82,8 +82,8 @@ def test_the_diagnostic_set_is_trained_as_mnli_and_predicted(folder: str) -> Non
 
 def test_similarities_are_written_within_their_range(folder: str, tmp_path: Path) -> None:
     data = GlueDataModule("stsb", dataset=folder)
-    found = data.decode({"predictions": torch.tensor([-0.5, 2.34567, 7.0])}, {})
-    data.write_predictions(tmp_path, "", found)
+    decoded = data.decode({"predictions": torch.tensor([-0.5, 2.34567, 7.0])}, {})
+    data.write_predictions(tmp_path, "", decoded)
     assert (tmp_path / "STS-B.tsv").read_text() == "index\tprediction\n0\t0.0\n1\t2.346\n2\t5.0\n"
 
 

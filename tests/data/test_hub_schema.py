@@ -1,4 +1,4 @@
-"""Does what `tests.hub` writes have the schema of the hub's data? The tables here are written out by hand."""
+"""The files of `tests.hub` have the schema of the hub's data, written out here by hand."""
 
 import unicodedata
 from itertools import groupby
@@ -97,10 +97,10 @@ def load(folder: Path, task: str) -> DatasetDict:
 
 @cases(("task", "columns", "names"), GLUE, ids=[task for task, *_ in GLUE])
 def test_glue(hub: Path, task: str, columns: list[str], names: list[str] | None) -> None:
-    found = load(hub / "glue", task)
+    splits = load(hub / "glue", task)
     pairs = {f"{part}_{domain}" for part in ("validation", "test") for domain in ("matched", "mismatched")}
-    assert set(found) == {"mnli": {"train"} | pairs, "ax": {"test"}}.get(task, SPLITS)
-    for split, rows in found.items():
+    assert set(splits) == {"mnli": {"train"} | pairs, "ax": {"test"}}.get(task, SPLITS)
+    for split, rows in splits.items():
         *texts, label, index = columns
         assert rows.column_names == columns
         assert [rows.features[name] for name in texts] == [TEXT] * len(texts)
@@ -113,11 +113,11 @@ def test_glue(hub: Path, task: str, columns: list[str], names: list[str] | None)
 
 @cases(("task", "columns", "languages"), XGLUE, ids=[task for task, *_ in XGLUE])
 def test_xglue(hub: Path, task: str, columns: list[str], languages: list[str]) -> None:
-    found = load(hub / "xglue", task)
+    splits = load(hub / "xglue", task)
     parts = {f"{part}.{language}" for part in ("validation", "test") for language in languages}
-    assert set(found) == {"train"} | parts
+    assert set(splits) == {"train"} | parts
     text = List(TEXT) if task in ("ner", "pos") else TEXT
-    for rows in found.values():
+    for rows in splits.values():
         assert len(rows) == 12
         assert rows.column_names == columns
         assert rows.features == {**dict.fromkeys(columns[:-1], text), columns[-1]: LABELS[task]}
@@ -165,7 +165,10 @@ def test_names_begin_with_b_or_with_i(hub: Path) -> None:
         starts = {
             tag for row in tags for before, tag in zip(["O", *row], row, strict=False) if before == "O" and tag != "O"
         }
-        assert starts == {f"{place}-{kind}" for place in "BI" for kind in ("PER", "ORG", "LOC")} | {"I-MISC", "B-MISC"}
+        assert starts == {f"{prefix}-{kind}" for prefix in "BI" for kind in ("PER", "ORG", "LOC")} | {
+            "I-MISC",
+            "B-MISC",
+        }
 
 
 @cases(
@@ -203,16 +206,16 @@ def test_the_encoder_reads_pairs_of_any_language_to_its_last_position(kind: str,
 
 def test_a_label_is_learnt_in_english_and_found_in_other_languages(hub: Path, tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_encoder(tmp_path))
-    found = load(hub / "xglue", "xnli")
+    splits = load(hub / "xglue", "xnli")
     torch.manual_seed(0)
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path, num_labels=3)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
 
     def encoded(split: str) -> Any:
-        rows = found[split][:]
+        rows = splits[split][:]
         return tokenizer(rows["premise"], rows["hypothesis"], padding=True, return_tensors="pt")
 
-    batch, labels = encoded("train"), torch.tensor(found["train"]["label"][:])
+    batch, labels = encoded("train"), torch.tensor(splits["train"]["label"][:])
     for _ in range(30):
         model(**batch, labels=labels).loss.backward()
         optimizer.step()
@@ -220,7 +223,7 @@ def test_a_label_is_learnt_in_english_and_found_in_other_languages(hub: Path, tm
     for language in ("en", "ar", "fr", "ru", "hi"):
         split = f"validation.{language}"
         predictions = model(**encoded(split)).logits.argmax(-1)
-        assert (predictions == torch.tensor(found[split]["label"][:])).float().mean() >= 0.8
+        assert (predictions == torch.tensor(splits[split]["label"][:])).float().mean() >= 0.8
     assert all(
-        text.split()[-1] == KEYS[label] for text, label in zip(found["train"]["hypothesis"], labels, strict=True)
+        text.split()[-1] == KEYS[label] for text, label in zip(splits["train"]["hypothesis"], labels, strict=True)
     )

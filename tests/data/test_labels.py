@@ -160,7 +160,7 @@ def classes(path: Path, names: list[str], ids: list[int]) -> str:
 
 
 def train_and_test(tmp_path: Path, tokenizer: str, train: Any, test: Any, **kwargs: Any) -> TextDataModule:
-    """Each split is the names of a `ClassLabel` with its ids, or a list of labels."""
+    """Each split has the names of a `ClassLabel` with its ids, or a list of labels."""
     files = {}
     for split, given in (("train", train), ("test", test)):
         path = tmp_path / f"{split}.parquet"

@@ -43,14 +43,14 @@ def test_positions_point_at_the_answer_in_each_window_that_holds_it(path):
         for batch in batches
         for row in zip(*(batch[n] for n in ("input_ids", "start_positions", "end_positions")), strict=True)
     ]
-    found = [data.tokenizer.decode(ids[start : end + 1]) for ids, start, end in rows]
-    for (ids, *_), answer in zip(rows, found, strict=True):
+    decoded = [data.tokenizer.decode(ids[start : end + 1]) for ids, start, end in rows]
+    for (ids, *_), answer in zip(rows, decoded, strict=True):
         text = data.tokenizer.decode(ids)
         holds = "the seine" in text or "rome is" in text
         assert (answer in ("the seine", "rome")) == holds
         assert holds or answer == "[CLS]"
-    assert len(found) > 4
-    assert {"the seine", "rome", "[CLS]"} <= set(found)
+    assert len(decoded) > 4
+    assert {"the seine", "rome", "[CLS]"} <= set(decoded)
 
 
 def test_all_windows_of_a_question_are_in_one_batch(path):
@@ -62,12 +62,12 @@ def test_all_windows_of_a_question_are_in_one_batch(path):
     assert batch["answers"] == [[answer] for answer in ANSWERS]
     assert batch["offsets"].shape == (*batch["input_ids"].shape, 2)
     covered = {
-        place
+        position
         for row, spans in zip(rows, batch["offsets"].tolist(), strict=True)
         if row == 0
-        for place in chain(*(range(*s) for s in spans))
+        for position in chain(*(range(*s) for s in spans))
     }
-    blanks = {place for place, character in enumerate(TEXTS[0]) if character == " "}
+    blanks = {position for position, character in enumerate(TEXTS[0]) if character == " "}
     assert covered | blanks >= set(range(len(TEXTS[0])))
     outside = (batch["offsets"] == -1).all(-1)
     special = (batch["token_type_ids"] == 0) | (batch["input_ids"] == 102)  # question and [SEP]
@@ -85,16 +85,16 @@ def test_a_question_to_predict_needs_no_answer(tmp_path, path):
 def test_answers_may_be_a_list_and_stand_a_little_off(tmp_path, path):
     listed = [[{"text": a["text"][0], "answer_start": a["answer_start"][0] + 2}] for a in answers()]
     other = write(tmp_path / "other.jsonl", question=QUESTIONS, context=TEXTS, answers=listed)
-    expected, found = (
+    expected, actual = (
         [batch["start_positions"].tolist() for batch in module(p, seed=0).train_dataloader()] for p in (path, other)
     )
-    assert found == expected
+    assert actual == expected
 
 
 @cases(
     ("given", "message"),
     [
-        ([{"text": ["Berlin"], "answer_start": [0]}, answers()[1]], r"answers that occur in their texts\. Found 'Berlin'"),
+        ([{"text": ["Berlin"], "answer_start": [0]}, answers()[1]], r"that occur in their texts\. Found 'Berlin'"),
         (["the Seine", "Rome"], r"should have answers as {'text': .* Found 'the Seine'\."),
         ([{"text": ["the Seine"]}, {"text": ["Rome"]}], r"should have answers as .* Found {'text': \['the Seine'\]}\."),
         ([None, answers()[1]], r"should have answers as .* Found None\."),
@@ -161,9 +161,9 @@ def test_a_question_without_an_answer_points_at_the_first_token(tmp_path, path, 
     (batch,) = data.train_dataloader()
     (with_answer,) = module(path, batch_size=99).train_dataloader()
     assert batch["input_ids"].shape == with_answer["input_ids"].shape
-    places = sorted(zip(batch["start_positions"].tolist(), batch["end_positions"].tolist(), strict=True))
-    assert places[:-1] == [(0, 0)] * (len(places) - 1)
-    assert places[-1] > (0, 0)
+    positions = sorted(zip(batch["start_positions"].tolist(), batch["end_positions"].tolist(), strict=True))
+    assert positions[:-1] == [(0, 0)] * (len(positions) - 1)
+    assert positions[-1] > (0, 0)
     (batch,) = data.test_dataloader()
     assert batch["answers"] == [[""], ["Rome"]]
     assert data.has_unanswerable("train")
@@ -171,7 +171,7 @@ def test_a_question_without_an_answer_points_at_the_first_token(tmp_path, path, 
 
 
 def squad(path: Path, *, answered: bool = True) -> str:
-    """Write a file as SQuAD's own: two articles, of one and two paragraphs."""
+    """Write a file in SQuAD's format: two articles, of one and two paragraphs."""
 
     def question(row: int, number: int) -> dict[str, Any]:
         answer = {"text": ANSWERS[row], "answer_start": TEXTS[row].index(ANSWERS[row])}
@@ -197,7 +197,11 @@ def test_files_of_squad_are_read_as_they_are(tmp_path):
     data = module(path)
     assert data.rows("train")["id"][:] == ["0-0", "1-0", "1-1"]
     assert data.rows("train")["title"][:] == ["France", "Italy", "Italy"]
-    assert [found["text"] for found in data.rows("train")["answers"]] == [["the Seine"] * 2, ["Rome"] * 2, []]
+    assert [answer["text"] for answer in data.rows("train")["answers"]] == [
+        ["the Seine"] * 2,
+        ["Rome"] * 2,
+        [],
+    ]
     flat = {"question": [QUESTIONS[row] for row in (0, 1, 1)], "context": [TEXTS[row] for row in (0, 1, 1)]}
     given = [answers()[0], answers()[1], {"text": [], "answer_start": []}]
     expected = module(write(tmp_path / "flat.jsonl", answers=given, **flat))

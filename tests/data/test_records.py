@@ -1,4 +1,4 @@
-"""Files of json and jsonl are read as they are written, or refused by line."""
+"""json and jsonl files are read literally, or refused with the number of the line."""
 
 import json
 from pathlib import Path

@@ -15,11 +15,11 @@ ROWS, BATCH = 203, 4
 
 def sampler(rank: int = 0, replicas: int = 1, *, epoch: int = 0, rows: int = ROWS) -> LengthGroupedSampler:
     lengths = [7 * row % 31 for row in range(rows)]
-    found = LengthGroupedSampler(
+    grouped = LengthGroupedSampler(
         Dataset.from_dict({"a": range(rows)}), lengths, BATCH, num_replicas=replicas, rank=rank, seed=3
     )
-    found.set_epoch(epoch)
-    return found
+    grouped.set_epoch(epoch)
+    return grouped
 
 
 def padding(order: list[int], batch: int) -> int:
@@ -73,14 +73,14 @@ def test_a_data_module_groups_by_length(tmp_path: Any, tokenizer: str) -> None:
 def test_each_row_comes_once_in_as_many_batches_on_every_process(rows: int, replicas: int, batch: int) -> None:
     data = list(range(rows))
     alone = list(DataLoader(data, batch_size=batch))  # type: ignore[arg-type]
-    found, lengths = [], set()
+    evaluated, lengths = [], set()
     for rank in range(replicas):
         shared = UnrepeatedSampler(data, batch, num_replicas=replicas, rank=rank)
         loader: DataLoader[int] = DataLoader(data, batch_size=batch, sampler=shared)  # type: ignore[arg-type]
         own = [part.tolist() for at, part in enumerate(loader) if not is_filler(loader, at)]
         assert len(list(shared)) == len(shared)
         assert all(len(part) == 1 for at, part in enumerate(loader) if is_filler(loader, at))
-        found += own
+        evaluated += own
         lengths.add(len(loader))
     assert lengths == {-(-len(alone) // replicas)}
-    assert sorted(found) == sorted(part.tolist() for part in alone)
+    assert sorted(evaluated) == sorted(part.tolist() for part in alone)

@@ -179,5 +179,5 @@ def test_a_class_may_be_among_the_rows_set_aside_alone(tmp_path, tokenizer):
     path = write(tmp_path / "rows.csv", text=SENTENCES[:4], label=["a", "b", "c", "d"])
     data = TextDataModule(data_files={"train": path}, tokenizer=tokenizer, validation_fraction=0.5)
     assert data.num_labels == 4
-    found = {split: data.dataset(split)["labels"][:] for split in ("train", "validation")}
-    assert sorted(found["train"] + found["validation"]) == [0, 1, 2, 3]
+    labels = {split: data.dataset(split)["labels"][:] for split in ("train", "validation")}
+    assert sorted(labels["train"] + labels["validation"]) == [0, 1, 2, 3]

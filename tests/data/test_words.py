@@ -77,13 +77,13 @@ def test_predictions_are_read_back_word_by_word(tmp_path, path):
     assert batch["word_count"].tolist() == [5, 1, 3]
     predictions = torch.full_like(batch["input_ids"], NAMES.index("I-PER"))
     predictions[0, 1] = NAMES.index("B-PER")
-    found = data.decode({"predictions": predictions}, batch)
-    # the last word of the first row is behind the sixth token, the first of the last row is none: nothing is said
-    assert [len(row) for row in found] == [5, 1, 3]
-    assert found[0][0] == "B-PER"
-    assert found[0][-1] == "O"
-    assert found[1] == ["I-PER"]
-    assert found[2][:2] == ["O", "I-PER"]
+    decoded = data.decode({"predictions": predictions}, batch)
+    # the last word of the first row is after the sixth token, the first of the last row has no token: both are filled
+    assert [len(row) for row in decoded] == [5, 1, 3]
+    assert decoded[0][0] == "B-PER"
+    assert decoded[0][-1] == "O"
+    assert decoded[1] == ["I-PER"]
+    assert decoded[2][:2] == ["O", "I-PER"]
 
 
 def test_a_folder_of_conll_files_by_language(tmp_path):
@@ -134,7 +134,7 @@ def test_an_unknown_label_is_named(tmp_path, path):
 
 
 def test_bytes_are_told_apart_by_the_blank_before_a_word(tmp_path, path):
-    """RoBERTa and GPT-2 have another token for a word in a sentence than for one at its beginning."""
+    """RoBERTa and GPT-2 have different tokens for a word within a sentence and at its start."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = pre_tokenizers.ByteLevel.alphabet()

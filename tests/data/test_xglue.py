@@ -1,4 +1,4 @@
-"""XGLUE's tasks against what the benchmark says of them."""
+"""XGLUE's tasks against the definitions of the benchmark."""
 
 from pathlib import Path
 from typing import Any

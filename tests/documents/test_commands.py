@@ -18,6 +18,8 @@ OTHERS = (  # which need a checkpoint, a network or hours
     *("python -m benchmarks.studies ", "pip install ", "apt-get install ", "pytest", "export OMP_"),
 )
 
+_FIT = " (?:fit|explain) (?=--config)"
+
 
 def parts(document: Path) -> Iterator[str]:
     """Yield the commands of a document, those of one line apart."""
@@ -31,19 +33,20 @@ def understood(arguments: list[str]) -> dict[str, Any]:
 
 
 def fits(document: Path) -> list[str]:
-    """Return the commands that fit anew, whose arguments can be read without a checkpoint."""
-    return [command for command in parts(document) if " fit --config" in command]
+    """Return the commands that fit anew, or explain it, whose arguments can be read without a checkpoint."""
+    return [command for command in parts(document) if re.search(_FIT, command)]
 
 
 def check_fits(document: Path, folder: Path, subtests: pytest.Subtests, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have each `fit` of a document read its arguments, beside the files that the document shows."""
     for name, text in files(document).items():
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(text)
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(folder)
     for command in fits(document):
         with subtests.test(command):
-            _, _, arguments = command.removesuffix(" --print_config").partition(" fit ")
+            arguments = re.split(_FIT, command.removesuffix(" --print_config"))[1]
             assert understood(["fit", *shlex.split(arguments)])["model"]["class_path"]
 
 

@@ -14,6 +14,7 @@ from lightning_sparsegrad import (
     Chain,
     ComponentNormClip,
     ConfigurationError,
+    GlobalNormClip,
     GradDrop,
     GradientEngine,
     GradientTransform,
@@ -25,8 +26,8 @@ from lightning_sparsegrad import (
 )
 from lightning_sparsegrad.engine import Description
 from lightning_sparsegrad.transforms.base import Gradients, Window
-from tests.engine.test_described_runs import STEPS, run
-from tests.tiny import tiny_bert, tiny_gpt2_classifier
+from tests.engine.test_described_runs import STEPS, require_trained_as_described, run
+from tests.tiny import tiny_bert, tiny_gpt2, tiny_gpt2_classifier
 
 
 def described(transform: GradientTransform, steps: int = 10, **settings: Any) -> Description:
@@ -209,3 +210,45 @@ def test_a_sharded_model_is_described_as_a_whole_one() -> None:
     assert [replace(row, computed=0) for row in sharded.tensors] == [replace(row, computed=0) for row in whole.tensors]
     assert sharded.settings == whole.settings
     assert sharded.memory.moments == whole.memory.moments
+
+
+# ------------------------------------------------------------ rates and shares
+WINDOWS = 200
+DRAWN: dict[str, GradientTransform] = {
+    "layers": LayerGradDrop(0.3),
+    "layers, ever less": LayerGradDrop(Linear(0.9, 0.1)),
+    "blocks": GradDrop(0.4, granularity="component", components="block"),
+    "tensors": GradDrop(Linear(0.2, 0.6), granularity="tensor"),
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("model", [tiny_bert, tiny_gpt2])  # of which GPT-2 ties its embeddings to the head
+@pytest.mark.parametrize("name", DRAWN)
+def test_rates_are_the_shares_of_windows_in_which_tensors_are_dropped(name: str, model: Any) -> None:
+    network = model()
+    engine = GradientEngine(network, DRAWN[name], total_steps=WINDOWS, seed=5)
+    description = engine.describe()
+    dropped: dict[str, int] = dict.fromkeys((row.name for row in description.tensors), 0)
+    for step in range(WINDOWS):
+        for tensor in network.parameters():
+            tensor.grad = torch.ones_like(tensor)
+        with engine.window(step):
+            engine.apply_()
+        for tensor_name, tensor in network.named_parameters():
+            dropped[tensor_name] += tensor.grad is None
+    rates = {row.component: (row.low + row.high) / 2 for row in description.settings}
+    for row in description.tensors:
+        assert row.trained == pytest.approx(1 - dropped[row.name] / WINDOWS), row.name
+        assert dropped[row.name] / WINDOWS == pytest.approx(rates.get(row.name, 0.0), abs=0.15), row.name
+    assert len(set(rates.values())) > (1 if "layers" in name else 0)
+
+
+def test_what_is_dropped_behind_a_clip_that_reads_it_is_computed_all_the_same() -> None:
+    torch.manual_seed(0)
+    model = tiny_bert(num_labels=2)
+    engine = GradientEngine(model, Chain([GlobalNormClip(1.0), HeadOnly()]), total_steps=STEPS)
+    description = engine.describe()
+    shown = run(model, engine)
+    require_trained_as_described(description, shown)
+    assert {(row.trained, row.computed) for row in description.tensors if row.layer != "head"} == {(0.0, 1.0)}

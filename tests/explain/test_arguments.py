@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer, seed_everything
+from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -18,9 +19,11 @@ from lightning_sparsegrad import (
     GradientEngine,
     GradientTransform,
     SparseGradArgumentParser,
+    SparseGradModule,
     ValueClip,
 )
 from lightning_sparsegrad.explain._norms import THRESHOLDS, Norms
+from lightning_sparsegrad.explain._rehearsal import Rehearsal
 from lightning_sparsegrad.explain._trainer import settle_trainer
 from lightning_sparsegrad.main import main
 from tests.explain.test_command import MODEL, QUICKSTART, TASK, explained, overlay
@@ -248,3 +251,56 @@ def test_weights_of_a_checkpoint_are_measured(tmp_path: Path, capsys: pytest.Cap
     assert any(first == pytest.approx(float(torch.cat([row.flatten(), gradient]).norm())) for row in rows)
     torch.save({"state_dict": {"other": torch.zeros(1)}, "pytorch-lightning_version": "2.6.0"}, "given.ckpt")
     assert "given.ckpt" in refused(capsys, *arguments, "--ckpt_path=given.ckpt")
+
+
+# ------------------------------------------------------------ loss scaling
+class Unsteady(SparseGradModule):
+    """A loss whose gradients overflow in float16 at the first scale, and not at the next."""
+
+    def __init__(self) -> None:
+        super().__init__(gradient_transform=ComponentNormClip(0.5))
+        self.layer = torch.nn.Linear(4, 2)
+
+    def training_step(self, batch: Tensor) -> Tensor:
+        return self.layer(batch).square().mean()  # type: ignore[no-any-return]
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(torch.arange(24.0).reshape(6, 4) / 8)  # type: ignore[arg-type]
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=1.0)
+
+
+def rehearsed(**settings: Any) -> Tensor:
+    """Return the norms of the weight, window by window."""
+    seed_everything(0, verbose=False)
+    rehearsal, module = Rehearsal(windows=6, why_whole=None), Unsteady()
+    quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    fit = Trainer(accelerator="cpu", max_epochs=1, enable_model_summary=False, **quiet, **settings)
+    rehearsal.join(fit, module)
+    weights = [tensor.detach().clone() for tensor in module.parameters()]
+    fit.fit(module)
+    assert all(torch.equal(one, two) for one, two in zip(weights, module.parameters(), strict=True)), "nothing steps"
+    assert rehearsal._norms is not None
+    return torch.stack(rehearsal._norms._norms["layer.weight"])
+
+
+def test_norms_are_in_true_units_under_loss_scaling() -> None:
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**15, growth_interval=100)
+    whole, half = rehearsed(), rehearsed(plugins=[MixedPrecision("16-mixed", "cpu", scaler)])
+    finite = half.isfinite()
+    assert 2 <= int(finite.sum()) < 6, "there are overflows"
+    assert scaler.get_scale() == 2.0 ** (15 - int((~finite).sum())), "of each of which the scaler hears"
+    torch.testing.assert_close(half[finite], whole[finite], rtol=1e-2, atol=0)
+
+
+def test_an_accumulation_is_measured_as_a_whole() -> None:
+    measured = rehearsed(accumulate_grad_batches=2)
+    seed_everything(0, verbose=False)
+    module, norms = Unsteady(), []
+    for pair in (torch.arange(24.0).reshape(3, 2, 4) / 8).unbind():
+        module.zero_grad()
+        for batch in pair:
+            torch.autograd.backward(module.training_step(batch[None]) / 2)
+        norms.append(float(module.layer.weight.grad.norm()))  # type: ignore[union-attr]
+    assert measured.tolist() == pytest.approx(norms)

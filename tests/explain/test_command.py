@@ -31,8 +31,10 @@ TASK = ["--model=SequenceClassification", MODEL, "--model.num_labels=3", "--seed
 QUIET = ["--trainer.logger=false", "--trainer.enable_checkpointing=false", "--trainer.enable_progress_bar=false"]
 QUIET += ["--trainer.accelerator=cpu", "--trainer.limit_val_batches=0", "--trainer.num_sanity_val_steps=0"]
 FEW = [f"--data.max_samples={8 * EPOCH}", "--data.batch_size=8", f"--trainer.max_epochs={STEPS // EPOCH}"]
-SHOWN = "graddrop_cgnc"  # by default
 STILL = ["--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.0", "--model.lr_scheduler=null"]
+
+
+pytestmark = pytest.mark.long  # each fits a pretrained model
 
 
 @pytest.fixture(autouse=True)
@@ -111,9 +113,7 @@ def fitted(*arguments: str) -> tuple[Recorder, LightningModule]:
 
 
 # ------------------------------------------------------------ what a fit does
-@pytest.mark.parametrize(
-    "name", [pytest.param(each, marks=() if each == SHOWN else pytest.mark.long) for each in OVERLAYS]
-)
+@pytest.mark.parametrize("name", OVERLAYS)
 def test_a_fit_does_what_was_explained(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [*QUICKSTART, *overlay(name), *FEW]
     description = description_in(explained(capsys, *arguments))
@@ -151,8 +151,8 @@ def require_clipped_as_measured(read: dict[str, Any], recorder: Recorder, bound:
     ("name", "flag", "bounds"),
     [
         ("graddrop_cgnc", "--model.gradient_transform.transforms.clip.max_norm", (0.02,)),
-        pytest.param("cgnc", "--model.gradient_transform.max_norm", (0.01, 0.05), marks=pytest.mark.long),
-        pytest.param("chain", "--model.gradient_transform.transforms.clip.max_norm", (1.0,), marks=pytest.mark.long),
+        ("cgnc", "--model.gradient_transform.max_norm", (0.01, 0.05)),
+        ("chain", "--model.gradient_transform.transforms.clip.max_norm", (1.0,)),
     ],
 )
 def test_a_fit_clips_what_was_measured(

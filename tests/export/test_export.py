@@ -1,4 +1,4 @@
-"""Folders for `transformers`: what a pipeline finds with them is what the run would have predicted."""
+"""Folders for `transformers`, with which a pipeline predicts the same as the run."""
 
 import json
 import shutil
@@ -89,7 +89,7 @@ def numbers() -> Made:
 
 
 def words() -> Made:
-    tags = [[TAGS[place % 3] for place, _ in enumerate(text.split())] for text in TEXTS]
+    tags = [[TAGS[index % 3] for index, _ in enumerate(text.split())] for text in TEXTS]
     data = WordsDataModule(**files(words=[text.split() for text in TEXTS], tags=tags), label_names=TAGS)
     return TokenClassification("base", TAGS, Identity()), data
 
@@ -107,7 +107,7 @@ def answers() -> Made:
 
 
 def fitted(make: Callable[[], Made]) -> tuple[TransformerTask, Any, list[Any]]:
-    """Train a task for a few steps into `a.ckpt`, and return it, its data and what it predicts for each row."""
+    """Train a task for a few steps into `a.ckpt`, and return it, its data and its prediction for each row."""
     torch.manual_seed(0)
     task, data = make()
     run = trainer(max_steps=9, max_epochs=3, limit_val_batches=0)
@@ -132,8 +132,8 @@ def piped(task: Any, folder: str, **options: Any) -> Any:
 @pytest.mark.parametrize("make", [classes, ids])
 def test_classes_have_their_names(make: Callable[[], Made]) -> None:
     _, _, predicted = fitted(make)
-    found = piped("text-classification", exported(), truncation=True)(TEXTS)
-    assert [each["label"] for each in found] == predicted
+    answers = piped("text-classification", exported(), truncation=True)(TEXTS)
+    assert [each["label"] for each in answers] == predicted
     assert len(set(predicted)) > 1
 
 
@@ -147,7 +147,7 @@ def test_rows_are_cut_where_the_run_cut_them() -> None:
 
 @pytest.mark.parametrize("padding", [0, 1])
 def test_rows_are_cut_where_positions_end(padding: int) -> None:
-    """Also where the run had no longer row, whose tokenizer tells no limit."""
+    """The limit also holds if the run had no longer row and the tokenizer has no limit."""
     config = RobertaConfig(
         vocab_size=9,
         hidden_size=8,
@@ -172,28 +172,28 @@ def test_rows_are_cut_where_positions_end(padding: int) -> None:
     run.save_checkpoint("a.ckpt")
     export_checkpoint("a.ckpt", "out")
     assert AutoTokenizer.from_pretrained("out").model_max_length == LENGTH
-    (found,) = pipeline("text-classification", "out", truncation=True)(" ".join(hub.KEYS * 20))
-    assert found["label"] in "ab"
+    (answer,) = pipeline("text-classification", "out", truncation=True)(" ".join(hub.KEYS * 20))
+    assert answer["label"] in "ab"
 
 
 def test_pairs() -> None:
     _, _, predicted = fitted(pairs)
     given = [{"text": one, "text_pair": other} for one, other in zip(TEXTS, OTHERS, strict=True)]
-    found = piped("text-classification", exported(), truncation=True)(given)
-    assert [each["label"] for each in found] == predicted
+    answers = piped("text-classification", exported(), truncation=True)(given)
+    assert [each["label"] for each in answers] == predicted
 
 
 def test_numbers_are_the_score() -> None:
     _, _, predicted = fitted(numbers)
-    found = piped("text-classification", exported(), truncation=True)(TEXTS)
-    assert [each["score"] for each in found] == pytest.approx(predicted, rel=1e-5)
+    answers = piped("text-classification", exported(), truncation=True)(TEXTS)
+    assert [each["score"] for each in answers] == pytest.approx(predicted, rel=1e-5)
 
 
 def test_labels_of_words() -> None:
     _, _, predicted = fitted(words)
     tag = piped("token-classification", exported(), aggregation_strategy="none", ignore_labels=[])
     for text, expected in zip(TEXTS, predicted, strict=True):
-        starts = [sum(len(word) + 1 for word in text.split()[:place]) for place, _ in enumerate(text.split())]
+        starts = [sum(len(word) + 1 for word in text.split()[:index]) for index, _ in enumerate(text.split())]
         at = {each["start"]: each["entity"] for each in tag(text)}
         assert [at.get(start, "O") for start in starts] == expected
     assert len({tag for row in predicted for tag in row}) > 1
@@ -202,8 +202,8 @@ def test_labels_of_words() -> None:
 def test_scores_to_rank_by_are_expected_grades() -> None:
     _, _, predicted = fitted(grades)
     given = [{"text": one, "text_pair": other} for one, other in zip(TEXTS, OTHERS, strict=True)]
-    found = piped("text-classification", exported(), truncation=True, top_k=None)(given)
-    scores = [sum(int(grade["label"]) * grade["score"] for grade in each) for each in found]
+    answers = piped("text-classification", exported(), truncation=True, top_k=None)(given)
+    scores = [sum(int(grade["label"]) * grade["score"] for grade in each) for each in answers]
     assert scores == pytest.approx(predicted, rel=1e-5)
 
 
@@ -214,9 +214,9 @@ def test_answers() -> None:
     batch = next(iter(data.predict_dataloader()))
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
     with torch.no_grad():
-        expected, found = original.eval()(**inputs), model(**inputs)
-    assert torch.equal(found.start_logits, expected.start_logits)
-    assert torch.equal(found.end_logits, expected.end_logits)
+        expected, actual = original.eval()(**inputs), model(**inputs)
+    assert torch.equal(actual.start_logits, expected.start_logits)
+    assert torch.equal(actual.end_logits, expected.end_logits)
     assert AutoTokenizer.from_pretrained("out").model_max_length == LENGTH
 
 
@@ -225,8 +225,8 @@ def test_the_command_may_be_given_elsewhere(monkeypatch: pytest.MonkeyPatch) -> 
     Path("elsewhere").mkdir()
     monkeypatch.chdir("elsewhere")
     export_checkpoint("../a.ckpt", ".")
-    found = piped("text-classification", ".", truncation=True)(TEXTS)
-    assert [each["label"] for each in found] == predicted
+    answers = piped("text-classification", ".", truncation=True)(TEXTS)
+    assert [each["label"] for each in answers] == predicted
 
 
 def test_a_model_compiled_in_its_place() -> None:
@@ -237,8 +237,8 @@ def test_a_model_compiled_in_its_place() -> None:
     run.strategy.connect(task)
     run.save_checkpoint("a.ckpt")
     with pytest.warns(UserWarning, match="no names"):
-        found = export_checkpoint("a.ckpt", "out").state_dict()
-    assert all(torch.equal(value, found[name]) for name, value in original.items())
+        exported_state = export_checkpoint("a.ckpt", "out").state_dict()
+    assert all(torch.equal(value, exported_state[name]) for name, value in original.items())
 
 
 def test_weights_keep_their_dtype() -> None:
@@ -296,7 +296,7 @@ def test_what_an_old_checkpoint_does_not_say_is_read_off_its_base_model(make: Ca
 def test_an_old_checkpoint_without_names_is_exported_with_a_warning() -> None:
     fitted(classes)
     forget("model", "label_names")
-    with pytest.warns(UserWarning, match=r"`a.ckpt` holds no names of classes"):
+    with pytest.warns(UserWarning, match=r"`a.ckpt` has no names of classes"):
         export_checkpoint("a.ckpt", "out")
 
 
@@ -342,8 +342,8 @@ def test_the_command_says_how_to_read_the_folder(capsys: pytest.CaptureFixture[s
     shutil.rmtree("base")
     capsys.readouterr()
     main(["export", "--ckpt_path=a.ckpt", "--output=out"])
-    said = capsys.readouterr().out
-    assert 'transformers.pipeline("text-classification", "out", truncation=True)' in said
+    output = capsys.readouterr().out
+    assert 'transformers.pipeline("text-classification", "out", truncation=True)' in output
     assert piped("text-classification", "out", truncation=True)("alpha")[0]["label"] in CLASSES
 
 
@@ -358,8 +358,8 @@ def test_a_folder_that_holds_something_is_left_alone(capsys: pytest.CaptureFixtu
     Path("a.ckpt").touch()
     Path("out").mkdir()
     Path("out/mine.txt").write_text("mine")
-    found = refused(capsys, "--ckpt_path=a.ckpt", "--output=out")
-    assert "Parameter `output` should be a folder that is new or empty. Found `output = out`" in found
+    line = refused(capsys, "--ckpt_path=a.ckpt", "--output=out")
+    assert "Parameter `output` should be a folder that is new or empty. Found `output = out`" in line
     assert [path.name for path in Path("out").iterdir()] == ["mine.txt"]
     assert "which is a file" in refused(capsys, "--ckpt_path=a.ckpt", "--output=out/mine.txt")
 
@@ -387,9 +387,9 @@ def test_what_is_no_checkpoint_is_refused_in_a_line(capsys: pytest.CaptureFixtur
 def test_a_tokenizer_that_is_gone_can_be_named(capsys: pytest.CaptureFixture[str]) -> None:
     fitted(classes)
     Path("tokenizer").rename("moved")
-    found = refused(capsys, "--ckpt_path=a.ckpt", "--output=out")
-    assert "Parameter `tokenizer`" in found
-    assert f"Found `tokenizer = {Path('tokenizer').resolve()}`" in found
+    line = refused(capsys, "--ckpt_path=a.ckpt", "--output=out")
+    assert "Parameter `tokenizer`" in line
+    assert f"Found `tokenizer = {Path('tokenizer').resolve()}`" in line
     main(["export", "--ckpt_path=a.ckpt", "--output=out", "--tokenizer=moved"])
     assert Path("out/tokenizer.json").exists()
 
@@ -409,8 +409,8 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(["export", "--help"])
     assert end.value.code == 0
-    said = capsys.readouterr().out
-    assert all(name in said for name in ("--ckpt_path", "--output", "--tokenizer", "--model_name_or_path"))
+    output = capsys.readouterr().out
+    assert all(name in output for name in ("--ckpt_path", "--output", "--tokenizer", "--model_name_or_path"))
 
 
 def test_data_of_the_user_s_own_tell_their_tokenizer() -> None:

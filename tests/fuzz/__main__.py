@@ -72,13 +72,13 @@ def main() -> int:
                 break
             folder = root / "run"
             folder.mkdir()
-            outcome = try_in(folder, case)
+            result = try_in(folder, case)
             rmtree(folder, ignore_errors=True)
             kind = "random" if case.name.startswith("random") else "systematic"
-            counts[f"{kind}, {'failed' if outcome.failed else outcome.verdict}"] += 1
-            if outcome.failed:
+            counts[f"{kind}, {'failed' if result.failed else result.verdict}"] += 1
+            if result.failed:
                 again = f"python -m tests.fuzz --seed {given.seed} --only {case.name!r}"
-                sys.stdout.write(f"{outcome.verdict}\n  {outcome.text[-500:]!r}\n  {again}\n")
+                sys.stdout.write(f"{result.verdict}\n  {result.text[-500:]!r}\n  {again}\n")
                 sys.stdout.flush()
     sys.stdout.writelines(f"{count:6} {what}\n" for what, count in sorted(counts.items()))
     return int(any("failed" in what for what in counts))

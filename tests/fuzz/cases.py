@@ -1,4 +1,4 @@
-"""One bad input, what becomes of it, and whether that is what a user should see."""
+"""A bad input, its result, and the check that a user sees what they should."""
 
 import os
 import re
@@ -36,7 +36,7 @@ _OTHERS = re.compile(
 
 @dataclass(frozen=True)
 class Case:
-    """A command line with the files it needs.
+    """A command line with its files.
 
     Args:
         name: How the generator made it.
@@ -56,8 +56,8 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of a case: `accepted`, `refused`, or a sentence that says what is wrong with how it ended."""
+class CaseResult:
+    """The result of a case: `accepted`, `refused`, or a sentence about what is wrong with its end."""
 
     verdict: str
     text: str = ""
@@ -71,7 +71,7 @@ class _TimeIsUpError(BaseException):
     pass
 
 
-def try_in(folder: Path, case: Case) -> Outcome:
+def try_in(folder: Path, case: Case) -> CaseResult:
     """Run a case in an empty folder, in this process, and judge it."""
     for name, content in case.files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -94,31 +94,31 @@ def try_in(folder: Path, case: Case) -> Outcome:
     return _judge(case, status, text, table.getvalue(), written)
 
 
-def _judge(case: Case, status: Any, text: str, table: str, written: Mapping[str, Path]) -> Outcome:
+def _judge(case: Case, status: Any, text: str, table: str, written: Mapping[str, Path]) -> CaseResult:
     lines = [line.split("\r")[-1] for line in text.splitlines()]
     own = [line for line in lines if line.startswith("error: ") or not _OTHERS.match(line)]
     if any(Path(name).name == MARK for name in written):  # a folder may be called after a value, with the command in it
-        return Outcome("it ran code", text)
+        return CaseResult("it ran code", text)
     if isinstance(status, str):
-        return Outcome(status, text)
+        return CaseResult(status, text)
     if "Traceback (most recent call last)" in text and _TimeIsUpError.__name__ not in text:
-        return Outcome("a traceback is printed", text)
+        return CaseResult("a traceback is printed", text)
     if broken := [name for name, path in written.items() if not _whole(path)]:
-        return Outcome(f"it left half of {broken}", text)
+        return CaseResult(f"it left half of {broken}", text)
     if status == 0:
         finite = not case.finite or re.search(r"train/loss\s*│ -?\d", table)
-        return Outcome("accepted") if finite else Outcome("no finite loss", table)
+        return CaseResult("accepted") if finite else CaseResult("no finite loss", table)
     if len(own) != 1 or not own[0].startswith("error: "):
-        return Outcome(f"{len(own)} lines", "\n".join(own))
+        return CaseResult(f"{len(own)} lines", "\n".join(own))
     if case.says and not any(word in own[0] for word in case.says):
-        return Outcome(f"it names none of {case.says}", own[0])
+        return CaseResult(f"it names none of {case.says}", own[0])
     if len(own[0]) > 1500:
-        return Outcome("the line is long", own[0])
-    return Outcome("refused", own[0])
+        return CaseResult("the line is long", own[0])
+    return CaseResult("refused", own[0])
 
 
 def _whole(path: Path) -> bool:
-    """Whether a file that a run wrote can be read again."""
+    """Whether a file written by a run is complete."""
     if path.suffix == ".yaml":
         return isinstance(yaml.safe_load(path.read_text()), dict)
     if path.suffix == ".ckpt":
@@ -141,7 +141,7 @@ def _training(error: BaseException) -> bool:
 
 @contextmanager
 def _inside(folder: Path) -> Iterator[None]:
-    """Run in the folder, with a clean environment, without warnings, and not for ever."""
+    """Run in the folder, with a clean environment, without warnings, and with a time limit."""
 
     def stop(*_: Any) -> None:
         raise _TimeIsUpError

@@ -1,4 +1,4 @@
-"""Bad configs and command lines: every argument with every bad value, then texts and flags spoilt at random."""
+"""Bad configs and command lines: every argument with every bad value, then texts and flags corrupted at random."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -8,11 +8,11 @@ from typing import Any
 from tests.fuzz.cases import Case
 from tests.fuzz.material import (
     KINDS,
-    PLACE,
+    PLACEHOLDER,
     ROWS,
     arguments_of_strategies,
     good_arguments,
-    places,
+    paths_in,
     strategy,
     task,
     to_yaml,
@@ -52,7 +52,7 @@ class Configs:
         yield from self._texts()
 
     def at_random(self) -> Iterator[Case]:
-        """Yield cases without end, each a good command line that is spoilt in one to three ways."""
+        """Yield endless cases, each a good command line that is corrupted in one to three ways."""
         draw = random.Random(self._seed)  # noqa: S311  # no secret
         ways: tuple[Callable[[random.Random, list[str], dict[str, bytes]], None], ...] = (
             self._spoil_text, self._spoil_value, self._spoil_key, self._spoil_flag, self._spoil_overlay,
@@ -74,7 +74,7 @@ class Configs:
     def _strategies(self) -> Iterator[Case]:
         for kind, parameter in arguments_of_strategies():
             for value in VALUES:
-                overlay = to_yaml(strategy(kind, **{parameter: PLACE}), value)
+                overlay = to_yaml(strategy(kind, **{parameter: PLACEHOLDER}), value)
                 says = (parameter, "rate", "overlay.yaml")
                 yield self._case(
                     f"{kind}.{parameter} = {value}",
@@ -108,7 +108,7 @@ class Configs:
                 )
 
     def _entries(self) -> Iterator[Case]:
-        for path in places(self._task):
+        for path in paths_in(self._task):
             if path[-1] in ("seed_everything", "devices", "accelerator"):
                 continue
             for value in VALUES:
@@ -116,7 +116,7 @@ class Configs:
                     f"{_dotted(path)} = {value}",
                     "fit",
                     "--config=task.yaml",
-                    task=to_yaml(_replaced(self._task, path, PLACE), value),
+                    task=to_yaml(_replaced(self._task, path, PLACEHOLDER), value),
                 )
             if isinstance(path[-1], str):
                 yield self._case(
@@ -240,17 +240,19 @@ class Configs:
         files["task.yaml"] = bytes(text)
 
     def _spoil_value(self, draw: random.Random, arguments: list[str], files: dict[str, bytes]) -> None:
-        path = draw.choice([p for p in places(self._task) if p[-1] not in ("devices", "accelerator")])
-        files["task.yaml"] = to_yaml(_replaced(self._task, path, PLACE), draw.choice(VALUES))
+        path = draw.choice([p for p in paths_in(self._task) if p[-1] not in ("devices", "accelerator")])
+        files["task.yaml"] = to_yaml(_replaced(self._task, path, PLACEHOLDER), draw.choice(VALUES))
 
     def _spoil_key(self, draw: random.Random, arguments: list[str], files: dict[str, bytes]) -> None:
-        path = draw.choice([p for p in places(self._task) if isinstance(p[-1], str)])
+        path = draw.choice([p for p in paths_in(self._task) if isinstance(p[-1], str)])
         files["task.yaml"] = to_yaml(
             _renamed(self._task, path, draw.choice([spoilt for _, spoilt in _misspelt(path[-1])]))
         )
 
     def _spoil_flag(self, draw: random.Random, arguments: list[str], files: dict[str, bytes]) -> None:
-        path = [str(key) for key in draw.choice(list(places(self._task))) if key != "init_args" or draw.random() < 0.2]
+        path = [
+            str(key) for key in draw.choice(list(paths_in(self._task))) if key != "init_args" or draw.random() < 0.2
+        ]
         if path[-1] in ("devices", "accelerator"):
             return
         if draw.random() < 0.3:
@@ -262,7 +264,7 @@ class Configs:
     def _spoil_overlay(self, draw: random.Random, arguments: list[str], files: dict[str, bytes]) -> None:
         kind, parameter = draw.choice(arguments_of_strategies())
         name = f"overlay{len(files)}.yaml"
-        files[name] = to_yaml(strategy(kind, **{parameter: PLACE}), draw.choice(VALUES))
+        files[name] = to_yaml(strategy(kind, **{parameter: PLACEHOLDER}), draw.choice(VALUES))
         arguments.append(f"--config={name}")
 
 

@@ -4,15 +4,15 @@ from pathlib import Path
 import datasets
 import pytest
 
-from tests.fuzz.cases import Case, Outcome, try_in
+from tests.fuzz.cases import Case, CaseResult, try_in
 from tests.fuzz.material import ROWS, save_model, task, to_yaml
 
-Run = Callable[..., Outcome]
+Run = Callable[..., CaseResult]
 
 
 @pytest.fixture(scope="package")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder for what all cases share; the cache of `datasets` is in it."""
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder shared by all cases, with the cache of `datasets`."""
     folder = tmp_path_factory.mktemp("fuzz")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
@@ -20,15 +20,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="package")
-def model(place: Path) -> str:
-    return save_model(place / "model")
+def model(shared_folder: Path) -> str:
+    return save_model(shared_folder / "model")
 
 
 @pytest.fixture
 def run(model: str, tmp_path: Path) -> Run:
-    """Run a command line beside a good `task.yaml` and `train.csv`, and judge how it ends."""
+    """Run a command line in a folder with a good `task.yaml` and `train.csv`, and judge the result."""
 
-    def run(*arguments: str, **files: bytes) -> Outcome:
+    def run(*arguments: str, **files: bytes) -> CaseResult:
         folder = tmp_path / "run"
         folder.mkdir(exist_ok=True)
         named = {f"{name}.yaml": content for name, content in files.items()}

@@ -1,4 +1,4 @@
-"""Bad data files: every format that is read, empty, cut, in other encodings, with wrong columns and wrong labels."""
+"""Bad data files of every format: empty, truncated, in other encodings, with wrong columns and wrong labels."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -91,7 +91,7 @@ class DataFiles:
                     yield self.case(f"{other} called {extension}", extension, self._good[other])
 
     def at_random(self) -> Iterator[Case]:
-        """Yield good files without end that are cut, or of which bytes are changed, inserted or taken out."""
+        """Yield endless good files that are truncated, or have bytes changed, inserted or removed."""
         draw, index = random.Random(self._seed), 0  # noqa: S311  # no secret
         while True:
             extension = draw.choice(FORMATS)

@@ -1,4 +1,4 @@
-"""A good command line of each kind, to be spoilt: a tiny model, a few rows, every strategy."""
+"""Good command lines of each kind, to be corrupted, with a tiny model, a few rows and every strategy."""
 
 import inspect
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from tests.strategies import SCHEDULES, STRATEGIES, overlay_name, spec_in
 from tests.tiny import tiny_bert
 
 _DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-PLACE = "__PLACE__"  # where the text of a bad value goes
+PLACEHOLDER = "__PLACE__"  # where the text of a bad value goes
 SHORT = {
     "max_steps": 2,
     "accelerator": "cpu",
@@ -33,13 +33,13 @@ KINDS: dict[str, type] = {kind.__name__: kind for kind in (*STRATEGIES, *SCHEDUL
 
 
 def save_model(folder: Path) -> str:
-    """Save a tiny model with its tokenizer, and return where."""
+    """Save a tiny model with its tokenizer, and return the path."""
     tiny_bert().bert.save_pretrained(folder)  # type: ignore[operator,union-attr]  # without a head
     return save_tokenizer(folder, {"pad_token": "[PAD]"})
 
 
 def checkpoints() -> dict[str, bytes]:
-    """Return files that are no checkpoints, half of one, or one of another model."""
+    """Return files that are not checkpoints, half of one, and one of another model."""
     whole = _saved(
         {
             "state_dict": {"x": torch.zeros(3)},
@@ -67,7 +67,7 @@ def _saved(value: Any) -> bytes:
 
 
 def task(model: str) -> dict[str, Any]:
-    """Return a config with an argument of every kind, which trains for two steps."""
+    """Return a config with an argument of every kind that trains for two steps."""
     transforms = {"mask": spec("GradDrop", rate=0.2), "clip": spec("ComponentNormClip", max_norm=0.05)}
     return {
         "seed_everything": 0,
@@ -98,7 +98,7 @@ def spec(class_path: str, **init_args: Any) -> dict[str, Any]:
 
 
 def good_arguments(kind: str) -> dict[str, Any]:
-    """Return arguments that are accepted: of a strategy, those of its overlay; of a schedule, 0.5 for what it needs."""
+    """Return accepted arguments: those of its overlay for a strategy, and 0.5 for required ones of a schedule."""
     if not issubclass(KINDS[kind], Schedule):
         return dict(spec_in(overlay_name(KINDS[kind])).get("init_args", {}))
     parameters = inspect.signature(KINDS[kind]).parameters.values()
@@ -121,12 +121,14 @@ def arguments_of_strategies() -> tuple[tuple[str, str], ...]:
 
 def to_yaml(config: Any, value: str = "") -> bytes:
     """Write a config, with the text of a value in its place."""
-    return yaml.dump(config, Dumper=_DUMPER, sort_keys=False).replace(PLACE, value).encode("utf-8", "surrogatepass")
+    return (
+        yaml.dump(config, Dumper=_DUMPER, sort_keys=False).replace(PLACEHOLDER, value).encode("utf-8", "surrogatepass")
+    )
 
 
-def places(config: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Return the path of every entry of a config, of the inner ones too."""
+def paths_in(config: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Yield the path of every entry of a config, including nested ones."""
     entries = config.items() if isinstance(config, dict) else enumerate(config) if isinstance(config, list) else ()
     for key, value in entries:
         yield (*path, key)
-        yield from places(value, (*path, key))
+        yield from paths_in(value, (*path, key))

@@ -22,7 +22,7 @@ Files = dict[str, bytes]
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a data module takes to run.
+    """The arguments and files with which a data module runs.
 
     Args:
         task: The task that learns from it.
@@ -44,7 +44,7 @@ class Recipe:
 
 
 def exported(base: type) -> dict[str, type]:
-    """Return the classes of a kind that the package exports; a new one is among them by itself."""
+    """Return the classes of a kind that the package exports, so that a new one is included automatically."""
     kinds = ((name, getattr(lightning_sparsegrad, name)) for name in sorted(lightning_sparsegrad.__all__))
     return {
         name: kind
@@ -54,7 +54,7 @@ def exported(base: type) -> dict[str, type]:
 
 
 def parameters_of(kind: type) -> list[str]:
-    """Return the parameters of a class, those that it hands on to its bases included."""
+    """Return the parameters of a class, including those that it passes to its bases."""
     names: dict[str, None] = {}
     for owner in kind.__mro__:
         if not owner.__module__.startswith("lightning_sparsegrad."):
@@ -94,11 +94,11 @@ def _questions(folder: Path, extension: str) -> None:
     if extension == "json":
         asked = [
             {
-                "id": str(place),
+                "id": str(index),
                 "question": f"alpha {word}",
                 "answers": [{"text": word, "answer_start": context.index(word)}],
             }
-            for place, word in enumerate(words)
+            for index, word in enumerate(words)
         ]
         articles = [{"title": "t", "paragraphs": [{"context": context, "qas": asked}]}]
         (folder / "rows.json").write_text(json.dumps({"version": "1", "data": articles}))

@@ -1,4 +1,4 @@
-"""Files as a stranger might send them: good ones of each kind, spoilt or laden with what must not run."""
+"""Files that a stranger might send: good ones of each kind, corrupted or with code that must not run."""
 
 import copy
 import json
@@ -13,7 +13,7 @@ import torch
 
 from tests.fuzz import traps
 from tests.fuzz.cases import MARK, Case
-from tests.fuzz.material import ROWS, places, spec, task, to_yaml
+from tests.fuzz.material import ROWS, paths_in, spec, task, to_yaml
 
 Kind = Callable[["Strangers"], Case]
 _FIT = ("fit", "--config=task.yaml")
@@ -22,7 +22,7 @@ _STATE = ("optimizer_states", "lr_schedulers", "loops", "callbacks", "epoch", "g
 
 
 class Code:
-    """What runs a command when a pickle of it is read."""
+    """An object whose pickle runs a command when it is read."""
 
     def __reduce__(self) -> Any:
         return os.system, (f"touch {MARK}",)
@@ -57,7 +57,7 @@ ODD: list[Callable[[], Any]] = [
 
 
 class Strangers:
-    """Draws cases without end.
+    """A generator of endless cases.
 
     Args:
         model: The folder of a good model.
@@ -83,8 +83,8 @@ class Strangers:
         return self.draw.choice(ODD)()
 
     def _spoil(self, value: Any, odd: Callable[[], Any]) -> str:
-        """Put something odd somewhere into plain values, in place; return where."""
-        path = self.draw.choice(list(places(value)))
+        """Put something odd into plain values, in place, and return its position."""
+        path = self.draw.choice(list(paths_in(value)))
         for key in path[:-1]:
             value = value[key]
         value[path[-1]] = odd()
@@ -113,7 +113,7 @@ class Strangers:
         key = self.draw.choice([*content, *_STATE, "datamodule_hyper_parameters"])
         inner = content.get(key)
         if isinstance(inner, dict | list) and inner and self.draw.random() < 0.7:
-            key = f"{key}.{self._spoil(inner, self._odd)}" if list(places(inner)) else key
+            key = f"{key}.{self._spoil(inner, self._odd)}" if list(paths_in(inner)) else key
         else:
             content[key] = self._odd()
         buffer = BytesIO()
@@ -121,16 +121,16 @@ class Strangers:
         return self._with(f"checkpoint {key}", buffer.getvalue())
 
     def damaged(self) -> Case:
-        """A checkpoint that is changed on its way, or none at all."""
+        """A checkpoint that is damaged, or not a checkpoint."""
         whole = bytearray(self.checkpoint)
-        place = self.draw.randrange(len(whole))
-        whole[place] ^= 1 << self.draw.randrange(8)
-        cut, behind = bytes(whole[:place]), self.checkpoint + bytes(whole[:place])
+        position = self.draw.randrange(len(whole))
+        whole[position] ^= 1 << self.draw.randrange(8)
+        cut, behind = bytes(whole[:position]), self.checkpoint + bytes(whole[:position])
         legacy, laden = BytesIO(), BytesIO()
         torch.save({"state_dict": {}}, legacy, _use_new_zipfile_serialization=False)
         torch.save({"state_dict": {}, "code": Code()}, laden)
         return self._with(
-            f"damaged {place}", self.draw.choice([bytes(whole), cut, behind, legacy.getvalue(), laden.getvalue()])
+            f"damaged {position}", self.draw.choice([bytes(whole), cut, behind, legacy.getvalue(), laden.getvalue()])
         )
 
     def _with(self, name: str, checkpoint: bytes) -> Case:
@@ -176,7 +176,7 @@ class Strangers:
         return self._case(f"model {name}", *_FIT, "--model.model_name_or_path=model", prepare=prepare)
 
     def data(self) -> Case:
-        """Rows with what a terminal obeys, and folders with code beside them."""
+        """Rows with control characters of a terminal, and folders with code beside them."""
         name = self.draw.choice(["rows", "header", "bytes", "folder"])
         rows = ROWS.replace("label", _ESCAPES.strip()) if name == "header" else ROWS.replace("good", _ESCAPES)
         content = self._bytes(ROWS.encode()) if name == "bytes" else rows.encode("utf-8", "surrogatepass")
@@ -190,13 +190,13 @@ class Strangers:
         return self._case(f"data {name}", *_FIT, *flags, prepare=prepare)
 
     def _bytes(self, content: bytes) -> bytes:
-        """Change bytes: of a file of weights, what its header says."""
+        """Change bytes; in a file of weights, those of its header."""
         spoilt = bytearray(content)
         if self.draw.random() < 0.5:
             spoilt[:8] = self.draw.choice([0, 1, len(content), 2**40, 2**64 - 1]).to_bytes(8, "little")
         else:
-            place = self.draw.randrange(min(len(spoilt), 2000))
-            spoilt[place : place + 4] = self.draw.choice([b"9999", b"\0\0\0\0", b'"}},', b"\xff\xfe\x1b["])
+            position = self.draw.randrange(min(len(spoilt), 2000))
+            spoilt[position : position + 4] = self.draw.choice([b"9999", b"\0\0\0\0", b'"}},', b"\xff\xfe\x1b["])
         return bytes(spoilt)
 
 

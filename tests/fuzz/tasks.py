@@ -9,7 +9,7 @@ from lightning.pytorch import Callback
 from lightning_sparsegrad.data import TokenizedDataModule
 from lightning_sparsegrad.modules import TransformerTask
 from tests.fuzz.cases import Case
-from tests.fuzz.material import PLACE, SHORT, spec, to_yaml
+from tests.fuzz.material import PLACEHOLDER, SHORT, spec, to_yaml
 from tests.fuzz.recipes import RECIPES, Files, Recipe, exported, parameters_of
 from tests.fuzz.values import ARGUMENTS, VALUES
 
@@ -40,30 +40,30 @@ class Tasks:
                 yield self._case(f"good {name} {extension}", "fit", self._config(name), name, extension)
 
     def systematic(self) -> Iterator[Case]:
-        """Yield each argument of each class with each value that is bad for one."""
+        """Yield each argument of each class with each bad value."""
         for name, recipe in RECIPES.items():
             for parameter in parameters_of(self.data[name]):
                 for value in ARGUMENTS:
                     config = self._config(name)
-                    config["data"]["init_args"][parameter] = PLACE
+                    config["data"]["init_args"][parameter] = PLACEHOLDER
                     yield self._case(f"{name}.{parameter} = {value}", "fit", config, name, recipe.formats[0], value)
         for task, kind in self.tasks.items():
             name = next((name for name, recipe in RECIPES.items() if recipe.task == task), "TextDataModule")
             for parameter in parameters_of(kind):
                 for value in ARGUMENTS:
                     config = self._config(name)
-                    config["model"] = spec(task, **{**config["model"]["init_args"], parameter: PLACE})
+                    config["model"] = spec(task, **{**config["model"]["init_args"], parameter: PLACEHOLDER})
                     extension = RECIPES[name].formats[0]
                     yield self._case(f"{task}.{parameter} = {value}", "fit", config, name, extension, value)
         for callback, kind in self.callbacks.items():
             for parameter in parameters_of(kind):
                 for value in ARGUMENTS:
                     config = self._config("TextDataModule")
-                    config["trainer"]["callbacks"] = [spec(callback, **{parameter: PLACE})]
+                    config["trainer"]["callbacks"] = [spec(callback, **{parameter: PLACEHOLDER})]
                     yield self._case(f"{callback}.{parameter} = {value}", "fit", config, "TextDataModule", "csv", value)
 
     def at_random(self) -> Iterator[Case]:
-        """Yield without end what is spoilt in up to three ways: arguments, the file, and its name."""
+        """Yield endless cases corrupted in up to three ways: arguments, the file, and its name."""
         draw, index = random.Random(self._seed), 0  # noqa: S311  # no secret
         while True:
             name = draw.choice(list(RECIPES))
@@ -86,11 +86,11 @@ class Tasks:
         if where == "callback":
             callback = draw.choice(list(self.callbacks))
             parameters = parameters_of(self.callbacks[callback])
-            given = {draw.choice(parameters): PLACE} if parameters else {}
+            given = {draw.choice(parameters): PLACEHOLDER} if parameters else {}
             config["trainer"]["callbacks"] = [spec(callback, **given)]
             return
         kind = self.data[name] if where == "data" else self.tasks[recipe.task]
-        config[where]["init_args"][draw.choice(parameters_of(kind))] = PLACE
+        config[where]["init_args"][draw.choice(parameters_of(kind))] = PLACEHOLDER
 
     def _config(self, name: str) -> dict[str, Any]:
         recipe = RECIPES[name]

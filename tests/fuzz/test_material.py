@@ -1,4 +1,4 @@
-"""The good arguments of every strategy and schedule are accepted; those that are spoilt start from them."""
+"""The good arguments of every strategy and schedule, from which bad ones are made, are accepted."""
 
 import pytest
 from jsonargparse import ArgumentError, ArgumentParser
@@ -13,8 +13,8 @@ def test_good_arguments_are_accepted(subtests: pytest.Subtests) -> None:
     for kind in sorted(KINDS):
         with subtests.test(kind):
             try:
-                said = parser.parse_object(strategy(kind)["model"]["init_args"])
-                made = parser.instantiate_classes(said).gradient_transform
+                parsed = parser.parse_object(strategy(kind)["model"]["init_args"])
+                made = parser.instantiate_classes(parsed).gradient_transform
             except (ArgumentError, ConfigurationError) as error:
                 pytest.fail(
                     f"{kind} should accept {good_arguments(kind)}: a strategy what its overlay says, a schedule 0.5 "

@@ -1,4 +1,4 @@
-"""A sample of the bad input that `python -m tests.fuzz` makes; the judge, and what is left behind."""
+"""A sample of the bad input of `python -m tests.fuzz`, and tests of its judge."""
 
 import random
 import subprocess
@@ -10,7 +10,7 @@ from shutil import rmtree
 
 import pytest
 
-from tests.fuzz.cases import Case, Outcome, try_in
+from tests.fuzz.cases import Case, CaseResult, try_in
 from tests.fuzz.configs import Configs
 from tests.fuzz.conftest import Run
 from tests.fuzz.data import DataFiles
@@ -29,25 +29,25 @@ def configs(model: str) -> Configs:
 
 
 @pytest.fixture(scope="module")
-def data(model: str, place: Path) -> DataFiles:
-    (place / "good").mkdir()
-    return DataFiles(model, place / "good", SEED)
+def data(model: str, shared_folder: Path) -> DataFiles:
+    (shared_folder / "good").mkdir()
+    return DataFiles(model, shared_folder / "good", SEED)
 
 
 @pytest.fixture(scope="module")
-def tasks(place: Path) -> Tasks:
-    return Tasks(tiny_encoder(place / "encoder", layers=1), SEED)
+def tasks(shared_folder: Path) -> Tasks:
+    return Tasks(tiny_encoder(shared_folder / "encoder", layers=1), SEED)
 
 
-def failures(cases: Iterable[Case], folder: Path) -> list[tuple[str, Outcome]]:
-    found = []
+def failures(cases: Iterable[Case], folder: Path) -> list[tuple[str, CaseResult]]:
+    failed = []
     for case in cases:
         (folder / "run").mkdir()
-        outcome = try_in(folder / "run", case)
+        result = try_in(folder / "run", case)
         rmtree(folder / "run")
-        if outcome.failed:
-            found.append((case.name, outcome))
-    return found
+        if result.failed:
+            failed.append((case.name, result))
+    return failed
 
 
 def sample(cases: Iterable[Case], count: int) -> list[Case]:
@@ -89,7 +89,7 @@ def test_bad_arguments_of_data_and_tasks_end_in_one_line(tasks: Tasks, tmp_path:
 
 @pytest.mark.long
 def test_good_input_is_accepted(run: Run) -> None:
-    assert run("fit", "--config=task.yaml") == Outcome("accepted")
+    assert run("fit", "--config=task.yaml") == CaseResult("accepted")
 
 
 @pytest.mark.long
@@ -102,8 +102,8 @@ def test_a_traceback_fails(run: Run) -> None:
 @pytest.mark.long
 def test_a_line_that_does_not_name_the_mistake_fails(model: str, tmp_path: Path) -> None:
     files = {"task.yaml": to_yaml(task(model))}
-    outcome = try_in(tmp_path, Case("", ("fit", "--config=task.yaml", "--modle=3"), files, says=("something else",)))
-    assert outcome.verdict == "it names none of ('something else',)"
+    result = try_in(tmp_path, Case("", ("fit", "--config=task.yaml", "--modle=3"), files, says=("something else",)))
+    assert result.verdict == "it names none of ('something else',)"
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_a_mended_file_is_read_although_a_bad_one_had_its_name(spoil: str, data:
     good = b"text,label\n" + b"a good day,1\nthe bad movie,0\n" * 4
     bad = {"empty": b"", "half": good[:10], "header": good[:11], "fields": good + b"rain,x,1\n"}[spoil]
     assert try_in(tmp_path, data.case("bad", "csv", bad)).verdict == "refused"
-    assert try_in(tmp_path, data.case("mended", "csv", good)) == Outcome("accepted")
+    assert try_in(tmp_path, data.case("mended", "csv", good)) == CaseResult("accepted")
 
 
 @pytest.mark.long

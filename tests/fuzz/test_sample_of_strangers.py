@@ -14,7 +14,7 @@ import torch
 
 from lightning_sparsegrad.modules._description import MODEL_KEY
 from tests.fuzz import trap
-from tests.fuzz.cases import MARK, Case, Outcome, try_in
+from tests.fuzz.cases import MARK, Case, CaseResult, try_in
 from tests.fuzz.material import ROWS, task, to_yaml
 from tests.fuzz.strangers import Strangers
 
@@ -29,15 +29,15 @@ def checkpoint(model: str, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     config = task(model)
     config["trainer"] |= {"enable_checkpointing": True, "callbacks": {"class_path": "ModelCheckpoint", "init_args": {}}}
     files = {"task.yaml": to_yaml(config), "train.csv": ROWS.encode()}
-    assert try_in(folder, Case("good", ("fit", "--config=task.yaml"), files)) == Outcome("accepted")
+    assert try_in(folder, Case("good", ("fit", "--config=task.yaml"), files)) == CaseResult("accepted")
     return next(folder.rglob("*.ckpt")).read_bytes()
 
 
-def _fault(outcome: Outcome) -> str:
-    if outcome.failed:
-        return f"{outcome.verdict}: {outcome.text[-300:]!r}"
-    if outcome.verdict == "refused" and not outcome.text.isprintable():
-        return f"controls in {outcome.text!r}"
+def _fault(result: CaseResult) -> str:
+    if result.failed:
+        return f"{result.verdict}: {result.text[-300:]!r}"
+    if result.verdict == "refused" and not result.text.isprintable():
+        return f"controls in {result.text!r}"
     return "a trap has sprung" if trap.called else ""
 
 
@@ -48,11 +48,11 @@ def test_strangers_run_no_code_and_end_in_one_line(model: str, checkpoint: bytes
     for case in islice(Strangers(model, checkpoint, SEED).at_random(), COUNT):
         (tmp_path / "run").mkdir()
         trap.called.clear()
-        outcome = try_in(tmp_path / "run", case)
+        result = try_in(tmp_path / "run", case)
         rmtree(tmp_path / "run")
         if "SPARSEGRAD_STRANGERS" in os.environ:
-            sys.stdout.write(f"{case.name}: {outcome.verdict} {outcome.text[:300]!r}\n")
-        if fault := _fault(outcome):
+            sys.stdout.write(f"{case.name}: {result.verdict} {result.text[:300]!r}\n")
+        if fault := _fault(result):
             faults[case.name] = fault
     assert faults == {}
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < _MEMORY
@@ -76,6 +76,6 @@ def test_an_export_runs_nothing_that_a_checkpoint_names(
     torch.save(content, tmp_path / "x.ckpt")
     own = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["code.T", None]}}
     files = {"own/tokenizer_config.json": json.dumps(own).encode(), "own/code.py": f"open({MARK!r}, 'w')\n".encode()}
-    outcome = try_in(tmp_path, Case("", ("export", "--ckpt_path=x.ckpt", "--output=out"), files))
-    assert outcome.verdict == "refused"
-    assert answer in outcome.text
+    result = try_in(tmp_path, Case("", ("export", "--ckpt_path=x.ckpt", "--output=out"), files))
+    assert result.verdict == "refused"
+    assert answer in result.text

@@ -1,4 +1,4 @@
-"""What SECURITY.md says: that each sentence has a test, and what files of a stranger can still do."""
+"""Tests of the statements in SECURITY.md, and that each of them has a test."""
 
 import ast
 import re
@@ -23,31 +23,31 @@ HERE = "tests.fuzz.test_security"
 SAMPLE = "tests.fuzz.test_sample_of_strangers"
 STRANGERS, TRAPS = "tests.fuzz.test_strangers", "tests.fuzz.test_traps"
 OPEN = "no test can show it"
-# a part of each sentence, and the test that shows it
+# a phrase of each statement, and the test that shows it
 SHOWN = {
-    "ends in one line and status 2": f"{SAMPLE}.test_strangers_run_no_code_and_end_in_one_line",
+    "ends the command with one line and status 2": f"{SAMPLE}.test_strangers_run_no_code_and_end_in_one_line",
     "are written out": "tests.untrusted.test_terminal.test_controls_are_written_out",
-    "of any module on your Python path": f"{TRAPS}.test_a_users_own_module_is_imported",
-    "of the kind their place asks for": f"{HERE}.test_a_config_has_callbacks_made",
-    "annotated to return what their place asks for": f"{HERE}.test_a_config_has_functions_called",
-    "hand a function, without arguments": f"{HERE}.test_a_config_has_functions_called",
-    "**of your own modules** called": f"{HERE}.test_a_config_has_functions_called",
-    "paths to read and folders to write into": f"{HERE}.test_a_config_names_where_to_write_and_what_to_read",
-    "downloaded from the hub": OPEN,
-    "as much memory, time and disk": OPEN,
-    "have anything else called": f"{TRAPS}.test_a_trap_springs_without_the_guards_and_not_with_them",
-    "import modules of Python's own library": f"{TRAPS}.test_a_name_imports_no_module_that_cannot_hold_it",
-    "make objects by tags of YAML": f"{STRANGERS}.test_no_door_takes_a_tag_of_python",
-    "there is no option for it": f"{STRANGERS}.test_no_option_lets_it_run",
-    "it holds the one of its run": f"{HERE}.test_a_checkpoint_says_what_a_config_says",
-    "whatever key says it": f"{TRAPS}.test_nor_do_the_hyperparameters_of_one",
-    "lies in its own folder or below": f"{TRAPS}.test_a_checkpoint_imports_nothing_that_lies_beside_it",
+    "import modules on your Python path": f"{TRAPS}.test_a_users_own_module_is_imported",
+    "of the type that a parameter expects": f"{HERE}.test_a_config_has_callbacks_made",
+    "annotated to return the type that a parameter expects": f"{HERE}.test_a_config_has_functions_called",
+    "pass a function, without arguments": f"{HERE}.test_a_config_has_functions_called",
+    "**of your own modules** for a parameter": f"{HERE}.test_a_config_has_functions_called",
+    "files to read and folders to write into": f"{HERE}.test_a_config_names_where_to_write_and_what_to_read",
+    "models and data sets from the hub": OPEN,
+    "any amount of memory, time and disk": OPEN,
+    "call anything else": f"{TRAPS}.test_a_trap_springs_without_the_guards_and_not_with_them",
+    "import modules of Python's standard library": f"{TRAPS}.test_a_name_imports_no_module_that_cannot_hold_it",
+    "create objects with YAML tags": f"{STRANGERS}.test_no_door_takes_a_tag_of_python",
+    "no option allows it": f"{STRANGERS}.test_no_option_lets_it_run",
+    "contains the config of its run": f"{HERE}.test_a_checkpoint_says_what_a_config_says",
+    "under whatever key": f"{TRAPS}.test_nor_do_the_hyperparameters_of_one",
+    "from its own folder or below": f"{TRAPS}.test_a_checkpoint_imports_nothing_that_lies_beside_it",
     "other than tensors and plain values": f"{STRANGERS}.test_a_checkpoint_runs_no_code",
-    "without notice by chance": "tests.files.test_checksums.test_no_flipped_bit_changes_what_is_loaded",
+    "by accident without notice": "tests.files.test_checksums.test_no_flipped_bit_changes_what_is_loaded",
     "be compressed": "tests.files.test_checksums.test_what_is_no_archive_as_written_is_refused",
-    "lets a checkpoint run anything": f"{HERE}.test_a_user_can_let_a_checkpoint_run_code_in_python",
+    "lets a checkpoint run any code": f"{HERE}.test_a_user_can_let_a_checkpoint_run_code_in_python",
     "It cannot run Python files": f"{STRANGERS}.test_a_model_runs_no_code",
-    "is never asked for": f"{HERE}.test_everything_is_loaded_without_its_code",
+    "no prompt asks for it": f"{HERE}.test_everything_is_loaded_without_its_code",
     "loading scripts of data sets are not run": f"{STRANGERS}.test_a_folder_of_data_runs_no_code",
 }
 
@@ -61,7 +61,7 @@ def test_each_sentence_has_a_test() -> None:
         assert callable(getattr(import_module(module), name))
 
 
-# ------------------------------------------------------------ what a config can do
+# ------------------------------------------------------------ configs
 called: list[Any] = []
 
 
@@ -154,7 +154,7 @@ def test_a_user_can_let_a_checkpoint_run_code_in_python(tmp_path: Path) -> None:
 
 
 def test_everything_is_loaded_without_its_code() -> None:
-    """Every call of a loader says so; left to itself, it asks on the terminal."""
+    """Every call of a loader passes the options, without which it asks on the terminal."""
     loads = []
     for file in (ROOT / "lightning_sparsegrad").rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):

@@ -1,4 +1,4 @@
-"""What comes from a stranger runs no code: configs, checkpoints, models, data."""
+"""A stranger's configs, checkpoints, models and data run no code."""
 
 import json
 import os
@@ -44,36 +44,36 @@ def with_code(**content: Any) -> bytes:
 )
 def test_a_checkpoint_runs_no_code(subcommand: str, run: Run, tmp_path: Path) -> None:
     (tmp_path / "evil.ckpt").write_bytes(with_code())
-    outcome = run(subcommand, "--config=task.yaml", f"--ckpt_path={tmp_path}/evil.ckpt")
-    assert outcome.verdict == "refused"
-    assert "an object of `posix.system`, which would run code when loaded" in outcome.text
+    result = run(subcommand, "--config=task.yaml", f"--ckpt_path={tmp_path}/evil.ckpt")
+    assert result.verdict == "refused"
+    assert "an object of `posix.system`, which would run code when loaded" in result.text
 
 
 def test_no_option_lets_it_run(run: Run, subtests: pytest.Subtests) -> None:
     for argument in ("--weights_only=false", "--config=o.yaml"):
         with subtests.test(argument):
-            outcome = run("fit", "--config=task.yaml", argument, o=b"weights_only: false\n")
-            assert outcome.verdict == "refused"
-            assert "`weights_only` is not an option" in outcome.text
+            result = run("fit", "--config=task.yaml", argument, o=b"weights_only: false\n")
+            assert result.verdict == "refused"
+            assert "`weights_only` is not an option" in result.text
 
 
 def test_nor_does_one_from_http(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lightning would by itself read it with the code in it."""
+    """Lightning alone would load it and run its code."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "downloads"))
     (tmp_path / "evil.ckpt").write_bytes(with_code())
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=tmp_path)) as server:
         Thread(target=server.serve_forever).start()
-        outcome = run("fit", "--config=task.yaml", f"--ckpt_path=http://127.0.0.1:{server.server_port}/evil.ckpt")
+        result = run("fit", "--config=task.yaml", f"--ckpt_path=http://127.0.0.1:{server.server_port}/evil.ckpt")
         server.shutdown()
-    assert outcome.verdict == "refused"
-    assert "an object of `posix.system`" in outcome.text
+    assert result.verdict == "refused"
+    assert "an object of `posix.system`" in result.text
 
 
 # ------------------------------------------------------------ configs
 NAMES = [
     "os.system", "subprocess.Popen", f"{trap.__name__}.function", f"{trap.__name__}.Thing",
 ]  # fmt: skip
-PLACES = [
+POSITIONS = [
     "model", "data", "model.gradient_transform", "model.gradient_transform.transforms.mask.rate", "model.optimizer",
     "model.lr_scheduler", "trainer.callbacks", "trainer.plugins",
 ]  # fmt: skip
@@ -83,7 +83,7 @@ NAMED = [(name, json.dumps({"class_path": name, "init_args": {"command": f"touch
 
 
 def test_what_a_config_may_not_name_is_not_called(run: Run, subtests: pytest.Subtests) -> None:
-    for where, (name, spec) in zip(PLACES, cycle(NAMED), strict=False):
+    for where, (name, spec) in zip(POSITIONS, cycle(NAMED), strict=False):
         trap.called.clear()
         with subtests.test(where=where, name=name):
             assert run("fit", "--config=task.yaml", f"--{where}={spec}").verdict == "refused"
@@ -91,7 +91,7 @@ def test_what_a_config_may_not_name_is_not_called(run: Run, subtests: pytest.Sub
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("where", PLACES)
+@pytest.mark.parametrize("where", POSITIONS)
 @pytest.mark.parametrize("named", NAMED)
 def test_whatever_it_names_wherever(named: tuple[str, str], where: str, run: Run) -> None:
     trap.called.clear()
@@ -111,12 +111,12 @@ def test_nor_is_it_from_a_checkpoint(run: Run, tmp_path: Path, model: str) -> No
     stored = {"pytorch-lightning_version": "2.6.6", "epoch": 0, "global_step": 0, "loops": {}, "state_dict": {}}
     torch.save({**stored, "hyper_parameters": instantiator}, tmp_path / "hyper.ckpt")
     trap.called.clear()
-    outcome = run("test", f"--ckpt_path={tmp_path}/stored.ckpt", "--data=TextDataModule")
-    assert outcome.verdict == "refused"
-    assert "makes_a_path" in outcome.text
+    result = run("test", f"--ckpt_path={tmp_path}/stored.ckpt", "--data=TextDataModule")
+    assert result.verdict == "refused"
+    assert "makes_a_path" in result.text
     with pytest.raises(
         Exception,
-        match="makes_a_path` is not called: the parameter asks for no function that returns what this one does",
+        match="makes_a_path` is not called: the parameter expects no function with this return type",
     ):
         SequenceClassification.load_from_checkpoint(tmp_path / "hyper.ckpt", weights_only=True)
     assert trap.called == []
@@ -177,13 +177,13 @@ def parser() -> ArgumentParser:
 
 def test_the_parser_reads_every_text_by_the_bounded_loader(parser: ArgumentParser) -> None:
     assert isinstance(parser, SparseGradArgumentParser)
-    assert {part.parser_mode for part in (parser, *parser._subcommands_action.choices.values())} == {"sparsegrad_yaml"}  # type: ignore[union-attr]
+    assert {each.parser_mode for each in (parser, *parser._subcommands_action.choices.values())} == {"sparsegrad_yaml"}  # type: ignore[union-attr]
 
 
 TEXTS = [
-    ("a: 1\nb: {c: 1, c: 2}\n", "the key `c` comes twice"),
+    ("a: 1\nb: {c: 1, c: 2}\n", "the key `c` occurs twice"),
     ("[" * 101 + "]" * 101, "more than 100 levels"),
-    ("a: &a [*a]\n", "stands for what it is a part of"),
+    ("a: &a [*a]\n", "contains itself"),
     ("\n".join(f"k{i}: &a{i} [{', '.join([f'*a{i - 1}' if i else '1'] * 9)}]" for i in range(9)), "1000000 values"),
 ]
 
@@ -193,9 +193,9 @@ def test_texts_that_are_too_much_are_refused(run: Run, subtests: pytest.Subtests
         with subtests.test(answer):
             with pytest.raises(yaml.YAMLError, match=answer):
                 load(text)
-            outcome = run("fit", "--config=task.yaml", "--config=o.yaml", o=text.encode())
-            assert outcome.verdict == "refused"
-            assert f"o.yaml is not valid YAML: {'' if '*' in text else answer}" in outcome.text
+            result = run("fit", "--config=task.yaml", "--config=o.yaml", o=text.encode())
+            assert result.verdict == "refused"
+            assert f"o.yaml is not valid YAML: {'' if '*' in text else answer}" in result.text
 
 
 def test_aliases_are_as_ever() -> None:
@@ -205,7 +205,7 @@ def test_aliases_are_as_ever() -> None:
 
 # ------------------------------------------------------------ models and data
 def test_a_model_runs_no_code(model: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither that of a pickle nor that of a folder, which `trust_remote_code` would import; nobody is asked."""
+    """No code of a pickle runs, nor of a folder, which `trust_remote_code` would import; there is no prompt."""
     monkeypatch.setattr("sys.stdin", StringIO("y\n" * 9))
     folder = tmp_path / "model"
     folder.mkdir()
@@ -220,9 +220,9 @@ def test_a_model_runs_no_code(model: str, run: Run, tmp_path: Path, monkeypatch:
     own = {"AutoConfig": "code.Config", "AutoModelForSequenceClassification": "code.Model", "AutoTokenizer": "code.T"}
     (folder / "code.py").write_text(f"open({MARK!r}, 'w')\n")
     (folder / "config.json").write_text(json.dumps({**config, "model_type": "mine", "auto_map": own}))
-    outcome = run("fit", "--config=task.yaml", flag)
-    assert outcome.verdict == "refused"
-    assert "model_name_or_path" in outcome.text
+    result = run("fit", "--config=task.yaml", flag)
+    assert result.verdict == "refused"
+    assert "model_name_or_path" in result.text
 
 
 @pytest.mark.parametrize(
@@ -236,9 +236,9 @@ def test_weights_whose_header_lies_end_in_one_line(start: bytes, model: str, run
     shutil.copytree(model, tmp_path / "model")
     weights = tmp_path / "model" / "model.safetensors"
     weights.write_bytes(start + weights.read_bytes()[8:])
-    outcome = run("fit", "--config=task.yaml", f"--model.model_name_or_path={tmp_path / 'model'}")
-    assert outcome.verdict == "refused"
-    assert "`model_name_or_path`" in outcome.text
+    result = run("fit", "--config=task.yaml", f"--model.model_name_or_path={tmp_path / 'model'}")
+    assert result.verdict == "refused"
+    assert "`model_name_or_path`" in result.text
 
 
 def test_a_folder_of_data_runs_no_code(run: Run, tmp_path: Path) -> None:
@@ -246,12 +246,12 @@ def test_a_folder_of_data_runs_no_code(run: Run, tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "words.py").write_text(f"open({MARK!r}, 'w')\n")
     overlay = to_yaml({"data": {"init_args": {"dataset": str(folder), "data_files": None}}})
-    outcome = run("fit", "--config=task.yaml", "--config=o.yaml", o=overlay)
-    assert outcome.verdict == "refused"
-    assert "`dataset" in outcome.text
+    result = run("fit", "--config=task.yaml", "--config=o.yaml", o=overlay)
+    assert result.verdict == "refused"
+    assert "`dataset" in result.text
 
 
 def test_every_strategy_named_twice_over_is_refused_by_its_line(run: Run) -> None:
     text = to_yaml(strategy("GradDrop")) + to_yaml(strategy("HeadOnly"))
-    outcome = run("fit", "--config=task.yaml", "--config=o.yaml", o=text)
-    assert "o.yaml is not valid YAML: the key `model` comes twice, line 7" in outcome.text
+    result = run("fit", "--config=task.yaml", "--config=o.yaml", o=text)
+    assert "o.yaml is not valid YAML: the key `model` occurs twice, line 7" in result.text

@@ -1,4 +1,4 @@
-"""What a config or a checkpoint names in the wrong place is not called, where it would be but for this library."""
+"""A config or checkpoint cannot call names of the wrong type, which jsonargparse and Lightning alone would call."""
 
 import os
 import sys
@@ -40,8 +40,8 @@ def waited_for(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_every_place_and_every_name_is_in_the_sample() -> None:
-    places, names = zip(*traps.sample(), strict=True)
-    assert set(places) == set(traps.PLACES)
+    positions, names = zip(*traps.sample(), strict=True)
+    assert set(positions) == set(traps.POSITIONS)
     assert set(names) == set(traps.NAMED)
 
 
@@ -53,7 +53,7 @@ def tried() -> list[tuple[str, str]]:
 
 
 def configure(cli: SparseGradCLI, _: str) -> None:
-    """Make what a fit makes, in place of it."""
+    """Instantiate the objects of a fit without running it."""
     with suppress(Exception):  # what a trap returns is of no use
         cli.model.configure_optimizers()
 

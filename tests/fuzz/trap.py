@@ -1,4 +1,4 @@
-"""What no config may have called: of the wrong kind, wherever it is named."""
+"""Functions and classes that no config may call, since no parameter expects their type."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Functions and classes that no config has a use for, and the places in which jsonargparse would call them."""
+"""Functions and classes that no config needs, and the positions in which jsonargparse would call them."""
 
 import json
 import time
@@ -60,15 +60,15 @@ _FOR_CALLABLES: dict[str, Callable[[Any], dict[str, Any]]] = {
     "callable in a callback": lambda named: {"trainer": {"callbacks": spec("LambdaCallback", on_fit_start=named)}},
     "callable in a strategy": lambda named: {"trainer": {"strategy": spec("DDPStrategy", ddp_comm_hook=named)}},
 }
-PLACES = {**_FOR_ANY, **_FOR_CALLABLES}
-TRAPS = [(place, name) for place in PLACES for name in NAMED if place in _FOR_ANY or name not in _CLASSES]
+POSITIONS = {**_FOR_ANY, **_FOR_CALLABLES}
+TRAPS = [(position, name) for position in POSITIONS for name in NAMED if position in _FOR_ANY or name not in _CLASSES]
 
 
 def sample() -> Iterator[tuple[str, str]]:
-    """Return traps among which every place and every name is."""
+    """Yield traps that cover every position and every name."""
     names = list(NAMED)
-    for number, place in enumerate(PLACES):
-        yield next((place, name) for name in names[number:] + names if (place, name) in TRAPS)
+    for number, position in enumerate(POSITIONS):
+        yield next((position, name) for name in names[number:] + names if (position, name) in TRAPS)
     yield from (("without a type", name) for name in _CLASSES)
 
 
@@ -81,28 +81,28 @@ FEW = [
 ]
 
 
-def overlay(place: str, name: str) -> bytes:
-    """Return a config that names something in a place."""
-    return to_yaml(PLACES[place](NAMED[name]))
+def overlay(position: str, name: str) -> bytes:
+    """Return a config with a name at a position."""
+    return to_yaml(POSITIONS[position](NAMED[name]))
 
 
 def set_up(folder: Path) -> None:
-    """Write what traps need beside the config, and forget which have sprung."""
+    """Write the files that traps need, and reset the record of sprung traps."""
     folder.mkdir(exist_ok=True)
     (folder / SCRIPT).write_text(f"open({MARK!r}, 'w')\n")
     trap.called.clear()
 
 
 def has_sprung(folder: Path, patience: float = 0.0) -> bool:
-    """Return whether a trap has, or does in so many seconds: some start a process."""
+    """Return whether a trap has sprung, or springs within some seconds, since some start a process."""
     end = time.monotonic() + patience
-    while not (found := bool(trap.called) or (folder / MARK).exists()) and time.monotonic() < end:
+    while not (sprung := bool(trap.called) or (folder / MARK).exists()) and time.monotonic() < end:
         time.sleep(0.05)
-    return found
+    return sprung
 
 
 def take_guards_away(patch: pytest.MonkeyPatch) -> None:
-    """Have jsonargparse import and call what it would without this library."""
+    """Let jsonargparse import and call everything that it would without this library."""
     for module in (_util, _typehints):
         patch.setattr(module, "check_import_path", lambda _path: None)
     patch.setattr(imports, "require_importable", lambda _path: None)

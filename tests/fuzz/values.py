@@ -1,4 +1,4 @@
-"""Bad values as YAML writes them, bad flags, and what may be spoilt of a Trainer; a line each, or a word each."""
+"""Bad values in YAML, bad flags, and arguments of a Trainer to corrupt, one per line or word."""
 
 from tests.fuzz.cases import MARK
 

@@ -1,4 +1,4 @@
-"""GLUE and XGLUE as their hub repositories hold them, made of a few words; and an encoder that reads those words.
+"""Small GLUE and XGLUE data in the format of their hub repositories, made of a few words, and an encoder for them.
 
 One of `KEYS`, the same in every language, decides a row's label, so that a tiny model learns it from English and shows
 it in any language. Everything else is filler in the language's own script.
@@ -75,7 +75,7 @@ XGLUE: dict[str, tuple[tuple[str, ...], str, tuple[str, ...]]] = {  # texts, lab
     "qam": (("question", "answer"), "label", ("False", "True")),
 }
 TAGS = {
-    "ner": ("O", *(f"{place}-{kind}" for kind in ("PER", "ORG", "LOC", "MISC") for place in "BI")),
+    "ner": ("O", *(f"{prefix}-{kind}" for kind in ("PER", "ORG", "LOC", "MISC") for prefix in "BI")),
     "pos": (
         *("ADJ", "ADP", "ADV", "AUX", "CCONJ", "DET", "INTJ", "NOUN", "NUM"),
         *("PART", "PRON", "PROPN", "PUNCT", "SCONJ", "SYM", "VERB", "X"),
@@ -101,11 +101,12 @@ def write_glue(folder: Path, task: str, *, rows: int = 12) -> str:
     label = ClassLabel(names=list(labels)) if labels else Value("float32")
     features = Features({**dict.fromkeys(columns, Value("string")), "label": label, "idx": Value("int32")})
     for split in GLUE_SPLITS.get(task, ("train", "validation", "test")):
-        found = [_labelled("en", split, row, columns, len(labels) or 5) for row in range(rows)]
+        labelled_rows = [_labelled("en", split, row, columns, len(labels) or 5) for row in range(rows)]
         scale = 1 if labels else 1.25  # similarities 0 to 5
         published = not split.startswith("test")
         data = [
-            {**texts, "label": id_ * scale if published else -1, "idx": row} for row, (texts, id_) in enumerate(found)
+            {**texts, "label": id_ * scale if published else -1, "idx": row}
+            for row, (texts, id_) in enumerate(labelled_rows)
         ]
         _write(folder, task, split, data, features)
     return _write_card(folder)

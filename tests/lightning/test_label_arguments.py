@@ -157,14 +157,14 @@ def test_ids_are_not_taken_for_other_numbers(
             ["1", "2", "3"],
             1,
             "classification",
-            r"data say: 3\. Found `num_labels = 1`\. Or set `problem='regression'`\.$",
+            r"of the data: 3\. Found `num_labels = 1`\. Or set `problem='regression'` of the data\.$",
         ),
         (["good", "bad"], 1, None, r"should be finite numbers .* Found `'good'`, `'bad'`\."),
         (
             ["1.5", "2", "3"],
             3,
             None,
-            r"data say: 1\. Found `num_labels = 3`\. Or set `problem='classification",
+            r"of the data: 1\. Found `num_labels = 3`\. Or set `problem='classification",
         ),
         (["1", "2", "3"], 2, None, r"should be that of the data: 3\. Found `num_labels = 2`\.$"),
         (["1", "2", "3"], 1, "regression", None),
@@ -199,11 +199,11 @@ def test_the_command_line_says_how_to_ask_for_a_regression(encoder: str) -> None
     files = f"--data.data_files={{train: {path}, validation: {path}, predict: {path}}}"
     given = [*COMMAND, f"--model.model_name_or_path={encoder}", files]
     with pytest.raises(
-        ConfigurationError, match=r"the data say: 3\. Found .* = 1`\. For regression: `--data.problem=regr"
+        ConfigurationError, match=r"of the data: 3\. Found .* = 1`\. For regression: `--data.problem=regr"
     ):
         SparseGradCLI(args=[*given, "--model.num_labels=1", "--data.problem=classification"])
     with pytest.raises(
-        ConfigurationError, match=r"data say: 1\. Found .* = 3`\. For classes: `--data.problem=classific"
+        ConfigurationError, match=r"of the data: 1\. Found .* = 3`\. For classes: `--data.problem=classific"
     ):
         SparseGradCLI(args=[*given, "--data.problem=regression", "--model.num_labels=3"])
     cli = SparseGradCLI(args=[*given, "--data.problem=regression", "--model.num_labels=1"])

@@ -219,7 +219,7 @@ def test_a_model_that_was_moved_is_named(trained: Path, encoder: str, capsys: py
         main(["predict", "--ckpt_path", str(trained / "classes.ckpt"), *AGAIN, *given])
     line = capsys.readouterr().err.splitlines()[-1]
     assert "Found `./gone`: " in line
-    assert "`--model.model_name_or_path` names a folder that holds them." in line
+    assert "give their present folder as `--model.model_name_or_path`." in line
 
 
 def test_checkpoints_of_before_tell_the_same(trained: Path, tmp_path: Path) -> None:

@@ -238,7 +238,7 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
     (
         ReduceLROnPlateau,
         {"monitor": "val/loss", "interval": "step", "frequency": BATCHES - 1},
-        "`lr_scheduler_interval` should be `epoch`, or `lr_scheduler_frequency` at least the batches before",
+        "`lr_scheduler_interval` should be `epoch`, or `lr_scheduler_frequency` at least the number of batches before",
     ),
     (
         ReduceLROnPlateau,

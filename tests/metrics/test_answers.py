@@ -1,4 +1,4 @@
-"""Answers against the definition, written anew here, against torchmetrics in English, and by hand."""
+"""Metrics of answers against an independent implementation, against torchmetrics in English, and by hand."""
 
 import random
 import re
@@ -34,7 +34,7 @@ ARTICLES = {
 
 
 def reference(text: str, language: str) -> list[str]:
-    """The steps of MLQA's evaluation one after the other, character by character."""
+    """Apply the steps of MLQA's evaluation one after the other, character by character."""
     characters = [
         c for c in text.lower() if not unicodedata.category(c).startswith("P") and c not in string.punctuation
     ]
@@ -95,17 +95,17 @@ def test_articles_of_the_language_and_symbols_do_not_count(language: str) -> Non
 
 def test_english_is_that_of_squad() -> None:
     generator = random.Random(1)  # noqa: S311
-    told: list[Any] = []
+    predictions: list[Any] = []
     wanted: list[Any] = []
     ours, theirs = (AnswerF1(), AnswerExactMatch()), SQuAD()
     for row in range(100):
         # where nothing is left of an answer, torchmetrics follows SQuAD 2.0, which has unanswerable questions
         answer, right = (f"{draw('en', generator)} Seine", [f"Paris {draw('en', generator)}" for _ in range(3)])
-        told.append({"prediction_text": answer, "id": str(row)})
+        predictions.append({"prediction_text": answer, "id": str(row)})
         wanted.append({"answers": {"text": right, "answer_start": [0] * 3}, "id": str(row)})
         for metric in ours:
             metric.update([answer], [right])
-    theirs.update(told, wanted)
+    theirs.update(predictions, wanted)
     expected = theirs.compute()
     assert 100 * float(ours[0].compute()) == pytest.approx(float(expected["f1"]), rel=1e-5)
     assert 100 * float(ours[1].compute()) == pytest.approx(float(expected["exact_match"]), rel=1e-5)
@@ -176,7 +176,7 @@ def test_questions_without_answers(target: list[list[str]], message: str) -> Non
 
 
 def official(answer: str, right: list[str]) -> tuple[float, float]:
-    """Exact match and F1 of a question of SQuAD 2, step by step as its evaluation has them."""
+    """Return exact match and F1 of a question of SQuAD 2, following its evaluation step by step."""
 
     def normalized(text: str) -> str:
         text = "".join(c for c in text.lower() if c not in set(string.punctuation))
@@ -185,14 +185,14 @@ def official(answer: str, right: list[str]) -> tuple[float, float]:
     right = [text for text in right if normalized(text)] or [""]
     scores = []
     for text in right:
-        gold, told = normalized(text).split(), normalized(answer).split()
-        shared = sum((Counter(gold) & Counter(told)).values())
-        if not gold or not told:
-            scores.append(float(gold == told))
+        gold, predictions = normalized(text).split(), normalized(answer).split()
+        shared = sum((Counter(gold) & Counter(predictions)).values())
+        if not gold or not predictions:
+            scores.append(float(gold == predictions))
         elif not shared:
             scores.append(0.0)
         else:
-            precision, recall = shared / len(told), shared / len(gold)
+            precision, recall = shared / len(predictions), shared / len(gold)
             scores.append(2 * precision * recall / (precision + recall))
     return max(float(normalized(answer) == normalized(text)) for text in right), max(scores)
 

@@ -56,9 +56,9 @@ def test_a_constant_has_no_correlation(preds: list[int], target: list[int]) -> N
 @cases("classes", [2, 3, 5])
 @cases("rows", [3, 10, 1000, 16_777_217])
 def test_a_constant_among_many_rows_has_exactly_none(classes: int, rows: int) -> None:
-    told_alike = torch.zeros(classes, classes, dtype=torch.int64)
-    told_alike[:, 1] = rows // torch.arange(1, classes + 1)
-    for counts in (told_alike, told_alike.T):
+    predicted_alike = torch.zeros(classes, classes, dtype=torch.int64)
+    predicted_alike[:, 1] = rows // torch.arange(1, classes + 1)
+    for counts in (predicted_alike, predicted_alike.T):
         metric = MatthewsCorrelation(classes)
         metric.update(torch.tensor([1]), torch.tensor([1]))
         metric.confmat += counts
@@ -70,10 +70,10 @@ def test_a_rare_class_counts_in_full(counts: list[list[int]]) -> None:
     metric = MatthewsCorrelation(len(counts))
     metric.update(torch.tensor([0]), torch.tensor([0]))
     metric.confmat += torch.tensor(counts) - metric.confmat
-    pairs = [(actual, told) for actual in range(len(counts)) for told in range(len(counts))]
-    actual, told = np.array(pairs).T
+    pairs = [(actual, predicted) for actual in range(len(counts)) for predicted in range(len(counts))]
+    actual, predicted = np.array(pairs).T
     weights = np.array([counts[row][column] for row, column in pairs])
-    expected = matthews_corrcoef(actual, told, sample_weight=weights)
+    expected = matthews_corrcoef(actual, predicted, sample_weight=weights)
     assert float(metric.compute()) == pytest.approx(expected, rel=1e-6)
 
 
@@ -108,7 +108,7 @@ def test_a_prediction_that_is_no_number_has_no_score(name: str) -> None:
 
 # ---------------------------------------------------------------- rankings
 def grouped(preds: np.ndarray, target: np.ndarray, indexes: np.ndarray) -> float:
-    """XGLUE's evaluation, one query after the other."""
+    """Compute XGLUE's evaluation query by query."""
     scores = [
         ndcg_score(target[None, indexes == query], preds[None, indexes == query])
         for query in np.unique(indexes)

@@ -1,4 +1,4 @@
-"""Spans against seqeval."""
+"""Span metrics against seqeval."""
 
 import random
 import warnings

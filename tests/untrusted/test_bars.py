@@ -1,4 +1,4 @@
-"""Bars of other libraries in a log."""
+"""Progress bars of other libraries in a log."""
 
 import os
 from contextlib import redirect_stderr

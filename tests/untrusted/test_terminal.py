@@ -1,4 +1,4 @@
-"""Control characters of names and values do not reach a terminal."""
+"""Control characters in names and values do not reach a terminal."""
 
 import ast
 import logging
@@ -51,9 +51,9 @@ def test_warnings_and_logs_are_without_them(say: Callable[[str], None], capfd: p
             say(EVIL)
     finally:
         logger.removeHandler(handler)
-    said = capfd.readouterr().err
-    assert r"\x1b]0;owned\x07\x9b2J" in said
-    assert not any(control in said for control in CONTROLS)
+    output = capfd.readouterr().err
+    assert r"\x1b]0;owned\x07\x9b2J" in output
+    assert not any(control in output for control in CONTROLS)
     assert (warnings.formatwarning, logging.getLogRecordFactory()) == before
 
 
@@ -73,9 +73,9 @@ def test_colours_of_the_report_on_weights_are_left_out() -> None:
 def test_a_table_is_without_them(capsys: pytest.CaptureFixture[str]) -> None:
 
     evaluation_table({f"val/accuracy/{EVIL}": 0.5, "val/accuracy/de": 0.5}, prefix="val/").show(Console(), heading=EVIL)
-    said = capsys.readouterr().out
-    assert r"\x1b]0;owned\x07" in said
-    assert not any(control in said for control in CONTROLS)
+    output = capsys.readouterr().out
+    assert r"\x1b]0;owned\x07" in output
+    assert not any(control in output for control in CONTROLS)
 
 
 def test_nor_does_the_command_line_repeat_them(capsys: pytest.CaptureFixture[str]) -> None:

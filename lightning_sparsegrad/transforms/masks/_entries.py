@@ -18,7 +18,7 @@ class EntryMask:
 
     Args:
         by_row: Whether the unit is a row rather than an entry.
-        rescale: Divide what is kept by `1 - rate`.
+        rescale: Divide the kept entries by `1 - rate`.
         fused: Whether entries go through the compiled kernel, see `GradDrop`.
     """
 

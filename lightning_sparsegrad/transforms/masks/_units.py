@@ -16,7 +16,7 @@ class UnitMask:
 
     Args:
         components: What a unit is, see `partition`.
-        rescale: Divide what is kept by `1 - rate`.
+        rescale: Divide the kept entries by `1 - rate`.
     """
 
     def __init__(self, components: ComponentSpec, *, rescale: bool) -> None:

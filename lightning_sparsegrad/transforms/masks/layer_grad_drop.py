@@ -71,7 +71,7 @@ class LayerGradDrop(Mask, LayerMask):
 
     def settings(self, window: Window) -> Mapping[str, Mapping[str, float]]:
         rates = [*self._rates(window).values(), *([0.0] if self.depths.has_head else [])]
-        return {"rate": {name: prod(rates[depth] for depth in of_one) for name, of_one in self.depths.depths.items()}}
+        return {"rate": {name: prod(rates[depth] for depth in roles) for name, roles in self.depths.depths.items()}}
 
     def _rates(self, window: Window) -> dict[str, float]:
         layers = self.depths
