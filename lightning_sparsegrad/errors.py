@@ -35,6 +35,21 @@ def require_one_of(parameter: str, value: object, allowed: Sequence[object]) -> 
         )
 
 
+def require_integer(parameter: str, value: object, *, least: int) -> None:
+    """Raise a `ConfigurationError` unless a value is an integer, and at least 0 or 1.
+
+    Args:
+        parameter: Name of the parameter.
+        value: Its value.
+        least: The smallest number allowed: 0 or 1.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        kind = "positive" if least else "non-negative"
+        raise ConfigurationError(
+            f"Parameter `{parameter}` should be a {kind} integer. Found `{parameter} = {value!r}`."
+        )
+
+
 def reason_of(error: BaseException, *, most: int = 300) -> str:
     """Return the message of another library's error on one line, with its class if the message alone is unclear.
 

@@ -12,7 +12,7 @@ from lightning_sparsegrad.components import Component, NamedParameters, Part, fi
 from lightning_sparsegrad.engine._skipping import WorkSkipper
 from lightning_sparsegrad.engine._steps import Steps
 from lightning_sparsegrad.engine.description import Description, Memory, SettingRow, TensorRow
-from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.errors import ConfigurationError, require_integer
 from lightning_sparsegrad.transforms.base import GradientTransform, Window, needless, stated
 from lightning_sparsegrad.transforms.chain import Chain
 from lightning_sparsegrad.transforms.freezes.layer_mask import LayerMask
@@ -61,7 +61,9 @@ class Describer:
             ConfigurationError: If a number is not positive, or the strategy needs one that is not known.
         """
         is_whole, steps = steps is not None, _UNKNOWN if steps is None else steps
-        _require_positive(steps=steps, steps_per_epoch=1 if steps_per_epoch is None else steps_per_epoch)
+        require_integer("steps", steps, least=1)
+        if steps_per_epoch is not None:
+            require_integer("steps_per_epoch", steps_per_epoch, least=1)
 
         @cache
         def window(step: int) -> Window:
@@ -205,12 +207,6 @@ def named_members(transform: GradientTransform, name: str = "") -> Iterator[tupl
 def _spread(count: int, most: int) -> Sequence[int]:
     """Return at most so many indices below a count, from the first to the last and evenly spread."""
     return range(count) if count <= most else [(count - 1) * index // (most - 1) for index in range(most)]
-
-
-def _require_positive(**numbers: int) -> None:
-    for name, value in numbers.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ConfigurationError(f"Parameter `{name}` should be a positive integer. Found `{name} = {value!r}`.")
 
 
 def _first_unlike(low: int, high: int, holds: Callable[[int], bool]) -> int:

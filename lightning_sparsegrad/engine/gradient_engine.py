@@ -19,7 +19,7 @@ from lightning_sparsegrad.engine._skipping import WorkSkipper
 from lightning_sparsegrad.engine._steps import Steps
 from lightning_sparsegrad.engine.description import Description
 from lightning_sparsegrad.engine.gradient_meter import GradientMeter
-from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.errors import ConfigurationError, require_integer
 from lightning_sparsegrad.transforms.base import (
     Gradients,
     GradientTransform,
@@ -99,10 +99,8 @@ class GradientEngine:
             raise ConfigurationError(
                 f"Parameter `transform` should be a gradient transform, `Identity()` for none. Found `{transform!r}`."
             )
-        if total_steps is not None and not (_is_integer(total_steps) and total_steps > 0):
-            raise ConfigurationError(
-                f"Parameter `total_steps` should be a positive integer. Found `total_steps = {total_steps!r}`."
-            )
+        if total_steps is not None:
+            require_integer("total_steps", total_steps, least=1)
         if not isinstance(model, nn.Module):
             raise ConfigurationError(f"Parameter `model` should be a module. Found `{type(model).__name__}`.")
         check_policy(nonfinite)
@@ -150,9 +148,9 @@ class GradientEngine:
             raise RuntimeError(
                 f"GradientEngine has a window open already. Found step {self._window.step}, opening {step}."
             )
-        _check_index("step", step)
+        require_integer("step", step, least=0)
         if epoch is not None:
-            _check_index("epoch", epoch)
+            require_integer("epoch", epoch, least=0)
         window = Window(step=step, epoch=epoch, total_steps=self._total_steps, seed=self.seed)
         self._steps.open()
         if self._skipper is not None and not self._steps.calibrating(window):
@@ -346,17 +344,6 @@ class GradientEngine:
             self._skipper.load_state_dict(state.get("skipping", {}))
 
     def _set_seed(self, seed: int, transform: GradientTransform) -> None:
-        _check_index("seed", seed)
+        require_integer("seed", seed, least=0)
         refuse_equal_draws((kind, seed if own is None else own) for kind, own in transform.seeds)
         self.seed = seed
-
-
-def _is_integer(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _check_index(parameter: str, value: int) -> None:
-    if not _is_integer(value) or value < 0:
-        raise ConfigurationError(
-            f"Parameter `{parameter}` should be a non-negative integer. Found `{parameter} = {value!r}`."
-        )

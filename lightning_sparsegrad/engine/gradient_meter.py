@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_sparsegrad.components import Component, ComponentSpec, NamedParameters, Part, check_components, partition
-from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.errors import require_integer
 from lightning_sparsegrad.functional import component_norms
 from lightning_sparsegrad.functional.sharding import Group, group_of, norms_over
 from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, Window, scaling_of
@@ -156,10 +156,7 @@ class GradientMeter:
 
 def check_meter(every: int, components: ComponentSpec, *, parameter: str = "every") -> None:
     """Raise a `ConfigurationError` unless `every` is a positive integer and `components` can be cut to."""
-    if not isinstance(every, int) or isinstance(every, bool) or every < 1:
-        raise ConfigurationError(
-            f"Parameter `{parameter}` should be a positive integer. Found `{parameter} = {every!r}`."
-        )
+    require_integer(parameter, every, least=1)
     check_components(components)
 
 
