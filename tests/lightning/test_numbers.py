@@ -29,7 +29,9 @@ def weights() -> list[torch.nn.Parameter]:
     ],
 )
 def test_numbers_that_leave_no_weight_finite_are_refused(kind: Any, arguments: dict[str, float], value: str) -> None:
-    with pytest.raises(ConfigurationError, match=f"of `{kind.__name__}` should be finite, .* Found `{value}`"):
+    with pytest.raises(
+        ConfigurationError, match=f"of `{kind.__name__}` should be finite in float32, .* Found `{value}`"
+    ):
         check_optimizer(kind(weights(), **arguments), is_scheduled=False)
 
 
