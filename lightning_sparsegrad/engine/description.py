@@ -142,7 +142,7 @@ class Description:
         count = f"{total:,} parameters in {len(self.tensors)} tensors"
         trained = sum(row.entries for row in self.tensors if row.trained)
         most = "all train" if trained == total else f"{trained:,} train ({_percent(trained, total)})"
-        steps = f"{self.steps:,} steps" if self.is_whole else f"the first {self.steps:,} steps"
+        steps = f"{self.steps:,} step{'s' * (self.steps > 1)}" if self.is_whole else f"the first {self.steps:,} steps"
         lines = [self.strategy, f"{steps}; {count}, {most}"]
         if self.calibrating:
             lines.append(f"calibrates in {_of(self.calibrating, self.asked)}, in which nothing steps")
