@@ -42,6 +42,7 @@ _RANK_ZERO = "lightning.pytorch.utilities.rank_zero"
 _UNSAID = (
     "You defined a `validation_step` but have no `val_dataloader`",
     "`max_epochs` was not set",
+    r"When using `Trainer\(accumulate_grad_batches != 1\)` and overriding",
     r"The number of training batches \(.*\) is smaller than the logging interval",
 )
 

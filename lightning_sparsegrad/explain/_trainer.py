@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from jsonargparse import Namespace
+from lightning.pytorch.accelerators import AcceleratorRegistry
 from lightning.pytorch.callbacks import (
     BaseFinetuning,
     Checkpoint,
@@ -119,7 +120,11 @@ def stand_in(trainer: Namespace, total_steps: int | None) -> Iterable[Any]:
 
 
 def _processes(trainer: Namespace) -> int:
-    """Return in how many processes a fit runs; where that is left open, as it would on this machine."""
+    """Return in how many processes a fit runs; where that is left open, as it would on this machine.
+
+    Raises:
+        ConfigurationError: If a fit would refuse its devices.
+    """
     devices = trainer.devices
     if isinstance(devices, str):  # "auto", "2", "0,1" or "3,"
         numbers = [number.strip() for number in devices.split(",") if number.strip()]
@@ -127,6 +132,16 @@ def _processes(trainer: Namespace) -> int:
             devices = -1
         elif numbers and all(number.removeprefix("-").isdecimal() for number in numbers):
             devices = numbers if "," in devices else int(devices)
+    known = [*AcceleratorRegistry.available_accelerators(), "auto", "gpu"]
+    if isinstance(trainer.accelerator, str) and trainer.accelerator not in known:
+        raise ConfigurationError(
+            f"Parameter `accelerator` of the Trainer should be one of {', '.join(known)}. "
+            f"Found `accelerator = {trainer.accelerator}`."
+        )
+    if trainer.num_nodes < 1:
+        raise ConfigurationError(
+            f"Parameter `num_nodes` of the Trainer should be positive. Found `num_nodes = {trainer.num_nodes}`."
+        )
     count = len(devices) if isinstance(devices, list) else devices
     if not isinstance(count, int) or count == 0 or count < -1:
         raise ConfigurationError(

@@ -13,7 +13,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.utils.data import DataLoader
 from transformers import LlamaConfig
 
-from lightning_sparsegrad import GradientEngine
+from lightning_sparsegrad import GradientEngine, SparseGradCLI
 from lightning_sparsegrad.explain._rehearsal import Rehearsal
 from lightning_sparsegrad.main import main
 from tests.explain.test_arguments import printed, refused
@@ -138,6 +138,23 @@ def test_optimizers_that_need_weights_are_noted() -> None:
         rehearsal._configure(Plain(), configure)
 
 
+@pytest.mark.parametrize(
+    ("others", "held"),
+    [((), "all"), ((), "head"), ((), "freezes"), (("Freeze",), "all"), ((4,), "all"), ((4, "Freeze"), "head")],
+)
+def test_a_fit_moves_what_was_explained(others: tuple[Any, ...], held: str, capsys: pytest.CaptureFixture[str]) -> None:
+    specs = [{"class_path": f"{__name__}.Freeze"} if each == "Freeze" else accumulating({0: each}) for each in others]
+    arguments = [*plain(*specs), f"--model.held={held}"]
+    described = read(capsys, *arguments)
+    quiet = ["logger=false", "enable_checkpointing=false", "enable_progress_bar=false", "enable_model_summary=false"]
+    cli = SparseGradCLI(args=["fit", *arguments, *(f"--trainer.{each}" for each in quiet)])
+    torch.manual_seed(0)
+    start = Plain().state_dict()
+    moved = {name for name, tensor in cli.model.state_dict().items() if not tensor.equal(start[name])}
+    assert {row["name"] for row in described["tensors"] if row["trained"]} == moved
+    assert described["steps"] == cli.trainer.global_step
+
+
 # ------------------------------------------------------------ callbacks
 def test_callbacks_that_freeze_are_kept_and_others_named(capsys: pytest.CaptureFixture[str]) -> None:
     stopping = {"class_path": "EarlyStopping", "init_args": {"monitor": "a"}}
@@ -238,6 +255,8 @@ def test_weights_of_a_checkpoint_are_those_of_a_step(capsys: pytest.CaptureFixtu
         ("devices=0", "Found `devices = 0`"),
         ("devices=abc", "Found `devices = abc`"),
         ("devices=[]", "Found `devices = []`"),
+        ("num_nodes=0", "Found `num_nodes = 0`"),
+        ("accelerator=nonsense", "Found `accelerator = nonsense`"),
     ],
 )
 def test_what_a_fit_refuses_is_refused(argument: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
