@@ -145,7 +145,8 @@ def _wrong_kind(fault: Fault, match: re.Match[str], parser: ArgumentParser) -> s
 
 
 def _required(fault: Fault, match: re.Match[str], _: ArgumentParser) -> str:
-    return f"An argument is missing{fault.at}: `{match['names'].replace(', ', '`, `')}`."
+    names = [name.removeprefix("fit.") for name in match["names"].split(", ")]  # the command is no option
+    return f"An argument is missing{fault.at}: {', '.join(f'`{name}`' for name in names)}."
 
 
 def _wrong_choice(_: Fault, match: re.Match[str], __: ArgumentParser) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 from jsonargparse import Namespace
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from rich import get_console
 from typing_extensions import override
@@ -38,7 +39,11 @@ _NO_DATA = (
     " Without the data: `--total_steps=1000`, and `--model.num_labels` if only the data know it, describe the training."
 )
 _RANK_ZERO = "lightning.pytorch.utilities.rank_zero"
-_UNSAID = ("You defined a `validation_step` but have no `val_dataloader`", "`max_epochs` was not set")
+_UNSAID = (
+    "You defined a `validation_step` but have no `val_dataloader`",
+    "`max_epochs` was not set",
+    r"The number of training batches \(.*\) is smaller than the logging interval",
+)
 
 
 def main(args: list[str]) -> None:
@@ -89,9 +94,12 @@ class ExplainCLI(SparseGradCLI):
                 f"Parameter `total_steps` should be left out with `windows`, which counts by the data. "
                 f"Found `total_steps = {steps}`."
             )
+        self._logs, self._own.trainer.logger = self._own.trainer.logger is not False, False
         self._devices = settle_trainer(self._own.trainer, total_steps=steps, on_meta=windows is None)
         if steps and self._knows_labels():
             self._own.data = None
+        if self._own.data is None and not self._knows_labels():
+            raise ConfigurationError("Parameter `num_labels` of the model should be given without data. Found none.")
 
     def _knows_labels(self) -> bool:
         arguments = self._own.model.get("init_args") or {}
@@ -113,8 +121,10 @@ class ExplainCLI(SparseGradCLI):
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Instantiate a Trainer that writes nothing, in one process, and leaves weights where they are."""
-        strategy = {} if self._own.windows is not None else {"strategy": Unmoved()}
-        return LightningCLI.instantiate_trainer(self, **strategy, **kwargs)
+        changes: dict[str, Any] = {} if self._own.windows is not None else {"strategy": Unmoved()}
+        if self._logs:
+            changes["logger"] = DummyLogger()  # which a module may call
+        return LightningCLI.instantiate_trainer(self, **changes, **kwargs)
 
     # ------------------------------------------------------------ the command
     @override
@@ -122,12 +132,21 @@ class ExplainCLI(SparseGradCLI):
         """Begin the fit, and print what it would do."""
         model: LightningModule = self.model
         path = kwargs.get("ckpt_path")
-        if self._own.windows is not None and path:
-            load_weights(model, path)
+        notes = [*self._devices.notes]
+        if self._own.windows is None:
+            notes += ["`ckpt_path` is read with `windows` only: this is the training from its start"] if path else []
+        elif path:
+            step = load_weights(model, path)
+            notes.append(f"weights of step {'?' if step is None else step}; masks, rates and thresholds of step 0 on")
         source: dict[str, Any] = {"datamodule": self.datamodule}
-        if self._own.total_steps or (self.datamodule is None and not is_overridden("train_dataloader", model)):
+        has_none = self.datamodule is None and not is_overridden("train_dataloader", model)
+        if self._own.total_steps or has_none:
             source = {"train_dataloaders": stand_in(self._own.trainer, self._own.total_steps)}
-        rehearsal = Rehearsal(windows=self._own.windows or 0, why_whole=self._devices.why_whole)
+        if has_none and not self._own.total_steps:
+            if self._own.windows is not None:
+                raise ConfigurationError("Parameter `data` should be given with `windows`. Found none.")
+            notes.append("no data are given, which `fit` needs: `--total_steps` says how many steps there are")
+        rehearsal = Rehearsal(windows=self._own.windows or 0, why_whole=self._devices.why_whole, notes=notes)
         rehearsal.join(self.trainer, model)
         try:
             with _unsaid(), suppress(Explained):

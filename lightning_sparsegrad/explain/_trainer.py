@@ -1,6 +1,6 @@
 """The Trainer of a fit, changed to rehearse it: one process that writes nothing and validates nothing."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import repeat
 from math import ceil
@@ -8,13 +8,25 @@ from typing import Any
 
 import torch
 from jsonargparse import Namespace
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.callbacks import (
+    BaseFinetuning,
+    Checkpoint,
+    DeviceStatsMonitor,
+    EarlyStopping,
+    GradientAccumulationScheduler,
+    LearningRateMonitor,
+    ModelSummary,
+    ProgressBar,
+    Timer,
+)
+from lightning.pytorch.strategies import StrategyRegistry
 
 from lightning_sparsegrad.callbacks import GradientTransformCallback
+from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.loops._refusals import refuse_strategy
 from lightning_sparsegrad.untrusted._jsonargparse import find
 
 _QUIET: Mapping[str, Any] = {
-    "logger": False,
     "enable_checkpointing": False,
     "enable_progress_bar": False,
     "enable_model_summary": False,
@@ -30,8 +42,11 @@ _QUIET: Mapping[str, Any] = {
     "num_nodes": 1,
     "strategy": "auto",
 }
-_KEPT = (GradientTransformCallback, GradientAccumulationScheduler)  # the callbacks that change gradients
+_KEPT = (GradientTransformCallback, GradientAccumulationScheduler, BaseFinetuning)  # they change what trains
+_ENDING = (EarlyStopping, Timer)
+_WATCHING = (Checkpoint, DeviceStatsMonitor, LearningRateMonitor, ModelSummary, ProgressBar)  # they change nothing
 _GPUS = {"auto", "gpu", "cuda"}
+_HALF = (16, "16", "16-mixed")
 
 
 @dataclass(frozen=True)
@@ -41,10 +56,12 @@ class Devices:
     Args:
         count: How many there are.
         why_whole: Why gradients that are dropped are computed all the same; `None` where that is the model's to say.
+        notes: What the rehearsal leaves out of the fit, a line each.
     """
 
     count: int
     why_whole: str | None
+    notes: tuple[str, ...] = ()
 
 
 def settle_trainer(trainer: Namespace, *, total_steps: int | None, on_meta: bool) -> Devices:
@@ -56,15 +73,30 @@ def settle_trainer(trainer: Namespace, *, total_steps: int | None, on_meta: bool
         trainer: The arguments.
         total_steps: Optimizer steps of the fit, if they are not to be counted by its data.
         on_meta: Whether the model is on the meta device.
+
+    Raises:
+        ConfigurationError: If the fit would refuse its devices or its strategy.
     """
-    devices = Devices(count := _processes(trainer), _why_whole(trainer, count))
-    trainer.callbacks = [each for each in _listed(trainer.callbacks) if _is_kept(each)]
+    count = _processes(trainer)
+    _require_strategy(trainer.strategy)
+    kinds = {id(each): find(each.get("class_path")) for each in _listed(trainer.callbacks)}
+    kept = (*_KEPT[:1], *_KEPT[2:]) if total_steps is not None else _KEPT  # all epochs of a given number are equal
+    devices = Devices(count, _why_whole(trainer, count), tuple(_notes(trainer, list(kinds.values()), kept)))
+    trainer.callbacks = [each for each in _listed(trainer.callbacks) if _is_a(kinds[id(each)], kept)]
     for callback in trainer.callbacks:
         arguments = callback.get("init_args") or {}
         if "scheduling" in arguments:
             arguments["scheduling"] = {epoch: every * count for epoch, every in arguments["scheduling"].items()}
-    trainer.accumulate_grad_batches *= count
+    if trainer.accumulate_grad_batches != 1 or not any(
+        _is_a(kinds[id(each)], _KEPT[1:2]) for each in trainer.callbacks
+    ):
+        trainer.accumulate_grad_batches *= count
+    for name in ("limit_train_batches", "overfit_batches", "fast_dev_run"):  # a number of batches is that of a process
+        if isinstance(trainer[name], int):
+            trainer[name] = int(trainer[name]) * count
     settings = {**_QUIET, **({"accelerator": "cpu"} if on_meta else {})}
+    if on_meta and trainer.precision in _HALF:  # which a CPU does not know, and weights are float32 in both
+        settings["precision"] = "bf16-mixed"
     if total_steps is not None:
         epochs = trainer.max_epochs if (trainer.max_epochs or 0) > 0 else 1
         settings |= {"max_steps": total_steps, "max_epochs": epochs}
@@ -90,12 +122,50 @@ def _processes(trainer: Namespace) -> int:
     """Return in how many processes a fit runs; where that is left open, as it would on this machine."""
     devices = trainer.devices
     if isinstance(devices, str):  # "auto", "2", "0,1" or "3,"
-        numbers = [number for number in devices.split(",") if number]
-        devices = -1 if devices == "auto" else numbers if "," in devices else int(devices)
-    count: int = len(devices) if isinstance(devices, list) else devices
+        numbers = [number.strip() for number in devices.split(",") if number.strip()]
+        if devices == "auto":
+            devices = -1
+        elif numbers and all(number.removeprefix("-").isdecimal() for number in numbers):
+            devices = numbers if "," in devices else int(devices)
+    count = len(devices) if isinstance(devices, list) else devices
+    if not isinstance(count, int) or count == 0 or count < -1:
+        raise ConfigurationError(
+            f"Parameter `devices` of the Trainer should be a positive number, a list of indices or 'auto'. "
+            f"Found `devices = {trainer.devices}`."
+        )
     if count == -1:
         count = torch.cuda.device_count() if trainer.accelerator in _GPUS else 1
     return max(1, count) * int(trainer.num_nodes)
+
+
+def _require_strategy(strategy: Any) -> None:
+    """Refuse a strategy that does not exist, or with which a fit of this library is refused."""
+    if strategy == "auto":
+        return
+    if isinstance(strategy, Namespace):
+        kind = find(strategy.class_path)
+    elif strategy in StrategyRegistry.available_strategies():
+        kind = StrategyRegistry[strategy]["strategy"]
+    else:
+        raise ConfigurationError(
+            f"Parameter `strategy` of the Trainer should be 'auto', a class, or one of "
+            f"{', '.join(StrategyRegistry.available_strategies())}. Found `strategy = {strategy}`."
+        )
+    refuse_strategy(kind)
+
+
+def _notes(trainer: Namespace, kinds: list[Any], kept: tuple[type, ...]) -> Iterator[str]:
+    """Yield what a rehearsal leaves out of a fit, a line each."""
+    ending = [f"`{kind.__name__}`" for kind in kinds if _is_a(kind, _ENDING)]
+    ending += ["`max_time`"] if trainer.max_time is not None else []
+    if ending:
+        yield f"these are the most steps: {' and '.join(ending)} may end the training before"
+    others = [kind for kind in kinds if not _is_a(kind, (*kept, *_ENDING, *_WATCHING))]
+    if names := [f"`{kind.__name__}`" for kind in others if not kind.__module__.startswith("lightning_sparsegrad.")]:
+        yield f"left out, whatever it would change: {', '.join(names)}"
+    for kind in kinds:
+        if _is_a(kind, (BaseFinetuning,)):
+            yield f"what `{kind.__name__}` freezes at the start counts; what it unfreezes later is not followed"
 
 
 def _why_whole(trainer: Namespace, count: int) -> str | None:
@@ -117,6 +187,5 @@ def _listed(callbacks: Any) -> list[Any]:
     return callbacks if isinstance(callbacks, list) else [] if callbacks is None else [callbacks]
 
 
-def _is_kept(callback: Any) -> bool:
-    kind = find(callback.get("class_path"))
-    return isinstance(kind, type) and issubclass(kind, _KEPT)
+def _is_a(kind: Any, classes: tuple[type, ...]) -> bool:
+    return isinstance(kind, type) and issubclass(kind, classes)

@@ -39,11 +39,15 @@ def refuse_unsupported(trainer: Trainer, transform: GradientTransform) -> None:
             "Parameter `optimizer` should compute one gradient per step. Found `LBFGS`, which computes several and "
             "compares them: masks and clips would change what it compares."
         )
-    strategy = {cls.__name__ for cls in type(trainer.strategy).__mro__}
-    if strategy.intersection(_HIDDEN):
+    refuse_strategy(type(trainer.strategy))
+
+
+def refuse_strategy(kind: type) -> None:
+    """Raise a `ConfigurationError` for a class of strategies that hides gradients."""
+    if {cls.__name__ for cls in kind.__mro__}.intersection(_HIDDEN):
         raise ConfigurationError(
             f"Parameter `strategy` of the Trainer should leave each parameter its gradient, whole as 'ddp' does or "
-            f"sharded by rows as `ModelParallelStrategy` (FSDP2) does. Found `{type(trainer.strategy).__name__}`."
+            f"sharded by rows as `ModelParallelStrategy` (FSDP2) does. Found `{kind.__name__}`."
         )
 
 

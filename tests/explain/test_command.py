@@ -67,7 +67,7 @@ def description_in(read: dict[str, Any]) -> Description:
         "settings": tuple(SettingRow(**row) for row in settings),
         "memory": Memory(**read["memory"]),
     }
-    return Description(**{**{key: value for key, value in read.items() if key != "norms"}, **parts})
+    return Description(**{**{key: value for key, value in read.items() if key not in {"norms", "notes"}}, **parts})
 
 
 class Recorder(Callback):
