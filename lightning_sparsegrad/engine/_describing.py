@@ -1,12 +1,16 @@
 """Ask a strategy, window by window, what it will do to a model: nothing is computed, and no weight is read."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
+from random import Random
 from typing import Any
 
 from torch import Tensor
+from torch.random import fork_rng
 
 from lightning_sparsegrad.components import Component, NamedParameters, Part, find_layers
 from lightning_sparsegrad.engine._skipping import WorkSkipper
@@ -19,6 +23,8 @@ from lightning_sparsegrad.transforms.freezes.layer_mask import LayerMask
 
 _MOST = 1000  # windows that are asked, beside those between which something changes
 _MOST_SETTINGS = 100
+_CHECKED = 16  # windows between two that were asked, and around a change, in which it is checked to be the only one
+_ENOUGH = 3  # windows of a sample that show a stretch: more than one pair of neighbours
 _UNKNOWN = 1000  # steps that stand for a training of unknown length
 _ALL = "all"
 
@@ -69,15 +75,19 @@ class Describer:
         def window(step: int) -> Window:
             return make(step, epoch=None if steps_per_epoch is None else step // steps_per_epoch)
 
+        with _unchanged(self._transform, self._parameters):
+            try:
+                return self._describe(window, steps, is_whole=is_whole)
+            except ConfigurationError as error:
+                if steps_per_epoch is None and "`epoch` of the window" in str(error):
+                    raise ConfigurationError(f"Parameter `steps_per_epoch` should be given. {error}") from error
+                raise
+
+    def _describe(self, window: Callable[[int], Window], steps: int, *, is_whole: bool) -> Description:
         answer = cache(lambda step: self._answer(window(step)))
-        asked = _spread(steps, _MOST)
-        try:
-            answers = [answer(step) for step in asked]
-        except ConfigurationError as error:
-            if steps_per_epoch is None and "`epoch` of the window" in str(error):
-                raise ConfigurationError(f"Parameter `steps_per_epoch` should be given. {error}") from error
-            raise
-        rows = tuple(self._row(name, asked, answers, answer) for name in self._parameters)
+        asked = _sample(steps, _MOST)
+        answers = [answer(step) for step in asked]
+        rows = tuple(self._row(name, steps, asked, answers, answer) for name in self._parameters)
         drops = any(each.trains != self._trainable for each in answers)
         return Description(
             strategy=repr(self._transform),
@@ -87,7 +97,7 @@ class Describer:
             calibrating=sum(each.calibrates for each in answers),
             layers=self._names,
             tensors=rows,
-            settings=tuple(self._settings([window(asked[index]) for index in _spread(len(asked), _MOST_SETTINGS)])),
+            settings=tuple(self._settings([window(asked[index]) for index in _sample(len(asked), _MOST_SETTINGS)])),
             obstacle=self._obstacle() if drops else None,
             memory=self._memory(rows, answers),
         )
@@ -106,19 +116,20 @@ class Describer:
 
     # ------------------------------------------------------------ tensors
     def _row(
-        self, name: str, asked: Sequence[int], answers: Sequence[_Answer], answer: Callable[[int], _Answer]
+        self,
+        name: str,
+        steps: int,
+        asked: Sequence[int],
+        answers: Sequence[_Answer],
+        answer: Callable[[int], _Answer],
     ) -> TensorRow:
         trains = [name in each.trains for each in answers]
-        first = trained = next((step for step, does in zip(asked, trains, strict=True) if does), None)
-        last = next((step for step, does in zip(reversed(asked), reversed(trains), strict=True) if does), None)
-        changes = [(low, high) for (low, one), (high, two) in pairwise(zip(asked, trains, strict=True)) if one != two]
-        pauses = len(changes) > 2 or (len(changes) == 2 and trains[0])
-        share = sum(trains) / len(asked)
-        if trained is not None and not pauses:
-            for low, high in changes:
-                step = _first_unlike(low, high, lambda step: name in answer(step).trains)
-                first, last = (step, last) if name in answer(step).trains else (first, step - 1)
-            share = (last - first + 1) / (asked[-1] + 1)  # type: ignore[operator]  # it trains, so both are steps
+        stretch = _stretch(steps, asked, trains, lambda step: name in answer(step).trains)
+        share = _share(trains, steps) if stretch is None else (stretch[1] - stretch[0] + 1) / steps
+        pauses = stretch is None and any(trains)
+        if pauses and len(asked) == steps:
+            stretch = trains.index(True), steps - 1 - trains[::-1].index(True)
+        first, last = stretch or (None, None)
         return TensorRow(
             name=name,
             layer=self._layers[name],
@@ -128,7 +139,7 @@ class Describer:
             last_step=last,
             pauses=pauses,
             trained=share,
-            computed=sum(name in each.computed for each in answers) / len(asked),
+            computed=_share([name in each.computed for each in answers], steps),
         )
 
     def _memory(self, rows: Sequence[TensorRow], answers: Sequence[_Answer]) -> Memory:
@@ -204,17 +215,74 @@ def named_members(transform: GradientTransform, name: str = "") -> Iterator[tupl
         yield from named_members(member, f"{name}.{inner}" if name else inner)
 
 
-def _spread(count: int, most: int) -> Sequence[int]:
-    """Return at most so many indices below a count, from the first to the last and evenly spread."""
-    return range(count) if count <= most else [(count - 1) * index // (most - 1) for index in range(most)]
+@contextmanager
+def _unchanged(transform: GradientTransform, parameters: NamedParameters) -> Iterator[None]:
+    """Restore, of what `dropped` could change, the random state of torch and what a step would commit."""
+    states = [
+        (member, deepcopy(member.state_dict()))
+        for member in transform.flattened()
+        if member.learns and "dropped" in stated(type(member))
+    ]
+    devices = {tensor.device for tensor in parameters.tensors.values() if tensor.device.type == "cuda"}
+    with fork_rng(devices=devices):
+        try:
+            yield
+        finally:
+            for member, state in states:
+                member.load_state_dict(state)
 
 
-def _first_unlike(low: int, high: int, holds: Callable[[int], bool]) -> int:
-    """Return the first step after `low` at which something is not as it is there, if it changes once up to `high`."""
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if holds(middle) == holds(low) else (low, middle)
-    return high
+def _sample(count: int, most: int) -> Sequence[int]:
+    """Return all indices below a count; if that is too many, a pair of neighbours from each of equal strata.
+
+    The first and the last are among them. Each other pair is at a random position of its stratum, always the same: what
+    changes from window to window shows in a pair, and no period can hide between regular positions.
+    """
+    if count <= most:
+        return range(count)
+    strata, draw = most // 2, Random(0)  # noqa: S311  # not for secrets
+    ends = [count * index // strata for index in range(strata + 1)]
+    starts = [draw.randrange(low, high - 1) for low, high in pairwise(ends)]
+    starts[0], starts[-1] = 0, count - 2
+    return [index for start in starts for index in (start, start + 1)]
+
+
+def _share(holds: Sequence[bool], steps: int) -> float:
+    """Return the share of windows in which something holds, from those that were asked; the first stands for itself."""
+    first, *others = holds
+    return (first + sum(others) * (steps - 1) / max(1, len(others))) / steps
+
+
+def _stretch(
+    steps: int, asked: Sequence[int], trains: Sequence[bool], holds: Callable[[int], bool]
+) -> tuple[int, int] | None:
+    """Return the first and the last step of the one stretch in which a tensor trains.
+
+    `None` if there is none or more than one, or if a sample of the windows does not tell.
+    """
+    indices = [index for index, does in enumerate(trains) if does]
+    if not indices or len(indices) != indices[-1] - indices[0] + 1:
+        return None
+    first, last = indices[0], indices[-1]
+    if len(asked) == steps:
+        return first, last
+    begins, ends = first == 0, last == len(asked) - 1
+    if len(indices) < _ENOUGH and not (begins or ends):
+        return None
+    start = 0 if begins else _only_change(asked[first - 1], asked[first], steps, holds)
+    stop = steps if ends else _only_change(asked[last], asked[last + 1], steps, holds)
+    return None if start is None or stop is None else (start, stop - 1)
+
+
+def _only_change(low: int, high: int, steps: int, holds: Callable[[int], bool]) -> int | None:
+    """Return the step from which on something is as at `high`, not as at `low`; `None` if it changes repeatedly."""
+    before, after = low, high
+    while after - before > 1:
+        middle = (before + after) // 2
+        before, after = (middle, after) if holds(middle) == holds(low) else (before, middle)
+    around = range(max(0, after - _CHECKED // 2), min(steps, after + _CHECKED // 2))
+    checked = {*around, *(low + (high - low) * index // _CHECKED for index in range(_CHECKED))}
+    return after if all((holds(step) == holds(high)) == (step >= after) for step in checked) else None
 
 
 def _tensors(state: Any) -> Iterator[Tensor]:

@@ -25,6 +25,16 @@ def aligned(lines: Sequence[Sequence[str]], *, right: Collection[int] = ()) -> l
     ]
 
 
+def counted(count: int, name: str) -> str:
+    """Return a number of things in words.
+
+    Example:
+        >>> counted(1, "step"), counted(2000, "step")
+        ('1 step', '2,000 steps')
+    """
+    return f"{count:,} {name}" if count == 1 else f"{count:,} {name}s"
+
+
 def in_bytes(size: int) -> str:
     """Return a number of bytes in words, by thousands.
 

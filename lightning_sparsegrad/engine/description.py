@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from math import isinf
+from math import isfinite
 from typing import Any, Literal
 
-from lightning_sparsegrad.engine._tables import aligned, in_bytes, runs
+from lightning_sparsegrad.engine._tables import aligned, counted, in_bytes, runs
 
 _FEW = 3  # values that a cell lists
 
@@ -19,8 +19,9 @@ class TensorRow:
         layer: The layer it is in: `embeddings`, `block 3`, `head`; where a model has none, the first of its modules.
         entries: Number of entries, of all processes together.
         requires_grad: Whether the model lets it train.
-        first_step: The step of the first window in which it trains; `None` if it never does.
-        last_step: The step of the last one.
+        first_step: The step of the first window in which it trains; `None` if it never does, or if it pauses and not
+            all windows were asked.
+        last_step: The step of the last one, or `None` likewise.
         pauses: Whether there are windows between these two in which it does not train.
         trained: The share of the windows in which it trains: is neither frozen by the model nor dropped whole.
         computed: The share of the windows in which its gradient is computed.
@@ -81,11 +82,11 @@ class SettingRow:
 
 @dataclass(frozen=True)
 class Memory:
-    """What a training allocates beside the weights, in bytes, of all processes together.
+    """What a training allocates beside the weights, in bytes, of one copy of the model, which may be sharded.
 
     Args:
         gradients_first: The gradients of the first window, which is computed whole.
-        gradients_later: Those of the largest window after it.
+        gradients_later: Those of the largest window after it that was asked.
         moments: Two numbers for each entry that ever trains, as Adam keeps.
         moments_of_all: The same if every tensor of the model trained.
         strategy: What the strategy holds once it is bound.
@@ -103,7 +104,8 @@ class Description:
     """What a strategy will do to a model; `str()` is a table by layer, `as_dict()` has every tensor and component.
 
     Nothing was computed for it and no weight was read. The strategy was asked what it does in the windows of the
-    training: in all of them, or in 1,000 of a longer one and in those between which it changes.
+    training: in all of them, or in 1,000 of a longer one and in those between which it changes. These are pairs of
+    neighbours at random positions, so that shares are estimates; steps are exact.
 
     Args:
         strategy: The strategy.
@@ -130,7 +132,7 @@ class Description:
     memory: Memory
 
     def as_dict(self) -> dict[str, Any]:
-        """Return everything as plain values, for JSON: a threshold of infinity, which bounds nothing, is `None`."""
+        """Return everything as plain values, for JSON: infinity, which bounds nothing, and NaN are `None`."""
         plain: dict[str, Any] = _finite(asdict(self))
         return plain
 
@@ -139,14 +141,26 @@ class Description:
 
     def _heading(self) -> list[str]:
         total = sum(row.entries for row in self.tensors)
-        count = f"{total:,} parameters in {len(self.tensors)} tensors"
+        count = f"{counted(total, 'parameter')} in {counted(len(self.tensors), 'tensor')}"
         trained = sum(row.entries for row in self.tensors if row.trained)
         most = "all train" if trained == total else f"{trained:,} train ({_percent(trained, total)})"
-        steps = f"{self.steps:,} step{'s' * (self.steps > 1)}" if self.is_whole else f"the first {self.steps:,} steps"
+        steps = counted(self.steps, "step")
+        if not self.is_whole:
+            steps = f"the first {steps} of a training of unknown length"
+        elif self._about:
+            steps += f", of which {self.asked:,} were asked"
         lines = [self.strategy, f"{steps}; {count}, {most}"]
         if self.calibrating:
-            lines.append(f"calibrates in {_of(self.calibrating, self.asked)}, in which nothing steps")
+            lines.append(f"calibrates in {self._of_windows(self.calibrating)}, in which nothing steps")
         return lines
+
+    @property
+    def _about(self) -> str:
+        """The word before a number that a sample of the windows estimates."""
+        return "about " if self.asked < self.steps else ""
+
+    def _of_windows(self, count: int) -> str:
+        return "every window" if count == self.asked else f"{self._about}{count / self.asked:.1%} of the windows"
 
     def _layers(self) -> list[str]:
         """Return the table of layers, in which equal ones that follow one another are one row."""
@@ -178,15 +192,17 @@ class Description:
         if len(others) == 1 and never:
             return f"{_percent(entries[others[0]], _entries(rows))} {others[0]}, rest never"
         mean = sum(row.trained * row.entries for row in rows) / max(1, _entries(rows))
-        return f"{mean:.0%} of steps, in the mean"
+        return f"{self._about}{_of_steps(mean)}, in the mean"
 
     def _when(self, row: TensorRow) -> str:
         if not row.requires_grad:
             return "never: requires_grad=False"
-        if row.first_step is None or row.last_step is None:
+        if not row.trained:
             return "never"
-        if row.pauses:
-            return f"{'about ' if self.asked < self.steps else ''}{row.trained:.0%} of steps"
+        if row.pauses or row.first_step is None or row.last_step is None:
+            return f"{self._about}{_of_steps(row.trained)}"
+        if row.first_step == row.last_step and self.steps > 1:
+            return f"step {row.first_step:,}"
         if row.last_step < self.steps - 1:
             return f"steps {row.first_step:,} to {row.last_step:,}"
         return f"from step {row.first_step:,}" if row.first_step else "all steps"
@@ -213,7 +229,8 @@ class Description:
     def _totals(self) -> list[str]:
         memory, total = self.memory, sum(row.entries for row in self.tensors if row.requires_grad)
         computed = sum(row.computed * row.entries for row in self.tensors)
-        skipped = f"{1 - computed / max(1, total):.1%} of all gradients are not computed; the first window is whole"
+        share = f"{self._about}{1 - computed / max(1, total):.1%}"
+        skipped = f"{share} of all gradients are not computed; the first window is whole"
         if self.obstacle:
             skipped = f"none, {self.obstacle}"
         elif computed == total:
@@ -221,7 +238,7 @@ class Description:
         later = (
             ""
             if memory.gradients_later == memory.gradients_first
-            else (f" in the first window, {in_bytes(memory.gradients_later)} at most after it")
+            else f" in the first window, {self._about or 'at most '}{in_bytes(memory.gradients_later)} after it"
         )
         moments = f"{in_bytes(memory.moments)} in two moments, as Adam keeps"
         if memory.moments < memory.moments_of_all:
@@ -241,14 +258,15 @@ def _percent(part: int, whole: int) -> str:
     return f"{share:.1f}%" if share >= 1 else f"{share:.2g}%"
 
 
-def _of(count: int, whole: int) -> str:
-    return "every window" if count == whole else f"{count / whole:.1%} of the windows"
+def _of_steps(share: float) -> str:
+    percent = f"{share:.0%}" if 0.01 <= share <= 0.99 else f"{100 * share:.3g}%"
+    return f"{percent} of steps"
 
 
 def _finite(value: Any) -> Any:
-    """Return plain values in which no number is infinite."""
+    """Return plain values in which every number is finite."""
     if isinstance(value, dict):
         return {name: _finite(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
         return [_finite(each) for each in value]
-    return None if isinstance(value, float) and isinf(value) else value
+    return None if isinstance(value, float) and not isfinite(value) else value

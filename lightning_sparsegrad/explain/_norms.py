@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from lightning_sparsegrad.engine import GradientEngine
 from lightning_sparsegrad.engine._describing import layers_of
-from lightning_sparsegrad.engine._tables import aligned
+from lightning_sparsegrad.engine._tables import aligned, counted
 from lightning_sparsegrad.functional.clipping import clip_factors
 from lightning_sparsegrad.transforms import Chain, ComponentNormClip, GradientTransform, NormClip
 
@@ -31,7 +31,7 @@ class NormRow:
         norms: How many norms there are: one for each component and each window in which it has a gradient.
         nonfinite: How many of them are infinite or undefined, which `quantiles` leave out.
         quantiles: The quantiles, by name; `None` without a finite norm.
-        clipped: The share of the norms that a threshold would clip, by threshold.
+        clipped: The share of the norms that a threshold would clip, by threshold; `None` without a norm.
     """
 
     name: str
@@ -39,7 +39,7 @@ class NormRow:
     norms: int
     nonfinite: int
     quantiles: dict[str, float | None]
-    clipped: dict[str, float]
+    clipped: dict[str, float | None]
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class NormTable:
 
     Args:
         clip: The clip that measured.
-        windows: How many windows were measured.
+        windows: How many windows had a norm.
         layers: The rows of the table: the layers, components that are in several of them, and all together.
         components: A row for each component.
     """
@@ -66,12 +66,12 @@ class NormTable:
     def __str__(self) -> str:
         columns = range(1, 2 + len(THRESHOLDS))
         norms = [[row.name, str(row.components), *map(_short, row.quantiles.values())] for row in self.layers]
-        shares = [[row.name, *(f"{share:.0%}" for share in row.clipped.values())] for row in self.layers]
-        lost = sum(row.nonfinite for row in self.layers)
+        shares = [[row.name, *map(_percent, row.clipped.values())] for row in self.layers]
+        lost = sum(row.nonfinite for row in self.components)
         return "\n".join(
             [
-                f"norms of {self.windows} windows without a step, as {self.clip} would see them",
-                *([f"{lost} norms are infinite or undefined: quantiles leave them out"] if lost else []),
+                f"norms of {counted(self.windows, 'window')} without a step, as {self.clip} would see them",
+                *([f"quantiles leave out {counted(lost, 'infinite or undefined norm')}"] if lost else []),
                 "",
                 *aligned([["norms", "components", *_QUANTILES], *norms], right=columns),
                 "",
@@ -101,12 +101,11 @@ class Norms:
         self._norms: dict[str, list[Tensor]] = {component.name: [] for component in self._clip.scaled_components}
 
     def add(self) -> None:
-        """Take the norms of a window that was applied."""
-        self._windows += 1
-        for key, norm in self._engine.statistics.items():
-            _, is_norm, name = key.partition(_BEFORE)
-            if is_norm:
-                self._norms[name].append(norm.cpu())
+        """Take the norms of a window that was applied; one that calibrates has none."""
+        norms = {key: norm for key, norm in self._engine.statistics.items() if _BEFORE in key}
+        self._windows += bool(norms)
+        for key, norm in norms.items():
+            self._norms[key.partition(_BEFORE)[2]].append(norm.cpu())
 
     def table(self) -> NormTable:
         """Return what was measured."""
@@ -142,9 +141,13 @@ def _short(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}"
 
 
-def _share_over(norms: Tensor, max_norm: float) -> float:
-    """Return the share of norms that a threshold clips, by the very rounding of a clip."""
-    return float((~(clip_factors(norms, max_norm) >= 1)).float().mean()) if len(norms) else 0.0
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.0%}"
+
+
+def _share_over(norms: Tensor, max_norm: float) -> float | None:
+    """Return the share of norms that a threshold clips, by the very rounding of a clip; `None` without a norm."""
+    return float((~(clip_factors(norms, max_norm) >= 1)).float().mean()) if len(norms) else None
 
 
 def _with_clip(transform: GradientTransform, clip: GradientTransform) -> GradientTransform:

@@ -118,9 +118,10 @@ class GradientTransform(ABC):
     def dropped(self, window: Window) -> frozenset[str]:  # noqa: ARG002
         """Return the tensors whose whole gradient is dropped in a window, whatever the gradients are.
 
-        Called once per window, before its forward pass. The engine removes these tensors at the strategy's position in
-        a chain: they end with `grad=None`, and the optimizer skips their weights. Their gradients are not computed
-        unless an earlier member of the chain reads them together with others.
+        A function of the window, and of what the strategy is bound to and `commit_` has kept: it is called once per
+        window, before its forward pass, and by `describe` for any windows in any order. The engine removes these
+        tensors at the strategy's position in a chain: they end with `grad=None`, and the optimizer skips their weights.
+        Their gradients are not computed unless an earlier member of the chain reads them together with others.
         """
         return frozenset()
 

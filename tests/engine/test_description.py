@@ -1,5 +1,7 @@
 """What a description holds that no overlay shows: long trainings, frozen tensors, strategies of users, its text."""
 
+import json
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
 
@@ -48,6 +50,96 @@ def test_long_trainings_are_asked_in_part_and_changes_are_exact() -> None:
     assert len({row.first_step for row in description.tensors}) == 5
     assert "block 2      " in str(description)
     assert f"from step {max(row.first_step or 0 for row in description.tensors):,}" in str(description)
+    assert "12,345 steps, of which 1,000 were asked; " in str(description)
+
+
+class Stated(GradientTransform):
+    """A strategy that drops a tensor by a rule."""
+
+    def __init__(self, drops: Callable[[int], bool]) -> None:
+        self.drops = drops
+
+    def bind(self, parameters: NamedParameters, *, total_steps: int | None) -> None:
+        pass
+
+    def apply_(self, gradients: Gradients, window: Window) -> None:
+        pass
+
+    def dropped(self, window: Window) -> frozenset[str]:
+        return frozenset({"weight"} if self.drops(window.step) else ())
+
+
+RULES: dict[str, Callable[[int], bool]] = {
+    "every second": lambda step: step % 2 == 0,
+    "every second, but the first": lambda step: step % 2 == 1,
+    "ten of twenty": lambda step: step // 10 % 2 == 0,
+    "two of seven": lambda step: step % 7 < 2,
+}
+
+
+@pytest.mark.parametrize("steps", [1001, 1999, 10_000, 9991])
+@pytest.mark.parametrize("rule", RULES)
+def test_a_period_is_seen_to_pause(rule: str, steps: int) -> None:
+    engine = GradientEngine(nn.Linear(2, 2), Stated(RULES[rule]), total_steps=steps)
+    description = engine.describe()
+    (row,) = (row for row in description.tensors if row.name == "weight")
+    trained = [step for step in range(steps) if not RULES[rule](step)]
+    assert row.trained == pytest.approx(len(trained) / steps, abs=0.05)
+    assert (row.first_step, row.last_step, row.pauses) == (None, None, True)
+    assert f"about {row.trained:.0%} of steps" in description._when(row)
+
+
+@pytest.mark.parametrize("back", range(1992, 1999))
+def test_a_change_and_back_close_to_another_is_no_single_change(back: int) -> None:
+    engine = GradientEngine(nn.Linear(2, 2), Stated(lambda step: step < 2000 and step != back), total_steps=4000)
+    (row,) = (row for row in engine.describe().tensors if row.name == "weight")
+    assert (row.first_step, row.last_step, row.pauses) == (None, None, True)
+
+
+@pytest.mark.parametrize("first", [0, 1, 2, 3, 17, 4999, 9998, 9999])
+@pytest.mark.parametrize("length", [3, 100, 10_000])
+def test_steps_of_a_long_training_are_exact_where_they_are_stated(first: int, length: int) -> None:
+    last = min(first + length, 10_000) - 1
+    engine = GradientEngine(nn.Linear(2, 2), Stated(lambda step: not first <= step <= last), total_steps=10_000)
+    (row,) = (row for row in engine.describe().tensors if row.name == "weight")
+    if row.first_step is None:
+        assert length == 3
+    else:
+        assert (row.first_step, row.last_step, row.pauses) == (first, last, False)
+        assert row.trained == (last - first + 1) / 10_000
+
+
+def test_rare_windows_of_a_sample_are_no_stretch() -> None:
+    engine = GradientEngine(tiny_bert(num_labels=2), LayerGradDrop(0.999), total_steps=100_000, seed=1)
+    description = engine.describe()
+    rows = [row for row in description.tensors if row.layer != "head" and 0 < row.trained < 1]
+    assert rows
+    assert {(row.first_step, row.last_step, row.pauses) for row in rows} == {(None, None, True)}
+    assert "about 0." in str(description)
+
+
+def test_sizes_and_shares_of_a_sample_are_estimates() -> None:
+    for steps, word in ((1000, "at most"), (1001, "about")):
+        text = str(GradientEngine(tiny_bert(num_labels=2), HeadOnly(), total_steps=steps).describe())
+        assert f"in the first window, {word} " in text
+        assert ("at most" in text) == (steps == 1000)
+        assert ("skipped    about " in text) == (steps == 1001)
+
+
+def test_the_first_window_of_a_sample_stands_for_itself() -> None:
+    engine = GradientEngine(nn.Linear(2, 2), Stated(lambda step: step > 0), total_steps=100_000)
+    (row,) = (row for row in engine.describe().tensors if row.name == "weight")
+    assert row.trained == pytest.approx(1 / 100_000)
+    assert row.computed == pytest.approx(1 / 100_000)
+
+
+def test_one_is_singular_and_an_unknown_length_is_stated() -> None:
+    text = str(GradientEngine(nn.Linear(1, 1, bias=False), ComponentNormClip(0.5)).describe(1))
+    assert "\n1 step; 1 parameter in 1 tensor, all train\n" in text
+    text = str(GradientEngine(nn.Linear(2, 2), Stated(lambda step: step != 3)).describe())
+    assert "\nthe first 1,000 steps of a training of unknown length; 6 parameters in 2 tensors" in text
+    (row,) = (r for r in GradientEngine(nn.Linear(2, 2), Stated(lambda s: s != 3)).describe(9).tensors if r.trained < 1)
+    assert GradientEngine(nn.Linear(2, 2), Stated(lambda s: s != 3)).describe(9)._when(row) == "step 3"
 
 
 def test_what_the_model_freezes_never_trains_and_takes_no_memory() -> None:
@@ -157,6 +249,46 @@ def test_describing_a_run_leaves_it_as_it_is() -> None:
         runs.append((shown.trained, [weight.detach() for weight in model.parameters()]))
     assert runs[0][0] == runs[1][0]
     assert all(torch.equal(one, two) for one, two in zip(runs[0][1], runs[1][1], strict=True))
+
+
+class Random(Stated):
+    """A strategy that draws from the random state of torch, and keeps how often it was asked."""
+
+    learns = True
+
+    def __init__(self) -> None:
+        super().__init__(lambda _: bool(torch.rand(()) < 0.5))
+        self.asked = torch.zeros(())
+
+    def dropped(self, window: Window) -> frozenset[str]:
+        self.asked += 1
+        return super().dropped(window)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"asked": self.asked}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.asked = state["asked"]
+
+
+def test_describing_restores_the_random_state_and_what_is_committed() -> None:
+    transform = Random()
+    engine = GradientEngine(nn.Linear(2, 2), Chain([transform]), total_steps=20)
+    state = torch.get_rng_state()
+    (row, _) = engine.describe().tensors
+    assert 0 < row.trained < 1
+    assert torch.equal(torch.get_rng_state(), state)
+    assert transform.asked == 0
+
+
+class Undefined(Damped):
+    def settings(self, window: Window) -> dict[str, float]:
+        return {"factor": float("nan")}
+
+
+def test_json_holds_no_number_that_json_lacks() -> None:
+    plain = described(Undefined(Linear(1.0, 0.5))).as_dict()
+    assert json.loads(json.dumps(plain, allow_nan=False))["settings"][0]["first"] is None
 
 
 def test_where_nothing_is_skipped_the_description_says_why() -> None:

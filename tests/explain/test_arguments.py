@@ -91,7 +91,7 @@ def test_data_that_are_not_there_are_not_asked_where_numbers_stand_for_them(caps
 def test_what_is_not_known_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     missing = refused(capsys, *TASK, *overlay("gradual_unfreezing"))
     assert "Parameter `total_steps` should be given for `GradualUnfreezing`" in missing
-    assert "the first 1,000 steps; " in printed(capsys, *TASK, *overlay("head_only"))
+    assert "the first 1,000 steps of a training of unknown length; " in printed(capsys, *TASK, *overlay("head_only"))
     both = refused(capsys, *QUICKSTART, "--windows=2", "--total_steps=4")
     assert "Parameter `total_steps` should be left out with `windows`" in both
     assert "Near matches: `GradDrop`" in refused(capsys, *QUICKSTART, "--model.gradient_transform=GradDorp")

@@ -172,7 +172,7 @@ def test_callbacks_that_freeze_are_kept_and_others_named(capsys: pytest.CaptureF
 
 def test_a_logger_may_be_called_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "48 steps" in printed(capsys, *plain(model="Logging"))
-    assert "norms of 1 windows" in printed(capsys, *plain(model="Logging"), "--windows=1")
+    assert "norms of 1 window " in printed(capsys, *plain(model="Logging"), "--windows=1")
     assert not [*tmp_path.iterdir()]
 
 
