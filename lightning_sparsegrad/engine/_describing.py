@@ -24,7 +24,6 @@ from lightning_sparsegrad.transforms.freezes.layer_mask import LayerMask
 _MOST = 1000  # windows that are asked, beside those between which something changes
 _MOST_SETTINGS = 100
 _CHECKED = 16  # windows between two that were asked, and around a change, in which it is checked to be the only one
-_ENOUGH = 3  # windows of a sample that show a stretch: more than one pair of neighbours
 _UNKNOWN = 1000  # steps that stand for a training of unknown length
 _ALL = "all"
 
@@ -267,8 +266,6 @@ def _stretch(
     if len(asked) == steps:
         return first, last
     begins, ends = first == 0, last == len(asked) - 1
-    if len(indices) < _ENOUGH and not (begins or ends):
-        return None
     start = 0 if begins else _only_change(asked[first - 1], asked[first], steps, holds)
     stop = steps if ends else _only_change(asked[last], asked[last + 1], steps, holds)
     return None if start is None or stop is None else (start, stop - 1)

@@ -272,13 +272,12 @@ class Random(Stated):
 
 
 def test_describing_restores_the_random_state_and_what_is_committed() -> None:
-    transform = Random()
-    engine = GradientEngine(nn.Linear(2, 2), Chain([transform]), total_steps=20)
+    engine = GradientEngine(nn.Linear(2, 2), Random(), total_steps=20)
     state = torch.get_rng_state()
     (row, _) = engine.describe().tensors
     assert 0 < row.trained < 1
     assert torch.equal(torch.get_rng_state(), state)
-    assert transform.asked == 0
+    assert engine.transform.state_dict() == {"asked": 0}
 
 
 class Undefined(Damped):
