@@ -161,10 +161,10 @@ def _raise_about_epochs(trainer: Trainer, error: ConfigurationError) -> NoReturn
     if "`steps_per_epoch`" not in str(error):
         raise error
     scheduler = find_callback(trainer, GradientAccumulationScheduler)
-    found = "data of unknown length" if scheduler is None else f"`{type(scheduler).__name__}`, with which epochs differ"
+    cause = "data of unknown length" if scheduler is None else f"`{type(scheduler).__name__}`, with which epochs differ"
     raise ConfigurationError(
         f"A strategy that follows epochs should have epochs of one known number of steps to be explained: "
-        f"`--total_steps=1000` makes them of `--trainer.max_epochs`. Found {found}."
+        f"`--total_steps=1000` makes them of `--trainer.max_epochs`. Found {cause}."
     ) from error
 
 
