@@ -93,8 +93,9 @@ def settle_trainer(trainer: Namespace, *, total_steps: int | None, on_meta: bool
     ):
         trainer.accumulate_grad_batches *= count
     for name in ("limit_train_batches", "overfit_batches", "fast_dev_run"):  # a number of batches is that of a process
-        if isinstance(trainer[name], int):
-            trainer[name] = int(trainer[name]) * count
+        limit = trainer[name]
+        if isinstance(limit, int) or (isinstance(limit, float) and limit > 1):  # 3.0 is three batches, 0.5 a share
+            trainer[name] = int(limit) * count
     settings = {**_QUIET, **({"accelerator": "cpu"} if on_meta else {})}
     if on_meta and trainer.precision in _HALF:  # which a CPU does not know, and weights are float32 in both
         settings["precision"] = "bf16-mixed"

@@ -206,6 +206,7 @@ def test_epochs_of_different_length_are_refused_in_words(capsys: pytest.CaptureF
     [
         ("limit_train_batches=3", 9),
         ("limit_train_batches=10", 24),
+        ("limit_train_batches=3.0", 9),
         ("limit_train_batches=0.5", 12),
         ("overfit_batches=3", 9),
         ("fast_dev_run=3", 3),
