@@ -155,7 +155,7 @@ def test_engines_that_pile_up_are_found():
 
 @pytest.mark.long
 @cases(
-    ("growth", "blocks", "found"),
+    ("growth", "blocks", "caught"),
     [(0, 0, False), (0.5, 100, False), (2, 0, True), (0, 2000, True), (-2, -2000, False)],
 )
 def test_memory_that_grows_is_found(growth: float, blocks: int, caught: bool):
