@@ -43,7 +43,8 @@ _QUIET: Mapping[str, Any] = {
     "num_nodes": 1,
     "strategy": "auto",
 }
-_KEPT = (GradientTransformCallback, GradientAccumulationScheduler, BaseFinetuning)  # they change what trains
+_KEPT = (GradientTransformCallback, BaseFinetuning)  # they change what trains
+_SCHEDULER = GradientAccumulationScheduler
 _ENDING = (EarlyStopping, Timer)
 _WATCHING = (Checkpoint, DeviceStatsMonitor, LearningRateMonitor, ModelSummary, ProgressBar)  # they change nothing
 _GPUS = {"auto", "gpu", "cuda"}
@@ -81,16 +82,15 @@ def settle_trainer(trainer: Namespace, *, total_steps: int | None, on_meta: bool
     count = _processes(trainer)
     _require_strategy(trainer.strategy)
     kinds = {id(each): find(each.get("class_path")) for each in _listed(trainer.callbacks)}
-    kept = (*_KEPT[:1], *_KEPT[2:]) if total_steps is not None else _KEPT  # all epochs of a given number are equal
+    kept = _KEPT if total_steps is not None else (*_KEPT, _SCHEDULER)  # all epochs of a given number are equal
     devices = Devices(count, _why_whole(trainer, count), tuple(_notes(trainer, list(kinds.values()), kept)))
     trainer.callbacks = [each for each in _listed(trainer.callbacks) if _is_a(kinds[id(each)], kept)]
     for callback in trainer.callbacks:
         arguments = callback.get("init_args") or {}
         if "scheduling" in arguments:
             arguments["scheduling"] = {epoch: every * count for epoch, every in arguments["scheduling"].items()}
-    if trainer.accumulate_grad_batches != 1 or not any(
-        _is_a(kinds[id(each)], _KEPT[1:2]) for each in trainer.callbacks
-    ):
+    schedules = any(_is_a(kinds[id(each)], (_SCHEDULER,)) for each in trainer.callbacks)
+    if trainer.accumulate_grad_batches != 1 or not schedules:
         trainer.accumulate_grad_batches *= count
     for name in ("limit_train_batches", "overfit_batches", "fast_dev_run"):  # a number of batches is that of a process
         limit = trainer[name]
