@@ -6,6 +6,7 @@ It shares `hash_index` and `derive_key` with the library, for they define which 
 What the library finds in a module tree (depths, fused projections) is written down by hand in a `Layout`.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -39,6 +40,7 @@ class When:
     epoch: int
     total_steps: int
     seed: int
+    scaled: bool = False
 
     @property
     def progress(self) -> float:
@@ -55,6 +57,18 @@ class When:
 
 
 Reference = Callable[[Values, When, Layout], Values]
+
+
+class Learner(ABC):
+    """A reference with a state: a window teaches it something once its step has happened, else nothing."""
+
+    @abstractmethod
+    def __call__(self, values: Values, when: When, layout: Layout) -> Values:
+        """Return the effect on the gradients of a window, and remember what the window would teach."""
+
+    @abstractmethod
+    def stepped(self) -> None:
+        """Learn what the last window taught, unless it has been learnt already."""
 
 
 def rate_of(rate: Rate, when: When, name: str, layout: Layout) -> float:
