@@ -34,7 +34,15 @@ Values = dict[str, Entries | None]  # every parameter of the model; `None` where
 
 @dataclass(frozen=True)
 class When:
-    """The position in training."""
+    """The position in training.
+
+    Args:
+        step: Optimizer steps done before.
+        epoch: Epochs done before.
+        total_steps: Steps of the whole training.
+        seed: Seed of the run.
+        scaled: Whether a loss scale is on the gradients, so that infinite ones skip the step.
+    """
 
     step: int
     epoch: int
@@ -69,6 +77,12 @@ class Learner(ABC):
     @abstractmethod
     def stepped(self) -> None:
         """Learn what the last window taught, unless it has been learnt already."""
+
+
+def stepped(does: Reference) -> None:
+    """Tell a reference that the step of its last window has happened."""
+    if isinstance(does, Learner):
+        does.stepped()
 
 
 def rate_of(rate: Rate, when: When, name: str, layout: Layout) -> float:
@@ -148,12 +162,17 @@ def norm(values: Sequence[float], norm_type: float) -> float:
     return sqrt(sum(value * value for value in values))
 
 
-def in_order(*steps: Reference) -> Reference:
-    """Return the effect of a chain of strategies."""
+class InOrder(Learner):
+    """The effect of a chain of strategies, in order."""
 
-    def step(values: Values, when: When, layout: Layout) -> Values:
-        for each in steps:
+    def __init__(self, *members: Reference) -> None:
+        self.members = members
+
+    def __call__(self, values: Values, when: When, layout: Layout) -> Values:
+        for each in self.members:
             values = each(values, when, layout)
         return values
 
-    return step
+    def stepped(self) -> None:
+        for each in self.members:
+            stepped(each)

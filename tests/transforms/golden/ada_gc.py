@@ -1,6 +1,7 @@
 """The golden rows of AdaGC."""
 
 from collections.abc import Mapping
+from math import inf
 
 from lightning_sparsegrad import AdaGC
 from tests.transforms.golden._adaptive import AdaptiveClip, Memory
@@ -24,7 +25,7 @@ class ClipToOwnPast(AdaptiveClip):
 
     def threshold(self, memory: Memory, length: float, everything: float) -> float:
         if memory.number < self.warmup_steps:
-            return length if everything <= self.max_norm else length * self.max_norm / everything
+            return inf if everything <= self.max_norm else length * self.max_norm / everything
         return self.ratio * memory.level
 
     def learn(self, memory: Memory, length: float, everything: float) -> None:
