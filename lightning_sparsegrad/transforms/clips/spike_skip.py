@@ -76,10 +76,7 @@ class SpikeSkip(AdaptiveNormClip):
         self._row: list[float] = []  # norms of the last ones, left out in a row
 
     def fresh(self) -> Mapping[str, Tensor]:
-        return {
-            "history": torch.full((self.history,), nan, dtype=torch.float64),
-            "count": torch.zeros((), dtype=torch.int64),
-        }
+        return {"history": torch.full((self.history,), nan, dtype=torch.float64)}
 
     def thresholds_of(self, state: State, norms: Tensor, window: Window) -> Tensor:  # noqa: ARG002
         history = state["history"]
@@ -90,7 +87,7 @@ class SpikeSkip(AdaptiveNormClip):
         return torch.where(state["count"] >= self.warmup_steps, bound, inf)
 
     def after(self, state: State, norms: Tensor, norms_left: Tensor) -> State:  # noqa: ARG002
-        return {"history": put(state["history"], state["count"], norms), "count": state["count"] + 1}
+        return {"history": put(state["history"], state["count"], norms)}
 
     def level(self, state: State) -> Tensor:
         return state["history"].nanmean(-1)
