@@ -103,6 +103,7 @@ def trained(mesh: DeviceMesh, _: Path) -> Any:
         model = sharded.shard(Small(), mesh, to_train=True)
         engine = engine_for(model, row.transform)
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.ndim], lr=0.05, weight_decay=0.1)
+        engine.attach(optimizer)
         for step in range(TRAINED):
             optimizer.zero_grad()
             with engine.window(step, epoch=step // STEPS_PER_EPOCH):
@@ -112,7 +113,7 @@ def trained(mesh: DeviceMesh, _: Path) -> Any:
                 model.temperature.grad = None  # not FSDP2's, so it reduces nothing there
                 engine.apply_()
             optimizer.step()
-        done[index] = sharded.gathered_weights(model)
+        done[index] = sharded.gathered_weights(model), engine.transform.state_dict()
     return done
 
 
@@ -209,15 +210,6 @@ def partial_gradient(mesh: DeviceMesh) -> str:
 
 
 # ---------------------------------------------------------------- what is expected of it
-def flat(value: Any) -> list[Any]:
-    """Return the leaves of what a rank wrote down, tensors as bytes."""
-    if isinstance(value, dict):
-        return [leaf for key in sorted(value) for leaf in (key, *flat(value[key]))]
-    if isinstance(value, list | tuple):
-        return [leaf for each in value for leaf in flat(each)]
-    return [bits(value).numpy().tobytes()] if isinstance(value, Tensor) else [value]
-
-
 def assert_alike(actual: Any, expected: Any, *, to_the_bit: bool) -> None:
     """Compare gradients and statistics; where nothing adds up over ranks, bit for bit."""
     (gradients, statistics), (wanted, wanted_statistics) = actual, expected
@@ -251,7 +243,7 @@ def test_a_strategy_does_what_it_does_in_one_process(results: Results, row: Gold
         assert_alike(results["golden"][0][index], expected, to_the_bit=not sums_up(row.transform))
     if index in rows_on(results.count):
         with subtests.test("weights"):
-            trained = results["trained"][0][index]
+            trained, _ = results["trained"][0][index]
             torch.testing.assert_close(trained, trained_alone(row), rtol=1e-3, atol=2e-4)
         with subtests.test("what a meter sees"):
             assert_seen_alike(results["metered"][0][index], measured(Small(), row.transform))
@@ -262,6 +254,7 @@ def trained_alone(row: Golden) -> dict[str, Tensor]:
     model = Small()
     engine = engine_for(model, row.transform)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.ndim], lr=0.05, weight_decay=0.1)
+    engine.attach(optimizer)
     for step in range(TRAINED):
         optimizer.zero_grad()
         with engine.window(step, epoch=step // STEPS_PER_EPOCH):
