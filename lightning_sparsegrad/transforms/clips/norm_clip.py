@@ -37,6 +37,7 @@ class NormClip(GradientTransform):
         self._resolved: list[tuple[Component, Schedule]] = []
         self._names: list[str] = []
         self._norms = self._factors = torch.ones(0)
+        self._thresholds: list[float] = []
 
     @property
     def schedules(self) -> Sequence[Schedule]:
@@ -61,8 +62,7 @@ class NormClip(GradientTransform):
     def apply_(self, gradients: Gradients, window: Window) -> None:
         held: list[tuple[Tensor, Group | None]] = []
         sizes: list[int] = []
-        thresholds: list[float] = []
-        self._names = []
+        self._names, self._thresholds = [], []
         max_norms = {id(schedule): schedule(window.progress) for schedule in self.schedules}
         for component, threshold in self._resolved:
             max_norm = max_norms[id(threshold)]
@@ -73,13 +73,13 @@ class NormClip(GradientTransform):
             if pieces:
                 held += pieces
                 sizes.append(len(pieces))
-                thresholds.append(max_norm)
+                self._thresholds.append(max_norm)
                 self._names.append(component.name)
         if held:
             tensors, groups = zip(*held, strict=True)
             scale = gradients.loss_scale
             self._norms, self._factors = clip_components_(
-                tensors, sizes, thresholds, norm_type=self.norm_type, loss_scale=scale, groups=groups
+                tensors, sizes, self._thresholds, norm_type=self.norm_type, loss_scale=scale, groups=groups
             )
 
     def settings(self, window: Window) -> Mapping[str, Mapping[str, float]]:
@@ -92,6 +92,14 @@ class NormClip(GradientTransform):
     @property
     def factors(self) -> Mapping[str, Tensor]:
         return dict(zip(self._names, self._factors.unbind(), strict=True)) if self._names else {}
+
+    @property
+    def thresholds(self) -> Mapping[str, Tensor]:
+        """The `max_norm` of each component that was measured, which one with an infinite `max_norm` is not."""
+        return {
+            name: self._norms.new_full((), max_norm)
+            for name, max_norm in zip(self._names, self._thresholds, strict=True)
+        }
 
     @property
     def statistics(self) -> dict[str, Tensor]:
