@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from functools import wraps
 from importlib.metadata import version
+from math import isnan
 from typing import ParamSpec, TypeVar
 
 _P = ParamSpec("_P")
@@ -36,18 +37,33 @@ def require_one_of(parameter: str, value: object, allowed: Sequence[object]) -> 
 
 
 def require_integer(parameter: str, value: object, *, least: int) -> None:
-    """Raise a `ConfigurationError` unless a value is an integer, and at least 0 or 1.
+    """Raise a `ConfigurationError` unless a value is an integer that is large enough.
 
     Args:
         parameter: Name of the parameter.
         value: Its value.
-        least: The smallest number allowed: 0 or 1.
+        least: The smallest number allowed, at least 0.
     """
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        kind = "positive" if least else "non-negative"
+        kinds = {0: "a non-negative integer", 1: "a positive integer"}
         raise ConfigurationError(
-            f"Parameter `{parameter}` should be a {kind} integer. Found `{parameter} = {value!r}`."
+            f"Parameter `{parameter}` should be {kinds.get(least, f'an integer of at least {least}')}. "
+            f"Found `{parameter} = {value!r}`."
         )
+
+
+def require_number(parameter: str, value: object, within: Callable[[float], bool], allowed: str) -> float:
+    """Return a number as a float; raise a `ConfigurationError` unless it is in a range.
+
+    Args:
+        parameter: Name of the parameter.
+        value: Its value.
+        within: Whether a number is in the range; not asked about NaN.
+        allowed: The range, for the message: what the parameter should be.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or isnan(value) or not within(value):
+        raise ConfigurationError(f"Parameter `{parameter}` should be {allowed}. Found `{parameter} = {value!r}`.")
+    return float(value)
 
 
 def reason_of(error: BaseException, *, most: int = 300) -> str:

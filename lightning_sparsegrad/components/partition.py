@@ -9,7 +9,7 @@ from lightning_sparsegrad.components.parameters import NamedParameters
 from lightning_sparsegrad.components.projections import FusedProjection, Part, split_fused
 from lightning_sparsegrad.errors import ConfigurationError, near_matches
 
-ComponentKind = Literal["projection", "tensor", "module", "block"]
+ComponentKind = Literal["projection", "tensor", "module", "block", "global"]
 ComponentSpec = ComponentKind | dict[str, str]
 
 
@@ -62,8 +62,8 @@ def partition(
         parameters: The model.
         components: `"tensor"`: each parameter by itself. `"projection"`: the same, with the query, key and value parts
             of fused projections apart. `"module"`: the parameters that one module holds directly, such as a weight and
-            its bias. `"block"`: the embeddings, each block, the head. A mapping of glob to name: every parameter goes
-            to the name of the first pattern that matches any of its names.
+            its bias. `"block"`: the embeddings, each block, the head. `"global"`: all together, as `all`. A mapping of
+            glob to name: every parameter goes to the name of the first pattern that matches any of its names.
         fused: Layouts of fused projections that are not recognised, see `split_fused`.
 
     Returns:
@@ -102,6 +102,8 @@ def _groups(parameters: NamedParameters, components: ComponentSpec) -> dict[str,
     if components == "block":
         layers = find_layers(parameters)
         return {name: layers.names[layers.top_depth(name)] for name in parameters}
+    if components == "global":
+        return dict.fromkeys(parameters, "all")
     if components == "module":
         return {name: name.rpartition(".")[0] or name for name in parameters}
     return {name: name for name in parameters}

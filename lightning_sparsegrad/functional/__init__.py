@@ -1,6 +1,12 @@
 """Stateless kernels on tensors: no step, no model, no configuration. In-place names end in an underscore."""
 
-from lightning_sparsegrad.functional.clipping import clip_components_, clip_values_, component_norms, tensor_norms
+from lightning_sparsegrad.functional.clipping import (
+    clip_components_,
+    clip_values_,
+    component_norms,
+    scale_components_,
+    tensor_norms,
+)
 from lightning_sparsegrad.functional.hashing import derive_key, hash_entries, hash_index, keep_threshold
 from lightning_sparsegrad.functional.masking import count_kept, keep_mask, mask_entries_, mask_rows_
 from lightning_sparsegrad.functional.sharding import Shard, group_of, shard_of
@@ -21,6 +27,7 @@ __all__ = [
     "keep_threshold",
     "mask_entries_",
     "mask_rows_",
+    "scale_components_",
     "shard_of",
     "tensor_norms",
 ]

@@ -87,17 +87,47 @@ def clip_components_(
     norms = component_norms(tensors, sizes, norm_type=norm_type, groups=groups)
     if loss_scale is not None:
         norms = norms / loss_scale.to(norms)
-    bounds: Tensor | float = max_norms[0]
-    if any(max_norm != bounds for max_norm in max_norms):
-        bounds = send(max_norms, norms.dtype, norms.device)
-    factors = clip_factors(norms, bounds)
-    _scale_(tensors, sizes, factors)
+    factors = clip_factors(norms, bounds_on(norms, max_norms))
+    scale_components_(tensors, sizes, factors)
     return norms, factors
+
+
+def bounds_on(norms: Tensor, max_norms: Sequence[float]) -> Tensor | float:
+    """Return thresholds as a tensor beside norms, or as one number if they are all the same."""
+    if any(max_norm != max_norms[0] for max_norm in max_norms):
+        return send(max_norms, norms.dtype, norms.device)
+    return max_norms[0]
 
 
 def clip_factors(norms: Tensor, bounds: Tensor | float) -> Tensor:
     """Return what components of some norms are multiplied by, rounded as in torch: equal to the last bit."""
     return ((norms + EPSILON).reciprocal() * bounds).clamp(max=1.0)
+
+
+def scale_components_(tensors: Sequence[Tensor], sizes: Sequence[int], factors: Tensor) -> None:
+    """Multiply each component in place by its factor.
+
+    Args:
+        tensors: Gradients, the tensors of one component next to each other.
+        sizes: Number of tensors of each component.
+        factors: One factor per component, of shape (len(sizes),), in float32 or wider.
+    """
+    if all(tensor.is_cpu for tensor in tensors):
+        # reading is free here, and components within their threshold need not be changed
+        over = [not factor >= 1.0 for factor in factors.tolist()]
+        if not any(over):
+            return
+    elif len(sizes) == 1:
+        _scale_together_(tensors, factors[0])
+        return
+    else:
+        over = [True] * len(sizes)
+    factor_tensors = factors.unbind()  # as tensors: a list of numbers would be rounded to half precision first
+    groups = (component for component, size in enumerate(sizes) for _ in range(size))
+    scaled = [
+        (tensor, factor_tensors[c].to(tensor.device)) for tensor, c in zip(tensors, groups, strict=True) if over[c]
+    ]
+    multiply_([tensor for tensor, _ in scaled], [factor for _, factor in scaled])
 
 
 def clip_values_(tensors: Sequence[Tensor], max_value: float, *, loss_scale: Tensor | None = None) -> Tensor:
@@ -139,25 +169,6 @@ def clip_values_(tensors: Sequence[Tensor], max_value: float, *, loss_scale: Ten
         if group is not None:
             torch.distributed.all_reduce(clipped, group=group)
     return torch.stack(list(counts.values())).sum().long()
-
-
-def _scale_(tensors: Sequence[Tensor], sizes: Sequence[int], factors: Tensor) -> None:
-    if all(tensor.is_cpu for tensor in tensors):
-        # reading is free here, and components within their threshold need not be changed
-        over = [not factor >= 1.0 for factor in factors.tolist()]
-        if not any(over):
-            return
-    elif len(sizes) == 1:
-        _scale_together_(tensors, factors[0])
-        return
-    else:
-        over = [True] * len(sizes)
-    factor_tensors = factors.unbind()  # as tensors: a list of numbers would be rounded to half precision first
-    groups = (component for component, size in enumerate(sizes) for _ in range(size))
-    scaled = [
-        (tensor, factor_tensors[c].to(tensor.device)) for tensor, c in zip(tensors, groups, strict=True) if over[c]
-    ]
-    multiply_([tensor for tensor, _ in scaled], [factor for _, factor in scaled])
 
 
 def _scale_together_(tensors: Sequence[Tensor], factor: Tensor) -> None:

@@ -7,11 +7,17 @@ checks it against the contract of all strategies.
 
 from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, Window
 from lightning_sparsegrad.transforms.chain import Chain
+from lightning_sparsegrad.transforms.clips.ada_gc import AdaGC
 from lightning_sparsegrad.transforms.clips.adaptive_gradient_clip import AdaptiveGradientClip
+from lightning_sparsegrad.transforms.clips.adaptive_norm_clip import AdaptiveNormClip
+from lightning_sparsegrad.transforms.clips.auto_clip import AutoClip
+from lightning_sparsegrad.transforms.clips.component_clip import ComponentClip
 from lightning_sparsegrad.transforms.clips.component_norm_clip import ComponentNormClip
 from lightning_sparsegrad.transforms.clips.global_norm_clip import GlobalNormClip
 from lightning_sparsegrad.transforms.clips.norm_clip import NormClip
+from lightning_sparsegrad.transforms.clips.spike_skip import SpikeSkip
 from lightning_sparsegrad.transforms.clips.value_clip import ValueClip
+from lightning_sparsegrad.transforms.clips.zclip import ZClip
 from lightning_sparsegrad.transforms.freezes.bias_only import BiasOnly
 from lightning_sparsegrad.transforms.freezes.freeze import Freeze
 from lightning_sparsegrad.transforms.freezes.gradual_unfreezing import GradualUnfreezing
@@ -24,9 +30,13 @@ from lightning_sparsegrad.transforms.masks.mask import Mask
 from lightning_sparsegrad.transforms.updates.update_transform import UpdateTransform
 
 __all__ = [
+    "AdaGC",
     "AdaptiveGradientClip",
+    "AdaptiveNormClip",
+    "AutoClip",
     "BiasOnly",
     "Chain",
+    "ComponentClip",
     "ComponentNormClip",
     "Freeze",
     "GlobalNormClip",
@@ -40,7 +50,9 @@ __all__ = [
     "LayerMask",
     "Mask",
     "NormClip",
+    "SpikeSkip",
     "UpdateTransform",
     "ValueClip",
     "Window",
+    "ZClip",
 ]

@@ -19,7 +19,7 @@ from lightning_sparsegrad.errors import ConfigurationError
 from tests.cases import cases
 from tests.tiny import TINY, tiny_bert, tiny_gpt2, tiny_modernbert
 
-KINDS = ("tensor", "projection", "module", "block", {"*.weight": "weights", "*": "rest"})
+KINDS = ("tensor", "projection", "module", "block", "global", {"*.weight": "weights", "*": "rest"})
 
 
 @cache
@@ -35,7 +35,7 @@ def members(components: list[Component]) -> dict[str, list[str]]:
     return {component.name: [part.parameter for part in component.parts] for component in components}
 
 
-@cases("components", KINDS, ids=[*KINDS[:4], "patterns"])
+@cases("components", KINDS, ids=[*KINDS[:5], "patterns"])
 @cases("kind", TINY)
 def test_every_entry_is_in_exactly_one_component(kind, components):
     parameters = parameters_of(kind)
@@ -98,11 +98,11 @@ def test_a_component_per_block():
     assert all(layers.names[layers.top_depth(name)] == layer for layer, each in actual.items() for name in each)
 
 
-@cases("components", ["tensor", "projection", "module", "block"])
+@cases("components", ["tensor", "projection", "module", "block", "global"])
 def test_a_tied_weight_is_in_one_component(components):
     actual = members(partition(NamedParameters(tiny_gpt2()), components))
     (owner,) = [name for name, each in actual.items() if "transformer.wte.weight" in each]
-    expected = {"module": "transformer.wte", "block": "head"}  # of its layers, the topmost
+    expected = {"module": "transformer.wte", "block": "head", "global": "all"}  # of its layers, the topmost
     assert owner == expected.get(components, "transformer.wte.weight")
     assert not any("lm_head.weight" in each for each in actual.values())
 

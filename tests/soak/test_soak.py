@@ -10,10 +10,10 @@ from torch import Tensor
 from lightning_sparsegrad import Chain, ValueClip
 from lightning_sparsegrad.engine._skipping import WorkSkipper
 from lightning_sparsegrad.engine.gradient_engine import GradientEngine
-from lightning_sparsegrad.functional import clip_components_
 from lightning_sparsegrad.loops._lightning_adapter import LightningAdapter
 from lightning_sparsegrad.transforms.base import Gradients, Window
-from lightning_sparsegrad.transforms.clips import norm_clip, value_clip
+from lightning_sparsegrad.transforms.clips import value_clip
+from lightning_sparsegrad.transforms.clips.component_clip import ComponentClip
 from lightning_sparsegrad.transforms.masks import _entries
 from lightning_sparsegrad.transforms.masks.grad_drop import GradDrop
 from lightning_sparsegrad.transforms.masks.mask import Mask
@@ -65,10 +65,13 @@ def _key_of_the_next_step(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _clip_without_loss_scale(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*arguments: Any, loss_scale: Tensor | None, **others: Any) -> tuple[Tensor, Tensor]:
-        return clip_components_(*arguments, **others)
+    def broken(self: ComponentClip, gradients: Gradients, window: Window) -> None:
+        gradients.loss_scale, scale = None, gradients.loss_scale
+        apply_(self, gradients, window)
+        gradients.loss_scale = scale
 
-    monkeypatch.setattr(norm_clip, "clip_components_", broken)
+    apply_ = ComponentClip.apply_
+    monkeypatch.setattr(ComponentClip, "apply_", broken)
 
 
 def _hidden_overflow(monkeypatch: pytest.MonkeyPatch) -> None:

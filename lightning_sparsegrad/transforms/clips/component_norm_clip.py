@@ -29,8 +29,8 @@ class ComponentNormClip(NormClip):
         max_norm: Threshold, positive; infinity clips nothing; or a schedule. The authors searched 0.01 to 5.
         components: What a component is. `"tensor"`: each weight and each bias by itself, as in the authors' code.
             `"projection"`: the same, with the query, key and value parts of fused projections apart, so that a model
-            with fused projections is clipped as one without. `"module"`, `"block"`, or a mapping of globs to names:
-            see `partition`.
+            with fused projections is clipped as one without. `"module"`, `"block"`, `"global"` (all together, as
+            `GlobalNormClip`), or a mapping of globs to names: see `partition`.
         overrides: Glob on parameter or component names to another threshold; the first match wins.
         norm_type: 2.0 or infinity.
         fused: Glob on parameter names to the layout of a fused projection that is not recognised.

@@ -1,6 +1,6 @@
 """Global norm clipping: the whole gradient is one component."""
 
-from lightning_sparsegrad.components import Component, NamedParameters, Part
+from lightning_sparsegrad.components import Component, NamedParameters, partition
 from lightning_sparsegrad.schedules import Schedule
 from lightning_sparsegrad.transforms.clips.norm_clip import NormClip
 
@@ -32,4 +32,4 @@ class GlobalNormClip(NormClip):
         super().__init__(max_norm, norm_type=norm_type)
 
     def resolve(self, parameters: NamedParameters) -> list[tuple[Component, Schedule]]:
-        return [(Component("all", tuple(Part(name) for name in parameters)), self.max_norm)]
+        return [(component, self.max_norm) for component in partition(parameters, "global")]

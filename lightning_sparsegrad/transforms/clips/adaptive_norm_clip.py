@@ -1,0 +1,170 @@
+"""The base class of clips whose thresholds are learnt from the norms of earlier steps."""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+from warnings import warn
+
+import torch
+from torch import Tensor
+
+from lightning_sparsegrad.components import Component, ComponentSpec, NamedParameters, check_components, partition
+from lightning_sparsegrad.transforms.base import Window
+from lightning_sparsegrad.transforms.clips._lessons import require_tensor, teaches, widened
+from lightning_sparsegrad.transforms.clips.component_clip import ComponentClip
+
+State = Mapping[str, Tensor]
+
+_FAR, _PATIENCE = 1000.0, 16
+
+
+class AdaptiveNormClip(ComponentClip):
+    r"""Base class of clips that learn the threshold of each component from its norms in earlier steps.
+
+    .. math:: \tilde g_c = g_c \cdot \frac{\tau_c}{\lVert g_c \rVert} \quad \text{if } \lVert g_c \rVert > \tau_c
+
+    for every component :math:`c`. A component within its threshold keeps its bits. The state of a component is learnt
+    from its norms in true gradient units, and only
+
+    - after a step that happened: a window that a gradient scaler skips teaches nothing;
+    - from a norm between 1e-19 and 1e19, whose square float32 can hold: zero, an overflow and NaN teach nothing, and do
+      not count as steps of a warm-up. A component without a gradient learns nothing either;
+    - until its norms are more than 1000 times above or below what it has learnt for 16 such steps in a row. It then
+      starts anew, as if it had learnt nothing.
+
+    A subclass describes the state of components as tensors whose first dimension is the component, in float64 or int64.
+
+    Args:
+        components: What a component is. `"global"`: all gradients together. For the others see `ComponentNormClip`; a
+            mapping of globs to names groups parameters by role: `{"*.query.*": "queries", "*": "others"}`.
+    """
+
+    learns = True
+
+    def __init__(self, components: ComponentSpec) -> None:
+        super().__init__()
+        check_components(components)
+        self.components = components
+        self._fresh: dict[str, Tensor] = {}
+        self._state: dict[str, Tensor] = {}
+        self._norms_seen = self._norms_left = torch.ones(0)  # in this window, of all components; 0 teaches nothing
+        self._parameters_seen: frozenset[str] = frozenset()
+
+    # ------------------------------------------------------------ what a subclass defines
+    @abstractmethod
+    def fresh(self) -> Mapping[str, Tensor]:
+        """Return the state of a component that has learnt nothing, by name: tensors in float64 or int64."""
+
+    @abstractmethod
+    def thresholds_of(self, state: State, norms: Tensor, window: Window) -> Tensor:
+        """Return the thresholds of all components in a window, in true gradient units.
+
+        Args:
+            state: The state of all components: for each tensor of `fresh`, one with a first dimension of components.
+            norms: Their norms in true gradient units, of shape (components,); 0 for a component without a gradient.
+            window: The window.
+        """
+
+    @abstractmethod
+    def after(self, state: State, norms: Tensor, norms_left: Tensor) -> State:
+        """Return the state after a step, as if all components had learnt from it.
+
+        Args:
+            state: The state before.
+            norms: The norms before the clip, of shape (components,).
+            norms_left: The norms after it.
+        """
+
+    @abstractmethod
+    def level(self, state: State) -> Tensor:
+        """Return the norm that the state takes for ordinary, of shape (components,); NaN where there is none yet."""
+
+    # ------------------------------------------------------------ a window
+    def bind(self, parameters: NamedParameters, *, total_steps: int | None) -> None:
+        self.require_total_steps(total_steps)
+        self.scaled_components = partition(parameters, self.components)
+        self._fresh = {"far": torch.zeros((), dtype=torch.int64), **self.fresh()}
+        self._state = {name: self._rows_of(value) for name, value in self._fresh.items()}
+        self._move_to(next((tensor.device for tensor in parameters.tensors.values()), torch.device("cpu")))
+
+    def clip(self, norms: Tensor, components: Sequence[Component], window: Window) -> tuple[Tensor, Tensor]:
+        self._move_to(norms.device)
+        seen = _rearranged(widened(norms, norms.device), components, self.scaled_components)
+        thresholds = self.thresholds_of(self._state, seen, window)
+        self._norms_seen, self._norms_left = seen, torch.minimum(seen, thresholds)
+        self._parameters_seen = frozenset(part.parameter for component in components for part in component.parts)
+        factors = torch.where(seen <= thresholds, 1.0, thresholds / seen)  # NaN for an undefined norm
+        given = (_rearranged(values, self.scaled_components, components).to(norms) for values in (thresholds, factors))
+        return next(given), next(given)
+
+    def commit_(self, names: frozenset[str], happened: Tensor) -> None:
+        norms = self._norms_seen
+        if not len(norms):
+            return
+        if not self._parameters_seen <= names:  # others are held by another optimizer, or were dropped
+            here = [
+                not names.isdisjoint(part.parameter for part in component.parts) for component in self.scaled_components
+            ]
+            zero = torch.zeros_like(norms[0])
+            norms = torch.stack([norm if held else zero for norm, held in zip(norms.unbind(), here, strict=True)])
+        taught = happened.to(norms.device) & teaches(norms) & teaches(self._norms_left)
+        level = self.level(self._state)
+        is_far = (norms > _FAR * level) | (_FAR * norms < level)
+        far = torch.where(is_far, self._state["far"] + 1, 0)
+        learnt = {**self.after(self._state, norms, self._norms_left), "far": far}
+        for name, value in self._state.items():
+            shape = (-1, *[1] * (value.ndim - 1))
+            new = torch.where((far >= _PATIENCE).view(shape), self._fresh[name], learnt[name])
+            self._state[name] = torch.where(taught.view(shape), new, value)
+        self._norms_seen = torch.where(taught, 0.0, self._norms_seen)  # learnt once, whatever optimizer steps next
+
+    def forget_(self) -> None:
+        self._norms_seen = self._norms_left = torch.ones(0)
+
+    @property
+    def statistics(self) -> dict[str, Tensor]:
+        """Those of all clips of component norms, and `threshold/NAME`."""
+        return {**super().statistics, **{f"threshold/{name}": each for name, each in self.thresholds.items()}}
+
+    # ------------------------------------------------------------ state
+    def state_dict(self) -> dict[str, Any]:
+        names = [component.name for component in self.scaled_components]
+        return {"class": type(self).__name__, "components": names, **self._state}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        names, kind = [component.name for component in self.scaled_components], type(self).__name__
+        if state.get("class") != kind:
+            warn(f"`{self!r}` starts as if it had learnt nothing. Found the state of another strategy.", stacklevel=2)
+            return
+        before = list(state.get("components", ()))
+        rows = {name: row for row, name in enumerate(before)}
+        known = [row for row, name in enumerate(names) if name in rows]
+        if len(known) < max(len(names), len(before)):
+            warn(
+                f"`{self!r}` has learnt about other components: {len(names) - len(known)} of {len(names)} start as if "
+                f"it had learnt nothing, {len(before) - len(known)} of the state are gone.",
+                stacklevel=2,
+            )
+        there = [rows[names[row]] for row in known]
+        for name, value in self._fresh.items():
+            restored = require_tensor(state, name, (len(before), *value.shape))
+            self._state[name] = self._rows_of(value)
+            self._state[name][known] = restored[there].to(value)
+
+    def _rows_of(self, value: Tensor) -> Tensor:
+        """Return the state of all components, each as fresh as a given one."""
+        return value.expand(len(self.scaled_components), *value.shape).clone()
+
+    def _move_to(self, device: torch.device) -> None:
+        if self._state["far"].device != device:
+            for tensors in (self._fresh, self._state):
+                tensors.update({name: widened(value, device) for name, value in tensors.items()})
+
+
+def _rearranged(values: Tensor, given: Sequence[Component], wanted: Sequence[Component]) -> Tensor:
+    """Return the values of the components that are wanted, one for each; 0 for those not given."""
+    if len(given) == len(wanted):
+        return values
+    by_name = dict(zip((component.name for component in given), values.unbind(), strict=True))
+    zero = torch.zeros_like(values[0])
+    return torch.stack([by_name.get(component.name, zero) for component in wanted])
