@@ -6,6 +6,7 @@ It shares `hash_index` and `derive_key` with the library, for they define which 
 What the library finds in a module tree (depths, fused projections) is written down by hand in a `Layout`.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -33,12 +34,21 @@ Values = dict[str, Entries | None]  # every parameter of the model; `None` where
 
 @dataclass(frozen=True)
 class When:
-    """The position in training."""
+    """The position in training.
+
+    Args:
+        step: Optimizer steps done before.
+        epoch: Epochs done before.
+        total_steps: Steps of the whole training.
+        seed: Seed of the run.
+        scaled: Whether a loss scale is on the gradients, so that infinite ones skip the step.
+    """
 
     step: int
     epoch: int
     total_steps: int
     seed: int
+    scaled: bool = False
 
     @property
     def progress(self) -> float:
@@ -55,6 +65,24 @@ class When:
 
 
 Reference = Callable[[Values, When, Layout], Values]
+
+
+class Learner(ABC):
+    """A reference with a state: a window teaches it something once its step has happened, else nothing."""
+
+    @abstractmethod
+    def __call__(self, values: Values, when: When, layout: Layout) -> Values:
+        """Return the effect on the gradients of a window, and remember what the window would teach."""
+
+    @abstractmethod
+    def stepped(self) -> None:
+        """Learn what the last window taught, unless it has been learnt already."""
+
+
+def stepped(does: Reference) -> None:
+    """Tell a reference that the step of its last window has happened."""
+    if isinstance(does, Learner):
+        does.stepped()
 
 
 def rate_of(rate: Rate, when: When, name: str, layout: Layout) -> float:
@@ -134,12 +162,17 @@ def norm(values: Sequence[float], norm_type: float) -> float:
     return sqrt(sum(value * value for value in values))
 
 
-def in_order(*steps: Reference) -> Reference:
-    """Return the effect of a chain of strategies."""
+class InOrder(Learner):
+    """The effect of a chain of strategies, in order."""
 
-    def step(values: Values, when: When, layout: Layout) -> Values:
-        for each in steps:
+    def __init__(self, *members: Reference) -> None:
+        self.members = members
+
+    def __call__(self, values: Values, when: When, layout: Layout) -> Values:
+        for each in self.members:
             values = each(values, when, layout)
         return values
 
-    return step
+    def stepped(self) -> None:
+        for each in self.members:
+            stepped(each)

@@ -32,8 +32,8 @@ OVERLAYS = {path.stem: path for path in sorted((ROOT / "configs" / "gradient").g
 
 
 def overlay_name(strategy: type) -> str:
-    """Return the name of the overlay that every strategy needs: its own, in lower case, words apart."""
-    return sub("(?<!^)(?=[A-Z])", "_", strategy.__name__).lower()
+    """Return the name of the overlay that every strategy needs: its own, in lower case, words apart: `ada_gc` of AdaGC."""
+    return sub("(?<=[a-z])(?=[A-Z])", "_", strategy.__name__).lower()
 
 
 def spec_in(overlay: str) -> dict[str, Any]:

@@ -209,15 +209,6 @@ def partial_gradient(mesh: DeviceMesh) -> str:
 
 
 # ---------------------------------------------------------------- what is expected of it
-def flat(value: Any) -> list[Any]:
-    """Return the leaves of what a rank wrote down, tensors as bytes."""
-    if isinstance(value, dict):
-        return [leaf for key in sorted(value) for leaf in (key, *flat(value[key]))]
-    if isinstance(value, list | tuple):
-        return [leaf for each in value for leaf in flat(each)]
-    return [bits(value).numpy().tobytes()] if isinstance(value, Tensor) else [value]
-
-
 def assert_alike(actual: Any, expected: Any, *, to_the_bit: bool) -> None:
     """Compare gradients and statistics; where nothing adds up over ranks, bit for bit."""
     (gradients, statistics), (wanted, wanted_statistics) = actual, expected

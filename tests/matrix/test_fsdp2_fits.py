@@ -27,11 +27,11 @@ from tests.lightning.tasks import (
     trainer,
     windows,
 )
+from tests.transforms.small import flat
 
 from . import sharded
 from . import test_ddp as ddp
 from .ranks import CASES, Results, case
-from .test_fsdp2 import flat
 
 pytestmark = pytest.mark.distributed
 

@@ -81,5 +81,5 @@ def _join(rng: Random, parts: list[Drawn]) -> Drawn:
     transforms = [part.transform for part in parts]
     named = dict(zip(rng.sample(["mask", "clip", "a", "b", "c", "d"], len(parts)), transforms, strict=True))
     chain = Chain(named if rng.random() < 0.5 else transforms)
-    does = reference.in_order(*(part.does for part in parts))
+    does = reference.InOrder(*(part.does for part in parts))
     return Drawn(chain, does, parts=dict(zip(chain.transforms, parts, strict=True)))

@@ -14,5 +14,5 @@ def assert_statistics(statistics: dict[str, Tensor], *, finite: bool) -> None:
         assert value.dtype.is_floating_point, name
         if name.rpartition("/")[2] in {"kept", "clipped"}:
             assert 0 <= float(value) <= 1, name
-        elif "norm_before/" in name or "norm_after/" in name:
+        elif any(f"{kind}/" in name for kind in ("norm_before", "norm_after", "threshold")):
             assert float(value) >= 0 or not finite, name

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from lightning_sparsegrad import GradientEngine, GradientTransform
 from tests.layout import Layout
@@ -117,8 +119,36 @@ def on_one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+class Still(Optimizer):
+    """An optimizer whose step changes nothing, and by whose hooks strategies learn.
+
+    Attributes:
+        found_inf: As `GradScaler` sets it on a fused optimizer: above 0, the step has no effect; `None` without one.
+    """
+
+    found_inf: Tensor | None = None
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]  # it calls none
+        """Change nothing."""
+
+
+_STILL: WeakKeyDictionary[GradientEngine, Still] = WeakKeyDictionary()
+
+
 def engine_for(model: nn.Module, transform: GradientTransform) -> GradientEngine:
-    return GradientEngine(model, transform, total_steps=TOTAL_STEPS, seed=SEED)
+    """Return an engine, with an optimizer `Still` where strategies act on its steps."""
+    engine = GradientEngine(model, transform, total_steps=TOTAL_STEPS, seed=SEED)
+    if engine.acts_on_steps:
+        still_of(engine)
+    return engine
+
+
+def still_of(engine: GradientEngine) -> Still:
+    """Return the optimizer that steps after the windows of an engine; a copy of the engine has another."""
+    if engine not in _STILL:
+        _STILL[engine] = Still(engine.parameters.tensors.values(), {})
+        engine.attach(_STILL[engine])
+    return _STILL[engine]
 
 
 def set_gradients(model: nn.Module, step: int, *, scale: float = 1.0) -> None:
@@ -137,10 +167,23 @@ def trained(model: nn.Module) -> set[str]:
     return {name for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
-def apply(engine: GradientEngine, step: int, *, loss_scale: float | None = None) -> None:
-    scale = None if loss_scale is None else torch.tensor(loss_scale)
+def apply(
+    engine: GradientEngine, step: int, *, loss_scale: float | Tensor | None = None, happens: bool | None = True
+) -> None:
+    """Apply the transform of an engine in one window, and step behind it.
+
+    Args:
+        engine: The engine.
+        step: The step; `set_gradients` is for the same.
+        loss_scale: By what the gradients are multiplied.
+        happens: Whether the step has an effect, which of a fused optimizer a scaler decides; `None` for no step.
+    """
+    still = still_of(engine) if engine.acts_on_steps else None
     with engine.window(step, epoch=step // STEPS_PER_EPOCH):
-        engine.apply_(loss_scale=scale)
+        engine.apply_(loss_scale=torch.tensor(loss_scale) if isinstance(loss_scale, float) else loss_scale)
+    if still is not None and happens is not None:
+        still.found_inf = None if happens else torch.ones((), device=still.param_groups[0]["params"][0].device)
+        still.step()
 
 
 def snapshot(model: nn.Module) -> Snapshot:
@@ -164,6 +207,15 @@ def run(
 def bits(tensor: Tensor) -> Tensor:
     """Return the bits of a tensor, which distinguish -0.0 from 0.0 and one NaN from another."""
     return tensor.contiguous().view({2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()])
+
+
+def flat(value: Any) -> list[Any]:
+    """Return the leaves of a state or of what a process wrote down, tensors as bytes."""
+    if isinstance(value, Mapping):
+        return [leaf for key in sorted(value) for leaf in (key, *flat(value[key]))]
+    if isinstance(value, list | tuple):
+        return [leaf for each in value for leaf in flat(each)]
+    return [bits(value).numpy().tobytes()] if isinstance(value, Tensor) else [value]
 
 
 def assert_same_bits(actual: Mapping[str, Tensor | None], expected: Mapping[str, Tensor | None]) -> None:

@@ -56,7 +56,7 @@ def test_transforms_are_applied_in_the_order_of_the_text(chain: Chain, slow: lis
     model = Small()
     engine = engine_for(model, chain)
     set_gradients(model, 0)
-    expected = reference.in_order(*slow)(values_of(model), window_of(0), layout_of(model))
+    expected = reference.InOrder(*slow)(values_of(model), window_of(0), layout_of(model))
     apply(engine, 0)
     assert_equals_reference(model, expected)
 

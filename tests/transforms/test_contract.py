@@ -6,15 +6,18 @@ import pickle
 import random
 import subprocess
 import sys
+from collections.abc import Callable
 from copy import deepcopy
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from lightning_sparsegrad import GradientTransform, transforms
+from lightning_sparsegrad import GradientEngine, transforms
 from tests.cases import Laws, cases
+from tests.reference import stepped
 from tests.strategies import ROOT, STRATEGIES, overlay_name, spec_in
 from tests.transforms.contract import every_row
 from tests.transforms.golden import GOLDEN, Golden, digests, weighted_sum
@@ -23,10 +26,13 @@ from tests.transforms.small import (
     TOTAL_STEPS,
     WINDOWS,
     Small,
+    Snapshot,
+    Still,
     apply,
     assert_equals_reference,
     assert_same_bits,
     engine_for,
+    flat,
     layout_of,
     on_one_thread,
     run,
@@ -87,12 +93,13 @@ def test_golden_rows_tell_the_strategies_apart():
 @law
 def equals_the_slow_reference(row: Golden):
     for tied in (False, True):
-        model = Small(tied=tied)
+        model, does = Small(tied=tied), row.reference()
         engine = engine_for(model, row.transform)
         for step in range(TOTAL_STEPS):
             set_gradients(model, step)
-            expected = row.does(values_of(model), window_of(step), layout_of(model))
+            expected = does(values_of(model), window_of(step), layout_of(model))
             apply(engine, step)
+            stepped(does)
             assert_equals_reference(model, expected)
 
 
@@ -106,6 +113,8 @@ def a_fresh_engine_gives_the_same_bits(row: Golden):
 
 @law
 def windows_opened_in_another_order_give_the_same_bits(row: Golden):
+    if row.learns:
+        return  # what a window teaches comes before the next one
     forth, back = run(row.transform), run(row.transform, steps=[*reversed(WINDOWS), 1, *WINDOWS[:1]])
     for step in WINDOWS:
         assert_same_bits(forth[step], back[step])
@@ -152,24 +161,18 @@ def the_global_random_state_is_neither_used_nor_touched(row: Golden):
 
 
 # ---------------------------------------------------------------- copies and state
-def _deepcopied(transform: GradientTransform) -> GradientTransform:
-    return deepcopy(transform)
-
-
-def _pickled(transform: GradientTransform) -> GradientTransform:
-    copied = pickle.loads(pickle.dumps(transform))  # noqa: S301  # our own bytes
-    assert isinstance(copied, GradientTransform)
-    return copied
+def _pickled(original: Any) -> Any:
+    return pickle.loads(pickle.dumps(original))  # noqa: S301  # our own bytes
 
 
 @law
 def a_copy_does_the_same(row: Golden):
     expected = run(row.transform)
-    for copied in (_deepcopied, _pickled):
+    for copied in (deepcopy, _pickled):
         model = Small()
         engine = engine_for(model, copied(row.transform))
         for step in WINDOWS:
-            engine.transform = copied(engine.transform)  # bound, and used before
+            model, engine = copied((model, engine))  # bound, and used before
             set_gradients(model, step)
             apply(engine, step)
             assert_same_bits(snapshot(model), expected[step])
@@ -184,17 +187,65 @@ def an_engine_leaves_the_transform_it_was_given_as_it_was(row: Golden):
 
 @law
 def the_state_goes_through_a_weights_only_file_into_a_fresh_engine(row: Golden):
-    expected, model = run(row.transform), Small()
+    steps = range(TOTAL_STEPS) if row.learns else WINDOWS
+    expected, model = run(row.transform, steps=steps), Small()
     engine = engine_for(model, row.transform)
-    set_gradients(model, WINDOWS[0])
-    apply(engine, WINDOWS[0])
-    file = BytesIO()
-    torch.save(engine.state_dict(), file)
-    file.seek(0)
-    resumed = engine_for(model, deepcopy(row.transform))
-    resumed.load_state_dict(torch.load(file, weights_only=True))
-    assert resumed.seed == SEED
-    for step in WINDOWS[1:]:
+    for step in steps:
         set_gradients(model, step)
-        apply(resumed, step)
+        apply(engine, step)
+        assert_same_bits(snapshot(model), expected[step])
+        file = BytesIO()
+        torch.save(engine.state_dict(), file)
+        file.seek(0)
+        engine = engine_for(model, deepcopy(row.transform))
+        engine.load_state_dict(torch.load(file, weights_only=True))
+        assert engine.seed == SEED
+
+
+# ---------------------------------------------------------------- what a step teaches
+def _between_windows(row: Golden, lose: Callable[[GradientEngine, Small, int], None]) -> list[Snapshot]:
+    """Return the gradients of windows in which some parameters have none, before each of which another is lost."""
+    model, done = Small(), []
+    engine = engine_for(model, row.transform)
+    for step in range(TOTAL_STEPS):
+        before = flat(engine.transform.state_dict())
+        lose(engine, model, step)
+        assert flat(engine.transform.state_dict()) == before
+        set_gradients(model, step)
+        for parameter in list(model.parameters())[step % 2 :: 3]:
+            parameter.grad = None
+        apply(engine, step)
+        done.append(snapshot(model))
+    return done
+
+
+@law
+def a_window_without_a_step_teaches_nothing(row: Golden):
+    if not row.learns:
+        return
+    expected = _between_windows(row, lambda *_: None)
+    for happens in (None, False):
+
+        def lose(engine: GradientEngine, model: Small, step: int, happens: bool | None = happens) -> None:
+            set_gradients(model, step + 1, scale=3.0)
+            apply(engine, step, happens=happens)
+
+        for actual, wanted in zip(_between_windows(row, lose), expected, strict=True):
+            assert_same_bits(actual, wanted)
+
+
+@law
+def several_optimizers_teach_what_one_does(row: Golden):
+    if not row.learns:
+        return
+    expected, model = run(row.transform, steps=range(TOTAL_STEPS)), Small()
+    engine = engine_for(model, row.transform)
+    parameters = list(model.parameters())
+    optimizers = [Still(parameters[start::2], {}) for start in range(2)]
+    engine.attach(*optimizers)
+    for step in range(TOTAL_STEPS):
+        set_gradients(model, step)
+        apply(engine, step, happens=None)
+        for optimizer in optimizers:
+            optimizer.step()
         assert_same_bits(snapshot(model), expected[step])

@@ -9,7 +9,7 @@ from lightning_sparsegrad.engine import GradientMeter
 from tests.on_meta import META, traffic_of
 from tests.transforms.contract import every_row
 from tests.transforms.golden import Golden
-from tests.transforms.small import STEPS_PER_EPOCH, WINDOWS, Small, engine_for
+from tests.transforms.small import WINDOWS, Small, apply, engine_for
 
 SCALE = torch.empty((), device=META)
 COPIED = 1  # by GradDrop its keys, by a norm clip its thresholds if they differ
@@ -52,7 +52,6 @@ def assert_nothing_is_read(row: Golden, loss_scale: Tensor | None, *, metered: b
         set_gradients(model)
 
         def take_step(step: int = step) -> None:
-            with engine.window(step, epoch=step // STEPS_PER_EPOCH):
-                engine.apply_(loss_scale=loss_scale)
+            apply(engine, step, loss_scale=loss_scale, happens=loss_scale is None)
 
         assert len(traffic_of(take_step).copies) <= may_copy(row.transform)

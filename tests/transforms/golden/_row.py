@@ -1,6 +1,7 @@
 """A golden row, and the record of a fit with an overlay."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass, field
 
 import torch
@@ -48,7 +49,7 @@ class Golden:
         transform: The strategy, with arguments.
         sums: For each of `small.WINDOWS`, the `weighted_sum` of all entries left.
         dropped: For each of `small.WINDOWS`, how many tensors end without a gradient.
-        does: The same as a slow reference.
+        does: The same as a slow reference, before its first window; `reference` returns one for a run.
         overlay: Name of a file in `configs/gradient` that names this strategy.
         effect: Asserts that a fit with the overlay shows what the strategy is for.
     """
@@ -65,6 +66,15 @@ class Golden:
 
     def __str__(self) -> str:
         return repr(self.transform)
+
+    def reference(self) -> Reference:
+        """Return a slow reference that has learnt nothing yet."""
+        return deepcopy(self.does)
+
+    @property
+    def learns(self) -> bool:
+        """Whether the effect of a window depends on the steps before it."""
+        return any(member.learns for member in self.transform.flattened())
 
     @property
     def on_shards(self) -> bool:

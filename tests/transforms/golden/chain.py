@@ -1,7 +1,7 @@
 """The golden rows of Chain."""
 
 from lightning_sparsegrad import Chain, ComponentNormClip, GlobalNormClip, GradDrop, LayerGradDrop, ValueClip
-from tests.reference import clip_norms, in_order
+from tests.reference import InOrder, clip_norms
 from tests.transforms.golden._row import Fit, Golden
 from tests.transforms.golden.component_norm_clip import clips_each_tensor
 from tests.transforms.golden.global_norm_clip import clips_all_together
@@ -24,7 +24,7 @@ ROWS = (
     Golden(
         Chain({"mask": GradDrop(0.5), "clip": ComponentNormClip(0.5)}),
         (-78.2000154, 32.7657042, 34.8473251),
-        does=in_order(drop_entries(0.5), clip_norms(0.5, "projection")),
+        does=InOrder(drop_entries(0.5), clip_norms(0.5, "projection")),
         overlay="graddrop_cgnc",
         effect=_masks_then_clips,
     ),
@@ -32,7 +32,7 @@ ROWS = (
         Chain([GlobalNormClip(3.0), Chain({"layers": LayerGradDrop(0.5), "entries": GradDrop(0.5)}), ValueClip(0.1)]),
         (-2.18427681, 13.7316526, 18.0798821),
         (10, 10, 10),
-        does=in_order(clip_norms(3.0, "all"), drop_layers(0.5), drop_entries(0.5), clip_values(0.1)),
+        does=InOrder(clip_norms(3.0, "all"), drop_layers(0.5), drop_entries(0.5), clip_values(0.1)),
         overlay="chain",
         effect=_drops_layers_then_clips,
     ),

@@ -1,0 +1,311 @@
+"""Clips that learn: each equals its slow reference through anything, recovers, resumes, and learns only from steps."""
+
+import pickle
+import random
+from copy import deepcopy
+from math import inf, isfinite, nan
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from lightning_sparsegrad import AdaGC, AutoClip, Chain, ConfigurationError, GradientEngine, GradDrop, ZClip
+from tests.cases import cases
+from tests.transforms.learners import CLIPS, ROLES, Clip
+from tests.transforms.norms import NAMES, NASTY, Norms, Slowly, Training, is_ordinary, nasty, ordinary
+from tests.transforms.small import bits, on_one_thread
+
+one_thread = pytest.fixture(autouse=True, scope="module")(on_one_thread)
+each_clip = cases("clip", CLIPS, ids=str)
+KINDS = (AutoClip, ZClip, AdaGC)
+
+
+def everywhere(norm: float) -> Norms:
+    return dict.fromkeys(NAMES, norm)
+
+
+# ---------------------------------------------------------------- the definition
+@each_clip
+@cases("components", ["global", "tensor", ROLES], ids=["global", "tensor", "roles"])
+def test_it_equals_its_slow_reference_through_anything(clip: Clip, components: Any):
+    training, slow = Training(clip.make(components)), Slowly(clip.slow(components))
+    random_state, clipped = random.Random(1), 0
+    for norms in nasty(200, seed=0, share=0.08 if components == "global" else 0.25):
+        expected = slow.expected(training, norms)
+        steps = random_state.random() < 0.85
+        thresholds = training.window(norms, steps=steps)
+        for name, threshold in slow.reference.thresholds.items():
+            assert thresholds[name] == pytest.approx(threshold, rel=1e-6, nan_ok=True), (training.step, name)
+        if steps:
+            slow.reference.stepped()
+        assert thresholds.keys() == slow.reference.thresholds.keys()
+        for name, left in expected.items():
+            gradient = training.model.get_parameter(name).grad
+            assert (gradient is None) == (left is None)
+            if gradient is not None and left is not None:
+                assert_close(gradient, left, rtol=1e-6, atol=0, equal_nan=True)
+                clipped += is_ordinary(norms) and float(gradient.norm()) < 0.999 * (norms[name] or 0.0)
+    assert clipped > 20
+
+
+@each_clip
+def test_float32_and_a_loss_scale_make_no_difference(clip: Clip):
+    double, single = Training(clip.make("global")), Training(clip.make("global"), dtype=torch.float32)
+    half = Training(clip.make("global"), dtype=torch.float32)
+    for norm in [*ordinary(40, seed=2, spikes=0.1), 1e-30, 0.0, *ordinary(20, seed=3, spikes=0.1)]:
+        expected = double.window(norm)
+        assert single.window(norm) == pytest.approx(expected, rel=1e-4)
+        assert half.window(norm, loss_scale=1024.0) == pytest.approx(expected, rel=1e-4)
+        assert half.left() / 1024 == pytest.approx(double.left(), rel=1e-4, abs=1e-29)
+
+
+@cases("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_norms_of_half_precision_are_not_rounded_to_it(dtype: torch.dtype):
+    training = Training(AutoClip(100.0), dtype=dtype)
+    training.window(dict.fromkeys(NAMES, 1.0))
+    assert float(training.strategy.statistics["norm_before/all"]) == pytest.approx(3**0.5, rel=1e-6)
+    assert abs(float(torch.tensor(3**0.5, dtype=dtype)) / 3**0.5 - 1) > 1e-6
+
+
+@each_clip
+def test_it_clips_to_the_threshold_itself(clip: Clip):
+    training = Training(clip.make("tensor"))
+    training.windows([everywhere(1e-9)] * 20)
+    bound = training.window(everywhere(1e-8))[NAMES[0]]
+    assert training.left() == pytest.approx(bound, rel=1e-12)  # a constant in the divisor would show
+    assert bound < 1e-8
+
+
+@each_clip
+def test_a_component_within_its_threshold_keeps_its_bits(clip: Clip):
+    training = Training(clip.make("tensor"))
+    training.windows([everywhere(norm) for norm in ordinary(15, seed=1)])
+    training.fill(everywhere(1e-3))
+    before = bits(training.model.get_parameter(NAMES[0]).grad.clone())  # type: ignore[union-attr]
+    training.window(everywhere(1e-3))
+    if training.strategy.factors[NAMES[0]] == 1:
+        assert torch.equal(bits(training.model.get_parameter(NAMES[0]).grad), before)  # type: ignore[arg-type]
+    assert isinstance(training.strategy, AutoClip) or training.strategy.factors[NAMES[0]] == 1
+
+
+# ---------------------------------------------------------------- law 11: learn only from what happened
+def restless(count: int, seed: int) -> list[float]:
+    """Return any mixture of nasty norms."""
+    random_state = random.Random(seed)
+    kinds = random_state.sample(NASTY, random_state.randint(1, len(NASTY)))
+    return [random_state.choice(kinds) for _ in range(count)]
+
+
+@each_clip
+@cases("seed", range(6))
+def test_after_anything_ordinary_windows_bring_back_a_fresh_threshold(clip: Clip, seed: int):
+    make = {"AutoClip": AutoClip, "ZClip": ZClip, "AdaGC": AdaGC}.get(clip.name, lambda: clip.make("global"))
+    later = ordinary(200, seed + 100)
+    hurt, fresh = Training(make()), Training(make())
+    hurt.windows(restless(100, seed))
+    thresholds, expected = hurt.windows(later), fresh.windows(later)
+    assert expected.keys() == thresholds.keys()
+    for name, threshold in expected.items():
+        if threshold > 0:  # of the tensors whose gradient is zero all along
+            assert threshold / 2 <= thresholds[name] <= threshold * 2
+
+
+@each_clip
+def test_what_float32_cannot_square_leaves_no_trace(clip: Clip):
+    training = Training(clip.make("tensor"))
+    training.windows([everywhere(norm) for norm in ordinary(15, seed=4)])
+    before = training.state()
+    for norm in (0.0, nan, inf, 1e-30, 1e30):
+        training.window(everywhere(norm))
+        after = training.state()
+        for name, value in before.items():
+            assert torch.equal(after[name], value) if isinstance(value, torch.Tensor) else after[name] == value, name
+
+
+@each_clip
+def test_an_undefined_norm_is_not_hidden_from_a_scaler(clip: Clip):
+    training = Training(clip.make("tensor"), dtype=torch.float32)
+    training.windows([everywhere(norm) for norm in ordinary(15, seed=4)])
+    for bad in (nan, inf):
+        training.window({NAMES[0]: bad, NAMES[1]: 1.0, NAMES[2]: 1.0}, loss_scale=8.0, steps=False)
+        gradient = training.model.get_parameter(NAMES[0]).grad
+        assert gradient is not None
+        assert not gradient.isfinite().any()
+
+
+@each_clip
+def test_a_window_without_a_step_teaches_nothing(clip: Clip):
+    training = Training(clip.make("global"))
+    training.windows(ordinary(15, seed=4))
+    before, kept = pickle.dumps(training.state()), training.window(1.0, steps=False)
+    for _ in range(20):
+        training.window(50.0, steps=False)
+    assert training.window(1.0, steps=False) == kept
+    training.optimizer.found_inf = torch.ones(())  # type: ignore[attr-defined]  # as a scaler does, a fused step
+    training.window(50.0)
+    assert pickle.dumps(training.state()) == before
+    del training.optimizer.found_inf  # type: ignore[attr-defined]
+    training.window(2.0)
+    assert pickle.dumps(training.state()) != before
+
+
+@each_clip
+@cases("factor", [1e5, 1e-5], ids=["above", "below"])
+def test_it_starts_anew_after_16_norms_far_from_what_it_knows(clip: Clip, factor: float):
+    training, fresh = Training(clip.make("tensor")), Training(clip.make("tensor"))
+    training.windows([everywhere(norm) for norm in ordinary(60, seed=5, size=1e-4)])
+    far = [everywhere(norm * 1e-4 * factor) for norm in ordinary(80, seed=6)]
+    training.windows(far[:16])
+    for norms in far[16:]:
+        assert training.window(norms) == pytest.approx(fresh.window(norms), rel=1e-12)
+
+
+def test_each_component_has_a_warmup_of_its_own():
+    for clip in CLIPS:
+        training, late = Training(clip.make("tensor")), Training(clip.make("tensor"))
+        for norm in ordinary(30, seed=7):
+            training.window({NAMES[0]: norm, NAMES[1]: None, NAMES[2]: 0.0})
+        for norm in ordinary(20, seed=8):
+            norms = {NAMES[0]: None, NAMES[1]: norm, NAMES[2]: norm}
+            assert training.window(norms) == pytest.approx(late.window(norms), rel=1e-12), clip
+
+
+# ---------------------------------------------------------------- accumulation
+@each_clip
+def test_it_sees_the_sum_of_a_window_and_no_parts_of_it(clip: Clip):
+    def losses(model: nn.Module, count: int) -> list[torch.Tensor]:
+        weight = model.get_parameter(NAMES[0])
+        return [weight.sum() / 2 * size for size in (3.0, -1.0, 0.5)[:count]]
+
+    thresholds = []
+    for count in (1, 3):
+        training = Training(clip.make("global"))
+        for step in range(20):
+            training.model.zero_grad()
+            with training.engine.window(step):
+                for loss in losses(training.model, count):
+                    (loss * (2.5 / 3.0 if count == 1 else 1.0)).backward()
+                training.engine.apply_()
+            training.optimizer.step()
+            assert float(training.strategy.statistics["norm_before/all"]) == pytest.approx(2.5)
+        thresholds.append({name: float(value) for name, value in training.strategy.thresholds.items()})
+    assert thresholds[0] == pytest.approx(thresholds[1], rel=1e-12)
+
+
+# ---------------------------------------------------------------- components by role
+def test_patterns_group_parameters_by_role():
+    """The norm of a group is that of its accumulated gradient, and nothing decays from zero."""
+    training = Training(AdaGC(1.05, warmup_steps=3, max_norm=inf, components=ROLES))
+    training.windows([{NAMES[0]: 3.0, NAMES[1]: 4.0, NAMES[2]: 7.0}] * 4)
+    thresholds = training.window({NAMES[0]: 30.0, NAMES[1]: 40.0, NAMES[2]: 1.0})
+    assert thresholds == pytest.approx({"weights": 1.05 * 5.0, "biases": 1.05 * 7.0})
+    assert (training.left(NAMES[0]), training.left(NAMES[1])) == pytest.approx((1.05 * 3, 1.05 * 4))
+    assert training.left(NAMES[2]) == pytest.approx(1.0)
+
+
+# ---------------------------------------------------------------- resume
+@each_clip
+def test_a_resumed_run_equals_one_that_never_stopped(clip: Clip):
+    whole, first = Training(clip.make("tensor")), Training(clip.make("tensor"))
+    for norms in nasty(60, seed=9):
+        whole.window(norms)
+        first.window(norms)
+    resumed = Training(clip.make("tensor"))
+    resumed.engine.load_state_dict(deepcopy(first.engine.state_dict()))
+    for norms in nasty(30, seed=10, share=0.0):
+        assert resumed.window(norms) == whole.window(norms)
+    assert pickle.dumps(resumed.state()) == pickle.dumps(whole.state())
+
+
+@each_clip
+def test_a_state_aligns_by_the_names_of_components(clip: Clip):
+    trained = Training(clip.make("tensor"))
+    trained.windows([{NAMES[0]: 1.0, NAMES[1]: 2.0, NAMES[2]: 3.0}] * 20)
+    state = trained.state()
+    order = [2, 0, 1]
+    rows = state["components"]
+    shuffled = {
+        name: value[order] if isinstance(value, torch.Tensor) else value for name, value in state.items()
+    } | {"components": [rows[index] for index in order]}
+    resumed = Training(clip.make("tensor"))
+    resumed.strategy.load_state_dict(shuffled)
+    norms = {NAMES[0]: 9.0, NAMES[1]: 9.0, NAMES[2]: 9.0}
+    assert resumed.window(norms) == trained.window(norms)
+
+
+@each_clip
+def test_components_that_are_new_or_gone_are_named_in_one_warning(clip: Clip):
+    trained = Training(clip.make("tensor"))
+    trained.windows([{NAMES[0]: 1.0, NAMES[1]: 2.0, NAMES[2]: 3.0}] * 20)
+    state = trained.state()
+    state["components"] = [NAMES[0], NAMES[1], "gone.bias"]
+    resumed, fresh = Training(clip.make("tensor")), Training(clip.make("tensor"))
+    with pytest.warns(UserWarning) as caught:
+        resumed.strategy.load_state_dict(state)
+    assert len(caught) == 1
+    assert "1 of 3 start as if it had learnt nothing, 1 of the state are gone" in str(caught[0].message)
+    norms = everywhere(9.0)
+    thresholds, kept, new = resumed.window(norms), trained.window(norms), fresh.window(norms)
+    if clip.name != "AdaGC":
+        assert thresholds[NAMES[2]] == new[NAMES[2]]
+    assert (thresholds[NAMES[0]], thresholds[NAMES[1]]) == (kept[NAMES[0]], kept[NAMES[1]])
+
+
+@cases(("saved", "resumed"), [(AutoClip, ZClip), (ZClip, AdaGC), (AdaGC, AutoClip)], ids=str)
+def test_the_state_of_another_strategy_is_left_with_one_warning(saved: type, resumed: type):
+    trained, other, fresh = Training(saved()), Training(resumed()), Training(resumed())
+    trained.windows(ordinary(40, seed=3))
+    with pytest.warns(UserWarning, match="Found the state of another strategy") as caught:
+        other.strategy.load_state_dict(trained.state())
+    assert len(caught) == 1
+    assert other.window(5.0) == fresh.window(5.0)
+
+
+# ---------------------------------------------------------------- chains and engines
+def test_behind_a_mask_it_learns_from_what_the_mask_left():
+    training = Training(Chain({"mask": GradDrop(0.5, seed=1), "clip": AutoClip(100.0)}))
+    alone = Training(AutoClip(100.0))
+    for _ in range(5):
+        training.engine.transform.transforms["clip"]  # type: ignore[attr-defined]
+        alone.window(everywhere(1.0))
+        training.fill(everywhere(1.0))
+        with training.engine.window(training.step):
+            training.engine.apply_()
+        training.optimizer.step()
+        training.step += 1
+    statistics = training.engine.statistics
+    assert 0 < float(statistics["threshold/all"]) < float(alone.strategy.thresholds["all"])
+
+
+def test_an_engine_without_an_optimizer_is_refused():
+    engine = GradientEngine(nn.Linear(2, 2), AutoClip())
+    with pytest.raises(ConfigurationError, match=r"should be attached for `AutoClip"):  # noqa: SIM117
+        with engine.window(0):
+            engine.apply_()
+
+
+@each_clip
+def test_it_reports_every_component(clip: Clip):
+    training = Training(clip.make("tensor"))
+    training.windows([everywhere(norm) for norm in ordinary(15, seed=1)])
+    thresholds = training.window({NAMES[0]: 1.0, NAMES[1]: 500.0, NAMES[2]: None})
+    statistics = training.engine.statistics
+    kinds = ("norm_before", "norm_after", "threshold")
+    assert statistics.keys() == {"clipped", *(f"{kind}/{name}" for kind in kinds for name in NAMES[:2])}
+    for name in NAMES[:2]:
+        assert float(statistics[f"threshold/{name}"]) == thresholds[name]
+        assert float(statistics[f"norm_after/{name}"]) == pytest.approx(training.left(name), rel=1e-6)
+    assert float(statistics["norm_before/" + NAMES[1]]) == 500
+    assert 0 < float(statistics["clipped"]) <= 1
+    assert isfinite(thresholds[NAMES[1]])
+
+
+# ---------------------------------------------------------------- arguments
+@cases("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_components_that_do_not_exist_are_refused(kind: Any):
+    with pytest.raises(ConfigurationError, match=r"`components` should be one of .*'global'.* Found .*'globl'"):
+        kind(components="globl")
+    with pytest.raises(ConfigurationError, match=r"`components`"):
+        kind(components={})
