@@ -35,7 +35,7 @@ def members(components: list[Component]) -> dict[str, list[str]]:
     return {component.name: [part.parameter for part in component.parts] for component in components}
 
 
-@cases("components", KINDS, ids=[*KINDS[:4], "patterns"])
+@cases("components", KINDS, ids=[*KINDS[:5], "patterns"])
 @cases("kind", TINY)
 def test_every_entry_is_in_exactly_one_component(kind, components):
     parameters = parameters_of(kind)
