@@ -226,4 +226,4 @@ def assert_follows_reference(row: Golden, seen: Sequence[Seen]) -> None:
         if window.happened:
             stepped(does)
         changed |= expected != before
-    assert changed != isinstance(row.transform, Identity), "a strategy that changes nothing shows nothing"
+    assert row.leaves_out or changed != isinstance(row.transform, Identity), "what changes nothing shows nothing"
