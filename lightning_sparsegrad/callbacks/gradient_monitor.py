@@ -1,4 +1,4 @@
-"""The record of the gradient of each component over a fit: norms, clips, shares kept."""
+"""The record of the gradient of each component over a fit: norms, clips, shares kept, thresholds."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.loops._callbacks import callbacks_of
 from lightning_sparsegrad.modules.base import SparseGradModule
 
-_COLUMNS = ("norm_before", "norm_after", "clipped", "kept")
+_COLUMNS = ("norm_before", "norm_after", "clipped", "kept", "threshold")
 
 
 class GradientMonitor(HistoryCallback):
@@ -26,16 +26,17 @@ class GradientMonitor(HistoryCallback):
 
     The file has a row per component and recorded step, with the columns `step` (optimizer steps done before), `epoch`,
     `component`, `layer`, `norm_before` and `norm_after` (before and after the strategy, in true gradient units),
-    `clipped` (whether a clip scaled it, or the share of its units that a clip of units scaled) and `kept` (the share of
-    its nonzero entries that stay nonzero). A component that was dropped whole is not `clipped` and has 0 `kept`; its
-    `norm_before` is undefined if it was not computed. A component without a gradient, because it is frozen, has
-    undefined `norm_before` and `kept`. `clipped` is undefined with a strategy that does not state its `factors`, such
-    as `ValueClip`. Nothing is read on the host until an epoch or the fit ends or a checkpoint is saved. A resumed fit
-    writes its own file, which includes the rows of the earlier steps.
+    `clipped` (whether a clip scaled it, or the share of its units that a clip of units scaled), `kept` (the share of
+    its nonzero entries that stay nonzero) and `threshold` (the smallest threshold of a clip of norms that it belongs
+    to, infinite while the clip scales nothing, undefined without one). A component that was dropped whole is not
+    `clipped` and has 0 `kept`; its `norm_before` is undefined if it was not computed. A component without a gradient,
+    because it is frozen, has undefined `norm_before` and `kept`. `clipped` is undefined with a strategy that does not
+    state its `factors`, such as `ValueClip`. Nothing is read on the host until an epoch or the fit ends or a checkpoint
+    is saved. A resumed fit writes its own file, which includes the rows of the earlier steps.
 
     Loggers get the totals of the last measurement with the other metrics of a step: `monitor/norm_before` and
     `monitor/norm_after` of all components together, and the means `monitor/clipped` and `monitor/kept` over the
-    components with a gradient.
+    components with a gradient, and the mean `monitor/threshold` over those that have a finite one.
 
     It needs the engine of a `SparseGradModule` or a `GradientTransformCallback`; use `Identity()` to record plain
     training.
@@ -120,13 +121,18 @@ class GradientMonitor(HistoryCallback):
 
 
 def _totals(values: Tensor) -> dict[str, Tensor]:
-    before, after, clipped, kept = values
+    before, after, clipped, kept, thresholds = values
     unknown = before.isnan() & ~after.isnan()  # not computed; a gradient that is NaN would be NaN after as well
     norms = {
         name: torch.linalg.vector_norm(norm)
         for name, norm in zip(_COLUMNS, (before.masked_fill(unknown, 0.0), after), strict=False)
     }
-    return {**norms, "clipped": clipped.sum() / kept.isfinite().sum(), "kept": kept.nanmean()}
+    return {
+        **norms,
+        "clipped": clipped.sum() / kept.isfinite().sum(),
+        "kept": kept.nanmean(),
+        "threshold": thresholds.where(thresholds.isfinite(), torch.nan).nanmean(),
+    }
 
 
 def _engine(trainer: Trainer, module: LightningModule) -> GradientEngine:

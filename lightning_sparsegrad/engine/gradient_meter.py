@@ -1,6 +1,6 @@
-"""The effect of a transform on each component of the gradient: norms before and after, shares clipped and kept."""
+"""The effect of a transform on each component of the gradient: norms, thresholds, shares clipped and kept."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import nan
 
@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from lightning_sparsegrad.components import Component, ComponentSpec, NamedParameters, Part, check_components, partition
+from lightning_sparsegrad.components._held import Held
 from lightning_sparsegrad.errors import require_integer
 from lightning_sparsegrad.functional import component_norms
-from lightning_sparsegrad.functional.sharding import Group, group_of, norms_over
-from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, Window, scaling_of
+from lightning_sparsegrad.functional.sharding import norms_over
+from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, Window, scaling_of, stated
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,13 @@ class Measurement:
     Args:
         step: Optimizer steps done before.
         epoch: Epochs done before; `None` if unknown.
-        values: Tensor of shape (4, components) on the device of the gradients: the norms before the transform and after
+        values: Tensor of shape (5, components) on the device of the gradients: the norms before the transform and after
             it, in true gradient units; the share of its units that a clip scaled (1 or 0 if the component is one unit),
             undefined with a strategy that does not state its `factors`; the share kept of the entries that were nonzero
-            before. A component that was dropped has norm 0 after, is not clipped, and keeps nothing; its norm before is
-            undefined if it was not computed. A component without a gradient, because it is frozen, has norm 0 after;
-            its norm before and the share kept are undefined.
+            before; the smallest threshold that a clip compared a norm of its entries with, infinite where the clip
+            scales nothing yet, undefined without one. A component that was dropped has norm 0 after, is not clipped,
+            and keeps nothing; its norm before is undefined if it was not computed. A component without a gradient,
+            because it is frozen, has norm 0 after; its norm before and the share kept are undefined.
     """
 
     step: int
@@ -61,8 +63,8 @@ class GradientMeter:
         >>> with engine.window(step=0):
         ...     model(torch.ones(1, 4)).sum().backward()
         ...     engine.apply_()
-        >>> engine.meter.last.values[:, 0].round(decimals=2).tolist()  # of the weight: norms, clipped, kept
-        [2.0, 0.5, 1.0, 1.0]
+        >>> engine.meter.last.values[:, 0].round(decimals=2).tolist()  # of the weight: norms, clipped, kept, threshold
+        [2.0, 0.5, 1.0, 1.0, 0.5]
     """
 
     def __init__(
@@ -107,7 +109,7 @@ class GradientMeter:
         dropped = [component.name not in self._present for component in self.components]
         shares = _filled(_filled(shares, dropped, 0.0), self._absent, nan)
         clipped = _filled(self._clipped(norms), dropped, 0.0)  # whether or not they were computed
-        values = torch.stack([norms, left, clipped, shares]).float()
+        values = torch.stack([norms, left, clipped, shares, self._thresholds(norms)]).float()
         self.last = Measurement(self._window.step, self._window.epoch, values)
 
     def _clipped(self, like: Tensor) -> Tensor:
@@ -116,42 +118,42 @@ class GradientMeter:
             factors = scaling_of(member)
             if factors is None:
                 return torch.full_like(like, nan)
-            if factors and index not in self._touching:
-                scaled = member.scaled_components or partition(self._parameters, "tensor")
-                self._touching[index] = _touching(self.components, scaled, self._parameters)
-            for row, names in enumerate(self._touching[index] if factors else ()):
-                for name in names:
-                    if name in factors:
-                        over = ~(factors[name] >= 1)
-                        clipped[row] = torch.maximum(clipped[row], over.sum() / max(1, over.numel()))
+            for row, factor in self._by_row(index, factors):
+                over = ~(factor >= 1)
+                clipped[row] = torch.maximum(clipped[row], over.sum() / max(1, over.numel()))
         return clipped
+
+    def _thresholds(self, like: Tensor) -> Tensor:
+        smallest = torch.full_like(like, nan)
+        for index, member in enumerate(self._members):
+            thresholds = member.thresholds if "thresholds" in stated(type(member)) else None
+            for row, threshold in self._by_row(index, thresholds or {}):
+                smallest[row] = torch.fmin(smallest[row], threshold.to(smallest))
+        return smallest
+
+    def _by_row(self, index: int, values: Mapping[str, Tensor]) -> Iterator[tuple[int, Tensor]]:
+        """Yield each value that a member states by component, with the rows of measured ones that share an entry."""
+        if values and index not in self._touching:
+            scaled = self._members[index].scaled_components or partition(self._parameters, "tensor")
+            self._touching[index] = _touching(self.components, scaled, self._parameters)
+        for row, names in enumerate(self._touching[index] if values else ()):
+            yield from ((row, values[name]) for name in names if name in values)
 
     def _norms_and_counts(self, gradients: Gradients, *, missing: float) -> tuple[Tensor, Tensor]:
         """Return the norm of each component and its number of nonzero entries; `missing` and 0 without a gradient."""
-        held: list[tuple[Tensor, Group | None]] = []
-        sizes, indices = [], []
-        self._present = set()
-        for index, component in enumerate(self.components):
-            present = [(part, gradients[part.parameter]) for part in component.parts if part.parameter in gradients]
-            pieces = [(piece, group_of(gradient)) for part, gradient in present for piece in part.held(gradient)]
-            if pieces:
-                held += pieces
-                sizes.append(len(pieces))
-                indices.append(index)
-                self._present.add(component.name)
-        total = len(self.components)
-        if not held:
+        held, total = Held.of(self.components, gradients), len(self.components)
+        self._present = {self.components[index].name for index in held.indices}
+        if not held.tensors:
             return torch.full((total,), missing), torch.zeros(total)
-        tensors, groups = zip(*held, strict=True)
-        norms = component_norms(tensors, sizes, groups=groups)
+        norms = component_norms(held.tensors, held.sizes, groups=held.groups)
         if gradients.loss_scale is not None:
             norms = norms / gradients.loss_scale.to(norms)
-        entries = torch.stack([torch.count_nonzero(tensor).to(norms.device) for tensor in tensors])
-        if any(group is not None for group in groups):  # a sum over processes, as the square of a norm
-            counts = norms_over(entries.double().sqrt(), sizes, groups).square()
+        entries = torch.stack([torch.count_nonzero(tensor).to(norms.device) for tensor in held.tensors])
+        if any(group is not None for group in held.groups):  # a sum over processes, as the square of a norm
+            counts = norms_over(entries.double().sqrt(), held.sizes, held.groups).square()
         else:
-            counts = torch.stack([nonzero.sum() for nonzero in torch.split(entries, sizes)])
-        return _spread(norms, indices, total, missing), _spread(counts, indices, total, 0.0)
+            counts = torch.stack([nonzero.sum() for nonzero in torch.split(entries, held.sizes)])
+        return _spread(norms, held.indices, total, missing), _spread(counts, held.indices, total, 0.0)
 
 
 def check_meter(every: int, components: ComponentSpec, *, parameter: str = "every") -> None:

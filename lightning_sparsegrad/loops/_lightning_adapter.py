@@ -31,7 +31,7 @@ from lightning_sparsegrad.loops._untrained import warn_of_untrained
 from lightning_sparsegrad.transforms.base import GradientTransform
 
 CHECKPOINT_KEY = "lightning_sparsegrad"
-_NORMS = {"norm_before", "norm_after"}  # of every component: too many to log
+_NORMS = {"norm_before", "norm_after", "threshold"}  # of every component: too many to log
 
 
 class LightningAdapter:
@@ -212,7 +212,7 @@ class LightningAdapter:
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by the logger connector
         if trainer.is_last_batch or (every and (trainer.global_step + 1) % every == 0):
             shares = {
-                name: value for name, value in self.engine.statistics.items() if _NORMS.isdisjoint(name.split("/"))
+                name: value for name, value in self.engine.statistics.items() if _NORMS.isdisjoint(name.split("/")[:-1])
             }
             module.log_dict({f"gradient/{name}": value for name, value in shares.items()})
 

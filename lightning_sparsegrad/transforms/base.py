@@ -43,7 +43,7 @@ __all__ = [
 Phase = Literal["calibration", "gradient", "update"]
 
 
-_FACTS = ("dropped", "reads_together", "on_shards", "factors", "skippable", "handles_shards")
+_FACTS = ("dropped", "reads_together", "on_shards", "factors", "thresholds", "skippable", "handles_shards")
 
 
 class _Derived:
@@ -143,8 +143,16 @@ class GradientTransform(ABC):
         return None
 
     @_Default
+    def thresholds(self) -> Mapping[str, Tensor] | None:
+        """The norms beyond which components were scaled in the last window, by the names of `factors`; `{}` if none is.
+
+        0-d tensors in true gradient units, infinite where nothing is clipped yet. `None`: not known.
+        """
+        return None
+
+    @_Default
     def scaled_components(self) -> Sequence[Component]:
-        """The components that `factors` names, once the strategy is bound; none if it names parameters."""
+        """The components that `factors` and `thresholds` name, once the strategy is bound; none for parameters."""
         return ()
 
     # ------------------------------------------------------------ phases

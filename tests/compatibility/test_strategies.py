@@ -72,7 +72,7 @@ class OwnNames(GradientTransform):
     """Has attributes of names that the library did not have in 0.1."""
 
     def __init__(self) -> None:
-        self.factors = self.scaled_components = self.dropped = 0  # type: ignore[assignment, method-assign, misc]
+        self.factors = self.thresholds = self.scaled_components = self.dropped = 0  # type: ignore[assignment, method-assign, misc]
 
     def bind(self, parameters: NamedParameters, *, total_steps: int | None) -> None:
         pass

@@ -1,7 +1,7 @@
 """The measurements of the meter, against norms and counts of each tensor before and after."""
 
 from collections.abc import Mapping
-from math import isnan
+from math import inf, isnan, nan
 from typing import Any
 
 import pytest
@@ -20,6 +20,7 @@ from lightning_sparsegrad import (
     HeadOnly,
     Identity,
     LayerGradDrop,
+    Linear,
     NamedParameters,
     ValueClip,
     Window,
@@ -42,7 +43,7 @@ from tests.transforms.small import (
     snapshot,
 )
 
-BEFORE, AFTER, CLIPPED, KEPT = range(4)
+BEFORE, AFTER, CLIPPED, KEPT, THRESHOLD = range(5)
 
 
 def by_component(meter: GradientMeter, values: Tensor) -> dict[str, Any]:
@@ -154,6 +155,71 @@ def test_what_a_strategy_does_not_say_is_undefined_rather_than_zero(clip: Gradie
         assert all(isnan(values[CLIPPED]) for values in measured.values())
 
 
+class Bounded(Halving):
+    """A user's clip with two components, the first of which has no threshold yet."""
+
+    def apply_(self, gradients: Gradients, window: Window) -> None:
+        self._thresholds = {"head.weight": torch.tensor(torch.inf), "head.bias": torch.tensor(0.25).double()}
+
+    @property
+    def factors(self) -> Mapping[str, Tensor]:
+        return {}
+
+    @property
+    def thresholds(self) -> Mapping[str, Tensor]:
+        return self._thresholds
+
+
+class BoundedOtherwise(ComponentNormClip):
+    """Clips to half of what its base states."""
+
+    def apply_(self, gradients: Gradients, window: Window) -> None:
+        super().apply_(gradients, window)
+        torch._foreach_mul_(list(gradients.values()), 0.5)
+
+
+def thresholds_of(transform: GradientTransform, *, step: int = 0, components: ComponentSpec) -> dict[str, float]:
+    measured, _, _ = metered(transform, step=step, components=components)
+    return {name: float(values[THRESHOLD]) for name, values in measured.items()}
+
+
+@cases(
+    ("transform", "components", "expected"),
+    [
+        (GlobalNormClip(3.0), "block", {"embeddings": 3.0, "head": 3.0, "block 0": 3.0, "block 1": 3.0}),
+        (
+            Chain([GradDrop(0.5), ComponentNormClip(0.8, overrides={"head.*": 2.0, "*.1.*": 0.5}), ValueClip(0.1)]),
+            "block",
+            {"embeddings": 0.8, "head": 0.8, "block 0": 0.8, "block 1": 0.5},
+        ),
+        (
+            ComponentNormClip(0.8, components="block", overrides={"head": inf}),
+            {"*head.*": "head", "blocks.*": "blocks", "*": "rest"},
+            {"head": nan, "blocks": 0.8, "rest": 0.8},
+        ),
+        (
+            Bounded(),
+            {"head.weight": "weight", "head.*": "bias", "*": "rest"},
+            {"weight": inf, "bias": 0.25, "rest": nan},
+        ),
+        (Bounded(), {"head.*": "head", "*": "rest"}, {"head": 0.25, "rest": nan}),
+        (BoundedOtherwise(1.0), {"*": "all"}, {"all": nan}),
+        (Chain([GradDrop(0.5), ValueClip(0.1), Halving()]), {"*": "all"}, {"all": nan}),
+    ],
+    ids=repr,
+)
+def test_a_threshold_is_the_smallest_of_the_components_that_a_row_belongs_to(
+    transform: GradientTransform, components: ComponentSpec, expected: dict[str, float]
+) -> None:
+    assert thresholds_of(transform, components=components) == pytest.approx(expected, nan_ok=True)
+
+
+def test_a_threshold_is_that_of_the_window() -> None:
+    clip = GlobalNormClip(Linear(2.0, 1.0))
+    seen = [thresholds_of(clip, step=step, components={"*": "all"})["all"] for step in (0, WINDOWS[-1])]
+    assert seen == [2.0, 1.0]
+
+
 def test_a_strategy_says_by_parameter_and_unit_what_it_scales() -> None:
     measured, _, _ = metered(Chain([GradDrop(0.5), HalvingRows()]), step=0)
     assert float(measured["empty"][CLIPPED]) == 0
@@ -226,7 +292,7 @@ def test_what_is_not_computed_has_no_norm_before() -> None:
     assert meter.last is not None
     values = by_component(meter, meter.last.values.T)
     assert isnan(values["block 0"][BEFORE])
-    assert values["block 0"][1:] == [0, 0, 0]
+    assert values["block 0"][AFTER : KEPT + 1] == [0, 0, 0]
     assert values["head"][BEFORE] > 0
     assert values["head"][KEPT] == 1
 
@@ -240,9 +306,10 @@ def test_what_has_no_gradient_is_neither_kept_nor_clipped() -> None:
     apply(engine, 0)
     assert meter.last is not None
     values = by_component(meter, meter.last.values.T)
-    before, after, clipped, kept = values["head.bias"]
+    before, after, clipped, kept, threshold = values["head.bias"]
     assert (isnan(before), after, clipped, isnan(kept)) == (True, 0, 0, True)
-    assert values["head.weight"][CLIPPED:] == [1, 1]
+    assert threshold == pytest.approx(1e-3)  # of the head, to which it belongs
+    assert values["head.weight"][CLIPPED : KEPT + 1] == [1, 1]
 
 
 @cases("skip_dropped", [True, False])
@@ -327,7 +394,7 @@ def test_nothing_is_read_on_the_host(transform: GradientTransform) -> None:
         parameter.grad = torch.empty_like(parameter)
     apply(engine, 0)
     assert meter.last is not None
-    assert meter.last.values.shape == (4, 2)
+    assert meter.last.values.shape == (5, 2)
     assert meter.last.values.is_meta
     with pytest.raises(RuntimeError, match="meta"):
         meter.last.values.sum().item()

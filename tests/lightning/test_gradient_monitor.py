@@ -20,9 +20,12 @@ from lightning_sparsegrad import (
     ExactResume,
     GradDrop,
     GradientMonitor,
+    Gradients,
     GradientTransform,
     GradientTransformCallback,
     Identity,
+    NamedParameters,
+    Window,
 )
 from lightning_sparsegrad.callbacks._history import read_history
 from tests.lightning.tasks import BATCHES, WIDTH, Regression, fit, loader, through, trainer
@@ -72,6 +75,7 @@ def test_the_file_has_a_row_for_each_component_and_step(tmp_path: Path) -> None:
         assert row.kept == pytest.approx(float(after.count_nonzero() / before.count_nonzero()))
         assert row.epoch == row.step // (len(kept.seen) // 2)
         assert bool(row.clipped) == (row.norm_after > 0.0999)
+        assert row.threshold == pytest.approx(0.1)
     assert set(history["clipped"]) == {0, 1}
 
 
@@ -102,6 +106,7 @@ def test_loggers_get_totals(tmp_path: Path, door: str) -> None:
         assert row["monitor/norm_after"] == pytest.approx(float((at["norm_after"] ** 2).sum() ** 0.5), rel=1e-5)
         assert row["monitor/clipped"] == pytest.approx(float(at["clipped"].mean()), rel=1e-5)
         assert row["monitor/kept"] == pytest.approx(float(at["kept"].mean()), rel=1e-5)
+        assert row["monitor/threshold"] == pytest.approx(0.1, rel=1e-5)
 
 
 def test_csv_holds_the_same(tmp_path: Path) -> None:
@@ -112,10 +117,11 @@ def test_csv_holds_the_same(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(read_history(tmp_path / "gradients.csv"), parquet, check_dtype=False, rtol=1e-6)
 
 
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists")
-def test_a_resumed_fit_has_all_rows_in_a_file_of_its_own(tmp_path: Path) -> None:
+def test_a_resumed_fit_has_all_rows_in_a_file_of_its_own(tmp_path: Path, suffix: str) -> None:
     whole, _ = monitored(tmp_path)
-    path = str(tmp_path / "resumed.parquet")
+    path = str(tmp_path / f"resumed.{suffix}")
 
     def run(epochs: int, checkpoint: str | None) -> Trainer:
         seed_everything(3, verbose=False)
@@ -128,10 +134,14 @@ def test_a_resumed_fit_has_all_rows_in_a_file_of_its_own(tmp_path: Path) -> None
 
     run(2, None)  # it goes beyond the checkpoint that is gone on from
     earlier = sorted((tmp_path / "checkpoints").glob("*.ckpt"))[0]
+    earlier_release = read_history(path).drop(columns="threshold")
+    earlier_release.to_csv(path, index=False) if suffix == "csv" else earlier_release.to_parquet(path, index=False)
     before = Path(path).read_bytes()
     run(2, str(earlier))
     assert Path(path).read_bytes() == before
-    assert list(read_history(tmp_path / "resumed-v1.parquet")["step"]) == list(whole["step"])
+    resumed = read_history(tmp_path / f"resumed-v1.{suffix}")
+    assert list(resumed["step"]) == list(whole["step"])
+    assert list(resumed["threshold"].isna()) == list(resumed["step"] < 3)
 
 
 def test_a_second_fit_goes_on_with_the_file(tmp_path: Path) -> None:
@@ -224,6 +234,30 @@ def test_totals_do_not_hide_what_is_undefined(tmp_path: Path) -> None:
     logged = pd.read_csv(tmp_path / "metrics.csv").dropna(subset=["monitor/kept"])
     assert list(logged["monitor/norm_before"].isna()) == [step > 2 for step in range(BATCHES)]
     assert list(logged["monitor/norm_after"].isna()) == [step > 2 for step in range(BATCHES)]
+
+
+class NotYet(GradientTransform):
+    """A clip that has a threshold for two components only, and knows one of them."""
+
+    def bind(self, parameters: NamedParameters, *, total_steps: int | None) -> None:
+        self.names = list(parameters)[:2]
+
+    def apply_(self, gradients: Gradients, window: Window) -> None:
+        pass
+
+    @property
+    def thresholds(self) -> dict[str, Tensor]:
+        return dict(zip(self.names, torch.tensor([torch.inf, 3.0]), strict=True))
+
+
+def test_a_threshold_may_be_infinite_or_undefined(tmp_path: Path) -> None:
+    logger, path = CSVLogger(tmp_path, name="", version=""), tmp_path / "gradients.csv"
+    fit("callback", NotYet(), callbacks=[GradientMonitor(1, path=str(path))], logger=logger, log_every_n_steps=1)
+    logged = pd.read_csv(tmp_path / "metrics.csv").dropna(subset=["monitor/kept"])
+    assert set(logged["monitor/threshold"]) == {3.0}
+    for _, rows in read_history(path).groupby("step"):
+        assert list(rows["threshold"])[:2] == [torch.inf, 3.0]
+        assert rows["threshold"][2:].isna().all()
 
 
 class Frozen(Regression):

@@ -30,6 +30,14 @@ class Watched(Recording):
         return {"watched": torch.ones(())}
 
 
+class Bounded(Identity):
+    """Has a threshold for everything together, and one for a component."""
+
+    @property
+    def statistics(self) -> dict[str, Tensor]:
+        return {"threshold": torch.ones(()), "threshold/network.head.bias": torch.ones(())}
+
+
 @cases(
     ("arguments", "expected"),
     [
@@ -75,6 +83,7 @@ def test_shares_are_those_of_the_last_window(door: str) -> None:
         (GradDrop(0.5), {"gradient/kept"}),
         (LayerGradDrop(0.5), {"gradient/kept"}),
         (ValueClip(0.1), {"gradient/clipped"}),
+        (Bounded(), {"gradient/threshold"}),
         (
             Chain({"norm_clip": ComponentNormClip(0.1), "value_clip": ValueClip(0.1)}),
             {"gradient/norm_clip/clipped", "gradient/value_clip/clipped"},
@@ -86,7 +95,9 @@ def test_shares_are_those_of_the_last_window(door: str) -> None:
     ],
     ids=repr,
 )
-def test_every_share_has_a_name_and_norms_are_left_out(door: str, transform: Any, expected: set[str]) -> None:
+def test_every_share_has_a_name_and_numbers_of_each_component_are_left_out(
+    door: str, transform: Any, expected: set[str]
+) -> None:
     metrics = fit(door, transform).callback_metrics
     assert {name for name in metrics if name.startswith("gradient/")} == expected
 

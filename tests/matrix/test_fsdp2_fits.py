@@ -156,8 +156,10 @@ def test_half_precision_trains(results: Results) -> None:
 def test_what_callbacks_record_is_of_whole_tensors(results: Results) -> None:
     (gradients, distances), weights = results["recorded"][0]
     start, names = dict(Regression().named_parameters()), list(weights)
-    assert gradients[:, -1].max() == 1
-    assert 0.4 < gradients[:, -1].mean() < 0.8
+    *_, kept, thresholds = gradients.unbind(1)
+    assert kept.max() == 1
+    assert 0.4 < kept.mean() < 0.8
+    assert thresholds.tolist() == pytest.approx([0.02] * len(thresholds))
     for (*_, rms, cosine), name in zip(distances[-len(names) :].tolist(), names, strict=True):
         now, before = weights[name].double().flatten(), start[name].detach().double().flatten()
         assert rms == pytest.approx(float((now - before).square().mean().sqrt()), rel=1e-4)
