@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from lightning_sparsegrad.components import Component, ComponentSpec, NamedParameters, Part, check_components, partition
+from lightning_sparsegrad.components._held import Held
 from lightning_sparsegrad.errors import require_integer
 from lightning_sparsegrad.functional import component_norms
-from lightning_sparsegrad.functional.sharding import Group, group_of, norms_over
+from lightning_sparsegrad.functional.sharding import norms_over
 from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, Window, scaling_of, stated
 
 
@@ -140,30 +141,19 @@ class GradientMeter:
 
     def _norms_and_counts(self, gradients: Gradients, *, missing: float) -> tuple[Tensor, Tensor]:
         """Return the norm of each component and its number of nonzero entries; `missing` and 0 without a gradient."""
-        held: list[tuple[Tensor, Group | None]] = []
-        sizes, indices = [], []
-        self._present = set()
-        for index, component in enumerate(self.components):
-            present = [(part, gradients[part.parameter]) for part in component.parts if part.parameter in gradients]
-            pieces = [(piece, group_of(gradient)) for part, gradient in present for piece in part.held(gradient)]
-            if pieces:
-                held += pieces
-                sizes.append(len(pieces))
-                indices.append(index)
-                self._present.add(component.name)
-        total = len(self.components)
-        if not held:
+        held, total = Held.of(self.components, gradients), len(self.components)
+        self._present = {self.components[index].name for index in held.indices}
+        if not held.tensors:
             return torch.full((total,), missing), torch.zeros(total)
-        tensors, groups = zip(*held, strict=True)
-        norms = component_norms(tensors, sizes, groups=groups)
+        norms = component_norms(held.tensors, held.sizes, groups=held.groups)
         if gradients.loss_scale is not None:
             norms = norms / gradients.loss_scale.to(norms)
-        entries = torch.stack([torch.count_nonzero(tensor).to(norms.device) for tensor in tensors])
-        if any(group is not None for group in groups):  # a sum over processes, as the square of a norm
-            counts = norms_over(entries.double().sqrt(), sizes, groups).square()
+        entries = torch.stack([torch.count_nonzero(tensor).to(norms.device) for tensor in held.tensors])
+        if any(group is not None for group in held.groups):  # a sum over processes, as the square of a norm
+            counts = norms_over(entries.double().sqrt(), held.sizes, held.groups).square()
         else:
-            counts = torch.stack([nonzero.sum() for nonzero in torch.split(entries, sizes)])
-        return _spread(norms, indices, total, missing), _spread(counts, indices, total, 0.0)
+            counts = torch.stack([nonzero.sum() for nonzero in torch.split(entries, held.sizes)])
+        return _spread(norms, held.indices, total, missing), _spread(counts, held.indices, total, 0.0)
 
 
 def check_meter(every: int, components: ComponentSpec, *, parameter: str = "every") -> None:

@@ -20,8 +20,9 @@ _NEARLY_ALL = 0.95
 class ClippedCheck(Callback):
     """A callback that reports at the end of a fit that a norm clip has scaled nearly all components, nearly always.
 
-    Gradients then have the same norms in every step, whatever the loss: the threshold acts as a learning rate. It looks
-    at every tenth window, and reads nothing on the host before the end. A resumed fit starts from zero.
+    Gradients then have the same norms in every step, whatever the loss: the threshold acts as a learning rate. One that
+    is learnt from the norms follows them, and is left out. The callback looks at every tenth window, and reads nothing
+    on the host before the end. A resumed fit starts from zero.
     """
 
     def __init__(self) -> None:
@@ -49,7 +50,7 @@ class ClippedCheck(Callback):
             return
         self._looks += 1
         for index, member in enumerate(self._engine.transform.flattened()):
-            factors = scaling_of(member) if "norm" in member.bounds else None
+            factors = scaling_of(member) if "norm" in member.bounds and not member.learns else None
             if factors:
                 tensors = list(factors.values())
                 flat = torch.stack(tensors) if tensors[0].ndim == 0 else torch.cat(tensors)

@@ -16,6 +16,7 @@ from lightning_sparsegrad import (
 )
 from lightning_sparsegrad.engine import Description
 from lightning_sparsegrad.engine.description import SettingRow
+from lightning_sparsegrad.transforms import NormClip
 from tests.strategies import OVERLAYS, spec_in
 from tests.tiny import _classifier, tiny_xlm_roberta
 
@@ -113,7 +114,7 @@ def settings_of(description: Description, name: str) -> Iterator[SettingRow]:
 def require_numbers_as_described(description: Description, engine: GradientEngine, shown: Run) -> None:
     """Look at the gradients of the last window, and of the first, for the numbers that were described."""
     members = {type(member).__name__: member for member in engine.transform.flattened()}
-    if clip := next((each for each in members.values() if hasattr(each, "max_norm")), None):
+    if clip := next((each for each in members.values() if isinstance(each, NormClip)), None):
         statistics = engine.statistics
         rows = list(settings_of(description, "max_norm"))
         before = {key.partition("norm_before/")[2]: float(norm) for key, norm in statistics.items() if "before/" in key}

@@ -55,6 +55,7 @@ def train(
     """Train with gradients of the formula; those of one step are spoiled, or one step is skipped."""
     model = Small()
     engine, optimizer = engine_of(model, transform, policy), OPTIMIZERS[kind](model.parameters())
+    engine.attach(optimizer)
     for step in range(TOTAL_STEPS):
         if step == without:
             continue

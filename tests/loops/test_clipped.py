@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_sparsegrad import (
     AdaptiveGradientClip,
+    AutoClip,
     Chain,
     ComponentNormClip,
     GlobalNormClip,
@@ -88,6 +89,7 @@ def test_all_else_is_silent(caplog: pytest.LogCaptureFixture) -> None:
         ComponentNormClip(TINY, overrides={"*.bias": HUGE}),  # half of the components
         ComponentNormClip(Linear(TINY, HUGE)),  # in the first windows
         ComponentNormClip(float("inf")),
+        AutoClip(percentile=0),  # whose threshold follows the norms
         ValueClip(TINY),  # which does not state its factors
         Halved(),
         GradDrop(0.99),

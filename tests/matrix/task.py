@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from lightning_sparsegrad import Chain, Identity
 from tests.engine.helpers import loss_on
 from tests.lightning.tasks import Weights, plain_loop, through, trainer, weights
-from tests.reference import When
+from tests.reference import When, stepped
 from tests.transforms.golden import GOLDEN, Golden
 from tests.transforms.small import (
     SEED,
@@ -151,18 +151,19 @@ def in_plain_loop(row: Golden, windows: Plan, kind: Callable[[], Task] = Task, *
 
 def by_reference(row: Golden, windows: Plan, *, total_steps: int | None = None) -> Weights:
     """Train without the library: each window as one big batch, its gradient through the slow reference."""
-    task = Task()
+    task, does = Task(), row.reference()
     optimizer = task.configure_optimizers()
     for step, (epoch, divisor, batches) in enumerate(windows):
         optimizer.zero_grad()
         if batches:
             torch.autograd.backward(task.loss(torch.cat(batches)) * len(batches) / divisor)
         now = When(step=step, epoch=epoch, total_steps=total_steps or len(windows), seed=SEED)
-        left = row.does(values_of(task), now, layout_of(task))
+        left = does(values_of(task), now, layout_of(task))
         for name, parameter in task.named_parameters():
             entries = left[name]
             parameter.grad = None if entries is None else torch.tensor(entries.values).view(parameter.shape)
         optimizer.step()
+        stepped(does)
     return weights(task)
 
 
@@ -179,13 +180,20 @@ class Seen:
     """The gradients of one window: as the last backward pass left them, times the loss scale, and as they were used.
 
     Attributes:
+        scale: The loss scale; `None` without a scaler.
         weights: The weights they are gradients of.
     """
 
     before: Snapshot
     after: Snapshot
-    scale: float
+    scale: float | None
     weights: dict[str, list[float]]
+
+    @property
+    def happened(self) -> bool:
+        """Whether the step changed the weights: a scaler skips it if a gradient is not finite."""
+        left = [gradient for gradient in self.after.values() if gradient is not None]
+        return self.scale is None or all(bool(gradient.isfinite().all()) for gradient in left)
 
 
 class Witness(Callback):
@@ -198,7 +206,7 @@ class Witness(Callback):
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._before, self._weights = snapshot(pl_module), weights_of(pl_module)
         scaler = getattr(trainer.precision_plugin, "scaler", None)
-        self._scale = scaler.get_scale() if scaler else 1.0
+        self._scale = scaler.get_scale() if scaler else None
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         if trainer.global_step > self._steps:
@@ -209,10 +217,13 @@ class Witness(Callback):
 def assert_follows_reference(row: Golden, seen: Sequence[Seen]) -> None:
     """Assert that every window's gradient went through the slow reference, once, in its true units."""
     assert len(seen) == TOTAL_STEPS
-    layout, changed = layout_of(Small()), False
+    layout, does, changed = layout_of(Small()), row.reference(), False
     for step, window in enumerate(seen):
-        before = values_of(window.before, scale=window.scale)
-        expected = row.does(before, window_of(step), replace(layout, weights=window.weights))
+        before = values_of(window.before, scale=window.scale or 1.0)
+        now = replace(window_of(step), scaled=window.scale is not None)
+        expected = does(before, now, replace(layout, weights=window.weights))
         assert_equals_reference(window.after, expected)
+        if window.happened:
+            stepped(does)
         changed |= expected != before
     assert changed != isinstance(row.transform, Identity), "a strategy that changes nothing shows nothing"

@@ -163,6 +163,7 @@ def test_a_task_compiled_to_machine_code_trains_to_rounding(form: str) -> None:
 def train(model: nn.Module, row: Golden) -> Weights:
     engine = GradientEngine(model, row.transform, total_steps=TOTAL_STEPS, seed=SEED)
     optimizer = Task.optimizer(model.parameters())
+    engine.attach(optimizer)
     for step, (epoch, divisor, batches) in enumerate(plan()):
         with engine.window(step, epoch=epoch):
             for batch in batches:

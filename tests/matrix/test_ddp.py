@@ -25,7 +25,7 @@ from lightning_sparsegrad import Chain, ComponentNormClip, GradDrop, GradientTra
 from tests.cases import cases
 from tests.lightning.tasks import assert_same_weights, door_of, through, trainer, weights
 from tests.transforms.golden import GOLDEN, Golden
-from tests.transforms.small import SEED, STEPS_PER_EPOCH, TOTAL_STEPS, assert_same_bits
+from tests.transforms.small import SEED, STEPS_PER_EPOCH, TOTAL_STEPS, assert_same_bits, flat
 
 from .ranks import CASES, LONG, Results
 from .task import (
@@ -174,15 +174,15 @@ def _micro_batches(case: Run) -> int:
 
 
 class Digests(Callback):
-    """Keeps a hash of all weights after every optimizer step."""
+    """Keeps a hash of all weights and of what the strategy has learnt after every optimizer step."""
 
     def __init__(self) -> None:
         self.digests: list[str] = []
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         if trainer.global_step > len(self.digests):
-            bits = b"".join(weight.numpy().tobytes() for weight in weights(pl_module).values())
-            self.digests.append(blake2b(bits).hexdigest())
+            state = flat(door_of(trainer).gradient_engine.transform.state_dict())
+            self.digests.append(blake2b(repr([*flat(weights(pl_module)), *state]).encode()).hexdigest())
 
 
 def prepare(case: Run, rank: int) -> None:

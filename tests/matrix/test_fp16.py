@@ -128,7 +128,7 @@ def test_the_overflow_of_one_entry_counts_unless_its_tensor_is_dropped_whole(
     fit(door, row, type("Task", (Spiked, kind), {}), callbacks=[actual], **half(scaler))
     model = Small()
     set_gradients(model, 2)
-    counts = row.does(values_of(model), window_of(2), layout_of(model))["embeddings.weight"] is not None
+    counts = row.reference()(values_of(model), window_of(2), layout_of(model))["embeddings.weight"] is not None
     assert actual.moved == [True, True, not counts, True, True, True]
     assert actual.scales == [16.0] * 2 + [8.0 if counts else 16.0] * 4
 

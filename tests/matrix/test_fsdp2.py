@@ -103,6 +103,7 @@ def trained(mesh: DeviceMesh, _: Path) -> Any:
         model = sharded.shard(Small(), mesh, to_train=True)
         engine = engine_for(model, row.transform)
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.ndim], lr=0.05, weight_decay=0.1)
+        engine.attach(optimizer)
         for step in range(TRAINED):
             optimizer.zero_grad()
             with engine.window(step, epoch=step // STEPS_PER_EPOCH):
@@ -112,7 +113,7 @@ def trained(mesh: DeviceMesh, _: Path) -> Any:
                 model.temperature.grad = None  # not FSDP2's, so it reduces nothing there
                 engine.apply_()
             optimizer.step()
-        done[index] = sharded.gathered_weights(model)
+        done[index] = sharded.gathered_weights(model), engine.transform.state_dict()
     return done
 
 
@@ -242,7 +243,7 @@ def test_a_strategy_does_what_it_does_in_one_process(results: Results, row: Gold
         assert_alike(results["golden"][0][index], expected, to_the_bit=not sums_up(row.transform))
     if index in rows_on(results.count):
         with subtests.test("weights"):
-            trained = results["trained"][0][index]
+            trained, _ = results["trained"][0][index]
             torch.testing.assert_close(trained, trained_alone(row), rtol=1e-3, atol=2e-4)
         with subtests.test("what a meter sees"):
             assert_seen_alike(results["metered"][0][index], measured(Small(), row.transform))
@@ -253,6 +254,7 @@ def trained_alone(row: Golden) -> dict[str, Tensor]:
     model = Small()
     engine = engine_for(model, row.transform)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.ndim], lr=0.05, weight_decay=0.1)
+    engine.attach(optimizer)
     for step in range(TRAINED):
         optimizer.zero_grad()
         with engine.window(step, epoch=step // STEPS_PER_EPOCH):

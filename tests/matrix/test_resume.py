@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_sparsegrad import ExactResume
-from tests.lightning.tasks import assert_same_weights, through, trainer, weights
+from tests.lightning.tasks import assert_same_weights, door_of, through, trainer, weights
 from tests.transforms.golden import Golden
-from tests.transforms.small import TOTAL_STEPS
+from tests.transforms.small import TOTAL_STEPS, flat
 
 from .task import ACCUMULATE, EPOCHS, SIZE, Adaptive, each_door, every_row, samples
 
@@ -55,3 +55,5 @@ def test_a_resumed_run_is_one_that_never_stopped(
         resumed = fit(door, row, tmp_path, step)
         assert resumed.global_step == TOTAL_STEPS
         assert_same_weights(weights(resumed), weights(whole))
+        states = [door_of(run).gradient_engine.transform.state_dict() for run in (resumed, whole)]
+        assert flat(states[0]) == flat(states[1])

@@ -40,15 +40,16 @@ def put(history: Tensor, count: Tensor, norms: Tensor) -> Tensor:
 
 
 def with_history(state: dict[str, Any], size: int) -> dict[str, Any]:
-    """Return a restored state with a `history` of another size: its newest norms, and the `count` for them."""
+    """Return a restored state whose `history` has this size, with its newest norms."""
     history, count = state.get("history"), state.get("count")
     if not (isinstance(history, Tensor) and isinstance(count, Tensor)) or history.shape[-1] == size:
         return state
-    old = history.shape[-1]
-    kept = count.clamp(max=min(old, size)).unsqueeze(-1)
+    old, count = history.shape[-1], count.unsqueeze(-1)
+    kept = count.clamp(max=min(old, size))
     index = torch.arange(size, device=history.device)
-    newest = history.gather(-1, (count.unsqueeze(-1) - kept + index) % old)
-    return {**state, "history": torch.where(index < kept, newest, torch.nan), "count": kept.squeeze(-1)}
+    numbers = count - kept + index  # of the newest norms in the order in which they came, and of those to come
+    newest = torch.where(index < kept, history.gather(-1, numbers % old), torch.nan)
+    return {**state, "history": torch.empty_like(newest).scatter(-1, numbers % size, newest)}
 
 
 def require_tensor(state: dict[str, Any], name: str, shape: tuple[int, ...]) -> Tensor:

@@ -76,7 +76,7 @@ class AdaGC(AdaptiveNormClip):
         return super().reads_together() if is_alone else None
 
     def fresh(self) -> Mapping[str, Tensor]:
-        return {"count": torch.zeros((), dtype=torch.int64), "average": torch.zeros((), dtype=torch.float64)}
+        return {"average": torch.zeros((), dtype=torch.float64)}
 
     def thresholds_of(self, state: State, norms: Tensor, window: Window) -> Tensor:
         share = (self.max_norm(window.progress) / torch.linalg.vector_norm(norms)).clamp(max=1.0)
@@ -87,10 +87,10 @@ class AdaGC(AdaptiveNormClip):
         average = state["average"]
         smallest = torch.where(state["count"] > 0, torch.minimum(average, norms_left), norms_left)
         moved = self.beta * average + (1 - self.beta) * norms_left
-        return {"count": state["count"] + 1, "average": torch.where(self._is_first(state), smallest, moved)}
+        return {"average": torch.where(self._is_first(state), smallest, moved)}
 
     def level(self, state: State) -> Tensor:
-        return torch.where(state["count"] > 0, state["average"], torch.nan)
+        return state["average"]
 
     def _is_first(self, state: State) -> Tensor:
         return state["count"] < self.warmup_steps

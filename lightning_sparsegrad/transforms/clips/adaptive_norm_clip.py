@@ -32,7 +32,8 @@ class AdaptiveNormClip(ComponentClip):
     - until its norms are more than 1000 times above or below what it has learnt for 16 such steps in a row. It then
       starts anew, as if it had learnt nothing.
 
-    A subclass describes the state of components as tensors whose first dimension is the component, in float64 or int64.
+    A subclass describes the state of components by tensors whose first dimension is the component. `count`, the number
+    of steps that a component has learnt from, is always among them.
 
     Args:
         components: What a component is. `"global"`: all gradients together. For the others see `ComponentNormClip`; a
@@ -53,7 +54,7 @@ class AdaptiveNormClip(ComponentClip):
     # ------------------------------------------------------------ what a subclass defines
     @abstractmethod
     def fresh(self) -> Mapping[str, Tensor]:
-        """Return the state of a component that has learnt nothing, by name: tensors in float64 or int64."""
+        """Return the state of a component that has learnt nothing, by name, `count` apart: float64 or int64 tensors."""
 
     @abstractmethod
     def thresholds_of(self, state: State, norms: Tensor, window: Window) -> Tensor:
@@ -67,7 +68,7 @@ class AdaptiveNormClip(ComponentClip):
 
     @abstractmethod
     def after(self, state: State, norms: Tensor, norms_left: Tensor) -> State:
-        """Return the state after a step, as if all components had learnt from it.
+        """Return the state after a step, `count` apart, as if all components had learnt from it.
 
         Args:
             state: The state before.
@@ -77,15 +78,13 @@ class AdaptiveNormClip(ComponentClip):
 
     @abstractmethod
     def level(self, state: State) -> Tensor:
-        """Return the norm that the state takes for ordinary, of shape (components,); NaN where there is none yet."""
+        """Return the norm that the state takes for ordinary, of shape (components,); any number where `count` is 0."""
 
     # ------------------------------------------------------------ a window
     def bind(self, parameters: NamedParameters, *, total_steps: int | None) -> None:
         self.require_total_steps(total_steps)
         self.scaled_components = partition(parameters, self.components)
-        self._fresh = {"far": torch.zeros((), dtype=torch.int64), **self.fresh()}
-        self._state = {name: self._rows_of(value) for name, value in self._fresh.items()}
-        self._move_to(next((tensor.device for tensor in parameters.tensors.values()), torch.device("cpu")))
+        self._start(next((tensor.device for tensor in parameters.tensors.values()), torch.device("cpu")))
 
     def clip(self, norms: Tensor, components: Sequence[Component], window: Window) -> tuple[Tensor, Tensor]:
         self._move_to(norms.device)
@@ -108,10 +107,10 @@ class AdaptiveNormClip(ComponentClip):
             zero = torch.zeros_like(norms[0])
             norms = torch.stack([norm if held else zero for norm, held in zip(norms.unbind(), here, strict=True)])
         taught = happened.to(norms.device) & teaches(norms) & teaches(self._norms_left)
-        level = self.level(self._state)
-        is_far = (norms > _FAR * level) | (_FAR * norms < level)
+        count, level = self._state["count"], self.level(self._state)
+        is_far = (count > 0) & ((norms > _FAR * level) | (_FAR * norms < level))
         far = torch.where(is_far, self._state["far"] + 1, 0)
-        learnt = {**self.after(self._state, norms, self._norms_left), "far": far}
+        learnt = {"count": count + 1, "far": far, **self.after(self._state, norms, self._norms_left)}
         for name, value in self._state.items():
             shape = (-1, *[1] * (value.ndim - 1))
             new = torch.where((far >= _PATIENCE).view(shape), self._fresh[name], learnt[name])
@@ -155,8 +154,17 @@ class AdaptiveNormClip(ComponentClip):
         """Return the state of all components, each as fresh as a given one."""
         return value.expand(len(self.scaled_components), *value.shape).clone()
 
+    def _start(self, device: torch.device) -> None:
+        zero = torch.zeros((), dtype=torch.int64)
+        fresh = {"count": zero, "far": zero, **self.fresh()}
+        self._fresh = {name: widened(value, device) for name, value in fresh.items()}
+        self._state = {name: self._rows_of(value) for name, value in self._fresh.items()}
+
     def _move_to(self, device: torch.device) -> None:
-        if self._state["far"].device != device:
+        before = self._state["far"].device
+        if before.type == "meta" != device.type:
+            self._start(device)  # there was nothing to learn from on the meta device
+        elif before != device:
             for tensors in (self._fresh, self._state):
                 tensors.update({name: widened(value, device) for name, value in tensors.items()})
 

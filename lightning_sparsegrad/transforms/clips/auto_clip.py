@@ -53,10 +53,7 @@ class AutoClip(AdaptiveNormClip):
         self.history = history
 
     def fresh(self) -> Mapping[str, Tensor]:
-        return {
-            "history": torch.full((self.history,), nan, dtype=torch.float64),
-            "count": torch.zeros((), dtype=torch.int64),
-        }
+        return {"history": torch.full((self.history,), nan, dtype=torch.float64)}
 
     def thresholds_of(self, state: State, norms: Tensor, window: Window) -> Tensor:  # noqa: ARG002
         new = teaches(norms)
@@ -64,7 +61,7 @@ class AutoClip(AdaptiveNormClip):
         return self._percentiles(history, state["count"] + new)
 
     def after(self, state: State, norms: Tensor, norms_left: Tensor) -> State:  # noqa: ARG002
-        return {"history": put(state["history"], state["count"], norms), "count": state["count"] + 1}
+        return {"history": put(state["history"], state["count"], norms)}
 
     def level(self, state: State) -> Tensor:
         return self._percentiles(state["history"], state["count"])

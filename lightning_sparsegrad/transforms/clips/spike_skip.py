@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_sparsegrad.components._held import Held
-from lightning_sparsegrad.errors import ConfigurationError, require_integer, require_number
+from lightning_sparsegrad.errors import require_integer, require_number
 from lightning_sparsegrad.functional import shard_of
 from lightning_sparsegrad.transforms.base import Gradients, Window
 from lightning_sparsegrad.transforms.clips._lessons import put, with_history
@@ -35,7 +35,7 @@ class SpikeSkip(AdaptiveNormClip):
         deviations: Number of standard deviations above the mean from which a norm is a spike, positive; infinity leaves
             out nothing.
         history: Number of norms to keep, at least 2.
-        warmup_steps: Number of norms from which on windows may be left out, from 2 to `history`.
+        warmup_steps: Number of norms from which on windows may be left out, at least 2.
         max_in_a_row: The most windows to leave out in a row; one more is an error. A window with gradients that are not
             finite neither counts nor ends a row.
 
@@ -65,21 +65,13 @@ class SpikeSkip(AdaptiveNormClip):
         self.deviations = require_number("deviations", deviations, lambda number: number > 0, "positive")
         require_integer("history", history, least=2)
         require_integer("warmup_steps", warmup_steps, least=2)
-        if warmup_steps > history:
-            raise ConfigurationError(
-                f"Parameter `warmup_steps` should be at most `history`, {history}. "
-                f"Found `warmup_steps = {warmup_steps}`."
-            )
         require_integer("max_in_a_row", max_in_a_row, least=1)
         self.history, self.warmup_steps, self.max_in_a_row = history, warmup_steps, max_in_a_row
         self._spikes = 0  # windows left out so far
         self._row: list[float] = []  # norms of the last ones, left out in a row
 
     def fresh(self) -> Mapping[str, Tensor]:
-        return {
-            "history": torch.full((self.history,), nan, dtype=torch.float64),
-            "count": torch.zeros((), dtype=torch.int64),
-        }
+        return {"history": torch.full((self.history,), nan, dtype=torch.float64)}
 
     def thresholds_of(self, state: State, norms: Tensor, window: Window) -> Tensor:  # noqa: ARG002
         history = state["history"]
@@ -90,7 +82,7 @@ class SpikeSkip(AdaptiveNormClip):
         return torch.where(state["count"] >= self.warmup_steps, bound, inf)
 
     def after(self, state: State, norms: Tensor, norms_left: Tensor) -> State:  # noqa: ARG002
-        return {"history": put(state["history"], state["count"], norms), "count": state["count"] + 1}
+        return {"history": put(state["history"], state["count"], norms)}
 
     def level(self, state: State) -> Tensor:
         return state["history"].nanmean(-1)

@@ -83,7 +83,7 @@ class ZClip(AdaptiveNormClip):
 
     def fresh(self) -> Mapping[str, Tensor]:
         zero = torch.zeros((), dtype=torch.float64)
-        return {"count": torch.zeros((), dtype=torch.int64), "mean": zero, "variance": zero}
+        return {"mean": zero, "variance": zero}
 
     def thresholds_of(self, state: State, norms: Tensor, window: Window) -> Tensor:
         return self._adaptive(state, norms).clamp(max=self.max_norm(window.progress))
@@ -99,13 +99,12 @@ class ZClip(AdaptiveNormClip):
         moved_variance = self.alpha * variance + (1 - self.alpha) * (lesson - moved_mean).square()
         first = count <= self.warmup_steps
         return {
-            "count": count,
             "mean": torch.where(first, first_mean, moved_mean),
             "variance": torch.where(first, first_variance, moved_variance),
         }
 
     def level(self, state: State) -> Tensor:
-        return torch.where(state["count"] > 0, state["mean"], torch.nan)
+        return state["mean"]
 
     def _adaptive(self, state: State, norms: Tensor) -> Tensor:
         """Return the thresholds without `max_norm`: infinity where a norm is no spike."""
