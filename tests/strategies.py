@@ -32,7 +32,7 @@ OVERLAYS = {path.stem: path for path in sorted((ROOT / "configs" / "gradient").g
 
 
 def overlay_name(strategy: type) -> str:
-    """Return the name of the overlay that every strategy needs: its own, in lower case, words apart: `ada_gc` of AdaGC."""
+    """Return the name of the overlay that every strategy needs: its own, in lower case, words apart: `ada_gc`."""
     return sub("(?<=[a-z])(?=[A-Z])", "_", strategy.__name__).lower()
 
 

@@ -34,8 +34,8 @@ class Clip:
 CLIPS = (
     Clip(
         "AutoClip",
-        lambda components: AutoClip(20.0, components=components, history=40),
-        lambda components: ClipToPercentile(20.0, components, history=40),
+        lambda components: AutoClip(50.0, components=components, history=40),
+        lambda components: ClipToPercentile(50.0, components, history=40),
     ),
     Clip(
         "ZClip",

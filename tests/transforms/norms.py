@@ -1,18 +1,18 @@
 """Windows whose gradients have given norms, on a model of three tensors, with the optimizer steps that follow."""
 
-import random
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from math import inf, isfinite, nan
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Optimizer
 
 from lightning_sparsegrad import GradientEngine, GradientTransform
 from tests.layout import Layout
 from tests.reference import When
-from tests.transforms.small import values_of
+from tests.transforms.small import bits, still_of, values_of
 
 Norms = Mapping[str, float | None]  # by parameter; None: no gradient
 
@@ -47,8 +47,7 @@ class Training:
     def __init__(self, transform: GradientTransform, *, dtype: torch.dtype = torch.float64) -> None:
         self.model = Tensors(dtype)
         self.engine = GradientEngine(self.model, transform)
-        self.optimizer: Optimizer = SGD(self.model.parameters(), lr=0.0)
-        self.engine.attach(self.optimizer)
+        self.optimizer = still_of(self.engine)
         self.step = 0
 
     @property
@@ -83,7 +82,17 @@ class Training:
         return float(gradient.double().norm())
 
     def state(self) -> dict[str, Any]:
-        return dict(self.strategy.state_dict())
+        return deepcopy(self.strategy.state_dict())  # type: ignore[no-any-return]
+
+
+def assert_same_state(state: Mapping[str, Any], other: Mapping[str, Any]) -> None:
+    """Assert that the states of two strategies are equal to the last bit."""
+    assert state.keys() == other.keys()
+    for name, value in state.items():
+        if isinstance(value, Tensor):
+            assert torch.equal(bits(value), bits(other[name])), name
+        else:
+            assert value == other[name], name
 
 
 class Slowly:
@@ -110,12 +119,10 @@ class Slowly:
 # ---------------------------------------------------------------- sequences of norms
 def ordinary(count: int, seed: int, *, size: float = 1.0, spread: float = 0.15, spikes: float = 0.0) -> list[float]:
     """Return norms that vary a little around a size; some are spikes, up to a hundred times as large."""
-    random_state = random.Random(seed)
-    norms = []
-    for _ in range(count):
-        norm = size * random_state.lognormvariate(0.0, spread)
-        norms.append(norm * random_state.uniform(3, 100) if random_state.random() < spikes else norm)
-    return norms
+    generator = np.random.default_rng(seed)
+    norms = size * generator.lognormal(0.0, spread, count)
+    heights = np.where(generator.random(count) < spikes, generator.uniform(3, 100, count), 1.0)
+    return [float(norm) for norm in norms * heights]
 
 
 NASTY = (0.0, nan, inf, 1e-30, 1e30, 1e-8, 1e8)
@@ -123,15 +130,15 @@ NASTY = (0.0, nan, inf, 1e-30, 1e30, 1e-8, 1e8)
 
 def nasty(count: int, seed: int, *, share: float = 0.3, missing: float = 0.1) -> Iterator[dict[str, float | None]]:
     """Yield norms of all tensors, some nasty and some missing; for a while, ordinary ones are 30,000 times as large."""
-    random_state = random.Random(seed)
+    generator = np.random.default_rng(seed)
     for step in range(count):
         size = 3e4 if count // 2 <= step < count // 2 + 40 else 1.0
         norms: dict[str, float | None] = {}
         for name in NAMES:
-            norms[name] = size * random_state.lognormvariate(0.0, 0.3)
-            if random_state.random() < share:
-                norms[name] = random_state.choice(NASTY)
-            if random_state.random() < missing:
+            norms[name] = size * float(generator.lognormal(0.0, 0.3))
+            if generator.random() < share:
+                norms[name] = float(generator.choice(NASTY))
+            if generator.random() < missing:
                 norms[name] = None
         yield norms
 

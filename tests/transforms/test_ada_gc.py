@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.testing import assert_close
 
 from lightning_sparsegrad import AdaGC, ConfigurationError, TopDown
@@ -42,25 +43,54 @@ class Upstream:
         return left
 
 
+class Theirs:
+    """The optimizer of another package, without momentum, so that it keeps the clipped gradients as its moments."""
+
+    def __init__(self, **options: Any) -> None:
+        package = pytest.importorskip("pytorch_optimizer", reason="another implementation of AdaGC")
+        self.model = Tensors()
+        self.optimizer = package.AdaGC(
+            self.model.parameters(), betas=(0.0, 0.999), beta=0.99, lambda_rel=1.04, weight_decay=0.0, **options
+        )
+
+    def window(self, norms: Norms) -> None:
+        for name, parameter in self.model.named_parameters():
+            parameter.grad = torch.full_like(parameter, (norms[name] or 0.0) / 2)
+        self.optimizer.step()
+
+    def left(self, name: str) -> Tensor:
+        moment: Tensor = self.optimizer.state[self.model.get_parameter(name)]["exp_avg"]
+        return moment
+
+    def gamma(self, name: str) -> float:
+        return float(self.optimizer.state[self.model.get_parameter(name)]["gamma"])
+
+
 def left_after(run: Training | Upstream, windows: list[Norms], name: str) -> float:
     for norms in windows:
         left = run.window(norms)
     return run.left(name) if isinstance(run, Training) else left[name]
 
 
-def usual(count: int, seed: int = 1, **changed: float | None) -> list[Norms]:
+def usual(count: int, seed: int = 1, *, size: float = 1.0, **changed: float | None) -> list[Norms]:
     """Return norms of all tensors; `first`, `second` and `bias` may be other than ordinary."""
     others = {NAMES[("first", "second", "bias").index(name)]: value for name, value in changed.items()}
-    return [{FIRST: 0.3 * norm, SECOND: 0.5 * norm, BIAS: 0.1 * norm, **others} for norm in ordinary(count, seed)]
+    return [
+        {FIRST: 0.3 * norm, SECOND: 0.5 * norm, BIAS: 0.1 * norm, **others} for norm in ordinary(count, seed, size=size)
+    ]
 
 
 # ---------------------------------------------------------------- the definition
 def test_it_equals_the_algorithm_on_ordinary_norms():
-    training, upstream, clipped = Training(AdaGC(warmup_steps=50, max_norm=0.6)), Upstream(warmup_steps=50, max_norm=0.6), 0
+    training, upstream, clipped = (
+        Training(AdaGC(warmup_steps=50, max_norm=0.6)),
+        Upstream(warmup_steps=50, max_norm=0.6),
+        0,
+    )
     for norms in usual(200):
         thresholds, left = training.window(norms), upstream.window(norms)
         for name in NAMES:
-            assert training.left(name) == pytest.approx(left[name], rel=2e-5)
+            assert training.left(name) == pytest.approx(left[name], rel=1e-4)  # of the 1e-6
             clipped += thresholds[name] < 0.999 * (norms[name] or 0.0)
     assert clipped > 100
 
@@ -68,23 +98,13 @@ def test_it_equals_the_algorithm_on_ordinary_norms():
 @cases("foreach", [True, False])
 def test_it_equals_another_implementation(foreach: bool):
     """Its warm-up is a step shorter than it is told, so that it is told one more; with zeros, it differs."""
-    optim = pytest.importorskip("pytorch_optimizer", reason="another implementation of AdaGC")
-    theirs = Tensors(torch.float64)
-    optimizer = optim.AdaGC(
-        theirs.parameters(), betas=(0.0, 0.999), beta=0.99, lambda_rel=1.04, warmup_steps=51, weight_decay=0.0,
-        foreach=foreach,
-    )  # fmt: skip
-    training = Training(AdaGC(warmup_steps=50))
-    for norms in usual(200, seed=2):
-        scaled = {name: 3 * (norm or 0.0) for name, norm in norms.items()}
-        training.window(scaled)
-        for name, parameter in theirs.named_parameters():
-            parameter.grad = torch.full_like(parameter, scaled[name] / 2)
-        optimizer.step()
-        for name, parameter in theirs.named_parameters():  # without momentum, it keeps the clipped gradient
-            state = optimizer.state[parameter]
-            assert_close(training.model.get_parameter(name).grad, state["exp_avg"], rtol=1e-6, atol=0)
-    gamma = [float(optimizer.state[parameter]["gamma"]) for parameter in theirs.parameters()]
+    training, theirs = Training(AdaGC(warmup_steps=50)), Theirs(warmup_steps=51, foreach=foreach)
+    for norms in usual(200, seed=2, size=3.0):
+        training.window(norms)
+        theirs.window(norms)
+        for name in NAMES:
+            assert_close(training.model.get_parameter(name).grad, theirs.left(name), rtol=1e-6, atol=0)
+    gamma = [theirs.gamma(name) for name in training.state()["components"]]
     assert training.state()["average"].tolist() == pytest.approx(gamma, rel=1e-6)
 
 
@@ -93,25 +113,22 @@ def test_a_zero_in_the_warmup_does_not_stop_a_tensor_for_good():
     windows = [*usual(1), *usual(1, bias=0.0), *usual(150)]
     assert left_after(Training(AdaGC(max_norm=inf)), windows, BIAS) > 0.05
     assert left_after(Upstream(max_norm=inf), windows, BIAS) == 0
-    optim = pytest.importorskip("pytorch_optimizer", reason="another implementation of AdaGC")
-    model = Tensors(torch.float64)
-    optimizer = optim.AdaGC(model.parameters(), betas=(0.0, 0.999), lambda_abs=1e9, weight_decay=0.0)
-    for norms in windows:
-        for name, parameter in model.named_parameters():
-            parameter.grad = torch.full_like(parameter, (norms[name] or 0.0) / 2)
-        optimizer.step()
-    assert float(optimizer.state[model.get_parameter(BIAS)]["exp_avg"].norm()) < 1e-6  # of 0.1: a clamp hardly helps
+
+
+def test_a_clamp_hardly_helps_another_implementation_after_a_zero():
+    theirs = Theirs(lambda_abs=1e9, warmup_steps=100)
+    for norms in [*usual(1), *usual(1, bias=0.0), *usual(150)]:
+        theirs.window(norms)
+    assert float(theirs.left(BIAS).norm()) < 1e-6  # of 0.1
 
 
 @cases("at", [3, 120], ids=["in the warm-up", "after it"])
 @cases("bad", [nan, inf], ids=str)
 def test_one_bad_window_does_not_stay_in_the_average(at: int, bad: float):
-    windows = usual(140)
+    windows = [*usual(140), *usual(1, bias=10.0)]
     windows[at] = {**windows[at], BIAS: bad}
-    ours, expected = Training(AdaGC(max_norm=5.0)), Training(AdaGC(max_norm=5.0))
-    assert left_after(ours, windows, BIAS) == pytest.approx(left_after(expected, usual(140), BIAS), rel=0.05)
-    theirs = left_after(Upstream(max_norm=5.0), windows, BIAS)
-    assert theirs != theirs or theirs == 0 or theirs > 1.5 * left_after(Upstream(max_norm=5.0), usual(140), BIAS)
+    assert left_after(Training(AdaGC(max_norm=5.0)), windows, BIAS) < 0.15
+    assert left_after(Upstream(max_norm=5.0), windows, BIAS) == 10
 
 
 def test_a_bad_tensor_does_not_teach_the_others_in_a_warmup():
@@ -145,7 +162,7 @@ def test_the_averages_are_saved():
 
 def test_very_small_norms_are_clipped_to_their_threshold_too():
     windows = [{name: 1e-8 * (norm or 0.0) for name, norm in norms.items()} for norms in usual(110)]
-    windows.append({name: 1e-7 for name in NAMES})
+    windows.append(dict.fromkeys(NAMES, 1e-07))
     training = Training(AdaGC())
     left = left_after(training, windows, FIRST)
     assert left == pytest.approx(float(training.strategy.thresholds[FIRST]), rel=1e-9)
@@ -163,14 +180,6 @@ def test_a_group_of_steady_gradients_is_left_alone():
         average = 0.95 * average + 0.05 * theirs[-1]
         assert (training.left(FIRST), training.left(SECOND), training.left(BIAS)) == (3.0, 4.0, 1.0)
     assert max(theirs) < 4.6
-
-
-def test_roles_cover_fused_and_plain_projections():
-    training = Training(AdaGC(1.05, warmup_steps=3, max_norm=inf, components=ROLES))
-    training.windows([{FIRST: 3.0, SECOND: 4.0, BIAS: 7.0}] * 4)
-    thresholds = training.window({FIRST: 30.0, SECOND: 40.0, BIAS: 1.0})
-    assert thresholds == pytest.approx({"weights": 1.05 * 5.0, "biases": 1.05 * 7.0})
-    assert (training.left(FIRST), training.left(SECOND)) == pytest.approx((1.05 * 3, 1.05 * 4))
 
 
 # ---------------------------------------------------------------- arguments

@@ -1,6 +1,6 @@
 """AutoClip: numpy's percentile of the norms so far, where the authors' code fails, other lengths of history."""
 
-from math import inf, nan
+from math import inf, isnan, nan
 from typing import Any
 
 import numpy as np
@@ -40,8 +40,7 @@ class Upstream:
 
 
 # ---------------------------------------------------------------- the definition
-@cases("percentile", [0.0, 10.0, 37.5, 50.0, 90.0, 100.0])
-@cases("history", [256, 30])
+@cases(("percentile", "history"), [(0.0, 256), (10.0, 256), (37.5, 30), (90.0, 30), (100.0, 256)])
 def test_it_equals_numpys_percentile(percentile: float, history: int):
     training, norms = Training(AutoClip(percentile, history=history)), ordinary(200, seed=1, spikes=0.05)
     for step, norm in enumerate(norms):
@@ -75,16 +74,13 @@ def test_nothing_is_clipped_before_a_norm_has_been_learnt():
 
 
 # ---------------------------------------------------------------- faults of the authors' code
-@cases("bad", [nan, inf], ids=str)
-def test_one_bad_window_does_not_spoil_the_next(bad: float):
+def test_one_nan_does_not_make_all_later_gradients_nan():
     training, upstream = Training(AutoClip(50.0)), Upstream(50.0)
-    for norm in (1.0, 2.0, bad, 1.0, 2.0, 1e3):
+    for norm in (1.0, 2.0, nan, 1.0, 2.0, 1e3):
         training.window(norm)
         upstream.window(norm)
     assert training.left() == pytest.approx(np.percentile([1.0, 2.0, 1.0, 2.0, 1e3], 50.0))
-    assert upstream.left() != pytest.approx(training.left(), rel=1e-5)
-    if np.isnan(bad):
-        assert np.isnan(upstream.left())
+    assert isnan(upstream.left())
 
 
 def test_a_window_is_clipped_once_and_not_its_partial_sums():

@@ -86,8 +86,8 @@ USUAL = ordinary(24, seed=3)
 
 @cases(
     "norms",
-    [[*USUAL, inf, *USUAL], [inf, *USUAL, *USUAL], [*USUAL, *USUAL, nan, *USUAL], [*USUAL, *USUAL, inf, *USUAL]],
-    ids=["an overflow ends the warm-up", "an overflow begins it", "NaN after it", "an overflow after it"],
+    [[*USUAL, inf, *USUAL], [inf, *USUAL, *USUAL], [*USUAL, *USUAL, nan, *USUAL]],
+    ids=["an overflow ends the warm-up", "an overflow begins it", "NaN after it"],
 )
 def test_one_bad_window_does_not_end_clipping(norms: list[float]):
     spike = [*norms, 1000.0]

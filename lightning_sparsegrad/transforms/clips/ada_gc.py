@@ -80,7 +80,7 @@ class AdaGC(AdaptiveNormClip):
 
     def thresholds_of(self, state: State, norms: Tensor, window: Window) -> Tensor:
         share = (self.max_norm(window.progress) / torch.linalg.vector_norm(norms)).clamp(max=1.0)
-        of_global_clip = torch.where(share < 1, norms * share, inf)
+        of_global_clip = torch.where(share >= 1, inf, norms * share)
         return torch.where(self._is_first(state), of_global_clip, self.ratio * state["average"])
 
     def after(self, state: State, norms: Tensor, norms_left: Tensor) -> State:  # noqa: ARG002

@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import inf, isfinite, nan
+from math import inf, isfinite, isnan, nan
 
 from tests.layout import Layout
 from tests.reference import Entries, Learner, Values, When, norm
@@ -72,7 +72,7 @@ class AdaptiveClip(Learner):
             length = norm([changed[name][index] for name, index in inside], 2.0)
             threshold = self.threshold(self.memories.setdefault(unit, Memory()), length, everything)
             self._seen[unit], self.thresholds[unit] = (length, everything), threshold
-            factor = 1.0 if length <= threshold else threshold / length  # NaN where one of them is
+            factor = nan if isnan(threshold) else 1.0 if length <= threshold else threshold / length
             if factor != 1.0:
                 for name, index in inside:
                     changed[name][index] *= factor

@@ -52,19 +52,19 @@ def _clips_all_together_in_the_warmup(fit: Fit) -> None:
 ROWS = (
     Golden(
         AdaGC(1.04, beta=0.5, warmup_steps=2, max_norm=3.0),
-        (0.0, 0.0, 0.0),
+        (-37.8994446, 13.0982842, -69.5461815),
         does=ClipToOwnPast(1.04, beta=0.5, warmup_steps=2, max_norm=3.0),
         overlay="ada_gc",
         effect=_clips_all_together_in_the_warmup,
     ),
     Golden(
         AdaGC(1.01, beta=0.9, warmup_steps=1, max_norm=50.0, components="projection"),
-        (0.0, 0.0, 0.0),
+        (-247.03125, 55.137966, -413.979725),
         does=ClipToOwnPast(1.01, "projection", beta=0.9, warmup_steps=1, max_norm=50.0),
     ),
     Golden(
         AdaGC(1.2, warmup_steps=2, max_norm=5.0, components="global"),
-        (0.0, 0.0, 0.0),
+        (-63.165741, 21.8304767, -143.811574),
         does=ClipToOwnPast(1.2, "global", warmup_steps=2, max_norm=5.0),
     ),
 )

@@ -39,19 +39,19 @@ def _clips_to_what_was_small_so_far(fit: Fit) -> None:
 ROWS = (
     Golden(
         AutoClip(10.0),
-        (0.0, 0.0, 0.0),
+        (-247.03125, 84.0625, -462.251758),
         does=ClipToPercentile(10.0),
         overlay="auto_clip",
         effect=_clips_to_what_was_small_so_far,
     ),
     Golden(
         AutoClip(30.0, components="projection", history=3),
-        (0.0, 0.0, 0.0),
+        (-247.03125, 61.5334083, -427.08875),
         does=ClipToPercentile(30.0, "projection", history=3),
     ),
     Golden(
         AutoClip(0.0, components={"blocks.*": "blocks", "*": "rest"}),
-        (0.0, 0.0, 0.0),
+        (-247.03125, 84.0625, -460.877281),
         does=ClipToPercentile(0.0, {"blocks.*": "blocks", "*": "rest"}),
     ),
 )

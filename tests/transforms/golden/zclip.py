@@ -68,21 +68,19 @@ def _clips_at_one_in_the_warmup(fit: Fit) -> None:
 ROWS = (
     Golden(
         ZClip(0.25, alpha=0.1, warmup_steps=1, max_norm=19.5),
-        (0.0, 0.0, 0.0),
+        (-246.346396, 84.0625, -462.624202),
         does=ClipOutliers(0.25, alpha=0.1, warmup_steps=1, max_norm=19.5),
         overlay="zclip",
         effect=_clips_at_one_in_the_warmup,
     ),
     Golden(
         ZClip(0.25, mode="percentile", alpha=0.8, warmup_steps=1, max_norm=inf, components="projection"),
-        (0.0, 0.0, 0.0),
-        does=ClipOutliers(
-            0.25, "projection", mode="percentile", alpha=0.8, warmup_steps=1, max_norm=inf
-        ),
+        (-247.03125, 52.774393, -410.865491),
+        does=ClipOutliers(0.25, "projection", mode="percentile", alpha=0.8, warmup_steps=1, max_norm=inf),
     ),
     Golden(
         ZClip(0.1, mode="mean", alpha=0.5, warmup_steps=1, max_norm=12.0, components="block"),
-        (0.0, 0.0, 0.0),
+        (-241.503387, 82.2036303, -457.706163),
         does=ClipOutliers(0.1, "block", mode="mean", alpha=0.5, warmup_steps=1, max_norm=12.0),
     ),
 )
