@@ -18,7 +18,7 @@ BAD_BATCHES = {
 """Arguments of the run, by name."""
 
 _SHOWN = 4  # components, where each has a threshold of its own
-_BEFORE, _AFTER, _THRESHOLD, _BAD = "#999999", "#0072B2", "#D55E00", "#F0E442"
+_BEFORE, _AFTER, _THRESHOLD, _BAD = "#999999", "#0072B2", "#F2AE7E", "#F0E442"
 
 
 def draw_spikes(history: pd.DataFrame) -> Figure:
@@ -41,8 +41,8 @@ def draw_spikes(history: pd.DataFrame) -> Figure:
             after=norms["after"].mask(is_left_out), threshold=norms["threshold"].replace(np.inf, np.nan)
         )
         panel.plot(lines.index, lines["before"], color=_BEFORE, linewidth=1, label="norm before")
+        panel.plot(lines.index, lines["threshold"], color=_THRESHOLD, linewidth=3, label="threshold")
         panel.plot(lines.index, lines["after"], color=_AFTER, linewidth=1, label="norm after")
-        panel.plot(lines.index, lines["threshold"], color=_THRESHOLD, linewidth=1.6, label="threshold")
         if is_left_out.any():
             left_out = norms["before"][is_left_out]
             panel.scatter(left_out.index, left_out, color="black", marker="x", s=28, zorder=3, label="window left out")
@@ -54,6 +54,7 @@ def draw_spikes(history: pd.DataFrame) -> Figure:
     figure.legend(
         labels.values(), labels.keys(), loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9
     )
+    figure.supylabel("gradient norm", fontsize=9)
     for panel in panels[-2:]:
         panel.set_xlabel("optimizer step", fontsize=9)
     return figure
