@@ -4,6 +4,7 @@
 - `python -m benchmarks.kernels`: the kernels, against reading and writing every gradient once;
 - `python -m benchmarks.growth`: cost by number of parameters and of tensors;
 - `python -m benchmarks.memory`: extra peak memory;
+- `python -m benchmarks.learning`: clips that learn their thresholds, against those whose thresholds are given;
 - `python -m benchmarks`: all of them.
 
 Each prints a table, and writes a JSON file and a plot to `benchmarks/results`. Targets are reported beside the ratios,

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from benchmarks import growth, kernels, memory, monitor, step
+from benchmarks import growth, kernels, learning, memory, monitor, step
 from benchmarks.options import make_options, make_parser
 
 BENCHMARKS = {
@@ -11,6 +11,7 @@ BENCHMARKS = {
     "growth": growth.run,
     "memory": memory.run,
     "monitor": monitor.run,
+    "learning": learning.run,
 }
 
 

@@ -12,6 +12,7 @@ from benchmarks.baselines import child_tuning_, clip_as_authors_, clip_each_, dr
 from benchmarks.measure import Arm, Clock
 from benchmarks.models import Batch, Thresholds, gradients_of, run_backward
 from benchmarks.peers import find_peers
+from benchmarks.still import Still
 from benchmarks.strategies import LAYERS, RATE, TENSORS, UNFREEZING, make_strategies
 from lightning_sparsegrad import ComponentNormClip, GradientEngine, GradientTransform
 from lightning_sparsegrad.engine.gradient_meter import GradientMeter
@@ -93,7 +94,7 @@ def engine_arm(
     engine = GradientEngine(task.model, transform, total_steps=period, skip_dropped=skip_dropped)
     if metered:
         engine.meter = GradientMeter(engine.parameters, engine.transform, every=1)
-    steps = count()
+    steps, still = count(), Still(engine)  # not the optimizer of the task, whose hooks would run in every other arm
 
     def run(clock: Clock) -> None:
         step = next(steps)
@@ -103,6 +104,8 @@ def engine_arm(
                 run_backward(task.model, task.batch)
                 with clock.section(CHANGE):
                     engine.apply_()
+                    if engine.acts_on_steps:
+                        still.step()
                     if statistics:
                         _ = {key: value.item() for key, value in engine.statistics.items()}
             task.optimizer.step()

@@ -10,6 +10,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.models import put_gradients
+from benchmarks.still import Still
 from lightning_sparsegrad import GradientEngine, GradientTransform
 
 
@@ -44,15 +45,20 @@ def peak_allocated(call: Callable[[], object], device: torch.device) -> int:
 def measure_apply(
     model: nn.Module, transform: GradientTransform, device: torch.device, measure: Callable[[Callable[[], None]], int]
 ) -> int:
-    """Return the measurement of `apply_` in the third window, after two that fill caches."""
+    """Return the measurement of the third window, after two that fill caches: `apply_`, and what a strategy learns."""
     engine = GradientEngine(model, transform, total_steps=100)
-    peak = 0
+    still, peak = Still(engine), 0
+
+    def apply_and_step() -> None:
+        engine.apply_()
+        still.step()
+
     for step in range(3):
         with engine.window(step, epoch=0):
             put_gradients(model, device)
             if step < 2:
-                engine.apply_()
+                apply_and_step()
             else:
-                peak = measure(engine.apply_)
+                peak = measure(apply_and_step)
         model.zero_grad()
     return peak

@@ -4,7 +4,10 @@ from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 
-from tests.strategies import OVERLAYS, overlay_name, spec_in
+from lightning_sparsegrad import GradientTransform
+from tests.strategies import OVERLAYS, STRATEGIES, overlay_name, spec_in
+
+SPIKES = "_spikes"  # after the name of an overlay: recording and picture of a run with bad batches
 
 
 @dataclass(frozen=True)
@@ -38,3 +41,9 @@ def overlays_of(strategy: type) -> list[Overlay]:
     """Return the overlays that name a strategy, that of its own name first."""
     names = [name for name in OVERLAYS if spec_in(name)["class_path"] == strategy.__name__]
     return [Overlay.read(OVERLAYS[name]) for name in sorted(names, key=lambda name: name != overlay_name(strategy))]
+
+
+def learning() -> list[str]:
+    """Return the names of the overlays whose strategy learns."""
+    kinds = [kind for kind in STRATEGIES if issubclass(kind, GradientTransform) and kind.learns]
+    return [overlay.name for kind in kinds for overlay in overlays_of(kind)]

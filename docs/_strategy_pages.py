@@ -8,13 +8,18 @@ from pathlib import Path
 from docs import _evidence
 from docs._api_pages import inheritance, title
 from docs._docstrings import Docstring
-from docs._overlays import Overlay, overlays_of
+from docs._overlays import SPIKES, learning, overlays_of
 from tests.strategies import ROOT, STRATEGIES, overlay_name
 from tests.transforms import table
 
 PICTURES = ROOT / "docs" / "pictures"
 _OF_STUDIES = re.compile(r"\(benchmarks/studies: ([\w, ]+)\)")
 _ALT = "Heat maps of layers by optimizer steps under {}: gradient norms before and after, shares left and kept"
+_ALT_OF_SPIKES = "Gradient norms before and after {}, and its threshold, by optimizer step, with bad batches marked"
+_OF_SPIKES = (
+    "A run with bad batches: MiniLM learns the words of the quickstart in batches of 16; after 100 steps every 20th "
+    "batch has wrong labels and a loss a hundred times as large."
+)
 _CAPTION = (
     "MiniLM learns the words of the quickstart for 96 steps; a row is a tensor, and grey has no gradient: "
     ":ref:`how to read it <how-to-read-the-pictures>`."
@@ -55,7 +60,9 @@ def _page(strategy: type) -> Iterator[str]:
     yield title("What it does to the gradients", "-")
     yield f"{_CAPTION}\n"
     for overlay in overlays:
-        yield from _picture(overlay)
+        yield from _picture(overlay.name, _ALT, f"``{overlay.name}``. {overlay.idea}")
+        if overlay.name in learning():
+            yield from _picture(f"{overlay.name}{SPIKES}", _ALT_OF_SPIKES, f"``{overlay.name}``. {_OF_SPIKES}")
     yield title("When to use it", "-")
     for overlay in overlays:
         yield f"``{overlay.name}``\n   {_with_reports(overlay.advice)}\n"
@@ -76,13 +83,13 @@ def _page(strategy: type) -> Iterator[str]:
     yield from _reference(strategy)
 
 
-def _picture(overlay: Overlay) -> Iterator[str]:
-    file = PICTURES / f"{overlay.name}.png"
+def _picture(name: str, alt: str, caption: str) -> Iterator[str]:
+    file, overlay = PICTURES / f"{name}.png", name.removesuffix(SPIKES)
     if file.exists():
-        yield f".. figure:: {_relative(file)}\n   :alt: {_ALT.format(overlay.name)}\n"
-        yield f"   ``{overlay.name}``. {overlay.idea}\n"
+        yield f".. figure:: {_relative(file)}\n   :alt: {alt.format(overlay)}\n"
+        yield f"   {caption}\n"
     else:
-        yield f"No picture of ``{overlay.name}`` has been drawn: ``python -m docs.draw {overlay.name}`` draws it.\n"
+        yield f"No picture ``{name}`` has been drawn: ``python -m docs.draw {overlay}`` draws it.\n"
 
 
 def _with_reports(advice: str) -> str:

@@ -1,12 +1,13 @@
 """Pictures of what each overlay does to the gradients of a small model: `python -m docs.draw [OVERLAY ...]`.
 
 The MiniLM of the quickstart trains for 96 steps with an overlay, about a minute on a CPU, and `GradientMonitor` looks
-at each. What it recorded is kept in `docs/_build/gradients`; a run is repeated once its file there is removed.
+at each. With a strategy that learns it trains once more, on bad batches too. What was recorded is kept in
+`docs/_build/gradients`; a run is repeated once its file there is removed.
 """
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -18,12 +19,15 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from PIL import Image
 
+from docs._overlays import SPIKES, learning
+from docs._spikes import BAD_BATCHES, draw_spikes
 from lightning_sparsegrad.callbacks._history import read_history
 from tests.strategies import OVERLAYS, ROOT
 
 PICTURES = ROOT / "docs" / "pictures"
 RUNS = ROOT / "docs" / "_build" / "gradients"
 EPOCHS, STEPS = 4, 24  # of each epoch
+ORDINARY = {"trainer.max_epochs": EPOCHS, "trainer.limit_train_batches": STEPS}
 OVERVIEW = {
     "identity": "plain fine-tuning\nevery gradient as it is",
     "grad_drop": "GradDrop\ndrops entries at random, 0.2",
@@ -39,25 +43,29 @@ _NORMS = 1e-4, 1.0  # of the colours, in every picture; the biases of keys have 
 _UNITS = ((0.0, "0"), (0.5, "0.5"), (1.0, "1"))
 
 
-def record(overlay: str) -> pd.DataFrame:
-    """Train the small model with an overlay unless that was done before, and return what the monitor recorded."""
-    file = RUNS / f"{overlay}.parquet"
+def record(overlay: str, run: Mapping[str, object] = ORDINARY, *, suffix: str = "") -> pd.DataFrame:
+    """Train the small model with an overlay unless that was done before, and return what the monitor recorded.
+
+    Args:
+        overlay: Name of the overlay.
+        run: Arguments of the run, by name.
+        suffix: End of the name of the recording.
+    """
+    file = RUNS / f"{overlay}{suffix}.parquet"
     if not file.exists():
         unfinished = file.with_name(f"unfinished_{file.name}")
         unfinished.parent.mkdir(parents=True, exist_ok=True)
         unfinished.unlink(missing_ok=True)
         arguments = {
-            "max_epochs": EPOCHS,
-            "limit_train_batches": STEPS,
-            "limit_val_batches": 0,
-            "logger": "false",
-            "enable_checkpointing": "false",
-            "callbacks+": "GradientMonitor",
-            "callbacks.every_n_steps": 1,
-            "callbacks.path": unfinished,
+            "trainer.limit_val_batches": 0,
+            "trainer.logger": "false",
+            "trainer.enable_checkpointing": "false",
+            "trainer.callbacks+": "GradientMonitor",
+            "trainer.callbacks.every_n_steps": 1,
+            "trainer.callbacks.path": unfinished,
         }
         command = ["fit", "--config", "quickstart", "--config", str(OVERLAYS[overlay])]
-        command += [f"--trainer.{name}={value}" for name, value in arguments.items()]
+        command += [f"--{name}={value}" for given in (run, arguments) for name, value in given.items()]
         subprocess.run([sys.executable, "cli.py", *command], cwd=ROOT, check=True)  # noqa: S603  # the arguments above
         unfinished.rename(file)
     return read_history(file)
@@ -154,6 +162,9 @@ def main(overlays: Sequence[str]) -> None:
     """Draw the pictures of some overlays, and the one picture of several as soon as all of its runs are there."""
     for overlay in overlays:
         save(draw_overlay(record(overlay)), PICTURES / f"{overlay}.png")
+        if overlay in learning():
+            history = _sorted(record(overlay, BAD_BATCHES, suffix=SPIKES))
+            save(draw_spikes(history), PICTURES / f"{overlay}{SPIKES}.png")
     if all((RUNS / f"{overlay}.parquet").exists() for overlay in OVERVIEW):
         save(
             draw_overview([record(overlay) for overlay in OVERVIEW], list(OVERVIEW.values())), PICTURES / "overview.png"

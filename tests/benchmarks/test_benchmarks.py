@@ -13,6 +13,9 @@ from benchmarks.__main__ import main
 from benchmarks.arms import CHANGE, PLAIN, STEP, Task, make_arms
 from benchmarks.baselines import child_tuning_, clip_as_authors_, clip_each_, drop_by_bernoulli_
 from benchmarks.growth import PER_PARAMETER, exponent
+from benchmarks.learning import GROWTH, LOOSE, SKIP
+from benchmarks.learning import make_arms as make_learning_arms
+from benchmarks.learning import make_strategies as make_learning_strategies
 from benchmarks.lines import draw_growth
 from benchmarks.measure import Arm, Clock, interleave
 from benchmarks.memory import held_to
@@ -221,6 +224,23 @@ class TestArms:
         after = list(model.parameters())
         assert all(torch.equal(old, new) for old, new in zip(before, after, strict=True))  # every arm sees the same
         assert all(parameter.requires_grad for parameter in after)
+
+    @pytest.mark.parametrize("growth", GROWTH.values(), ids=GROWTH.keys())
+    def test_clips_that_learn_scale_everything_or_nothing(self, model: nn.Module, growth: float) -> None:
+        saved = [gradient.clone() for gradient in gradients_of(model)]
+        max_norm = find_thresholds(saved).all if growth > 1 else LOOSE
+        for name, strategy in make_learning_strategies(max_norm).items():
+            put_back(model, saved)
+            (arm,) = make_learning_arms(model, {name: strategy}, growth)
+            for step in range(6):
+                arm.run(Clock(CPU))
+                ordinary = torch._foreach_mul(saved, growth**step)
+            changed = [
+                not torch.equal(gradient, other)
+                for gradient, other in zip(gradients_of(model), ordinary, strict=True)
+                if other.any()
+            ]
+            assert set(changed) == {growth > 1 and name != SKIP}, name
 
     def test_a_strategy_without_a_line_is_measured_as_its_overlays_have_it(self) -> None:
         others = from_overlays({strategy.__name__ for strategy in STRATEGIES} - {"GradDrop"})

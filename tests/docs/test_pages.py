@@ -2,12 +2,15 @@
 
 import subprocess
 import sys
+from math import inf
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
 import lightning_sparsegrad
-from docs import _api_pages, _evidence, _overlays, _repository_pages, _strategy_pages
+from docs import _api_pages, _evidence, _overlays, _repository_pages, _spikes, _strategy_pages
 from docs._docstrings import Docstring
 from docs.draw import OVERVIEW, PICTURES
 from tests.cases import cases
@@ -74,9 +77,47 @@ def test_a_page_without_a_picture_says_how_to_draw_it(monkeypatch: pytest.Monkey
     assert ".. figure::" not in page
 
 
+def test_a_strategy_that_learns_has_a_picture_of_its_threshold() -> None:
+    assert {"auto_clip", "spike_skip"} <= set(_overlays.learning())
+    for strategy in STRATEGIES:
+        page, learns = PAGES[f"strategies/{overlay_name(strategy)}.rst"], getattr(strategy, "learns", False)
+        assert ("_spikes.png\n" in page) == learns
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_panel_shows_all_gradients_or_one_component(shared: bool) -> None:
+    names, steps = [f"block {depth}.weight" for depth in range(6)], range(_spikes.STEPS)
+    bounds = dict.fromkeys(names, 1.0) if shared else dict(zip(names, range(1, 7), strict=True))
+    rows = [
+        {
+            "step": step,
+            "component": name,
+            "vector": False,
+            "norm_before": 3.0,
+            "threshold": bounds[name] if step else inf,
+        }
+        for step in steps
+        for name in names
+    ]
+    history = pd.DataFrame(rows).assign(norm_after=lambda table: table["threshold"].clip(upper=3.0))
+    history.loc[history["step"] == 119, "norm_after"] = 0.0
+    panels = _spikes.draw_spikes(history).axes
+    assert [panel.get_title() for panel in panels] == (
+        ["all gradients"] if shared else [names[i] for i in (0, 2, 3, 5)]
+    )
+    lines = {str(line.get_label()): np.asarray(line.get_ydata(), dtype=float) for line in panels[0].get_lines()}
+    assert lines["norm before"][0] == pytest.approx(3.0 * 6**0.5 if shared else 3.0)
+    assert np.isnan(lines["threshold"][0])
+    assert lines["threshold"][1] == 1.0
+    assert np.isnan(lines["norm after"][119])
+    (left_out,) = (points for points in panels[0].collections if points.get_label() == "window left out")
+    assert np.asarray(left_out.get_offsets()) == pytest.approx(np.array([[119.0, lines["norm before"][0]]]))
+
+
 def test_a_picture_is_small_and_of_an_overlay() -> None:
     pictures = {file.stem: file.stat().st_size for file in PICTURES.glob("*.png")}
-    assert pictures.keys() - OVERLAYS.keys() == {"overview"}
+    of_spikes = {f"{overlay}{_overlays.SPIKES}" for overlay in _overlays.learning()}
+    assert pictures.keys() - OVERLAYS.keys() == {"overview", *of_spikes}
     assert max(pictures.values()) < 60_000
     assert set(OVERVIEW) <= pictures.keys()
 

@@ -8,8 +8,8 @@ from tests.strategies import OVERLAYS, STRATEGIES, overlay_name, spec_in
 
 _ROOM = "lightning_sparsegrad.transforms."
 _REFERENCE = re.compile(
-    r"(?P<before>.*?)(?P<authors>(?:[A-Z]\. )+.*?), \"(?P<title>[^\"]+)\",? (?P<year>\d{4}), (?P<url>http\S+?)"
-    r"(?P<after>, [^,]*)?\."
+    r"(?P<before>.*?)(?P<authors>(?:[A-Z]\. )+.*?|[A-Z][\w-]+), \"(?P<title>[^\"]+)\",? (?P<year>\d{4}), "
+    r"(?P<url>http\S+?)(?P<after>, [^,]*)?\."
 )
 
 
@@ -47,8 +47,8 @@ def source(strategy: type) -> str:
     text = " ".join(references[0].split())
     parsed = _REFERENCE.fullmatch(text)
     assert parsed, (
-        f'`References` of {strategy.__name__} should read: A. Author and B. Author, "Title", year, URL, where. '
-        f"Found {text!r}"
+        f"`References` of {strategy.__name__} should read: A. Author and B. Author, or the name of a project, "
+        f'"Title", year, URL, where. Found {text!r}'
     )
     authors = re.sub(r"\b[A-Z]\. ", "", parsed["authors"])
     return f"{parsed['before']}[{authors} {parsed['year']}]({parsed['url']}){parsed['after'] or ''}"

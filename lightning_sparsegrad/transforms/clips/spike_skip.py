@@ -49,7 +49,7 @@ class SpikeSkip(AdaptiveNormClip):
         0.01 :math:`\mu`; the norms are in checkpoints.
 
     References:
-        After OLMo-core, `SkipStepOptimizer`, 2024, https://github.com/allenai/OLMo-core.
+        After OLMo-core, "SkipStepOptimizer", 2024, https://github.com/allenai/OLMo-core.
 
     Example:
         >>> SpikeSkip(deviations=6.0)
