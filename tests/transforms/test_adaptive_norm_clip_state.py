@@ -65,9 +65,8 @@ def test_components_that_are_new_or_gone_are_counted_in_one_warning(clip: Clip):
 def test_a_state_that_lacks_something_is_refused(missing: str):
     trained, other = Training(AutoClip()), Training(AutoClip())
     state = {name: value for name, value in trained.state().items() if name != missing}
-    with pytest.raises(
-        ConfigurationError, match=f"^Parameter `state` should hold a tensor `{missing}` of shape [^\n]*$"
-    ):
+    message = f"^Parameter `state` should hold a tensor `{missing}` of shape .*$"
+    with pytest.raises(ConfigurationError, match=message):
         other.strategy.load_state_dict(state)
 
 
