@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.utils.data import DataLoader
 
-from lightning_sparsegrad import Chain, ComponentNormClip, GradDrop, GradientTransform, LayerGradDrop
+from lightning_sparsegrad import AutoClip, Chain, ComponentNormClip, GradDrop, GradientTransform, LayerGradDrop
 from tests.cases import cases
 from tests.lightning.tasks import assert_same_weights, door_of, through, trainer, weights
 from tests.transforms.golden import GOLDEN, Golden
@@ -136,7 +136,10 @@ COMPUTED = {  # although they are dropped
     "layers not to be skipped": Run(LAYERS, "callback", kind=DriftingTransposed, ddp=(UNUSED,), skip=False),
 }
 COMPILED = {"compiled layers": Run(LAYERS, "callback", ACCUMULATE, Compiled, ddp=(UNUSED,))}
-HALF = {"fp16 that overflows on one rank": Run(BOTH, kind=Overflowing, half=True)}
+HALF = {
+    "fp16 that overflows on one rank": Run(BOTH, kind=Overflowing, half=True),
+    "fp16 that overflows on one rank, learning": Run(AutoClip(50.0), kind=Overflowing, half=True),
+}
 RUNS = PLAIN | SKIPPING | SEEDED | DROPOUT | SKIPPED | COMPUTED | COMPILED | HALF
 REFUSED = {"no loss": Run(BOTH, accumulate=ACCUMULATE, kind=Lossless)}
 

@@ -82,7 +82,7 @@ class Training:
         return float(gradient.double().norm())
 
     def state(self) -> dict[str, Any]:
-        return deepcopy(self.strategy.state_dict())  # type: ignore[no-any-return]
+        return dict(deepcopy(self.strategy.state_dict()))
 
 
 def assert_same_state(state: Mapping[str, Any], other: Mapping[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """AdaGC: another implementation on ordinary norms, where the authors' code fails, groups of parameters by role."""
 
+from collections.abc import Sequence
 from math import inf, nan, sqrt
 from typing import Any
 
@@ -66,7 +67,7 @@ class Theirs:
         return float(self.optimizer.state[self.model.get_parameter(name)]["gamma"])
 
 
-def left_after(run: Training | Upstream, windows: list[Norms], name: str) -> float:
+def left_after(run: Training | Upstream, windows: Sequence[Norms], name: str) -> float:
     for norms in windows:
         left = run.window(norms)
     return run.left(name) if isinstance(run, Training) else left[name]

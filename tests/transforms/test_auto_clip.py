@@ -92,7 +92,7 @@ def test_a_window_is_clipped_once_and_not_its_partial_sums():
         with training.engine.window(step):
             for size in (3.0, 2.0):
                 for model in models:
-                    (model.get_parameter(NAMES[0]).sum() / 2 * size).backward()
+                    torch.autograd.backward(model.get_parameter(NAMES[0]).sum() / 2 * size)
                 upstream.after_backward()
             training.engine.apply_()
         training.optimizer.step()

@@ -14,7 +14,7 @@ from tests.transforms.small import on_one_thread
 
 one_thread = pytest.fixture(autouse=True, scope="module")(on_one_thread)
 
-MODES = {  # ours, theirs
+MODES: dict[str, dict[str, Any]] = {  # ours, theirs
     "reciprocal": {"mode": "zscore", "clip_option": "adaptive_scaling"},
     "percentile": {"mode": "percentile"},
     "mean": {"mode": "zscore", "clip_option": "mean"},

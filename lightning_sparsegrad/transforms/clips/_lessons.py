@@ -39,6 +39,11 @@ def put(history: Tensor, count: Tensor, norms: Tensor) -> Tensor:
     return history.scatter(-1, (count % history.shape[-1]).unsqueeze(-1), norms.unsqueeze(-1))
 
 
+def number_in(history: Tensor) -> Tensor:
+    """Return how many norms a history holds, of shape (...): after it has grown, fewer than there is room for."""
+    return (~history.isnan()).sum(-1)
+
+
 def with_history(state: dict[str, Any], size: int) -> dict[str, Any]:
     """Return a restored state whose `history` has this size, with its newest norms."""
     history, count = state.get("history"), state.get("count")

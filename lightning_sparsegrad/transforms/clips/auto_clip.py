@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_sparsegrad.components import ComponentSpec
 from lightning_sparsegrad.errors import require_integer, require_number
 from lightning_sparsegrad.transforms.base import Window
-from lightning_sparsegrad.transforms.clips._lessons import put, teaches, with_history
+from lightning_sparsegrad.transforms.clips._lessons import number_in, put, teaches, with_history
 from lightning_sparsegrad.transforms.clips.adaptive_norm_clip import AdaptiveNormClip, State
 
 
@@ -58,22 +58,23 @@ class AutoClip(AdaptiveNormClip):
     def thresholds_of(self, state: State, norms: Tensor, window: Window) -> Tensor:  # noqa: ARG002
         new = teaches(norms)
         history = torch.where(new.unsqueeze(-1), put(state["history"], state["count"], norms), state["history"])
-        return self._percentiles(history, state["count"] + new)
+        return self._percentiles(history)
 
     def after(self, state: State, norms: Tensor, norms_left: Tensor) -> State:  # noqa: ARG002
         return {"history": put(state["history"], state["count"], norms)}
 
     def level(self, state: State) -> Tensor:
-        return self._percentiles(state["history"], state["count"])
+        return self._percentiles(state["history"])
 
-    def _percentiles(self, history: Tensor, count: Tensor) -> Tensor:
+    def _percentiles(self, history: Tensor) -> Tensor:
         """Return the percentile of each history; infinity where it is empty."""
         ascending = history.sort(dim=-1).values  # NaN last
-        rank = (count.clamp(max=self.history) - 1).clamp(min=0).to(history) * (self.percentile / 100)
+        number = number_in(history)
+        rank = (number - 1).clamp(min=0).to(history) * (self.percentile / 100)
         below, above = rank.floor(), rank.ceil()
         ends = torch.stack([below, above], dim=-1).long()
         low, high = ascending.gather(-1, ends).unbind(-1)
-        return torch.where(count > 0, torch.lerp(low, high, rank - below), inf)
+        return torch.where(number > 0, torch.lerp(low, high, rank - below), inf)
 
     def settings(self, window: Window) -> Mapping[str, float]:  # noqa: ARG002
         return {"percentile": self.percentile}

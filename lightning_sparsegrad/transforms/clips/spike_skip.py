@@ -11,7 +11,7 @@ from lightning_sparsegrad.components._held import Held
 from lightning_sparsegrad.errors import require_integer, require_number
 from lightning_sparsegrad.functional import shard_of
 from lightning_sparsegrad.transforms.base import Gradients, Window
-from lightning_sparsegrad.transforms.clips._lessons import put, with_history
+from lightning_sparsegrad.transforms.clips._lessons import number_in, put, with_history
 from lightning_sparsegrad.transforms.clips.adaptive_norm_clip import AdaptiveNormClip, State
 
 _LEAST_SPREAD = 0.01  # of the mean
@@ -75,7 +75,7 @@ class SpikeSkip(AdaptiveNormClip):
 
     def thresholds_of(self, state: State, norms: Tensor, window: Window) -> Tensor:  # noqa: ARG002
         history = state["history"]
-        number = state["count"].clamp(max=self.history)
+        number = number_in(history)
         mean = history.nansum(-1) / number
         variance = (history - mean.unsqueeze(-1)).square().nansum(-1) / (number - 1)
         bound = mean + self.deviations * torch.maximum(variance.sqrt(), _LEAST_SPREAD * mean)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lightning_sparsegrad import GradientTransform
+from lightning_sparsegrad import GradientTransform, SpikeSkip
 from lightning_sparsegrad.transforms.base import runs_on_shards
 from tests.reference import Reference
 
@@ -75,6 +75,11 @@ class Golden:
     def learns(self) -> bool:
         """Whether the effect of a window depends on the steps before it."""
         return any(member.learns for member in self.transform.flattened())
+
+    @property
+    def leaves_out(self) -> bool:
+        """Whether a strategy leaves out whole windows, for which it reads a number on the host."""
+        return any(isinstance(member, SpikeSkip) for member in self.transform.flattened())
 
     @property
     def on_shards(self) -> bool:

@@ -4,9 +4,9 @@ from math import inf, isfinite, sqrt
 
 import torch
 
-from lightning_sparsegrad import SpikeSkip
+from lightning_sparsegrad import Chain, GlobalNormClip, SpikeSkip
 from tests.layout import Layout
-from tests.reference import Entries, Learner, Values, When, norm
+from tests.reference import Entries, InOrder, Learner, Values, When, clip_norms, norm
 from tests.transforms.golden._adaptive import FAR, PATIENCE, teaches
 from tests.transforms.golden._row import Fit, Golden
 
@@ -81,8 +81,9 @@ ROWS = (
         effect=_waits_for_norms,
     ),
     Golden(
-        SpikeSkip(0.1, history=3, warmup_steps=3, max_in_a_row=3),
-        (-247.03125, 84.0625, -465.34375),
-        does=LeaveOutSpikes(0.1, history=3, warmup_steps=3, max_in_a_row=3),
+        Chain({"clip": GlobalNormClip(19.5), "skip": SpikeSkip(0.1, history=2, warmup_steps=2)}),
+        (-246.346389, 84.0625, 0.0),
+        (0, 0, 23),
+        does=InOrder(clip_norms(19.5, "all"), LeaveOutSpikes(0.1, history=2, warmup_steps=2)),
     ),
 )
