@@ -195,8 +195,8 @@ def test_a_window_without_a_step_teaches_nothing(clip: Clip):
 @cases("factor", [1e5, 1e-5], ids=["above", "below"])
 def test_it_starts_anew_after_16_norms_far_from_what_it_knows(clip: Clip, factor: float):
     training, fresh = Training(clip.make("tensor")), Training(clip.make("tensor"))
-    training.windows([everywhere(norm) for norm in ordinary(60, seed=5, size=1e-4)])
-    far = [everywhere(norm * 1e-4 * factor) for norm in ordinary(80, seed=6)]
+    training.windows([everywhere(norm) for norm in ordinary(45, seed=5, size=1e-4)])
+    far = [everywhere(norm * 1e-4 * factor) for norm in ordinary(35, seed=6)]
     training.windows(far[:16])
     for norms in far[16:]:
         assert training.window(norms) == pytest.approx(fresh.window(norms), rel=1e-12)

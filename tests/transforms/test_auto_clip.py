@@ -40,7 +40,7 @@ class Upstream:
 
 
 # ---------------------------------------------------------------- the definition
-@cases(("percentile", "history"), [(0.0, 256), (10.0, 256), (37.5, 30), (90.0, 30), (100.0, 256)])
+@cases(("percentile", "history"), [(10.0, 256), (37.5, 30), (90.0, 256)])
 def test_it_equals_numpys_percentile(percentile: float, history: int):
     training, norms = Training(AutoClip(percentile, history=history)), ordinary(200, seed=1, spikes=0.05)
     for step, norm in enumerate(norms):
@@ -114,8 +114,8 @@ def test_the_history_is_saved():
 
 
 # ---------------------------------------------------------------- another length of history
-@cases("length", [1, 4, 8, 20])
-@cases("count", [3, 8, 13])
+@cases("length", [1, 4, 20])
+@cases("count", [3, 13])
 def test_a_state_with_another_length_keeps_the_newest_norms(length: int, count: int):
     norms = ordinary(count, seed=4)
     trained, resumed = Training(AutoClip(30.0, history=8)), Training(AutoClip(30.0, history=length))
