@@ -37,6 +37,7 @@ OVERVIEW = {
     "cgnc": "CGNC\nclips every tensor to 0.01",
 }
 _COLOURS = 128  # of a picture, which keep its file small
+_COLOURS_OF_LINES = 32
 _DPI = 110
 _NOTHING = "#d9d9d9"  # what is frozen, dropped or not computed
 _NORMS = 1e-4, 1.0  # of the colours, in every picture; the biases of keys have a gradient of rounding errors alone
@@ -112,11 +113,11 @@ def draw_overview(histories: Sequence[pd.DataFrame], titles: Sequence[str]) -> F
     return figure
 
 
-def save(figure: Figure, file: Path) -> None:
+def save(figure: Figure, file: Path, *, colours: int = _COLOURS) -> None:
     """Write a picture with few colours on a white card, which both light and dark pages can show."""
     figure.savefig(file, dpi=_DPI, facecolor="white")
     with Image.open(file) as picture:
-        small = picture.convert("RGB").quantize(_COLOURS, dither=Image.Dither.NONE)
+        small = picture.convert("RGB").quantize(colours, dither=Image.Dither.NONE)
     small.save(file, optimize=True)
 
 
@@ -164,7 +165,7 @@ def main(overlays: Sequence[str]) -> None:
         save(draw_overlay(record(overlay)), PICTURES / f"{overlay}.png")
         if overlay in learning():
             history = _sorted(record(overlay, BAD_BATCHES, suffix=SPIKES))
-            save(draw_spikes(history), PICTURES / f"{overlay}{SPIKES}.png")
+            save(draw_spikes(history), PICTURES / f"{overlay}{SPIKES}.png", colours=_COLOURS_OF_LINES)
     if all((RUNS / f"{overlay}.parquet").exists() for overlay in OVERVIEW):
         save(
             draw_overview([record(overlay) for overlay in OVERVIEW], list(OVERVIEW.values())), PICTURES / "overview.png"

@@ -15,7 +15,7 @@ from lightning_sparsegrad.studies._study import Study, Trial
 
 ROOT = Path(__file__).parents[2]
 STUDIES = sorted((ROOT / "configs" / "studies").glob("*.yaml"))
-LARGE = {"stability_confirmation", "stability_reviews", "stability_words", "transfer"}  # of many runs
+LARGE = {"spikes", "stability_confirmation", "stability_reviews", "stability_words", "transfer"}  # of many runs
 
 
 def runs_of(path: Path, *, quick: bool = False) -> list[Run]:
