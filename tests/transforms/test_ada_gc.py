@@ -95,6 +95,14 @@ def test_it_equals_the_algorithm_on_ordinary_norms():
     assert clipped > 100
 
 
+def test_norms_far_above_max_norm_end_the_warmup_too():
+    training = Training(AdaGC(warmup_steps=20))
+    training.windows(usual(40, size=1e6))
+    assert training.state()["count"].tolist() == [40] * 3
+    training.windows(usual(20, size=1e-5))  # and yet it starts anew where the averages are far from all that comes
+    assert training.state()["count"].max() < 10
+
+
 @cases("foreach", [True, False])
 def test_it_equals_another_implementation(foreach: bool):
     """Its warm-up is a step shorter than it is told, so that it is told one more; with zeros, it differs."""

@@ -58,16 +58,15 @@ def test_components_that_are_new_or_gone_are_counted_in_one_warning(clip: Clip):
     norms = dict.fromkeys(NAMES, 9.0)
     thresholds, kept, new = resumed.window(norms), trained.window(norms), fresh.window(norms)
     assert thresholds == {**kept, NAMES[2]: new[NAMES[2]]}
-    assert kept[NAMES[2]] != new[NAMES[2]]
+    assert resumed.state()["count"].tolist() == [21, 21, 1]
 
 
 @cases("missing", ["history", "count"])
 def test_a_state_that_lacks_something_is_refused(missing: str):
     trained, other = Training(AutoClip()), Training(AutoClip())
     state = {name: value for name, value in trained.state().items() if name != missing}
-    with pytest.raises(
-        ConfigurationError, match=f"^Parameter `state` should hold a tensor `{missing}` of shape [^\n]*$"
-    ):
+    message = f"^Parameter `state` should hold a tensor `{missing}` of shape .*$"
+    with pytest.raises(ConfigurationError, match=message):
         other.strategy.load_state_dict(state)
 
 

@@ -66,6 +66,7 @@ class AdaGC(AdaptiveNormClip):
         self.warmup_steps = warmup_steps
         self.max_norm = as_threshold("max_norm", max_norm)
         refuse_depth("max_norm", self.max_norm)
+        self._share = torch.ones(())  # that a clip of the whole gradient to `max_norm` leaves of it
 
     @property
     def schedules(self) -> Sequence[Schedule]:
@@ -79,7 +80,7 @@ class AdaGC(AdaptiveNormClip):
         return {"average": torch.zeros((), dtype=torch.float64)}
 
     def thresholds_of(self, state: State, norms: Tensor, window: Window) -> Tensor:
-        share = (self.max_norm(window.progress) / torch.linalg.vector_norm(norms)).clamp(max=1.0)
+        share = self._share = (self.max_norm(window.progress) / torch.linalg.vector_norm(norms)).clamp(max=1.0)
         of_global_clip = torch.where(share >= 1, inf, norms * share)
         return torch.where(self._is_first(state), of_global_clip, self.ratio * state["average"])
 
@@ -88,6 +89,10 @@ class AdaGC(AdaptiveNormClip):
         smallest = torch.where(state["count"] > 0, torch.minimum(average, norms_left), norms_left)
         moved = self.beta * average + (1 - self.beta) * norms_left
         return {"average": torch.where(self._is_first(state), smallest, moved)}
+
+    def as_fresh(self, norms: Tensor) -> Tensor:
+        # norms that are always far above `max_norm` would begin the warm-up again and again
+        return norms * self._share
 
     def level(self, state: State) -> Tensor:
         return state["average"]

@@ -80,6 +80,10 @@ class AdaptiveNormClip(ComponentClip):
     def level(self, state: State) -> Tensor:
         """Return the norm that the state takes for ordinary, of shape (components,); any number where `count` is 0."""
 
+    def as_fresh(self, norms: Tensor) -> Tensor:
+        """Return norms as a component that has learnt nothing would learn them, to see whether they are far above."""
+        return norms
+
     # ------------------------------------------------------------ a window
     def bind(self, parameters: NamedParameters, *, total_steps: int | None) -> None:
         self.require_total_steps(total_steps)
@@ -108,7 +112,7 @@ class AdaptiveNormClip(ComponentClip):
             norms = torch.stack([norm if held else zero for norm, held in zip(norms.unbind(), here, strict=True)])
         taught = happened.to(norms.device) & teaches(norms) & teaches(self._norms_left)
         count, level = self._state["count"], self.level(self._state)
-        is_far = (count > 0) & ((norms > _FAR * level) | (_FAR * norms < level))
+        is_far = (count > 0) & ((self.as_fresh(norms) > _FAR * level) | (_FAR * norms < level))
         far = torch.where(is_far, self._state["far"] + 1, 0)
         learnt = {"count": count + 1, "far": far, **self.after(self._state, norms, self._norms_left)}
         for name, value in self._state.items():

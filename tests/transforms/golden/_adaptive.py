@@ -65,6 +65,10 @@ class AdaptiveClip(Learner):
     def typical(self, memory: Memory) -> float:
         """Return the norm that is typical of a component; NaN if nothing is."""
 
+    def as_fresh(self, length: float, everything: float) -> float:
+        """Return a norm as a component that has learnt nothing would learn it."""
+        return length
+
     def __call__(self, values: Values, when: When, layout: Layout) -> Values:
         changed = {name: list(entries.values) for name, entries in values.items() if entries is not None}
         everything = norm([value for entries in changed.values() for value in entries], 2.0)
@@ -91,7 +95,8 @@ class AdaptiveClip(Learner):
             if not teaches(length) or not teaches(clipped) or (left is not None and present.isdisjoint(left)):
                 continue
             typical = self.typical(memory)
-            memory.far = memory.far + 1 if length > FAR * typical or length < typical / FAR else 0
+            above = self.as_fresh(length, everything) > FAR * typical
+            memory.far = memory.far + 1 if above or length < typical / FAR else 0
             if memory.far == PATIENCE:
                 self.memories[unit] = Memory()
             else:

@@ -38,6 +38,10 @@ class ClipToOwnPast(AdaptiveClip):
             memory.level = self.beta * memory.level + (1 - self.beta) * left
         memory.number += 1
 
+    def as_fresh(self, length: float, everything: float) -> float:
+        threshold = self.threshold(Memory(), length, everything)
+        return length if length <= threshold else threshold
+
     def typical(self, memory: Memory) -> float:
         return memory.level
 
