@@ -42,11 +42,14 @@ class Training:
     Args:
         transform: The strategy.
         dtype: Of the weights.
+        total_steps: Steps of the whole training, if known.
     """
 
-    def __init__(self, transform: GradientTransform, *, dtype: torch.dtype = torch.float64) -> None:
+    def __init__(
+        self, transform: GradientTransform, *, dtype: torch.dtype = torch.float64, total_steps: int | None = None
+    ) -> None:
         self.model = Tensors(dtype)
-        self.engine = GradientEngine(self.model, transform)
+        self.engine = GradientEngine(self.model, transform, total_steps=total_steps)
         self.optimizer = still_of(self.engine)
         self.step = 0
 

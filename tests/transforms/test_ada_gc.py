@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from lightning_sparsegrad import AdaGC, ConfigurationError, TopDown
+from lightning_sparsegrad import AdaGC, ConfigurationError, Linear, TopDown
 from tests.cases import cases
 from tests.transforms.learners import ROLES
 from tests.transforms.norms import NAMES, Norms, Tensors, Training, ordinary
@@ -101,6 +101,12 @@ def test_norms_far_above_max_norm_end_the_warmup_too():
     assert training.state()["count"].tolist() == [40] * 3
     training.windows(usual(20, size=1e-5))  # and yet it starts anew where the averages are far from all that comes
     assert training.state()["count"].max() < 10
+
+
+def test_max_norm_may_follow_training():
+    training = Training(AdaGC(max_norm=Linear(1.0, 0.2), components="global"), total_steps=5)
+    bounds = [training.window(5.0)["all"] for _ in range(5)]
+    assert bounds == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2])
 
 
 @cases("foreach", [True, False])
