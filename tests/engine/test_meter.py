@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from math import inf, isnan, nan
+from statistics import fmean, stdev
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from lightning_sparsegrad import (
     LayerGradDrop,
     Linear,
     NamedParameters,
+    SpikeSkip,
     ValueClip,
     Window,
 )
@@ -218,6 +220,21 @@ def test_a_threshold_is_that_of_the_window() -> None:
     clip = GlobalNormClip(Linear(2.0, 1.0))
     seen = [thresholds_of(clip, step=step, components={"*": "all"})["all"] for step in (0, WINDOWS[-1])]
     assert seen == [2.0, 1.0]
+
+
+def test_a_threshold_is_infinite_until_it_is_learnt() -> None:
+    model = Small()
+    engine = engine_for(model, SpikeSkip(3.0, warmup_steps=3))
+    meter = engine.meter = GradientMeter(engine.parameters, engine.transform, every=1, components={"*": "all"})
+    norms: list[float] = []
+    for step in range(4):
+        set_gradients(model, step)
+        apply(engine, step)
+        assert meter.last is not None
+        (all_values,) = meter.last.values.T
+        expected = fmean(norms) + 3 * max(stdev(norms), 0.01 * fmean(norms)) if step == 3 else inf
+        assert float(all_values[THRESHOLD]) == pytest.approx(expected, rel=1e-5)
+        norms.append(float(all_values[BEFORE]))
 
 
 def test_a_strategy_says_by_parameter_and_unit_what_it_scales() -> None:
