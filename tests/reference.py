@@ -7,7 +7,7 @@ What the library finds in a module tree (depths, fused projections) is written d
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from math import inf, isnan, nan, prod, sqrt
@@ -75,14 +75,18 @@ class Learner(ABC):
         """Return the effect on the gradients of a window, and remember what the window would teach."""
 
     @abstractmethod
-    def stepped(self) -> None:
-        """Learn what the last window taught, unless it has been learnt already."""
+    def stepped(self, left: Collection[str] | None = None) -> None:
+        """Learn what the last window taught, unless it has been learnt already.
+
+        Args:
+            left: The parameters with a gradient in the step, of whose alone something is learnt; all by default.
+        """
 
 
-def stepped(does: Reference) -> None:
-    """Tell a reference that the step of its last window has happened."""
+def stepped(does: Reference, left: Collection[str] | None = None) -> None:
+    """Tell a reference that the step of its last window has happened, with gradients of some parameters."""
     if isinstance(does, Learner):
-        does.stepped()
+        does.stepped(left)
 
 
 def rate_of(rate: Rate, when: When, name: str, layout: Layout) -> float:
@@ -167,12 +171,14 @@ class InOrder(Learner):
 
     def __init__(self, *members: Reference) -> None:
         self.members = members
+        self._left: Collection[str] = ()
 
     def __call__(self, values: Values, when: When, layout: Layout) -> Values:
         for each in self.members:
             values = each(values, when, layout)
+        self._left = {name for name, entries in values.items() if entries is not None}
         return values
 
-    def stepped(self) -> None:
+    def stepped(self, left: Collection[str] | None = None) -> None:
         for each in self.members:
-            stepped(each)
+            stepped(each, self._left if left is None else left)

@@ -42,7 +42,6 @@ Plan = list[tuple[int, int, list[Tensor]]]  # of every window: its epoch, what t
 
 # both doors go through one adapter; the tests in tests/lightning open each
 each_door = pytest.mark.parametrize("door", ["module", pytest.param("callback", marks=pytest.mark.long)])
-every_row = pytest.mark.parametrize("row", GOLDEN, ids=str)
 
 
 def knows_when(row: Golden) -> bool:
@@ -56,6 +55,12 @@ def knows_when(row: Golden) -> bool:
     return transform.needs_total_steps or isinstance(transform, Chain) or "epoch" in vars(transform).values()
 
 
+# of strategies that learn, one row of each class is run by default
+every_row = pytest.mark.parametrize(
+    "row",
+    [pytest.param(row, marks=pytest.mark.long) if row.learns and not knows_when(row) else row for row in GOLDEN],
+    ids=str,
+)
 # where strategies differ by where training stands alone, those that do not know it are left to the long tests
 rows_that_know_when = pytest.mark.parametrize(
     "row", [row if knows_when(row) else pytest.param(row, marks=pytest.mark.long) for row in GOLDEN], ids=str

@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from random import Random
 
 from lightning_sparsegrad import (
+    AdaGC,
+    AutoClip,
     Chain,
     ComponentNormClip,
     GlobalNormClip,
@@ -13,7 +15,9 @@ from lightning_sparsegrad import (
     HeadOnly,
     Identity,
     LayerGradDrop,
+    SpikeSkip,
     ValueClip,
+    ZClip,
 )
 from tests import reference
 from tests.layout import Layout
@@ -22,6 +26,8 @@ from tests.soak.strategies import Drawn, Setting
 from tests.transforms.golden import GOLDEN
 
 DRAWS: dict[type[GradientTransform], Callable[[Setting], Drawn]] = {
+    AdaGC: strategies.ada_gc,
+    AutoClip: strategies.auto_clip,
     ComponentNormClip: strategies.component_norm_clip,
     GlobalNormClip: strategies.global_norm_clip,
     GradDrop: strategies.grad_drop,
@@ -29,7 +35,9 @@ DRAWS: dict[type[GradientTransform], Callable[[Setting], Drawn]] = {
     HeadOnly: strategies.head_only,
     Identity: strategies.identity,
     LayerGradDrop: strategies.layer_grad_drop,
+    SpikeSkip: strategies.spike_skip,
     ValueClip: strategies.value_clip,
+    ZClip: strategies.zclip,
 }
 # a strategy without a draw of its own is drawn from its golden rows, on the model they are for
 OTHERS = [row for row in GOLDEN if type(row.transform) not in {*DRAWS, Chain}]
@@ -53,7 +61,7 @@ def draw_chain(rng: Random, layout: Layout, *, layers: Sequence[str], head: Sequ
     likely = [_LIKELY.get(kind, 1.0) for kind in DRAWS]
     if OTHERS and "blocks.0.norm.weight" in layout.shapes:
         row = rng.choice(OTHERS)
-        draws.append(lambda _: Drawn(row.transform, row.does, reports=None))
+        draws.append(lambda _: Drawn(row.transform, row.reference(), reports=None))
         likely.append(2.0)
     drawn: list[Drawn] = []
     bounds: set[str] = set()

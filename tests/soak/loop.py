@@ -61,6 +61,7 @@ class Loop:
         self.optimizer = fresh_optimizer(configuration, self.model)
         self.scaler = fresh_scaler(configuration)
         self.engine = GradientEngine(self.model, configuration.drawn.transform, **engine)
+        self.engine.attach(self.optimizer)
 
     def train(self) -> dict[str, Tensor]:
         """Go through all windows; return the weights."""

@@ -7,6 +7,8 @@ from math import inf, isfinite, nan, prod
 
 from tests.layout import Layout
 from tests.reference import Entries, Rate, Reference, Values, When, norm, rate_of, threshold_of
+from tests.transforms.golden._adaptive import AdaptiveClip
+from tests.transforms.golden.spike_skip import LeaveOutSpikes
 
 Ranges = dict[str, tuple[float, float]]
 
@@ -51,6 +53,10 @@ def ones(values: Values) -> Values:
 
 def _exactly(value: float) -> tuple[float, float]:
     return value - 1e-6, value + 1e-6
+
+
+def _nearly(value: float) -> tuple[float, float]:
+    return value * (1 - 1e-4), value * (1 + 1e-4)
 
 
 def kept_share(does: Reference, rate: Rate, leave: Collection[str]) -> Report:
@@ -98,6 +104,40 @@ def clipped_norms(
         return ranges
 
     return report
+
+
+@dataclass(frozen=True)
+class LearntNorms:
+    """The statistics of a clip that learns, from its reference."""
+
+    does: AdaptiveClip
+
+    def __call__(self, applied: Applied) -> Ranges:
+        read, ranges, over, close, count = applied.read(), Ranges(), 0, 0, 0
+        for unit, pieces in applied.layout.units("all" if self.does.kind == "global" else self.does.kind).items():
+            if not any(name in read for name, _ in pieces):
+                continue
+            size, threshold = self.does.norms[unit], self.does.thresholds[unit]
+            factor = 1.0 if size <= threshold else threshold / size if size else nan
+            count += 1
+            over += not factor >= 1
+            close += abs(factor - 1) < 1e-5
+            ranges[f"norm_before/{unit}"] = _nearly(size)
+            ranges[f"norm_after/{unit}"] = _nearly(size * factor)
+            ranges[f"threshold/{unit}"] = _nearly(threshold)
+        ranges["clipped"] = (over - close) / max(count, 1) - 1e-6, (over + close) / max(count, 1) + 1e-6
+        return ranges
+
+
+@dataclass(frozen=True)
+class Spikes:
+    """The statistics of SpikeSkip, from its reference."""
+
+    does: LeaveOutSpikes
+
+    def __call__(self, applied: Applied) -> Ranges:
+        measured = {name: _nearly(value) for name, value in self.does.measured.items()}
+        return {"spikes": _exactly(self.does.spikes), **measured}
 
 
 def clipped_values(max_value: Rate) -> Report:

@@ -7,6 +7,8 @@ from random import Random
 from typing import Any
 
 from lightning_sparsegrad import (
+    AdaGC,
+    AutoClip,
     ComponentNormClip,
     GlobalNormClip,
     GradDrop,
@@ -16,18 +18,34 @@ from lightning_sparsegrad import (
     Identity,
     LayerGradDrop,
     Schedule,
+    SpikeSkip,
     ValueClip,
+    ZClip,
 )
 from tests import reference
 from tests.layout import Layout
 from tests.reference import Rate, Reference, Values, When
-from tests.soak.reports import Report, clipped_norms, clipped_values, kept_layers, kept_share, nothing
+from tests.soak.reports import (
+    LearntNorms,
+    Report,
+    Spikes,
+    clipped_norms,
+    clipped_values,
+    kept_layers,
+    kept_share,
+    nothing,
+)
 from tests.soak.schedules import draw_schedule
+from tests.transforms.golden._adaptive import AdaptiveClip
+from tests.transforms.golden.ada_gc import ClipToOwnPast
+from tests.transforms.golden.auto_clip import ClipToPercentile
 from tests.transforms.golden.grad_drop import drop_entries, drop_units
 from tests.transforms.golden.gradual_unfreezing import unfreeze
 from tests.transforms.golden.head_only import head_only as only_the_head
 from tests.transforms.golden.layer_grad_drop import drop_layers
+from tests.transforms.golden.spike_skip import LeaveOutSpikes
 from tests.transforms.golden.value_clip import clip_values
+from tests.transforms.golden.zclip import ClipOutliers
 
 
 @dataclass(frozen=True)
@@ -236,6 +254,47 @@ def global_norm_clip(setting: Setting) -> Drawn:
 def value_clip(setting: Setting) -> Drawn:
     max_value, same = _threshold(setting.rng)
     return Drawn(ValueClip(max_value), clip_values(same), clipped_values(same))
+
+
+# ---------------------------------------------------------------- clips that learn
+def _learning(transform: GradientTransform, does: AdaptiveClip) -> Drawn:
+    return Drawn(transform, does, LearntNorms(does))
+
+
+def _together_or_not(setting: Setting) -> Any:
+    return "global" if setting.rng.random() < 0.3 else setting.components()
+
+
+def auto_clip(setting: Setting) -> Drawn:
+    rng, kind = setting.rng, _together_or_not(setting)
+    percentile, history = rng.choice([0.0, 100.0, rng.uniform(0, 100), rng.uniform(0, 100)]), rng.randint(1, 9)
+    transform = AutoClip(percentile, components=kind, history=history)
+    return _learning(transform, ClipToPercentile(percentile, kind, history=history))
+
+
+def zclip(setting: Setting) -> Drawn:
+    rng, kind = setting.rng, _together_or_not(setting)
+    limit, (max_norm, same) = 10.0 ** rng.uniform(-2, 0.5), _threshold(rng)
+    mode: Any = rng.choice(["reciprocal", "percentile", "mean"])
+    others: dict[str, Any] = {"mode": mode, "alpha": rng.uniform(0.05, 0.99), "warmup_steps": rng.randint(1, 6)}
+    transform = ZClip(limit, components=kind, max_norm=max_norm, **others)
+    return _learning(transform, ClipOutliers(limit, kind, max_norm=same, **others))
+
+
+def ada_gc(setting: Setting) -> Drawn:
+    rng, kind = setting.rng, _together_or_not(setting)
+    ratio, (max_norm, same) = rng.uniform(1.0, 1.5), _threshold(rng)
+    others: dict[str, Any] = {"beta": rng.uniform(0.05, 0.99), "warmup_steps": rng.randint(1, 6)}
+    transform = AdaGC(ratio, components=kind, max_norm=max_norm, **others)
+    return _learning(transform, ClipToOwnPast(ratio, kind, max_norm=same, **others))
+
+
+def spike_skip(setting: Setting) -> Drawn:
+    rng, history = setting.rng, setting.rng.randint(2, 8)
+    deviations, warmup = 10.0 ** rng.uniform(-1.5, 0.7), rng.randint(2, history)
+    arguments: dict[str, Any] = {"history": history, "warmup_steps": warmup, "max_in_a_row": 1000}  # no training ends
+    does = LeaveOutSpikes(deviations, **arguments)
+    return Drawn(SpikeSkip(deviations, **arguments), does, Spikes(does))
 
 
 def identity(setting: Setting) -> Drawn:

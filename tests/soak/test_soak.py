@@ -13,6 +13,7 @@ from lightning_sparsegrad.engine.gradient_engine import GradientEngine
 from lightning_sparsegrad.loops._lightning_adapter import LightningAdapter
 from lightning_sparsegrad.transforms.base import Gradients, Window
 from lightning_sparsegrad.transforms.clips import value_clip
+from lightning_sparsegrad.transforms.clips.adaptive_norm_clip import AdaptiveNormClip
 from lightning_sparsegrad.transforms.clips.component_clip import ComponentClip
 from lightning_sparsegrad.transforms.masks import _entries
 from lightning_sparsegrad.transforms.masks.grad_drop import GradDrop
@@ -117,6 +118,30 @@ def _unread_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LightningAdapter, "load", lambda self, checkpoint: None)
 
 
+def _lessons_that_are_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(AdaptiveNormClip, "load_state_dict", lambda self, state: None)
+
+
+def _lessons_without_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: AdaptiveNormClip) -> None:
+        self.commit_(self._parameters_seen, torch.ones((), dtype=torch.bool))
+        forget(self)
+
+    forget = AdaptiveNormClip.forget_
+    monkeypatch.setattr(AdaptiveNormClip, "forget_", broken)
+
+
+def _lessons_learnt_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: AdaptiveNormClip, names: frozenset[str], happened: Tensor) -> None:
+        norms = self._norms_seen
+        commit(self, names, happened)
+        self._norms_seen = norms
+        commit(self, names, happened)
+
+    commit = AdaptiveNormClip.commit_
+    monkeypatch.setattr(AdaptiveNormClip, "commit_", broken)
+
+
 BROKEN = [
     _clip_without_loss_scale,
 ]
@@ -128,6 +153,9 @@ BROKEN_RARELY = [
     _zeros_instead_of_no_gradient,
     _no_way_back,
     _unread_checkpoint,
+    _lessons_that_are_lost,
+    _lessons_without_a_step,
+    _lessons_learnt_twice,
 ]
 
 

@@ -7,7 +7,7 @@ from math import isnan
 import torch
 from torch import Tensor, nn
 
-from tests.reference import Entries, Values, When
+from tests.reference import Entries, Values, When, stepped
 from tests.soak.configurations import Configuration, Plan
 from tests.soak.loop import Loop, backward, fresh_model, fresh_optimizer, fresh_scaler, put
 from tests.soak.reports import Applied, Ranges, merged, ones
@@ -30,6 +30,7 @@ class Twin:
 
     def __init__(self, configuration: Configuration) -> None:
         self.configuration, self.comparisons = configuration, 0
+        self._drawn = deepcopy(configuration.drawn)  # whose references learn
         self.model = fresh_model(configuration)
         self.optimizer = fresh_optimizer(configuration, self.model)
         self.scaler = fresh_scaler(configuration)
@@ -89,6 +90,7 @@ class Twin:
             self.scaler.step(self.optimizer)
             self.scaler.update()
         assert self.scaler.state_dict() == loop.scaler.state_dict(), "the scaler saw something else"
+        self._learn(loop, taken=taken)
         eps = torch.finfo(self.configuration.dtype).eps
         for name, parameter in self.model.named_parameters():
             actual = loop.model.get_parameter(name).detach()
@@ -103,10 +105,23 @@ class Twin:
             assert bool(same.all()), f"the weight {name} is {actual}, the reference says {expected}"
 
     # ------------------------------------------------------------ the reference
+    def _learn(self, loop: Loop, *, taken: bool) -> None:
+        """Tell the references of a step that changed the weights; a scaler skips one if a gradient is not finite."""
+        left = {name: p.grad for name, p in loop.model.named_parameters() if p.grad is not None}
+        if taken and all(bool(gradient.isfinite().all()) for gradient in left.values()):
+            for leaf in self._drawn.leaves():
+                stepped(leaf.does, left.keys())
+
     def _reference(self, values: Values, plan: Plan, scale: float) -> tuple[Values, Values, Ranges | None]:
         engine = self.configuration.engine
         layout = replace(self.configuration.layout, weights=weights_of(self.model))
-        when = When(step=plan.step, epoch=plan.epoch, total_steps=engine["total_steps"], seed=engine["seed"])
+        when = When(
+            step=plan.step,
+            epoch=plan.epoch,
+            total_steps=engine["total_steps"],
+            seed=engine["seed"],
+            scaled=self.scaler.is_enabled(),
+        )
         masks = ones(values)
 
         def walk(drawn: Drawn, values: Values) -> tuple[Values, Ranges | None]:
@@ -123,7 +138,7 @@ class Twin:
             applied = Applied(values, after, self._given, when, layout)
             return after, None if drawn.reports is None else drawn.reports(applied)
 
-        after, ranges = walk(self.configuration.drawn, values)
+        after, ranges = walk(self._drawn, values)
         return after, masks, ranges
 
     def _rounded(self, values: Values, scale: float) -> Values:

@@ -76,9 +76,8 @@ def left_after(run: Training | Upstream, windows: Sequence[Norms], name: str) ->
 def usual(count: int, seed: int = 1, *, size: float = 1.0, **changed: float | None) -> list[Norms]:
     """Return norms of all tensors; `first`, `second` and `bias` may be other than ordinary."""
     others = {NAMES[("first", "second", "bias").index(name)]: value for name, value in changed.items()}
-    return [
-        {FIRST: 0.3 * norm, SECOND: 0.5 * norm, BIAS: 0.1 * norm, **others} for norm in ordinary(count, seed, size=size)
-    ]
+    columns = (ordinary(count, 10 * seed + i, size=size * share) for i, share in enumerate((0.3, 0.5, 0.1)))
+    return [{**dict(zip(NAMES, norms, strict=True)), **others} for norms in zip(*columns, strict=True)]
 
 
 # ---------------------------------------------------------------- the definition

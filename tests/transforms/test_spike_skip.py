@@ -77,25 +77,28 @@ OPTIMIZERS: dict[str, Make] = {
 
 
 class Real:
-    """A training of a tiny model with a real optimizer, and a loss scaler if asked for."""
+    """A training of a tiny model with a real optimizer; a gradient scaler's step, behind its `unscale_` or without."""
 
-    def __init__(self, make: Make, transform: GradientTransform, *, scaled: bool = False, **options: Any) -> None:
+    def __init__(self, make: Make, transform: GradientTransform, *, scaler: str = "none", **options: Any) -> None:
         torch.manual_seed(0)
         self.model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
         self.engine = GradientEngine(self.model, transform, **options)
         self.optimizer = make(self.model)
         self.engine.attach(self.optimizer)
-        self.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, enabled=scaled)
+        self.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, enabled=scaler != "none")
+        self.unscales = scaler == "unscaled"
         self.step = 0
 
     def window(self, size: float) -> None:
         """Run a window and its step; the loss is the sum of outputs, `size` times as large."""
         self.optimizer.zero_grad()
-        scale = torch.tensor(self.scaler.get_scale()) if self.scaler.is_enabled() else None
+        scaled = self.scaler.is_enabled() and not self.unscales
         with self.engine.window(self.step):
             loss = self.model(torch.linspace(-1, 1, 6).view(2, 3)).sum() * size
             self.scaler.scale(loss).backward()
-            self.engine.apply_(loss_scale=scale)
+            if self.unscales:
+                self.scaler.unscale_(self.optimizer)
+            self.engine.apply_(loss_scale=torch.tensor(self.scaler.get_scale()) if scaled else None)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.step += 1
@@ -108,14 +111,14 @@ class Real:
 
 
 @cases("name", OPTIMIZERS)
-@cases("scaled", [False, True], ids=["plain", "with a gradient scaler"])
+@cases("scaler", ["none", "scaled", "unscaled"])
 @cases(
     "behind",
     [lambda skip: skip, lambda skip: Chain([skip, GlobalNormClip(5.0)]), lambda skip: Chain([ValueClip(1e6), skip])],
     ids=["alone", "before a clip", "behind a clip"],
 )
-def test_neither_weights_nor_moments_change_by_a_bit(name: str, scaled: bool, behind: Callable[..., GradientTransform]):
-    run = Real(OPTIMIZERS[name], behind(short(max_in_a_row=2)), scaled=scaled)
+def test_neither_weights_nor_moments_change_by_a_bit(name: str, scaler: str, behind: Callable[..., GradientTransform]):
+    run = Real(OPTIMIZERS[name], behind(short(max_in_a_row=2)), scaler=scaler)
     for size in (1.0, 1.1, 0.9) * 4:
         run.window(size)
     for spikes in (1, 2):
@@ -126,7 +129,7 @@ def test_neither_weights_nor_moments_change_by_a_bit(name: str, scaled: bool, be
         for key, value in before.items():
             assert torch.equal(bits(after[key]), bits(value)), key
         assert float(run.engine.statistics["spikes"]) == spikes
-        assert run.scaler.get_scale() == (1024.0 / 2**spikes if scaled else 1.0)
+        assert run.scaler.get_scale() == {"none": 1.0, "scaled": 1024.0 / 2**spikes, "unscaled": 1024.0}[scaler]
     before = run.everything()
     run.window(1.0)
     assert all(not torch.equal(value, before[key]) for key, value in run.everything().items() if "weight" in key)

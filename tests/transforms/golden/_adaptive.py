@@ -1,7 +1,7 @@
 """Slow references of adaptive clips: a component after the other, its norm in a Python float, its own memory."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from math import inf, isfinite, isnan, nan
 
@@ -47,7 +47,11 @@ class AdaptiveClip(Learner):
         self.kind = kind
         self.memories: dict[str, Memory] = {}
         self.thresholds: dict[str, float] = {}  # of the last window
-        self._seen: dict[str, tuple[float, float]] = {}  # norms of it, of the component and of everything
+        self.norms: dict[str, float] = {}
+        self._seen: dict[
+            str, tuple[float, float, set[str]]
+        ] = {}  # both norms of it, and the parameters with a gradient
+        self.when = When(step=0, epoch=0, total_steps=1, seed=0)
 
     @abstractmethod
     def threshold(self, memory: Memory, length: float, everything: float) -> float:
@@ -64,25 +68,27 @@ class AdaptiveClip(Learner):
     def __call__(self, values: Values, when: When, layout: Layout) -> Values:
         changed = {name: list(entries.values) for name, entries in values.items() if entries is not None}
         everything = norm([value for entries in changed.values() for value in entries], 2.0)
-        self._seen, self.thresholds = {}, {}
+        self._seen, self.thresholds, self.norms, self.when = {}, {}, {}, when
         for unit, pieces in layout.units("all" if self.kind == "global" else self.kind).items():
             inside = [(name, index) for name, indices in pieces if name in changed for index in indices]
-            if not any(name in changed for name, _ in pieces):
+            present = {name for name, _ in pieces if name in changed}
+            if not present:
                 continue
             length = norm([changed[name][index] for name, index in inside], 2.0)
             threshold = self.threshold(self.memories.setdefault(unit, Memory()), length, everything)
-            self._seen[unit], self.thresholds[unit] = (length, everything), threshold
+            self._seen[unit], self.thresholds[unit] = (length, everything, present), threshold
+            self.norms[unit] = length
             factor = nan if isnan(threshold) else 1.0 if length <= threshold else threshold / length
             if factor != 1.0:
                 for name, index in inside:
                     changed[name][index] *= factor
         return {name: entries and Entries(entries.shape, changed[name]) for name, entries in values.items()}
 
-    def stepped(self) -> None:
-        for unit, (length, everything) in self._seen.items():
+    def stepped(self, left: Collection[str] | None = None) -> None:
+        for unit, (length, everything, present) in self._seen.items():
             memory, threshold = self.memories[unit], self.thresholds[unit]
-            left = length if length <= threshold else threshold
-            if not teaches(length) or not teaches(left):
+            clipped = length if length <= threshold else threshold
+            if not teaches(length) or not teaches(clipped) or (left is not None and present.isdisjoint(left)):
                 continue
             typical = self.typical(memory)
             memory.far = memory.far + 1 if length > FAR * typical or length < typical / FAR else 0

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from math import inf
 
 from lightning_sparsegrad import AdaGC
+from tests.reference import Rate, threshold_at
 from tests.transforms.golden._adaptive import AdaptiveClip, Memory
 from tests.transforms.golden._row import Fit, Golden
 
@@ -18,14 +19,15 @@ class ClipToOwnPast(AdaptiveClip):
         *,
         beta: float = 0.99,
         warmup_steps: int = 100,
-        max_norm: float = 1.0,
+        max_norm: Rate = 1.0,
     ) -> None:
         super().__init__(kind)
         self.ratio, self.beta, self.warmup_steps, self.max_norm = ratio, beta, warmup_steps, max_norm
 
     def threshold(self, memory: Memory, length: float, everything: float) -> float:
         if memory.number < self.warmup_steps:
-            return inf if everything <= self.max_norm else length * self.max_norm / everything
+            bound = threshold_at(self.max_norm, self.when)
+            return inf if everything <= bound else length * bound / everything
         return self.ratio * memory.level
 
     def learn(self, memory: Memory, length: float, everything: float) -> None:

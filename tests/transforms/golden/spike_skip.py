@@ -1,5 +1,6 @@
 """The golden rows of SpikeSkip."""
 
+from collections.abc import Collection
 from math import inf, isfinite, sqrt
 
 import torch
@@ -21,6 +22,7 @@ class LeaveOutSpikes(Learner):
         self.warmup_steps, self.max_in_a_row = warmup_steps, max_in_a_row
         self.norms: list[float] = []
         self.learnt = self.spikes = self.in_a_row = self.far = 0
+        self.measured: dict[str, float] = {}  # the norm of the last window and its threshold, by statistic
         self._seen: float | None = None
 
     def threshold(self) -> float:
@@ -34,10 +36,11 @@ class LeaveOutSpikes(Learner):
     def __call__(self, values: Values, when: When, layout: Layout) -> Values:
         present = [entries.values for entries in values.values() if entries is not None]
         length = norm([value for entries in present for value in entries], 2.0)
-        self._seen = None
+        self._seen, bound = None, self.threshold()
+        self.measured = {"norm_before/all": length, "threshold/all": bound} if present else {}
         if not present or not isfinite(length):
             return values
-        if length > self.threshold():
+        if length > bound:
             self.spikes += 1
             self.in_a_row += 1
             if self.in_a_row > self.max_in_a_row:
@@ -51,8 +54,8 @@ class LeaveOutSpikes(Learner):
         self.in_a_row, self._seen = 0, length
         return values
 
-    def stepped(self) -> None:
-        if self._seen is not None and teaches(self._seen):
+    def stepped(self, left: Collection[str] | None = None) -> None:
+        if self._seen is not None and (left is None or left) and teaches(self._seen):
             mean = sum(self.norms) / len(self.norms) if self.norms else self._seen
             self.far = self.far + 1 if self._seen > FAR * mean or self._seen < mean / FAR else 0
             self.norms = [*self.norms, self._seen][-self.history :]

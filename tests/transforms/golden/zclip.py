@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from math import inf, nan, sqrt
 
 from lightning_sparsegrad import ZClip
+from tests.reference import Rate, threshold_at
 from tests.transforms.golden._adaptive import AdaptiveClip, Memory
 from tests.transforms.golden._row import Fit, Golden
 
@@ -19,7 +20,7 @@ class ClipOutliers(AdaptiveClip):
         mode: str = "reciprocal",
         alpha: float = 0.97,
         warmup_steps: int = 25,
-        max_norm: float = 1.0,
+        max_norm: Rate = 1.0,
     ) -> None:
         super().__init__(kind)
         self.limit, self.mode, self.alpha = limit, mode, alpha
@@ -39,7 +40,7 @@ class ClipOutliers(AdaptiveClip):
 
     def threshold(self, memory: Memory, length: float, everything: float) -> float:
         spike = self.spike(memory, length)
-        return min(inf if spike is None else spike, self.max_norm)
+        return min(inf if spike is None else spike, threshold_at(self.max_norm, self.when))
 
     def learn(self, memory: Memory, length: float, everything: float) -> None:
         if memory.number < self.warmup_steps:
