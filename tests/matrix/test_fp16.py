@@ -143,8 +143,9 @@ def test_the_overflow_of_one_entry_counts_unless_its_tensor_is_dropped_whole(
     model = Small()
     set_gradients(model, 2)
     counts = row.reference()(values_of(model), window_of(2), layout_of(model))["embeddings.weight"] is not None
-    assert actual.moved == [True, True, not counts, True, True, True]
-    assert actual.scales == [16.0] * 2 + [8.0 if counts else 16.0] * 4
+    until = 3 if row.leaves_out else TOTAL_STEPS  # later windows may be left out
+    assert actual.moved[:until] == [True, True, not counts, True, True, True][:until]
+    assert actual.scales[:until] == ([16.0] * 2 + [8.0 if counts else 16.0] * 4)[:until]
 
 
 def learnt(row: Golden, kind: type[Task], *, overflows: bool) -> list[Any]:

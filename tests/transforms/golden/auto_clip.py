@@ -50,8 +50,8 @@ ROWS = (
         does=ClipToPercentile(30.0, "projection", history=3),
     ),
     Golden(
-        AutoClip(0.0, components={"blocks.*": "blocks", "*": "rest"}),
+        AutoClip(0.0, components={"*blocks.*": "blocks", "*": "rest"}),
         (-247.03125, 84.0625, -460.877281),
-        does=ClipToPercentile(0.0, {"blocks.*": "blocks", "*": "rest"}),
+        does=ClipToPercentile(0.0, {"*blocks.*": "blocks", "*": "rest"}),
     ),
 )
