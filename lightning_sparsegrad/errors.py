@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from functools import wraps
 from importlib.metadata import version
-from math import isnan
+from math import isnan, nan
 from typing import ParamSpec, TypeVar
 
 _P = ParamSpec("_P")
@@ -36,20 +36,20 @@ def require_one_of(parameter: str, value: object, allowed: Sequence[object]) -> 
         )
 
 
-def require_integer(parameter: str, value: object, *, least: int) -> None:
-    """Raise a `ConfigurationError` unless a value is an integer that is large enough.
+def require_integer(parameter: str, value: object, *, least: int, most: int | None = None) -> None:
+    """Raise a `ConfigurationError` unless a value is an integer in a range.
 
     Args:
         parameter: Name of the parameter.
         value: Its value.
         least: The smallest number allowed, at least 0.
+        most: The largest number allowed; `None` for any.
     """
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least or (most is not None and value > most):
         kinds = {0: "a non-negative integer", 1: "a positive integer"}
-        raise ConfigurationError(
-            f"Parameter `{parameter}` should be {kinds.get(least, f'an integer of at least {least}')}. "
-            f"Found `{parameter} = {value!r}`."
-        )
+        allowed = kinds.get(least, f"an integer of at least {least}")
+        allowed = allowed if most is None else f"an integer from {least} to {most}"
+        raise ConfigurationError(f"Parameter `{parameter}` should be {allowed}. Found `{parameter} = {value!r}`.")
 
 
 def require_number(parameter: str, value: object, within: Callable[[float], bool], allowed: str) -> float:
@@ -61,9 +61,13 @@ def require_number(parameter: str, value: object, within: Callable[[float], bool
         within: Whether a number is in the range; not asked about NaN.
         allowed: The range, for the message: what the parameter should be.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float) or isnan(value) or not within(value):
+    try:
+        number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else nan
+    except OverflowError:  # an integer beyond all floats
+        number = nan
+    if isnan(number) or not within(number):
         raise ConfigurationError(f"Parameter `{parameter}` should be {allowed}. Found `{parameter} = {value!r}`.")
-    return float(value)
+    return number
 
 
 def reason_of(error: BaseException, *, most: int = 300) -> str:

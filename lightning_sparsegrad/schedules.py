@@ -217,7 +217,11 @@ def as_threshold(parameter: str, value: float | Schedule) -> Schedule:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
+    """Return whether a value is a number that a float can hold."""
+    try:
+        return isinstance(value, Real) and not isinstance(value, bool) and float(value) is not None
+    except OverflowError:
+        return False
 
 
 def _require_finite(**values: float) -> None:

@@ -104,7 +104,7 @@ class GradientMeter:
         if self._before is None or self._window is None:
             raise RuntimeError("`GradientMeter.after` should be called after `before`. Found no call.")
         (norms, counts), self._before = self._before, None
-        left, kept = self._norms_and_counts(gradients, missing=0.0)
+        left, kept = self._norms_and_counts(gradients, missing=0.0, device=norms.device)
         shares = torch.where(counts > 0, kept / counts.clamp(min=1), (~norms.isnan()).to(counts))
         dropped = [component.name not in self._present for component in self.components]
         shares = _filled(_filled(shares, dropped, 0.0), self._absent, nan)
@@ -139,12 +139,17 @@ class GradientMeter:
         for row, names in enumerate(self._touching[index] if values else ()):
             yield from ((row, values[name]) for name in names if name in values)
 
-    def _norms_and_counts(self, gradients: Gradients, *, missing: float) -> tuple[Tensor, Tensor]:
-        """Return the norm of each component and its number of nonzero entries; `missing` and 0 without a gradient."""
+    def _norms_and_counts(
+        self, gradients: Gradients, *, missing: float, device: torch.device | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the norm of each component and its number of nonzero entries; `missing` and 0 without a gradient.
+
+        They are on `device` if no component has a gradient.
+        """
         held, total = Held.of(self.components, gradients), len(self.components)
         self._present = {self.components[index].name for index in held.indices}
         if not held.tensors:
-            return torch.full((total,), missing), torch.zeros(total)
+            return torch.full((total,), missing, device=device), torch.zeros(total, device=device)
         norms = component_norms(held.tensors, held.sizes, groups=held.groups)
         if gradients.loss_scale is not None:
             norms = norms / gradients.loss_scale.to(norms)

@@ -1,4 +1,4 @@
-"""A message at the end of a fit in which a clip scaled nearly every component in nearly every window."""
+"""Messages at the end of a fit about its clips: one that scaled nearly everything, or one that did not learn enough."""
 
 from typing import Any
 
@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from lightning_sparsegrad.engine.gradient_engine import GradientEngine
 from lightning_sparsegrad.loops._callbacks import find_or_add_callback
+from lightning_sparsegrad.transforms import AdaptiveNormClip
 from lightning_sparsegrad.transforms.base import scaling_of
 
 _EVERY = 10  # windows per look
@@ -23,6 +24,8 @@ class ClippedCheck(Callback):
     Gradients then have the same norms in every step, whatever the loss: the threshold acts as a learning rate. One that
     is learnt from the norms follows them, and is left out. The callback looks at every tenth window, and reads nothing
     on the host before the end. A resumed fit starts from zero.
+
+    It also reports a clip whose warm-up was longer than the training.
     """
 
     def __init__(self) -> None:
@@ -59,11 +62,14 @@ class ClippedCheck(Callback):
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._engine is None or self._looks < _LOOKS:
-            return
-        for index, member in enumerate(self._engine.transform.flattened()):
-            share = float(self._shares.get(index, 0.0)) / self._looks
-            if share >= _NEARLY_ALL:
+        for index, member in enumerate(self._engine.transform.flattened() if self._engine else ()):
+            if isinstance(member, AdaptiveNormClip) and member.is_warming_up():
+                rank_zero_info(
+                    f"`{member!r}` was still warming up when the fit ended with step {trainer.global_step}. "
+                    f"Found `warmup_steps = {member.warmup_steps}`."
+                )
+            share = float(self._shares.get(index, 0.0)) / max(1, self._looks)
+            if share >= _NEARLY_ALL and self._looks >= _LOOKS:
                 rank_zero_info(
                     f"`{member!r}` scaled {share:.0%} of the components it clips, averaged over {self._looks} windows: "
                     f"the threshold then acts as a learning rate."

@@ -1,6 +1,7 @@
 """The adapter of Lightning's loop, which drives an engine from the hooks of a module or a callback."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
@@ -28,6 +29,7 @@ from lightning_sparsegrad.loops._refusals import refuse_twins, refuse_unsupporte
 from lightning_sparsegrad.loops._trainable import log_trainable
 from lightning_sparsegrad.loops._twins import is_a
 from lightning_sparsegrad.loops._untrained import warn_of_untrained
+from lightning_sparsegrad.transforms import SpikeSkip
 from lightning_sparsegrad.transforms.base import GradientTransform
 
 CHECKPOINT_KEY = "lightning_sparsegrad"
@@ -140,7 +142,7 @@ class LightningAdapter:
     ) -> GradientEngine:
         engine = GradientEngine(
             trainer.strategy.model or module,  # with its wrapper, if there is one
-            self.transform,
+            _without_errors(self.transform) if searches else self.transform,
             total_steps=total_steps,
             seed=_run_seed(trainer),
             skip_dropped=self._skip_dropped,
@@ -240,6 +242,15 @@ class LightningAdapter:
         rank_zero_warn(f"The strategy changes from `{before}` to `{now}`, which starts at the resumed step.")
         same_class = before.partition("(")[0] == now.partition("(")[0]
         return {key: value for key, value in state.items() if same_class or key != "transform"}
+
+
+def _without_errors(transform: GradientTransform) -> GradientTransform:
+    """Return a strategy for a search, whose trials may diverge."""
+    transform = deepcopy(transform)
+    for member in transform.flattened():
+        if isinstance(member, SpikeSkip):
+            member.max_in_a_row = sys.maxsize
+    return transform
 
 
 class AdapterOwner:

@@ -84,12 +84,14 @@ class GradientTransform(ABC):
         phases: The phases in which it acts: `"calibration"`, `"gradient"`, `"update"`. They run in this order; within
             each, the members of a chain run in the order in which they are listed.
         learns: Whether it keeps state that a step commits, see `commit_`.
+        before_clips: Whether it looks for large norms, and so comes before clips of norms in a chain.
     """
 
     bounds: frozenset[str] = frozenset()
     on_shards: bool = False
     phases: frozenset[Phase] = frozenset({"gradient"})
     learns: bool = False
+    before_clips: bool = False
     handles_shards = _Derived()
 
     @abstractmethod

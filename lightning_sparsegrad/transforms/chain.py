@@ -35,8 +35,8 @@ class Chain(GradientTransform):
             line: `--model.gradient_transform.transforms.mask.rate=0.6`.
 
     Raises:
-        ConfigurationError: If there is no transform, a member is not a transform, two clips bound the same quantity, or
-            two masks would draw the same bits.
+        ConfigurationError: If there is no transform, a member is not a transform, two clips bound the same quantity, a
+            member that looks for large norms comes behind a clip of norms, or two masks would draw the same bits.
 
     Example:
         >>> from lightning_sparsegrad import ComponentNormClip, GradDrop
@@ -58,6 +58,7 @@ class Chain(GradientTransform):
                     f"Parameter `transforms` should hold gradient transforms. Found `{name} = {transform!r}`."
                 )
         self._refuse_fighting_clips()
+        self._refuse_norms_behind_clips()
         self._refuse_gradients_behind_updates()
         refuse_equal_draws(self.seeds)
         self.bounds = frozenset().union(*(transform.bounds for transform in self.transforms.values()))
@@ -129,6 +130,16 @@ class Chain(GradientTransform):
                         f"change what the first has bounded. Found `{clips[kind]}` and `{name}`."
                     )
                 clips[kind] = name
+
+    def _refuse_norms_behind_clips(self) -> None:
+        clip = None
+        for member in self.flattened():
+            if clip is not None and member.before_clips:
+                raise ConfigurationError(
+                    f"Parameter `transforms` should hold what looks for large norms before a clip of norms, behind "
+                    f"which there are none. Found `{member!r}` behind `{clip!r}`."
+                )
+            clip = member if "norm" in member.bounds else clip
 
     def _refuse_gradients_behind_updates(self) -> None:
         update = None

@@ -263,7 +263,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "unknown components": (
         {"max_norm": 1.0, "components": "modules"},
-        "Parameter `components` should be one of 'projection', 'tensor', 'module', 'block', or map patterns to names. "
+        "Parameter `components` should be one of 'projection', 'tensor', 'module', 'block', 'global', "
+        "or map patterns to names. "
         "Found `components = 'modules'`. Near matches: `module`.",
     ),
     "no components": (

@@ -20,7 +20,8 @@ def _refusals() -> dict[str, tuple[dict[str, Any], str]]:
     seed = "Parameter `seed` should be a non-negative integer, or None for the seed of the run. Found `seed = "
     units = "Parameter `granularity` should be one of 'element', 'row', 'tensor', 'component'. Found `granularity = "
     kinds = (
-        "Parameter `components` should be one of 'projection', 'tensor', 'module', 'block', or map patterns to names."
+        "Parameter `components` should be one of 'projection', 'tensor', 'module', 'block', 'global', or map "
+        "patterns to names."
     )
     rescale = "Parameter `rate` should stay below 1 with `rescale`: nothing is left to rescale. Found `rate = "
     component: dict[str, Any] = {"rate": 0.5, "granularity": "component"}

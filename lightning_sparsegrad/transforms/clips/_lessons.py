@@ -9,6 +9,7 @@ from torch import Tensor
 from lightning_sparsegrad.errors import ConfigurationError
 
 _FLOAT32 = torch.finfo(torch.float32)
+MOST_NORMS = 1_000_000  # of a history
 _LEAST, _MOST = sqrt(_FLOAT32.smallest_normal), sqrt(_FLOAT32.max)  # 1.1e-19, 1.8e19
 
 
@@ -47,8 +48,8 @@ def number_in(history: Tensor) -> Tensor:
 def with_history(state: dict[str, Any], size: int) -> dict[str, Any]:
     """Return a restored state whose `history` has this size, with its newest norms."""
     history, count = state.get("history"), state.get("count")
-    if not (isinstance(history, Tensor) and isinstance(count, Tensor)) or history.shape[-1] == size:
-        return state
+    if not (isinstance(history, Tensor) and isinstance(count, Tensor) and history.shape[:-1] == count.shape):
+        return state  # which is refused
     old, count = history.shape[-1], count.unsqueeze(-1)
     kept = count.clamp(max=min(old, size))
     index = torch.arange(size, device=history.device)

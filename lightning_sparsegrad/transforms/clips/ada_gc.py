@@ -61,7 +61,7 @@ class AdaGC(AdaptiveNormClip):
     ) -> None:
         super().__init__(components)
         self.ratio = require_number("ratio", ratio, lambda ratio: ratio >= 1, "at least 1")
-        self.beta = require_number("beta", beta, lambda share: 0 < share < 1, "between 0 and 1")
+        self.beta = require_number("beta", beta, lambda share: 0 < share < 1, "between 0 and 1, neither of them")
         require_integer("warmup_steps", warmup_steps, least=1)
         self.warmup_steps = warmup_steps
         self.max_norm = as_threshold("max_norm", max_norm)
@@ -80,8 +80,10 @@ class AdaGC(AdaptiveNormClip):
         return {"average": torch.zeros((), dtype=torch.float64)}
 
     def thresholds_of(self, state: State, norms: Tensor, window: Window) -> Tensor:
-        share = self._share = (self.max_norm(window.progress) / torch.linalg.vector_norm(norms)).clamp(max=1.0)
-        of_global_clip = torch.where(share >= 1, inf, norms * share)
+        max_norm = self.max_norm(window.progress)
+        norm = torch.linalg.vector_norm(norms)
+        self._share = (max_norm / norm).clamp(max=1.0) if max_norm < inf else torch.ones_like(norm)
+        of_global_clip = torch.where((self._share >= 1) | (norms == 0), inf, norms * self._share)
         return torch.where(self._is_first(state), of_global_clip, self.ratio * state["average"])
 
     def after(self, state: State, norms: Tensor, norms_left: Tensor) -> State:  # noqa: ARG002
@@ -91,8 +93,7 @@ class AdaGC(AdaptiveNormClip):
         return {"average": torch.where(self._is_first(state), smallest, moved)}
 
     def as_fresh(self, norms: Tensor) -> Tensor:
-        # norms that are always far above `max_norm` would begin the warm-up again and again
-        return norms * self._share
+        return norms * self._share  # or norms far above `max_norm` would start its first steps again and again
 
     def level(self, state: State) -> Tensor:
         return state["average"]

@@ -35,12 +35,16 @@ class AdaptiveNormClip(ComponentClip):
     A subclass describes the state of components by tensors whose first dimension is the component. `count`, the number
     of steps that a component has learnt from, is always among them.
 
+    Attributes:
+        warmup_steps: Number of steps that a component learns from before its threshold counts.
+
     Args:
         components: What a component is. `"global"`: all gradients together. For the others see `ComponentNormClip`; a
             mapping of globs to names groups parameters by role: `{"*.query.*": "queries", "*": "others"}`.
     """
 
     learns = True
+    warmup_steps: int = 0
 
     def __init__(self, components: ComponentSpec) -> None:
         super().__init__()
@@ -96,7 +100,8 @@ class AdaptiveNormClip(ComponentClip):
         thresholds = self.thresholds_of(self._state, seen, window)
         self._norms_seen, self._norms_left = seen, torch.minimum(seen, thresholds)
         self._parameters_seen = frozenset(part.parameter for component in components for part in component.parts)
-        factors = torch.where(seen <= thresholds, 1.0, thresholds / seen)  # NaN for an undefined norm
+        within = (seen <= thresholds) | (thresholds == torch.inf)
+        factors = torch.where(within, 1.0, thresholds / seen)  # NaN for an undefined norm
         given = (_rearranged(values, self.scaled_components, components).to(norms) for values in (thresholds, factors))
         return next(given), next(given)
 
@@ -114,7 +119,8 @@ class AdaptiveNormClip(ComponentClip):
         count, level = self._state["count"], self.level(self._state)
         is_far = (count > 0) & ((self.as_fresh(norms) > _FAR * level) | (_FAR * norms < level))
         far = torch.where(is_far, self._state["far"] + 1, 0)
-        learnt = {"count": count + 1, "far": far, **self.after(self._state, norms, self._norms_left)}
+        after = self.after(self._state, norms, self._norms_left)
+        learnt = {**self._state, "count": count + 1, "far": far, **after}
         for name, value in self._state.items():
             shape = (-1, *[1] * (value.ndim - 1))
             new = torch.where((far >= _PATIENCE).view(shape), self._fresh[name], learnt[name])
@@ -130,6 +136,10 @@ class AdaptiveNormClip(ComponentClip):
         return {**super().statistics, **{f"threshold/{name}": each for name, each in self.thresholds.items()}}
 
     # ------------------------------------------------------------ state
+    def is_warming_up(self) -> bool:
+        """Return whether no component has learnt from `warmup_steps` steps yet; reads one number on the host."""
+        return bool((self._state["count"] < self.warmup_steps).all())
+
     def state_dict(self) -> dict[str, Any]:
         names = [component.name for component in self.scaled_components]
         return {"class": type(self).__name__, "components": names, **self._state}

@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_sparsegrad.components import ComponentSpec
 from lightning_sparsegrad.errors import require_integer, require_number
 from lightning_sparsegrad.transforms.base import Window
-from lightning_sparsegrad.transforms.clips._lessons import number_in, put, teaches, with_history
+from lightning_sparsegrad.transforms.clips._lessons import MOST_NORMS, number_in, put, teaches, with_history
 from lightning_sparsegrad.transforms.clips.adaptive_norm_clip import AdaptiveNormClip, State
 
 
@@ -26,7 +26,7 @@ class AutoClip(AdaptiveNormClip):
         percentile: The percentile :math:`p`, from 0 to 100. The authors' code has no default.
         components: What has a norm and a threshold of its own. `"global"`: all gradients together, as in the authors'
             code. For the others see `AdaptiveNormClip`.
-        history: Number of norms to keep for each component, positive. The authors keep all.
+        history: Number of norms to keep for each component, from 1 to 1,000,000. The authors keep all.
 
     Raises:
         ConfigurationError: At construction, for an argument outside its range; when bound, if the model cannot be cut
@@ -49,13 +49,15 @@ class AutoClip(AdaptiveNormClip):
     def __init__(self, percentile: float = 10.0, *, components: ComponentSpec = "global", history: int = 256) -> None:
         super().__init__(components)
         self.percentile = require_number("percentile", percentile, lambda p: 0 <= p <= 100, "from 0 to 100")
-        require_integer("history", history, least=1)
+        require_integer("history", history, least=1, most=MOST_NORMS)
         self.history = history
 
     def fresh(self) -> Mapping[str, Tensor]:
         return {"history": torch.full((self.history,), nan, dtype=torch.float64)}
 
     def thresholds_of(self, state: State, norms: Tensor, window: Window) -> Tensor:  # noqa: ARG002
+        if self.percentile == 100:
+            return torch.full_like(norms, inf)  # also for a norm that does not teach
         new = teaches(norms)
         history = torch.where(new.unsqueeze(-1), put(state["history"], state["count"], norms), state["history"])
         return self._percentiles(history)

@@ -66,7 +66,10 @@ class NormClip(ComponentClip):
         return {"max_norm": self._max_norms(window)}
 
     def _max_norms(self, window: Window) -> dict[str, float]:
-        values = {id(schedule): schedule(window.progress) for schedule in {*self._limits.values()}}
+        values: dict[int, float] = {}  # a schedule of the user's may be unhashable, or equal to another one
+        for schedule in self._limits.values():
+            if id(schedule) not in values:
+                values[id(schedule)] = schedule(window.progress)
         return {name: values[id(schedule)] for name, schedule in self._limits.items()}
 
     def __repr__(self) -> str:

@@ -7,14 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_sparsegrad.components import NamedParameters
 from lightning_sparsegrad.components._held import Held
 from lightning_sparsegrad.errors import require_integer, require_number
 from lightning_sparsegrad.functional import shard_of
 from lightning_sparsegrad.transforms.base import Gradients, Window
-from lightning_sparsegrad.transforms.clips._lessons import number_in, put, with_history
+from lightning_sparsegrad.transforms.clips._lessons import MOST_NORMS, number_in, put, with_history
 from lightning_sparsegrad.transforms.clips.adaptive_norm_clip import AdaptiveNormClip, State
 
 _LEAST_SPREAD = 0.01  # of the mean
+_ORDINARY, _SPIKE, _HUGE, _NAN = range(4)  # norms; that on any process counts which comes last
 
 
 class SpikeSkip(AdaptiveNormClip):
@@ -28,13 +30,14 @@ class SpikeSkip(AdaptiveNormClip):
     and lowers its scale as after an overflow.
 
     It learns from a window only after a step that happened, and only from a norm between 1e-19 and 1e19, whose square
-    float32 can hold: what it leaves out, overflows and zeros leave no trace. It reads one number on the host in each
-    window once it has learnt enough.
+    float32 can hold: what it leaves out, overflows and zeros leave no trace. A norm that is infinite although every
+    gradient is finite is a spike. It reads one number on the host in each window. In a chain it comes before clips of
+    norms, behind which there are no spikes.
 
     Args:
         deviations: Number of standard deviations above the mean from which a norm is a spike, positive; infinity leaves
             out nothing.
-        history: Number of norms to keep, at least 2.
+        history: Number of norms to keep, from 2 to 1,000,000.
         warmup_steps: Number of norms from which on windows may be left out, at least 2.
         max_in_a_row: The most windows to leave out in a row; one more is an error. A window with gradients that are not
             finite neither counts nor ends a row.
@@ -57,18 +60,23 @@ class SpikeSkip(AdaptiveNormClip):
     """
 
     bounds = frozenset()  # it stands beside a clip in a chain
+    before_clips = True
 
     def __init__(
         self, deviations: float = 6.0, *, history: int = 128, warmup_steps: int = 64, max_in_a_row: int = 5
     ) -> None:
         super().__init__("global")
         self.deviations = require_number("deviations", deviations, lambda number: number > 0, "positive")
-        require_integer("history", history, least=2)
+        require_integer("history", history, least=2, most=MOST_NORMS)
         require_integer("warmup_steps", warmup_steps, least=2)
         require_integer("max_in_a_row", max_in_a_row, least=1)
         self.history, self.warmup_steps, self.max_in_a_row = history, warmup_steps, max_in_a_row
         self._spikes = 0  # windows left out so far
         self._row: list[float] = []  # norms of the last ones, left out in a row
+
+    def bind(self, parameters: NamedParameters, *, total_steps: int | None) -> None:
+        super().bind(parameters, total_steps=total_steps)
+        self._spikes, self._row = 0, []
 
     def fresh(self) -> Mapping[str, Tensor]:
         return {"history": torch.full((self.history,), nan, dtype=torch.float64)}
@@ -85,17 +93,20 @@ class SpikeSkip(AdaptiveNormClip):
         return {"history": put(state["history"], state["count"], norms)}
 
     def level(self, state: State) -> Tensor:
-        return state["history"].nanmean(-1)
+        return torch.full_like(state["history"][:, 0], nan)  # it raises an error in place of starting anew
 
     def scale_(self, gradients: Gradients, held: Held, window: Window) -> None:
         norm, threshold = self._norms[0], self._thresholds[0]
+        kinds = torch.where(norm.isfinite(), (norm > threshold).long(), torch.where(norm.isnan(), _NAN, _HUGE))
         for group in dict.fromkeys(group for group in held.groups if group is not None):
             # what each process holds whole may not have been reduced, and all have to decide alike
-            torch.distributed.all_reduce(norm, torch.distributed.ReduceOp.MAX, group=group)
-        size, bound = torch.stack([norm, threshold]).tolist()  # the one read on the host
-        if bound < size < inf:
-            self._leave_out(size, bound, gradients, window)
-        elif size < inf:
+            torch.distributed.all_reduce(kinds, torch.distributed.ReduceOp.MAX, group=group)
+        kind = int(kinds)  # the one number that is read
+        if kind == _HUGE and bool(gradients.finite):  # the square of the norm is beyond float32
+            kind = int(threshold < inf)
+        if kind == _SPIKE:
+            self._leave_out(float(norm), float(threshold), gradients, window)
+        elif kind == _ORDINARY:
             self._row = []
 
     def _leave_out(self, norm: float, threshold: float, gradients: Gradients, window: Window) -> None:
@@ -107,7 +118,6 @@ class SpikeSkip(AdaptiveNormClip):
             )
         self._row = [*self._row, norm]
         self._spikes += 1
-        self.forget_()
         if gradients.loss_scale is None:
             gradients.lose(list(gradients), by=self)
         else:

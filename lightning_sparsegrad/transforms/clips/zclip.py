@@ -46,7 +46,9 @@ class ZClip(AdaptiveNormClip):
     Note:
         The defaults are those of the authors' code. Deviations: :math:`\sigma` is at least 0.01 :math:`\mu`, so that
         norms which hardly vary are not clipped at every rise; one overflow or NaN does not end all clipping; norms are
-        accumulated in float32 or wider; averages are in checkpoints. See `AdaptiveNormClip` for what is learnt from.
+        accumulated in float32 or wider; averages are in checkpoints. See `AdaptiveNormClip` for what is learnt from. As
+        in the authors' code, norms that rise for good by more than :math:`z_0 \sigma`, and less than 1000 times, stay
+        clipped in the modes `"reciprocal"` and `"mean"`, in which a clipped norm hardly raises the averages.
 
     References:
         A. Kumar, L. Owen, N. Roy Chowdhury and F. Güra, "ZClip: Adaptive Spike Mitigation for LLM Pre-Training", 2025,
@@ -71,7 +73,7 @@ class ZClip(AdaptiveNormClip):
         self.z_threshold = require_number("z_threshold", z_threshold, lambda z: z > 0, "positive")
         require_one_of("mode", mode, get_args(Mode))
         self.mode = mode
-        self.alpha = require_number("alpha", alpha, lambda share: 0 < share < 1, "between 0 and 1")
+        self.alpha = require_number("alpha", alpha, lambda share: 0 < share < 1, "between 0 and 1, neither of them")
         require_integer("warmup_steps", warmup_steps, least=1)
         self.warmup_steps = warmup_steps
         self.max_norm = as_threshold("max_norm", max_norm)
