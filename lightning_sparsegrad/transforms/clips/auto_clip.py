@@ -39,7 +39,7 @@ class AutoClip(AdaptiveNormClip):
 
     References:
         P. Seetharaman, G. Wichern, B. Pardo and J. Le Roux, "AutoClip: Adaptive Gradient Clipping for Source Separation
-        Networks", 2020, https://arxiv.org/abs/2007.14469, algorithm 1.
+        Networks", 2020, https://arxiv.org/abs/2007.14469.
 
     Example:
         >>> AutoClip(percentile=10.0)

@@ -52,7 +52,7 @@ class ZClip(AdaptiveNormClip):
 
     References:
         A. Kumar, L. Owen, N. Roy Chowdhury and F. Güra, "ZClip: Adaptive Spike Mitigation for LLM Pre-Training", 2025,
-        https://arxiv.org/abs/2504.02507, algorithm 1.
+        https://arxiv.org/abs/2504.02507.
 
     Example:
         >>> ZClip(z_threshold=2.5, max_norm=1.0)
