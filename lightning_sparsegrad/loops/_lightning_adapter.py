@@ -235,9 +235,12 @@ class LightningAdapter:
         if trainer is not None:
             self._gate.load(trainer, checkpoint)
         self._restored = {key: checkpoint[key] for key in (CHECKPOINT_KEY, *self._gate.keys) if key in checkpoint}
-        if trainer is not None and trainer.state.fn == TrainerFn.FITTING:
-            if trainer.strategy.restore_checkpoint_after_setup:  # as those that shard do: the fit has started
-                self._resume(trainer)
+        if (
+            trainer is not None
+            and trainer.state.fn == TrainerFn.FITTING
+            and trainer.strategy.restore_checkpoint_after_setup  # as those that shard do
+        ):
+            self._resume(trainer)  # the fit has started
 
     def _state_of_same_strategy(self, state: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the state, without the transform's if its class has changed; warn if the strategy has changed.
