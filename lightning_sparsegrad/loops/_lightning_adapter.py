@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
@@ -93,14 +94,18 @@ class LightningAdapter:
         ClippedCheck.join(trainer, self._engine)
         self._gate.opened(trainer, holds_gradient=lambda: self._pending)
         self._hook_seen = self._pending = False
+        self._resume(trainer)
+        self._gate.started(trainer)
+
+    def _resume(self, trainer: Trainer) -> None:
+        """Give the engine the state that was restored for this fit, if any."""
         if self._restored is not None and trainer.ckpt_path:  # else this fit starts from the loaded weights alone
             self._gate.resumed(trainer, self._restored)
             if CHECKPOINT_KEY in self._restored:
-                self._engine.load_state_dict(self._state_of_same_strategy(self._restored[CHECKPOINT_KEY]))
-            if os.environ.get("PL_GLOBAL_SEED", seed := str(self._engine.seed)) != seed:
+                self.engine.load_state_dict(self._state_of_same_strategy(self._restored[CHECKPOINT_KEY]))
+            if os.environ.get("PL_GLOBAL_SEED", seed := str(self.engine.seed)) != seed:
                 rank_zero_info(f"The strategy draws with the seed of the previous run, {seed}, unless it has its own.")
         self._restored = None
-        self._gate.started(trainer)
 
     @contextmanager
     def searching(self, trainer: Trainer, module: LightningModule, *, begun: bool) -> Iterator[Callable[[], None]]:
@@ -230,6 +235,12 @@ class LightningAdapter:
         if trainer is not None:
             self._gate.load(trainer, checkpoint)
         self._restored = {key: checkpoint[key] for key in (CHECKPOINT_KEY, *self._gate.keys) if key in checkpoint}
+        if (
+            trainer is not None
+            and trainer.state.fn == TrainerFn.FITTING
+            and trainer.strategy.restore_checkpoint_after_setup  # as those that shard do
+        ):
+            self._resume(trainer)  # the fit has started
 
     def _state_of_same_strategy(self, state: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return the state, without the transform's if its class has changed; warn if the strategy has changed.

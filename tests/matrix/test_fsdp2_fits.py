@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.distributed.device_mesh import DeviceMesh
 from torch.utils.data import DataLoader, Subset
 
-from lightning_sparsegrad import GradientMonitor, PretrainedDistance
+from lightning_sparsegrad import AutoClip, Chain, GradDrop, GradientMonitor, PretrainedDistance
 from lightning_sparsegrad.callbacks._history import read_history
 from tests.cases import cases
 from tests.lightning.tasks import (
@@ -42,6 +42,10 @@ RUNS = {
     for name, (door, accumulate) in zip(STRATEGIES, cycle([("module", 3), ("callback", 1)]), strict=False)
 }
 
+LEARNS = {
+    "mask and learnt clip": Chain({"mask": GradDrop(0.5), "clip": AutoClip(10.0, components="block", history=16)})
+}
+
 
 def fit(
     mesh: DeviceMesh,
@@ -53,7 +57,7 @@ def fit(
     **arguments: Any,
 ) -> Any:
     seed_everything(SEED, verbose=False)
-    task, callbacks = through(door, STRATEGIES[name], kind)
+    task, callbacks = through(door, {**STRATEGIES, **LEARNS}[name], kind)
     path = arguments.pop("ckpt_path", None)
     run = trainer(
         devices=mesh.size(),
@@ -85,11 +89,18 @@ def half_precision(mesh: DeviceMesh, _: Path) -> Any:
 
 @case
 def resumed(mesh: DeviceMesh, folder: Path) -> Any:
-    saving = ModelCheckpoint(folder / "checkpoints", every_n_epochs=1, save_top_k=-1, filename="{epoch}")
-    whole = fit(mesh, "mask and clip", "callback", 3, callbacks=[saving], enable_checkpointing=True)
-    warnings.simplefilter("ignore")
-    again = fit(mesh, "mask and clip", "callback", 3, ckpt_path=folder / "checkpoints" / "epoch=0.ckpt")
-    return [sharded.gathered_weights(run.lightning_module) for run in (whole, again)]
+    fits = {}
+    for name in ("mask and clip", *LEARNS):
+        saving = ModelCheckpoint(folder / name, every_n_epochs=1, save_top_k=-1, filename="{epoch}")
+        whole = fit(mesh, name, "callback", 1, callbacks=[saving], enable_checkpointing=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            again = fit(mesh, name, "callback", 1, ckpt_path=folder / name / "epoch=0.ckpt")
+        fits[name] = [
+            (sharded.gathered_weights(run.lightning_module), door_of(run).gradient_engine.state_dict())
+            for run in (whole, again)
+        ]
+    return fits
 
 
 @case
@@ -141,8 +152,10 @@ def test_a_trainer_trains_as_one_process_does(results: Results, name: str) -> No
 
 
 def test_a_resumed_fit_is_one_that_never_stopped(results: Results) -> None:
-    whole, again = results["resumed"][0]
-    assert flat(whole) == flat(again)
+    for whole, again in results["resumed"][0].values():
+        assert flat(whole) == flat(again)
+    (_, state), _ = results["resumed"][0]["mask and learnt clip"]
+    assert state["transform"]["clip"]["count"].min() > 1
 
 
 def test_half_precision_trains(results: Results) -> None:

@@ -202,8 +202,8 @@ def test_a_group_of_steady_gradients_is_left_alone():
     [
         ({"ratio": 0.9}, r"`ratio` should be at least 1. Found `ratio = 0.9`."),
         ({"ratio": nan}, r"`ratio` should be at least 1. Found `ratio = nan`."),
-        ({"beta": 1.0}, r"`beta` should be between 0 and 1. Found `beta = 1.0`."),
-        ({"beta": -0.1}, r"`beta` should be between 0 and 1. Found `beta = -0.1`."),
+        ({"beta": 1.0}, r"`beta` should be between 0 and 1, neither of them. Found `beta = 1.0`."),
+        ({"beta": -0.1}, r"`beta` should be between 0 and 1, neither of them. Found `beta = -0.1`."),
         ({"warmup_steps": 0}, r"`warmup_steps` should be a positive integer. Found `warmup_steps = 0`."),
         ({"max_norm": -1.0}, r"`max_norm` should be positive. Found `max_norm = -1.0`."),
         ({"max_norm": "1"}, r"`max_norm` should be a number or a schedule. Found `'1'`."),

@@ -136,8 +136,10 @@ def test_a_state_with_another_length_keeps_the_newest_norms(length: int, count: 
         ({"percentile": nan}, r"`percentile` should be from 0 to 100. Found `percentile = nan`."),
         ({"percentile": "10"}, r"`percentile` should be from 0 to 100. Found `percentile = '10'`."),
         ({"percentile": True}, r"`percentile` should be from 0 to 100. Found `percentile = True`."),
-        ({"history": 0}, r"`history` should be a positive integer. Found `history = 0`."),
-        ({"history": 2.5}, r"`history` should be a positive integer. Found `history = 2.5`."),
+        ({"history": 0}, r"`history` should be an integer from 1 to 1000000. Found `history = 0`."),
+        ({"percentile": 10**400}, r"`percentile` should be from 0 to 100. Found `percentile = 10+`."),
+        ({"history": 1_000_001}, r"`history` should be an integer from 1 to 1000000. Found `history = 1000001`."),
+        ({"history": 2.5}, r"`history` should be an integer from 1 to 1000000. Found `history = 2.5`."),
     ],
     ids=str,
 )

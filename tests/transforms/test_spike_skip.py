@@ -11,7 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from lightning_sparsegrad import Chain, ConfigurationError, GlobalNormClip, GradientEngine, SpikeSkip, ValueClip
+from lightning_sparsegrad import (
+    AutoClip,
+    Chain,
+    ConfigurationError,
+    GlobalNormClip,
+    GradientEngine,
+    Identity,
+    SpikeSkip,
+    ValueClip,
+)
 from lightning_sparsegrad.transforms.base import GradientTransform
 from tests.cases import cases
 from tests.transforms.golden.spike_skip import LeaveOutSpikes
@@ -143,12 +152,19 @@ def nothing_changes(run: Real, scaler: str) -> None:
     assert all(not torch.equal(value, before[key]) for key, value in run.everything().items() if "weight" in key)
 
 
-def test_behind_a_clip_it_sees_what_the_clip_left():
-    run = Real(OPTIMIZERS["SGD"], Chain([GlobalNormClip(0.5), short()]))
-    for size in (1.0, 1.1, 0.9) * 4:
-        run.window(size)
-    run.window(1e4)
-    assert float(run.engine.statistics["spikes"]) == 0
+@cases(
+    "transforms",
+    [
+        lambda: [GlobalNormClip(0.5), short()],
+        lambda: [AutoClip(), Identity(), short()],
+        lambda: [Chain([Identity(), GlobalNormClip(0.5)]), Chain([short(), Identity()])],
+    ],
+    ids=["behind it", "further behind", "nested"],
+)
+def test_behind_a_clip_of_norms_it_is_refused(transforms: Callable[[], list[GradientTransform]]):
+    message = r"before a clip of norms, behind which there are none. Found `SpikeSkip\(.*\)` behind `.*Clip\(.*\)`.$"
+    with pytest.raises(ConfigurationError, match=message):
+        Chain(transforms())
 
 
 # ---------------------------------------------------------------- rows of spikes
@@ -282,7 +298,8 @@ def test_a_state_with_another_length_keeps_the_newest_norms(length: int):
     [
         ({"deviations": 0.0}, r"`deviations` should be positive. Found `deviations = 0.0`."),
         ({"deviations": nan}, r"`deviations` should be positive. Found `deviations = nan`."),
-        ({"history": 1}, r"`history` should be an integer of at least 2. Found `history = 1`."),
+        ({"history": 1}, r"`history` should be an integer from 2 to 1000000. Found `history = 1`."),
+        ({"history": 10**7}, r"`history` should be an integer from 2 to 1000000. Found `history = 10000000`."),
         ({"warmup_steps": 1}, r"`warmup_steps` should be an integer of at least 2. Found `warmup_steps = 1`."),
         ({"max_in_a_row": 0}, r"`max_in_a_row` should be a positive integer. Found `max_in_a_row = 0`."),
         ({"max_in_a_row": 1.5}, r"`max_in_a_row` should be a positive integer. Found `max_in_a_row = 1.5`."),

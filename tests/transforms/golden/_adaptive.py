@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from math import inf, isfinite, isnan, nan
+from math import inf, isfinite, nan
 
 from tests.layout import Layout
 from tests.reference import Entries, Learner, Values, When, norm
@@ -82,7 +82,7 @@ class AdaptiveClip(Learner):
             threshold = self.threshold(self.memories.setdefault(unit, Memory()), length, everything)
             self._seen[unit], self.thresholds[unit] = (length, everything, present), threshold
             self.norms[unit] = length
-            factor = nan if isnan(threshold) else 1.0 if length <= threshold else threshold / length
+            factor = 1.0 if length <= threshold or threshold == inf else threshold / length
             if factor != 1.0:
                 for name, index in inside:
                     changed[name][index] *= factor

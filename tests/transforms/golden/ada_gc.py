@@ -27,7 +27,8 @@ class ClipToOwnPast(AdaptiveClip):
     def threshold(self, memory: Memory, length: float, everything: float) -> float:
         if memory.number < self.warmup_steps:
             bound = threshold_at(self.max_norm, self.when)
-            return inf if everything <= bound else length * bound / everything
+            is_left = bound == inf or length == 0 or everything <= bound
+            return inf if is_left else length * bound / everything
         return self.ratio * memory.level
 
     def learn(self, memory: Memory, length: float, everything: float) -> None:

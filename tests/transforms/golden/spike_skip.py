@@ -38,7 +38,7 @@ class LeaveOutSpikes(Learner):
         length = norm([value for entries in present for value in entries], 2.0)
         self._seen, bound = None, self.threshold()
         self.measured = {"norm_before/all": length, "threshold/all": bound} if present else {}
-        if not present or not isfinite(length):
+        if not present or not all(isfinite(value) for entries in present for value in entries):
             return values
         if length > bound:
             self.spikes += 1
