@@ -15,7 +15,14 @@ from lightning_sparsegrad.studies._study import Study, Trial
 
 ROOT = Path(__file__).parents[2]
 STUDIES = sorted((ROOT / "configs" / "studies").glob("*.yaml"))
-LARGE = {"spikes", "stability_confirmation", "stability_reviews", "stability_words", "transfer"}  # of many runs
+LARGE = {
+    "spikes",
+    "spikes_later",
+    "stability_confirmation",
+    "stability_reviews",
+    "stability_words",
+    "transfer",
+}  # of many runs
 
 
 def runs_of(path: Path, *, quick: bool = False) -> list[Run]:
