@@ -1,7 +1,7 @@
 """The fit of the command line, and the table that it prints at the end."""
 
 import warnings
-from math import isfinite
+from math import isfinite, isnan
 from time import monotonic
 from typing import Any
 
@@ -15,6 +15,7 @@ from lightning_sparsegrad.metrics._evaluation_table import evaluation_table, is_
 from lightning_sparsegrad.untrusted._terminal import shown
 
 _SHARES = {"kept": "share of entries kept", "clipped": "share of components clipped"}
+_COUNTS = {"spikes": "windows left out"}
 _VALIDATION = "val/"
 
 
@@ -60,8 +61,13 @@ def _summary(trainer: Trainer, *, diverged: bool) -> dict[str, str]:
         _, part = metric_and_part(name, prefix=_VALIDATION) or ("", "")
         if name.startswith("gradient/"):
             transform, _, share = name.removeprefix("gradient/").rpartition("/")
+            behind = f", {transform}" if transform else ""
             if share in _SHARES:
-                shares[_SHARES[share] + (f", {transform}" if transform else "")] = f"{value:.1%}"
+                shares[_SHARES[share] + behind] = f"{value:.1%}"
+            elif share in _COUNTS:
+                shares[_COUNTS[share] + behind] = f"{value:.0f}"
+        elif name.startswith("monitor/") and isnan(value):
+            continue  # there was nothing to measure
         elif not name.endswith("_step") and not is_part(part):  # the mean over the epoch is logged as well
             metrics[name] = f"{value:.4g}"
     return {**metrics, **shares, **_checkpoint(trainer, diverged=diverged)}

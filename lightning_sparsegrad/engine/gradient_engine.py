@@ -190,6 +190,10 @@ class GradientEngine:
                 if everything was dropped under loss scaling, where the optimizer needs a gradient.
             FloatingPointError: If a gradient is not finite, with `nonfinite="raise"`.
         """
+        if loss_scale is not None and not isinstance(loss_scale, Tensor):
+            raise ConfigurationError(
+                f"Parameter `loss_scale` should be a 0-d tensor. Found `loss_scale = {loss_scale!r}`."
+            )
         window = self._window_to_apply()
         gradients = self._gather(window, loss_scale)
         refuse_unusable(gradients, self.parameters)

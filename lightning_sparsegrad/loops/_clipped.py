@@ -1,5 +1,6 @@
-"""Messages at the end of a fit about its clips: one that scaled nearly everything, or one that did not learn enough."""
+"""Messages about the clips of a fit: one that scaled nearly everything at its end, one whose warm-up is too long."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,14 +19,29 @@ _LOOKS = 5  # minimum: the gradients of the first steps are the largest
 _NEARLY_ALL = 0.95
 
 
+def report_long_warmups(engine: GradientEngine, *, count: Callable[[], int | None]) -> None:
+    """Report clips that warm up in all steps of a fit.
+
+    Args:
+        engine: The engine of the fit, at its start.
+        count: Returns the optimizer steps of the fit, `None` without an end; called only if a clip has a warm-up, since
+            counting sets up the data.
+    """
+    for member in engine.transform.flattened():
+        if isinstance(member, AdaptiveNormClip) and member.warmup_steps:
+            steps = count()
+            if steps is not None and steps <= member.warmup_steps:
+                rank_zero_info(
+                    f"`{member!r}` is warming up in all {steps} steps of this fit. "
+                    f"Found `warmup_steps = {member.warmup_steps}`."
+                )
+
+
 class ClippedCheck(Callback):
     """A callback that reports at the end of a fit that a norm clip has scaled nearly all components, nearly always.
 
-    Gradients then have the same norms in every step, whatever the loss: the threshold acts as a learning rate. One that
-    is learnt from the norms follows them, and is left out. The callback looks at every tenth window, and reads nothing
-    on the host before the end. A resumed fit starts from zero.
-
-    It also reports a clip whose warm-up was longer than the training.
+    Gradients then have the same norms in every step, whatever the loss: the threshold acts as a learning rate. It looks
+    at every tenth window, and reads nothing on the host before the end. A resumed fit starts from zero.
     """
 
     def __init__(self) -> None:
@@ -53,7 +69,7 @@ class ClippedCheck(Callback):
             return
         self._looks += 1
         for index, member in enumerate(self._engine.transform.flattened()):
-            factors = scaling_of(member) if "norm" in member.bounds and not member.learns else None
+            factors = scaling_of(member) if "norm" in member.bounds else None
             if factors:
                 tensors = list(factors.values())
                 flat = torch.stack(tensors) if tensors[0].ndim == 0 else torch.cat(tensors)
@@ -62,14 +78,11 @@ class ClippedCheck(Callback):
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        for index, member in enumerate(self._engine.transform.flattened() if self._engine else ()):
-            if isinstance(member, AdaptiveNormClip) and member.is_warming_up():
-                rank_zero_info(
-                    f"`{member!r}` was still warming up when the fit ended with step {trainer.global_step}. "
-                    f"Found `warmup_steps = {member.warmup_steps}`."
-                )
-            share = float(self._shares.get(index, 0.0)) / max(1, self._looks)
-            if share >= _NEARLY_ALL and self._looks >= _LOOKS:
+        if self._engine is None or self._looks < _LOOKS:
+            return
+        for index, member in enumerate(self._engine.transform.flattened()):
+            share = float(self._shares.get(index, 0.0)) / self._looks
+            if share >= _NEARLY_ALL:
                 rank_zero_info(
                     f"`{member!r}` scaled {share:.0%} of the components it clips, averaged over {self._looks} windows: "
                     f"the threshold then acts as a learning rate."

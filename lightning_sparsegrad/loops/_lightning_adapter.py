@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
+from functools import partial
 from math import ceil
 from typing import Any
 
@@ -21,7 +22,7 @@ from lightning_sparsegrad.engine._nonfinite import NonFinite, check_policy
 from lightning_sparsegrad.engine.gradient_engine import GradientEngine
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.loops._callbacks import callbacks_of, find_callback, find_or_add_callback, put_first
-from lightning_sparsegrad.loops._clipped import ClippedCheck
+from lightning_sparsegrad.loops._clipped import ClippedCheck, report_long_warmups
 from lightning_sparsegrad.loops._divergence import DivergenceCheck
 from lightning_sparsegrad.loops._gate import Gate
 from lightning_sparsegrad.loops._lightning import forget_loaders, passes_over_batch_norms, should_accumulate
@@ -87,7 +88,9 @@ class LightningAdapter:
         steps = self._count_steps(trainer)
         self._engine = self._new_engine(trainer, module, total_steps=steps)
         warn_of_lost_states(module, self._engine, self.transform)
-        warn_of_untrained(trainer, self._engine, count=lambda: count_steps(trainer) if steps is None else steps)
+        count = partial(count_steps, trainer) if steps is None else lambda: steps
+        warn_of_untrained(trainer, self._engine, count=count)
+        report_long_warmups(self._engine, count=count)
         log_trainable(module)
         _LeaveAsItWas.join(trainer, self._engine, self._gate)
         find_or_add_callback(trainer, DivergenceCheck)

@@ -84,7 +84,7 @@ class GradientTransform(ABC):
         phases: The phases in which it acts: `"calibration"`, `"gradient"`, `"update"`. They run in this order; within
             each, the members of a chain run in the order in which they are listed.
         learns: Whether it keeps state that a step commits, see `commit_`.
-        before_clips: Whether it looks for large norms, and so comes before clips of norms in a chain.
+        before_clips: Whether it looks for large norms, and so comes before clips in a chain.
     """
 
     bounds: frozenset[str] = frozenset()

@@ -36,7 +36,7 @@ class Chain(GradientTransform):
 
     Raises:
         ConfigurationError: If there is no transform, a member is not a transform, two clips bound the same quantity, a
-            member that looks for large norms comes behind a clip of norms, or two masks would draw the same bits.
+            member that looks for large norms comes behind a clip, or two masks would draw the same bits.
 
     Example:
         >>> from lightning_sparsegrad import ComponentNormClip, GradDrop
@@ -136,10 +136,10 @@ class Chain(GradientTransform):
         for member in self.flattened():
             if clip is not None and member.before_clips:
                 raise ConfigurationError(
-                    f"Parameter `transforms` should hold what looks for large norms before a clip of norms, behind "
-                    f"which there are none. Found `{member!r}` behind `{clip!r}`."
+                    f"Parameter `transforms` should hold what looks for large norms before a clip, behind which there "
+                    f"are none. Found `{member!r}` behind `{clip!r}`."
                 )
-            clip = member if "norm" in member.bounds else clip
+            clip = member if member.bounds else clip
 
     def _refuse_gradients_behind_updates(self) -> None:
         update = None

@@ -14,20 +14,22 @@ from lightning_sparsegrad.transforms.clips.adaptive_norm_clip import AdaptiveNor
 
 
 class AdaGC(AdaptiveNormClip):
-    r"""Clip the norm of each tensor to a ratio of the moving average of its clipped norms (AdaGC).
+    r"""Clip the norm of each tensor to a multiple of the moving average of its clipped norms (AdaGC).
 
     .. math:: \tau_c = \text{ratio} \cdot \gamma_c, \qquad
         \gamma_c \leftarrow \beta \gamma_c + (1 - \beta) \min(\lVert g_c \rVert, \tau_c)
 
     for every component :math:`c`. In its first steps, the component is scaled as a clip of the whole gradient to
-    `max_norm` would scale it, and :math:`\gamma_c` is the smallest of the norms that this leaves.
+    `max_norm` would scale it, and :math:`\gamma_c` is the smallest of the norms that this leaves. It then grows by at
+    most the share :math:`(1 - \beta)(\text{ratio} - 1)` per step, 0.0004 by default: where norms grow after the first
+    steps, as in a warm-up of the learning rate, nearly every step is clipped from then on, and training slows down.
 
     Args:
         ratio: Threshold as a multiple of the average, at least 1; infinity for `max_norm` alone.
         beta: Share of the old average in the new one, between 0 and 1.
-        warmup_steps: First steps of a component, positive.
-        max_norm: Threshold of the whole gradient in these, in true gradient units, positive; infinity for none; or a
-            schedule.
+        warmup_steps: Number of steps that a component learns from before `ratio` applies, positive.
+        max_norm: Threshold of the whole gradient in these steps, in true gradient units, positive; infinity for none;
+            or a schedule.
         components: What has a norm and a threshold of its own. `"tensor"`: each weight and each bias, as in the
             authors' code; `"global"`: all gradients together. For the others see `AdaptiveNormClip`.
 
@@ -102,7 +104,8 @@ class AdaGC(AdaptiveNormClip):
         return state["count"] < self.warmup_steps
 
     def settings(self, window: Window) -> Mapping[str, float]:
-        return {"ratio": self.ratio, "max_norm": self.max_norm(window.progress)}
+        max_norm = self.max_norm(window.progress)
+        return {"ratio": self.ratio, "warmup_steps": self.warmup_steps, "max_norm": max_norm}
 
     def __repr__(self) -> str:
         return f"AdaGC(ratio={self.ratio:g}, max_norm={self.max_norm!r})"

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_sparsegrad.components import Component, ComponentSpec, NamedParameters, check_components, partition
+from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.transforms.base import Window
 from lightning_sparsegrad.transforms.clips._lessons import require_tensor, teaches, widened
 from lightning_sparsegrad.transforms.clips.component_clip import ComponentClip
@@ -16,6 +17,7 @@ from lightning_sparsegrad.transforms.clips.component_clip import ComponentClip
 State = Mapping[str, Tensor]
 
 _FAR, _PATIENCE = 1000.0, 16
+_BOOKS = frozenset({"count", "far"})  # the tensors that the base class keeps
 
 
 class AdaptiveNormClip(ComponentClip):
@@ -23,14 +25,12 @@ class AdaptiveNormClip(ComponentClip):
 
     .. math:: \tilde g_c = g_c \cdot \frac{\tau_c}{\lVert g_c \rVert} \quad \text{if } \lVert g_c \rVert > \tau_c
 
-    for every component :math:`c`. A component within its threshold keeps its bits. The state of a component is learnt
-    from its norms in true gradient units, and only
+    for every component :math:`c`. A component within its threshold keeps its bits. Norms are in true gradient units.
 
-    - after a step that happened: a window that a gradient scaler skips teaches nothing;
-    - from a norm between 1e-19 and 1e19, whose square float32 can hold: zero, an overflow and NaN teach nothing, and do
-      not count as steps of a warm-up. A component without a gradient learns nothing either;
-    - until its norms are more than 1000 times above or below what it has learnt for 16 such steps in a row. It then
-      starts anew, as if it had learnt nothing.
+    A component learns only from a step that happened: a window that a gradient scaler skips teaches nothing. It learns
+    only from a norm between 1e-19 and 1e19, whose square float32 can hold: zero, an overflow and NaN teach nothing, and
+    do not count as steps of a warm-up. If its norms are more than 1000 times above or below what it has learnt, for 16
+    steps in a row, it starts anew, as if it had learnt nothing.
 
     A subclass describes the state of components by tensors whose first dimension is the component. `count`, the number
     of steps that a component has learnt from, is always among them.
@@ -82,7 +82,10 @@ class AdaptiveNormClip(ComponentClip):
 
     @abstractmethod
     def level(self, state: State) -> Tensor:
-        """Return the norm that the state takes for ordinary, of shape (components,); any number where `count` is 0."""
+        """Return what each component takes for an ordinary norm, of shape (components,); see above for starting anew.
+
+        It may be any number where `count` is 0, and is NaN for a component that never starts anew.
+        """
 
     def as_fresh(self, norms: Tensor) -> Tensor:
         """Return norms as a component that has learnt nothing would learn them, to see whether they are far above."""
@@ -98,6 +101,11 @@ class AdaptiveNormClip(ComponentClip):
         self._move_to(norms.device)
         seen = _rearranged(widened(norms, norms.device), components, self.scaled_components)
         thresholds = self.thresholds_of(self._state, seen, window)
+        if thresholds.shape != seen.shape:
+            raise ConfigurationError(
+                f"`{type(self).__name__}.thresholds_of` should return a threshold for each component, of shape "
+                f"{tuple(seen.shape)}. Found shape {tuple(thresholds.shape)}."
+            )
         self._norms_seen, self._norms_left = seen, torch.minimum(seen, thresholds)
         self._parameters_seen = frozenset(part.parameter for component in components for part in component.parts)
         within = (seen <= thresholds) | (thresholds == torch.inf)
@@ -120,7 +128,12 @@ class AdaptiveNormClip(ComponentClip):
         is_far = (count > 0) & ((self.as_fresh(norms) > _FAR * level) | (_FAR * norms < level))
         far = torch.where(is_far, self._state["far"] + 1, 0)
         after = self.after(self._state, norms, self._norms_left)
-        learnt = {**self._state, "count": count + 1, "far": far, **after}
+        if after.keys() != self._fresh.keys() - _BOOKS:
+            raise ConfigurationError(
+                f"`{type(self).__name__}.after` should return the tensors of `fresh`, "
+                f"{sorted(self._fresh.keys() - _BOOKS)}. Found {sorted(after)}."
+            )
+        learnt = {"count": count + 1, "far": far, **after}
         for name, value in self._state.items():
             shape = (-1, *[1] * (value.ndim - 1))
             new = torch.where((far >= _PATIENCE).view(shape), self._fresh[name], learnt[name])
@@ -136,10 +149,6 @@ class AdaptiveNormClip(ComponentClip):
         return {**super().statistics, **{f"threshold/{name}": each for name, each in self.thresholds.items()}}
 
     # ------------------------------------------------------------ state
-    def is_warming_up(self) -> bool:
-        """Return whether no component has learnt from `warmup_steps` steps yet; reads one number on the host."""
-        return bool((self._state["count"] < self.warmup_steps).all())
-
     def state_dict(self) -> dict[str, Any]:
         names = [component.name for component in self.scaled_components]
         return {"class": type(self).__name__, "components": names, **self._state}
@@ -155,7 +164,7 @@ class AdaptiveNormClip(ComponentClip):
         if len(known) < max(len(names), len(before)):
             warn(
                 f"`{self!r}` has learnt about other components: {len(names) - len(known)} of {len(names)} start as if "
-                f"it had learnt nothing, {len(before) - len(known)} of the state are gone.",
+                f"it had learnt nothing, {len(before) - len(known)} of those in the state are dropped.",
                 stacklevel=2,
             )
         there = [rows[names[row]] for row in known]
@@ -169,8 +178,13 @@ class AdaptiveNormClip(ComponentClip):
         return value.expand(len(self.scaled_components), *value.shape).clone()
 
     def _start(self, device: torch.device) -> None:
-        zero = torch.zeros((), dtype=torch.int64)
-        fresh = {"count": zero, "far": zero, **self.fresh()}
+        fresh, zero = dict(self.fresh()), torch.zeros((), dtype=torch.int64)
+        if taken := sorted(_BOOKS & fresh.keys()):
+            raise ConfigurationError(
+                f"`{type(self).__name__}.fresh` should use other names than {sorted(_BOOKS)}, which are kept anyway. "
+                f"Found {taken}."
+            )
+        fresh |= dict.fromkeys(_BOOKS, zero)
         self._fresh = {name: widened(value, device) for name, value in fresh.items()}
         self._state = {name: self._rows_of(value) for name, value in self._fresh.items()}
 

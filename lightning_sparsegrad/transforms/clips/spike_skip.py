@@ -24,15 +24,16 @@ class SpikeSkip(AdaptiveNormClip):
 
     .. math:: \lVert g \rVert > \mu + \text{deviations} \cdot \sigma
 
-    with the mean :math:`\mu` and the standard deviation :math:`\sigma` of the norms of the last steps, without the
-    present one. No gradient is left then, as with `nonfinite="skip"`: the optimizer changes neither weights nor
+    with the mean :math:`\mu` and the standard deviation :math:`\sigma` of the norms of the last steps, the present
+    one excluded. No gradient is left then, as with `nonfinite="skip"`: the optimizer changes neither weights nor
     momenta. Under fp16 loss scaling, where the scaler needs gradients, they become infinite instead: it skips the step,
     and lowers its scale as after an overflow.
 
     It learns from a window only after a step that happened, and only from a norm between 1e-19 and 1e19, whose square
     float32 can hold: what it leaves out, overflows and zeros leave no trace. A norm that is infinite although every
-    gradient is finite is a spike. It reads one number on the host in each window. In a chain it comes before clips of
-    norms, behind which there are no spikes.
+    gradient is finite is a spike. Gradients that are not finite are left to the engine or the module: use
+    `nonfinite="skip"` as well. It reads one number on the host in each window, and a few more in one that it leaves
+    out. In a chain it comes before clips, behind which no norm stands out.
 
     Args:
         deviations: Number of standard deviations above the mean from which a norm is a spike, positive; infinity leaves
@@ -114,7 +115,8 @@ class SpikeSkip(AdaptiveNormClip):
             norms = ", ".join(f"{each:.4g}" for each in [*self._row, norm])
             raise FloatingPointError(
                 f"`{self!r}` should leave out at most `max_in_a_row = {self.max_in_a_row}` windows in a row. Found one "
-                f"more at step {window.step}: the gradient norms {norms} are above {threshold:.4g}."
+                f"more at step {window.step}: the gradient norms {norms} are above {threshold:.4g}. A lower learning "
+                f"rate may help, or larger `deviations`."
             )
         self._row = [*self._row, norm]
         self._spikes += 1
@@ -136,7 +138,7 @@ class SpikeSkip(AdaptiveNormClip):
         return {"spikes": torch.tensor(float(self._spikes)), **measured}
 
     def settings(self, window: Window) -> Mapping[str, float]:  # noqa: ARG002
-        return {"deviations": self.deviations}
+        return {"deviations": self.deviations, "warmup_steps": self.warmup_steps}
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "spikes": self._spikes, "row": list(self._row)}

@@ -27,7 +27,7 @@ class ZClip(AdaptiveNormClip):
     with the mean :math:`\mu` and the standard deviation :math:`\sigma` of the norms before; otherwise
     :math:`\tau = \text{max\_norm}`. Both are exponential moving averages, of the norms and of
     :math:`\mu + z_0 \sigma \cdot z_0 / z` in place of a norm that exceeds it. They start from the mean and variance of
-    the first norms, while only `max_norm` clips.
+    the first norms, while only `max_norm` clips. Where most norms are above `max_norm`, it is all that acts: raise it.
 
     Args:
         z_threshold: The z-score :math:`z_0` from which a norm is clipped, positive; infinity for `max_norm` alone.
@@ -121,7 +121,8 @@ class ZClip(AdaptiveNormClip):
         return torch.where((state["count"] >= self.warmup_steps) & (score > self.z_threshold), threshold, inf)
 
     def settings(self, window: Window) -> Mapping[str, float]:
-        return {"z_threshold": self.z_threshold, "max_norm": self.max_norm(window.progress)}
+        max_norm = self.max_norm(window.progress)
+        return {"z_threshold": self.z_threshold, "warmup_steps": self.warmup_steps, "max_norm": max_norm}
 
     def __repr__(self) -> str:
         return f"ZClip(z_threshold={self.z_threshold:g}, max_norm={self.max_norm!r})"
