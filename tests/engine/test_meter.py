@@ -31,6 +31,7 @@ from lightning_sparsegrad.components import ComponentSpec, FusedProjection
 from lightning_sparsegrad.engine.gradient_meter import GradientMeter
 from tests.cases import cases
 from tests.engine.helpers import backward, loss_on, tokens_at
+from tests.on_meta import META
 from tests.transforms.contract import every_row
 from tests.transforms.golden import Golden
 from tests.transforms.small import (
@@ -40,6 +41,7 @@ from tests.transforms.small import (
     apply,
     assert_same_bits,
     engine_for,
+    fill_gradients,
     run,
     set_gradients,
     snapshot,
@@ -111,6 +113,16 @@ def test_clipped_is_what_a_clip_scaled(transform: GradientTransform) -> None:
             elif left is None:
                 assert not values[CLIPPED]
     assert True in seen
+
+
+class LeavingOut(GradientTransform):
+    """Leaves out every window."""
+
+    def bind(self, parameters: NamedParameters, *, total_steps: int | None) -> None:
+        pass
+
+    def apply_(self, gradients: Gradients, window: Window) -> None:
+        gradients.lose(list(gradients), by=self)
 
 
 class Halving(GradientTransform):
@@ -235,6 +247,16 @@ def test_a_threshold_is_infinite_until_it_is_learnt() -> None:
         expected = fmean(norms) + 3 * max(stdev(norms), 0.01 * fmean(norms)) if step == 3 else inf
         assert float(all_values[THRESHOLD]) == pytest.approx(expected, rel=1e-5)
         norms.append(float(all_values[BEFORE]))
+
+
+def test_what_a_window_without_gradients_leaves_is_on_the_device_of_the_model() -> None:
+    model = Small().to(META)
+    engine = engine_for(model, LeavingOut())
+    meter = engine.meter = GradientMeter(engine.parameters, engine.transform, every=1)
+    fill_gradients(model)
+    apply(engine, 0)
+    assert meter.last is not None
+    assert meter.last.values.device == META
 
 
 def test_a_strategy_says_by_parameter_and_unit_what_it_scales() -> None:

@@ -26,9 +26,21 @@ from lightning_sparsegrad import (
     Identity,
     Linear,
     PretrainedDistance,
+    SpikeSkip,
 )
 from lightning_sparsegrad.errors import ConfigurationError
-from tests.lightning.tasks import DOORS, Batch, Regression, by_turns, dataset, door_of, loader, through, trainer
+from tests.lightning.tasks import (
+    DOORS,
+    Batch,
+    Regression,
+    by_turns,
+    dataset,
+    door_of,
+    loader,
+    some_long,
+    through,
+    trainer,
+)
 from tests.resume.runs import BATCHES, FitResult, Sensitive, assert_same_bits, fit, shuffled
 
 pytestmark = [
@@ -292,6 +304,26 @@ def test_a_search_ends_where_the_loss_does_and_the_policy_is_the_fits(door: str)
     task, callbacks = through(door, Identity(), Infinite, nonfinite="raise")
     with pytest.raises(FloatingPointError):
         trainer(callbacks=[*callbacks, rates(update_attr=False)]).fit(task, loader(), loader(2))
+
+
+@pytest.mark.parametrize("door", some_long(DOORS, ["module"]))
+def test_a_search_goes_on_where_a_fit_would_end_with_too_many_spikes(door: str):
+    class Growing(Tuned):
+        windows = 0
+
+        def loss(self, batch: Batch) -> Tensor:
+            self.windows += 1
+            return super().loss(batch) * 10.0**self.windows
+
+    strategy = SpikeSkip(1.0, history=2, warmup_steps=2, max_in_a_row=1)
+    task, callbacks = through(door, strategy, Growing)
+    data, run = Data(2), trainer(callbacks=callbacks)
+    assert Tuner(run).lr_find(task, datamodule=data, num_training=6, early_stop_threshold=None) is not None
+    task.windows = 0
+    Tuner(run).scale_batch_size(task, datamodule=data, max_trials=1, steps_per_trial=6)
+    task.windows = 0
+    with pytest.raises(FloatingPointError, match="at most `max_in_a_row = 1` windows in a row"):
+        run.fit(task, datamodule=data)
 
 
 @pytest.mark.parametrize("door", DOORS)

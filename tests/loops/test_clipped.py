@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 
 from lightning_sparsegrad import (
+    AdaGC,
     AdaptiveGradientClip,
     AutoClip,
     Chain,
@@ -19,7 +20,9 @@ from lightning_sparsegrad import (
     GradientTransform,
     HeadOnly,
     Linear,
+    SpikeSkip,
     ValueClip,
+    ZClip,
 )
 from lightning_sparsegrad.components import NamedParameters
 from lightning_sparsegrad.loops._divergence import DivergenceWarning
@@ -58,16 +61,17 @@ def messages_of(
     door: str = "module",
     *,
     steps: int = STEPS,
+    holding: str = "learning rate",
     ckpt_path: Path | None = None,
     **arguments: Any,
 ) -> str:
-    """Fit; return the line, or nothing."""
+    """Fit; return the line that holds some words, or nothing."""
     task, callbacks = through(door, transform)
     run = trainer(**{**arguments, "callbacks": [*callbacks, *arguments.get("callbacks", [])]})
     caplog.clear()
     with caplog.at_level(logging.INFO, "lightning.pytorch"):
         run.fit(task, loader(steps), loader(1), ckpt_path=None if ckpt_path is None else str(ckpt_path))
-    return "\n".join(record.getMessage() for record in caplog.records if "learning rate" in record.getMessage())
+    return "\n".join(record.getMessage() for record in caplog.records if holding in record.getMessage())
 
 
 @pytest.mark.parametrize("door", DOORS)
@@ -111,6 +115,18 @@ def test_a_resumed_fit_counts_its_own_windows(tmp_path: Path, caplog: pytest.Log
     clip = ComponentNormClip(TINY)
     assert "averaged over 5 windows" in messages_of(caplog, clip, callbacks=[Save()])
     assert "averaged over 5 windows" in messages_of(caplog, clip, max_epochs=2, ckpt_path=path)
+
+
+def test_a_warmup_longer_than_the_fit_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    for clip, warming_up in (
+        (ZClip(warmup_steps=7), True),
+        (ZClip(warmup_steps=6), False),
+        (AdaGC(warmup_steps=7), True),
+        (SpikeSkip(warmup_steps=7), True),
+        (AutoClip(), False),
+    ):
+        line = f"`{clip!r}` was still warming up when the fit ended with step 6. Found `warmup_steps = 7`."
+        assert messages_of(caplog, clip, steps=6, holding="warming up") == (line if warming_up else ""), clip
 
 
 def test_a_second_fit_of_a_trainer_begins_anew(caplog: pytest.LogCaptureFixture) -> None:

@@ -12,6 +12,9 @@ from torch import nn
 from torch.testing import assert_close
 
 from lightning_sparsegrad import AdaGC, AutoClip, Chain, ConfigurationError, GradDrop, GradientEngine, ZClip
+from lightning_sparsegrad.transforms import AdaptiveNormClip
+from lightning_sparsegrad.transforms.base import Window
+from lightning_sparsegrad.transforms.clips.adaptive_norm_clip import State
 from tests.cases import cases
 from tests.transforms.learners import CLIPS, ROLES, Clip
 from tests.transforms.norms import (
@@ -281,6 +284,30 @@ def test_it_reports_every_component(clip: Clip):
     assert float(statistics["norm_before/" + NAMES[1]]) == 500
     assert 0 < float(statistics["clipped"]) <= 1
     assert isfinite(thresholds[NAMES[1]])
+
+
+class OfFirst(AdaptiveNormClip):
+    """A user's clip: twice the first norm, which is learnt once, and a number that is never learnt."""
+
+    def fresh(self) -> dict[str, torch.Tensor]:
+        return {"first": torch.zeros((), dtype=torch.float64), "times": torch.full((), 2.0, dtype=torch.float64)}
+
+    def thresholds_of(self, state: State, norms: torch.Tensor, window: Window) -> torch.Tensor:
+        return torch.where(state["count"] > 0, state["times"] * state["first"], inf)
+
+    def after(self, state: State, norms: torch.Tensor, norms_left: torch.Tensor) -> State:
+        return {"first": torch.where(state["count"] > 0, state["first"], norms)}
+
+    def level(self, state: State) -> torch.Tensor:
+        return state["first"]
+
+
+def test_a_strategy_states_only_what_it_changes():
+    training = Training(OfFirst("tensor"))
+    norms = [everywhere(norm) for norm in (3.0, 1.0, 50.0)]
+    assert training.windows(norms) == dict.fromkeys(NAMES, 6.0)
+    assert training.left() == pytest.approx(6.0)
+    assert training.state()["times"].tolist() == [2.0] * 3
 
 
 # ---------------------------------------------------------------- arguments

@@ -70,6 +70,15 @@ def test_a_state_that_lacks_something_is_refused(missing: str):
         other.strategy.load_state_dict(state)
 
 
+@cases("kind", [AutoClip, SpikeSkip], ids=lambda kind: kind.__name__)
+@cases("changed", [{"count": torch.zeros(())}, {"count": torch.zeros(2)}, {"history": torch.zeros(3)}], ids=str)
+def test_a_state_of_other_shapes_is_refused_in_one_line(kind: type, changed: dict[str, torch.Tensor]):
+    trained, other = Training(kind()), Training(kind())
+    with pytest.raises(ConfigurationError, match=r"^Parameter `state` should hold a tensor `.*` of shape") as refused:
+        other.strategy.load_state_dict({**trained.state(), **changed})
+    assert "\n" not in str(refused.value)
+
+
 @cases(("saved", "resumed"), [(AutoClip, ZClip), (ZClip, AdaGC), (AdaGC, AutoClip), (AutoClip, SpikeSkip)], ids=str)
 def test_the_state_of_another_strategy_is_left_with_one_warning(saved: type, resumed: type):
     trained, other, fresh = Training(saved()), Training(resumed()), Training(resumed())

@@ -1,5 +1,6 @@
 """ComponentNormClip: components, their thresholds, and the authors' code."""
 
+from dataclasses import dataclass
 from math import inf, nan
 from typing import Any
 
@@ -16,6 +17,7 @@ from lightning_sparsegrad import (
     TopDown,
 )
 from lightning_sparsegrad.components.partition import ComponentKind
+from lightning_sparsegrad.schedules import Schedule
 from tests.cases import cases
 from tests.tiny import tiny_bert, tiny_gpt2
 from tests.transforms.small import Small, assert_same_bits, snapshot
@@ -222,6 +224,39 @@ def test_a_threshold_may_follow_training(step: int, expected: float):
 
 
 # ---------------------------------------------------------------- precision
+class Own(Schedule):
+    """A user's schedule."""
+
+    level: float
+
+    def __call__(self, progress: float, height: float = 1.0) -> float:
+        return self.level
+
+    def bounds(self) -> tuple[float, float]:
+        return self.level, self.level
+
+
+@dataclass
+class Unhashable(Own):
+    """Cannot be in a set."""
+
+    level: float
+
+
+@dataclass(frozen=True)
+class Comparable(Own):
+    """Equals another one."""
+
+    level: float
+
+
+@cases("kind", [Unhashable, Comparable], ids=lambda kind: kind.__name__)
+def test_schedules_need_not_be_hashable_or_different(kind: Any):
+    clip = ComponentNormClip(kind(0.5), overrides={"*.bias": kind(0.2), "*.dense.*": kind(0.5)})
+    for name, norm in _norms_after(tiny_bert(), clip, step=1).items():
+        assert norm == pytest.approx(0.2 if name.endswith(".bias") else 0.5, rel=1e-4), name
+
+
 @cases("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_norms_of_half_precision_gradients_are_accumulated_in_single(dtype: torch.dtype):
     model = nn.Linear(100, 100, bias=False, dtype=dtype)

@@ -99,6 +99,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "a negative norm": (-3, "Parameter `max_norm` should be positive. Found `max_norm = -3`."),
     "an undefined norm": (nan, "Parameter `max_norm` should be positive. Found `max_norm = nan`."),
     "a norm in words": ("inf", "Parameter `max_norm` should be a number or a schedule. Found `'inf'`."),
+    "a norm beyond all floats": (
+        10**400,
+        f"Parameter `max_norm` should be a number or a schedule. Found `{10**400}`.",
+    ),
     "a norm of True": (True, "Parameter `max_norm` should be a number or a schedule. Found `True`."),
     "a schedule that follows depth": (
         TopDown(2.0, 1.0),

@@ -7,6 +7,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_sparsegrad import (
+    AdaGC,
+    AutoClip,
     Chain,
     ComponentNormClip,
     Constant,
@@ -17,7 +19,9 @@ from lightning_sparsegrad import (
     Identity,
     LayerGradDrop,
     Linear,
+    SpikeSkip,
     ValueClip,
+    ZClip,
 )
 from lightning_sparsegrad.components.partition import ComponentKind
 from tests.cases import cases
@@ -43,6 +47,15 @@ LIMITS: dict[str, GradientTransform] = {
 }
 
 
+LEARNT: dict[str, GradientTransform] = {
+    "AutoClip": AutoClip(100.0),
+    "ZClip": ZClip(inf, warmup_steps=1, max_norm=inf),
+    "AdaGC": AdaGC(inf, warmup_steps=1, max_norm=inf),
+    "AdaGC of all": AdaGC(inf, max_norm=inf, components="global"),
+    "SpikeSkip": SpikeSkip(inf, warmup_steps=2),
+}
+
+
 class Launches(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts operations on tensors."""
 
@@ -60,7 +73,7 @@ def _set_odd_bits(model: Small) -> None:
     odd = torch.tensor([-(1 << 31), 0x7F800000, -0x800000, 0x7FC00001, 0x7F800001, 1], dtype=torch.int32)
     for parameter in model.parameters():
         words = odd.repeat(parameter.numel() // len(odd) + 1)[: parameter.numel()]
-        parameter.grad = words.view(torch.float32).view(parameter.shape)
+        parameter.grad = words.view(torch.float32).view(parameter.shape).to(parameter.dtype)
 
 
 @cases("transform", LIMITS.values(), ids=LIMITS)
@@ -73,6 +86,22 @@ def test_at_its_limit_a_strategy_changes_no_bit_and_launches_nothing(transform: 
         apply(engine, 1)
     assert launches.names == []
     assert_same_bits(snapshot(model), before)
+
+
+@cases("transform", LEARNT.values(), ids=LEARNT)
+@cases("dtype", [torch.float32, torch.float64], ids=str)
+def test_at_its_limit_a_strategy_that_learns_changes_no_bit(transform: GradientTransform, dtype: torch.dtype):
+    model = Small().to(dtype)
+    engine = engine_for(model, transform)
+    for step in range(6):
+        if step % 2:
+            set_gradients(model, step, scale={1: 1.0, 3: 1e-3, 5: 1e30}[step])
+        else:
+            _set_odd_bits(model)
+        before = snapshot(model)
+        apply(engine, step)
+        assert_same_bits(snapshot(model), before)
+        assert float(engine.statistics.get("clipped", torch.zeros(()))) == 0
 
 
 @cases("transform", LIMITS.values(), ids=LIMITS)

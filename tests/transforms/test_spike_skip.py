@@ -192,6 +192,30 @@ def test_a_window_that_is_not_finite_neither_counts_nor_ends_a_row():
         training.window(50.0)
 
 
+@cases("loss_scale", [None, 8.0], ids=str)
+def test_a_norm_that_float32_cannot_hold_is_a_spike_once_it_has_learnt(loss_scale: float | None):
+    training = Training(short(max_in_a_row=2), dtype=torch.float32)
+    training.window(1e25)
+    training.windows([1.0] * 8)
+    assert float(training.strategy.statistics["spikes"]) == 0
+    for _ in range(2):
+        training.window(1e25, loss_scale=loss_scale)
+        assert not any(p.grad is not None and p.grad.isfinite().any() for p in training.model.parameters())
+    assert float(training.strategy.statistics["spikes"]) == 2
+    training.windows([nan, inf])
+    with pytest.raises(FloatingPointError, match=r"the gradient norms inf, inf, inf are above 1\.06"):
+        training.window(1e25)
+
+
+def test_an_engine_begins_without_the_spikes_of_another():
+    training = Training(short(max_in_a_row=2))
+    training.windows([1.0] * 10 + [50.0, 50.0])
+    again = Training(training.strategy)
+    assert (again.state()["spikes"], again.state()["row"]) == (0, [])
+    again.windows([1.0] * 10 + [50.0, 50.0])
+    assert float(again.strategy.statistics["spikes"]) == 2
+
+
 def test_a_row_goes_on_after_a_resume():
     trained, resumed = Training(short(max_in_a_row=2)), Training(short(max_in_a_row=2))
     trained.windows([1.0] * 10 + [50.0, 50.0])
@@ -269,6 +293,12 @@ def test_after_anything_ordinary_windows_bring_back_a_fresh_threshold():
     hurt, fresh, later = Training(SpikeSkip()), Training(SpikeSkip()), ordinary(200, seed=1)
     hurt.windows([float(norm) for norm in generator.choice(kinds, size=100)])
     assert hurt.windows(later)["all"] == pytest.approx(fresh.windows(later)["all"])
+
+
+def test_norms_far_below_do_not_make_it_start_anew():
+    training = Training(short())
+    training.windows([1.0] * 10 + [1e-5] * 20)
+    assert training.state()["count"].tolist() == [30]
 
 
 def test_what_is_left_out_or_not_finite_leaves_no_trace():
