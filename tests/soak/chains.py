@@ -73,6 +73,7 @@ def draw_chain(rng: Random, layout: Layout, *, layers: Sequence[str], head: Sequ
             drawn.append(part)
         if index == len(DRAWS):
             likely[index] = 0.0  # a second one would draw by the same seed
+    drawn.sort(key=lambda part: not part.transform.before_clips)  # behind a clip it is refused
     return drawn[0] if count == 1 and rng.random() < 0.7 else _link(rng, drawn)
 
 

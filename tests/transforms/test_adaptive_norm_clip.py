@@ -286,28 +286,54 @@ def test_it_reports_every_component(clip: Clip):
     assert isfinite(thresholds[NAMES[1]])
 
 
-class OfFirst(AdaptiveNormClip):
-    """A user's clip: twice the first norm, which is learnt once, and a number that is never learnt."""
+class Mean(AdaptiveNormClip):
+    """A user's clip to the mean norm so far, as it should be."""
 
     def fresh(self) -> dict[str, torch.Tensor]:
-        return {"first": torch.zeros((), dtype=torch.float64), "times": torch.full((), 2.0, dtype=torch.float64)}
+        return {"mean": torch.zeros((), dtype=torch.float64)}
 
     def thresholds_of(self, state: State, norms: torch.Tensor, window: Window) -> torch.Tensor:
-        return torch.where(state["count"] > 0, state["times"] * state["first"], inf)
+        return torch.where(state["count"] > 0, state["mean"], inf)
 
     def after(self, state: State, norms: torch.Tensor, norms_left: torch.Tensor) -> State:
-        return {"first": torch.where(state["count"] > 0, state["first"], norms)}
+        return {"mean": state["mean"] + (norms - state["mean"]) / (state["count"] + 1)}
 
     def level(self, state: State) -> torch.Tensor:
-        return state["first"]
+        return state["mean"]
 
 
-def test_a_strategy_states_only_what_it_changes():
-    training = Training(OfFirst("tensor"))
-    norms = [everywhere(norm) for norm in (3.0, 1.0, 50.0)]
-    assert training.windows(norms) == dict.fromkeys(NAMES, 6.0)
-    assert training.left() == pytest.approx(6.0)
-    assert training.state()["times"].tolist() == [2.0] * 3
+class Forgetful(Mean):
+    def after(self, state: State, norms: torch.Tensor, norms_left: torch.Tensor) -> State:
+        return {"maen": norms}
+
+
+class OneForAll(Mean):
+    def thresholds_of(self, state: State, norms: torch.Tensor, window: Window) -> torch.Tensor:
+        return state["mean"].sum()
+
+
+class Counting(Mean):
+    def fresh(self) -> dict[str, torch.Tensor]:
+        return {**super().fresh(), "count": torch.zeros(())}
+
+
+def test_a_users_clip_learns():
+    training = Training(Mean("tensor"))
+    assert training.windows([everywhere(norm) for norm in (3.0, 1.0, 50.0)]) == dict.fromkeys(NAMES, 2.0)
+
+
+@cases(
+    ("kind", "message"),
+    [
+        (Forgetful, r"`Forgetful.after` should return the tensors of `fresh`, \['mean'\]. Found \['maen'\].$"),
+        (OneForAll, r"`OneForAll.thresholds_of` should return a threshold .* of shape \(3,\). Found shape \(\).$"),
+        (Counting, r"`Counting.fresh` should use other names than \['count', 'far'\].* Found \['count'\].$"),
+    ],
+    ids=["after", "thresholds_of", "fresh"],
+)
+def test_a_users_clip_with_a_mistake_is_refused(kind: type[AdaptiveNormClip], message: str):
+    with pytest.raises(ConfigurationError, match=message):
+        Training(kind("tensor")).window(everywhere(1.0))
 
 
 # ---------------------------------------------------------------- arguments

@@ -51,7 +51,7 @@ def test_components_that_are_new_or_gone_are_counted_in_one_warning(clip: Clip):
     state = trained.state()
     state["components"] = [NAMES[0], NAMES[1], "gone.bias"]
     resumed, fresh = Training(clip.make("tensor")), Training(clip.make("tensor"))
-    message = "1 of 3 start as if it had learnt nothing, 1 of the state are gone"
+    message = "1 of 3 start as if it had learnt nothing, 1 of those in the state are dropped"
     with pytest.warns(UserWarning, match=message) as caught:
         resumed.strategy.load_state_dict(state)
     assert len(caught) == 1
