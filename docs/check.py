@@ -99,6 +99,8 @@ def _resolves(link: str, file: Path) -> bool:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m docs.check docs/_build/html")
     root = Path(sys.argv[1])
     sys.stdout.write(f"{len(list(root.rglob('*.html')))} pages, {count_links(root)} links within the site\n")
     sys.exit("\n".join(faults(root)) or None)

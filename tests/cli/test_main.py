@@ -49,23 +49,40 @@ def last_line(capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().err.splitlines()[-1]
 
 
+def table_in(capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
+    """Return the table at the end of a fit."""
+    rows = dict(row.strip("│ ").split("│") for row in capsys.readouterr().out.splitlines() if row.startswith("│"))
+    return {name.strip(): value.strip() for name, value in rows.items()}
+
+
 # ------------------------------------------------------------ a run
 def test_fit_ends_with_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     transforms = {
-        "mask": {"class_path": "GradDrop", "init_args": {"rate": 0.5}},
+        "skip": {"class_path": "SpikeSkip"},
         "clip": {"class_path": "ComponentNormClip", "init_args": {"max_norm": 1e-6}},
+        "mask": {"class_path": "GradDrop", "init_args": {"rate": 0.5}},
     }
     chain = {"class_path": "Chain", "init_args": {"transforms": transforms}}
-    Path("strategy.yaml").write_text(yaml.safe_dump({"model": {"init_args": {"gradient_transform": chain}}}))
+    Path("strategy.yaml").write_text(
+        yaml.safe_dump({"model": {"init_args": {"gradient_transform": chain}}}, sort_keys=False)
+    )
     arguments = [READER, LABELLED, "--config=strategy.yaml", "--trainer.log_every_n_steps=1"]
     cli = SparseGradCLI(args=["fit", *arguments, *QUICK])
-    rows = dict(row.strip("│ ").split("│") for row in capsys.readouterr().out.splitlines() if row.startswith("│"))
-    table = {name.strip(): value.strip() for name, value in rows.items()}
+    table = table_in(capsys)
     metrics = cli.trainer.callback_metrics
     assert table["val/loss"] == f"{metrics['val/loss']:.4g}"
     assert table["share of entries kept"] == f"{metrics['gradient/kept']:.1%}"
     assert table["share of components clipped"] == "100.0%"
+    assert table["windows left out"] == "0"
     assert float(table["wall time"].removesuffix(" s")) < 60
+
+
+def test_what_was_not_measured_is_not_in_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    monitor = ["--trainer.callbacks+=GradientMonitor", "--trainer.callbacks.every_n_steps=1"]
+    SparseGradCLI(args=["fit", READER, LABELLED, *DROP, *monitor, "--trainer.log_every_n_steps=1", *QUICK])
+    table = table_in(capsys)
+    assert "monitor/norm_before" in table
+    assert "monitor/threshold" not in table
 
 
 def test_main_returns_nothing() -> None:

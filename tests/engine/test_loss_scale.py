@@ -114,3 +114,12 @@ def test_everything_dropped_is_an_error_under_a_loss_scale_only():
     )
     with pytest.raises(ConfigurationError, match=message), engine.window(7):
         engine.apply_(loss_scale=torch.tensor(8.0))
+
+
+def test_a_loss_scale_that_is_no_tensor_is_refused():
+    model = Small()
+    engine = GradientEngine(model, Identity())
+    set_gradients(model, 0)
+    message = r"`loss_scale` should be a 0-d tensor. Found `loss_scale = 1024.0`"
+    with pytest.raises(ConfigurationError, match=message), engine.window(0):
+        engine.apply_(loss_scale=1024.0)  # type: ignore[arg-type]
