@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 from warnings import warn
 
@@ -17,7 +18,7 @@ from lightning_sparsegrad.transforms.clips.component_clip import ComponentClip
 State = Mapping[str, Tensor]
 
 _FAR, _PATIENCE = 1000.0, 16
-_BOOKS = frozenset({"count", "far"})  # the tensors that the base class keeps
+_BOOKS = ("count", "far")  # the tensors that the base class keeps
 
 
 class AdaptiveNormClip(ComponentClip):
@@ -99,7 +100,7 @@ class AdaptiveNormClip(ComponentClip):
 
     def clip(self, norms: Tensor, components: Sequence[Component], window: Window) -> tuple[Tensor, Tensor]:
         self._move_to(norms.device)
-        seen = _rearranged(widened(norms, norms.device), components, self.scaled_components)
+        seen = _rearranged(widened(norms, norms.device), given=components, wanted=self.scaled_components)
         thresholds = self.thresholds_of(self._state, seen, window)
         if thresholds.shape != seen.shape:
             raise ConfigurationError(
@@ -110,8 +111,8 @@ class AdaptiveNormClip(ComponentClip):
         self._parameters_seen = frozenset(part.parameter for component in components for part in component.parts)
         within = (seen <= thresholds) | (thresholds == torch.inf)
         factors = torch.where(within, 1.0, thresholds / seen)  # NaN for an undefined norm
-        given = (_rearranged(values, self.scaled_components, components).to(norms) for values in (thresholds, factors))
-        return next(given), next(given)
+        present = partial(_rearranged, given=self.scaled_components, wanted=components)
+        return present(thresholds).to(norms), present(factors).to(norms)
 
     def commit_(self, names: frozenset[str], happened: Tensor) -> None:
         norms = self._norms_seen
@@ -128,10 +129,10 @@ class AdaptiveNormClip(ComponentClip):
         is_far = (count > 0) & ((self.as_fresh(norms) > _FAR * level) | (_FAR * norms < level))
         far = torch.where(is_far, self._state["far"] + 1, 0)
         after = self.after(self._state, norms, self._norms_left)
-        if after.keys() != self._fresh.keys() - _BOOKS:
+        if after.keys() != (kept := self._fresh.keys() - {*_BOOKS}):
             raise ConfigurationError(
-                f"`{type(self).__name__}.after` should return the tensors of `fresh`, "
-                f"{sorted(self._fresh.keys() - _BOOKS)}. Found {sorted(after)}."
+                f"`{type(self).__name__}.after` should return the tensors of `fresh`, {sorted(kept)}. "
+                f"Found {sorted(after)}."
             )
         learnt = {"count": count + 1, "far": far, **after}
         for name, value in self._state.items():
@@ -178,13 +179,13 @@ class AdaptiveNormClip(ComponentClip):
         return value.expand(len(self.scaled_components), *value.shape).clone()
 
     def _start(self, device: torch.device) -> None:
-        fresh, zero = dict(self.fresh()), torch.zeros((), dtype=torch.int64)
-        if taken := sorted(_BOOKS & fresh.keys()):
+        fresh = dict(self.fresh())
+        if taken := sorted({*_BOOKS} & fresh.keys()):
             raise ConfigurationError(
-                f"`{type(self).__name__}.fresh` should use other names than {sorted(_BOOKS)}, which are kept anyway. "
+                f"`{type(self).__name__}.fresh` should use other names than {list(_BOOKS)}, which are kept anyway. "
                 f"Found {taken}."
             )
-        fresh |= dict.fromkeys(_BOOKS, zero)
+        fresh |= dict.fromkeys(_BOOKS, torch.zeros((), dtype=torch.int64))
         self._fresh = {name: widened(value, device) for name, value in fresh.items()}
         self._state = {name: self._rows_of(value) for name, value in self._fresh.items()}
 
@@ -197,7 +198,7 @@ class AdaptiveNormClip(ComponentClip):
                 tensors.update({name: widened(value, device) for name, value in tensors.items()})
 
 
-def _rearranged(values: Tensor, given: Sequence[Component], wanted: Sequence[Component]) -> Tensor:
+def _rearranged(values: Tensor, *, given: Sequence[Component], wanted: Sequence[Component]) -> Tensor:
     """Return the values of the components that are wanted, one for each; 0 for those not given."""
     if len(given) == len(wanted):
         return values
