@@ -16,6 +16,8 @@ BAD_BATCHES = {
     "trainer.callbacks.after": AFTER,
 }
 """Arguments of the run, by name."""
+CHANGED = {"zclip": {"model.gradient_transform.max_norm": ".inf"}}
+"""Arguments that differ from those of an overlay: ordinary norms of this run are above the cap of ZClip."""
 
 _SHOWN = 4  # components, where each has a threshold of its own
 _BEFORE, _AFTER, _THRESHOLD, _BAD = "#999999", "#0072B2", "#F2AE7E", "#F0E442"
@@ -41,7 +43,9 @@ def draw_spikes(history: pd.DataFrame) -> Figure:
             after=norms["after"].mask(is_left_out), threshold=norms["threshold"].replace(np.inf, np.nan)
         )
         panel.plot(lines.index, lines["before"], color=_BEFORE, linewidth=1, label="norm before")
-        panel.plot(lines.index, lines["threshold"], color=_THRESHOLD, linewidth=3, label="threshold")
+        panel.plot(
+            lines.index, lines["threshold"], "o-", color=_THRESHOLD, linewidth=3, markersize=3, label="threshold"
+        )
         panel.plot(lines.index, lines["after"], color=_AFTER, linewidth=1, label="norm after")
         if is_left_out.any():
             left_out = norms["before"][is_left_out]

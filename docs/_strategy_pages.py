@@ -9,6 +9,7 @@ from docs import _evidence
 from docs._api_pages import inheritance, title
 from docs._docstrings import Docstring
 from docs._overlays import SPIKES, learning, overlays_of
+from docs._spikes import CHANGED
 from tests.strategies import ROOT, STRATEGIES, overlay_name
 from tests.transforms import table
 
@@ -62,7 +63,10 @@ def _page(strategy: type) -> Iterator[str]:
     for overlay in overlays:
         yield from _picture(overlay.name, _ALT, f"``{overlay.name}``. {overlay.idea}")
         if overlay.name in learning():
-            yield from _picture(f"{overlay.name}{SPIKES}", _ALT_OF_SPIKES, f"``{overlay.name}``. {_OF_SPIKES}")
+            changed = CHANGED.get(overlay.name, {})
+            given = "".join(f", with ``{name.rpartition('.')[2]}={value}``" for name, value in changed.items())
+            caption = f"``{overlay.name}``{given}. {_OF_SPIKES}"
+            yield from _picture(f"{overlay.name}{SPIKES}", _ALT_OF_SPIKES, caption)
     yield title("When to use it", "-")
     for overlay in overlays:
         yield f"``{overlay.name}``\n   {_with_reports(overlay.advice)}\n"

@@ -20,7 +20,7 @@ from matplotlib.image import AxesImage
 from PIL import Image
 
 from docs._overlays import SPIKES, learning
-from docs._spikes import BAD_BATCHES, draw_spikes
+from docs._spikes import BAD_BATCHES, CHANGED, draw_spikes
 from lightning_sparsegrad.callbacks._history import read_history
 from tests.strategies import OVERLAYS, ROOT
 
@@ -164,7 +164,7 @@ def main(overlays: Sequence[str]) -> None:
     for overlay in overlays:
         save(draw_overlay(record(overlay)), PICTURES / f"{overlay}.png")
         if overlay in learning():
-            history = _sorted(record(overlay, BAD_BATCHES, suffix=SPIKES))
+            history = _sorted(record(overlay, {**BAD_BATCHES, **CHANGED.get(overlay, {})}, suffix=SPIKES))
             save(draw_spikes(history), PICTURES / f"{overlay}{SPIKES}.png", colours=_COLOURS_OF_LINES)
     if all((RUNS / f"{overlay}.parquet").exists() for overlay in OVERVIEW):
         save(
