@@ -25,11 +25,7 @@ class Steps:
     """
 
     def __init__(self, transform: GradientTransform, parameters: NamedParameters) -> None:
-        members = {id(member): member for member in transform.flattened()}.values()  # each member once
-        self._calibrate = [member for member in members if "calibration" in member.phases]
-        self._update = [member for member in members if "update" in member.phases]
-        self._learn = [member for member in members if member.learns]
-        self.need_optimizer = bool(self._update or self._learn)
+        self._take(transform)
         self._weights: Mapping[str, Tensor] = parameters.tensors
         self._names = {id(tensor): name for name, tensor in self._weights.items()}
         self._followed: WeakSet[Optimizer] = WeakSet()
@@ -55,8 +51,22 @@ class Steps:
             optimizer.register_step_post_hook(_weak(self._after))
             self._followed.add(optimizer)
 
-    def open(self) -> None:
-        """Discard what no step has committed, because a window begins."""
+    def _take(self, transform: GradientTransform) -> None:
+        self._transform = transform
+        members = {id(member): member for member in transform.flattened()}.values()  # each member once
+        self._calibrate = [member for member in members if "calibration" in member.phases]
+        self._update = [member for member in members if "update" in member.phases]
+        self._learn = [member for member in members if member.learns]
+        self.need_optimizer = bool(self._update or self._learn)
+
+    def open(self, transform: GradientTransform) -> None:
+        """Begin a window: discard what no step has committed.
+
+        Args:
+            transform: The engine's transform now; somebody may have replaced it.
+        """
+        if transform is not self._transform:
+            self._take(transform)
         self._window = None
         for member in self._learn:
             member.forget_()

@@ -152,7 +152,7 @@ class GradientEngine:
         if epoch is not None:
             require_integer("epoch", epoch, least=0)
         window = Window(step=step, epoch=epoch, total_steps=self._total_steps, seed=self.seed)
-        self._steps.open()
+        self._steps.open(self.transform)
         if self._skipper is not None and not self._steps.calibrating(window):
             self._skipper.start(needless(self.transform, window))
         self._window, self._applied = window, False

@@ -140,6 +140,14 @@ def test_a_copy_of_an_optimizer_is_attached_anew_and_one_that_is_attached_is_not
     assert member(engine, FirstRowStays).calls == 2
 
 
+def test_a_strategy_that_replaces_another_one_learns():
+    model, engine, optimizer = made(LargestSeen())
+    step(engine, model, [optimizer], 0)
+    before, engine.transform = engine.transform, deepcopy(engine.transform)
+    step(engine, model, [optimizer], 1, size=9.0)
+    assert largest_of(engine)["1.bias"] > before.largest["1.bias"]  # type: ignore[attr-defined]
+
+
 def test_an_optimizer_is_asked_for():
     torch.manual_seed(0)
     model = nn.Linear(3, 2)
