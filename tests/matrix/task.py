@@ -55,15 +55,11 @@ def knows_when(row: Golden) -> bool:
     return transform.needs_total_steps or isinstance(transform, Chain) or "epoch" in vars(transform).values()
 
 
-# of strategies that learn, one row of each class is run by default
-every_row = pytest.mark.parametrize(
-    "row",
-    [pytest.param(row, marks=pytest.mark.long) if row.learns and not knows_when(row) else row for row in GOLDEN],
-    ids=str,
-)
+ROWS = [row for row in GOLDEN if not row.learns or knows_when(row)]  # the contract has the others
+every_row = pytest.mark.parametrize("row", ROWS, ids=str)
 # where strategies differ by where training stands alone, those that do not know it are left to the long tests
 rows_that_know_when = pytest.mark.parametrize(
-    "row", [row if knows_when(row) else pytest.param(row, marks=pytest.mark.long) for row in GOLDEN], ids=str
+    "row", [row if knows_when(row) else pytest.param(row, marks=pytest.mark.long) for row in ROWS], ids=str
 )
 without_skipping = pytest.mark.filterwarnings("ignore:Gradients that are dropped whole are computed nevertheless")
 

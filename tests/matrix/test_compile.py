@@ -19,10 +19,10 @@ from lightning_sparsegrad import (
 )
 from tests.engine.skipping import small
 from tests.lightning.tasks import Weights, assert_same_weights, door_of, through, weights
-from tests.transforms.golden import GOLDEN, Golden
+from tests.transforms.golden import Golden
 from tests.transforms.small import SEED, TOTAL_STEPS
 
-from .task import Task, Transposed, assert_close, every_row, fit_task, loss_of, plan, without_skipping
+from .task import ROWS, Task, Transposed, assert_close, every_row, fit_task, loss_of, plan, without_skipping
 
 pytestmark = [
     without_skipping,  # what is compiled as one is computed whole
@@ -178,7 +178,7 @@ def test_a_model_that_is_compiled_once_trains_by_every_strategy_as_it_does_uncom
     subtests: pytest.Subtests,
 ) -> None:
     compiled, start = whole(small(), "eager"), small().state_dict()
-    for row in GOLDEN:
+    for row in ROWS:
         with subtests.test(str(row)):
             compiled.load_state_dict({f"_orig_mod.{name}": weight for name, weight in start.items()})
             assert_same_weights(train(compiled, row), train(small(), row))

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 from lightning_sparsegrad import AutoClip, Chain, ComponentNormClip, GradDrop, GradientTransform, LayerGradDrop
 from tests.cases import cases
 from tests.lightning.tasks import assert_same_weights, door_of, through, trainer, weights
-from tests.transforms.golden import GOLDEN, Golden
+from tests.transforms.golden import Golden
 from tests.transforms.small import SEED, STEPS_PER_EPOCH, TOTAL_STEPS, assert_same_bits, flat
 
 from .ranks import CASES, LONG, Results
@@ -33,6 +33,7 @@ from .task import (
     EPOCHS,
     LINES,
     MICRO_BATCHES,
+    ROWS,
     Plan,
     Seen,
     Task,
@@ -113,9 +114,9 @@ UNUSED, VIEWS = "find_unused_parameters", "gradient_as_bucket_view"
 BOTH = Chain({"mask": GradDrop(0.5), "clip": ComponentNormClip(0.5)})
 LAYERS = LayerGradDrop(0.5)
 
-PLAIN = {f"{i}": Run(row.transform) for i, row in enumerate(GOLDEN)}  # as most people run DDP
+PLAIN = {f"{i}": Run(row.transform) for i, row in enumerate(ROWS)}  # as most people run DDP
 SKIPPING = {  # with all that is switched on for skipping
-    f"{i}, skipping": Run(row.transform, "callback", ACCUMULATE, ddp=(UNUSED, VIEWS)) for i, row in enumerate(GOLDEN)
+    f"{i}, skipping": Run(row.transform, "callback", ACCUMULATE, ddp=(UNUSED, VIEWS)) for i, row in enumerate(ROWS)
 }
 SEEDED = {
     "seeds that differ": Run(BOTH, seeding="differs"),
@@ -149,11 +150,11 @@ def ways_of(row: Golden, count: int = 4) -> list[str]:
 
     On two processes, of the first row of a class alone: with skipping where it drops tensors whole, else without.
     """
-    index = GOLDEN.index(row)
+    index = ROWS.index(row)
     plain, skipping = f"{index}", f"{index}, skipping"
     if count > 2:
         return [plain, skipping]
-    is_first = all(type(other.transform) is not type(row.transform) for other in GOLDEN[:index])
+    is_first = all(type(other.transform) is not type(row.transform) for other in ROWS[:index])
     return [skipping if any(row.dropped) else plain] if is_first else []
 
 
@@ -237,7 +238,7 @@ def started(case: Run, mesh: DeviceMesh, _: Path) -> Any:
 
 
 CASES.update({name: partial(started, case) for name, case in {**RUNS, **REFUSED}.items()})
-LONG |= {name for row in GOLDEN for name in set(ways_of(row)) - set(ways_of(row, 2))}
+LONG |= {name for row in ROWS for name in set(ways_of(row)) - set(ways_of(row, 2))}
 
 
 # ---------------------------------------------------------------- what is expected of it
@@ -247,7 +248,7 @@ pytestmark = pytest.mark.distributed
 
 
 def row_of(transform: GradientTransform) -> Golden:
-    return next(row for row in GOLDEN if str(row) == str(transform))
+    return next(row for row in ROWS if str(row) == str(transform))
 
 
 def seen(result: dict[str, Any]) -> list[Seen]:
@@ -326,7 +327,7 @@ def test_skipping_changes_nothing(results: Results, name: str) -> None:
 
 @cases("name", COMPILED)
 def test_compiled_blocks_are_skipped_with_the_same_bits(results: Results, name: str) -> None:
-    index = GOLDEN.index(row_of(LAYERS))
+    index = ROWS.index(row_of(LAYERS))
     for actual, expected in zip(results[name], results[f"{index}, skipping"], strict=True):
         assert actual["skipped"] == expected["skipped"] > 0
         assert_same_weights(actual["weights"], expected["weights"])

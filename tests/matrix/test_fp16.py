@@ -16,7 +16,7 @@ from lightning_sparsegrad.components import NamedParameters
 from lightning_sparsegrad.transforms.base import Gradients, Window
 from tests.cases import cases
 from tests.lightning.tasks import Weights, assert_same_weights, door_of, weights
-from tests.transforms.golden import GOLDEN, Golden
+from tests.transforms.golden import Golden
 from tests.transforms.golden.grad_drop import drop_entries
 from tests.transforms.small import (
     STEPS_PER_EPOCH,
@@ -31,6 +31,7 @@ from tests.transforms.small import (
 )
 
 from .task import (
+    ROWS,
     Adaptive,
     Fused,
     Task,
@@ -168,7 +169,7 @@ def learnt(row: Golden, kind: type[Task], *, overflows: bool) -> list[Any]:
     return states
 
 
-@cases("row", [row for row in GOLDEN if row.learns])
+@cases("row", [row for row in ROWS if row.learns])
 @cases("kind", [Task, Adaptive, Fused])
 def test_windows_that_overflow_teach_nothing(row: Golden, kind: type[Task]) -> None:
     expected = learnt(row, kind, overflows=False)

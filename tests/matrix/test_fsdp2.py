@@ -24,16 +24,16 @@ from lightning_sparsegrad import (
 from lightning_sparsegrad.engine._nonfinite import NonFinite
 from lightning_sparsegrad.engine.gradient_meter import GradientMeter
 from tests.engine.helpers import backward, loss_on, tokens_at
-from tests.transforms.golden import GOLDEN, Golden
+from tests.transforms.golden import Golden
 from tests.transforms.small import STEPS_PER_EPOCH, WINDOWS, Small, Snapshot, apply, bits, engine_for
 
 from . import sharded
 from .ranks import Results, case
-from .task import knows_when
+from .task import ROWS, knows_when
 
 TRAINED = 4  # steps
-SHARDED = [row for row in GOLDEN if row.on_shards]
-NOT_FOR_SHARDS = [row for row in GOLDEN if not row.on_shards]
+SHARDED = [row for row in ROWS if row.on_shards]
+NOT_FOR_SHARDS = [row for row in ROWS if not row.on_shards]
 
 pytestmark = pytest.mark.distributed
 
