@@ -27,7 +27,7 @@ from tests.lightning.tasks import assert_same_weights, door_of, through, trainer
 from tests.transforms.golden import Golden
 from tests.transforms.small import SEED, STEPS_PER_EPOCH, TOTAL_STEPS, assert_same_bits, flat
 
-from .ranks import CASES, LONG, Results
+from .ranks import CASES, LONG, SHORT, Results
 from .task import (
     ACCUMULATE,
     EPOCHS,
@@ -148,14 +148,14 @@ REFUSED = {"no loss": Run(BOTH, accumulate=ACCUMULATE, kind=Lossless)}
 def ways_of(row: Golden, count: int = 4) -> list[str]:
     """Return the runs of a golden row.
 
-    On two processes, of the first row of a class alone: with skipping where it drops tensors whole, else without.
+    On two processes, of the first row of a class alone: with skipping where it drops tensors whole, else without. On
+    four, all but what two run without skipping.
     """
     index = ROWS.index(row)
     plain, skipping = f"{index}", f"{index}, skipping"
-    if count > 2:
-        return [plain, skipping]
     is_first = all(type(other.transform) is not type(row.transform) for other in ROWS[:index])
-    return [skipping if any(row.dropped) else plain] if is_first else []
+    on_two = [skipping if any(row.dropped) else plain] if is_first else []
+    return on_two if count == 2 else [name for name in (plain, skipping) if name == skipping or name not in on_two]
 
 
 def share(rank: int) -> list[Tensor]:
@@ -238,7 +238,8 @@ def started(case: Run, mesh: DeviceMesh, _: Path) -> Any:
 
 
 CASES.update({name: partial(started, case) for name, case in {**RUNS, **REFUSED}.items()})
-LONG |= {name for row in ROWS for name in set(ways_of(row)) - set(ways_of(row, 2))}
+LONG |= {name for row in ROWS for name in {*ways_of(row)} - {*ways_of(row, 2)}}
+SHORT |= {name for row in ROWS for name in {*ways_of(row, 2)} - {*ways_of(row)}}
 
 
 # ---------------------------------------------------------------- what is expected of it

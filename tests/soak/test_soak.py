@@ -30,7 +30,7 @@ from tests.transforms.small import on_one_thread
 one_thread = pytest.fixture(autouse=True, scope="module")(on_one_thread)
 
 
-@pytest.mark.parametrize("count", [12, pytest.param(48, marks=pytest.mark.long)])
+@pytest.mark.parametrize("count", [12, pytest.param(36, marks=pytest.mark.long)])
 def test_a_short_soak_finds_nothing(count: int):
     summary = soak(0, range(count), say=print)
     assert summary.failures == []
