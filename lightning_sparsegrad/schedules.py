@@ -202,7 +202,8 @@ def as_rate(parameter: str, value: float | Schedule) -> Schedule:
 def as_threshold(parameter: str, value: float | Schedule) -> Schedule:
     """Return a threshold as a schedule; raise a `ConfigurationError` unless it is always positive. Infinity is allowed.
 
-    A number below the smallest normal float32 is refused: rounded to float32, it would clip everything to zero.
+    A schedule that depends on depth is refused, and so is a number below the smallest normal float32: rounded to float32,
+    it would clip everything to zero.
     """
     schedule = _as_schedule(parameter, value)
     low, high = schedule.bounds()
@@ -213,7 +214,16 @@ def as_threshold(parameter: str, value: float | Schedule) -> Schedule:
         )
     if not 0 < low <= high:
         raise ConfigurationError(f"Parameter `{parameter}` should be positive. Found `{parameter} = {value}`.")
+    refuse_depth(parameter, schedule)
     return schedule
+
+
+def refuse_depth(parameter: str, schedule: Schedule) -> None:
+    """Raise a `ConfigurationError` if a schedule depends on depth where the value must be the same at every depth."""
+    if schedule.needs_height:
+        raise ConfigurationError(
+            f"Parameter `{parameter}` should be the same at every depth. Found `{parameter} = {schedule}`."
+        )
 
 
 def _is_number(value: object) -> bool:

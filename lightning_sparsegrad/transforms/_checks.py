@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Iterable
 
 from lightning_sparsegrad.errors import ConfigurationError
-from lightning_sparsegrad.schedules import Schedule
 from lightning_sparsegrad.transforms._window import ResampleEvery
 
 
@@ -35,11 +34,3 @@ def refuse_equal_draws(seeds: Iterable[tuple[str, int | None]]) -> None:
                 f"Parameter `seed` should differ between the `{kind}` of a chain, which would drop the same entries. "
                 f"Found `seed = {seed}` {count} times."
             )
-
-
-def refuse_depth(parameter: str, schedule: Schedule) -> None:
-    """Raise a `ConfigurationError` if a schedule depends on depth where the value must be the same at every depth."""
-    if schedule.needs_height:
-        raise ConfigurationError(
-            f"Parameter `{parameter}` should be the same at every depth. Found `{parameter} = {schedule}`."
-        )

@@ -16,7 +16,7 @@ from torch import Tensor
 from lightning_sparsegrad.components import Component, NamedParameters, without_split
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.schedules import Schedule
-from lightning_sparsegrad.transforms._checks import check_every, check_seed, refuse_depth, refuse_equal_draws
+from lightning_sparsegrad.transforms._checks import check_every, check_seed, refuse_equal_draws
 from lightning_sparsegrad.transforms._window import Gradients, ResampleEvery, Window, require_epoch, resample_index
 
 __all__ = [
@@ -28,7 +28,6 @@ __all__ = [
     "check_seed",
     "needless",
     "owner_of",
-    "refuse_depth",
     "refuse_equal_draws",
     "require_epoch",
     "resample_index",

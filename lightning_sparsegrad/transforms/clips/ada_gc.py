@@ -9,7 +9,7 @@ from torch import Tensor
 from lightning_sparsegrad.components import ComponentSpec
 from lightning_sparsegrad.errors import require_integer, require_number
 from lightning_sparsegrad.schedules import Constant, Schedule, as_threshold
-from lightning_sparsegrad.transforms.base import Window, refuse_depth
+from lightning_sparsegrad.transforms.base import Window
 from lightning_sparsegrad.transforms.clips.adaptive_norm_clip import AdaptiveNormClip, State
 
 
@@ -67,7 +67,6 @@ class AdaGC(AdaptiveNormClip):
         require_integer("warmup_steps", warmup_steps, least=1)
         self.warmup_steps = warmup_steps
         self.max_norm = as_threshold("max_norm", max_norm)
-        refuse_depth("max_norm", self.max_norm)
         self._share = torch.ones(())  # that a clip of the whole gradient to `max_norm` leaves of it
 
     @property

@@ -10,7 +10,7 @@ from lightning_sparsegrad.components import NamedParameters, find_layers, output
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.functional import clip_units_
 from lightning_sparsegrad.schedules import Schedule, as_threshold
-from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, Window, refuse_depth
+from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, Window
 
 
 class AdaptiveGradientClip(GradientTransform):
@@ -65,7 +65,6 @@ class AdaptiveGradientClip(GradientTransform):
 
     def __init__(self, clipping: float | Schedule = 0.01, *, eps: float = 1e-3, exclude_head: bool = True) -> None:
         self.clipping = as_threshold("clipping", clipping)
-        refuse_depth("clipping", self.clipping)
         if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 < eps < inf:
             raise ConfigurationError(f"Parameter `eps` should be positive and finite. Found `eps = {eps!r}`.")
         if not isinstance(exclude_head, bool):

@@ -13,7 +13,6 @@ from lightning_sparsegrad.components import (
 from lightning_sparsegrad.components._patterns import matching
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.schedules import Schedule, as_threshold
-from lightning_sparsegrad.transforms.base import refuse_depth
 from lightning_sparsegrad.transforms.clips.norm_clip import NormClip
 
 
@@ -67,8 +66,6 @@ class ComponentNormClip(NormClip):
         self.overrides: Mapping[str, Schedule] = {
             pattern: as_threshold(f"overrides[{pattern!r}]", value) for pattern, value in (overrides or {}).items()
         }
-        for pattern, threshold in self.overrides.items():
-            refuse_depth(f"overrides[{pattern!r}]", threshold)
 
     @property
     def schedules(self) -> Sequence[Schedule]:

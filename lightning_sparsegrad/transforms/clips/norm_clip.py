@@ -11,7 +11,7 @@ from lightning_sparsegrad.components import Component, NamedParameters
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.functional.clipping import bounds_on, clip_factors
 from lightning_sparsegrad.schedules import Constant, Schedule, as_threshold
-from lightning_sparsegrad.transforms.base import Window, refuse_depth
+from lightning_sparsegrad.transforms.base import Window
 from lightning_sparsegrad.transforms.clips.component_clip import ComponentClip
 
 _LOOSE = 1e30  # beyond any norm, and finite: what is infinite is not measured
@@ -28,7 +28,6 @@ class NormClip(ComponentClip):
     def __init__(self, max_norm: float | Schedule, *, norm_type: float = 2.0) -> None:
         super().__init__()
         self.max_norm = as_threshold("max_norm", max_norm)
-        refuse_depth("max_norm", self.max_norm)
         if norm_type not in {2.0, inf}:
             raise ConfigurationError(f"Parameter `norm_type` should be 2.0 or inf. Found `norm_type = {norm_type}`.")
         self.norm_type = float(norm_type)

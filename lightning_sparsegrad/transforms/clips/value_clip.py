@@ -8,7 +8,7 @@ from torch import Tensor
 from lightning_sparsegrad.components import NamedParameters
 from lightning_sparsegrad.functional import clip_values_
 from lightning_sparsegrad.schedules import Schedule, as_threshold
-from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, Window, refuse_depth, share
+from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, Window, share
 
 
 class ValueClip(GradientTransform):
@@ -38,7 +38,6 @@ class ValueClip(GradientTransform):
 
     def __init__(self, max_value: float | Schedule) -> None:
         self.max_value = as_threshold("max_value", max_value)
-        refuse_depth("max_value", self.max_value)
         self._clipped: Tensor | int = 0
         self._total = 0
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_sparsegrad.components import ComponentSpec
 from lightning_sparsegrad.errors import require_integer, require_number, require_one_of
 from lightning_sparsegrad.schedules import Schedule, as_threshold
-from lightning_sparsegrad.transforms.base import Window, refuse_depth
+from lightning_sparsegrad.transforms.base import Window
 from lightning_sparsegrad.transforms.clips.adaptive_norm_clip import AdaptiveNormClip, State
 
 Mode = Literal["reciprocal", "percentile", "mean"]
@@ -77,7 +77,6 @@ class ZClip(AdaptiveNormClip):
         require_integer("warmup_steps", warmup_steps, least=1)
         self.warmup_steps = warmup_steps
         self.max_norm = as_threshold("max_norm", max_norm)
-        refuse_depth("max_norm", self.max_norm)
 
     @property
     def schedules(self) -> Sequence[Schedule]:

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Literal
 
 from lightning_sparsegrad.errors import ConfigurationError
-from lightning_sparsegrad.schedules import Linear, Schedule, as_rate
-from lightning_sparsegrad.transforms.base import Window, check_every, refuse_depth, require_epoch
+from lightning_sparsegrad.schedules import Linear, Schedule, as_rate, refuse_depth
+from lightning_sparsegrad.transforms.base import Window, check_every, require_epoch
 from lightning_sparsegrad.transforms.freezes.layer_mask import LayerMask
 
 
