@@ -31,7 +31,8 @@ class NormClip(ComponentClip):
         if norm_type not in {2.0, inf}:
             raise ConfigurationError(f"Parameter `norm_type` should be 2.0 or inf. Found `norm_type = {norm_type}`.")
         self.norm_type = float(norm_type)
-        self._limits: dict[str, Schedule] = {}  # by component
+        self._given: list[Schedule] = []
+        self._limits: dict[str, int] = {}  # index of the threshold of each component
 
     @property
     def schedules(self) -> Sequence[Schedule]:
@@ -45,31 +46,32 @@ class NormClip(ComponentClip):
         self.require_total_steps(total_steps)
         resolved = self.resolve(parameters)
         self.scaled_components = [component for component, _ in resolved]
-        self._limits = {component.name: threshold for component, threshold in resolved}
+        # a schedule of the user's may be unhashable, or equal to another one
+        given = {id(threshold): threshold for _, threshold in resolved}
+        order = {key: index for index, key in enumerate(given)}
+        self._given = list(given.values())
+        self._limits = {component.name: order[id(threshold)] for component, threshold in resolved}
 
     def loosen(self) -> None:
         """Clip nothing from now on and measure every component, also one whose threshold was infinite."""
         self.max_norm = Constant(_LOOSE)
-        self._limits = dict.fromkeys(self._limits, self.max_norm)
+        self._given, self._limits = [self.max_norm], dict.fromkeys(self._limits, 0)
 
     def measured(self, window: Window) -> Sequence[Component]:
         max_norms = self._max_norms(window)
-        return [component for component in self.scaled_components if not isinf(max_norms[component.name])]
+        return [each for each in self.scaled_components if not isinf(max_norms[self._limits[each.name]])]
 
     def clip(self, norms: Tensor, components: Sequence[Component], window: Window) -> tuple[Tensor, Tensor]:
         max_norms = self._max_norms(window)
-        bounds = bounds_on(norms, [max_norms[component.name] for component in components])
+        bounds = bounds_on(norms, [max_norms[self._limits[component.name]] for component in components])
         return torch.ones_like(norms) * bounds, clip_factors(norms, bounds)
 
     def settings(self, window: Window) -> Mapping[str, Mapping[str, float]]:
-        return {"max_norm": self._max_norms(window)}
+        max_norms = self._max_norms(window)
+        return {"max_norm": {name: max_norms[index] for name, index in self._limits.items()}}
 
-    def _max_norms(self, window: Window) -> dict[str, float]:
-        values: dict[int, float] = {}  # a schedule of the user's may be unhashable, or equal to another one
-        for schedule in self._limits.values():
-            if id(schedule) not in values:
-                values[id(schedule)] = schedule(window.progress)
-        return {name: values[id(schedule)] for name, schedule in self._limits.items()}
+    def _max_norms(self, window: Window) -> list[float]:
+        return [schedule(window.progress) for schedule in self._given]
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(max_norm={self.max_norm!r})"
