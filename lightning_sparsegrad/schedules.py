@@ -202,7 +202,7 @@ def as_rate(parameter: str, value: float | Schedule) -> Schedule:
 def as_threshold(parameter: str, value: float | Schedule) -> Schedule:
     """Return a threshold as a schedule; raise a `ConfigurationError` unless it is always positive. Infinity is allowed.
 
-    A schedule that depends on depth is refused, and so is a number below the smallest normal float32: rounded to float32,
+    A schedule that depends on depth is refused. So is a number below the smallest normal float32: rounded to float32,
     it would clip everything to zero.
     """
     schedule = _as_schedule(parameter, value)

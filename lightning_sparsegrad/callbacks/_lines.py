@@ -4,11 +4,11 @@ import sys
 from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
-from math import inf, isfinite
+from math import isfinite
 
 from rich import get_console
 
-from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.errors import require_number
 from lightning_sparsegrad.untrusted._terminal import shown
 
 _MARKS = 6  # the pace is measured between the first and the last: five intervals
@@ -47,10 +47,7 @@ def time_left(seconds: float | None) -> str | None:
 
 def check_seconds(parameter: str, value: float) -> None:
     """Raise a `ConfigurationError` unless a value is a positive number; infinity is allowed."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= inf:
-        raise ConfigurationError(
-            f"Parameter `{parameter}` should be a positive number of seconds. Found `{parameter} = {value!r}`."
-        )
+    require_number(parameter, value, lambda seconds: seconds > 0, "a positive number of seconds")
 
 
 class Pace:

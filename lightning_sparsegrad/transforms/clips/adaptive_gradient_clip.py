@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lightning_sparsegrad.components import NamedParameters, find_layers, output_dim
-from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.errors import ConfigurationError, require_number
 from lightning_sparsegrad.functional import clip_units_
 from lightning_sparsegrad.schedules import Schedule, as_threshold
 from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, Window
@@ -65,13 +65,12 @@ class AdaptiveGradientClip(GradientTransform):
 
     def __init__(self, clipping: float | Schedule = 0.01, *, eps: float = 1e-3, exclude_head: bool = True) -> None:
         self.clipping = as_threshold("clipping", clipping)
-        if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 < eps < inf:
-            raise ConfigurationError(f"Parameter `eps` should be positive and finite. Found `eps = {eps!r}`.")
+        self.eps = require_number("eps", eps, lambda eps: 0 < eps < inf, "positive and finite")
         if not isinstance(exclude_head, bool):
             raise ConfigurationError(
                 f"Parameter `exclude_head` should be True or False. Found `exclude_head = {exclude_head!r}`."
             )
-        self.eps, self.exclude_head = float(eps), exclude_head
+        self.exclude_head = exclude_head
         self._dims: dict[str, int] = {}
         self._factors: dict[str, Tensor] = {}
 
