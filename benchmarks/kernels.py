@@ -23,7 +23,7 @@ from benchmarks.options import Options, parse_options
 from benchmarks.output import publish
 from benchmarks.plots import draw_bars
 from benchmarks.ratios import Ratio, Summary, divide
-from benchmarks.report import Report, Row
+from benchmarks.report import Report
 from lightning_sparsegrad.functional import clip_components_, derive_key, mask_entries_, mask_rows_
 
 RATE = 0.5
@@ -108,15 +108,13 @@ def measure_kernels(options: Options) -> Report:
         report.settings["compile seconds"] = seconds
         report.notes.append(f"{FUSED}: {seconds:.0f} s to compile once, with an empty cache; not included in its time")
 
-    rows: dict[str, Row] = {}
     for kind, saved in (("dense", dense), ("real", real)):
         arms = make_arms(model, saved, fused=not options.quick)
         samples = interleave(arms, repeats=repeats, device=options.device, warmups=2)
         for arm in arms:
-            row = rows.setdefault(arm.name, Row(arm.name, arm.group, {}))
-            row.values[f"{kind} [ms]"] = Summary.of(1e3 * second for second in samples[arm.name][TIME])
+            times = Summary.of(1e3 * second for second in samples[arm.name][TIME])
+            report.add(arm.name, arm.group, f"{kind} [ms]", times)
         report.ratios += _ratios(kind, samples)
-    report.rows = list(rows.values())
     return report
 
 

@@ -19,7 +19,7 @@ from benchmarks.options import Options, parse_options
 from benchmarks.output import publish
 from benchmarks.plots import draw_bars
 from benchmarks.ratios import Ratio, Summary, divide
-from benchmarks.report import Report, Row
+from benchmarks.report import Report
 from benchmarks.still import Still
 from lightning_sparsegrad import (
     AdaGC,
@@ -95,16 +95,14 @@ def measure_learning(options: Options) -> Report:
     run_backward(model, make_batch(size, options.device))
     repeats = options.rounds(full=30, quick=5)
     report = Report("learning", describe_machine(options.device), {"size": vars(size), "repeats": repeats})
-    rows: dict[str, Row] = {}
     for kind, growth in GROWTH.items():
         strategies = make_strategies(find_thresholds(gradients_of(model)).all if growth > 1 else LOOSE)
         arms = make_arms(model, strategies, growth)
         samples = interleave(arms, repeats=repeats, device=options.device, warmups=3)
         for arm in arms:
-            row = rows.setdefault(arm.name, Row(arm.name, arm.group, {}))
-            row.values[f"{kind} [ms]"] = Summary.of(1e3 * second for second in samples[arm.name][TIME])
+            times = Summary.of(1e3 * second for second in samples[arm.name][TIME])
+            report.add(arm.name, arm.group, f"{kind} [ms]", times)
         report.ratios += _ratios(kind, samples)
-    report.rows = list(rows.values())
     return report
 
 

@@ -47,6 +47,13 @@ class Report:
     ratios: list[Ratio] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
+    def add(self, arm: str, group: str, column: str, value: Summary) -> None:
+        """Add a number to the row of an arm, which is new if it has none yet."""
+        row = next((row for row in self.rows if row.arm == arm), None)
+        if row is None:
+            self.rows.append(row := Row(arm, group, {}))
+        row.values[column] = value
+
     @property
     def columns(self) -> list[str]:
         """All columns of the rows, in order of first occurrence."""

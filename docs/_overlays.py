@@ -8,6 +8,8 @@ from lightning_sparsegrad import GradientTransform
 from tests.strategies import OVERLAYS, STRATEGIES, overlay_name, spec_in
 
 SPIKES = "_spikes"  # after the name of an overlay: recording and picture of a run with bad batches
+CHANGED = {"zclip": {"model.gradient_transform.max_norm": ".inf"}}
+"""What differs from an overlay in that run: its ordinary norms are above the cap of ZClip."""
 
 
 @dataclass(frozen=True)

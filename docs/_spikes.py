@@ -16,8 +16,6 @@ BAD_BATCHES = {
     "trainer.callbacks.after": AFTER,
 }
 """Arguments of the run, by name."""
-CHANGED = {"zclip": {"model.gradient_transform.max_norm": ".inf"}}
-"""Arguments that differ from those of an overlay: ordinary norms of this run are above the cap of ZClip."""
 
 _SHOWN = 4  # components, where each has a threshold of its own
 _BEFORE, _AFTER, _THRESHOLD, _BAD = "#999999", "#0072B2", "#F2AE7E", "#F0E442"

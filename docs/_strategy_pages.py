@@ -8,8 +8,7 @@ from pathlib import Path
 from docs import _evidence
 from docs._api_pages import inheritance, title
 from docs._docstrings import Docstring
-from docs._overlays import SPIKES, learning, overlays_of
-from docs._spikes import CHANGED
+from docs._overlays import CHANGED, SPIKES, learning, overlays_of
 from tests.strategies import ROOT, STRATEGIES, overlay_name
 from tests.transforms import table
 

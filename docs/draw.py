@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from PIL import Image
 
-from docs._overlays import SPIKES, learning
-from docs._spikes import BAD_BATCHES, CHANGED, draw_spikes
+from docs._overlays import CHANGED, SPIKES, learning
+from docs._spikes import BAD_BATCHES, draw_spikes
 from lightning_sparsegrad.callbacks._history import read_history
 from tests.strategies import OVERLAYS, ROOT
 
