@@ -10,7 +10,7 @@ from lightning_sparsegrad.errors import ConfigurationError
 
 _FLOAT32 = torch.finfo(torch.float32)
 MOST_NORMS = 1_000_000  # of a history
-_LEAST, _MOST = sqrt(_FLOAT32.smallest_normal), sqrt(_FLOAT32.max)  # 1.1e-19, 1.8e19
+LEAST_NORM, _MOST = sqrt(_FLOAT32.smallest_normal), sqrt(_FLOAT32.max)  # 1.1e-19, 1.8e19
 
 
 def teaches(norms: Tensor) -> Tensor:
@@ -18,7 +18,7 @@ def teaches(norms: Tensor) -> Tensor:
 
     Zero, an overflow and NaN are not among them.
     """
-    return (norms >= _LEAST) & (norms <= _MOST)
+    return (norms >= LEAST_NORM) & (norms <= _MOST)
 
 
 def widened(tensor: Tensor, device: torch.device) -> Tensor:

@@ -10,6 +10,7 @@ from lightning_sparsegrad.components import ComponentSpec
 from lightning_sparsegrad.errors import require_integer, require_number
 from lightning_sparsegrad.schedules import Constant, Schedule, as_threshold
 from lightning_sparsegrad.transforms.base import Window
+from lightning_sparsegrad.transforms.clips._lessons import LEAST_NORM
 from lightning_sparsegrad.transforms.clips.adaptive_norm_clip import AdaptiveNormClip, State
 
 
@@ -84,7 +85,7 @@ class AdaGC(AdaptiveNormClip):
         max_norm = self.max_norm(window.progress)
         norm = torch.linalg.vector_norm(norms)
         self._share = (max_norm / norm).clamp(max=1.0) if max_norm < inf else torch.ones_like(norm)
-        of_global_clip = torch.where((self._share >= 1) | (norms == 0), inf, norms * self._share)
+        of_global_clip = torch.where((self._share >= 1) | (norms < LEAST_NORM), inf, norms * self._share)
         return torch.where(self._is_first(state), of_global_clip, self.ratio * state["average"])
 
     def after(self, state: State, norms: Tensor, norms_left: Tensor) -> State:  # noqa: ARG002
