@@ -1,7 +1,6 @@
 """The base class of masks that stay: what lies outside is frozen, bit for bit."""
 
 from collections.abc import Iterable, Mapping
-from math import prod
 
 import torch
 from torch import Tensor
@@ -136,10 +135,20 @@ class FixedMask(GradientTransform):
             where = self._where(name, local.device)
             (restore_entries_ if where.dtype == torch.bool else restore_rows_)(local, before, where)
 
+    def settings(self, window: Window) -> Mapping[str, float | Mapping[str, float]]:  # noqa: ARG002
+        return {"density": {name: count / self.parameters[name].numel() for name, count in self._trained.items()}}
+
     @property
     def statistics(self) -> dict[str, Tensor]:
         """`kept`: the share of entries that train, of the tensors that are held."""
-        return {"kept": share(sum(self._trained.values()), self._held_entries())}
+        total = sum(self.parameters[name].numel() for name in self._trained)
+        return {"kept": share(sum(self._trained.values()), total)}
 
-    def _held_entries(self) -> int:
-        return sum(prod(self.parameters[name].shape) for name in self._trained)
+    @property
+    def held_bytes(self) -> int:
+        weights = [(self.parameters[name], where) for name, where in self._partial.items()]
+        return sum(_bytes_of(shard_of(weight.detach()).local) + _bytes_of(where) for weight, where in weights)
+
+
+def _bytes_of(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()

@@ -139,11 +139,6 @@ class SparseMask(FixedMask):
     # ------------------------------------------------------------ before the first window
     def bind(self, parameters: NamedParameters, *, total_steps: int | None) -> None:
         super().bind(parameters, total_steps=total_steps)
-        if total_steps is not None and total_steps <= self.calibration_windows:
-            raise ConfigurationError(
-                f"Parameter `calibration_windows` should be below the {total_steps} steps of the training. "
-                f"Found `calibration_windows = {self.calibration_windows}`."
-            )
         self._drawn, self._is_chosen, self._is_guessed, self._lost = None, False, False, False
         self._scores = GradientScores(self.score) if self.score in OF_GRADIENTS else None
         if self._file is not None:
@@ -264,9 +259,16 @@ class SparseMask(FixedMask):
 
     def settings(self, window: Window) -> Mapping[str, float | Mapping[str, float]]:
         self._draw(window)
+        if self._is_chosen or self.density is None:
+            return super().settings(window)
+        return {"density": self.density}
+
+    @property
+    def held_bytes(self) -> int:
         if self._is_chosen:
-            return {"density": {name: self._trained[name] / self.parameters[name].numel() for name in self._trained}}
-        return {} if self.density is None else {"density": self.density}
+            return super().held_bytes
+        weights = [shard_of(self.parameters[name].detach()).local for name in self._names]
+        return sum(weight.numel() * (weight.element_size() + 1 + 4) for weight in weights)  # a copy, a mask, scores
 
     # ------------------------------------------------------------ state
     def state_dict(self) -> dict[str, Any]:
