@@ -65,10 +65,24 @@ def pack_bits(mask: Tensor) -> Tensor:
 
 
 def unpack_bits(packed: Tensor, shape: Sequence[int]) -> Tensor:
-    """Return the boolean tensor of a shape that `pack_bits` packed."""
+    """Return the boolean tensor of a shape that `pack_bits` packed.
+
+    Raises:
+        ValueError: If these are not the bits of such a tensor.
+    """
+    require_bits(packed, shape)
     shifts = torch.arange(8, dtype=torch.uint8, device=packed.device)
     bits = (packed.unsqueeze(1) >> shifts).view(-1) & 1
     return bits[: torch.Size(shape).numel()].bool().view(tuple(shape))
+
+
+def require_bits(packed: Tensor, shape: Sequence[int]) -> None:
+    """Raise a `ValueError` unless a tensor has the packed bits of a boolean tensor of a shape."""
+    size = -(-torch.Size(shape).numel() // 8) if min(shape, default=0) >= 0 else -1
+    if packed.dtype != torch.uint8 or packed.shape != (size,):
+        raise ValueError(
+            f"{size} bytes hold the bits of shape {tuple(shape)}, not {packed.dtype} {tuple(packed.shape)}"
+        )
 
 
 def _keys(scores: Tensor) -> Tensor:

@@ -283,26 +283,33 @@ class SparseMask(FixedMask):
         return {**described, **self._scores.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if self.score == "random" or self._file is not None or not state:
+        if self.score == "random" or self._file is not None:
             return
-        before = {name: state.get(name) for name in ("density", "score")}
-        now = {"density": self.density, "score": self.score}
+        if state.get("class") != "SparseMask":
+            warn(f"`{self!r}` starts without a mask. Found the state of another strategy.", stacklevel=2)
+            return
+        before, now = ({name: each.get(name) for name in ("density", "score")} for each in (state, vars(self)))
         if before != now:
-            warn(f"The mask of the checkpoint stays, of {before}. Found `{self!r}`.", stacklevel=2)
-        if "masks" not in state:
-            self._lost = bool(state.get("lost"))
-            if self._scores is not None and not self._lost:
-                self._scores.load_state_dict(state)
-            return
+            warn(f"The mask of the checkpoint stays, that of {before}. Found {now}.", stacklevel=2)
+        if "masks" in state:
+            self._restore(state["masks"])
+        elif self._scores is not None and "scores" in state:
+            self._scores.load_state_dict(state)
+        else:
+            self._lost = True
+
+    def _restore(self, masks: Mapping[str, Any]) -> None:
+        """Hold the masks of a state."""
         self.release_()
-        unknown = []
-        for name, held in state["masks"].items():
-            if name in self.parameters.tensors:
-                self.hold_(name, unpack_bits(held["bits"], held["shape"]))
-            else:
-                unknown.append(name)
-        if unknown:
-            warn(f"The mask of the checkpoint is of other parameters, too. Found {unknown[:3]}, ...", stacklevel=2)
+        try:
+            for name in masks.keys() & self.parameters.tensors.keys():
+                self.hold_(name, unpack_bits(masks[name]["bits"], masks[name]["shape"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigurationError(f"Parameter `state` should hold the bits of masks. Found {error}.") from error
+        if unknown := sorted(masks.keys() - self.parameters.tensors.keys()):
+            warn(f"Masks of parameters that the model lacks are left out. Found `{unknown[0]}`.", stacklevel=3)
+        if new := sorted(set(self._names) - masks.keys()) if self.score != "nonzero" else []:
+            warn(f"Parameters without a mask in the checkpoint train as usual. Found `{new[0]}`.", stacklevel=3)
         self._is_chosen, self._is_guessed, self._scores = True, False, None
 
     def __repr__(self) -> str:
