@@ -77,6 +77,11 @@ class Golden:
         return any(member.learns for member in self.transform.flattened())
 
     @property
+    def calibrates(self) -> bool:
+        """Whether the first window, of step 0, trains nothing and chooses what later ones train."""
+        return any(getattr(member, "calibration_windows", 0) > 0 for member in self.transform.flattened())
+
+    @property
     def leaves_out(self) -> bool:
         """Whether a strategy leaves out whole windows, for which it reads a number on the host."""
         return any(isinstance(member, SpikeSkip) for member in self.transform.flattened())
