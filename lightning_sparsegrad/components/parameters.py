@@ -1,6 +1,6 @@
 """The parameters of a model by name: each tensor once, found by any of its names."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from torch import nn
 
@@ -62,6 +62,26 @@ class NamedParameters:
         for name, parameter in self.model.named_parameters():
             if id(parameter) not in known:
                 yield name, parameter
+
+    def refuse_moving(self, strategy: object, names: Collection[str] | None = None) -> None:
+        """Refuse embeddings that change their rows in the forward pass, where a strategy freezes some of them.
+
+        Args:
+            strategy: The strategy, named in the error.
+            names: The parameters of which a part is frozen; by default, any may be.
+
+        Raises:
+            ConfigurationError: If one of them is the weight of an embedding with `max_norm`.
+        """
+        known = {id(tensor): name for name, tensor in self.tensors.items()}
+        for module in self.model.modules():
+            if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.max_norm is not None:
+                name = known.get(id(module.weight))
+                if name is not None and (names is None or name in names):
+                    raise ConfigurationError(
+                        f"Parameter `max_norm` of embeddings should be None with `{strategy!r}`: the forward pass "
+                        f"would change frozen rows. Found `max_norm = {module.max_norm}` for `{name}`."
+                    )
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.tensors)

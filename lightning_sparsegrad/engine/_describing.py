@@ -150,7 +150,8 @@ class Describer:
             gradients_later=max(computed, default=whole),
             moments=2 * sum(sizes[row.name] for row in rows if row.trained),
             moments_of_all=2 * sum(sizes.values()),
-            strategy=sum(tensor.numel() * tensor.element_size() for tensor in _tensors(self._transform.state_dict())),
+            strategy=sum(tensor.numel() * tensor.element_size() for tensor in _tensors(self._transform.state_dict()))
+            + sum(_held_by(member) for member in self._transform.flattened()),
         )
 
     # ------------------------------------------------------------ settings
@@ -280,6 +281,11 @@ def _only_change(low: int, high: int, steps: int, holds: Callable[[int], bool]) 
     around = range(max(0, after - _CHECKED // 2), min(steps, after + _CHECKED // 2))
     checked = {*around, *(low + (high - low) * index // _CHECKED for index in range(_CHECKED))}
     return after if all((holds(step) == holds(high)) == (step >= after) for step in checked) else None
+
+
+def _held_by(member: GradientTransform) -> int:
+    bytes_held = member.held_bytes
+    return bytes_held if isinstance(bytes_held, int) else 0  # of 0.1, an attribute may have that name
 
 
 def _tensors(state: Any) -> Iterator[Tensor]:

@@ -75,6 +75,15 @@ class Steps:
         """Return whether a strategy calibrates in a window, so that nothing steps in it."""
         return bool(self._calibrate) and any(member.calibrates(window) for member in self._calibrate)
 
+    def require_steps_behind(self, window: Window) -> None:
+        """Raise a `ConfigurationError` if a strategy still calibrates in the last window of a training."""
+        for member in self._calibrate:
+            if member.calibrates(window):
+                raise ConfigurationError(
+                    f"`{member!r}` should calibrate in fewer windows than the {window.step + 1} steps of the training: "
+                    f"no optimizer steps in them. Found none behind them."
+                )
+
     def calibrate_(self, gradients: Gradients, window: Window) -> None:
         """Calibrate strategies on the gradients, then drop all gradients.
 

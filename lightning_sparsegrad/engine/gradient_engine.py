@@ -115,6 +115,8 @@ class GradientEngine:
         self._skipper = WorkSkipper(model, self.parameters) if skip_dropped else None
         self._policy, self._nonfinite_windows, self._left_out = nonfinite, 0, False
         self._steps = Steps(self.transform, self.parameters)
+        if total_steps is not None:
+            self.require_steps_in(total_steps)
         self._window: Window | None = None
         self._applied = False
         self.meter: GradientMeter | None = None
@@ -273,6 +275,10 @@ class GradientEngine:
                 f"`{self.transform!r}` should keep a gradient under loss scaling, or the scaler finds none to check. "
                 f"Found all dropped at step {window.step}."
             )
+
+    def require_steps_in(self, total_steps: int) -> None:
+        """Raise a `ConfigurationError` if the strategy calibrates throughout a training of so many steps."""
+        self._steps.require_steps_behind(Window(total_steps - 1))
 
     @property
     def acts_on_steps(self) -> bool:

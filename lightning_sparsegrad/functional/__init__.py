@@ -8,7 +8,9 @@ from lightning_sparsegrad.functional.clipping import (
     tensor_norms,
 )
 from lightning_sparsegrad.functional.hashing import derive_key, hash_entries, hash_index, keep_threshold
+from lightning_sparsegrad.functional.holding import keep_entries_, keep_rows_, restore_entries_, restore_rows_
 from lightning_sparsegrad.functional.masking import count_kept, keep_mask, mask_entries_, mask_rows_
+from lightning_sparsegrad.functional.selection import pack_bits, select_largest, unpack_bits
 from lightning_sparsegrad.functional.sharding import Shard, group_of, shard_of
 from lightning_sparsegrad.functional.unit_clipping import clip_units_
 
@@ -23,11 +25,18 @@ __all__ = [
     "group_of",
     "hash_entries",
     "hash_index",
+    "keep_entries_",
     "keep_mask",
+    "keep_rows_",
     "keep_threshold",
     "mask_entries_",
     "mask_rows_",
+    "pack_bits",
+    "restore_entries_",
+    "restore_rows_",
     "scale_components_",
+    "select_largest",
     "shard_of",
     "tensor_norms",
+    "unpack_bits",
 ]

@@ -82,6 +82,28 @@ def group_of(tensor: Tensor) -> Group | None:
     return shard_of(tensor).group if is_spread(tensor) else None
 
 
+def whole_of(local: Tensor, like: Tensor) -> Tensor:
+    """Return a whole tensor from the rows of it that each process holds, in one collective.
+
+    Args:
+        local: The rows that this process holds; may have fewer dimensions than `like`, but as many rows.
+        like: A tensor that is sharded as these rows are, or whole.
+    """
+    if not is_spread(like):
+        return local
+    shape = torch.Size((like.shape[0], *local.shape[1:]))
+    spread = type(like).from_local(  # type: ignore[attr-defined]  # of a DTensor
+        local.contiguous(),
+        like.device_mesh,  # type: ignore[attr-defined]
+        like.placements,  # type: ignore[attr-defined]
+        run_check=False,
+        shape=shape,
+        stride=torch.empty(shape, device="meta").stride(),
+    )
+    whole: Tensor = spread.full_tensor()
+    return whole
+
+
 def norms_over(
     norms: Tensor, sizes: Sequence[int], groups: Sequence[Group | None], *, norm_type: float = 2.0
 ) -> Tensor:

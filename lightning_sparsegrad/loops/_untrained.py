@@ -17,13 +17,17 @@ _ENDLESS = 100_000  # steps that stand for a run without an end
 def warn_of_untrained(trainer: Trainer, engine: GradientEngine, *, count: Callable[[], int | None]) -> None:
     """Warn if a strategy drops every gradient in every step, or unfreezes nothing from the first to the last.
 
+    Raises a `ConfigurationError` if it calibrates in every step.
+
     Args:
         trainer: The Trainer, at the start of a fit.
         engine: The engine, with the strategy bound to the module.
-        count: Returns the optimizer steps of the fit, `None` without an end; called only if something is dropped, since
-            counting sets up the data.
+        count: Returns the optimizer steps of the fit, `None` without an end; called only if something is dropped or
+            calibrates, since counting sets up the data.
     """
     transform = engine.transform
+    if any(member.calibrates(Window(step=0)) for member in transform.flattened()) and (steps := count()) is not None:
+        engine.require_steps_in(steps)
     if not transform.skippable(Window(step=0, epoch=0, total_steps=1, seed=engine.seed)):
         return
     windows = _windows(trainer, count(), engine.seed)

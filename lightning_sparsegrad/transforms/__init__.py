@@ -24,9 +24,12 @@ from lightning_sparsegrad.transforms.freezes.gradual_unfreezing import GradualUn
 from lightning_sparsegrad.transforms.freezes.head_only import HeadOnly
 from lightning_sparsegrad.transforms.freezes.layer_mask import LayerMask
 from lightning_sparsegrad.transforms.identity import Identity
+from lightning_sparsegrad.transforms.masks.fixed_mask import FixedMask
 from lightning_sparsegrad.transforms.masks.grad_drop import GradDrop
 from lightning_sparsegrad.transforms.masks.layer_grad_drop import LayerGradDrop
 from lightning_sparsegrad.transforms.masks.mask import Mask
+from lightning_sparsegrad.transforms.masks.sparse_mask import SparseMask
+from lightning_sparsegrad.transforms.masks.trainable_rows import TrainableRows
 from lightning_sparsegrad.transforms.updates.update_transform import UpdateTransform
 
 __all__ = [
@@ -38,6 +41,7 @@ __all__ = [
     "Chain",
     "ComponentClip",
     "ComponentNormClip",
+    "FixedMask",
     "Freeze",
     "GlobalNormClip",
     "GradDrop",
@@ -50,7 +54,9 @@ __all__ = [
     "LayerMask",
     "Mask",
     "NormClip",
+    "SparseMask",
     "SpikeSkip",
+    "TrainableRows",
     "UpdateTransform",
     "ValueClip",
     "Window",

@@ -216,6 +216,11 @@ class GradientTransform(ABC):
         followed = {id(schedule) for schedule in self.schedules if not schedule.needs_height}
         return {name: value(window.progress) for name, value in vars(self).items() if id(value) in followed}
 
+    @_Default
+    def held_bytes(self) -> int:
+        """Memory beside the state that the strategy allocates on the devices of the model, in bytes: for `describe`."""
+        return 0
+
     @property
     def seeds(self) -> Sequence[tuple[str, int | None]]:
         """The (class name, seed) pairs that key the random draws."""

@@ -20,8 +20,9 @@ class Freeze(GradientTransform):
     def __init__(self) -> None:
         self._kept: tuple[int, int] = (0, 0)
 
-    def bind(self, parameters: NamedParameters, *, total_steps: int | None) -> None:  # noqa: ARG002
+    def bind(self, parameters: NamedParameters, *, total_steps: int | None) -> None:
         self.require_total_steps(total_steps)
+        parameters.refuse_moving(self)
 
     @abstractmethod
     def dropped(self, window: Window) -> frozenset[str]:

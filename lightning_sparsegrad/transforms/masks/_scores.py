@@ -1,0 +1,88 @@
+"""The scores by which `SparseMask` chooses what trains: of the weights, at random, or summed over windows."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.functional import derive_key, hash_entries, shard_of
+from lightning_sparsegrad.functional._blocks import ranges
+from lightning_sparsegrad.transforms.base import Gradients
+
+OF_GRADIENTS = ("fisher", "gradient", "movement")
+OF_WEIGHTS = ("weight", "nonzero")
+
+
+class GradientScores:
+    """Scores of entries, summed over the gradients of windows in float32.
+
+    Args:
+        kind: `"fisher"`: squares; `"gradient"`: absolute values; `"movement"`: the gradients themselves.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self._kind = kind
+        self._sums: dict[str, Tensor] = {}  # of the rows of this process
+        self._windows: Tensor | float = 0  # summed so far
+
+    def add(self, gradients: Gradients, names: Sequence[str]) -> None:
+        """Add the gradients of a window, unless one of them is not finite."""
+        finite = gradients.finite
+        for name in names:
+            if name in gradients:
+                gradient = shard_of(gradients[name]).local.float()
+                term = {"fisher": gradient.square, "gradient": gradient.abs, "movement": gradient.clone}[self._kind]()
+                term.masked_fill_(~finite.to(term.device), 0.0)
+                self._sums[name] = term + self._sums[name].to(term.device) if name in self._sums else term
+        self._windows = finite + self._windows
+
+    def of(self, name: str, weight: Tensor) -> Tensor:
+        """Return the scores of a weight's entries; reads a number on the host.
+
+        Args:
+            name: Its name.
+            weight: The rows of it that this process holds.
+
+        Raises:
+            ConfigurationError: If no window has been summed.
+        """
+        if not self._windows:
+            raise ConfigurationError(
+                "Gradients should be finite in a calibration window at least. Found one that is not in each."
+            )
+        total = self._sums.get(name)
+        if total is None:
+            return torch.zeros_like(weight, dtype=torch.float32)
+        return -total * weight.float() if self._kind == "movement" else total
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the sums and how many windows they are of."""
+        return {"scores": dict(self._sums), "windows": int(self._windows)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self._sums, self._windows = dict(state["scores"]), int(state["windows"])
+
+
+def random_scores(name: str, seed: int, start: int, shape: Sequence[int], device: torch.device) -> Tensor:
+    """Return int32 scores that depend on a seed, a name and the index of an entry alone.
+
+    Args:
+        name: The name of a parameter.
+        seed: The seed.
+        start: Index of the first entry.
+        shape: Shape of the result.
+        device: Device of the result.
+    """
+    key, count = derive_key("SparseMask", seed, name), torch.Size(shape).numel()
+    blocks = [hash_entries(key, begin, length, device) for begin, length in ranges(start, count, device)]
+    return (
+        torch.cat(blocks).view(tuple(shape)) if blocks else torch.zeros(tuple(shape), dtype=torch.int32, device=device)
+    )
+
+
+def of_rows(scores: Tensor) -> Tensor:
+    """Return the mean score of each row; those of a tensor without rows as they are."""
+    return scores.flatten(1).mean(1) if scores.ndim > 1 else scores
