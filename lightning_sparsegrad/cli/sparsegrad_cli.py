@@ -99,12 +99,17 @@ class SparseGradCLI(GuardedCLI):
             if trainer is not None and status_of(ending) is not None:
                 SIGNALS.hold_off()
                 end_launched(trainer)
-            command, checkpoint = (self._given.subcommand, self._given.checkpoint) if self._given else (None, None)
-            stopped = f"stopped before `{command}` was done" if command else "stopped"
-            end(ending, about_end(trainer, checkpoint) if command == "fit" else stopped)
+            end(ending, self._about_end(trainer))
         finally:
             if kwargs.get("run", True) and self._claims is not None:
                 self._claims.release()
+
+    def _about_end(self, trainer: Trainer | None) -> str:
+        """Return the line for the user about a signal that has ended the command."""
+        command, checkpoint = (self._given.subcommand, self._given.checkpoint) if self._given else (None, None)
+        if command == "fit":
+            return about_end(trainer, checkpoint)
+        return f"stopped before `{command}` was done" if command else "stopped"
 
     # ------------------------------------------------------------ arguments
     @override
