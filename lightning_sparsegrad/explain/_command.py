@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import json
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
-from jsonargparse import Namespace
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers.logger import DummyLogger
+from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from rich import get_console
 from typing_extensions import override
 
-from lightning_sparsegrad.cli.sparsegrad_cli import SparseGradCLI
+from lightning_sparsegrad.cli._rehearsing import RehearsingCLI, unsaid
 from lightning_sparsegrad.data._checks import require_at_least
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.explain._rehearsal import Explained, Rehearsal, Unmoved, load_weights
@@ -38,13 +33,6 @@ _HELP = {
 _NO_DATA = (
     " Without the data: `--total_steps=1000`, and `--model.num_labels` if only the data know it, describe the training."
 )
-_RANK_ZERO = "lightning.pytorch.utilities.rank_zero"
-_UNSAID = (
-    "You defined a `validation_step` but have no `val_dataloader`",
-    "`max_epochs` was not set",
-    r"When using `Trainer\(accumulate_grad_batches != 1\)` and overriding",
-    r"The number of training batches \(.*\) is smaller than the logging interval",
-)
 
 
 def main(args: list[str]) -> None:
@@ -59,23 +47,12 @@ def main(args: list[str]) -> None:
     ExplainCLI(args=["fit", *args], save_config_callback=None)
 
 
-class ExplainCLI(SparseGradCLI):
+class ExplainCLI(RehearsingCLI):
     """The command line of a fit, which says what the fit would do."""
 
+    command, description = "explain", _DESCRIPTION
+
     # ------------------------------------------------------------ arguments
-    @staticmethod
-    @override
-    def subcommands() -> dict[str, set[str]]:
-        return {"fit": SparseGradCLI.subcommands()["fit"]}
-
-    @override
-    def setup_parser(
-        self, add_subcommands: bool, main_kwargs: dict[str, Any], subparser_kwargs: dict[str, Any]
-    ) -> None:
-        super().setup_parser(add_subcommands, main_kwargs, subparser_kwargs)
-        parser = self.subcommand_parsers["fit"]
-        parser.prog, parser.description = "sparsegrad explain", _DESCRIPTION
-
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
@@ -86,7 +63,7 @@ class ExplainCLI(SparseGradCLI):
     # ------------------------------------------------------------ model, data and Trainer
     @override
     def before_instantiate_classes(self) -> None:
-        self._own: Namespace = self.config["fit"]
+        super().before_instantiate_classes()
         steps, windows = self._own.total_steps, self._own.windows
         numbers = {"total_steps": steps, "windows": windows}
         require_at_least(1, **{name: number for name, number in numbers.items() if number is not None})
@@ -95,7 +72,6 @@ class ExplainCLI(SparseGradCLI):
                 f"Parameter `total_steps` should be left out with `windows`, which counts by the data. "
                 f"Found `total_steps = {steps}`."
             )
-        self._logs, self._own.trainer.logger = self._own.trainer.logger is not False, False
         self._devices = settle_trainer(self._own.trainer, total_steps=steps, on_meta=windows is None)
         if steps and self._knows_labels():
             self._own.data = None
@@ -123,9 +99,7 @@ class ExplainCLI(SparseGradCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Instantiate a Trainer that writes nothing, in one process, and leaves weights where they are."""
         changes: dict[str, Any] = {} if self._own.windows is not None else {"strategy": Unmoved()}
-        if self._logs:
-            changes["logger"] = DummyLogger()  # which a module may call
-        return LightningCLI.instantiate_trainer(self, **changes, **kwargs)
+        return super().instantiate_trainer(**changes, **kwargs)
 
     # ------------------------------------------------------------ the command
     @override
@@ -150,7 +124,7 @@ class ExplainCLI(SparseGradCLI):
         rehearsal = Rehearsal(windows=self._own.windows or 0, why_whole=self._devices.why_whole, notes=notes)
         rehearsal.join(self.trainer, model)
         try:
-            with _unsaid(), suppress(Explained):
+            with unsaid(), suppress(Explained):
                 self.trainer.fit(model, **source)
         except (ConfigurationError, OSError) as error:
             if rehearsal.has_data or self._own.windows is not None:
@@ -158,18 +132,3 @@ class ExplainCLI(SparseGradCLI):
             raise ConfigurationError(f"{error}{_NO_DATA}") from error
         text = json.dumps(rehearsal.as_dict(), indent=2) if self._own.json else str(rehearsal)
         get_console().print(shown(text), markup=False, highlight=False, soft_wrap=True)
-
-
-@contextmanager
-def _unsaid() -> Iterator[None]:
-    """Leave out what Lightning says of a fit that is none."""
-    logger = logging.getLogger(_RANK_ZERO)
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            for message in _UNSAID:
-                warnings.filterwarnings("ignore", message)
-            yield
-    finally:
-        logger.setLevel(level)

@@ -77,7 +77,7 @@ class Rehearsal(Callback):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         trainer.strategy.lr_scheduler_configs = []  # what they would scale is never stepped
-        engine = _owner(trainer, pl_module)._loop_adapter.engine
+        engine = owner_of_adapter(trainer, pl_module)._loop_adapter.engine
         if self._why_whole:
             engine.compute_everything(self._why_whole)
         try:
@@ -122,7 +122,7 @@ class Rehearsal(Callback):
         if all(parameter.grad is None for parameter in module.parameters()):
             return  # `training_step` returned None for every micro-batch
         # applies the transform where `training_step` returned None for the last one
-        _owner(trainer, module)._loop_adapter.before_optimizer_step(trainer, module, optimizer)
+        owner_of_adapter(trainer, module)._loop_adapter.before_optimizer_step(trainer, module, optimizer)
         assert self._norms is not None  # noqa: S101  # the fit has started
         self._norms.add()
         self._seen += 1
@@ -168,13 +168,14 @@ def _raise_about_epochs(trainer: Trainer, error: ConfigurationError) -> NoReturn
     ) from error
 
 
-def _owner(trainer: Trainer, module: LightningModule) -> AdapterOwner:
+def owner_of_adapter(trainer: Trainer, module: LightningModule) -> AdapterOwner:
+    """Return the owner of the strategy of a fit; raise a `ConfigurationError` if there is none."""
     if isinstance(module, AdapterOwner):
         return module
     if (callback := find_callback(trainer, GradientTransformCallback)) is not None:
         return callback
     raise ConfigurationError(
-        f"`explain` should be given a `SparseGradModule` or a `GradientTransformCallback`. "
+        f"The command should be given a `SparseGradModule` or a `GradientTransformCallback`. "
         f"Found neither with `{type(module).__name__}`."
     )
 

@@ -43,12 +43,12 @@ _QUIET: Mapping[str, Any] = {
     "num_nodes": 1,
     "strategy": "auto",
 }
-_KEPT = (GradientTransformCallback, BaseFinetuning)  # they change what trains
+KEPT = (GradientTransformCallback, BaseFinetuning)  # they change what trains
 _SCHEDULER = GradientAccumulationScheduler
 _ENDING = (EarlyStopping, Timer)
 _WATCHING = (Checkpoint, DeviceStatsMonitor, LearningRateMonitor, ModelSummary, ProgressBar)  # they change nothing
 _GPUS = {"auto", "gpu", "cuda"}
-_HALF = (16, "16", "16-mixed")
+HALF = (16, "16", "16-mixed")
 
 
 @dataclass(frozen=True)
@@ -81,31 +81,56 @@ def settle_trainer(trainer: Namespace, *, total_steps: int | None, on_meta: bool
     """
     count = _processes(trainer)
     _require_strategy(trainer.strategy)
-    kinds = {id(each): find(each.get("class_path")) for each in _listed(trainer.callbacks)}
-    kept = _KEPT if total_steps is not None else (*_KEPT, _SCHEDULER)  # all epochs of a given number are equal
-    devices = Devices(count, _why_whole(trainer, count), tuple(_notes(trainer, list(kinds.values()), kept)))
-    trainer.callbacks = [each for each in _listed(trainer.callbacks) if _is_a(kinds[id(each)], kept)]
+    kept = KEPT if total_steps is not None else (*KEPT, _SCHEDULER)  # all epochs of a given number are equal
+    kinds = keep_callbacks(trainer, kept)
+    devices = Devices(count, _why_whole(trainer, count), tuple(_notes(trainer, kinds, kept)))
     for callback in trainer.callbacks:
         arguments = callback.get("init_args") or {}
         if "scheduling" in arguments:
             arguments["scheduling"] = {epoch: every * count for epoch, every in arguments["scheduling"].items()}
-    schedules = any(_is_a(kinds[id(each)], (_SCHEDULER,)) for each in trainer.callbacks)
+    schedules = _SCHEDULER in kept and any(_is_a(kind, (_SCHEDULER,)) for kind in kinds)
     if trainer.accumulate_grad_batches != 1 or not schedules:
         trainer.accumulate_grad_batches *= count
     for name in ("limit_train_batches", "overfit_batches", "fast_dev_run"):  # a number of batches is that of a process
         limit = trainer[name]
         if isinstance(limit, int) or (isinstance(limit, float) and limit > 1):  # 3.0 is three batches, 0.5 a share
             trainer[name] = int(limit) * count
-    settings = {**_QUIET, **({"accelerator": "cpu"} if on_meta else {})}
-    if on_meta and trainer.precision in _HALF:  # which a CPU does not know, and weights are float32 in both
+    settings: dict[str, Any] = {"accelerator": "cpu"} if on_meta else {}
+    if on_meta and trainer.precision in HALF:  # which a CPU does not know, and weights are float32 in both
         settings["precision"] = "bf16-mixed"
     if total_steps is not None:
         epochs = trainer.max_epochs if (trainer.max_epochs or 0) > 0 else 1
         settings |= {"max_steps": total_steps, "max_epochs": epochs}
         settings |= {"limit_train_batches": None, "overfit_batches": 0.0, "fast_dev_run": False}
-    for name, value in settings.items():
-        trainer[name] = value
+    silence(trainer, **settings)
     return devices
+
+
+def silence(trainer: Namespace, **settings: Any) -> None:
+    """Change the arguments of a Trainer, in place, to one process that writes nothing and validates nothing.
+
+    Args:
+        trainer: The arguments.
+        **settings: Further arguments to set.
+    """
+    for name, value in {**_QUIET, **settings}.items():
+        trainer[name] = value
+
+
+def keep_callbacks(trainer: Namespace, kept: tuple[type, ...]) -> list[Any]:
+    """Leave a Trainer only its callbacks of some classes, and return the classes of all that it had."""
+    callbacks = trainer.callbacks if isinstance(trainer.callbacks, list) else [trainer.callbacks]
+    callbacks = [each for each in callbacks if each is not None]
+    kinds = [find(each.get("class_path")) for each in callbacks]
+    trainer.callbacks = [each for each, kind in zip(callbacks, kinds, strict=True) if _is_a(kind, kept)]
+    return kinds
+
+
+def about_left_out(kinds: Iterable[Any], kept: tuple[type, ...]) -> Iterator[str]:
+    """Yield a line about the callbacks of a user that are left out, if there are any."""
+    others = [kind for kind in kinds if not _is_a(kind, (*kept, *_ENDING, *_WATCHING))]
+    if names := [f"`{kind.__name__}`" for kind in others if not kind.__module__.startswith("lightning_sparsegrad.")]:
+        yield f"left out, whatever it would change: {', '.join(names)}"
 
 
 def stand_in(trainer: Namespace, total_steps: int | None) -> Iterable[Any]:
@@ -176,9 +201,7 @@ def _notes(trainer: Namespace, kinds: list[Any], kept: tuple[type, ...]) -> Iter
     ending += ["`max_time`"] if trainer.max_time is not None else []
     if ending:
         yield f"these are the most steps: {' and '.join(ending)} may end the training before"
-    others = [kind for kind in kinds if not _is_a(kind, (*kept, *_ENDING, *_WATCHING))]
-    if names := [f"`{kind.__name__}`" for kind in others if not kind.__module__.startswith("lightning_sparsegrad.")]:
-        yield f"left out, whatever it would change: {', '.join(names)}"
+    yield from about_left_out(kinds, kept)
     for kind in kinds:
         if _is_a(kind, (BaseFinetuning,)):
             yield f"what `{kind.__name__}` freezes at the start counts; what it unfreezes later is not followed"
@@ -197,10 +220,6 @@ def _why_whole(trainer: Namespace, count: int) -> str | None:
     if finds_unused or (count == 1 and "ddp" not in name.lower()):
         return None
     return "DDP skips with `find_unused_parameters=True` only"
-
-
-def _listed(callbacks: Any) -> list[Any]:
-    return callbacks if isinstance(callbacks, list) else [] if callbacks is None else [callbacks]
 
 
 def _is_a(kind: Any, classes: tuple[type, ...]) -> bool:

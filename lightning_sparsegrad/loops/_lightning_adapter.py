@@ -28,6 +28,7 @@ from lightning_sparsegrad.loops._gate import Gate
 from lightning_sparsegrad.loops._lightning import forget_loaders, passes_over_batch_norms, should_accumulate
 from lightning_sparsegrad.loops._monitored import MonitorCheck
 from lightning_sparsegrad.loops._refusals import refuse_twins, refuse_unsupported, warn_of_lost_states
+from lightning_sparsegrad.loops._token_rows import with_token_rows
 from lightning_sparsegrad.loops._trainable import log_trainable
 from lightning_sparsegrad.loops._twins import is_a
 from lightning_sparsegrad.loops._untrained import warn_of_untrained
@@ -148,9 +149,10 @@ class LightningAdapter:
     def _new_engine(
         self, trainer: Trainer, module: LightningModule, *, total_steps: int | None, searches: bool = False
     ) -> GradientEngine:
+        transform = with_token_rows(self.transform, trainer, module)
         engine = GradientEngine(
             trainer.strategy.model or module,  # with its wrapper, if there is one
-            _for_search(self.transform) if searches else self.transform,
+            _for_search(transform) if searches else transform,
             total_steps=total_steps,
             seed=_run_seed(trainer),
             skip_dropped=self._skip_dropped,

@@ -17,7 +17,7 @@ from tests.transforms.small import TOTAL_STEPS, flat
 
 from .task import ACCUMULATE, EPOCHS, SIZE, Adaptive, each_door, every_row, samples
 
-pytestmark = [pytest.mark.resume, pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")]
+pytestmark = pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
 
 
 class Dropping(Adaptive):

@@ -12,7 +12,7 @@ from lightning_sparsegrad.errors import ConfigurationError, near_matches, reason
 from lightning_sparsegrad.functional import pack_bits, unpack_bits
 from lightning_sparsegrad.functional.selection import require_bits
 
-_FORMAT, _VERSION = "lightning_sparsegrad.mask", "1"
+_FORMAT, _VERSION = "sparsegrad-mask", "1"
 
 
 @dataclass(frozen=True)
