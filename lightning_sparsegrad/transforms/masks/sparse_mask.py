@@ -241,7 +241,7 @@ class SparseMask(FixedMask):
         self._draw(window)
         return super().dropped(window)
 
-    def apply_(self, gradients: Gradients, window: Window) -> None:
+    def require_mask(self, gradients: Gradients, window: Window) -> None:
         if not self._is_chosen:
             raise ConfigurationError(
                 f"`{self!r}` should have a mask after {self.calibration_windows} calibration windows: resume from one "
@@ -251,7 +251,6 @@ class SparseMask(FixedMask):
             raise ConfigurationError(
                 f"Weights should be there when the engine of `{self!r}` is made. Found them on the meta device then."
             )
-        super().apply_(gradients, window)
 
     def before_step_(self, weights: Mapping[str, Tensor], window: Window) -> None:
         if self.freeze == "weights":
