@@ -79,15 +79,14 @@ class SparseMask(FixedMask):
             mask file), none is finite, or a resumed fit is behind its calibration and has no mask.
 
     Note:
-        Deviations: FISH pays for the classifier from the share; Child-Tuning-D masks only tensors with `layer` in their
-        name (`exclude`), clips each batch's gradient first, and takes more than the share where scores are equal.
+        `"movement"` is the score of movement pruning (Sanh, Wolf and Rush 2020, https://arxiv.org/abs/2005.07683).
+        Deviations: FISH pays for the classifier from the share. Child-Tuning-D (Xu et al. 2021,
+        https://arxiv.org/abs/2109.05687) masks only tensors with `layer` in their name, which `exclude` can do, clips
+        the gradient of each batch first, and takes more than the share where scores are equal.
 
     References:
-        Y.-L. Sung, V. Nair and C. Raffel, "Training Neural Networks with Fixed Sparse Masks", 2021,
-        https://arxiv.org/abs/2111.09839, section 3 (`"fisher"`); R. Xu et al., "Raise a Child in Large Language Model:
-        Towards Effective and Generalizable Fine-tuning", 2021, https://arxiv.org/abs/2109.05687 (Child-Tuning-D); V.
-        Sanh, T. Wolf and A. Rush, "Movement Pruning: Adaptive Sparsity by Fine-Tuning", 2020,
-        https://arxiv.org/abs/2005.07683, equation 3 (`"movement"`).
+        Y. L. Sung, V. Nair and C. Raffel, "Training Neural Networks with Fixed Sparse Masks", 2021,
+        https://arxiv.org/abs/2111.09839, section 3.
 
     Example:
         >>> SparseMask(density=0.005, score="fisher")
