@@ -13,7 +13,7 @@ from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.export import _bits
 from lightning_sparsegrad.export._bits import bits, digest_of, name_of, tensors_of, tied_names
 from lightning_sparsegrad.export._delta_reader import Delta, opened
-from lightning_sparsegrad.export._delta_writer import write_delta
+from lightning_sparsegrad.export._delta_writer import require_new, write_delta
 
 _Model = TypeVar("_Model", bound=nn.Module)
 
@@ -56,6 +56,7 @@ def save_delta(
         >>> torch.equal(loaded.weight, model.weight)
         True
     """
+    require_new(path, "path")
     tensors, before = tensors_of(model, "model"), tensors_of(base, "base")
     common = [name for name in tensors if name in before and before[name].numel()]
     if not common or all(before[name].data_ptr() == tensors[name].data_ptr() for name in common):

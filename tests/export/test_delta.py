@@ -134,6 +134,21 @@ def test_bits_of_any_dtype(dtype: torch.dtype) -> None:
     assert equal(target.state_dict()["x"], model)
 
 
+def test_tensors_of_several_dtypes_in_a_file() -> None:
+    model = {
+        "a": torch.ones(3, dtype=torch.uint8),
+        "b": torch.ones(3).half(),
+        "c": torch.ones(1).double(),
+        "d": torch.ones(1),
+    }
+    store(model, {name: torch.zeros_like(tensor) for name, tensor in model.items()})
+    target = nn.Module()
+    for name, tensor in model.items():
+        target.register_buffer(name, torch.zeros_like(tensor))
+    load_delta(target, PATH)
+    assert all(equal(value, model[name]) for name, value in target.state_dict().items())
+
+
 def test_signs_of_zero_and_payloads_of_nan_are_bits() -> None:
     base = torch.tensor([0.0, -0.0, float("nan"), float("nan"), float("inf")] * 4)
     model = base.clone()
@@ -298,6 +313,40 @@ def test_tied_tensors_may_be_apart_in_the_model_or_in_the_base() -> None:
     assert same(target, pair(tied=True))
 
 
+def test_tied_tensors_whose_base_has_two_values_are_stored_apart() -> None:
+    tied = torch.arange(25.0)
+    base = {"a": tied.clone(), "b": tied + 1}
+    store({"a": tied, "b": tied}, base)
+    assert list(load_file(PATH)) == ["whole:b"]
+    target = nn.ParameterDict(base)
+    load_delta(target, PATH)
+    assert equal(target["a"], tied)
+    assert equal(target["b"], tied)
+
+
+def test_tied_tensors_of_which_the_base_has_the_second_name() -> None:
+    tied = torch.arange(25.0)
+    base = tied.clone()
+    tied[3] = 7.0
+    store({"a": tied, "b": tied}, {"b": base})
+    assert sorted(load_file(PATH)) == ["index:b", "value:b"]
+    target = nn.ParameterDict({"a": base.clone(), "b": base.clone()})
+    load_delta(target, PATH)
+    assert equal(target["a"], tied)
+    assert equal(target["b"], tied)
+
+
+def test_a_matrix_and_its_transpose_are_two_tensors() -> None:
+    matrix = torch.zeros(5, 5)
+    base = {"a": matrix.clone(), "b": matrix.clone()}
+    matrix[1, 2] = 1.0
+    store({"a": matrix, "b": matrix.T}, base)
+    target = nn.ParameterDict(base)
+    load_delta(target, PATH)
+    assert equal(target["a"], matrix)
+    assert equal(target["b"], matrix.T.contiguous())
+
+
 def test_a_state_dict_without_the_names_of_tied_tensors() -> None:
     base, model = tiny_gpt2(), tiny_gpt2()
     with torch.no_grad():
@@ -457,8 +506,9 @@ def test_a_file_is_not_overwritten() -> None:
     ):
         save_delta(net(2, 2), net(2, 2), PATH)
     assert PATH.read_text() == "mine"
-    with pytest.raises(ConfigurationError, match="which exists"):
-        save_delta(net(2, 2), net(2, 2), ".")
+    unusable: Any = 1
+    with pytest.raises(ConfigurationError, match="which exists"):  # before anything is compared
+        save_delta(unusable, unusable, ".")
     save_delta(net(2, 2), net(2, 2), "new/folder/a.safetensors")
     assert sorted(path.name for path in Path("new").rglob("*")) == ["a.safetensors", "folder"]
 
