@@ -6,7 +6,7 @@ Each folder is one thing, and imports go one way, down this list:
 - `studies`: comparisons of many runs;
 - `calibrate`: chooses which entries train, by the gradients of single samples, and writes a mask file;
 - `explain`: describes what a strategy will do to a model, before training;
-- `export`: turns a checkpoint into a folder for `transformers`;
+- `export`: turns a checkpoint into a folder for `transformers`, or into the delta to its base model;
 - `cli`: `SparseGradCLI`, its parser, its one-line errors, stored configs, the table after a fit;
 - `callbacks`: the engine for any LightningModule, and what a fit writes and records;
 - `modules`: `SparseGradModule`, which owns an engine, and one task per file;
@@ -47,7 +47,7 @@ _LAZY = {
     "UnrepeatedSampler ValenceDataModule WordsDataModule XglueDataModule",
     "engine": "GradientEngine GradientMeter",
     "errors": "ConfigurationError",
-    "export": "export_checkpoint",
+    "export": "export_checkpoint export_delta load_delta save_delta",
     "modules": "ExtractiveQuestionAnswering PointwiseRanking SequenceClassification SparseGradModule "
     "TokenClassification",
     "schedules": "Constant Cosine Linear Schedule TopDown",

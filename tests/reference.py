@@ -89,6 +89,42 @@ def stepped(does: Reference, left: Collection[str] | None = None) -> None:
         does.stepped(left)
 
 
+class Holder(ABC):
+    """A reference that zeroes gradients of some entries and restores these entries after the step."""
+
+    @abstractmethod
+    def __call__(self, values: Values, when: When, layout: Layout) -> Values:
+        """Return the effect on the gradients of a window."""
+
+    @abstractmethod
+    def frozen(self, layout: Layout) -> dict[str, set[int]]:
+        """Return the positions of the frozen entries, in row-major order, by parameter; empty before they are known."""
+
+
+def frozen_entries(does: Reference, layout: Layout) -> dict[str, set[int]]:
+    """Return the positions of the entries that a reference restores after each step, by parameter."""
+    if isinstance(does, InOrder):
+        together: dict[str, set[int]] = {}
+        for each in does.members:
+            for name, positions in frozen_entries(each, layout).items():
+                together[name] = together.get(name, set()) | positions
+        return together
+    return does.frozen(layout) if isinstance(does, Holder) else {}
+
+
+def hold(values: Values, frozen: Mapping[str, Collection[int]]) -> Values:
+    """Multiply frozen entries by 0, so that overflows stay visible; drop tensors whose entries are all frozen."""
+    held: Values = dict(values)
+    for name, positions in frozen.items():
+        entries = values[name]
+        if entries is None or len(positions) == len(entries.values):
+            held[name] = None
+        else:
+            changed = [value * 0.0 if i in positions else value for i, value in enumerate(entries.values)]
+            held[name] = Entries(entries.shape, changed)
+    return held
+
+
 def rate_of(rate: Rate, when: When, name: str, layout: Layout) -> float:
     """Return the rate of a parameter."""
     return rate(when.progress, max(layout.depths[name]) / layout.head) if callable(rate) else rate

@@ -155,6 +155,7 @@ def test_no_name_of_a_module_is_put_together() -> None:
 def test_the_lower_rooms_import_torch_alone() -> None:
     lower = [module for module in MODULES if room(module) in TORCH_ONLY]
     first = {(module, name.partition(".")[0]) for module in lower for name in imported(module)}
+    first.remove(("transforms.masks._mask_file", "safetensors"))  # imported where a mask file is read or made
     assert [pair for pair in sorted(first) if pair[1] not in {*sys.stdlib_module_names, "torch", PACKAGE}] == []
 
 

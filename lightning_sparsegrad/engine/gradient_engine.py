@@ -278,7 +278,7 @@ class GradientEngine:
 
     def require_steps_in(self, total_steps: int) -> None:
         """Raise a `ConfigurationError` if the strategy calibrates throughout a training of so many steps."""
-        self._steps.require_steps_behind(Window(total_steps - 1, total_steps=total_steps, seed=self.seed))
+        self._steps.require_steps_behind(Window(total_steps - 1))
 
     @property
     def acts_on_steps(self) -> bool:

@@ -1,9 +1,10 @@
-"""The export of a checkpoint as a folder that `transformers` reads."""
+"""The export of a checkpoint: as a folder that `transformers` reads, or as the delta to its base model."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,9 @@ import torch
 
 from lightning_sparsegrad.data._tokenizer_padding import settle_tokenizer
 from lightning_sparsegrad.errors import ConfigurationError, reason_of
+from lightning_sparsegrad.export._base import load_base
+from lightning_sparsegrad.export._bits import tensors_of
+from lightning_sparsegrad.export._delta_writer import DeltaSize, require_new, write_delta
 from lightning_sparsegrad.export._folder import require_free, written
 from lightning_sparsegrad.export._model import build
 from lightning_sparsegrad.export._release_0_1 import describe
@@ -70,7 +74,53 @@ def export_checkpoint(
     return model
 
 
-def _load(ckpt_path: str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class ExportedDelta:
+    """A delta that was written.
+
+    Args:
+        model: The trained model.
+        base: Hub id or local folder of its base model.
+        size: Size of the delta and of the model.
+    """
+
+    model: PreTrainedModel
+    base: str
+    size: DeltaSize
+
+
+def export_delta(ckpt_path: str, delta: str, *, model_name_or_path: str | None = None) -> ExportedDelta:
+    """Write into a new file what a run has changed in its base model, see `save_delta`; `load_delta` reads it.
+
+    The base model is loaded from where the run loaded it, in the dtype that the checkpoint has. What it lacks, such as
+    a new head, is stored whole.
+
+    Args:
+        ckpt_path: The checkpoint of a task of this library.
+        delta: The file to write, `.safetensors` by custom.
+        model_name_or_path: The base model, if it has moved since the run: hub id, local folder or `package:`.
+
+    Raises:
+        ConfigurationError: If the file exists, the checkpoint does not exist or is not of one of the tasks, or its base
+            model cannot be loaded.
+        OSError: If the file cannot be written.
+    """
+    require_new(delta, "delta")
+    checkpoint = _load(ckpt_path, mmap=True)  # the optimizer's state stays on the disk
+    name = model_name_or_path or (checkpoint.get("hyper_parameters") or {}).get("model_name_or_path")
+    if not isinstance(name, str):
+        raise ConfigurationError(
+            f"Parameter `model_name_or_path` should name the base model of a checkpoint that does not. "
+            f"Found `model_name_or_path = {name}` and `ckpt_path = {ckpt_path}`."
+        )
+    described = checkpoint.get(MODEL_KEY) or describe(checkpoint, ckpt_path, model_name_or_path)
+    model = build(described, checkpoint["state_dict"], ckpt_path)
+    base, fresh = load_base(model, name)
+    tensors = tensors_of(model, "ckpt_path"), tensors_of(base, "model_name_or_path")
+    return ExportedDelta(model, resolve_source(name), write_delta(*tensors, delta, "delta", fresh))
+
+
+def _load(ckpt_path: str, *, mmap: bool = False) -> dict[str, Any]:
     path = Path(ckpt_path)
     if not path.is_file():
         problem = "which is a folder: a sharded checkpoint" if path.is_dir() else "which does not exist"
@@ -79,7 +129,7 @@ def _load(ckpt_path: str) -> dict[str, Any]:
         )
     require_intact(path)
     try:
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
         require_mappings(checkpoint, path)
         checkpoint["state_dict"].items()
     except ConfigurationError:

@@ -32,6 +32,21 @@ def replacing(path: str | Path) -> Iterator[Unfinished]:
         sync_folder(Path(path).parent)
 
 
+@contextmanager
+def creating(path: str | Path) -> Iterator[Unfinished]:
+    """Write a file that gets its name, if that is free, once it is complete and on the disk.
+
+    Raises:
+        FileExistsError: If the name is taken.
+        OSError: If the file cannot be written, with its name, whatever error the writer raised.
+    """
+    with _written(Path(path)) as file:
+        yield file
+        file.finish()
+        _give_name(file.path, Path(path))
+        sync_folder(Path(path).parent)
+
+
 def write_new(stem: str | Path, contents: Mapping[str, bytes]) -> str:
     """Write new files, all with one new stem, each complete from the start.
 

@@ -65,10 +65,24 @@ def pack_bits(mask: Tensor) -> Tensor:
 
 
 def unpack_bits(packed: Tensor, shape: Sequence[int]) -> Tensor:
-    """Return the boolean tensor of a shape that `pack_bits` packed."""
+    """Return the boolean tensor of a shape that `pack_bits` packed.
+
+    Raises:
+        ValueError: If these are not the bits of such a tensor.
+    """
+    require_bits(packed, shape)
     shifts = torch.arange(8, dtype=torch.uint8, device=packed.device)
     bits = (packed.unsqueeze(1) >> shifts).view(-1) & 1
     return bits[: torch.Size(shape).numel()].bool().view(tuple(shape))
+
+
+def require_bits(packed: Tensor, shape: Sequence[int]) -> None:
+    """Raise a `ValueError` unless a tensor has the packed bits of a boolean tensor of a shape."""
+    size = -(-torch.Size(shape).numel() // 8) if min(shape, default=0) >= 0 else -1
+    if packed.dtype != torch.uint8 or packed.shape != (size,):
+        raise ValueError(
+            f"{size} bytes hold the bits of shape {tuple(shape)}, not {packed.dtype} {tuple(packed.shape)}"
+        )
 
 
 def _keys(scores: Tensor) -> Tensor:
@@ -80,7 +94,7 @@ def _keys(scores: Tensor) -> Tensor:
     return torch.where(numbers.isnan(), _LEAST, keys ^ ((keys >> 31) & 0x7FFFFFFF))
 
 
-def _histograms(scores: Sequence[Tensor], groups: Sequence[Group | None], high: int | None) -> list[int]:
+def _histograms(scores: Sequence[Tensor], groups: Sequence[Group | None], high: int | None) -> Tensor:
     """Count the keys by their high digit or, of those with a given high digit, by the low one."""
     counts = {  # by group: what each process of it counts is summed
         (group, tensor.device): torch.zeros(_DIGIT, dtype=torch.int64, device=tensor.device)
@@ -96,17 +110,16 @@ def _histograms(scores: Sequence[Tensor], groups: Sequence[Group | None], high: 
         if group is not None:
             torch.distributed.all_reduce(of_group, group=group)
         total += of_group.cpu()
-    return total.tolist()
+    return total
 
 
-def _digit_of_last(counts: Sequence[int], count: int) -> tuple[int, int]:
+def _digit_of_last(counts: Tensor, count: int) -> tuple[int, int]:
     """Return the digit of the last of the `count` largest keys, and how many of these have this digit."""
-    left = min(count, sum(counts))
-    for digit in range(len(counts) - 1, -1, -1):
-        if left <= counts[digit]:
-            return digit, left
-        left -= counts[digit]
-    raise AssertionError(left)
+    largest = counts.flip(0).cumsum(0)  # how many keys have a digit, or a larger one
+    left = min(count, int(largest[-1]))
+    index = int(torch.searchsorted(largest, left))
+    digit = len(counts) - 1 - index
+    return digit, left - int(largest[index] - counts[digit])
 
 
 def _before(ties: Sequence[Tensor], groups: Sequence[Group | None]) -> list[int]:

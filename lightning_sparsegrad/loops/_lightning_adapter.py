@@ -32,7 +32,7 @@ from lightning_sparsegrad.loops._token_rows import with_token_rows
 from lightning_sparsegrad.loops._trainable import log_trainable
 from lightning_sparsegrad.loops._twins import is_a
 from lightning_sparsegrad.loops._untrained import warn_of_untrained
-from lightning_sparsegrad.transforms import SpikeSkip
+from lightning_sparsegrad.transforms import SparseMask, SpikeSkip
 from lightning_sparsegrad.transforms.base import GradientTransform
 
 CHECKPOINT_KEY = "lightning_sparsegrad"
@@ -152,7 +152,7 @@ class LightningAdapter:
         transform = with_token_rows(self.transform, trainer, module)
         engine = GradientEngine(
             trainer.strategy.model or module,  # with its wrapper, if there is one
-            _without_errors(transform) if searches else transform,
+            _for_search(transform) if searches else transform,
             total_steps=total_steps,
             seed=_run_seed(trainer),
             skip_dropped=self._skip_dropped,
@@ -260,12 +260,14 @@ class LightningAdapter:
         return {key: value for key, value in state.items() if same_class or key != "transform"}
 
 
-def _without_errors(transform: GradientTransform) -> GradientTransform:
-    """Return a strategy for a search, whose trials may diverge."""
+def _for_search(transform: GradientTransform) -> GradientTransform:
+    """Return a strategy for a search, whose trials may diverge, and need steps from the first window on."""
     transform = deepcopy(transform)
-    for member in transform.flattened():
+    for index, member in enumerate(transform.flattened()):
         if isinstance(member, SpikeSkip):
             member.max_in_a_row = sys.maxsize
+        elif isinstance(member, SparseMask) and member.calibration_windows:
+            member.score, member.calibration_windows, member.seed = "random", 0, index
     return transform
 
 

@@ -26,7 +26,7 @@ def warn_of_untrained(trainer: Trainer, engine: GradientEngine, *, count: Callab
             calibrates, since counting sets up the data.
     """
     transform = engine.transform
-    if any("calibration" in member.phases for member in transform.flattened()) and (steps := count()) is not None:
+    if any(member.calibrates(Window(step=0)) for member in transform.flattened()) and (steps := count()) is not None:
         engine.require_steps_in(steps)
     if not transform.skippable(Window(step=0, epoch=0, total_steps=1, seed=engine.seed)):
         return

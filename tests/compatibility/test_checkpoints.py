@@ -9,10 +9,9 @@ from tests.compatibility.record import RECORDED, read, resumable
 
 RESUMED = read("resumed")
 
-pytestmark = [
-    pytest.mark.resume,
-    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*tensorboardX", "ignore:Be aware that when"),
-]
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore:.*tensorboardX", "ignore:Be aware that when"
+)
 
 
 @pytest.mark.parametrize("name", RESUMED)

@@ -297,7 +297,6 @@ def run_with(folder: Path, epochs: int = EPOCHS) -> tuple[Trainer, Rates]:
     return made, rates
 
 
-@pytest.mark.resume
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists")
 @pytest.mark.parametrize("kind", some_long(RESUMED, [*PLAIN, "one cycle", "transformers"]))
 def test_resumed_rates_and_weights_are_bit_equal(kind: str, model: str, tmp_path: Path) -> None:
@@ -315,7 +314,6 @@ def test_resumed_rates_and_weights_are_bit_equal(kind: str, model: str, tmp_path
         assert torch.equal(value, again.state_dict()[name]), name
 
 
-@pytest.mark.resume
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists")
 def test_a_length_that_is_the_runs_follows_a_longer_one_on_a_resume(model: str, tmp_path: Path) -> None:
     scheduler = partial(OneCycleLR, max_lr=0.3)

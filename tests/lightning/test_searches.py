@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder, ModelCheckpoint
 from lightning.pytorch.tuner.tuning import Tuner
 from torch import Tensor
-from torch.optim import SGD
+from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric
@@ -26,6 +26,7 @@ from lightning_sparsegrad import (
     Identity,
     Linear,
     PretrainedDistance,
+    SparseMask,
     SpikeSkip,
 )
 from lightning_sparsegrad.errors import ConfigurationError
@@ -324,6 +325,22 @@ def test_a_search_goes_on_where_a_fit_would_end_with_too_many_spikes(door: str):
     task.windows = 0
     with pytest.raises(FloatingPointError, match="at most `max_in_a_row = 1` windows in a row"):
         run.fit(task, datamodule=data)
+
+
+@pytest.mark.parametrize("door", some_long(DOORS, ["module"]))
+def test_a_search_steps_where_a_fit_would_calibrate(door: str):
+    stepped = []
+
+    class Watched(Tuned):
+        def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+            super().on_before_optimizer_step(optimizer)
+            stepped.append(any(parameter.grad is not None for parameter in self.parameters()))
+
+    strategy = SparseMask(0.5, score="fisher", exclude_head=False, calibration_windows=100)
+    task, callbacks = through(door, strategy, Watched)
+    Tuner(trainer(callbacks=callbacks)).scale_batch_size(task, datamodule=Data(2), max_trials=1, steps_per_trial=3)
+    assert stepped == [True] * 3
+    assert strategy.score == "fisher"
 
 
 @pytest.mark.parametrize("door", DOORS)

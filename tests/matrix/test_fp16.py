@@ -38,12 +38,12 @@ from .task import (
     Witness,
     assert_follows_reference,
     each_door,
-    every_row,
+    every_scaled_row,
     fit,
     fit_task,
     in_plain_loop,
     plan,
-    rows_that_know_when,
+    scaled_rows_that_know_when,
 )
 
 HALF = partial(torch.autocast, "cpu", torch.float16, cache_enabled=False)
@@ -64,7 +64,7 @@ def growing() -> GradScaler:
 
 
 # ---------------------------------------------------------------- true units
-@every_row
+@every_scaled_row
 @each_door
 @each_optimizer
 def test_weights_are_those_of_a_plain_loop_with_a_scaler(door: str, row: Golden, kind: type[Task]) -> None:
@@ -101,7 +101,7 @@ def shrinking() -> GradScaler:
     return GradScaler("cpu", 2.0**36, backoff_factor=2.0**-16)
 
 
-@rows_that_know_when
+@scaled_rows_that_know_when
 @pytest.mark.parametrize(
     ("door", "kind"), [("callback", Fused), pytest.param("module", Adaptive, marks=pytest.mark.long)]
 )
@@ -131,7 +131,7 @@ class Spiked(Task):
         return spiked if self.trainer.global_step == 2 else gradient
 
 
-@every_row
+@every_scaled_row
 @pytest.mark.parametrize(
     ("door", "kind"), [("module", Fused), pytest.param("callback", Adaptive, marks=pytest.mark.long)]
 )

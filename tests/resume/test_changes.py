@@ -18,7 +18,7 @@ from tests.lightning.test_checkpoints import Shrinking
 from tests.resume.runs import BATCHES, Sensitive, assert_went_on, every_step, fit, shuffled
 from tests.resume.test_exact_resume import own_generator
 
-pytestmark = [pytest.mark.resume, pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")]
+pytestmark = pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
 
 
 @pytest.mark.parametrize("door", DOORS)

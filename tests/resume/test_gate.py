@@ -15,7 +15,6 @@ from tests.lightning.test_manual_optimization import Manual
 from tests.resume.test_waiting import Ask, step_of
 
 pytestmark = [
-    pytest.mark.resume,
     pytest.mark.parametrize("door", DOORS),
     pytest.mark.filterwarnings("ignore:Gradients that are dropped whole are computed nevertheless"),
 ]

@@ -33,7 +33,6 @@ BATCHES, EPOCHS, STOP = 4, 3, 6
 Make = Callable[[Any], Any]
 
 pytestmark = [
-    pytest.mark.resume,
     pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`", "ignore:The dirpath has changed"),
     pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before", "ignore:.*many workers"),
 ]
@@ -166,6 +165,7 @@ def settings(seen: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in seen.items() if name not in {"initial_lr", "max_lr", "min_lr"}}
 
 
+@pytest.mark.resume
 def test_the_new_settings_hold_from_the_resumed_step_on(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, subtests: pytest.Subtests
 ) -> None:

@@ -23,8 +23,6 @@ from tests.resume.runs import every_step, fit, shuffled
 
 CPU = torch.device("cpu")
 
-pytestmark = pytest.mark.resume
-
 
 class Failing:
     """Fails when half of what is before it in a checkpoint is written."""

@@ -21,7 +21,6 @@ from tests.resume.runs import BATCHES, THOROUGH, FitResult, Rows, alternating, a
 MASK_AND_CLIP = STRATEGIES["mask and clip"]
 
 pytestmark = [
-    pytest.mark.resume,
     pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),
     pytest.mark.filterwarnings("ignore:`.fit.ckpt_path=None.` was called without a model"),
     pytest.mark.filterwarnings("ignore:.fit.ckpt_path=.last.. is set, but there is no last checkpoint available"),
@@ -129,6 +128,7 @@ ALIKE = {
 }
 
 
+@pytest.mark.resume
 @pytest.mark.timeout(900)
 def test_a_fit_stops_where_nothing_is_lost(tmp_path: Path, subtests: pytest.Subtests):
     for moment, (hook, step, arguments) in MOMENTS.items():

@@ -30,7 +30,7 @@ from tests.resume.runs import (
 )
 from tests.resume.test_exact_resume import MASK_AND_CLIP, own_generator
 
-pytestmark = [pytest.mark.resume, pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")]
+pytestmark = pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
 
 
 class Switching(Callback):
@@ -69,6 +69,7 @@ SWITCHES: dict[str, tuple[Callable[[], Callback], type[Sensitive]]] = {
 }
 
 
+@pytest.mark.resume
 @pytest.mark.parametrize(("name", "strategy"), alternating(SWITCHES, ["mask and clip", "layers"]))
 def test_what_hooks_switch_where_an_epoch_starts(name: str, strategy: str, tmp_path: Path):
     transform, (make, kind) = STRATEGIES[strategy], SWITCHES[name]
@@ -94,6 +95,7 @@ def test_no_window_is_open_where_a_checkpoint_is_written(tmp_path: Path):
         assert process["switches"]["frozen"] == [], path
 
 
+@pytest.mark.resume
 @pytest.mark.filterwarnings("ignore:ReduceLROnPlateau conditioned on metric val/loss which is not available")
 @pytest.mark.filterwarnings("ignore:Your `val_dataloader`'s sampler has shuffling enabled")
 def test_the_order_of_a_validation_that_is_still_to_come(tmp_path: Path):
@@ -134,6 +136,7 @@ class Extremes(Sensitive):
         self.extremes._base_metric.reset()
 
 
+@pytest.mark.resume
 def test_a_metric_that_keeps_tensors_beside_its_state(tmp_path: Path):
     _, whole = fit("module", MASK_AND_CLIP, callbacks=every_step(tmp_path), kind=Extremes)
     for path in some_checkpoints(tmp_path, 2):

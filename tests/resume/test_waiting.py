@@ -24,7 +24,6 @@ HOOKS = ("on_train_batch_start", "on_before_backward", "on_after_backward", "on_
 INEXACT = "is not exact: training stopped at step 2 inside a window"
 
 pytestmark = [
-    pytest.mark.resume,
     pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),
     pytest.mark.filterwarnings("ignore:`?.fit.ckpt_path="),  # what an OnExceptionCheckpoint makes Lightning look for
 ]
@@ -58,6 +57,7 @@ def step_of(path: Path) -> int:
     return int(torch.load(path, weights_only=True)["global_step"])
 
 
+@pytest.mark.resume
 @pytest.mark.timeout(900)
 def test_inside_a_window_it_waits_for_the_step(tmp_path: Path, subtests: pytest.Subtests):
     hooks = ["on_train_batch_start", "on_before_zero_grad", "on_after_backward", "on_train_batch_end"]
@@ -243,6 +243,7 @@ FAILURES = [
 ]
 
 
+@pytest.mark.resume
 @pytest.mark.timeout(900)
 @pytest.mark.filterwarnings("ignore:Checkpoint .* is not exact")
 def test_a_resume_from_what_is_not_exact_loses_nothing(tmp_path: Path, subtests: pytest.Subtests):

@@ -78,28 +78,30 @@ nasty = given(model=nasty_models(), step=st.integers(0, 5))
 
 @law
 def nasty_gradients_end_as_the_reference_says(row: Golden):
-    examples = 3 if row.learns else 8  # of three windows each, or of one
+    examples = 3 if row.learns or row.calibrates else 8  # of three windows each, or of one
     settings(EXAMPLES, max_examples=examples)(nasty(_assert_ends_as_the_reference_says))(row)
 
 
 @pytest.mark.long
 @every_row
 def test_nasty_gradients_end_as_the_reference_says(row: Golden):
-    examples = 20 if row.learns else 50  # of several windows each
+    examples = 20 if row.learns or row.calibrates else 50  # of several windows each
     settings(EXAMPLES, max_examples=examples)(nasty(_assert_ends_as_the_reference_says))(row)
 
 
 def _assert_ends_as_the_reference_says(row: Golden, model: Small, step: int):
     engine, does = engine_for(model, row.transform), row.reference()
     nasty = {name: parameter.grad for name, parameter in model.named_parameters()}
-    for ordinary in (1.0, None, 4.0) if row.learns else (None,):  # what the nasty ones teach shows in the last window
+    # what the nasty ones teach shows in the last window
+    several = [(step, 1.0), (step, None), (step, 4.0)] if row.learns else [(0, 1.0), (1, None), (2, 4.0)]
+    for at, ordinary in several if row.learns or row.calibrates else [(step, None)]:
         for name, parameter in model.named_parameters():
             parameter.grad = nasty[name]
         if ordinary is not None:
-            set_gradients(model, step, scale=ordinary)
+            set_gradients(model, at, scale=ordinary)
         before = snapshot(model)
-        expected = does(values_of(model), window_of(step), layout_of(model))
-        apply(engine, step)
+        expected = does(values_of(model), window_of(at), layout_of(model))
+        apply(engine, at)
         stepped(does)
         assert_equals_reference(model, expected)
         _assert_nothing_hidden(before, snapshot(model))
@@ -116,13 +118,15 @@ def _assert_nothing_hidden(before: Snapshot, after: Snapshot) -> None:
 
 @law
 def parameters_without_a_gradient_stay_without(row: Golden):
-    expected, model = run(row.transform, steps=[0])[0], Small()
+    expected, model = run(row.transform, steps=[0, 2])[2], Small()
     engine = engine_for(model, row.transform)
     set_gradients(model, 0)
+    apply(engine, 0)
+    set_gradients(model, 2)
     missing = [name for i, (name, _) in enumerate(model.named_parameters()) if i % 3 == 0]
     for name in missing:
         model.get_parameter(name).grad = None
-    apply(engine, 0)
+    apply(engine, 2)
     actual = snapshot(model)
     assert all(actual[name] is None for name in missing)
     assert any(gradient is not None for gradient in actual.values())
@@ -145,6 +149,10 @@ def a_loss_scale_scales_the_result_and_nothing_else(row: Golden):
         model = Small()
         engine = engine_for(model, row.transform)
         for step in WINDOWS:
+            if row.calibrates and step == 0:  # which it does without a scale
+                set_gradients(model, step)
+                apply(engine, step)
+                continue
             set_gradients(model, step, scale=scale)
             given = snapshot(model)
             apply(engine, step, loss_scale=scale)

@@ -5,14 +5,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from lightning_sparsegrad.components import NamedParameters
 from lightning_sparsegrad.errors import ConfigurationError, near_matches, reason_of
 from lightning_sparsegrad.functional import pack_bits, unpack_bits
+from lightning_sparsegrad.functional.selection import require_bits
 
-_FORMAT, _VERSION = "lightning_sparsegrad.mask", "1"
+_FORMAT, _VERSION = "sparsegrad-mask", "1"
 
 
 @dataclass(frozen=True)
@@ -86,10 +86,7 @@ def _checked(path: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, st
     if shapes and (metadata.get("format"), metadata.get("version")) != (_FORMAT, _VERSION):
         raise ValueError(f"it has the format {metadata.get('format')!r}, version {metadata.get('version')!r}")
     for name, shape in shapes.items():
-        bits = tensors[name]
-        size = -(-torch.Size(shape).numel() // 8)
-        if min(shape, default=0) < 0 or bits.dtype != torch.uint8 or bits.shape != (size,):
-            raise ValueError(f"`{name}` does not have the {size} bytes of shape {shape}")
+        require_bits(tensors[name], shape)
     if not tensors:
         raise ValueError("it has no tensors")
     density = float(metadata["density"]) if "density" in metadata else None

@@ -1,11 +1,13 @@
 """The base class of masks that stay: what lies outside is frozen, bit for bit."""
 
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
 
 from lightning_sparsegrad.components import NamedParameters
+from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.functional import (
     keep_entries_,
     keep_rows_,
@@ -45,6 +47,7 @@ class FixedMask(GradientTransform):
         self._before: dict[str, Tensor] = {}  # the step that is going on
         self._buffers: dict[str, Tensor] = {}  # on a CPU, where new memory costs more than a copy
 
+    @abstractmethod
     def bind(self, parameters: NamedParameters, *, total_steps: int | None) -> None:
         self.require_total_steps(total_steps)
         self._parameters = parameters
@@ -70,8 +73,16 @@ class FixedMask(GradientTransform):
             name: The first name of the parameter.
             mask: Boolean tensor of the shape of the whole parameter or, if that has other dimensions, of its number of
                 rows: `True` for what trains.
+
+        Raises:
+            ConfigurationError: If the mask has another shape, or the parameter belongs to an embedding with `max_norm`.
         """
         weight = self.parameters[name]
+        if mask.shape not in {weight.shape, weight.shape[:1]}:
+            raise ConfigurationError(
+                f"The mask of `{name}` should be of shape {tuple(weight.shape)}, or of shape {tuple(weight.shape[:1])} "
+                f"for rows. Found shape {tuple(mask.shape)}."
+            )
         self.parameters.refuse_moving(self, [name])
         mask = mask.cpu()
         self._packed[name] = pack_bits(mask), tuple(mask.shape)

@@ -79,15 +79,14 @@ class SparseMask(FixedMask):
             mask file), none is finite, or a resumed fit is behind its calibration and has no mask.
 
     Note:
-        Deviations: FISH pays for the classifier from the share; Child-Tuning-D masks only tensors with `layer` in their
-        name (`exclude`), clips each batch's gradient first, and takes more than the share where scores are equal.
+        `"movement"` is the score of movement pruning (Sanh, Wolf and Rush 2020, https://arxiv.org/abs/2005.07683).
+        Deviations: FISH pays for the classifier from the share. Child-Tuning-D (Xu et al. 2021,
+        https://arxiv.org/abs/2109.05687) masks only tensors with `layer` in their name, which `exclude` can do, clips
+        the gradient of each batch first, and takes more than the share where scores are equal.
 
     References:
-        Y.-L. Sung, V. Nair and C. Raffel, "Training Neural Networks with Fixed Sparse Masks", 2021,
-        https://arxiv.org/abs/2111.09839, section 3 (`"fisher"`); R. Xu et al., "Raise a Child in Large Language Model:
-        Towards Effective and Generalizable Fine-tuning", 2021, https://arxiv.org/abs/2109.05687 (Child-Tuning-D); V.
-        Sanh, T. Wolf and A. Rush, "Movement Pruning: Adaptive Sparsity by Fine-Tuning", 2020,
-        https://arxiv.org/abs/2005.07683, equation 3 (`"movement"`).
+        Y. L. Sung, V. Nair and C. Raffel, "Training Neural Networks with Fixed Sparse Masks", 2021,
+        https://arxiv.org/abs/2111.09839, section 3.
 
     Example:
         >>> SparseMask(density=0.005, score="fisher")
@@ -283,26 +282,33 @@ class SparseMask(FixedMask):
         return {**described, **self._scores.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if self.score == "random" or self._file is not None or not state:
+        if self.score == "random" or self._file is not None:
             return
-        before = {name: state.get(name) for name in ("density", "score")}
-        now = {"density": self.density, "score": self.score}
+        if state.get("class") != "SparseMask":
+            warn(f"`{self!r}` starts without a mask. Found the state of another strategy.", stacklevel=2)
+            return
+        before, now = ({name: each.get(name) for name in ("density", "score")} for each in (state, vars(self)))
         if before != now:
-            warn(f"The mask of the checkpoint stays, of {before}. Found `{self!r}`.", stacklevel=2)
-        if "masks" not in state:
-            self._lost = bool(state.get("lost"))
-            if self._scores is not None and not self._lost:
-                self._scores.load_state_dict(state)
-            return
+            warn(f"The mask of the checkpoint stays, that of {before}. Found {now}.", stacklevel=2)
+        if "masks" in state:
+            self._restore(state["masks"])
+        elif self._scores is not None and "scores" in state:
+            self._scores.load_state_dict(state)
+        else:
+            self._lost = True
+
+    def _restore(self, masks: Mapping[str, Any]) -> None:
+        """Hold the masks of a state."""
         self.release_()
-        unknown = []
-        for name, held in state["masks"].items():
-            if name in self.parameters.tensors:
-                self.hold_(name, unpack_bits(held["bits"], held["shape"]))
-            else:
-                unknown.append(name)
-        if unknown:
-            warn(f"The mask of the checkpoint is of other parameters, too. Found {unknown[:3]}, ...", stacklevel=2)
+        try:
+            for name in masks.keys() & self.parameters.tensors.keys():
+                self.hold_(name, unpack_bits(masks[name]["bits"], masks[name]["shape"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigurationError(f"Parameter `state` should hold the bits of masks. Found {error}.") from error
+        if unknown := sorted(masks.keys() - self.parameters.tensors.keys()):
+            warn(f"Masks of parameters that the model lacks are left out. Found `{unknown[0]}`.", stacklevel=3)
+        if new := sorted(set(self._names) - masks.keys()) if self.score != "nonzero" else []:
+            warn(f"Parameters without a mask in the checkpoint train as usual. Found `{new[0]}`.", stacklevel=3)
         self._is_chosen, self._is_guessed, self._scores = True, False, None
 
     def __repr__(self) -> str:

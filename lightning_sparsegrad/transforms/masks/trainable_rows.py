@@ -31,12 +31,6 @@ class TrainableRows(FixedMask):
             outside a tensor, a pattern without match, a tensor without rows, an embedding with `max_norm`, which moves
             rows in the forward pass, or a text or `"added"` without a tokenizer.
 
-    Note:
-        The optimizer still keeps the state of whole tensors.
-
-    References:
-        A wish of many users, among others https://github.com/huggingface/transformers/issues/35022.
-
     Example:
         >>> import torch
         >>> from lightning_sparsegrad import GradientEngine

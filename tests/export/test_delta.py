@@ -1,0 +1,608 @@
+"""Deltas: what of a base model has changed, stored in a file and loaded bit by bit."""
+
+import json
+import resource
+import struct
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from copy import deepcopy
+from hashlib import sha256
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from lightning_sparsegrad import ConfigurationError, load_delta, save_delta
+from lightning_sparsegrad.export import _bits
+from tests.cases import cases
+from tests.tiny import compiled, tiny_bert, tiny_gpt2, tiny_t5
+
+PATH = Path("a.safetensors")
+BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+DTYPES = (
+    *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2),
+    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.uint16, torch.uint32, torch.uint64),
+    *(torch.bool, torch.complex64),
+)
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def equal(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors have the same bits; -0.0 is not 0.0, and a NaN is itself."""
+    kind = BITS[one.element_size()]
+    same = one.dtype == other.dtype and one.shape == other.shape
+    return same and torch.equal(one.reshape(-1).view(kind), other.reshape(-1).view(kind))
+
+
+def same(one: nn.Module, other: nn.Module) -> bool:
+    states = one.state_dict(), other.state_dict()
+    return states[0].keys() == states[1].keys() and all(equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def changed(base: Any, change: Callable[[dict[str, Tensor]], object]) -> Any:
+    model = deepcopy(base)
+    with torch.no_grad():
+        change(dict(model.state_dict()))
+    return model
+
+
+def net(*sizes: int, dtype: torch.dtype = torch.float32) -> nn.Sequential:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return nn.Sequential(*(nn.Linear(*pair) for pair in pairwise(sizes))).to(dtype)
+
+
+def few(state: dict[str, Tensor]) -> None:
+    state["0.weight"][1, 2] = 7.0
+    state["0.weight"][4, 0] = -0.0
+    state["1.bias"][0] = 3.0
+
+
+def store(model: Any, base: Any) -> None:
+    PATH.unlink(missing_ok=True)
+    save_delta(model, base, PATH)
+
+
+def written(base: nn.Module, change: Callable[[dict[str, Tensor]], object] = few) -> nn.Module:
+    model: nn.Module = changed(base, change)
+    store(model, base)
+    return model
+
+
+def header() -> tuple[dict[str, Any], bytes]:
+    raw = PATH.read_bytes()
+    (size,) = struct.unpack("<Q", raw[:8])
+    return json.loads(raw[8 : 8 + size]), raw[8 + size :]
+
+
+def rewrite(change: Callable[[dict[str, Tensor], dict[str, str]], None]) -> None:
+    """Forge a delta whose checksums are right."""
+    tensors = {name: tensor.clone() for name, tensor in load_file(PATH).items()}
+    with safe_open(PATH, "pt") as file:
+        metadata: dict[str, str] = dict(file.metadata())
+    change(tensors, metadata)
+    metadata["digest"] = sha256(metadata.get("base", "").encode()).hexdigest()
+    save_file(tensors, PATH, metadata)
+    metadata["content"] = sha256(header()[1]).hexdigest()
+    save_file(tensors, PATH, metadata)
+
+
+# ---------------------------------------------------------------- what is stored, and what is loaded
+def test_the_changed_entries_of_a_tensor_are_stored() -> None:
+    base = net(6, 5, 3)
+    model = written(base)
+    tensors = load_file(PATH)
+    assert sorted(tensors) == ["index:0.weight", "index:1.bias", "value:0.weight", "value:1.bias"]
+    assert tensors["index:0.weight"].tolist() == [8, 24]
+    assert tensors["index:0.weight"].dtype == torch.int32
+    assert tensors["value:0.weight"].tolist() == [7.0, 0.0]
+    fresh = net(6, 5, 3)
+    assert load_delta(fresh, PATH) is fresh
+    assert same(fresh, model)
+    assert not same(fresh, base)
+
+
+@cases("dtype", DTYPES)
+def test_bits_of_any_dtype(dtype: torch.dtype) -> None:
+    width = dtype.itemsize
+    before = torch.arange(40 * width, dtype=torch.uint8)
+    after = before.clone()
+    after[7 * width :: 16 * width] ^= 128  # of three entries
+    if dtype == torch.bool:
+        before %= 2
+        after = before.clone()
+        after[7::16] ^= 1
+    base, model = before.view(dtype).reshape(5, 8), after.view(dtype).reshape(5, 8)
+    store({"x": model}, {"x": base})
+    assert load_file(PATH)["index:x"].tolist() == [7, 23, 39]
+    target = nn.Module()
+    target.register_buffer("x", base.clone())
+    load_delta(target, PATH)
+    assert equal(target.state_dict()["x"], model)
+
+
+def test_signs_of_zero_and_payloads_of_nan_are_bits() -> None:
+    base = torch.tensor([0.0, -0.0, float("nan"), float("nan"), float("inf")] * 4)
+    model = base.clone()
+    model[0] = -0.0
+    model.view(torch.int32)[2] = 0x7FA00001  # a signalling NaN of another payload
+    model[13] = 0.5
+    store({"x": model}, {"x": base})
+    assert load_file(PATH)["index:x"].tolist() == [0, 2, 13]
+    target = nn.ParameterDict({"x": base.clone()})
+    load_delta(target, PATH)
+    assert equal(target["x"], model)
+    model.view(torch.int32)[3:] = 0x7F800003
+    store({"x": model}, {"x": base})
+    assert list(load_file(PATH)) == ["whole:x"]
+    load_delta(target, PATH)
+    assert equal(target["x"], model)
+
+
+def test_chunks_are_put_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_bits, "CHUNK", 7)
+    base = net(9, 8, 3)
+
+    def change(state: dict[str, Tensor]) -> None:
+        state["0.weight"].view(-1)[::5] += 1
+        state["1.weight"] += 1
+
+    model = written(base, change)
+    assert load_file(PATH)["index:0.weight"].tolist() == list(range(0, 72, 5))
+    assert same(load_delta(net(9, 8, 3), PATH), model)
+
+
+def test_a_tensor_is_stored_whole_where_that_is_smaller() -> None:
+    base = net(4, 4)
+    one: dict[int, list[str]] = {}
+    for count in range(17):
+
+        def change(state: dict[str, Tensor], count: int = count) -> None:
+            state["0.weight"].view(-1)[:count] += 1
+
+        model = written(base, change)
+        one[count] = sorted(load_file(PATH))
+        assert same(load_delta(net(4, 4), PATH), model)
+    assert [len(one[count]) for count in (0, 1, 7, 8, 16)] == [0, 2, 2, 1, 1]
+    assert one[8] == ["whole:0.weight"]
+
+
+def test_what_the_base_lacks_is_stored_whole() -> None:
+    base = {"a": torch.zeros(3), "b": torch.zeros(2, 2), "c": torch.zeros(4)}
+    model = {"a": torch.zeros(3), "b": torch.zeros(3, 2), "d": torch.tensor(2.0), "c": torch.zeros(4, dtype=torch.int)}
+    store(model, base)
+    assert sorted(load_file(PATH)) == ["whole:b", "whole:c", "whole:d"]
+    target = nn.Module()
+    for name, tensor in model.items():
+        target.register_buffer(name, torch.full_like(tensor, 9) if name != "a" else tensor.clone())
+    load_delta(target, PATH)
+    assert all(equal(value, model[name]) for name, value in target.state_dict().items())
+
+
+def test_a_delta_of_nothing() -> None:
+    base = net(3, 2)
+    store(deepcopy(base), base)
+    assert not load_file(PATH)
+    assert same(load_delta(load_delta(net(3, 2), PATH), PATH), base)
+    with pytest.raises(ConfigurationError, match="base model of the delta"):
+        load_delta(changed(base, lambda state: state["0.bias"].fill_(0.5)), PATH)
+
+
+def test_buffers_and_empty_tensors() -> None:
+    base = nn.BatchNorm1d(20)
+    base.register_buffer("none", torch.zeros(0, 3))
+    model = deepcopy(base).train()
+    model(torch.full((2, 20), 3.0).add(torch.arange(20) > 18))
+    store(model, base)
+    assert sorted(load_file(PATH)) == ["whole:num_batches_tracked", "whole:running_mean", "whole:running_var"]
+    assert same(load_delta(deepcopy(base), PATH), model)
+
+
+def test_tensors_of_any_layout_in_memory() -> None:
+    convolution = nn.Conv2d(4, 6, 3)
+    base = deepcopy(convolution)
+    base.weight.data = base.weight.data.to(memory_format=torch.channels_last)
+
+    def change(state: dict[str, Tensor]) -> None:
+        state["weight"][1, 2, 0, 1] = 5.0
+
+    model = written(base, change)
+    assert load_file(PATH)["index:weight"].tolist() == [1 * 36 + 2 * 9 + 1]
+    assert same(load_delta(deepcopy(convolution), PATH), model)
+    assert same(load_delta(base, PATH), model)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_base_counts_in_the_dtype_of_the_model(dtype: torch.dtype) -> None:
+    """As `precision="bf16-true"` converts it."""
+    base = net(6, 5, 3)
+    model = changed(net(6, 5, 3).to(dtype), few)
+    store(model, base)
+    assert sorted(load_file(PATH)) == ["index:0.weight", "value:0.weight", "whole:1.bias"]
+    assert same(load_delta(net(6, 5, 3, dtype=dtype), PATH), model)
+    name = str(dtype).removeprefix("torch.")
+    with pytest.raises(
+        ConfigurationError, match=rf"`0.weight` of {name}.* Found float32: load it with `dtype=\"{name}"
+    ):
+        load_delta(base, PATH)
+    assert same(base, net(6, 5, 3))
+
+
+def test_the_other_way_a_base_in_half_precision_counts_in_float32() -> None:
+    base = net(6, 5, 3, dtype=torch.bfloat16)
+    model = changed(deepcopy(base).float(), few)
+    store(model, base)
+    assert same(load_delta(deepcopy(base).float(), PATH), model)
+
+
+# ---------------------------------------------------------------- tied tensors
+def embedding_of(model: Any) -> Tensor:
+    weight: Tensor = model.get_input_embeddings().weight
+    return weight
+
+
+@pytest.mark.parametrize("make", [tiny_gpt2, tiny_t5], ids=["gpt2", "t5"])
+def test_tied_tensors_are_stored_once(make: Callable[[], nn.Module]) -> None:
+    base, model = make(), make()
+    target: Any = make()
+    with torch.no_grad():
+        embedding_of(model)[3:5] += 1
+    store(model, base)
+    assert len(load_file(PATH)) == 2
+    load_delta(target, PATH)
+    assert same(target, model)
+    assert target.lm_head.weight is embedding_of(target)
+
+
+def test_tied_tensors_may_be_apart_in_the_model_or_in_the_base() -> None:
+    def pair(*, tied: bool) -> Any:
+        made: Any = nn.ModuleDict({"a": nn.Linear(5, 5, bias=False), "b": nn.Linear(5, 5, bias=False)})
+        with torch.no_grad():
+            for module in made.values():
+                module.weight.copy_(torch.arange(25.0).view(5, 5))
+        if tied:
+            made["b"].weight = made["a"].weight
+        return made
+
+    for in_model in (True, False):
+        for in_base in (True, False):
+            model: Any = pair(tied=in_model)
+            with torch.no_grad():
+                for name in ("a", "b"):
+                    model[name].weight[1, 1] = -3.0
+            store(model, pair(tied=in_base))
+            assert len(load_file(PATH)) == (2 if in_model else 4)
+            for in_target in (True, False):
+                assert same(load_delta(pair(tied=in_target), PATH), model)
+    model = pair(tied=False)
+    with torch.no_grad():
+        model["b"].weight[1, 1] = -3.0
+    store(model, pair(tied=True))
+    assert same(load_delta(pair(tied=False), PATH), model)
+    target = pair(tied=True)
+    with pytest.raises(ConfigurationError, match=r"`b.weight` apart from `a.weight`"):
+        load_delta(target, PATH)
+    assert same(target, pair(tied=True))
+
+
+def test_a_state_dict_without_the_names_of_tied_tensors() -> None:
+    base, model = tiny_gpt2(), tiny_gpt2()
+    with torch.no_grad():
+        embedding_of(model)[3] += 1
+    states = [
+        {name: value for name, value in each.state_dict().items() if name != "lm_head.weight"} for each in (model, base)
+    ]
+    store(*states)
+    assert same(load_delta(tiny_gpt2(), PATH), model)
+    store(model, states[1])
+    assert same(load_delta(tiny_gpt2(), PATH), model)
+
+
+# ---------------------------------------------------------------- wrappers
+class Task(LightningModule):
+    def __init__(self, model: nn.Module, head: nn.Module | None = None) -> None:
+        super().__init__()
+        self.model, self.head = model, head
+
+
+def test_a_task_stands_for_its_model() -> None:
+    base = net(6, 5, 3)
+    model = written(base)
+    task = Task(net(6, 5, 3))
+    load_delta(task, PATH)
+    assert same(task.model, model)
+    store(task, Task(net(6, 5, 3)))
+    assert same(load_delta(net(6, 5, 3), PATH), model)
+
+
+def test_a_task_with_more_than_a_model_keeps_its_names() -> None:
+    task = Task(net(6, 5, 3), nn.Linear(2, 2))
+    other = deepcopy(task)
+    with torch.no_grad():
+        assert isinstance(other.head, nn.Linear)
+        other.head.bias.add_(1)
+    store(other, task)
+    assert list(load_file(PATH)) == ["whole:head.bias"]
+    assert same(load_delta(task, PATH), other)
+
+
+def test_wrappers_do_not_change_names() -> None:
+    model = written(net(6, 5, 3))
+    target = net(6, 5, 3)
+    load_delta(compiled(target), PATH)
+    assert same(target, model)
+
+
+# ---------------------------------------------------------------- another base
+def refused(target: nn.Module, pattern: str) -> None:
+    before = deepcopy(target)
+    with pytest.raises(ConfigurationError, match=pattern) as error:
+        load_delta(target, PATH)
+    assert same(target, before)
+    assert len(str(error.value)) < 500
+    assert "\n" not in str(error.value)
+
+
+def test_another_base_is_refused_and_left_as_it_is() -> None:
+    written(net(6, 5, 3))
+
+    def last(state: dict[str, Tensor]) -> None:
+        state["1.weight"][2, 4] += 1e-3
+
+    def zero(state: dict[str, Tensor]) -> None:
+        state["1.bias"][2] = 0.0
+
+    base = net(6, 5, 3)
+    refused(changed(base, last), r"base model of the delta.*Found other values in 1 of 4 tensors, `1.weight` first\.$")
+    refused(nn.Sequential(base[0], base[1], nn.Linear(1, 1)), r"Found 2 that the delta does not know, `2.weight` first")
+    refused(base[:1], r"Found 2 missing, `1.weight` first")
+    refused(net(6, 4, 3), r"`0.weight` of shape \(5, 6\)\. Found \(4, 6\)")
+    refused(base.double(), r"`0.weight` of float32\. Found float64: load it with `dtype=\"float32\"`")
+
+
+def test_a_model_that_has_the_delta_is_refused_with_a_hint() -> None:
+    model = written(net(6, 5, 3))
+    refused(model, r"It has this delta already")
+    further = deepcopy(model)
+    with torch.no_grad():
+        further.state_dict()["0.weight"][1, 2] += 1
+    with pytest.raises(ConfigurationError) as error:
+        load_delta(further, PATH)
+    assert "already" not in str(error.value)
+
+
+def test_shapes_and_dtypes_of_tensors_stored_whole() -> None:
+    store({"x": torch.ones(3)}, {})
+    target = nn.Module()
+    target.register_buffer("x", torch.zeros(2))
+    refused(target, r"`x` of shape \(3,\)\. Found \(2,\)")
+    target.x = torch.zeros(3, dtype=torch.float16)
+    refused(target, r"`x` of float32\. Found float16")
+
+
+@pytest.mark.parametrize("device", ["meta"])
+def test_tensors_without_data_are_refused(device: str) -> None:
+    written(net(6, 5, 3))
+    with pytest.raises(ConfigurationError, match=r"`0.weight` on `meta`"):
+        load_delta(net(6, 5, 3).to(device), PATH)
+    with pytest.raises(ConfigurationError, match=r"`0.weight` on `meta`"):
+        save_delta(net(6, 5, 3).to(device), net(6, 5, 3), "b.safetensors")
+    assert not Path("b.safetensors").exists()
+
+
+def test_what_is_no_model_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"Parameter `model` should be a module or a state dict\. Found `int`"):
+        store(1, net(2, 2))
+    with pytest.raises(ConfigurationError, match=r"Parameter `base` .* Found `extra` of `bytes`"):
+        store(net(2, 2), {"extra": b""})
+    with pytest.raises(ConfigurationError, match=r"Parameter `model` .* Found `x` of torch.complex128"):
+        store({"x": torch.ones(2, dtype=torch.complex128)}, {})
+    written(net(2, 2, 2), lambda state: state["0.bias"].add_(1))
+    with pytest.raises(ConfigurationError, match=r"Parameter `model` should be a module\. Found `OrderedDict`"):
+        load_delta(net(2, 2, 2).state_dict(), PATH)  # type: ignore[type-var]
+
+
+# ---------------------------------------------------------------- files
+def test_a_file_is_not_overwritten() -> None:
+    PATH.write_text("mine")
+    with pytest.raises(
+        ConfigurationError, match=r"Parameter `path` should name a new file\. Found `path = a.safetensors`"
+    ):
+        save_delta(net(2, 2), net(2, 2), PATH)
+    assert PATH.read_text() == "mine"
+    with pytest.raises(ConfigurationError, match="which exists"):
+        save_delta(net(2, 2), net(2, 2), ".")
+    save_delta(net(2, 2), net(2, 2), "new/folder/a.safetensors")
+    assert sorted(path.name for path in Path("new").rglob("*")) == ["a.safetensors", "folder"]
+
+
+def test_a_file_that_appears_meanwhile_is_not_overwritten(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = _bits.digest_of
+
+    def slow(*args: Any) -> str:
+        PATH.write_text("mine")
+        return original(*args)
+
+    monkeypatch.setattr("lightning_sparsegrad.export._delta_writer.digest_of", slow)
+    with pytest.raises(ConfigurationError, match="should name a new file"):
+        written(net(6, 5, 3))
+    assert [path.name for path in Path().iterdir()] == ["a.safetensors"]
+    assert PATH.read_text() == "mine"
+
+
+def test_nothing_is_left_of_a_file_on_a_full_disk() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(OSError, match=r"a\.safetensors") as error:
+            store(net(90, 90), {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert error.value.filename == str(PATH)
+    assert not list(Path().iterdir())
+
+
+def load_as_is(base: nn.Module, raw: bytes) -> nn.Module:
+    """Load a file with some bytes into a copy of a base; if it is refused, nothing has changed."""
+    PATH.write_bytes(raw)
+    target = deepcopy(base)
+    with suppress(ConfigurationError):
+        return load_delta(target, PATH)
+    assert same(target, base)
+    return target
+
+
+def test_every_flipped_bit_and_every_cut_is_noticed() -> None:
+    base = net(6, 5, 3)
+    model = written(base)
+    raw = PATH.read_bytes()
+    content = 8 + struct.unpack("<Q", raw[:8])[0]
+    for position in (*range(8), *range(8, content, 61), *range(content, len(raw), 3)):
+        loaded = load_as_is(base, raw[:position] + bytes([raw[position] ^ 4]) + raw[position + 1 :])
+        # a count in the metadata has no effect
+        assert same(loaded, base) or (same(loaded, model) and 8 < position < content), position
+    for size in (0, 4, 8, 20, content - 1, content, len(raw) - 1):
+        PATH.write_bytes(raw[:size])
+        refused(base, r"Parameter `path` should name a delta")
+    PATH.write_bytes(raw + b"\0")
+    refused(base, r"Parameter `path` should name a delta")
+
+
+FORGED: Mapping[str, tuple[Callable[[dict[str, Tensor], dict[str, str]], Any], str]] = {
+    "out of range": (lambda tensors, _: tensors["index:0.weight"].copy_(torch.tensor([8, 30])), "index:0.weight"),
+    "negative": (lambda tensors, _: tensors["index:0.weight"].copy_(torch.tensor([-1, 8])), "index:0.weight"),
+    "duplicates": (lambda tensors, _: tensors["index:0.weight"].copy_(torch.tensor([8, 8])), "index:0.weight"),
+    "unsorted": (lambda tensors, _: tensors["index:0.weight"].copy_(torch.tensor([24, 8])), "index:0.weight"),
+    "dtype of indices": (lambda t, _: t.update({"index:0.weight": torch.tensor([8.0, 24.0])}), "index:0.weight"),
+    "bytes as indices": (lambda t, _: t.update({"index:0.weight": torch.tensor([8, 24]).byte()}), "index:0.weight"),
+    "shape of indices": (lambda t, _: t.update({"index:0.weight": torch.tensor([[8, 24]])}), "index:0.weight"),
+    "fewer values": (lambda tensors, _: tensors.update({"value:0.weight": torch.ones(1)}), "value:0.weight"),
+    "dtype of values": (lambda t, _: t.update({"value:0.weight": torch.ones(2).half()}), "value:0.weight"),
+    "no values": (lambda tensors, _: tensors.pop("value:0.weight"), "index:0.weight"),
+    "no indices": (lambda tensors, _: tensors.pop("index:0.weight"), "value:0.weight"),
+    "another kind": (lambda tensors, _: tensors.update({"some:0.weight": torch.ones(1)}), "some:0.weight"),
+    "no kind": (lambda tensors, _: tensors.update({"weight": torch.ones(1)}), "`weight`"),
+    "whole and in entries": (lambda t, _: t.update({"whole:0.weight": torch.ones(5, 6)}), "0.weight"),
+    "entries of no base": (
+        lambda t, _: t.update({"index:x": torch.zeros(1, dtype=torch.int), "value:x": torch.ones(1)}),
+        "index:x",
+    ),
+    "another format": (lambda _, metadata: metadata.update(format="lightning_sparsegrad.mask"), "format"),
+    "no format": (lambda _, metadata: metadata.clear(), "format"),
+    "another version": (lambda _, metadata: metadata.update(version="2"), "version 2"),
+    "no base": (lambda _, metadata: metadata.pop("base"), "`base`"),
+    "base of no JSON": (lambda _, metadata: metadata.update(base="{"), "`base`"),
+    "deep JSON": (lambda _, metadata: metadata.update(base="[" * 100_000), "`base`"),
+    "a list as base": (lambda _, metadata: metadata.update(base="[]"), "`base`"),
+    "a base of numbers": (lambda _, metadata: metadata.update(base='{"0.weight": 1}'), "`base`"),
+    "a base of other lists": (lambda _, m: m.update(base='{"0.weight": ["float32", ["a"], "0"]}'), "`base`"),
+    "a shape below zero": (lambda _, m: m.update(base='{"0.weight": ["float32", [-5, -6], "0"]}'), "`base`"),
+    "ties of no JSON": (lambda _, metadata: metadata.update(tied="{"), "`tied`"),
+    "ties to nothing": (lambda _, metadata: metadata.update(tied='{"z": "y"}'), "`tied`"),
+    "ties in a ring": (lambda _, metadata: metadata.update(tied='{"0.weight": "0.weight"}'), "`tied`"),
+    "ties of numbers": (lambda _, metadata: metadata.update(tied='{"z": 1}'), "`tied`"),
+}
+
+
+@cases("name", FORGED)
+def test_a_forged_file_is_refused_before_anything_changes(name: str) -> None:
+    base = net(6, 5, 3)
+    written(base)
+    rewrite(FORGED[name][0])
+    refused(base, rf"Parameter `path` should name a delta.*{FORGED[name][1]}")
+
+
+def test_a_file_forged_with_right_checksums_only_loads_as_what_it_says() -> None:
+    """The forger of these tests forges well: without a change its file loads."""
+    model = written(net(6, 5, 3))
+    rewrite(lambda _, __: None)
+    assert same(load_delta(net(6, 5, 3), PATH), model)
+
+
+def test_headers_of_any_size_are_refused() -> None:
+    base = net(2, 2)
+    for size in (2**63, 2**40, 99_999_999):
+        PATH.write_bytes(struct.pack("<Q", size) + b"{}" * 10)
+        refused(base, "Parameter `path` should name a delta")
+    PATH.write_bytes(struct.pack("<Q", 8) + b'"' * 8)
+    refused(base, "Parameter `path` should name a delta")
+    content = json.dumps({"x": {"dtype": "F32", "shape": [2**40, 2**40], "data_offsets": [0, 2**62]}}).encode()
+    PATH.write_bytes(struct.pack("<Q", len(content)) + content)
+    refused(base, "Parameter `path` should name a delta")
+
+
+def test_what_is_no_file_is_refused() -> None:
+    base = net(2, 2)
+    refused(base, r"Found `path = a.safetensors`, which does not exist")
+    PATH.mkdir()
+    refused(base, r"Found `path = a.safetensors`, which is a folder")
+
+
+def test_a_file_of_weights_is_refused() -> None:
+    base = net(2, 2)
+    save_file(base.state_dict(), PATH)
+    refused(base, r"Parameter `path` should name a delta")
+    torch.save(base.state_dict(), PATH)
+    refused(base, r"Parameter `path` should name a delta")
+
+
+def test_the_file_says_what_it_is() -> None:
+    base = net(6, 5, 3)
+    written(base)
+    with safe_open(PATH, "pt") as file:
+        metadata: dict[str, str] = file.metadata()
+    assert metadata["format"] == "lightning_sparsegrad.delta"
+    assert metadata["version"] == "1"
+    assert (metadata["tensors"], metadata["entries"]) == ("2", "3")
+    listed = json.loads(metadata["base"])
+    raw = base.state_dict()["0.weight"].numpy().tobytes()
+    assert listed["0.weight"] == ["float32", [5, 6], sha256(raw).hexdigest()]
+    assert metadata["digest"] == sha256(metadata["base"].encode()).hexdigest()
+
+
+def test_the_same_models_give_the_same_file() -> None:
+    written(net(6, 5, 3))
+    first = PATH.read_bytes()
+    written(net(6, 5, 3))
+    assert PATH.read_bytes() == first
+
+
+@pytest.mark.long
+def test_memory_is_that_of_a_chunk() -> None:
+    """Neither writing nor loading copies a tensor, let alone the model."""
+    code = """
+import resource, torch
+from lightning_sparsegrad import load_delta, save_delta
+make = lambda: torch.nn.ParameterDict({str(i): torch.zeros(4096, 4096) for i in range(8)})
+base, model = make(), make()
+with torch.no_grad():
+    for index, tensor in enumerate(model.values()):
+        tensor.view(-1)[:: 4 if index % 2 else 1] = 1.0
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+before = peak()
+save_delta(model, base, "big.safetensors")
+print(peak() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 150  # MiB, beside 512 for each model
+
+
+def test_models_of_transformers() -> None:
+    base, model = tiny_bert(), tiny_bert()
+    with torch.no_grad():
+        embedding_of(model)[7] += 1
+        model.classifier.weight.add_(1)  # type: ignore[union-attr, operator]
+    store(model, base)
+    assert same(load_delta(tiny_bert(), PATH), model)
