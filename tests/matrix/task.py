@@ -57,10 +57,18 @@ def knows_when(row: Golden) -> bool:
 
 ROWS = [row for row in GOLDEN if not row.learns or knows_when(row)]  # the contract has the others
 every_row = pytest.mark.parametrize("row", ROWS, ids=str)
-# where strategies differ by where training stands alone, those that do not know it are left to the long tests
-rows_that_know_when = pytest.mark.parametrize(
-    "row", [row if knows_when(row) else pytest.param(row, marks=pytest.mark.long) for row in ROWS], ids=str
-)
+
+
+def rows_that_know_when(names: str, first: Any, second: Any) -> pytest.MarkDecorator:
+    """Parametrize `row` and other arguments: the first values with strategies that know where training stands.
+
+    Where these alone differ, the long tests have all strategies, with the second values.
+    """
+    quick = [pytest.param(row, *first, id=f"{row}-first") for row in ROWS if knows_when(row)]
+    slow = [pytest.param(row, *second, id=f"{row}-second", marks=pytest.mark.long) for row in ROWS]
+    return pytest.mark.parametrize(("row", *names.split()), [*quick, *slow])
+
+
 without_skipping = pytest.mark.filterwarnings("ignore:Gradients that are dropped whole are computed nevertheless")
 
 

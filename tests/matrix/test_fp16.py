@@ -65,8 +65,9 @@ def growing() -> GradScaler:
 
 # ---------------------------------------------------------------- true units
 @every_row
-@each_door
-@each_optimizer
+@pytest.mark.parametrize(
+    ("door", "kind"), [("module", Adaptive), pytest.param("callback", Fused, marks=pytest.mark.long)]
+)
 def test_weights_are_those_of_a_plain_loop_with_a_scaler(door: str, row: Golden, kind: type[Task]) -> None:
     scaler, witness = growing(), Witness()
     run = fit(door, row, kind, callbacks=[witness], **half(scaler))
@@ -101,10 +102,7 @@ def shrinking() -> GradScaler:
     return GradScaler("cpu", 2.0**36, backoff_factor=2.0**-16)
 
 
-@rows_that_know_when
-@pytest.mark.parametrize(
-    ("door", "kind"), [("callback", Fused), pytest.param("module", Adaptive, marks=pytest.mark.long)]
-)
+@rows_that_know_when("door kind", ("callback", Fused), ("module", Adaptive))
 def test_overflow_skips_the_steps_it_skips_without_us(door: str, row: Golden, kind: type[Task]) -> None:
     scaler, alone = shrinking(), shrinking()
     actual, expected, witness = Steps(scaler), Steps(alone), Witness()

@@ -14,7 +14,7 @@ from tests.lightning.tasks import assert_same_weights, door_of, through, trainer
 from tests.transforms.golden import Golden
 from tests.transforms.small import TOTAL_STEPS, flat
 
-from .task import ACCUMULATE, EPOCHS, SIZE, Adaptive, each_door, every_row, samples
+from .task import ACCUMULATE, EPOCHS, SIZE, Adaptive, every_row, samples
 
 pytestmark = pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
 
@@ -43,8 +43,9 @@ def fit(door: str, row: Golden, folder: Path, step: int | None = None) -> Traine
 
 
 @every_row
-@each_door
-@pytest.mark.parametrize("steps", [[3], pytest.param([1, 2, 4, 5], marks=pytest.mark.long)], ids=["inside", "others"])
+@pytest.mark.parametrize(
+    ("door", "steps"), [("module", [3]), pytest.param("callback", [1, 2, 4, 5], marks=pytest.mark.long)]
+)
 def test_a_resumed_run_is_one_that_never_stopped(
     row: Golden, door: str, steps: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
