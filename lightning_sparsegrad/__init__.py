@@ -2,8 +2,9 @@
 
 Each folder is one thing, and imports go one way, down this list:
 
-- `main`: dispatches a command line to one of the next four;
+- `main`: dispatches a command line to one of the next five;
 - `studies`: comparisons of many runs;
+- `calibrate`: chooses which entries train, by the gradients of single samples, and writes a mask file;
 - `explain`: describes what a strategy will do to a model, before training;
 - `export`: turns a checkpoint into a folder for `transformers`, or into the delta to its base model;
 - `cli`: `SparseGradCLI`, its parser, its one-line errors, stored configs, the table after a fit;

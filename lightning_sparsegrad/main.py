@@ -100,6 +100,8 @@ def _run(args: list[str] | None, arguments: list[str]) -> None:
         _study(arguments[1:])
     elif arguments[:1] == ["explain"]:
         import_module("lightning_sparsegrad.explain._command").main(arguments[1:])
+    elif arguments[:1] == ["calibrate"]:
+        import_module("lightning_sparsegrad.calibrate._command").main(arguments[1:])
     elif arguments[:1] == ["export"]:
         import_module("lightning_sparsegrad.export._command").main(arguments[1:])
     else:

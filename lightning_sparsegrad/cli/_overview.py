@@ -13,6 +13,7 @@ COMMANDS = {
     "test": "Evaluate a model on the test set.",
     "predict": "Write the predictions of a model.",
     "explain": "Say what a strategy will do to a model, before it trains.",
+    "calibrate": "Choose which entries of a model train, by gradients of single samples, and write a mask file.",
     "study": "Compare strategies over many runs of `fit`.",
     "export": "Write a checkpoint as a folder for `transformers`.",
 }

@@ -144,7 +144,7 @@ def test_runs_at_a_time_ask_for_no_more_threads_than_there_are_cores(jobs: int) 
 
 
 def test_the_help_lists_the_commands_that_there_are(capsys: pytest.CaptureFixture[str]) -> None:
-    assert set(COMMANDS) == {*SparseGradCLI.subcommands(), "explain", "study", "export"}
+    assert set(COMMANDS) == {*SparseGradCLI.subcommands(), "explain", "calibrate", "study", "export"}
     for flag in ("-h", "--help"):
         with pytest.raises(SystemExit, match=r"^0$"):
             main([flag])

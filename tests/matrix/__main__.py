@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch.distributed.device_mesh import init_device_mesh
 
-from tests.matrix import test_ddp, test_fsdp2, test_fsdp2_fits
+from tests.matrix import test_ddp, test_frozen, test_fsdp2, test_fsdp2_fits
 from tests.matrix.ranks import CASES, cases_on
 
 if __name__ == "__main__":
@@ -16,7 +16,8 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo")
     folder, world = Path(sys.argv[1]), int(os.environ["WORLD_SIZE"])
-    assert {test_ddp.__name__, test_fsdp2.__name__, test_fsdp2_fits.__name__} <= {*sys.modules}  # they add the cases
+    adding = {test_ddp.__name__, test_frozen.__name__, test_fsdp2.__name__, test_fsdp2_fits.__name__}  # the cases
+    assert adding <= {*sys.modules}
     mesh = init_device_mesh("cpu", (world,))
     for name in cases_on(world):
         torch.save(CASES[name](mesh, folder), folder / f"{name} {os.environ['RANK']}.pt")

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from lightning_sparsegrad import Chain, Identity
 from tests.engine.helpers import loss_on
 from tests.lightning.tasks import Weights, plain_loop, through, trainer, weights
-from tests.reference import When, stepped
+from tests.reference import When, frozen_entries, stepped
 from tests.transforms.golden import GOLDEN, Golden
 from tests.transforms.small import (
     SEED,
@@ -45,27 +45,46 @@ each_door = pytest.mark.parametrize("door", ["module", pytest.param("callback", 
 
 
 def knows_when(row: Golden) -> bool:
-    """Whether a strategy follows training, step by step, by epochs or to its end, or is made of some that do.
-
-    Of strategies that learn, the first row of a class stands for the others.
-    """
+    """Whether a strategy follows training, step by step, by epochs or to its end, or is made of some that do."""
     transform = row.transform
     if row.learns and not isinstance(transform, Chain):
-        return row is next(other for other in GOLDEN if type(other.transform) is type(transform))
+        return stands_for_its_class(row)
+    if row.calibrates:
+        return True
     return transform.needs_total_steps or isinstance(transform, Chain) or "epoch" in vars(transform).values()
 
 
-ROWS = [row for row in GOLDEN if not row.learns or knows_when(row)]  # the contract has the others
+def stands_for_its_class(row: Golden) -> bool:
+    """Whether a row is the first of its class, or the first that calibrates; the contract has the others."""
+    return row is next(
+        other for other in GOLDEN if type(other.transform) is type(row.transform) and other.calibrates == row.calibrates
+    )
+
+
+def is_in_matrix(row: Golden) -> bool:
+    """Whether the matrix takes a row: of strategies that learn or freeze entries, those that stand for their class."""
+    if row.holds:
+        return not isinstance(row.transform, Chain) and stands_for_its_class(row)
+    return not row.learns or knows_when(row)
+
+
+ROWS = [row for row in GOLDEN if is_in_matrix(row)]
+SCALED = [row for row in ROWS if not row.calibrates]  # which is refused under a loss scale
+
+
 every_row = pytest.mark.parametrize("row", ROWS, ids=str)
+every_scaled_row = pytest.mark.parametrize("row", SCALED, ids=str)
 
 
-def rows_that_know_when(names: str, first: Any, second: Any) -> pytest.MarkDecorator:
+def rows_that_know_when(
+    names: str, first: Sequence[Any], second: Sequence[Any], *, rows: Sequence[Golden] = ROWS
+) -> pytest.MarkDecorator:
     """Parametrize `row` and other arguments: the first values with strategies that know where training stands.
 
     Where these alone differ, the long tests have all strategies, with the second values.
     """
-    quick = [pytest.param(row, *first, id=f"{row}-first") for row in ROWS if knows_when(row)]
-    slow = [pytest.param(row, *second, id=f"{row}-second", marks=pytest.mark.long) for row in ROWS]
+    quick = [pytest.param(row, *first, id=f"{row}-first") for row in rows if knows_when(row)]
+    slow = [pytest.param(row, *second, id=f"{row}-second", marks=pytest.mark.long) for row in rows]
     return pytest.mark.parametrize(("row", *names.split()), [*quick, *slow])
 
 
@@ -176,8 +195,12 @@ def by_reference(row: Golden, windows: Plan, *, total_steps: int | None = None) 
         for name, parameter in task.named_parameters():
             entries = left[name]
             parameter.grad = None if entries is None else torch.tensor(entries.values).view(parameter.shape)
+        before = weights(task)
         optimizer.step()
         stepped(does)
+        for name, positions in frozen_entries(does, layout_of(task)).items():
+            for position in positions:
+                task.get_parameter(name).detach().view(-1)[position] = before[name].view(-1)[position]
     return weights(task)
 
 
@@ -240,4 +263,7 @@ def assert_follows_reference(row: Golden, seen: Sequence[Seen]) -> None:
         if window.happened:
             stepped(does)
         changed |= expected != before
+        later = seen[min(step + 1, TOTAL_STEPS - 1)].weights
+        for name, positions in frozen_entries(does, layout).items():
+            assert all(later[name][i] == window.weights[name][i] for i in positions), f"{name} moved where it is frozen"
     assert row.leaves_out or changed != isinstance(row.transform, Identity), "what changes nothing shows nothing"

@@ -32,13 +32,14 @@ from tests.transforms.small import (
 
 from .task import (
     ROWS,
+    SCALED,
     Adaptive,
     Fused,
     Task,
     Witness,
     assert_follows_reference,
     each_door,
-    every_row,
+    every_scaled_row,
     fit,
     fit_task,
     in_plain_loop,
@@ -64,7 +65,7 @@ def growing() -> GradScaler:
 
 
 # ---------------------------------------------------------------- true units
-@every_row
+@every_scaled_row
 @pytest.mark.parametrize(
     ("door", "kind"), [("module", Adaptive), pytest.param("callback", Fused, marks=pytest.mark.long)]
 )
@@ -102,7 +103,7 @@ def shrinking() -> GradScaler:
     return GradScaler("cpu", 2.0**36, backoff_factor=2.0**-16)
 
 
-@rows_that_know_when("door kind", ("callback", Fused), ("module", Adaptive))
+@rows_that_know_when("door kind", ("callback", Fused), ("module", Adaptive), rows=SCALED)
 def test_overflow_skips_the_steps_it_skips_without_us(door: str, row: Golden, kind: type[Task]) -> None:
     scaler, alone = shrinking(), shrinking()
     actual, expected, witness = Steps(scaler), Steps(alone), Witness()
@@ -129,7 +130,7 @@ class Spiked(Task):
         return spiked if self.trainer.global_step == 2 else gradient
 
 
-@every_row
+@every_scaled_row
 @pytest.mark.parametrize(
     ("door", "kind"), [("module", Fused), pytest.param("callback", Adaptive, marks=pytest.mark.long)]
 )

@@ -124,7 +124,9 @@ def measured(model: nn.Module, transform: GradientTransform) -> list[Any]:
     for step in WINDOWS:
         sharded.set_gradients(model, step)
         apply(engine, step)
-        assert meter.last is not None
+        if meter.last is None:
+            assert not engine.statistics, "a meter measures what is applied"
+            continue
         seen.append(meter.last.values)
     return seen
 

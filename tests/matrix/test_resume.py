@@ -9,8 +9,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lightning_sparsegrad import ExactResume
+from lightning_sparsegrad import ExactResume, SparseMask
 from tests.lightning.tasks import assert_same_weights, door_of, through, trainer, weights
+from tests.reference import keep_all
 from tests.transforms.golden import Golden
 from tests.transforms.small import TOTAL_STEPS, flat
 
@@ -42,6 +43,18 @@ def fit(door: str, row: Golden, folder: Path, step: int | None = None) -> Traine
     return run
 
 
+CALIBRATES = Golden(SparseMask(0.1, calibration_windows=4), (), does=keep_all)  # in more windows than golden rows do
+
+
+@pytest.mark.parametrize(
+    ("door", "steps"), [("module", [2]), pytest.param("callback", [1, 3, 4, 5], marks=pytest.mark.long)]
+)
+def test_a_run_resumed_inside_its_calibration_is_one_that_never_stopped(
+    door: str, steps: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert_resumes(CALIBRATES, door, steps, tmp_path, monkeypatch)
+
+
 @every_row
 @pytest.mark.parametrize(
     ("door", "steps"), [("module", [3]), pytest.param("callback", [1, 2, 4, 5], marks=pytest.mark.long)]
@@ -49,6 +62,10 @@ def fit(door: str, row: Golden, folder: Path, step: int | None = None) -> Traine
 def test_a_resumed_run_is_one_that_never_stopped(
     row: Golden, door: str, steps: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert_resumes(row, door, steps, tmp_path, monkeypatch)
+
+
+def assert_resumes(row: Golden, door: str, steps: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = fit(door, row, tmp_path)
     assert whole.global_step == TOTAL_STEPS
     monkeypatch.setenv("PL_GLOBAL_SEED", "99")

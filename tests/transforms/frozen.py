@@ -89,7 +89,7 @@ def masks_of(engine: GradientEngine) -> dict[str, Tensor]:
     model, held = engine.parameters.model, dict[str, Tensor]()
     for member in engine.transform.flattened():
         held |= getattr(member, "masks", {})
-    whole = {name: torch.ones_like(parameter, dtype=torch.bool) for name, parameter in model.named_parameters()}
+    whole = {name: torch.ones(parameter.shape, dtype=torch.bool) for name, parameter in model.named_parameters()}
     for name, mask in held.items():
         shape = mask.shape + (1,) * (whole[name].ndim - mask.ndim)
         whole[name] &= mask.view(shape)

@@ -206,7 +206,9 @@ def run(
 
 def bits(tensor: Tensor) -> Tensor:
     """Return the bits of a tensor, which distinguish -0.0 from 0.0 and one NaN from another."""
-    return tensor.contiguous().view({2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()])
+    return tensor.contiguous().view(
+        {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
+    )
 
 
 def flat(value: Any) -> list[Any]:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lightning_sparsegrad import GradientTransform, SpikeSkip
 from lightning_sparsegrad.transforms.base import runs_on_shards
+from lightning_sparsegrad.transforms.masks.fixed_mask import FixedMask
 from tests.reference import Reference
 
 
@@ -80,6 +81,11 @@ class Golden:
     def calibrates(self) -> bool:
         """Whether the first window, of step 0, trains nothing and chooses what later ones train."""
         return any(getattr(member, "calibration_windows", 0) > 0 for member in self.transform.flattened())
+
+    @property
+    def holds(self) -> bool:
+        """Whether a strategy freezes rows or entries."""
+        return any(isinstance(member, FixedMask) for member in self.transform.flattened())
 
     @property
     def leaves_out(self) -> bool:
