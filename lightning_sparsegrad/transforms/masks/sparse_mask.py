@@ -109,11 +109,20 @@ class SparseMask(FixedMask):
         seed: int | None = None,
     ) -> None:
         super().__init__()
-        require_one_of("structure", structure, ("entry", "row"))
-        require_one_of("scope", scope, ("global", "tensor"))
         require_one_of("freeze", freeze, ("weights", "gradients"))
+        require_one_of("exclude_head", exclude_head, (True, False))
         check_seed(seed)
         self._file = None if score in _SCORES else _mask_file(score)
+        for name, value, allowed in (
+            ("structure", structure, ("entry", "row")),
+            ("scope", scope, ("global", "tensor")),
+        ):
+            require_one_of(name, value, allowed)
+            if value != allowed[0] and (score == "nonzero" or self._file is not None):
+                raise ConfigurationError(
+                    f"Parameter `{name}` should be left out with `score = {score!r}`, which ranks nothing. "
+                    f"Found `{name} = {value!r}`."
+                )
         self.density = _check_density(density, score, self._file)
         if calibration_windows is not None:
             require_integer("calibration_windows", calibration_windows, least=1)
@@ -240,7 +249,7 @@ class SparseMask(FixedMask):
         self._draw(window)
         return super().dropped(window)
 
-    def apply_(self, gradients: Gradients, window: Window) -> None:
+    def require_mask(self, gradients: Gradients, window: Window) -> None:
         if not self._is_chosen:
             raise ConfigurationError(
                 f"`{self!r}` should have a mask after {self.calibration_windows} calibration windows: resume from one "
@@ -250,7 +259,6 @@ class SparseMask(FixedMask):
             raise ConfigurationError(
                 f"Weights should be there when the engine of `{self!r}` is made. Found them on the meta device then."
             )
-        super().apply_(gradients, window)
 
     def before_step_(self, weights: Mapping[str, Tensor], window: Window) -> None:
         if self.freeze == "weights":
