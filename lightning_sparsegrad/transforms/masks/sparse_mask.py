@@ -309,7 +309,7 @@ class SparseMask(FixedMask):
         """Hold the masks of a state."""
         self.release_()
         try:
-            for name in masks.keys() & self.parameters.tensors.keys():
+            for name in (each for each in self.parameters if each in masks):
                 self.hold_(name, unpack_bits(masks[name]["bits"], masks[name]["shape"]))
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigurationError(f"Parameter `state` should hold the bits of masks. Found {error}.") from error
