@@ -1,7 +1,6 @@
 """Sparse fine-tuning: a fixed share of the entries or rows trains, chosen by a score."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 from warnings import warn
 
@@ -11,7 +10,6 @@ from torch import Tensor
 from lightning_sparsegrad.components import NamedParameters, find_layers
 from lightning_sparsegrad.errors import (
     ConfigurationError,
-    near_matches,
     require_integer,
     require_number,
     require_one_of,
@@ -19,7 +17,7 @@ from lightning_sparsegrad.errors import (
 from lightning_sparsegrad.functional import group_of, select_largest, shard_of, unpack_bits
 from lightning_sparsegrad.functional.sharding import is_spread, whole_of
 from lightning_sparsegrad.transforms.base import Gradients, Phase, Window, check_seed
-from lightning_sparsegrad.transforms.masks._mask_file import MaskFile, read_mask_file
+from lightning_sparsegrad.transforms.masks._mask_file import MaskFile, chosen_file
 from lightning_sparsegrad.transforms.masks._scores import (
     OF_GRADIENTS,
     OF_WEIGHTS,
@@ -113,7 +111,11 @@ class SparseMask(FixedMask):
         require_one_of("scope", scope, ("global", "tensor"))
         require_one_of("freeze", freeze, ("weights", "gradients"))
         check_seed(seed)
-        self._file = None if score in _SCORES else _mask_file(score)
+        if score == "nonzero" and structure == "row":
+            raise ConfigurationError(
+                "Parameter `structure` should be 'entry' with `score = 'nonzero'`. Found `structure = 'row'`."
+            )
+        self._file = None if score in _SCORES else chosen_file(score, _SCORES)
         self.density = _check_density(density, score, self._file)
         if calibration_windows is not None:
             require_integer("calibration_windows", calibration_windows, least=1)
@@ -141,11 +143,14 @@ class SparseMask(FixedMask):
         self._drawn, self._is_chosen, self._is_guessed, self._lost = None, False, False, False
         self._scores = GradientScores(self.score) if self.score in OF_GRADIENTS else None
         if self._file is not None:
+            excluded = parameters.select("exclude", self.exclude)
             for name, mask in self._file.on(parameters):
-                self.hold_(name, mask)
+                if name not in excluded:
+                    self.hold_(name, mask)
             self._is_chosen = True
             return
         self._names = self._masked(parameters)
+        parameters.refuse_moving(self, self._names)
         if self.score in OF_WEIGHTS:
             self._choose(0)
 
@@ -241,6 +246,10 @@ class SparseMask(FixedMask):
         return super().dropped(window)
 
     def apply_(self, gradients: Gradients, window: Window) -> None:
+        if not self._is_chosen and self._scores is not None and not self._scores.is_empty:
+            # no window had the last number: steps of several optimizers count one by one, or a policy left it out
+            self._choose(0)
+            gradients.lose(super().dropped(window), by=self)
         if not self._is_chosen:
             raise ConfigurationError(
                 f"`{self!r}` should have a mask after {self.calibration_windows} calibration windows: resume from one "
@@ -288,12 +297,17 @@ class SparseMask(FixedMask):
             warn(f"`{self!r}` starts without a mask. Found the state of another strategy.", stacklevel=2)
             return
         before, now = ({name: each.get(name) for name in ("density", "score")} for each in (state, vars(self)))
-        if before != now:
-            warn(f"The mask of the checkpoint stays, that of {before}. Found {now}.", stacklevel=2)
         if "masks" in state:
+            if before != now:
+                warn(f"The mask of the checkpoint stays, that of {before}. Found {now}.", stacklevel=2)
             self._restore(state["masks"])
         elif self._scores is not None and "scores" in state:
-            self._scores.load_state_dict(state)
+            if before["score"] != self.score:
+                raise ConfigurationError(
+                    f"Parameter `score` should be {before['score']!r}, as in the checkpoint, which was written within "
+                    f"its calibration. Found `score = {self.score!r}`."
+                )
+            self._scores.load_state_dict(state, self.parameters.tensors)
         else:
             self._lost = True
 
@@ -303,7 +317,7 @@ class SparseMask(FixedMask):
         try:
             for name in masks.keys() & self.parameters.tensors.keys():
                 self.hold_(name, unpack_bits(masks[name]["bits"], masks[name]["shape"]))
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ConfigurationError(f"Parameter `state` should hold the bits of masks. Found {error}.") from error
         if unknown := sorted(masks.keys() - self.parameters.tensors.keys()):
             warn(f"Masks of parameters that the model lacks are left out. Found `{unknown[0]}`.", stacklevel=3)
@@ -314,15 +328,6 @@ class SparseMask(FixedMask):
     def __repr__(self) -> str:
         density = "" if self.density is None else f"density={self.density:g}, "
         return f"SparseMask({density}score={self.score!r})"
-
-
-def _mask_file(score: str) -> MaskFile:
-    if not isinstance(score, str) or not Path(score).is_file():
-        raise ConfigurationError(
-            f"Parameter `score` should be one of {', '.join(map(repr, _SCORES))}, or the path of a mask file. "
-            f"Found `score = {score!r}`, which is no file.{near_matches(str(score), _SCORES)}"
-        )
-    return read_mask_file(score)
 
 
 def _check_density(density: float | None, score: str, file: MaskFile | None) -> float | None:
