@@ -24,7 +24,7 @@ from benchmarks.output import publish
 from benchmarks.plots import draw_bars
 from benchmarks.ratios import Ratio, Summary, divide
 from benchmarks.report import Report
-from lightning_sparsegrad.functional import clip_components_, derive_key, mask_entries_, mask_rows_
+from lightning_sparsegrad.functional import clip_components_, derive_key, mask_entries_, mask_rows_, select_largest
 
 RATE = 0.5
 TIME = "time"
@@ -34,6 +34,7 @@ TORCH_CLIP = "torch clip_grad_norm_"
 FUSED = "mask entries, fused"
 EAGER = "mask entries, eager"
 ROWS = "mask rows"
+SELECT = "select the largest 1% of entries, once per run"
 CLIP_ALL = "clip components, all clipped"
 CLIP_FEW = "clip components, few clipped"
 CLIP_TENTH = "clip components, largest norms"
@@ -55,6 +56,7 @@ def make_arms(model: nn.Module, saved: Sequence[Tensor], *, fused: bool) -> list
     gradients, parameters = gradients_of(model), list(model.parameters())
     thresholds = find_thresholds(list(saved))
     keys = [derive_key("benchmark", index) for index in range(len(gradients))]
+    entries = sum(gradient.numel() for gradient in gradients)
     rates, ones = [RATE] * len(gradients), [1] * len(gradients)
     clip_ = partial(clip_components_, gradients, ones)
     all_clipped, tenth_clipped = [thresholds.all] * len(ones), [thresholds.tenth] * len(ones)
@@ -70,6 +72,7 @@ def make_arms(model: nn.Module, saved: Sequence[Tensor], *, fused: bool) -> list
         (TORCH_CLIP, "torch", lambda: nn.utils.clip_grad_norm_(parameters, thresholds.tenth)),
         (EAGER, "ours", lambda: mask_entries_(gradients, keys, rates)),
         (ROWS, "ours", lambda: mask_rows_(gradients, keys, rates)),
+        (SELECT, "ours", lambda: select_largest(gradients, entries // 100)),
         (CLIP_ALL, "ours", lambda: clip_(all_clipped)),
         (CLIP_FEW, "ours", lambda: clip_(few_clipped)),
         (CLIP_TENTH, "ours", lambda: clip_(tenth_clipped)),

@@ -72,7 +72,9 @@ def _ratios(samples: Samples) -> list[Ratio]:
     plain, clip = samples[PLAIN][STEP], samples[names.TORCH_CLIP][CHANGE]
     change = {name: sections[CHANGE] for name, sections in samples.items() if CHANGE in sections}
     ratios = []
-    for name, bound in ((strategies.FUSED, 0.02), (strategies.EAGER, 0.05)):
+    bounds = {strategies.FUSED: 0.02, strategies.EAGER: 0.05, strategies.NEW_ROWS: 0.01}
+    bounds |= {strategies.ONE_PERCENT: 0.05, strategies.THIRTY_PERCENT: 0.05}
+    for name, bound in bounds.items():
         if name in change:
             ratios.append(divide(f"change by {name} / plain step", change[name], plain, at_most=bound))
     for name, at_most in ((strategies.CLIP_ALL, 1.0), (strategies.CLIP_FEW, 0.6), (strategies.CLIP_TENTH, None)):

@@ -16,6 +16,8 @@ from lightning_sparsegrad import (
     HeadOnly,
     Identity,
     LayerGradDrop,
+    SparseMask,
+    TrainableRows,
     ValueClip,
 )
 
@@ -34,6 +36,9 @@ CLIP_FEW = "ComponentNormClip, few clipped"
 CLIP_TENTH = "ComponentNormClip, tenth of tensors"
 GLOBAL = "GlobalNormClip"
 VALUE = "ValueClip"
+ONE_PERCENT = "SparseMask, 1% of entries"
+THIRTY_PERCENT = "SparseMask, 30% of entries"
+NEW_ROWS = "TrainableRows, 50 embeddings"
 CHAIN = "Chain of GradDrop and ComponentNormClip"
 
 
@@ -57,6 +62,9 @@ def make_strategies(thresholds: Thresholds, *, fused: bool) -> dict[str, Gradien
         CLIP_TENTH: ComponentNormClip(max_norm=thresholds.tenth),
         GLOBAL: GlobalNormClip(max_norm=thresholds.tenth),
         VALUE: ValueClip(max_value=thresholds.value),
+        ONE_PERCENT: SparseMask(0.01, score="random"),  # as fast as the others, and calibrates in no step
+        THIRTY_PERCENT: SparseMask(0.3, score="random"),
+        NEW_ROWS: TrainableRows({"*word_embeddings.weight": [*range(50)]}),
         CHAIN: Chain([GradDrop(rate=RATE, fused=fused), ComponentNormClip(max_norm=thresholds.all)]),
     }
     return listed | from_overlays({type(transform).__name__ for transform in (*listed.values(), Identity())})

@@ -51,7 +51,7 @@ def tensors_of(model: nn.Module | Mapping[str, Any], parameter: str) -> dict[str
         ConfigurationError: If it is neither, or has a tensor that is sharded, quantized, sparse or without data.
     """
     if isinstance(model, nn.Module):
-        state: Mapping[str, Any] = _inside(uncompiled(model)).state_dict()
+        state: Mapping[str, Any] = _inside(model).state_dict()
     elif isinstance(model, Mapping):
         state = model
     else:
@@ -113,10 +113,13 @@ def name_of(dtype: torch.dtype) -> str:
 def _inside(module: nn.Module) -> nn.Module:
     from lightning.pytorch import LightningModule
 
-    inner = getattr(module, "model", None)
-    if not isinstance(module, LightningModule) or not isinstance(inner, nn.Module):
-        return module
-    return uncompiled(inner) if all(name.startswith("model.") for name in module.state_dict()) else module
+    whole = uncompiled(module)
+    if isinstance(whole, nn.parallel.DistributedDataParallel):
+        return _inside(whole.module)
+    inner = getattr(whole, "model", None)
+    if not isinstance(whole, LightningModule) or not isinstance(inner, nn.Module):
+        return whole
+    return _inside(inner) if all(name.startswith("model.") for name in whole.state_dict()) else whole
 
 
 def _fault_of(tensor: Any) -> str:

@@ -108,10 +108,9 @@ def write_delta(
         fresh: Names of tensors that are in the base by chance, such as those of a new head: these are stored whole.
 
     Raises:
-        ConfigurationError: If the file exists.
+        ConfigurationError: If the file exists by now.
         OSError: If it cannot be written.
     """
-    require_new(path, parameter)
     base = {name: tensor for name, tensor in base.items() if name in model and name not in fresh}
     tied = dict(_tied(model, base))
     own = {name: tensor for name, tensor in model.items() if name not in tied}

@@ -13,7 +13,7 @@ from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.export import _bits
 from lightning_sparsegrad.export._bits import bits, digest_of, name_of, tensors_of, tied_names
 from lightning_sparsegrad.export._delta_reader import Delta, opened
-from lightning_sparsegrad.export._delta_writer import write_delta
+from lightning_sparsegrad.export._delta_writer import require_new, write_delta
 
 _Model = TypeVar("_Model", bound=nn.Module)
 
@@ -33,13 +33,13 @@ def save_delta(
 
     Args:
         model: The trained model, or its state dict.
-        base: The base model, or its state dict, as it was before the training. A deep copy or a second
-            `from_pretrained`; not the trained model itself.
+        base: The base model or its state dict, from before the training: a deep copy, or loaded anew. A state dict of
+            it without the tensors that are new, such as those of a head, has these stored whole.
         path: The file to write, `.safetensors` by custom.
 
     Raises:
-        ConfigurationError: If the file exists; if one of the models has a tensor that is sharded, quantized or without
-            data.
+        ConfigurationError: If the file exists; if the base shares its memory or no name with the model; if one of them
+            has a tensor that is sharded, quantized or without data.
         OSError: If the file cannot be written.
 
     Example:
@@ -56,7 +56,13 @@ def save_delta(
         >>> torch.equal(loaded.weight, model.weight)
         True
     """
-    write_delta(tensors_of(model, "model"), tensors_of(base, "base"), path, "path")
+    require_new(path, "path")
+    tensors, before = tensors_of(model, "model"), tensors_of(base, "base")
+    common = [name for name in tensors if name in before and before[name].numel()]
+    if not common or all(before[name].data_ptr() == tensors[name].data_ptr() for name in common):
+        fault = "one that shares its memory with the model" if common else "one that has none of the model's names"
+        raise ConfigurationError(f"Parameter `base` should be the model as it was before the training. Found {fault}.")
+    write_delta(tensors, before, path, "path")
 
 
 def load_delta(model: _Model, path: str | Path) -> _Model:

@@ -32,7 +32,7 @@ from lightning_sparsegrad import ComponentNormClip, GradientEngine
 from tests.strategies import STRATEGIES
 
 CPU = torch.device("cpu")
-TINY = Size(hidden=16, layers=2, heads=2, intermediate=24, vocabulary=40, examples=2, tokens=6)
+TINY = Size(hidden=16, layers=2, heads=2, intermediate=24, vocabulary=60, examples=2, tokens=6)
 MACHINE = {"processor": "a processor", "threads": 2, "torch": "2"}
 
 

@@ -58,6 +58,18 @@ def loader(kind: str = "shuffled") -> Any:
     return DataLoader(samples(), batch_size=4, shuffle=True, generator=generator, drop_last=True)  # type: ignore[arg-type]
 
 
+class Shrinking(SGD):
+    """Halves all weights in each step, with and without a gradient."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        loss = super().step(closure)
+        for group in self.param_groups:
+            for tensor in group["params"]:
+                tensor.mul_(0.5)
+        return loss
+
+
 class Plain(LightningModule):
     """Two blocks with dropout and a head, which trains on its own data."""
 
@@ -90,7 +102,8 @@ class Plain(LightningModule):
         return self.loss(batch)
 
     def configure_optimizers(self) -> Optimizer:
-        return SGD(self.parameters(), lr=0.05, weight_decay=0.5)
+        kind = Shrinking if self._fault == "shrinks" else SGD
+        return kind(self.parameters(), lr=0.05, weight_decay=0.5)
 
     def train_dataloader(self) -> Any:
         return loader(self._data)

@@ -23,7 +23,7 @@ ORDER = torch.randperm(SAMPLES, generator=torch.Generator().manual_seed(2)).toli
 DATA = torch.stack(samples())
 TASK = [f"--model={Task.__module__}.Task", *TRAINER]
 PLAIN = f"--model={Plain.__module__}.Plain"
-IN_PLACE = (
+BY_HAND = (
     f"{{class_path: SparseMask, init_args: {{score: {FILE}}}}} in place of `SparseMask(density=0.1, score='fisher')`"
 )
 TO_FILE = f"--output={FILE}"
@@ -50,8 +50,8 @@ def masks(path: str = FILE) -> dict[str, Tensor]:
 
 def entries(path: str = FILE) -> dict[str, set[int]]:
     """Return the indices of the entries of a mask file, without tensors of which none trains."""
-    found = {name: set(mask.flatten().nonzero().flatten().tolist()) for name, mask in masks(path).items()}
-    return {name: indices for name, indices in found.items() if indices}
+    indices = {name: set(mask.flatten().nonzero().flatten().tolist()) for name, mask in masks(path).items()}
+    return {name: each for name, each in indices.items() if each}
 
 
 def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:
@@ -79,6 +79,12 @@ def test_a_mask_is_that_of_a_slow_loop(score: str, most: int) -> None:
     for name, tensor in cli.model.state_dict().items():
         assert torch.equal(tensor, Plain().state_dict()[name]), f"{name} moved"
     assert read_mask_file(FILE).density == 0.1
+
+
+def test_no_step_is_taken_even_by_an_optimizer_that_needs_no_gradient() -> None:
+    cli = calibrated(*task(), "--model.fault=shrinks", "--samples=3")
+    assert torch.equal(cli.model.head.weight, Plain().head.weight)
+    assert entries() == largest(sums(Plain(), DATA[ORDER[:3], None], "fisher"), 0.1)
 
 
 def test_batches_and_dropout_would_give_another_mask() -> None:
@@ -115,7 +121,7 @@ def test_a_mask_in_a_chain_is_that_of_itself_alone(capsys: pytest.CaptureFixture
     assert lines[0].endswith(f"Train with {flag}=SparseMask {flag}.score={FILE}")
     chain["init_args"]["transforms"] = [clip, mask]  # type: ignore[index]
     lines = printed(capsys, *TASK, f"--model.gradient_transform={json.dumps(chain)}")
-    assert lines[0].endswith(IN_PLACE), "no flag leads into a list"
+    assert lines[0].endswith(BY_HAND), "no flag leads into a list"
 
 
 def test_a_callback_calibrates_like_a_module(capsys: pytest.CaptureFixture[str]) -> None:
@@ -130,7 +136,7 @@ def test_a_callback_calibrates_like_a_module(capsys: pytest.CaptureFixture[str])
     assert entries() == alone
     assert lines == [
         f"`{FILE}` has a mask of 8 tensors: 17 of 168 entries train, chosen by 'fisher' of 12 samples. "
-        f"Train with {IN_PLACE}",
+        f"Train with {BY_HAND}",
         "note: left out, whatever it would change: `StochasticWeightAveraging`",
         "note: the data have 12 samples, fewer than the 1,024 asked for",
     ]
@@ -193,7 +199,7 @@ def test_samples_are_those_of_the_loader_in_its_order(data: str, order: list[int
 @cases("fault", ["gaps", "infinite"])
 def test_samples_without_a_usable_gradient_count_for_nothing(fault: str) -> None:
     calibrated(*task(), f"--model.fault={fault}")
-    usable = [index for place, index in enumerate(ORDER) if place % 3 != 2]
+    usable = [index for number, index in enumerate(ORDER) if number % 3 != 2]
     assert entries() == largest(sums(Plain(), DATA[usable, None], "fisher"), 0.1)
 
 

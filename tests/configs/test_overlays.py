@@ -156,7 +156,10 @@ def test_an_overlay_shows_its_effect(subtests: pytest.Subtests) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("second", OVERLAYS)
-def test_an_overlay_over_any_other_is_the_overlay_alone(second: str, parsed: ParsedOnly) -> None:
+def test_an_overlay_over_others_is_the_overlay_alone(second: str, parsed: ParsedOnly) -> None:
+    """Over a chain, and over two overlays in turn: `tests/cli/test_replacing.py` has every pair of kinds."""
+    names = sorted(OVERLAYS)
+    index = names.index(second)
     alone = parsed.strategy(QUICKSTART, str(OVERLAYS[second]))
-    for first in OVERLAYS.values():
-        assert parsed.strategy(QUICKSTART, str(first), str(OVERLAYS[second])) == alone
+    for first in ("chain", names[index - 1], names[index - 3]):
+        assert parsed.strategy(QUICKSTART, str(OVERLAYS[first]), str(OVERLAYS[second])) == alone

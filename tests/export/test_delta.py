@@ -1,7 +1,6 @@
 """Deltas: what of a base model has changed, stored in a file and loaded bit by bit."""
 
 import json
-import resource
 import struct
 import subprocess
 import sys
@@ -23,6 +22,8 @@ from torch import Tensor, nn
 from lightning_sparsegrad import ConfigurationError, load_delta, save_delta
 from lightning_sparsegrad.export import _bits
 from tests.cases import cases
+from tests.engine.test_models import process_group as process_group
+from tests.files.test_writing import full as full
 from tests.tiny import compiled, tiny_bert, tiny_gpt2, tiny_t5
 
 PATH = Path("a.safetensors")
@@ -131,6 +132,21 @@ def test_bits_of_any_dtype(dtype: torch.dtype) -> None:
     target.register_buffer("x", base.clone())
     load_delta(target, PATH)
     assert equal(target.state_dict()["x"], model)
+
+
+def test_tensors_of_several_dtypes_in_a_file() -> None:
+    model = {
+        "a": torch.ones(3, dtype=torch.uint8),
+        "b": torch.ones(3).half(),
+        "c": torch.ones(1).double(),
+        "d": torch.ones(1),
+    }
+    store(model, {name: torch.zeros_like(tensor) for name, tensor in model.items()})
+    target = nn.Module()
+    for name, tensor in model.items():
+        target.register_buffer(name, torch.zeros_like(tensor))
+    load_delta(target, PATH)
+    assert all(equal(value, model[name]) for name, value in target.state_dict().items())
 
 
 def test_signs_of_zero_and_payloads_of_nan_are_bits() -> None:
@@ -297,6 +313,40 @@ def test_tied_tensors_may_be_apart_in_the_model_or_in_the_base() -> None:
     assert same(target, pair(tied=True))
 
 
+def test_tied_tensors_whose_base_has_two_values_are_stored_apart() -> None:
+    tied = torch.arange(25.0)
+    base = {"a": tied.clone(), "b": tied + 1}
+    store({"a": tied, "b": tied}, base)
+    assert list(load_file(PATH)) == ["whole:b"]
+    target = nn.ParameterDict(base)
+    load_delta(target, PATH)
+    assert equal(target["a"], tied)
+    assert equal(target["b"], tied)
+
+
+def test_tied_tensors_of_which_the_base_has_the_second_name() -> None:
+    tied = torch.arange(25.0)
+    base = tied.clone()
+    tied[3] = 7.0
+    store({"a": tied, "b": tied}, {"b": base})
+    assert sorted(load_file(PATH)) == ["index:b", "value:b"]
+    target = nn.ParameterDict({"a": base.clone(), "b": base.clone()})
+    load_delta(target, PATH)
+    assert equal(target["a"], tied)
+    assert equal(target["b"], tied)
+
+
+def test_a_matrix_and_its_transpose_are_two_tensors() -> None:
+    matrix = torch.zeros(5, 5)
+    base = {"a": matrix.clone(), "b": matrix.clone()}
+    matrix[1, 2] = 1.0
+    store({"a": matrix, "b": matrix.T}, base)
+    target = nn.ParameterDict(base)
+    load_delta(target, PATH)
+    assert equal(target["a"], matrix)
+    assert equal(target["b"], matrix.T.contiguous())
+
+
 def test_a_state_dict_without_the_names_of_tied_tensors() -> None:
     base, model = tiny_gpt2(), tiny_gpt2()
     with torch.no_grad():
@@ -338,11 +388,23 @@ def test_a_task_with_more_than_a_model_keeps_its_names() -> None:
     assert same(load_delta(task, PATH), other)
 
 
-def test_wrappers_do_not_change_names() -> None:
+WRAPPERS: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "compiled": compiled,
+    "task": lambda model: Task(compiled(model)),
+    "data parallel": nn.parallel.DistributedDataParallel,
+    "task, data parallel": lambda model: nn.parallel.DistributedDataParallel(Task(model)),
+    "data parallel, compiled": lambda model: compiled(nn.parallel.DistributedDataParallel(model)),
+}
+
+
+@cases("wrapper", WRAPPERS)
+def test_wrappers_do_not_change_names(wrapper: str, process_group: None) -> None:
     model = written(net(6, 5, 3))
     target = net(6, 5, 3)
-    load_delta(compiled(target), PATH)
+    load_delta(WRAPPERS[wrapper](target), PATH)
     assert same(target, model)
+    store(WRAPPERS[wrapper](model), net(6, 5, 3))
+    assert same(load_delta(net(6, 5, 3), PATH), model)
 
 
 # ---------------------------------------------------------------- another base
@@ -384,7 +446,7 @@ def test_a_model_that_has_the_delta_is_refused_with_a_hint() -> None:
 
 
 def test_shapes_and_dtypes_of_tensors_stored_whole() -> None:
-    store({"x": torch.ones(3)}, {})
+    store({"x": torch.ones(3)}, {"x": torch.zeros(3)})
     target = nn.Module()
     target.register_buffer("x", torch.zeros(2))
     refused(target, r"`x` of shape \(3,\)\. Found \(2,\)")
@@ -400,6 +462,28 @@ def test_tensors_without_data_are_refused(device: str) -> None:
     with pytest.raises(ConfigurationError, match=r"`0.weight` on `meta`"):
         save_delta(net(6, 5, 3).to(device), net(6, 5, 3), "b.safetensors")
     assert not Path("b.safetensors").exists()
+
+
+def test_a_base_from_after_the_training_is_refused() -> None:
+    """A state dict shares its memory with the model, which trains on."""
+    model = net(2, 2)
+    for base in (model, model.state_dict(), Task(model)):
+        with pytest.raises(ConfigurationError, match=r"Parameter `base` .* Found one that shares its memory"):
+            store(model, base)
+    model.add_module("1", nn.Linear(2, 2))
+    shared = nn.Sequential(model[0], nn.Linear(2, 2))
+    store(model, shared)
+    assert sorted(load_file(PATH)) == ["whole:1.bias", "whole:1.weight"]
+
+
+def test_a_base_of_other_names_is_refused() -> None:
+    state = {f"model.{name}": value for name, value in net(2, 2).state_dict().items()}
+    for base in (state, {}):
+        with pytest.raises(
+            ConfigurationError, match=r"Parameter `base` .* Found one that has none of the model's names"
+        ):
+            store(net(2, 2), base)
+    assert not PATH.exists()
 
 
 def test_what_is_no_model_is_refused() -> None:
@@ -422,8 +506,9 @@ def test_a_file_is_not_overwritten() -> None:
     ):
         save_delta(net(2, 2), net(2, 2), PATH)
     assert PATH.read_text() == "mine"
-    with pytest.raises(ConfigurationError, match="which exists"):
-        save_delta(net(2, 2), net(2, 2), ".")
+    unusable: Any = 1
+    with pytest.raises(ConfigurationError, match="which exists"):  # before anything is compared
+        save_delta(unusable, unusable, ".")
     save_delta(net(2, 2), net(2, 2), "new/folder/a.safetensors")
     assert sorted(path.name for path in Path("new").rglob("*")) == ["a.safetensors", "folder"]
 
@@ -442,15 +527,10 @@ def test_a_file_that_appears_meanwhile_is_not_overwritten(monkeypatch: pytest.Mo
     assert PATH.read_text() == "mine"
 
 
+@pytest.mark.usefixtures("full")
 def test_nothing_is_left_of_a_file_on_a_full_disk() -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
-    try:
-        with pytest.raises(OSError, match=r"a\.safetensors") as error:
-            store(net(90, 90), {})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert error.value.filename == str(PATH)
+    with pytest.raises(OSError, match=r"File too large: 'a\.safetensors'"):
+        store(changed(net(200, 200), lambda state: state["0.weight"].add_(1)), net(200, 200))
     assert not list(Path().iterdir())
 
 

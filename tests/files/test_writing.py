@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from lightning_sparsegrad.files._unfinished import Unfinished, new_folder, sweep
-from lightning_sparsegrad.files._writing import fill, full_disk, replacing, write_new
+from lightning_sparsegrad.files._writing import creating, fill, full_disk, replacing, write_new
 
 LEFT = ".a.ckpt.0123456789abcdef.part"
 LIMIT = 40_000  # bytes of a file
@@ -77,6 +77,26 @@ def test_a_full_disk_leaves_what_was_there(write: Callable[[Any], Any]) -> None:
         write(file)
     assert names() == ["a.ckpt"]
     assert Path("a.ckpt").read_text() == "before"
+
+
+@pytest.mark.usefixtures("full")
+def test_a_full_disk_leaves_no_new_file() -> None:
+    with pytest.raises(OSError, match=r"File too large: 'out/a'"), creating("out/a") as file:
+        quiet(file)
+    assert not names()
+
+
+def test_a_new_file_takes_no_name_that_is_taken() -> None:
+    with creating("out/a") as file:
+        file.write(b"first")
+        assert not Path("out/a").exists()
+    with pytest.raises(FileExistsError, match="out/a"), creating("out/a") as file:
+        file.write(b"second")
+    Path("b").symlink_to("nowhere")
+    with pytest.raises(FileExistsError, match="b"), creating("b") as file:
+        file.write(b"third")
+    assert names() == ["b", "out/a"]
+    assert Path("out/a").read_bytes() == b"first"
 
 
 @pytest.mark.usefixtures("full")

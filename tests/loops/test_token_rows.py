@@ -108,9 +108,9 @@ def test_rows_that_were_added_are_listed(caplog: pytest.LogCaptureFixture) -> No
 def test_a_search_trains_the_rows_of_tokens() -> None:
     task, callbacks = through("module", TrainableRows({PATTERN: ["▁cat"]}), Task)
     run = trainer(callbacks=callbacks, max_epochs=3)
-    found = Tuner(run).lr_find(task, datamodule=Words(), num_training=5, early_stop_threshold=None)
-    assert found is not None
-    assert len(found.results["loss"]) == 5
+    search = Tuner(run).lr_find(task, datamodule=Words(), num_training=5, early_stop_threshold=None)
+    assert search is not None
+    assert len(search.results["loss"]) == 5
 
 
 def test_a_tokenizer_may_be_that_of_the_module() -> None:

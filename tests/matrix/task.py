@@ -72,16 +72,22 @@ ROWS = [row for row in GOLDEN if is_in_matrix(row)]
 SCALED = [row for row in ROWS if not row.calibrates]  # which is refused under a loss scale
 
 
-def _others_long(rows: Sequence[Golden]) -> pytest.MarkDecorator:
-    """Parametrize, and leave strategies that do not know where training stands to the long tests."""
-    params = [row if knows_when(row) else pytest.param(row, marks=pytest.mark.long) for row in rows]
-    return pytest.mark.parametrize("row", params, ids=str)
-
-
 every_row = pytest.mark.parametrize("row", ROWS, ids=str)
 every_scaled_row = pytest.mark.parametrize("row", SCALED, ids=str)
-# where strategies differ by where training stands alone
-rows_that_know_when, scaled_rows_that_know_when = _others_long(ROWS), _others_long(SCALED)
+
+
+def rows_that_know_when(
+    names: str, first: Sequence[Any], second: Sequence[Any], *, rows: Sequence[Golden] = ROWS
+) -> pytest.MarkDecorator:
+    """Parametrize `row` and other arguments: the first values with strategies that know where training stands.
+
+    Where these alone differ, the long tests have all strategies, with the second values.
+    """
+    quick = [pytest.param(row, *first, id=f"{row}-first") for row in rows if knows_when(row)]
+    slow = [pytest.param(row, *second, id=f"{row}-second", marks=pytest.mark.long) for row in rows]
+    return pytest.mark.parametrize(("row", *names.split()), [*quick, *slow])
+
+
 without_skipping = pytest.mark.filterwarnings("ignore:Gradients that are dropped whole are computed nevertheless")
 
 

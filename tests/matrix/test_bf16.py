@@ -14,7 +14,6 @@ from .task import (
     Task,
     Witness,
     assert_follows_reference,
-    each_door,
     every_row,
     fit,
     in_plain_loop,
@@ -27,8 +26,9 @@ TRUE = {"bf16-true": torch.bfloat16, "16-true": torch.float16}
 
 
 @every_row
-@each_door
-@pytest.mark.parametrize("kind", [Adaptive, pytest.param(Fused, marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    ("door", "kind"), [("module", Adaptive), pytest.param("callback", Fused, marks=pytest.mark.long)]
+)
 def test_mixed_weights_are_those_of_a_plain_loop(door: str, row: Golden, kind: type[Task]) -> None:
     witness = Witness()
     run = fit(door, row, kind, callbacks=[witness], precision="bf16-mixed")
@@ -36,9 +36,7 @@ def test_mixed_weights_are_those_of_a_plain_loop(door: str, row: Golden, kind: t
     assert_follows_reference(row, witness.seen)
 
 
-@rows_that_know_when
-@each_door
-@pytest.mark.parametrize("precision", ["bf16-true", pytest.param("16-true", marks=pytest.mark.long)])
+@rows_that_know_when("door precision", ("module", "bf16-true"), ("callback", "16-true"))
 def test_true_weights_are_those_of_a_plain_loop(door: str, row: Golden, precision: str) -> None:
     witness = Witness()
     run = fit(door, row, callbacks=[witness], precision=precision)

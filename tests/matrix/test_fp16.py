@@ -32,6 +32,7 @@ from tests.transforms.small import (
 
 from .task import (
     ROWS,
+    SCALED,
     Adaptive,
     Fused,
     Task,
@@ -43,7 +44,7 @@ from .task import (
     fit_task,
     in_plain_loop,
     plan,
-    scaled_rows_that_know_when,
+    rows_that_know_when,
 )
 
 HALF = partial(torch.autocast, "cpu", torch.float16, cache_enabled=False)
@@ -65,8 +66,9 @@ def growing() -> GradScaler:
 
 # ---------------------------------------------------------------- true units
 @every_scaled_row
-@each_door
-@each_optimizer
+@pytest.mark.parametrize(
+    ("door", "kind"), [("module", Adaptive), pytest.param("callback", Fused, marks=pytest.mark.long)]
+)
 def test_weights_are_those_of_a_plain_loop_with_a_scaler(door: str, row: Golden, kind: type[Task]) -> None:
     scaler, witness = growing(), Witness()
     run = fit(door, row, kind, callbacks=[witness], **half(scaler))
@@ -101,10 +103,7 @@ def shrinking() -> GradScaler:
     return GradScaler("cpu", 2.0**36, backoff_factor=2.0**-16)
 
 
-@scaled_rows_that_know_when
-@pytest.mark.parametrize(
-    ("door", "kind"), [("callback", Fused), pytest.param("module", Adaptive, marks=pytest.mark.long)]
-)
+@rows_that_know_when("door kind", ("callback", Fused), ("module", Adaptive), rows=SCALED)
 def test_overflow_skips_the_steps_it_skips_without_us(door: str, row: Golden, kind: type[Task]) -> None:
     scaler, alone = shrinking(), shrinking()
     actual, expected, witness = Steps(scaler), Steps(alone), Witness()

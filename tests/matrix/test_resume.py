@@ -15,7 +15,7 @@ from tests.reference import keep_all
 from tests.transforms.golden import Golden
 from tests.transforms.small import TOTAL_STEPS, flat
 
-from .task import ACCUMULATE, EPOCHS, SIZE, Adaptive, each_door, every_row, samples
+from .task import ACCUMULATE, EPOCHS, SIZE, Adaptive, every_row, samples
 
 pytestmark = pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
 
@@ -46,8 +46,9 @@ def fit(door: str, row: Golden, folder: Path, step: int | None = None) -> Traine
 CALIBRATES = Golden(SparseMask(0.1, calibration_windows=4), (), does=keep_all)  # in more windows than golden rows do
 
 
-@each_door
-@pytest.mark.parametrize("steps", [[2], pytest.param([1, 3, 4, 5], marks=pytest.mark.long)], ids=["inside", "others"])
+@pytest.mark.parametrize(
+    ("door", "steps"), [("module", [2]), pytest.param("callback", [1, 3, 4, 5], marks=pytest.mark.long)]
+)
 def test_a_run_resumed_inside_its_calibration_is_one_that_never_stopped(
     door: str, steps: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -55,8 +56,9 @@ def test_a_run_resumed_inside_its_calibration_is_one_that_never_stopped(
 
 
 @every_row
-@each_door
-@pytest.mark.parametrize("steps", [[3], pytest.param([1, 2, 4, 5], marks=pytest.mark.long)], ids=["inside", "others"])
+@pytest.mark.parametrize(
+    ("door", "steps"), [("module", [3]), pytest.param("callback", [1, 2, 4, 5], marks=pytest.mark.long)]
+)
 def test_a_resumed_run_is_one_that_never_stopped(
     row: Golden, door: str, steps: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

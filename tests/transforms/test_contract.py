@@ -16,7 +16,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_sparsegrad import GradientEngine, transforms
+from lightning_sparsegrad import GradientEngine, GradientTransform, transforms
+from lightning_sparsegrad.transforms.base import _FACTS, stated
 from tests.cases import Laws, cases
 from tests.reference import stepped
 from tests.strategies import ROOT, STRATEGIES, overlay_name, spec_in
@@ -77,6 +78,13 @@ def test_strategy_is_imported_by_its_package(strategy: type):
     file = "lightning_sparsegrad/transforms/__init__.py"
     assert getattr(transforms, strategy.__name__, None) is strategy, f"import {strategy.__name__} in {file}"
     assert strategy.__name__ in transforms.__all__, f"add {strategy.__name__} to `__all__` in {file}"
+
+
+@every_strategy
+def test_strategy_states_all_facts_of_its_bases(strategy: type):
+    """One that overrides `apply_` and does not state them again would be refused on shards, or compute everything."""
+    bases = strategy.__mro__[: strategy.__mro__.index(GradientTransform)]
+    assert stated(strategy) >= {fact for base in bases for fact in _FACTS if fact in vars(base)}
 
 
 # ---------------------------------------------------------------- numbers

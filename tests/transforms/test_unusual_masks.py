@@ -133,11 +133,6 @@ def test_two_masks_of_a_tied_tensor_have_to_be_the_same(tmp_path: Path):
         GradientEngine(model, SparseMask(score=file))
 
 
-def test_rows_cannot_be_chosen_by_their_zeros():
-    with pytest.raises(ConfigurationError, match="`structure` should be 'entry' with `score = 'nonzero'`"):
-        SparseMask(score="nonzero", structure="row")
-
-
 def test_a_path_that_is_no_text_is_refused_as_such(tmp_path: Path):
     save_file({"0.weight": torch.ones(3, 4)}, tmp_path / "mask.safetensors")
     with pytest.raises(ConfigurationError, match="the path of a mask file, as text"):

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from lightning_sparsegrad.components import NamedParameters
-from lightning_sparsegrad.errors import ConfigurationError, near_matches, reason_of
+from lightning_sparsegrad.errors import ConfigurationError, near_matches, reason_of, require_number
 from lightning_sparsegrad.functional import pack_bits, unpack_bits
 from lightning_sparsegrad.functional.selection import require_bits
 
@@ -121,3 +121,21 @@ def mask_file(masks: Mapping[str, Tensor], described: Mapping[str, Any]) -> byte
     about = {name: str(value) for name, value in described.items() if value is not None}
     metadata = {**about, "format": _FORMAT, "version": _VERSION, "shapes": shapes}
     return save({name: pack_bits(mask) for name, mask in masks.items()}, metadata)
+
+
+def check_density(density: float | None, score: str, file: MaskFile | None) -> float | None:
+    """Return the share that trains; `None` where a file, or `"nonzero"`, says so itself."""
+    if density is None:
+        if file is None and score != "nonzero":
+            raise ConfigurationError(
+                f"Parameter `density` should be given with `score = {score!r}`. Found `density = None`."
+            )
+        return None
+    density = require_number("density", density, lambda share: 0 < share <= 1, "above 0 and at most 1")
+    own = None if file is None else file.density
+    if score == "nonzero" or (file is not None and own is not None and own != density):
+        raise ConfigurationError(
+            f"Parameter `density` should be left out with `score = {score!r}`, which sets the share itself"
+            f"{'' if own is None else f' ({own:g})'}. Found `density = {density:g}`."
+        )
+    return density

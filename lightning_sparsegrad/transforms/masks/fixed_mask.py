@@ -119,7 +119,11 @@ class FixedMask(GradientTransform):
     def factors(self) -> Mapping[str, Tensor]:
         return {}
 
+    def require_mask(self, gradients: Gradients, window: Window) -> None:
+        """Raise a `ConfigurationError` if there is no mask to apply to the gradients of a window."""
+
     def apply_(self, gradients: Gradients, window: Window) -> None:
+        self.require_mask(gradients, window)
         gradients.lose(window.dropped_by(self), by=self)  # a no-op, unless another strategy calls this one
         for name in self._partial.keys() & gradients.keys():
             local = shard_of(gradients[name]).local

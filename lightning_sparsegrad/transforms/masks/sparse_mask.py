@@ -8,16 +8,11 @@ import torch
 from torch import Tensor
 
 from lightning_sparsegrad.components import NamedParameters, find_layers
-from lightning_sparsegrad.errors import (
-    ConfigurationError,
-    require_integer,
-    require_number,
-    require_one_of,
-)
+from lightning_sparsegrad.errors import ConfigurationError, require_integer, require_one_of
 from lightning_sparsegrad.functional import group_of, select_largest, shard_of, unpack_bits
 from lightning_sparsegrad.functional.sharding import is_spread, whole_of
 from lightning_sparsegrad.transforms.base import Gradients, Phase, Window, check_seed
-from lightning_sparsegrad.transforms.masks._mask_file import MaskFile, chosen_file
+from lightning_sparsegrad.transforms.masks._mask_file import check_density, chosen_file
 from lightning_sparsegrad.transforms.masks._scores import (
     OF_GRADIENTS,
     OF_WEIGHTS,
@@ -107,16 +102,21 @@ class SparseMask(FixedMask):
         seed: int | None = None,
     ) -> None:
         super().__init__()
-        require_one_of("structure", structure, ("entry", "row"))
-        require_one_of("scope", scope, ("global", "tensor"))
         require_one_of("freeze", freeze, ("weights", "gradients"))
+        require_one_of("exclude_head", exclude_head, (True, False))
         check_seed(seed)
-        if score == "nonzero" and structure == "row":
-            raise ConfigurationError(
-                "Parameter `structure` should be 'entry' with `score = 'nonzero'`. Found `structure = 'row'`."
-            )
         self._file = None if score in _SCORES else chosen_file(score, _SCORES)
-        self.density = _check_density(density, score, self._file)
+        for name, value, allowed in (
+            ("structure", structure, ("entry", "row")),
+            ("scope", scope, ("global", "tensor")),
+        ):
+            require_one_of(name, value, allowed)
+            if value != allowed[0] and (score == "nonzero" or self._file is not None):
+                raise ConfigurationError(
+                    f"Parameter `{name}` should be left out with `score = {score!r}`, which ranks nothing. "
+                    f"Found `{name} = {value!r}`."
+                )
+        self.density = check_density(density, score, self._file)
         if calibration_windows is not None:
             require_integer("calibration_windows", calibration_windows, least=1)
             if score not in OF_GRADIENTS:
@@ -245,7 +245,7 @@ class SparseMask(FixedMask):
         self._draw(window)
         return super().dropped(window)
 
-    def apply_(self, gradients: Gradients, window: Window) -> None:
+    def require_mask(self, gradients: Gradients, window: Window) -> None:
         if not self._is_chosen and self._scores is not None and not self._scores.is_empty:
             # no window had the last number: steps of several optimizers count one by one, or a policy left it out
             self._choose(0)
@@ -259,7 +259,6 @@ class SparseMask(FixedMask):
             raise ConfigurationError(
                 f"Weights should be there when the engine of `{self!r}` is made. Found them on the meta device then."
             )
-        super().apply_(gradients, window)
 
     def before_step_(self, weights: Mapping[str, Tensor], window: Window) -> None:
         if self.freeze == "weights":
@@ -279,6 +278,10 @@ class SparseMask(FixedMask):
         return sum(weight.numel() * (weight.element_size() + 1 + 4) for weight in weights)  # a copy, a mask, scores
 
     # ------------------------------------------------------------ state
+    @property
+    def _is_spread(self) -> bool:
+        return any(is_spread(tensor) for tensor in self.parameters.tensors.values())
+
     def state_dict(self) -> dict[str, Any]:
         if self.score == "random" or self._file is not None:
             return {}  # drawn or read again
@@ -286,7 +289,7 @@ class SparseMask(FixedMask):
         if self._is_chosen:
             masks = {name: {"bits": packed, "shape": list(shape)} for name, (packed, shape) in self._packed.items()}
             return {**described, "masks": masks}
-        if self._scores is None or any(is_spread(tensor) for tensor in self.parameters.tensors.values()):
+        if self._scores is None or self._is_spread:
             return {**described, "lost": True}
         return {**described, **self._scores.state_dict()}
 
@@ -301,7 +304,7 @@ class SparseMask(FixedMask):
             if before != now:
                 warn(f"The mask of the checkpoint stays, that of {before}. Found {now}.", stacklevel=2)
             self._restore(state["masks"])
-        elif self._scores is not None and "scores" in state:
+        elif self._scores is not None and "scores" in state and not self._is_spread:
             if before["score"] != self.score:
                 raise ConfigurationError(
                     f"Parameter `score` should be {before['score']!r}, as in the checkpoint, which was written within "
@@ -315,7 +318,7 @@ class SparseMask(FixedMask):
         """Hold the masks of a state."""
         self.release_()
         try:
-            for name in masks.keys() & self.parameters.tensors.keys():
+            for name in (each for each in self.parameters if each in masks.keys()):  # noqa: SIM118  # a list has no keys
                 self.hold_(name, unpack_bits(masks[name]["bits"], masks[name]["shape"]))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ConfigurationError(f"Parameter `state` should hold the bits of masks. Found {error}.") from error
@@ -328,20 +331,3 @@ class SparseMask(FixedMask):
     def __repr__(self) -> str:
         density = "" if self.density is None else f"density={self.density:g}, "
         return f"SparseMask({density}score={self.score!r})"
-
-
-def _check_density(density: float | None, score: str, file: MaskFile | None) -> float | None:
-    if density is None:
-        if file is None and score != "nonzero":
-            raise ConfigurationError(
-                f"Parameter `density` should be given with `score = {score!r}`. Found `density = None`."
-            )
-        return None
-    density = require_number("density", density, lambda share: 0 < share <= 1, "above 0 and at most 1")
-    own = None if file is None else file.density
-    if score == "nonzero" or (file is not None and own is not None and own != density):
-        raise ConfigurationError(
-            f"Parameter `density` should be left out with `score = {score!r}`, which sets the share itself"
-            f"{'' if own is None else f' ({own:g})'}. Found `density = {density:g}`."
-        )
-    return density
