@@ -20,7 +20,7 @@ _PIPELINES = {
     "ForTokenClassification": 'transformers.pipeline("token-classification", "{}", aggregation_strategy="first")',
 }
 _CLASS = 'transformers.{}.from_pretrained("{}")'  # version 5 has no pipeline for question answering
-_BASE = 'lightning_sparsegrad.load_delta(transformers.{}.from_pretrained("{}", dtype="{}"{}), "{}")'
+_BASE = 'load_delta(transformers.{}.from_pretrained("{}", dtype="{}"{}), "{}")'
 
 
 def main(args: list[str]) -> None:
@@ -59,7 +59,7 @@ def _export(
         ckpt_path: The checkpoint of a task of this library.
         output: The folder to write, new or empty.
         delta: The file to write in place of a folder: only what has changed in the base model, for
-            `lightning_sparsegrad.load_delta`.
+            `load_delta` of this library.
         tokenizer: The tokenizer, if it has moved since the run: hub id, local folder or `package:`. Not for `delta`.
         model_name_or_path: The base model, if it has moved since the run. Only `delta` and checkpoints of release 0.1
             need it.
@@ -68,8 +68,8 @@ def _export(
         model = export_checkpoint(ckpt_path, output, tokenizer=tokenizer, model_name_or_path=model_name_or_path)
         return _about_folder(model, output)
     if delta is None or output is not None:
-        found = "none" if delta is None else f"`output = {output}` and `delta = {delta}`"
-        raise ConfigurationError(f"One of the parameters `output` and `delta` should be given. Found {found}.")
+        given = "none" if delta is None else f"`output = {output}` and `delta = {delta}`"
+        raise ConfigurationError(f"One of the parameters `output` and `delta` should be given. Found {given}.")
     if tokenizer is not None:
         raise ConfigurationError(
             f"Parameter `tokenizer` should be given with `output` only, as a delta has none. "
