@@ -267,7 +267,8 @@ def _for_search(transform: GradientTransform) -> GradientTransform:
         if isinstance(member, SpikeSkip):
             member.max_in_a_row = sys.maxsize
         elif isinstance(member, SparseMask) and member.calibration_windows:
-            member.score, member.calibration_windows, member.seed = "random", 0, index
+            # with a seed that no other mask of the chain has
+            member.score, member.calibration_windows, member.seed = "random", 0, sys.maxsize - index
     return transform
 
 
