@@ -20,6 +20,7 @@ from lightning_sparsegrad.export._bits import DTYPES, name_of
 from lightning_sparsegrad.export._delta_writer import FORMAT, VERSION
 
 _BLOCK = 1 << 20  # bytes
+_LONGEST = 1000  # characters of a name
 _MOST_HEADER = 100_000_000  # bytes, as in safetensors
 _KNOWN = {name_of(dtype): dtype for dtype in DTYPES.values()}
 
@@ -90,6 +91,8 @@ def _read(path: Path) -> Delta:
         raise _NoDeltaError(f"which is damaged, cut, or no file of safetensors ({reason_of(error)})") from error
     _require_format(metadata)
     base, tied = _mapping(metadata, "base"), _mapping(metadata, "tied")
+    if not all(name.isprintable() and len(name) < _LONGEST for name in (*tensors, *base, *tied)):  # shown in messages
+        raise _NoDeltaError("whose names of tensors are none of Python")
     sums = {"content": content, "digest": sha256(metadata["base"].encode()).hexdigest()}
     if any(metadata.get(key) != digest for key, digest in sums.items()):
         raise _NoDeltaError("which was changed or cut after it was written")
@@ -119,7 +122,7 @@ def _require_format(metadata: Mapping[str, str]) -> None:
     if metadata.get("format") != FORMAT:
         raise _NoDeltaError(f"a file of safetensors without `format` {FORMAT}")
     if metadata.get("version") != VERSION:
-        raise _NoDeltaError(f"of version {metadata.get('version')}, where this release reads version {VERSION}")
+        raise _NoDeltaError(f"of another version than {VERSION}, which this release reads")
 
 
 def _mapping(metadata: Mapping[str, str], key: str) -> dict[str, Any]:

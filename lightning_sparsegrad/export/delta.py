@@ -117,8 +117,8 @@ def _names(tensors: Mapping[str, Tensor], delta: Delta) -> Iterator[tuple[str, s
         for other in others:
             if not _same(delta, first, other):
                 raise ConfigurationError(
-                    f"Parameter `model` should have `{other}` apart from `{first}`, as the delta changes one without "
-                    f"the other. Found one tensor of both names."
+                    f"Parameter `model` should have `{other}` apart from `{first}`, as the two differ in the model "
+                    f"that the delta was made of. Found one tensor of both names."
                 )
         yield names[0], first
 

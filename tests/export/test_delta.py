@@ -147,6 +147,8 @@ def test_tensors_of_several_dtypes_in_a_file() -> None:
         target.register_buffer(name, torch.zeros_like(tensor))
     load_delta(target, PATH)
     assert all(equal(value, model[name]) for name, value in target.state_dict().items())
+    starts = {name: entry["data_offsets"][0] for name, entry in header()[0].items() if name != "__metadata__"}
+    assert all(start % model[name.partition(":")[2]].itemsize == 0 for name, start in starts.items())
 
 
 def test_signs_of_zero_and_payloads_of_nan_are_bits() -> None:
@@ -311,6 +313,9 @@ def test_tied_tensors_may_be_apart_in_the_model_or_in_the_base() -> None:
     with pytest.raises(ConfigurationError, match=r"`b.weight` apart from `a.weight`"):
         load_delta(target, PATH)
     assert same(target, pair(tied=True))
+    base = {name: value.clone() for name, value in model.state_dict().items()}
+    store(model, base)  # a delta of nothing
+    refused(target, r"`b.weight` apart from `a.weight`")
 
 
 def test_tied_tensors_whose_base_has_two_values_are_stored_apart() -> None:
@@ -581,7 +586,13 @@ FORGED: Mapping[str, tuple[Callable[[dict[str, Tensor], dict[str, str]], Any], s
     ),
     "another format": (lambda _, metadata: metadata.update(format="lightning_sparsegrad.mask"), "format"),
     "no format": (lambda _, metadata: metadata.clear(), "format"),
-    "another version": (lambda _, metadata: metadata.update(version="2"), "version 2"),
+    "another version": (lambda _, metadata: metadata.update(version="2"), "another version than 1"),
+    "names with control characters": (lambda t, _: t.update({"whole:\x1b[31m": torch.ones(1)}), "names of tensors"),
+    "names without end": (lambda _, metadata: metadata.update(tied=json.dumps({"z" * 2000: "0.bias"})), "names of"),
+    "names of several lines": (
+        lambda _, metadata: metadata.update(base='{"a\\nb": ["float32", [1], "0"]}'),
+        "names of",
+    ),
     "no base": (lambda _, metadata: metadata.pop("base"), "`base`"),
     "base of no JSON": (lambda _, metadata: metadata.update(base="{"), "`base`"),
     "deep JSON": (lambda _, metadata: metadata.update(base="[" * 100_000), "`base`"),

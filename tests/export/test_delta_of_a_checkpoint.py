@@ -1,5 +1,6 @@
 """Deltas of checkpoints: what a run changed in the base model it was trained from."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -202,7 +203,10 @@ def test_a_checkpoint_of_release_0_1() -> None:
     task = sparse_task()
     checkpoint_of(task)
     edit(lambda checkpoint: checkpoint.pop("lightning_sparsegrad_model"))
+    config = json.loads(Path("base/config.json").read_text())
+    Path("base/config.json").write_text(json.dumps({**config, "dtype": "float16"}))  # not that of the weights
     export_delta("a.ckpt", PATH)
+    assert len(load_file(PATH)["index:bert.embeddings.word_embeddings.weight"]) == 64
     assert same(load_delta(base_of_three(), PATH), task.model)
 
 
@@ -214,7 +218,7 @@ def test_what_is_refused_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
         f"One of the parameters `output` and `delta` should be given. Found `output = out` and `delta = {PATH}`" in both
     )
     assert "Found none" in refused(capsys, "--ckpt_path=a.ckpt")
-    assert "Found `delta = mine`, which exists" in refused(capsys, "--ckpt_path=a.ckpt", "--delta=mine")
+    assert "Found `delta = mine`, which exists" in refused(capsys, "--ckpt_path=none.ckpt", "--delta=mine")
     assert "`tokenizer = t`" in refused(capsys, "--ckpt_path=a.ckpt", f"--delta={PATH}", "--tokenizer=t")
     for path in ("none.ckpt", "base", "mine"):
         assert f"Found `ckpt_path = {path}`" in refused(capsys, f"--ckpt_path={path}", f"--delta={PATH}")
@@ -234,7 +238,7 @@ def test_the_command_says_how_to_load_the_delta(capsys: pytest.CaptureFixture[st
     size = Path(PATH).stat().st_size / 1e6
     assert re.search(rf"`{PATH}` has 25 of 25 tensors, ([\d,]+) of \1 entries, {size:.2f} of ", output)
     line = output.partition("Load it with ")[2]
-    model = eval(line, {"transformers": transformers, "lightning_sparsegrad": __import__("lightning_sparsegrad")})  # noqa: S307  # what a user types
+    model = eval(line, {"transformers": transformers, "load_delta": load_delta})  # noqa: S307  # what a user types
     export_checkpoint("a.ckpt", "out")
     assert same(model, AutoModelForSequenceClassification.from_pretrained("out"))
     predicted, expected = (
