@@ -39,6 +39,9 @@ print(list(make_strategies(Thresholds(1.0, 1.0, 1.0, 1.0), fused=False)))
 """
 
 
+OF_SHARDS = {"test_fsdp2_fits.py", "test_frozen.py"}  # which have strategies of their own
+
+
 class Copy:
     """A copy of the repository.
 
@@ -139,7 +142,7 @@ def test_every_condition_and_the_soak_take_the_strategy(copy: Copy) -> None:
     assert "VectorDamping, as in vector_damping.yaml" in copy.python("-c", BENCHMARKED).stdout
     done = copy.pytest(QUICK)
     assert done.returncode == 0, done.stdout[-5000:]
-    conditions = {file.name for file in (ROOT / "tests" / "matrix").glob("test_*.py")} - {"test_fsdp2_fits.py"}
+    conditions = {file.name for file in (ROOT / "tests" / "matrix").glob("test_*.py")} - OF_SHARDS
     listed = copy.python("-m", "pytest", "--collect-only", "-q", "-k", MINE, "tests/matrix").stdout
     assert {name for name in conditions if f"{name}::" not in listed} == {"test_fsdp2.py"}  # it does not take shards
     rest = ["configs", "engine", "matrix", "soak", "fuzz", "benchmarks"]

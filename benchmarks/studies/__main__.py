@@ -16,6 +16,7 @@ CONFIGS = {
     "stability": ("stability_words", "stability_confirmation", "stability_reviews"),
     "transfer": ("transfer",),
     "convergence": ("convergence",),
+    "sparse": ("sparse",),
     "spikes": ("spikes",),
 }
 

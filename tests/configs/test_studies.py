@@ -16,6 +16,7 @@ from lightning_sparsegrad.studies._study import Study, Trial
 ROOT = Path(__file__).parents[2]
 STUDIES = sorted((ROOT / "configs" / "studies").glob("*.yaml"))
 LARGE = {
+    "sparse",
     "spikes",
     "spikes_later",
     "stability_confirmation",

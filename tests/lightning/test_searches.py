@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric
 
 from lightning_sparsegrad import (
+    Chain,
     ComponentNormClip,
     ExactResume,
     GradDrop,
@@ -341,6 +342,12 @@ def test_a_search_steps_where_a_fit_would_calibrate(door: str):
     Tuner(trainer(callbacks=callbacks)).scale_batch_size(task, datamodule=Data(2), max_trials=1, steps_per_trial=3)
     assert stepped == [True] * 3
     assert strategy.score == "fisher"
+
+
+def test_a_search_beside_a_random_mask_draws_another_one():
+    masks = [SparseMask(0.5, score="random", exclude_head=False, seed=1), SparseMask(0.5, exclude_head=False)]
+    task, callbacks = through("module", Chain(masks), Tuned)
+    Tuner(trainer(callbacks=callbacks)).lr_find(task, loader(2), num_training=3, update_attr=False)
 
 
 @pytest.mark.parametrize("door", DOORS)

@@ -15,7 +15,9 @@ from lightning_sparsegrad import (
     HeadOnly,
     Identity,
     LayerGradDrop,
+    SparseMask,
     SpikeSkip,
+    TrainableRows,
     ValueClip,
     ZClip,
 )
@@ -35,7 +37,9 @@ DRAWS: dict[type[GradientTransform], Callable[[Setting], Drawn]] = {
     HeadOnly: strategies.head_only,
     Identity: strategies.identity,
     LayerGradDrop: strategies.layer_grad_drop,
+    SparseMask: strategies.sparse_mask,
     SpikeSkip: strategies.spike_skip,
+    TrainableRows: strategies.trainable_rows,
     ValueClip: strategies.value_clip,
     ZClip: strategies.zclip,
 }

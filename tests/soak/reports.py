@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import inf, isfinite, nan, prod
 
 from tests.layout import Layout
-from tests.reference import Entries, Rate, Reference, Values, When, norm, rate_of, threshold_of
+from tests.reference import Entries, Holder, Rate, Reference, Values, When, norm, rate_of, threshold_of
 from tests.transforms.golden._adaptive import AdaptiveClip
 from tests.transforms.golden.spike_skip import LeaveOutSpikes
 
@@ -73,6 +73,18 @@ def kept_share(does: Reference, rate: Rate, leave: Collection[str]) -> Report:
         return {"kept": _exactly(kept / total if total else 1)}
 
     return report
+
+
+@dataclass(frozen=True)
+class HeldShare:
+    """The statistics of a strategy that freezes entries, from its reference."""
+
+    does: Holder
+
+    def __call__(self, applied: Applied) -> Ranges:
+        frozen = self.does.frozen(applied.layout)
+        total = sum(prod(applied.layout.shapes[name]) for name in frozen)
+        return {"kept": _exactly(1 - sum(map(len, frozen.values())) / total if total else 1)}
 
 
 def kept_layers(applied: Applied) -> Ranges:

@@ -18,7 +18,9 @@ from lightning_sparsegrad import (
     Identity,
     LayerGradDrop,
     Schedule,
+    SparseMask,
     SpikeSkip,
+    TrainableRows,
     ValueClip,
     ZClip,
 )
@@ -26,6 +28,7 @@ from tests import reference
 from tests.layout import Layout
 from tests.reference import Rate, Reference, Values, When
 from tests.soak.reports import (
+    HeldShare,
     LearntNorms,
     Report,
     Spikes,
@@ -43,7 +46,9 @@ from tests.transforms.golden.grad_drop import drop_entries, drop_units
 from tests.transforms.golden.gradual_unfreezing import unfreeze
 from tests.transforms.golden.head_only import head_only as only_the_head
 from tests.transforms.golden.layer_grad_drop import drop_layers
+from tests.transforms.golden.sparse_mask import TrainTheLargest
 from tests.transforms.golden.spike_skip import LeaveOutSpikes
+from tests.transforms.golden.trainable_rows import TrainTheseRows
 from tests.transforms.golden.value_clip import clip_values
 from tests.transforms.golden.zclip import ClipOutliers
 
@@ -158,6 +163,33 @@ def grad_drop(setting: Setting) -> Drawn:
         kind = "tensor" if granularity == "tensor" else components or "projection"
         does = drop_units(same, kind, seed=seed, every=every, rescale=rescale, leave=leave)
     return Drawn(transform, does, kept_share(does, same, leave), masks=True)
+
+
+# ---------------------------------------------------------------- masks that stay
+def trainable_rows(setting: Setting) -> Drawn:
+    rng, rows = setting.rng, dict[str, Any]()
+    while not rows:
+        for glob in {setting.glob() for _ in range(rng.choice([1, 1, 2, 3]))}:
+            shapes = [setting.layout.shapes[name] for name in setting.matched(glob)]
+            least = min(shape[0] if shape else 0 for shape in shapes)
+            if least:
+                rows[glob] = rng.sample(range(least), rng.randint(1, min(least, 5)))
+    others: Any = rng.choice(["train", "train", "frozen"])
+    does = TrainTheseRows(rows, others=others)
+    return Drawn(TrainableRows(rows, others=others), does, HeldShare(does), masks=True)
+
+
+def sparse_mask(setting: Setting) -> Drawn:
+    """Draw one that needs no gradients, which calibrate without a loss scale alone."""
+    rng, score = setting.rng, setting.rng.choice(["random", "weight", "nonzero"])
+    arguments: dict[str, Any] = {"exclude_head": rng.random() < 0.5}
+    if score == "random":
+        arguments["seed"] = setting.seeds.pop()
+    if score != "nonzero":
+        arguments |= {"structure": rng.choice(["entry", "row"]), "scope": rng.choice(["global", "tensor"])}
+    density = None if score == "nonzero" else rng.choice([1e-4, rng.random(), 1.0])
+    does = TrainTheLargest(density, score, **arguments)
+    return Drawn(SparseMask(density, score=score, **arguments), does, HeldShare(does), masks=True)
 
 
 # ---------------------------------------------------------------- layers

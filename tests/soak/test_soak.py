@@ -16,6 +16,7 @@ from lightning_sparsegrad.transforms.clips import value_clip
 from lightning_sparsegrad.transforms.clips.adaptive_norm_clip import AdaptiveNormClip
 from lightning_sparsegrad.transforms.clips.component_clip import ComponentClip
 from lightning_sparsegrad.transforms.masks import _entries
+from lightning_sparsegrad.transforms.masks.fixed_mask import FixedMask
 from lightning_sparsegrad.transforms.masks.grad_drop import GradDrop
 from lightning_sparsegrad.transforms.masks.mask import Mask
 from tests.cases import cases
@@ -142,6 +143,10 @@ def _lessons_learnt_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(AdaptiveNormClip, "commit_", broken)
 
 
+def _nothing_restored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FixedMask, "after_step_", lambda self, weights, window, happened: None)
+
+
 BROKEN = [
     _clip_without_loss_scale,
 ]
@@ -156,6 +161,7 @@ BROKEN_RARELY = [
     _lessons_that_are_lost,
     _lessons_without_a_step,
     _lessons_learnt_twice,
+    _nothing_restored,
 ]
 
 

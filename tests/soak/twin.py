@@ -7,7 +7,7 @@ from math import isnan
 import torch
 from torch import Tensor, nn
 
-from tests.reference import Entries, Values, When, stepped
+from tests.reference import Entries, Values, When, frozen_entries, stepped
 from tests.soak.configurations import Configuration, Plan
 from tests.soak.loop import Loop, backward, fresh_model, fresh_optimizer, fresh_scaler, put
 from tests.soak.reports import Applied, Ranges, merged, ones
@@ -89,6 +89,7 @@ class Twin:
         if taken:
             self.scaler.step(self.optimizer)
             self.scaler.update()
+            self._restore(before)
         assert self.scaler.state_dict() == loop.scaler.state_dict(), "the scaler saw something else"
         self._learn(loop, taken=taken)
         eps = torch.finfo(self.configuration.dtype).eps
@@ -103,6 +104,14 @@ class Twin:
             allowed = _CLOSE[self.configuration.dtype] * (self.configuration.rate + moved) + 2 * eps * sizes
             same = (actual == expected) | (actual.isnan() & expected.isnan()) | ((actual - expected).abs() <= allowed)
             assert bool(same.all()), f"the weight {name} is {actual}, the reference says {expected}"
+
+    def _restore(self, before: dict[str, Tensor]) -> None:
+        """Restore the entries that strategies freeze."""
+        for leaf in self._drawn.leaves():
+            for name, positions in frozen_entries(leaf.does, self.configuration.layout).items():
+                weight = self.model.get_parameter(name).detach().view(-1)
+                for position in positions:
+                    weight[position] = before[name].view(-1)[position]
 
     # ------------------------------------------------------------ the reference
     def _learn(self, loop: Loop, *, taken: bool) -> None:

@@ -1,14 +1,15 @@
 """Mask files: which entries or rows of each parameter train, in safetensors files."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from lightning_sparsegrad.components import NamedParameters
-from lightning_sparsegrad.errors import ConfigurationError, near_matches, reason_of
+from lightning_sparsegrad.errors import ConfigurationError, near_matches, reason_of, require_number
 from lightning_sparsegrad.functional import pack_bits, unpack_bits
 from lightning_sparsegrad.functional.selection import require_bits
 
@@ -39,6 +40,7 @@ class MaskFile:
         """
         first = {role: name for name, roles in parameters.roles.items() for role in roles}
         trains = len(self.tensors) < len(parameters)
+        seen: dict[str, Tensor] = {}
         for role, tensor in self.tensors.items():
             if role not in first:
                 self._refuse(f"names of parameters. Found `{role}`.{near_matches(role, first)}")
@@ -52,13 +54,26 @@ class MaskFile:
                 )
             if role not in self.shapes and not ((mask == 0) | (mask == 1)).all():
                 self._refuse(f"masks of zeros and ones. Found other values for `{role}`.")
+            mask = mask.bool()
+            if not seen.setdefault(name, mask).equal(mask):
+                self._refuse(f"one mask for each tensor. Found two for `{name}`, which is `{role}` too.")
             trains = trains or bool(mask.any())
-            yield name, mask.bool()
+            yield name, mask
         if not trains:
             self._refuse("an entry that trains. Found none.")
 
     def _refuse(self, what: str) -> None:
         raise ConfigurationError(f"Parameter `score` should be a file with {what} It is `{self.path}`.")
+
+
+def chosen_file(score: str, scores: Collection[str]) -> MaskFile:
+    """Return the masks of the file that a score names; `scores` are those that are no files."""
+    if not isinstance(score, str) or not Path(score).is_file():
+        raise ConfigurationError(
+            f"Parameter `score` should be one of {', '.join(map(repr, scores))}, or the path of a mask file, as text. "
+            f"Found `score = {score!r}`, which is no such file.{near_matches(str(score), scores)}"
+        )
+    return read_mask_file(score)
 
 
 def read_mask_file(path: str) -> MaskFile:
@@ -106,3 +121,21 @@ def mask_file(masks: Mapping[str, Tensor], described: Mapping[str, Any]) -> byte
     about = {name: str(value) for name, value in described.items() if value is not None}
     metadata = {**about, "format": _FORMAT, "version": _VERSION, "shapes": shapes}
     return save({name: pack_bits(mask) for name, mask in masks.items()}, metadata)
+
+
+def check_density(density: float | None, score: str, file: MaskFile | None) -> float | None:
+    """Return the share that trains; `None` where a file, or `"nonzero"`, says so itself."""
+    if density is None:
+        if file is None and score != "nonzero":
+            raise ConfigurationError(
+                f"Parameter `density` should be given with `score = {score!r}`. Found `density = None`."
+            )
+        return None
+    density = require_number("density", density, lambda share: 0 < share <= 1, "above 0 and at most 1")
+    own = None if file is None else file.density
+    if score == "nonzero" or (file is not None and own is not None and own != density):
+        raise ConfigurationError(
+            f"Parameter `density` should be left out with `score = {score!r}`, which sets the share itself"
+            f"{'' if own is None else f' ({own:g})'}. Found `density = {density:g}`."
+        )
+    return density

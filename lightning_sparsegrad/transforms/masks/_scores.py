@@ -20,12 +20,20 @@ class GradientScores:
 
     Args:
         kind: `"fisher"`: squares; `"gradient"`: absolute values; `"movement"`: the gradients themselves.
+
+    Attributes:
+        windows: The number of windows summed so far, without those with a gradient that is not finite.
     """
 
     def __init__(self, kind: str) -> None:
         self._kind = kind
         self._sums: dict[str, Tensor] = {}  # of the rows of this process
-        self._windows: Tensor | float = 0  # summed so far
+        self.windows: Tensor | float = 0
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no window has been summed; reads a number on the host."""
+        return not self.windows
 
     def add(self, gradients: Gradients, names: Sequence[str]) -> None:
         """Add the gradients of a window, unless one of them is not finite."""
@@ -36,7 +44,7 @@ class GradientScores:
                 term = {"fisher": gradient.square, "gradient": gradient.abs, "movement": gradient.clone}[self._kind]()
                 term.masked_fill_(~finite.to(term.device), 0.0)
                 self._sums[name] = term + self._sums[name].to(term.device) if name in self._sums else term
-        self._windows = finite + self._windows
+        self.windows = finite + self.windows
 
     def of(self, name: str, weight: Tensor) -> Tensor:
         """Return the scores of a weight's entries; reads a number on the host.
@@ -48,22 +56,40 @@ class GradientScores:
         Raises:
             ConfigurationError: If no window has been summed.
         """
-        if not self._windows:
+        if self.is_empty:
             raise ConfigurationError(
                 "Gradients should be finite in a calibration window at least. Found one that is not in each."
             )
         total = self._sums.get(name)
         if total is None:
             return torch.zeros_like(weight, dtype=torch.float32)
+        total = total.to(weight.device)  # the model may have moved
         return -total * weight.float() if self._kind == "movement" else total
 
     def state_dict(self) -> dict[str, Any]:
         """Return the sums and how many windows they are of."""
-        return {"scores": dict(self._sums), "windows": int(self._windows)}
+        return {"scores": dict(self._sums), "windows": int(self.windows)}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
-        self._sums, self._windows = dict(state["scores"]), int(state["windows"])
+    def load_state_dict(self, state: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
+        """Restore what `state_dict` returned.
+
+        Args:
+            state: What it returned.
+            weights: The parameters of the model; scores of others are left out.
+
+        Raises:
+            ConfigurationError: If it is something else, or of a model with other shapes.
+        """
+        try:
+            sums, windows = dict(state["scores"]), int(state["windows"])
+            wrong = [name for name, total in sums.items() if name in weights and total.shape != weights[name].shape]
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ConfigurationError(f"Parameter `state` should hold sums of scores. Found {error!r}.") from error
+        if wrong:
+            raise ConfigurationError(
+                f"Parameter `state` should hold scores of the shapes of the model. Found others for `{wrong[0]}`."
+            )
+        self._sums, self.windows = {name: total for name, total in sums.items() if name in weights}, windows
 
 
 def random_scores(name: str, seed: int, start: int, shape: Sequence[int], device: torch.device) -> Tensor:

@@ -151,7 +151,8 @@ class FixedMask(GradientTransform):
             (restore_entries_ if where.dtype == torch.bool else restore_rows_)(local, before, where)
 
     def settings(self, window: Window) -> Mapping[str, float | Mapping[str, float]]:  # noqa: ARG002
-        return {"density": {name: count / self.parameters[name].numel() for name, count in self._trained.items()}}
+        shares = {name: count / max(self.parameters[name].numel(), 1) for name, count in self._trained.items()}
+        return {"density": shares}
 
     @property
     def statistics(self) -> dict[str, Tensor]:

@@ -1,7 +1,6 @@
 """Sparse fine-tuning: a fixed share of the entries or rows trains, chosen by a score."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 from warnings import warn
 
@@ -9,17 +8,11 @@ import torch
 from torch import Tensor
 
 from lightning_sparsegrad.components import NamedParameters, find_layers
-from lightning_sparsegrad.errors import (
-    ConfigurationError,
-    near_matches,
-    require_integer,
-    require_number,
-    require_one_of,
-)
+from lightning_sparsegrad.errors import ConfigurationError, require_integer, require_one_of
 from lightning_sparsegrad.functional import group_of, select_largest, shard_of, unpack_bits
 from lightning_sparsegrad.functional.sharding import is_spread, whole_of
 from lightning_sparsegrad.transforms.base import Gradients, Phase, Window, check_seed
-from lightning_sparsegrad.transforms.masks._mask_file import MaskFile, read_mask_file
+from lightning_sparsegrad.transforms.masks._mask_file import check_density, chosen_file
 from lightning_sparsegrad.transforms.masks._scores import (
     OF_GRADIENTS,
     OF_WEIGHTS,
@@ -112,7 +105,7 @@ class SparseMask(FixedMask):
         require_one_of("freeze", freeze, ("weights", "gradients"))
         require_one_of("exclude_head", exclude_head, (True, False))
         check_seed(seed)
-        self._file = None if score in _SCORES else _mask_file(score)
+        self._file = None if score in _SCORES else chosen_file(score, _SCORES)
         for name, value, allowed in (
             ("structure", structure, ("entry", "row")),
             ("scope", scope, ("global", "tensor")),
@@ -123,7 +116,7 @@ class SparseMask(FixedMask):
                     f"Parameter `{name}` should be left out with `score = {score!r}`, which ranks nothing. "
                     f"Found `{name} = {value!r}`."
                 )
-        self.density = _check_density(density, score, self._file)
+        self.density = check_density(density, score, self._file)
         if calibration_windows is not None:
             require_integer("calibration_windows", calibration_windows, least=1)
             if score not in OF_GRADIENTS:
@@ -150,11 +143,14 @@ class SparseMask(FixedMask):
         self._drawn, self._is_chosen, self._is_guessed, self._lost = None, False, False, False
         self._scores = GradientScores(self.score) if self.score in OF_GRADIENTS else None
         if self._file is not None:
+            excluded = parameters.select("exclude", self.exclude)
             for name, mask in self._file.on(parameters):
-                self.hold_(name, mask)
+                if name not in excluded:
+                    self.hold_(name, mask)
             self._is_chosen = True
             return
         self._names = self._masked(parameters)
+        parameters.refuse_moving(self, self._names)
         if self.score in OF_WEIGHTS:
             self._choose(0)
 
@@ -250,6 +246,10 @@ class SparseMask(FixedMask):
         return super().dropped(window)
 
     def require_mask(self, gradients: Gradients, window: Window) -> None:
+        if not self._is_chosen and self._scores is not None and not self._scores.is_empty:
+            # no window had the last number: steps of several optimizers count one by one, or a policy left it out
+            self._choose(0)
+            gradients.lose(super().dropped(window), by=self)
         if not self._is_chosen:
             raise ConfigurationError(
                 f"`{self!r}` should have a mask after {self.calibration_windows} calibration windows: resume from one "
@@ -278,6 +278,10 @@ class SparseMask(FixedMask):
         return sum(weight.numel() * (weight.element_size() + 1 + 4) for weight in weights)  # a copy, a mask, scores
 
     # ------------------------------------------------------------ state
+    @property
+    def _is_spread(self) -> bool:
+        return any(is_spread(tensor) for tensor in self.parameters.tensors.values())
+
     def state_dict(self) -> dict[str, Any]:
         if self.score == "random" or self._file is not None:
             return {}  # drawn or read again
@@ -285,7 +289,7 @@ class SparseMask(FixedMask):
         if self._is_chosen:
             masks = {name: {"bits": packed, "shape": list(shape)} for name, (packed, shape) in self._packed.items()}
             return {**described, "masks": masks}
-        if self._scores is None or any(is_spread(tensor) for tensor in self.parameters.tensors.values()):
+        if self._scores is None or self._is_spread:
             return {**described, "lost": True}
         return {**described, **self._scores.state_dict()}
 
@@ -296,12 +300,17 @@ class SparseMask(FixedMask):
             warn(f"`{self!r}` starts without a mask. Found the state of another strategy.", stacklevel=2)
             return
         before, now = ({name: each.get(name) for name in ("density", "score")} for each in (state, vars(self)))
-        if before != now:
-            warn(f"The mask of the checkpoint stays, that of {before}. Found {now}.", stacklevel=2)
         if "masks" in state:
+            if before != now:
+                warn(f"The mask of the checkpoint stays, that of {before}. Found {now}.", stacklevel=2)
             self._restore(state["masks"])
-        elif self._scores is not None and "scores" in state:
-            self._scores.load_state_dict(state)
+        elif self._scores is not None and "scores" in state and not self._is_spread:
+            if before["score"] != self.score:
+                raise ConfigurationError(
+                    f"Parameter `score` should be {before['score']!r}, as in the checkpoint, which was written within "
+                    f"its calibration. Found `score = {self.score!r}`."
+                )
+            self._scores.load_state_dict(state, self.parameters.tensors)
         else:
             self._lost = True
 
@@ -309,9 +318,9 @@ class SparseMask(FixedMask):
         """Hold the masks of a state."""
         self.release_()
         try:
-            for name in (each for each in self.parameters if each in masks):
+            for name in (each for each in self.parameters if each in masks.keys()):  # noqa: SIM118  # a list has no keys
                 self.hold_(name, unpack_bits(masks[name]["bits"], masks[name]["shape"]))
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ConfigurationError(f"Parameter `state` should hold the bits of masks. Found {error}.") from error
         if unknown := sorted(masks.keys() - self.parameters.tensors.keys()):
             warn(f"Masks of parameters that the model lacks are left out. Found `{unknown[0]}`.", stacklevel=3)
@@ -322,29 +331,3 @@ class SparseMask(FixedMask):
     def __repr__(self) -> str:
         density = "" if self.density is None else f"density={self.density:g}, "
         return f"SparseMask({density}score={self.score!r})"
-
-
-def _mask_file(score: str) -> MaskFile:
-    if not isinstance(score, str) or not Path(score).is_file():
-        raise ConfigurationError(
-            f"Parameter `score` should be one of {', '.join(map(repr, _SCORES))}, or the path of a mask file. "
-            f"Found `score = {score!r}`, which is no file.{near_matches(str(score), _SCORES)}"
-        )
-    return read_mask_file(score)
-
-
-def _check_density(density: float | None, score: str, file: MaskFile | None) -> float | None:
-    if density is None:
-        if file is None and score != "nonzero":
-            raise ConfigurationError(
-                f"Parameter `density` should be given with `score = {score!r}`. Found `density = None`."
-            )
-        return None
-    density = require_number("density", density, lambda share: 0 < share <= 1, "above 0 and at most 1")
-    own = None if file is None else file.density
-    if score == "nonzero" or (file is not None and own is not None and own != density):
-        raise ConfigurationError(
-            f"Parameter `density` should be left out with `score = {score!r}`, which sets the share itself"
-            f"{'' if own is None else f' ({own:g})'}. Found `density = {density:g}`."
-        )
-    return density

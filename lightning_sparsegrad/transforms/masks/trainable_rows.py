@@ -87,13 +87,12 @@ class TrainableRows(FixedMask):
         masks: dict[str, Tensor] = {}
         for pattern, chosen in self.rows.items():
             for name in sorted(parameters.select("rows", pattern)):
-                indices = torch.tensor(chosen)
                 mask = masks.setdefault(name, torch.zeros(_count_rows(name, parameters[name]), dtype=torch.bool))
-                if (last := int(indices.max())) >= len(mask):
+                if (last := max(row for row in chosen if isinstance(row, int))) >= len(mask):
                     raise ConfigurationError(
                         f"Parameter `rows` should hold indices below {len(mask)}, the rows of `{name}`. Found `{last}`."
                     )
-                mask[indices] = True
+                mask[torch.tensor(chosen)] = True
         if self.others == "frozen":
             nothing = {name: torch.zeros(parameters[name].shape[:1], dtype=torch.bool) for name in parameters}
             masks = nothing | masks
