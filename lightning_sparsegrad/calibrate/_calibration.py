@@ -61,19 +61,23 @@ class Calibration(Callback):
         assert isinstance(mask, SparseMask)  # noqa: S101  # it stands alone
         return mask
 
-    def require_done(self, trainer: Trainer) -> None:
-        """Raise a `ConfigurationError` if data of unknown length have ended before the last sample."""
+    def end(self, trainer: Trainer) -> None:
+        """Note what was left out; raise a `ConfigurationError` if data of unknown length have ended too early."""
         if trainer.global_step < self.samples:
             raise ConfigurationError(
                 f"Parameter `samples` should be at most the number of samples, which these data do not tell. "
                 f"Found `samples = {self._asked}`, and {trainer.global_step:,} samples."
             )
+        assert self._scores is not None  # noqa: S101  # of a fit that has started
+        if lost := self.samples - int(self._scores.windows):
+            self._notes.append(f"{lost:,} of them count for nothing: a gradient was infinite or undefined")
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         trainer.strategy.lr_scheduler_configs = []  # what they would scale is never stepped
         available = trainer.num_training_batches
         self.mask.calibration_windows = int(min(self._asked, available))
+        self._scores = self.mask._scores  # which the mask lets go of
         if available < self._asked:
             self._notes.append(f"the data have {available:,} samples, fewer than the {self._asked:,} asked for")
 

@@ -102,7 +102,7 @@ class CalibrateCLI(RehearsingCLI):
             self._notes.append(f"weights of step {'?' if step is None else step}")
         with unsaid():
             self.trainer.fit(model, datamodule=self.datamodule)
-        calibration.require_done(self.trainer)
+        calibration.end(self.trainer)
         mask = calibration.mask
         described = {"density": mask.density, "score": mask.score, "structure": mask.structure}
         output = write_new(self._own.output, {"": mask_file(mask.masks, described)})

@@ -27,7 +27,12 @@ from lightning_sparsegrad.loops._divergence import DivergenceCheck
 from lightning_sparsegrad.loops._gate import Gate
 from lightning_sparsegrad.loops._lightning import forget_loaders, passes_over_batch_norms, should_accumulate
 from lightning_sparsegrad.loops._monitored import MonitorCheck
-from lightning_sparsegrad.loops._refusals import refuse_twins, refuse_unsupported, warn_of_lost_states
+from lightning_sparsegrad.loops._refusals import (
+    refuse_twins,
+    refuse_unsupported,
+    warn_of_lost_states,
+    warn_of_rounded_averages,
+)
 from lightning_sparsegrad.loops._token_rows import with_token_rows
 from lightning_sparsegrad.loops._trainable import log_trainable
 from lightning_sparsegrad.loops._twins import is_a
@@ -85,6 +90,7 @@ class LightningAdapter:
         """Bind the transform to the module; raise a `ConfigurationError` if they cannot work together."""
         refuse_unsupported(trainer, self.transform)
         refuse_twins(trainer)
+        warn_of_rounded_averages(trainer, self.transform)
         find_or_add_callback(trainer, MonitorCheck)
         steps = self._count_steps(trainer)
         self._engine = self._new_engine(trainer, module, total_steps=steps)

@@ -3,7 +3,7 @@
 from inspect import unwrap
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, GradientAccumulationScheduler
+from lightning.pytorch.callbacks import Checkpoint, EMAWeightAveraging, GradientAccumulationScheduler
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.optim import LBFGS
 
@@ -13,6 +13,7 @@ from lightning_sparsegrad.functional.sharding import is_spread
 from lightning_sparsegrad.loops._callbacks import callbacks_of
 from lightning_sparsegrad.loops._twins import is_a, package_of
 from lightning_sparsegrad.transforms.base import GradientTransform, Window
+from lightning_sparsegrad.transforms.masks.fixed_mask import FixedMask
 
 # strategies that flatten gradients or keep them out of the parameters: norms and masks would be silently wrong
 _HIDDEN = ("FSDPStrategy", "XLAFSDPStrategy", "DeepSpeedStrategy")
@@ -58,6 +59,17 @@ def warn_of_lost_states(module: LightningModule, engine: GradientEngine, transfo
         rank_zero_warn(
             f"`{transform!r}` drops tensors whole, which have no optimizer state until they train; and torch "
             f"restores a sharded optimizer only if all have one. An earlier checkpoint may not be resumable."
+        )
+
+
+def warn_of_rounded_averages(trainer: Trainer, transform: GradientTransform) -> None:
+    """Warn about averages of weights that do not keep the bits of what is frozen."""
+    averages = any(is_a(callback, EMAWeightAveraging) for callback in callbacks_of(trainer))
+    if averages and any(isinstance(member, FixedMask) for member in transform.flattened()):
+        rank_zero_warn(
+            f"`EMAWeightAveraging` rounds: what `{transform!r}` freezes may differ in the last bit in the averaged "
+            f"weights. `WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(decay))`, with the function of "
+            f"`torch.optim.swa_utils`, keeps it."
         )
 
 

@@ -122,8 +122,8 @@ def task(*, density: float = 0.1, score: str = "fisher", **arguments: Any) -> li
     return [f"--model={__name__}.Task", f"--model.gradient_transform={json.dumps(mask)}", *TRAINER]
 
 
-TRAINER = ["--seed_everything=0", "--trainer.accelerator=cpu", "--trainer.max_epochs=2", "--trainer.logger=false"]
-TRAINER += ["--trainer.enable_checkpointing=false", "--trainer.accumulate_grad_batches=2"]
+TRAINER = ["--seed_everything=0", "--trainer.accelerator=cpu", "--trainer.max_epochs=2"]
+TRAINER += ["--trainer.accumulate_grad_batches=2", "--trainer.devices=2", "--trainer.limit_train_batches=1"]
 
 
 # ------------------------------------------------------------ a slow loop

@@ -2,15 +2,21 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint, StochasticWeightAveraging
+from lightning.pytorch.callbacks import (
+    EMAWeightAveraging,
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+    WeightAveraging,
+)
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from lightning_sparsegrad import ExactResume, HeadOnly, Identity
+from lightning_sparsegrad import ExactResume, GradientTransformCallback, HeadOnly, Identity, SparseMask
 from tests.lightning.tasks import DOORS, Regression, assert_same_weights, loader, through, trainer, weights
 
 AVERAGING: dict[str, Callable[[], Callback]] = {
@@ -77,3 +83,20 @@ def test_what_is_frozen_is_its_own_average(door: str):
         "network.head.weight",
         "network.head.bias",
     }
+
+
+def test_averages_that_round_what_is_frozen_are_warned_of_and_others_keep_its_bits():
+    mask = SparseMask(0.3, score="random", exclude_head=False, seed=1)
+    task, callbacks = through("callback", mask)
+    rounding = trainer(callbacks=[*callbacks, EMAWeightAveraging(decay=0.9)])
+    with pytest.warns(UserWarning, match="`EMAWeightAveraging` rounds"):
+        rounding.fit(task, loader())
+    task, callbacks = through("callback", mask)
+    before = weights(task)
+    average = WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(0.9))  # type: ignore[no-untyped-call]
+    fitting = trainer(callbacks=[*callbacks, average], max_epochs=3)
+    fitting.fit(task, loader())
+    held = cast(SparseMask, cast(GradientTransformCallback, callbacks[0]).gradient_engine.transform).masks
+    assert held
+    for name, trains in held.items():
+        assert torch.equal(weights(task)[name][~trains], before[name][~trains])

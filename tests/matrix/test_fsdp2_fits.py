@@ -12,8 +12,17 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.distributed.device_mesh import DeviceMesh
 from torch.utils.data import DataLoader, Subset
 
-from lightning_sparsegrad import AutoClip, Chain, GradDrop, GradientMonitor, PretrainedDistance
+from lightning_sparsegrad import (
+    AutoClip,
+    Chain,
+    GradDrop,
+    GradientMonitor,
+    PretrainedDistance,
+    SparseMask,
+    TrainableRows,
+)
 from lightning_sparsegrad.callbacks._history import read_history
+from lightning_sparsegrad.functional import unpack_bits
 from tests.cases import cases
 from tests.lightning.tasks import (
     SEED,
@@ -43,7 +52,13 @@ RUNS = {
 }
 
 LEARNS = {
-    "mask and learnt clip": Chain({"mask": GradDrop(0.5), "clip": AutoClip(10.0, components="block", history=16)})
+    "mask and learnt clip": Chain({"mask": GradDrop(0.5), "clip": AutoClip(10.0, components="block", history=16)}),
+    "rows and entries": Chain(
+        {
+            "rows": TrainableRows({"network.blocks.0.*.weight": [0, 5]}),
+            "entries": SparseMask(0.3, exclude="network.blocks.0.*", calibration_windows=2),
+        }
+    ),
 }
 
 
@@ -156,6 +171,15 @@ def test_a_resumed_fit_is_one_that_never_stopped(results: Results) -> None:
         assert flat(whole) == flat(again)
     (_, state), _ = results["resumed"][0]["mask and learnt clip"]
     assert state["transform"]["clip"]["count"].min() > 1
+    (weights, state), _ = results["resumed"][0]["rows and entries"]
+    start, name = dict(Regression().named_parameters()), "network.blocks.0.0.weight"
+    assert (weights[name] != start[name]).any(1).nonzero().flatten().tolist() == [0, 5]
+    masks = state["transform"]["entries"]["masks"]
+    assert masks.keys() == {name for name in start if name.startswith(("network.blocks.1", "network.blocks.2"))}
+    for name, held in masks.items():
+        moved = weights[name] != start[name]
+        assert not moved[~unpack_bits(held["bits"], held["shape"])].any()
+        assert moved.any() == held["bits"].any()
 
 
 def test_half_precision_trains(results: Results) -> None:

@@ -20,8 +20,8 @@ def small() -> nn.Sequential:
         return nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2))
 
 
-def calibrated(windows: int = 3, **arguments: Any) -> SparseMask:
-    return SparseMask(0.25, exclude_head=False, calibration_windows=windows, **arguments)
+def calibrated(windows: int = 3, density: float = 0.25, **arguments: Any) -> SparseMask:
+    return SparseMask(density, exclude_head=False, calibration_windows=windows, **arguments)
 
 
 def run(engine: GradientEngine, steps: Iterable[int], *, broken: int | None = None) -> None:
@@ -44,13 +44,14 @@ def run(engine: GradientEngine, steps: Iterable[int], *, broken: int | None = No
     [(range(6), 2), (range(0, 12, 2), None)],
     ids=["the last is left out", "two optimizers step in each"],
 )
-def test_a_calibration_without_the_window_of_the_last_number_ends(steps: range, broken: int | None):
+@cases("density", [0.25, 0.01])
+def test_a_calibration_without_the_window_of_the_last_number_ends(steps: range, broken: int | None, density: float):
     model = small()
-    engine = GradientEngine(model, calibrated(), nonfinite="skip")
+    engine = GradientEngine(model, calibrated(density=density), nonfinite="skip")
     before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
     run(engine, steps, broken=broken)
     masks = engine.transform.masks  # type: ignore[attr-defined]  # of a SparseMask
-    assert sum(int(mask.sum()) for mask in masks.values()) == round(0.25 * 23)
+    assert sum(int(mask.sum()) for mask in masks.values()) == max(1, round(density * 23))
     for name, weight in model.named_parameters():
         moved = weight.detach() != before[name]
         assert torch.equal(moved, moved & masks[name])

@@ -20,17 +20,20 @@ class GradientScores:
 
     Args:
         kind: `"fisher"`: squares; `"gradient"`: absolute values; `"movement"`: the gradients themselves.
+
+    Attributes:
+        windows: The number of windows summed so far, without those with a gradient that is not finite.
     """
 
     def __init__(self, kind: str) -> None:
         self._kind = kind
         self._sums: dict[str, Tensor] = {}  # of the rows of this process
-        self._windows: Tensor | float = 0  # summed so far
+        self.windows: Tensor | float = 0
 
     @property
     def is_empty(self) -> bool:
         """Whether no window has been summed; reads a number on the host."""
-        return not self._windows
+        return not self.windows
 
     def add(self, gradients: Gradients, names: Sequence[str]) -> None:
         """Add the gradients of a window, unless one of them is not finite."""
@@ -41,7 +44,7 @@ class GradientScores:
                 term = {"fisher": gradient.square, "gradient": gradient.abs, "movement": gradient.clone}[self._kind]()
                 term.masked_fill_(~finite.to(term.device), 0.0)
                 self._sums[name] = term + self._sums[name].to(term.device) if name in self._sums else term
-        self._windows = finite + self._windows
+        self.windows = finite + self.windows
 
     def of(self, name: str, weight: Tensor) -> Tensor:
         """Return the scores of a weight's entries; reads a number on the host.
@@ -65,7 +68,7 @@ class GradientScores:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the sums and how many windows they are of."""
-        return {"scores": dict(self._sums), "windows": int(self._windows)}
+        return {"scores": dict(self._sums), "windows": int(self.windows)}
 
     def load_state_dict(self, state: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
         """Restore what `state_dict` returned.
@@ -86,7 +89,7 @@ class GradientScores:
             raise ConfigurationError(
                 f"Parameter `state` should hold scores of the shapes of the model. Found others for `{wrong[0]}`."
             )
-        self._sums, self._windows = {name: total for name, total in sums.items() if name in weights}, windows
+        self._sums, self.windows = {name: total for name, total in sums.items() if name in weights}, windows
 
 
 def random_scores(name: str, seed: int, start: int, shape: Sequence[int], device: torch.device) -> Tensor:
