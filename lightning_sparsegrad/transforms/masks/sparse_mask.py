@@ -310,6 +310,8 @@ class SparseMask(FixedMask):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if self.score == "random":
+            if state:
+                warn(f"`{self!r}` draws its own mask. Found a state, of another score or strategy.", stacklevel=2)
             return
         if state.get("class") != "SparseMask":
             warn(f"`{self!r}` starts without a mask. Found the state of another strategy.", stacklevel=2)
