@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from lightning_sparsegrad.calibrate._samples import require_some
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.explain._rehearsal import owner_of_adapter
 from lightning_sparsegrad.loops._callbacks import put_first
@@ -71,8 +72,7 @@ class Calibration(Callback):
             ConfigurationError: If there was no sample.
         """
         self.samples = trainer.global_step
-        if not self.samples:
-            raise ConfigurationError("Train data should have a sample to calibrate on. Found none.")
+        require_some(self.samples)
         if not self.mask.masks:
             self.mask._choose(0)
         if self.samples < self._asked:

@@ -209,7 +209,6 @@ def test_samples_without_a_usable_gradient_count_for_nothing(
 
 
 # ------------------------------------------------------------ what is refused
-@pytest.mark.filterwarnings("ignore:Total length of `DataLoader` across ranks is zero")
 @cases(
     ("arguments", "words"),
     [
