@@ -16,7 +16,7 @@ import pytest
 from tests.resume.runs import THOROUGH
 
 ROOT = Path(__file__).parents[2]
-KILLS = int(os.environ.get("RESUME_KILLS", "40" if THOROUGH else "6"))
+KILLS = int(os.environ.get("RESUME_KILLS", "28" if THOROUGH else "6"))
 SEED = os.environ.get("RESUME_KILLS_SEED", "0")
 
 pytestmark = [pytest.mark.resume, pytest.mark.long, pytest.mark.timeout(120 + 15 * KILLS)]
