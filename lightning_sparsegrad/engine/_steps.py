@@ -40,11 +40,17 @@ class Steps:
         """Call strategies at each step of an optimizer; does nothing for one that is followed already.
 
         Raises:
-            ConfigurationError: If it is not an optimizer.
+            ConfigurationError: If it is not an optimizer, or changes weights outside its steps.
         """
         if not isinstance(optimizer, Optimizer):
             raise ConfigurationError(
                 f"Parameter `optimizers` should be optimizers. Found a `{type(optimizer).__name__}`."
+            )
+        if self._update and callable(getattr(optimizer, "eval", None)):
+            names = ", ".join(f"`{member!r}`" for member in self._update)
+            raise ConfigurationError(
+                f"Optimizers should change weights in their steps alone for {names}. "
+                f"Found `{type(optimizer).__name__}`, which also does in its method `eval`, as schedule-free ones do."
             )
         if self.need_optimizer and optimizer not in self._followed:
             optimizer.register_step_pre_hook(_weak(self._before))

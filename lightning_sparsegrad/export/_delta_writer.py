@@ -85,7 +85,7 @@ class _Stored:
 
 def require_new(path: str | Path, parameter: str) -> None:
     """Raise a `ConfigurationError` that names a parameter if its file exists."""
-    if os.path.lexists(path):
+    if os.path.lexists(Path(path)):  # an empty text is the folder
         raise ConfigurationError(
             f"Parameter `{parameter}` should name a new file. Found `{parameter} = {path}`, which exists."
         )

@@ -1,6 +1,7 @@
 """Deltas: what of a base model has changed, stored in a file and loaded bit by bit."""
 
 import json
+import pickle
 import struct
 import subprocess
 import sys
@@ -513,7 +514,7 @@ def test_a_file_is_not_overwritten() -> None:
     assert PATH.read_text() == "mine"
     unusable: Any = 1
     with pytest.raises(ConfigurationError, match="which exists"):  # before anything is compared
-        save_delta(unusable, unusable, ".")
+        save_delta(unusable, unusable, "")
     save_delta(net(2, 2), net(2, 2), "new/folder/a.safetensors")
     assert sorted(path.name for path in Path("new").rglob("*")) == ["a.safetensors", "folder"]
 
@@ -641,12 +642,22 @@ def test_what_is_no_file_is_refused() -> None:
     refused(base, r"Found `path = a.safetensors`, which is a folder")
 
 
-def test_a_file_of_weights_is_refused() -> None:
+class Trap:
+    """Runs code when it is unpickled."""
+
+    def __reduce__(self) -> Any:
+        return Path("sprung").touch, ()
+
+
+def test_what_is_no_delta_runs_no_code() -> None:
     base = net(2, 2)
+    contents = {"weights": torch.ones(1), "trap": Trap()}
     save_file(base.state_dict(), PATH)
     refused(base, r"Parameter `path` should name a delta")
-    torch.save(base.state_dict(), PATH)
-    refused(base, r"Parameter `path` should name a delta")
+    for write in (torch.save, lambda content, path: path.write_bytes(pickle.dumps(content))):
+        write(contents, PATH)
+        refused(base, r"Parameter `path` should name a delta")
+    assert not Path("sprung").exists()
 
 
 def test_the_file_says_what_it_is() -> None:

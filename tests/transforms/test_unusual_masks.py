@@ -65,6 +65,37 @@ def test_a_calibration_of_an_embedding_with_a_largest_norm_is_refused_before_it_
     GradientEngine(model, calibrated(exclude=["0.*"]))
 
 
+def test_a_calibration_in_which_all_gradients_are_zero_chooses_nothing():
+    model = small()
+    engine = GradientEngine(model, calibrated(windows=1))
+    (model(torch.ones(2, 4)).sum() * 0).backward()
+    engine.open(0)
+    with pytest.raises(ConfigurationError, match=r"scores that are not zero.* Found zeros alone in all 1 of"):
+        engine.apply_()
+
+
+# ---------------------------------------------------------------- steps
+def test_a_tensor_that_requires_a_gradient_later_is_no_part_of_the_share():
+    model = small()
+    model[0].weight.requires_grad_(False)
+    engine = GradientEngine(model, SparseMask(0.5, score="weight", exclude_head=False))
+    run(engine, range(2))
+    model[0].weight.requires_grad_(True)
+    with pytest.raises(ConfigurationError, match=r"Found `0.weight`, which was made to require one later"):
+        run(engine, range(2, 3))
+
+
+def test_an_optimizer_that_changes_weights_outside_its_steps_is_refused():
+    class ScheduleFree(torch.optim.SGD):
+        def eval(self) -> None:
+            """Move the weights to the averages."""
+
+    model = small()
+    engine = GradientEngine(model, TrainableRows({"0.weight": [1]}))
+    with pytest.raises(ConfigurationError, match="Found `ScheduleFree`, which also does in its method `eval`"):
+        engine.attach(ScheduleFree(model.parameters(), lr=0.1))
+
+
 # ---------------------------------------------------------------- states
 def test_a_calibration_does_not_go_on_with_another_score():
     engine = GradientEngine(small(), calibrated())
@@ -123,6 +154,16 @@ def test_what_is_excluded_from_a_mask_file_trains_as_usual(tmp_path: Path):
         GradientEngine(small(), SparseMask(score=file, exclude="nothing.*"))
 
 
+def test_a_resumed_run_keeps_its_mask_though_the_file_was_changed(tmp_path: Path):
+    file = str(tmp_path / "mask.safetensors")
+    save_file({"0.weight": torch.eye(3, 4)}, file)
+    state = GradientEngine(small(), SparseMask(score=file)).state_dict()
+    save_file({"0.weight": torch.ones(3, 4)}, file)
+    engine = GradientEngine(small(), SparseMask(score=file))
+    engine.load_state_dict(state)
+    assert torch.equal(engine.transform.masks["0.weight"], torch.eye(3, 4).bool())  # type: ignore[attr-defined]
+
+
 def test_two_masks_of_a_tied_tensor_have_to_be_the_same(tmp_path: Path):
     model = nn.Sequential(nn.Embedding(3, 3), nn.Linear(3, 3, bias=False))
     model[1].weight = model[0].weight
@@ -136,7 +177,7 @@ def test_two_masks_of_a_tied_tensor_have_to_be_the_same(tmp_path: Path):
 
 def test_a_path_that_is_no_text_is_refused_as_such(tmp_path: Path):
     save_file({"0.weight": torch.ones(3, 4)}, tmp_path / "mask.safetensors")
-    with pytest.raises(ConfigurationError, match="the path of a mask file, as text"):
+    with pytest.raises(ConfigurationError, match="no file, or no text"):
         SparseMask(score=tmp_path / "mask.safetensors")  # type: ignore[arg-type]
 
 

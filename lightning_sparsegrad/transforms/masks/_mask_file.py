@@ -70,8 +70,8 @@ def chosen_file(score: str, scores: Collection[str]) -> MaskFile:
     """Return the masks of the file that a score names; `scores` are those that are no files."""
     if not isinstance(score, str) or not Path(score).is_file():
         raise ConfigurationError(
-            f"Parameter `score` should be one of {', '.join(map(repr, scores))}, or the path of a mask file, as text. "
-            f"Found `score = {score!r}`, which is no such file.{near_matches(str(score), scores)}"
+            f"Parameter `score` should be one of {', '.join(map(repr, scores))}, or the path of a mask file. "
+            f"Found `score = {score!r}`, which is no file, or no text.{near_matches(str(score), scores)}"
         )
     return read_mask_file(score)
 

@@ -1,6 +1,7 @@
 """Sparse fine-tuning: a fixed share of the entries or rows trains, chosen by a score."""
 
 from collections.abc import Mapping, Sequence
+from math import inf
 from typing import Any, Literal
 from warnings import warn
 
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from lightning_sparsegrad.components import NamedParameters, find_layers
 from lightning_sparsegrad.errors import ConfigurationError, require_integer, require_one_of
-from lightning_sparsegrad.functional import group_of, select_largest, shard_of, unpack_bits
+from lightning_sparsegrad.functional import component_norms, group_of, select_largest, shard_of, unpack_bits
 from lightning_sparsegrad.functional.sharding import is_spread, whole_of
 from lightning_sparsegrad.transforms.base import Gradients, Phase, Window, check_seed
 from lightning_sparsegrad.transforms.masks._mask_file import check_density, chosen_file
@@ -128,6 +129,7 @@ class SparseMask(FixedMask):
         self.score, self.structure, self.scope, self.freeze, self.seed = score, structure, scope, freeze, seed
         self.exclude_head, self.exclude = exclude_head, exclude
         self._names: list[str] = []  # of the tensors of which a share trains
+        self._asleep: frozenset[str] = frozenset()  # those that would be among them, but require no gradient
         self._scores: GradientScores | None = None
         self._drawn: int | None = None  # the seed of the random mask that is held
         self._is_chosen = self._is_guessed = False
@@ -164,11 +166,9 @@ class SparseMask(FixedMask):
                 raise ConfigurationError(f"{error} Or use `exclude_head=False`.") from error
             top = frozenset({layers.count} if layers.has_head else ())
             head = {name for name, depths in layers.depths.items() if depths <= top}
-        names = [
-            name
-            for name in parameters.filtered(None, self.exclude)
-            if name not in head and parameters[name].requires_grad and parameters[name].numel()
-        ]
+        below = [name for name in parameters.filtered(None, self.exclude) if name not in head]
+        names = [name for name in below if parameters[name].requires_grad and parameters[name].numel()]
+        self._asleep = frozenset(name for name in below if not parameters[name].requires_grad)
         if not names:
             raise ConfigurationError(
                 f"Parameters `exclude` and `exclude_head` should leave something that trains. "
@@ -188,10 +188,20 @@ class SparseMask(FixedMask):
         else:
             scores = [self._score(name, weight, seed) for name, weight in zip(self._names, weights, strict=True)]
             groups = [group_of(weight) for weight in weights]
+            if self._scores is not None and not self._is_guessed:
+                self._require_some(component_norms(scores, [len(scores)], norm_type=inf, groups=groups))
             parts = [[index] for index in range(len(scores))] if self.scope == "tensor" else [[*range(len(scores))]]
             for part in parts:
                 self._hold_largest(part, scores, groups, weights)
         self._is_chosen, self._scores = True, None
+
+    def _require_some(self, largest: Tensor) -> None:
+        """Raise a `ConfigurationError` if the largest of the scores that were summed is zero."""
+        if not largest:
+            raise ConfigurationError(
+                f"Gradients should give scores that are not zero in a calibration window at least. "
+                f"Found zeros alone in all {self.calibration_windows} of `{self!r}`."
+            )
 
     def _hold_largest(
         self, part: Sequence[int], scores: Sequence[Tensor], groups: Sequence[Any], weights: Sequence[Tensor]
@@ -255,6 +265,11 @@ class SparseMask(FixedMask):
                 f"`{self!r}` should have a mask after {self.calibration_windows} calibration windows: resume from one "
                 f"of its checkpoints, or name a mask file, `score=FILE`. Found none at step {window.step}."
             )
+        if new := sorted(self._asleep & gradients.keys()):
+            raise ConfigurationError(
+                f"Parameters that `{self!r}` trains should require a gradient when its engine is made. "
+                f"Found `{new[0]}`, which was made to require one later."
+            )
         if self._is_guessed and not all(gradient.is_meta for gradient in gradients.values()):
             raise ConfigurationError(
                 f"Weights should be there when the engine of `{self!r}` is made. Found them on the meta device then."
@@ -283,8 +298,8 @@ class SparseMask(FixedMask):
         return any(is_spread(tensor) for tensor in self.parameters.tensors.values())
 
     def state_dict(self) -> dict[str, Any]:
-        if self.score == "random" or self._file is not None:
-            return {}  # drawn or read again
+        if self.score == "random":
+            return {}  # drawn again
         described = {"class": "SparseMask", "density": self.density, "score": self.score}
         if self._is_chosen:
             masks = {name: {"bits": packed, "shape": list(shape)} for name, (packed, shape) in self._packed.items()}
@@ -294,7 +309,7 @@ class SparseMask(FixedMask):
         return {**described, **self._scores.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if self.score == "random" or self._file is not None:
+        if self.score == "random":
             return
         if state.get("class") != "SparseMask":
             warn(f"`{self!r}` starts without a mask. Found the state of another strategy.", stacklevel=2)
