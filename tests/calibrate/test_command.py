@@ -190,16 +190,18 @@ def test_half_precision_is_computed_in_float32(precision: str, capsys: pytest.Ca
     [("backwards", [*range(SAMPLES)][::-1]), ("stream", [*range(SAMPLES)])],
 )
 def test_samples_are_those_of_the_loader_in_its_order(data: str, order: list[int]) -> None:
-    for most in (SAMPLES, 6):
+    for most in (SAMPLES + 1, 6):
         calibrated(*task(), f"--model.data={data}", f"--samples={most}")
         assert entries() == largest(sums(Plain(), DATA[order[:most], None], "fisher"), 0.1)
 
 
 @pytest.mark.long
 @pytest.mark.filterwarnings("ignore:`training_step` returned `None`")
-@cases("fault", ["gaps", "infinite"])
-def test_samples_without_a_usable_gradient_count_for_nothing(fault: str, capsys: pytest.CaptureFixture[str]) -> None:
-    lines = printed(capsys, *task(), f"--model.fault={fault}")
+@cases(("fault", "nonfinite"), [("gaps", "propagate"), ("infinite", "raise"), ("infinite", "skip")])
+def test_samples_without_a_usable_gradient_count_for_nothing(
+    fault: str, nonfinite: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = printed(capsys, *task(), f"--model.fault={fault}", f"--model.nonfinite={nonfinite}")
     note = "note: 4 of them count for nothing: a gradient was infinite or undefined"
     assert (note in lines) == (fault == "infinite")
     usable = [index for number, index in enumerate(ORDER) if number % 3 != 2]
@@ -222,7 +224,7 @@ def test_samples_without_a_usable_gradient_count_for_nothing(fault: str, capsys:
             "one `DataLoader` to be read sample by sample. Found a `list`.",
         ),
         (["--model.data=batches"], "Found `batch_size = None`: a `Batches` makes the batches."),
-        (["--model.data=stream"], "Found `samples = 1024`, and 12 samples."),
+        (["--model.data=none"], "Train data should have a sample to calibrate on. Found none."),
         (["--model.fault=manual"], "automatic optimization, so that a window is one sample. Found `Task`"),
         (["--model.gradient_transform.score=weight"], "one of 'fisher', 'gradient', 'movement'. Found none in `Sp"),
         (

@@ -192,3 +192,44 @@ def test_empty_parameters_have_a_description():
 def test_an_index_beyond_all_numbers_is_refused():
     with pytest.raises(ConfigurationError, match=r"should hold indices below 3, the rows of `0.weight`"):
         GradientEngine(small(), TrainableRows({"0.weight": [1 << 70]}))
+
+
+class Own(FixedMask):
+    """A strategy of a user, with a mask of theirs."""
+
+    def __init__(self, name: str, mask: Tensor) -> None:
+        super().__init__()
+        self.name, self.mask = name, mask
+
+    def bind(self, parameters: NamedParameters, *, total_steps: int | None) -> None:
+        super().bind(parameters, total_steps=total_steps)
+        self.hold_(self.name, self.mask)
+
+
+@cases(
+    ("name", "mask", "message"),
+    [
+        ("wieght", torch.ones(2, 3, dtype=torch.bool), r"Found `wieght`\. Near matches: `weight`"),
+        ("weight", torch.ones(2, 3), r"`weight` should be of torch\.bool\. Found torch\.float32"),
+        ("weight", torch.ones(3, dtype=torch.bool), r"Found shape \(3,\)"),
+    ],
+)
+def test_masks_that_fit_no_parameter_are_refused(name: str, mask: Tensor, message: str):
+    with pytest.raises(ConfigurationError, match=message):
+        GradientEngine(nn.Linear(3, 2), Own(name, mask))
+
+
+def test_a_model_without_zeros_to_keep_is_reported():
+    model = nn.Linear(3, 2)
+    with pytest.warns(UserWarning, match="freezes nothing, as no weight is zero"):
+        GradientEngine(model, SparseMask(score="nonzero", exclude_head=False))
+    prune.l1_unstructured(model, "weight", amount=0.5)
+    prune.remove(model, "weight")
+    engine = GradientEngine(model, SparseMask(score="nonzero", exclude_head=False))
+    assert int(engine.transform.masks["weight"].sum()) == 3
+
+
+def test_rows_in_an_array_are_refused():
+    rows: Any = {"weight": numpy.array([0, 1])}
+    with pytest.raises(ConfigurationError, match="should hold a list of rows for each pattern"):
+        TrainableRows(rows)
