@@ -164,6 +164,21 @@ def test_a_resumed_run_keeps_its_mask_though_the_file_was_changed(tmp_path: Path
     assert torch.equal(engine.transform.masks["0.weight"], torch.eye(3, 4).bool())  # type: ignore[attr-defined]
 
 
+def test_a_file_of_a_task_is_one_of_its_model_and_the_reverse(tmp_path: Path):
+    file = str(tmp_path / "mask.safetensors")
+    save_file({"model.0.weight": torch.eye(3, 4)}, file)
+    assert GradientEngine(small(), SparseMask(score=file)).transform.masks.keys() == {"0.weight"}  # type: ignore[attr-defined]
+    save_file({"0.weight": torch.eye(3, 4)}, file)
+    task = nn.ModuleDict({"model": small()})
+    assert GradientEngine(task, SparseMask(score=file)).transform.masks.keys() == {"model.0.weight"}  # type: ignore[attr-defined]
+
+
+def test_all_rows_of_a_head_train_beside_some_of_another_tensor():
+    engine = GradientEngine(small(), TrainableRows({"0.weight": [1], "2.*": "all"}, others="frozen"))
+    trained = {name: mask.sum() for name, mask in engine.transform.masks.items()}  # type: ignore[attr-defined]
+    assert trained == {"0.weight": 1, "0.bias": 0, "2.weight": 2, "2.bias": 2}
+
+
 def test_two_masks_of_a_tied_tensor_have_to_be_the_same(tmp_path: Path):
     model = nn.Sequential(nn.Embedding(3, 3), nn.Linear(3, 3, bias=False))
     model[1].weight = model[0].weight
