@@ -87,7 +87,8 @@ class Steps:
             if member.calibrates(window):
                 raise ConfigurationError(
                     f"`{member!r}` should calibrate in fewer windows than the {window.step + 1} steps of the training: "
-                    f"no optimizer steps in them. Found none behind them."
+                    f"no optimizer steps in them. Found none behind them: calibrate in fewer, as by "
+                    f"`SparseMask(calibration_windows=...)`, or train longer."
                 )
 
     def calibrate_(self, gradients: Gradients, window: Window) -> None:

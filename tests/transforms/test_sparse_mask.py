@@ -340,9 +340,9 @@ def test_arguments_out_of_range_are_refused(arguments: dict[str, Any], message: 
 @cases(
     ("model", "arguments", "message"),
     [
-        (Tiny, {}, "exclude_head=False"),
+        (Tiny, {}, "Parameter `exclude_head` should be False .* Found `exclude_head = True` and a `Tiny`"),
         (Small, {"exclude": "nothing.*"}, "`exclude`"),
-        (Small, {"exclude": "*"}, "exclude"),
+        (Small, {"exclude": "*"}, r"Found `exclude = \*`, `exclude_head = True`, which leave none"),
     ],
 )
 def test_models_it_cannot_mask_are_refused(model: type[nn.Module], arguments: dict[str, Any], message: str):

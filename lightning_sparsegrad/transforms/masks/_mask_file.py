@@ -13,7 +13,7 @@ from lightning_sparsegrad.errors import ConfigurationError, near_matches, reason
 from lightning_sparsegrad.functional import pack_bits, unpack_bits
 from lightning_sparsegrad.functional.selection import require_bits
 
-_FORMAT, _VERSION = "sparsegrad-mask", "1"
+_FORMAT, _VERSION = f"{__name__.partition('.')[0]}.mask", "1"
 
 
 @dataclass(frozen=True)
@@ -43,27 +43,29 @@ class MaskFile:
         seen: dict[str, Tensor] = {}
         for role, tensor in self.tensors.items():
             if role not in first:
-                self._refuse(f"names of parameters. Found `{role}`.{near_matches(role, first)}")
+                self._refuse("names of parameters", f"`{role}`", near_matches(role, first))
             name = first[role]
             weight = parameters[name]
             mask = unpack_bits(tensor, self.shapes[role]) if role in self.shapes else tensor
             if mask.shape not in {weight.shape, weight.shape[:1]}:
                 self._refuse(
-                    f"a mask of shape {tuple(weight.shape)} or {tuple(weight.shape[:1])} for `{role}`. "
-                    f"Found shape {tuple(mask.shape)}."
+                    f"a mask of shape {tuple(weight.shape)} or {tuple(weight.shape[:1])} for `{role}`",
+                    f"shape {tuple(mask.shape)}",
                 )
             if role not in self.shapes and not ((mask == 0) | (mask == 1)).all():
-                self._refuse(f"masks of zeros and ones. Found other values for `{role}`.")
+                self._refuse("masks of zeros and ones", f"other values for `{role}`")
             mask = mask.bool()
             if not seen.setdefault(name, mask).equal(mask):
-                self._refuse(f"one mask for each tensor. Found two for `{name}`, which is `{role}` too.")
+                self._refuse("one mask for each tensor", f"two for `{name}`, which is `{role}` too,")
             trains = trains or bool(mask.any())
             yield name, mask
         if not trains:
-            self._refuse("an entry that trains. Found none.")
+            self._refuse("an entry that trains", "none")
 
-    def _refuse(self, what: str) -> None:
-        raise ConfigurationError(f"Parameter `score` should be a file with {what} It is `{self.path}`.")
+    def _refuse(self, allowed: str, fault: str, hint: str = "") -> None:
+        raise ConfigurationError(
+            f"Parameter `score` should be a file with {allowed}. Found {fault} in `score = {self.path}`.{hint}"
+        )
 
 
 def chosen_file(score: str, scores: Collection[str]) -> MaskFile:
@@ -71,7 +73,8 @@ def chosen_file(score: str, scores: Collection[str]) -> MaskFile:
     if not isinstance(score, str) or not Path(score).is_file():
         raise ConfigurationError(
             f"Parameter `score` should be one of {', '.join(map(repr, scores))}, or the path of a mask file. "
-            f"Found `score = {score!r}`, which is no file, or no text.{near_matches(str(score), scores)}"
+            f"Found `score = {score!r}`, which is no {'file' if isinstance(score, str) else 'text'}."
+            f"{near_matches(str(score), scores)}"
         )
     return read_mask_file(score)
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lightning_sparsegrad.components import NamedParameters
-from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.errors import ConfigurationError, near_matches
 from lightning_sparsegrad.functional import (
     keep_entries_,
     keep_rows_,
@@ -71,13 +71,20 @@ class FixedMask(GradientTransform):
 
         Args:
             name: The first name of the parameter.
-            mask: Boolean tensor of the shape of the whole parameter or, if that has other dimensions, of its number of
-                rows: `True` for what trains.
+            mask: Boolean tensor of the shape of the whole parameter, or of its number of rows: `True` for what trains.
 
         Raises:
-            ConfigurationError: If the mask has another shape, or the parameter belongs to an embedding with `max_norm`.
+            ConfigurationError: If there is no such parameter, the mask has another shape or dtype, or the parameter
+                belongs to an embedding with `max_norm`.
         """
+        if name not in self.parameters:
+            raise ConfigurationError(
+                f"A mask should be of a parameter, by its first name. Found `{name}`."
+                f"{near_matches(name, self.parameters)}"
+            )
         weight = self.parameters[name]
+        if mask.dtype != torch.bool:
+            raise ConfigurationError(f"The mask of `{name}` should be of torch.bool. Found {mask.dtype}.")
         if mask.shape not in {weight.shape, weight.shape[:1]}:
             raise ConfigurationError(
                 f"The mask of `{name}` should be of shape {tuple(weight.shape)}, or of shape {tuple(weight.shape[:1])} "

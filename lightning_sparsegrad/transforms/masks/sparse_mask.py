@@ -54,12 +54,13 @@ class SparseMask(FixedMask):
     Args:
         density: Share of entries (or rows) that train, in (0, 1]. At least one trains. `None` for `"nonzero"` and mask
             files, which say so themselves.
-        score: One of the scores above.
+        score: `"fisher"`, `"gradient"`, `"movement"`, `"weight"`, `"nonzero"`, `"random"` or the path of a mask file.
         structure: What is chosen: an `"entry"`; or a `"row"`, a slice along dim 0, by the mean of its scores. Entries
             of a 1-D tensor are rows.
         scope: Whether the share is of all tensors together, `"global"`, or of each `"tensor"`.
-        exclude_head: Whether the head trains as usual, which is everything behind the last block and its norm. A tensor
-            that is also elsewhere, as a tied embedding, is no head. The head does not count for the share.
+        exclude_head: Whether the head trains as usual, which is everything behind the last block and its norm, a pooler
+            included. A tensor that is also elsewhere, as a tied embedding, is no head. The head does not count for the
+            share.
         exclude: Globs of further parameters that train as usual.
         calibration_windows: Number of windows whose gradients are summed, 32 by default.
         freeze: What the mask freezes: the `"weights"`; or `"gradients"`: weight decay and momentum still move the
@@ -74,7 +75,7 @@ class SparseMask(FixedMask):
 
     Note:
         `"movement"` is the score of movement pruning (Sanh, Wolf and Rush 2020, https://arxiv.org/abs/2005.07683).
-        Deviations: FISH pays for the classifier from the share. Child-Tuning-D (Xu et al. 2021,
+        Deviations: FISH pays for the classifier from the share, and masks a pooler. Child-Tuning-D (Xu et al. 2021,
         https://arxiv.org/abs/2109.05687) masks only tensors with `layer` in their name, which `exclude` can do, clips
         the gradient of each batch first, and takes more than the share where scores are equal.
 
@@ -163,10 +164,15 @@ class SparseMask(FixedMask):
             try:
                 layers = find_layers(parameters)
             except ConfigurationError as error:
-                raise ConfigurationError(f"{error} Or use `exclude_head=False`.") from error
+                raise ConfigurationError(
+                    f"Parameter `exclude_head` should be False for a model whose blocks, and so its head, cannot be "
+                    f"found; `exclude` can name its head. Found `exclude_head = True` and a "
+                    f"`{type(parameters.model).__name__}`."
+                ) from error
             top = frozenset({layers.count} if layers.has_head else ())
             head = {name for name, depths in layers.depths.items() if depths <= top}
-        below = [name for name in parameters.filtered(None, self.exclude) if name not in head]
+        usual = head | parameters.select("exclude", self.exclude)
+        below = [name for name in parameters if name not in usual]
         names = [name for name in below if parameters[name].requires_grad and parameters[name].numel()]
         self._asleep = frozenset(name for name in below if not parameters[name].requires_grad)
         if not names:
@@ -185,6 +191,12 @@ class SparseMask(FixedMask):
             for name, weight in zip(self._names, weights, strict=True):
                 if weight.ndim > 1 and not weight.is_meta:
                     self.hold_(name, whole_of((shard_of(weight).local != 0).to(torch.uint8), weight).bool())
+            if not self._is_guessed and all(n == self.parameters[name].numel() for name, n in self._trained.items()):
+                warn(
+                    f"`{self!r}` freezes nothing, as no weight is zero. Zeros of `torch.nn.utils.prune` are in the "
+                    f"weights after its `remove`.",
+                    stacklevel=2,
+                )
         else:
             scores = [self._score(name, weight, seed) for name, weight in zip(self._names, weights, strict=True)]
             groups = [group_of(weight) for weight in weights]

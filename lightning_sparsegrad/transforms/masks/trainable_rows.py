@@ -24,7 +24,8 @@ class TrainableRows(FixedMask):
         rows: By glob on parameter names, the indices of the rows that train, from 0. A row trains if any pattern that
             matches its tensor lists it. With a data module that has a tokenizer, a row can also be the text of a
             token; `"added"` stands for all tokens that were added to the tokenizer.
-        others: What becomes of the other parameters of the model: they `"train"` as usual, or are `"frozen"`.
+        others: What becomes of the other parameters of the model: they `"train"` as usual, or are `"frozen"`, a new
+            head included, unless `rows` lists its rows, too.
 
     Raises:
         ConfigurationError: At construction, for rows that are no list of indices or texts; when bound, for an index
@@ -111,7 +112,7 @@ def _count_rows(name: str, weight: Tensor) -> int:
 
 
 def _check_rows(pattern: str, chosen: Rows) -> None:
-    if chosen == "added":
+    if isinstance(chosen, str) and chosen == "added":
         return
     if not isinstance(chosen, Sequence) or isinstance(chosen, str) or not chosen:
         raise ConfigurationError(
