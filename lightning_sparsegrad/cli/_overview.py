@@ -15,7 +15,7 @@ COMMANDS = {
     "explain": "Say what a strategy will do to a model, before it trains.",
     "calibrate": "Choose which entries of a model train, by gradients of single samples, and write a mask file.",
     "study": "Compare strategies over many runs of `fit`.",
-    "export": "Write a checkpoint as a folder for `transformers`.",
+    "export": "Write a checkpoint as a folder for `transformers`, or as a delta to its base model.",
 }
 _EXAMPLES = """\
 examples:
