@@ -76,7 +76,8 @@ def chosen_file(score: str, scores: Collection[str]) -> MaskFile:
     if not isinstance(score, str) or not Path(score).is_file():
         raise ConfigurationError(
             f"Parameter `score` should be one of {', '.join(map(repr, scores))}, or the path of a mask file. "
-            f"Found `score = {score!r}`, which is no file.{near_matches(str(score), scores)}"
+            f"Found `score = {score!r}`, which is no {'file' if isinstance(score, str) else 'text'}."
+            f"{near_matches(str(score), scores)}"
         )
     return read_mask_file(score)
 
