@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -11,7 +12,6 @@ from rich import get_console
 from typing_extensions import override
 
 from lightning_sparsegrad.calibrate._calibration import Calibration
-from lightning_sparsegrad.calibrate._file import require_new
 from lightning_sparsegrad.calibrate._samples import give_single_samples
 from lightning_sparsegrad.callbacks import ProgressLines
 from lightning_sparsegrad.cli._rehearsing import RehearsingCLI, unsaid
@@ -19,6 +19,7 @@ from lightning_sparsegrad.data._checks import require_at_least
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.explain._rehearsal import load_weights
 from lightning_sparsegrad.explain._trainer import HALF, KEPT, about_left_out, keep_callbacks, silence
+from lightning_sparsegrad.files._new import require_new
 from lightning_sparsegrad.files._writing import write_new
 from lightning_sparsegrad.loops._callbacks import callbacks_of, find_callback
 from lightning_sparsegrad.modules.base import SparseGradModule
@@ -66,7 +67,7 @@ class CalibrateCLI(RehearsingCLI):
         super().before_instantiate_classes()
         samples, trainer = self._own.samples, self._own.trainer
         require_at_least(1, samples=samples)
-        require_new(self._own.output)
+        require_new(self._own.output, "output")
         self._notes = [*about_left_out(keep_callbacks(trainer, _KEPT), _KEPT)]
         settings: dict[str, Any] = {"max_steps": samples, "max_epochs": 1, "accumulate_grad_batches": 1}
         settings |= {"limit_train_batches": None, "overfit_batches": 0.0, "fast_dev_run": False}
@@ -117,7 +118,7 @@ class CalibrateCLI(RehearsingCLI):
         arguments = {"score": output, **({} if mask.freeze == "weights" else {"freeze": mask.freeze})}
         if calibration.address is not None and isinstance(self.model, SparseGradModule):
             flag = f"--model.gradient_transform{calibration.address}"
-            how = " ".join([f"{flag}=SparseMask", *(f"{flag}.{name}={value}" for name, value in arguments.items())])
+            how = shlex.join([f"{flag}=SparseMask", *(f"{flag}.{name}={value}" for name, value in arguments.items())])
         else:
             values = ", ".join(f"{name}: {value}" for name, value in arguments.items())
             how = f"{{class_path: SparseMask, init_args: {{{values}}}}} in place of `{mask!r}`"

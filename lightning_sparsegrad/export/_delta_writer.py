@@ -13,7 +13,6 @@ row-major order, ascending) and `value:weight` (what they are in the model), or 
 """
 
 import json
-import os
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,8 +24,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.export._bits import DTYPES, bits, bytes_of, chunks_of, digest_of, name_of, tied_names
+from lightning_sparsegrad.files._new import require_new
 from lightning_sparsegrad.files._writing import creating
 
 FORMAT, VERSION = f"{__name__.partition('.')[0]}.delta", "1"
@@ -81,14 +80,6 @@ class _Stored:
             else:
                 yield is_changed.nonzero().view(-1).add_(start).to(self.dtype)
             start += len(chunk)
-
-
-def require_new(path: str | Path, parameter: str) -> None:
-    """Raise a `ConfigurationError` that names a parameter if its file exists."""
-    if os.path.lexists(Path(path)):  # an empty text is the folder
-        raise ConfigurationError(
-            f"Parameter `{parameter}` should name a new file. Found `{parameter} = {path}`, which exists."
-        )
 
 
 def write_delta(

@@ -14,11 +14,12 @@ from lightning_sparsegrad.data._tokenizer_padding import settle_tokenizer
 from lightning_sparsegrad.errors import ConfigurationError, reason_of
 from lightning_sparsegrad.export._base import load_base
 from lightning_sparsegrad.export._bits import tensors_of
-from lightning_sparsegrad.export._delta_writer import DeltaSize, require_new, write_delta
+from lightning_sparsegrad.export._delta_writer import DeltaSize, write_delta
 from lightning_sparsegrad.export._folder import require_free, written
 from lightning_sparsegrad.export._model import build
 from lightning_sparsegrad.export._release_0_1 import describe
 from lightning_sparsegrad.files._checksums import require_intact
+from lightning_sparsegrad.files._new import require_new
 from lightning_sparsegrad.hub._names import resolve_source
 from lightning_sparsegrad.hub._network import STRANGERS, how_without, is_unreachable
 from lightning_sparsegrad.modules._description import MODEL_KEY, name_classes

@@ -13,7 +13,8 @@ from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.export import _bits
 from lightning_sparsegrad.export._bits import bits, digest_of, name_of, tensors_of, tied_names
 from lightning_sparsegrad.export._delta_reader import Delta, read_delta
-from lightning_sparsegrad.export._delta_writer import require_new, write_delta
+from lightning_sparsegrad.export._delta_writer import write_delta
+from lightning_sparsegrad.files._new import require_new
 
 _Model = TypeVar("_Model", bound=nn.Module)
 

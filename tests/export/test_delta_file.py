@@ -41,7 +41,7 @@ def rewrite(change: Callable[[dict[str, Tensor], dict[str, str]], None]) -> None
 def test_a_file_is_not_overwritten() -> None:
     PATH.write_text("mine")
     with pytest.raises(
-        ConfigurationError, match=r"Parameter `path` should name a new file\. Found `path = a.safetensors`"
+        ConfigurationError, match=r"Parameter `path` should be the path of a new file\. Found `path = a.safetensors`"
     ):
         save_delta(net(2, 2), net(2, 2), PATH)
     assert PATH.read_text() == "mine"
@@ -60,7 +60,7 @@ def test_a_file_that_appears_meanwhile_is_not_overwritten(monkeypatch: pytest.Mo
         return original(*args)
 
     monkeypatch.setattr("lightning_sparsegrad.export._delta_writer.digest_of", slow)
-    with pytest.raises(ConfigurationError, match="should name a new file"):
+    with pytest.raises(ConfigurationError, match="should be the path of a new file"):
         written(net(6, 5, 3))
     assert [path.name for path in Path().iterdir()] == ["a.safetensors"]
     assert PATH.read_text() == "mine"

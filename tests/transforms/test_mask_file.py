@@ -116,7 +116,10 @@ BROKEN: dict[str, tuple[Callable[[Path], str], str]] = {
     "empty": (lambda folder: write(folder, {}), "mask file that can be read"),
     "absent": (lambda folder: str(folder / "other"), "path of a mask file.* is no file"),
     "folder": (str, "path of a mask file.* is no file"),
-    "version": (partial(_with_shapes, shapes=SHAPES, version="2"), "it has the format 'lightning_sparsegrad.mask', version '2'"),
+    "version": (
+        partial(_with_shapes, shapes=SHAPES, version="2"),
+        "it has the format 'lightning_sparsegrad.mask', version '2'",
+    ),
     "format": (partial(_with_shapes, shapes=SHAPES, format="other"), "it has the format 'other', version '1'"),
     "bits": (partial(_with_shapes, shapes={"embedding.weight": [11, 5]}), "bytes hold the bits of shape"),
     "negative": (partial(_with_shapes, shapes={"embedding.weight": [-11, -4]}), "bytes hold the bits of shape"),

@@ -4,12 +4,14 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils import prune
 
-from lightning_sparsegrad import GradientEngine, SparseMask, TrainableRows
+from lightning_sparsegrad import FixedMask, GradientEngine, NamedParameters, SparseMask, TrainableRows
 from lightning_sparsegrad.errors import ConfigurationError
 from tests.cases import cases
 
@@ -164,6 +166,21 @@ def test_a_resumed_run_keeps_its_mask_though_the_file_was_changed(tmp_path: Path
     assert torch.equal(engine.transform.masks["0.weight"], torch.eye(3, 4).bool())  # type: ignore[attr-defined]
 
 
+def test_a_file_of_a_task_is_one_of_its_model_and_the_reverse(tmp_path: Path):
+    file = str(tmp_path / "mask.safetensors")
+    save_file({"model.0.weight": torch.eye(3, 4)}, file)
+    assert GradientEngine(small(), SparseMask(score=file)).transform.masks.keys() == {"0.weight"}  # type: ignore[attr-defined]
+    save_file({"0.weight": torch.eye(3, 4)}, file)
+    task = nn.ModuleDict({"model": small()})
+    assert GradientEngine(task, SparseMask(score=file)).transform.masks.keys() == {"model.0.weight"}  # type: ignore[attr-defined]
+
+
+def test_all_rows_of_a_head_train_beside_some_of_another_tensor():
+    engine = GradientEngine(small(), TrainableRows({"0.weight": [1], "2.*": "all"}, others="frozen"))
+    trained = {name: mask.sum() for name, mask in engine.transform.masks.items()}  # type: ignore[attr-defined]
+    assert trained == {"0.weight": 1, "0.bias": 0, "2.weight": 2, "2.bias": 2}
+
+
 def test_two_masks_of_a_tied_tensor_have_to_be_the_same(tmp_path: Path):
     model = nn.Sequential(nn.Embedding(3, 3), nn.Linear(3, 3, bias=False))
     model[1].weight = model[0].weight
@@ -177,7 +194,7 @@ def test_two_masks_of_a_tied_tensor_have_to_be_the_same(tmp_path: Path):
 
 def test_a_path_that_is_no_text_is_refused_as_such(tmp_path: Path):
     save_file({"0.weight": torch.ones(3, 4)}, tmp_path / "mask.safetensors")
-    with pytest.raises(ConfigurationError, match="no file, or no text"):
+    with pytest.raises(ConfigurationError, match="which is no text"):
         SparseMask(score=tmp_path / "mask.safetensors")  # type: ignore[arg-type]
 
 
@@ -223,13 +240,14 @@ def test_a_model_without_zeros_to_keep_is_reported():
     model = nn.Linear(3, 2)
     with pytest.warns(UserWarning, match="freezes nothing, as no weight is zero"):
         GradientEngine(model, SparseMask(score="nonzero", exclude_head=False))
-    prune.l1_unstructured(model, "weight", amount=0.5)
-    prune.remove(model, "weight")
-    engine = GradientEngine(model, SparseMask(score="nonzero", exclude_head=False))
-    assert int(engine.transform.masks["weight"].sum()) == 3
+    prune.l1_unstructured(model, "weight", amount=0.5)  # type: ignore[no-untyped-call]
+    prune.remove(model, "weight")  # type: ignore[no-untyped-call]
+    mask = GradientEngine(model, SparseMask(score="nonzero", exclude_head=False)).transform
+    assert isinstance(mask, SparseMask)
+    assert int(mask.masks["weight"].sum()) == 3
 
 
 def test_rows_in_an_array_are_refused():
-    rows: Any = {"weight": numpy.array([0, 1])}
+    rows: Any = {"weight": np.array([0, 1])}
     with pytest.raises(ConfigurationError, match="should hold a list of rows for each pattern"):
         TrainableRows(rows)
