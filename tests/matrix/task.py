@@ -49,8 +49,6 @@ def knows_when(row: Golden) -> bool:
     transform = row.transform
     if row.learns and not isinstance(transform, Chain):
         return stands_for_its_class(row)
-    if row.calibrates:
-        return True
     return transform.needs_total_steps or isinstance(transform, Chain) or "epoch" in vars(transform).values()
 
 

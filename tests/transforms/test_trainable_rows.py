@@ -55,6 +55,15 @@ def test_others_are_frozen_whole():
     assert {name: rows for name, rows in moved.items() if rows} == {"embeddings.weight": [6], "head.bias": [5]}
 
 
+def test_all_rows_of_a_tensor_train_beside_some_of_another():
+    moved = moved_rows(TrainableRows({"head.*": "all", "embeddings.weight": [2]}, others="frozen"))
+    assert {name: rows for name, rows in moved.items() if rows} == {
+        "embeddings.weight": [2],
+        "head.weight": [*range(7)],
+        "head.bias": [*range(7)],
+    }
+
+
 def test_work_on_what_is_frozen_whole_is_skipped():
     model = Small()
     engine = GradientEngine(model, TrainableRows({"head.weight": [6]}, others="frozen"))
@@ -71,8 +80,8 @@ def test_work_on_what_is_frozen_whole_is_skipped():
 REFUSED: list[tuple[Any, str]] = [
     ({}, "`rows` should map patterns to lists of rows. Found `rows = {}`"),
     ([0, 1], "`rows` should map patterns"),
-    ({"embeddings.weight": []}, r"list of rows for each pattern, or 'added'. Found `embeddings.weight = \[\]`"),
-    ({"embeddings.weight": "all"}, "list of rows for each pattern"),
+    ({"embeddings.weight": []}, r"a list of rows for each pattern, .*. Found `embeddings.weight = \[\]`"),
+    ({"embeddings.weight": "some"}, "list of rows for each pattern"),
     ({"embeddings.weight": 3}, "list of rows for each pattern"),
     ({"embeddings.weight": [-1]}, "non-negative integer"),
     ({"embeddings.weight": [1.5]}, "non-negative integer"),
