@@ -15,8 +15,8 @@ from lightning_sparsegrad.untrusted._terminal import shown, slow_down_bars
 __all__ = ["SparseGradArgumentParser", "SparseGradCLI", "StoreConfigCallback", "main"]  # noqa: F822  # the lazy ones
 
 _OTHERS = (
-    "`study` compares strategies over many runs of `fit`; `export` writes a checkpoint as a folder for `transformers`, "
-    "or as a delta to its base model."
+    "`explain` says what a strategy will do; `calibrate` writes a mask of what trains; `study` compares strategies "
+    "over many runs of `fit`; `export` writes a checkpoint as a folder for `transformers`."
 )
 
 

@@ -32,10 +32,12 @@ QUICK = [
     "tests/fuzz/test_material.py",
     "tests/transforms",
 ]
-BENCHMARKED = """
+GONE_OVER = """
 from benchmarks.strategies import make_strategies
 from benchmarks.models import Thresholds
+from tests.matrix.test_fsdp2 import NOT_FOR_SHARDS
 print(list(make_strategies(Thresholds(1.0, 1.0, 1.0, 1.0), fused=False)))
+print("refused on shards:", *NOT_FOR_SHARDS)
 """
 
 
@@ -139,15 +141,17 @@ def test_every_condition_and_the_soak_take_the_strategy(copy: Copy) -> None:
     copy.add_overlay()
     copy.add_golden_row()
     copy.generate()
-    assert "VectorDamping, as in vector_damping.yaml" in copy.python("-c", BENCHMARKED).stdout
+    benchmarked, refused = copy.python("-c", GONE_OVER).stdout.splitlines()
+    assert "VectorDamping, as in vector_damping.yaml" in benchmarked
+    assert "VectorDamping" in refused
     done = copy.pytest(QUICK)
     assert done.returncode == 0, done.stdout[-5000:]
     conditions = {file.name for file in (ROOT / "tests" / "matrix").glob("test_*.py")} - OF_SHARDS
     listed = copy.python("-m", "pytest", "--collect-only", "-q", "-k", MINE, "tests/matrix").stdout
     assert {name for name in conditions if f"{name}::" not in listed} == {"test_fsdp2.py"}  # it does not take shards
     rest = ["configs", "engine", "matrix", "soak", "fuzz", "benchmarks"]
-    only = f"{MINE} or refused_by_name or golden_rows_have_it or short_soak_finds"
-    launched = "--deselect=tests/matrix/test_ddp.py"  # which would run the cases of all strategies again
+    only = f"{MINE} or golden_rows_have_it or short_soak_finds"
+    launched = "--deselect=tests/matrix/test_ddp.py"  # it would run the cases of all strategies again
     done = copy.pytest([*(f"tests/{name}" for name in rest), launched], only)
     assert done.returncode == 0, done.stdout[-5000:]
 

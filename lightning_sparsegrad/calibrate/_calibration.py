@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from lightning_sparsegrad.calibrate._samples import require_some
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.explain._rehearsal import owner_of_adapter
 from lightning_sparsegrad.loops._callbacks import put_first
@@ -32,6 +33,8 @@ class Calibration(Callback):
 
     def __init__(self, samples: int, notes: list[str]) -> None:
         self._asked, self._notes = samples, notes
+        self.samples = 0
+        """The number of samples that there were, once the fit has ended."""
         self.address: str | None = None
         """The arguments that lead to the mask from the strategy of the fit, as `.transforms.mask`; `None`: none do."""
 
@@ -50,6 +53,7 @@ class Calibration(Callback):
         self.address, mask = _the_one_mask(adapter.transform)
         adapter.transform = mask = deepcopy(mask)
         mask.calibration_windows = 0  # until the data are known: a fit that calibrates in every step is refused
+        adapter._nonfinite = "propagate"  # to the mask, which leaves such samples out
         self._adapter = adapter
         module.optimizer_step = partial(self._window_end, trainer, module)  # type: ignore[method-assign]
         put_first(trainer, self)
@@ -62,12 +66,17 @@ class Calibration(Callback):
         return mask
 
     def end(self, trainer: Trainer) -> None:
-        """Note what was left out; raise a `ConfigurationError` if data of unknown length have ended too early."""
-        if trainer.global_step < self.samples:
-            raise ConfigurationError(
-                f"Parameter `samples` should be at most the number of samples, which these data do not tell. "
-                f"Found `samples = {self._asked}`, and {trainer.global_step:,} samples."
-            )
+        """Choose, where data of unknown length have ended before; note what was left out.
+
+        Raises:
+            ConfigurationError: If there was no sample.
+        """
+        self.samples = trainer.global_step
+        require_some(self.samples)
+        if not self.mask.masks:
+            self.mask._choose(0)
+        if self.samples < self._asked:
+            self._notes.append(f"the data have {self.samples:,} samples, fewer than the {self._asked:,} asked for")
         assert self._scores is not None  # noqa: S101  # of a fit that has started
         if lost := self.samples - int(self._scores.windows):
             self._notes.append(f"{lost:,} of them count for nothing: a gradient was infinite or undefined")
@@ -75,11 +84,8 @@ class Calibration(Callback):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         trainer.strategy.lr_scheduler_configs = []  # what they would scale is never stepped
-        available = trainer.num_training_batches
-        self.mask.calibration_windows = int(min(self._asked, available))
+        self.mask.calibration_windows = int(min(self._asked, trainer.num_training_batches))
         self._scores = self.mask._scores  # which the mask lets go of
-        if available < self._asked:
-            self._notes.append(f"the data have {available:,} samples, fewer than the {self._asked:,} asked for")
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -97,11 +103,6 @@ class Calibration(Callback):
         """Compute the gradients of a sample, in place of `LightningModule.optimizer_step`."""
         optimizer_closure()
         self._adapter.before_optimizer_step(trainer, module, optimizer)  # calibrates if there was no loss
-
-    @property
-    def samples(self) -> int:
-        """The number of samples that were asked for, or that there are."""
-        return self.mask.calibration_windows
 
 
 def _the_one_mask(transform: GradientTransform) -> tuple[str | None, SparseMask]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -117,7 +118,7 @@ class CalibrateCLI(RehearsingCLI):
         arguments = {"score": output, **({} if mask.freeze == "weights" else {"freeze": mask.freeze})}
         if calibration.address is not None and isinstance(self.model, SparseGradModule):
             flag = f"--model.gradient_transform{calibration.address}"
-            how = " ".join([f"{flag}=SparseMask", *(f"{flag}.{name}={value}" for name, value in arguments.items())])
+            how = shlex.join([f"{flag}=SparseMask", *(f"{flag}.{name}={value}" for name, value in arguments.items())])
         else:
             values = ", ".join(f"{name}: {value}" for name, value in arguments.items())
             how = f"{{class_path: SparseMask, init_args: {{{values}}}}} in place of `{mask!r}`"

@@ -29,7 +29,7 @@ def single_samples(loader: Any, most: int) -> DataLoader[Any]:
         most: The largest number of samples, fewer if there are not as many.
 
     Raises:
-        ConfigurationError: If it is another kind of loader, or its dataset makes the batches.
+        ConfigurationError: If it is another kind of loader, its dataset makes the batches, or there is no sample.
     """
     if not isinstance(loader, DataLoader):
         raise ConfigurationError(
@@ -45,4 +45,11 @@ def single_samples(loader: Any, most: int) -> DataLoader[Any]:
     kept = {name: getattr(loader, name) for name in _KEPT}
     if not isinstance(dataset, IterableDataset):  # whose samples have no index
         kept["sampler"] = list(islice(chain.from_iterable(loader.batch_sampler), most))
+        require_some(len(kept["sampler"]))
     return DataLoader(dataset, batch_size=1, **kept)
+
+
+def require_some(samples: int) -> None:
+    """Raise a `ConfigurationError` unless there is a sample."""
+    if not samples:
+        raise ConfigurationError("Train data should have a sample to calibrate on. Found none.")

@@ -27,6 +27,11 @@ class Layers:
         """Number of layers that can be dropped: embeddings and blocks, without the head."""
         return len(self.names) - self.has_head
 
+    @property
+    def head(self) -> frozenset[str]:
+        """The parameters of the head; not those with another role as well, such as a tied embedding."""
+        return frozenset(name for name, depths in self.depths.items() if self.has_head and depths == {self.count})
+
     def top_depth(self, name: str) -> int:
         """Return the depth of the topmost role of a parameter."""
         return max(self.depths[name])

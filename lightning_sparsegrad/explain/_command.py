@@ -73,7 +73,8 @@ class ExplainCLI(RehearsingCLI):
                 f"Found `total_steps = {steps}`."
             )
         self._devices = settle_trainer(self._own.trainer, total_steps=steps, on_meta=windows is None)
-        if steps and self._knows_labels():
+        self._drops_data = bool(steps) and self._own.data is not None and self._knows_labels()
+        if self._drops_data:
             self._own.data = None
         if self._own.data is None and not self._knows_labels():
             raise ConfigurationError("Parameter `num_labels` of the model should be given without data. Found none.")
@@ -127,6 +128,8 @@ class ExplainCLI(RehearsingCLI):
             with unsaid(), suppress(Explained):
                 self.trainer.fit(model, **source)
         except (ConfigurationError, OSError) as error:
+            if self._drops_data and "`tokenizer`" in str(error):
+                raise ConfigurationError(f"{error} The data have one, and are read without `--total_steps`.") from error
             if rehearsal.has_data or self._own.windows is not None:
                 raise
             raise ConfigurationError(f"{error}{_NO_DATA}") from error

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from math import prod
@@ -42,7 +41,7 @@ class Listed:
 
 @dataclass(frozen=True)
 class Delta:
-    """A delta whose file is open; tensors are read from there when they are used.
+    """A delta, whose tensors are read from its file when they are used.
 
     Args:
         whole: The tensors that are stored whole, by name.
@@ -61,22 +60,19 @@ class _NoDeltaError(Exception):
     """The reason why a file is not a delta."""
 
 
-@contextmanager
-def opened(path: str | Path) -> Iterator[Delta]:
-    """Open the file of a delta.
+def read_delta(path: str | Path) -> Delta:
+    """Read the file of a delta; its tensors stay on the disk until they are used.
 
     Raises:
         ConfigurationError: If there is none, it is damaged, or holds what `write_delta` does not write.
     """
-    file = Path(path)
     try:
-        delta = _read(file)
+        return _read(Path(path))
     except (_NoDeltaError, OSError) as error:
         raise ConfigurationError(
             f"Parameter `path` should name a delta as `sparsegrad export --delta` or `save_delta` writes it. "
             f"Found `path = {path}`, {error}."
         ) from error
-    yield delta
 
 
 def _read(path: Path) -> Delta:

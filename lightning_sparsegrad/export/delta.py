@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.export import _bits
 from lightning_sparsegrad.export._bits import bits, digest_of, name_of, tensors_of, tied_names
-from lightning_sparsegrad.export._delta_reader import Delta, opened
+from lightning_sparsegrad.export._delta_reader import Delta, read_delta
 from lightning_sparsegrad.export._delta_writer import write_delta
 from lightning_sparsegrad.files._new import require_new
 
@@ -87,13 +87,13 @@ def load_delta(model: _Model, path: str | Path) -> _Model:
     if not isinstance(model, nn.Module):
         raise ConfigurationError(f"Parameter `model` should be a module. Found `{type(model).__name__}`.")
     tensors = tensors_of(model, "model")
-    with opened(path) as delta:
-        names = dict(_names(tensors, delta))
-        _require_shapes(tensors, names, delta)
-        _require_base(tensors, names, delta)
-        with torch.no_grad():
-            for name, stored in names.items():
-                _change_(tensors[name], stored, delta)
+    delta = read_delta(path)
+    names = dict(_names(tensors, delta))
+    _require_shapes(tensors, names, delta)
+    _require_base(tensors, names, delta)
+    with torch.no_grad():
+        for name, stored in names.items():
+            _change_(tensors[name], stored, delta)
     return model
 
 

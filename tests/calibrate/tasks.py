@@ -11,6 +11,7 @@ from torch.optim import SGD, Optimizer
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_sparsegrad import GradientTransform, SparseGradModule
+from lightning_sparsegrad.engine._nonfinite import NonFinite
 
 SAMPLES = 12
 
@@ -52,6 +53,8 @@ def loader(kind: str = "shuffled") -> Any:
         return DataLoader(Batches(), batch_size=None)
     if kind == "two":
         return [loader(), loader()]
+    if kind == "none":
+        return DataLoader([])  # type: ignore[arg-type]
     if kind == "backwards":
         return DataLoader(samples(), batch_sampler=Backwards())  # type: ignore[arg-type]
     generator = torch.Generator().manual_seed(2)
@@ -112,8 +115,10 @@ class Plain(LightningModule):
 class Task(Plain, SparseGradModule):
     """The same with a strategy of its own."""
 
-    def __init__(self, gradient_transform: GradientTransform, **kwargs: Any) -> None:
-        super().__init__(gradient_transform=gradient_transform, **kwargs)
+    def __init__(
+        self, gradient_transform: GradientTransform, nonfinite: NonFinite = "propagate", **kwargs: Any
+    ) -> None:
+        super().__init__(gradient_transform=gradient_transform, nonfinite=nonfinite, **kwargs)
 
 
 def task(*, density: float = 0.1, score: str = "fisher", **arguments: Any) -> list[str]:

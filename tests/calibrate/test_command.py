@@ -2,6 +2,7 @@
 
 import json
 import resource
+import shlex
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from lightning_sparsegrad.transforms.masks._mask_file import read_mask_file
 from tests.calibrate.tasks import SAMPLES, TRAINER, Plain, Task, largest, samples, sums, task
 from tests.cases import cases
 
-FILE = "mask.safetensors"
+FILE = "a mask.safetensors"
 ORDER = torch.randperm(SAMPLES, generator=torch.Generator().manual_seed(2)).tolist()
 DATA = torch.stack(samples())
 TASK = [f"--model={Task.__module__}.Task", *TRAINER]
@@ -118,7 +119,7 @@ def test_a_mask_in_a_chain_is_that_of_itself_alone(capsys: pytest.CaptureFixture
     lines = printed(capsys, *TASK, f"--model.gradient_transform={json.dumps(chain)}")
     assert entries() == alone
     flag = "--model.gradient_transform.transforms.mask"
-    assert lines[0].endswith(f"Train with {flag}=SparseMask {flag}.score={FILE}")
+    assert lines[0].endswith(f"Train with {flag}=SparseMask '{flag}.score={FILE}'")
     chain["init_args"]["transforms"] = [clip, mask]  # type: ignore[index]
     lines = printed(capsys, *TASK, f"--model.gradient_transform={json.dumps(chain)}")
     assert lines[0].endswith(BY_HAND), "no flag leads into a list"
@@ -149,7 +150,7 @@ def test_a_fit_trains_what_the_file_says(alone: bool, capsys: pytest.CaptureFixt
     strategy = mask if alone else {"class_path": "Chain", "init_args": {"transforms": {"a": clip, "b": mask}}}
     arguments = [*TASK, f"--model.gradient_transform={json.dumps(strategy)}"]
     (line, _) = printed(capsys, *arguments)
-    flags = line.partition("Train with ")[2].split()
+    flags = shlex.split(line.partition("Train with ")[2])
     assert [flag.rpartition(".")[2] for flag in flags[1:]] == ["safetensors", "freeze=gradients"]
     trained = entries()
     quiet = ["logger=false", "enable_checkpointing=false", "enable_progress_bar=false", "enable_model_summary=false"]
@@ -190,16 +191,18 @@ def test_half_precision_is_computed_in_float32(precision: str, capsys: pytest.Ca
     [("backwards", [*range(SAMPLES)][::-1]), ("stream", [*range(SAMPLES)])],
 )
 def test_samples_are_those_of_the_loader_in_its_order(data: str, order: list[int]) -> None:
-    for most in (SAMPLES, 6):
+    for most in (SAMPLES + 1, 6):
         calibrated(*task(), f"--model.data={data}", f"--samples={most}")
         assert entries() == largest(sums(Plain(), DATA[order[:most], None], "fisher"), 0.1)
 
 
 @pytest.mark.long
 @pytest.mark.filterwarnings("ignore:`training_step` returned `None`")
-@cases("fault", ["gaps", "infinite"])
-def test_samples_without_a_usable_gradient_count_for_nothing(fault: str, capsys: pytest.CaptureFixture[str]) -> None:
-    lines = printed(capsys, *task(), f"--model.fault={fault}")
+@cases(("fault", "nonfinite"), [("gaps", "propagate"), ("infinite", "raise"), ("infinite", "skip")])
+def test_samples_without_a_usable_gradient_count_for_nothing(
+    fault: str, nonfinite: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = printed(capsys, *task(), f"--model.fault={fault}", f"--model.nonfinite={nonfinite}")
     note = "note: 4 of them count for nothing: a gradient was infinite or undefined"
     assert (note in lines) == (fault == "infinite")
     usable = [index for number, index in enumerate(ORDER) if number % 3 != 2]
@@ -222,7 +225,7 @@ def test_samples_without_a_usable_gradient_count_for_nothing(fault: str, capsys:
             "one `DataLoader` to be read sample by sample. Found a `list`.",
         ),
         (["--model.data=batches"], "Found `batch_size = None`: a `Batches` makes the batches."),
-        (["--model.data=stream"], "Found `samples = 1024`, and 12 samples."),
+        (["--model.data=none"], "Train data should have a sample to calibrate on. Found none."),
         (["--model.fault=manual"], "automatic optimization, so that a window is one sample. Found `Task`"),
         (["--model.gradient_transform.score=weight"], "one of 'fisher', 'gradient', 'movement'. Found none in `Sp"),
         (

@@ -49,9 +49,9 @@ SHOWN = {
     "lets a checkpoint run any code": f"{HERE}.test_a_user_can_let_a_checkpoint_run_code_in_python",
     "It cannot run Python files": f"{STRANGERS}.test_a_model_runs_no_code",
     "no prompt asks for it": f"{HERE}.test_everything_is_loaded_without_its_code",
-    "it holds tensors and text": f"{DELTA}.test_what_is_no_delta_runs_no_code",
+    "it holds tensors and text": f"{DELTA}_file.test_what_is_no_delta_runs_no_code",
     "whose checksums it names": f"{DELTA}.test_another_base_is_refused_and_left_as_it_is",
-    "that the model does not have": f"{DELTA}.test_a_forged_file_is_refused_before_anything_changes",
+    "that the model does not have": f"{DELTA}_file.test_a_forged_file_is_refused_before_anything_changes",
     "loading scripts of data sets are not run": f"{STRANGERS}.test_a_folder_of_data_runs_no_code",
 }
 

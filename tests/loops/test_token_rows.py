@@ -166,6 +166,10 @@ def test_rows_of_tokens_are_explained(capsys: pytest.CaptureFixture[str]) -> Non
     strategy = [f"{rows}", "--trainer.callbacks.gradient_transform=TrainableRows"]
     strategy += [f"--trainer.callbacks.gradient_transform.rows={{{PATTERN}: added}}"]
     strategy += ["--trainer.callbacks.gradient_transform.others=frozen"]
-    main(["explain", f"--model={__name__}.Task", f"--data={__name__}.Words", *strategy, "--trainer.max_epochs=1"])
-    text = capsys.readouterr().out
-    assert "4 steps; 28 parameters in 3 tensors, 24 train" in text
+    arguments = ["explain", f"--model={__name__}.Task", f"--data={__name__}.Words", *strategy, "--trainer.max_epochs=1"]
+    main(arguments)
+    assert "4 steps; 28 parameters in 3 tensors, 24 train" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match=r"^2$"):
+        main([*arguments, "--total_steps=3"])
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "Found no data module and `Task`, without one. The data have one, and are read without `--total" in line

@@ -77,15 +77,20 @@ every_scaled_row = pytest.mark.parametrize("row", SCALED, ids=str)
 
 
 def rows_that_know_when(
-    names: str, first: Sequence[Any], second: Sequence[Any], *, rows: Sequence[Golden] = ROWS
+    names: str,
+    first: Sequence[Any],
+    second: Sequence[Any],
+    *,
+    rows: Sequence[Golden] = ROWS,
+    quick: Callable[[Golden], bool] = knows_when,
 ) -> pytest.MarkDecorator:
     """Parametrize `row` and other arguments: the first values with strategies that know where training stands.
 
     Where these alone differ, the long tests have all strategies, with the second values.
     """
-    quick = [pytest.param(row, *first, id=f"{row}-first") for row in rows if knows_when(row)]
+    some = [pytest.param(row, *first, id=f"{row}-first") for row in rows if quick(row)]
     slow = [pytest.param(row, *second, id=f"{row}-second", marks=pytest.mark.long) for row in rows]
-    return pytest.mark.parametrize(("row", *names.split()), [*quick, *slow])
+    return pytest.mark.parametrize(("row", *names.split()), [*some, *slow])
 
 
 without_skipping = pytest.mark.filterwarnings("ignore:Gradients that are dropped whole are computed nevertheless")

@@ -258,6 +258,14 @@ def test_the_mask_of_a_checkpoint_stays_in_a_run_with_another_density_or_score(s
     assert_same_bits(dict(only(engine).masks), dict(only(calibrated()).masks))
 
 
+def test_a_random_mask_in_place_of_that_of_a_checkpoint_is_said():
+    engine = calibrated(score="random")
+    with pytest.warns(
+        UserWarning, match=r"`SparseMask\(density=0.2, score='random'\)` draws its own mask. Found a state"
+    ):
+        engine.load_state_dict(calibrated().state_dict())
+
+
 def test_weights_that_have_moved_choose_nothing_anew():
     """A resume of Child-Tuning chooses by the weights of the checkpoint."""
     before = calibrated(score="weight")

@@ -72,7 +72,7 @@ def test_a_calibration_in_which_all_gradients_are_zero_chooses_nothing():
     engine = GradientEngine(model, calibrated(windows=1))
     (model(torch.ones(2, 4)).sum() * 0).backward()
     engine.open(0)
-    with pytest.raises(ConfigurationError, match=r"scores that are not zero.* Found zeros alone in all 1 of"):
+    with pytest.raises(ConfigurationError, match=r"scores that are not zero.* Found zeros alone in 1 of them"):
         engine.apply_()
 
 
@@ -164,6 +164,21 @@ def test_a_resumed_run_keeps_its_mask_though_the_file_was_changed(tmp_path: Path
     engine = GradientEngine(small(), SparseMask(score=file))
     engine.load_state_dict(state)
     assert torch.equal(engine.transform.masks["0.weight"], torch.eye(3, 4).bool())  # type: ignore[attr-defined]
+
+
+def test_a_file_of_a_task_is_one_of_its_model_and_the_reverse(tmp_path: Path):
+    file = str(tmp_path / "mask.safetensors")
+    save_file({"model.0.weight": torch.eye(3, 4)}, file)
+    assert GradientEngine(small(), SparseMask(score=file)).transform.masks.keys() == {"0.weight"}  # type: ignore[attr-defined]
+    save_file({"0.weight": torch.eye(3, 4)}, file)
+    task = nn.ModuleDict({"model": small()})
+    assert GradientEngine(task, SparseMask(score=file)).transform.masks.keys() == {"model.0.weight"}  # type: ignore[attr-defined]
+
+
+def test_all_rows_of_a_head_train_beside_some_of_another_tensor():
+    engine = GradientEngine(small(), TrainableRows({"0.weight": [1], "2.*": "all"}, others="frozen"))
+    trained = {name: mask.sum() for name, mask in engine.transform.masks.items()}  # type: ignore[attr-defined]
+    assert trained == {"0.weight": 1, "0.bias": 0, "2.weight": 2, "2.bias": 2}
 
 
 def test_two_masks_of_a_tied_tensor_have_to_be_the_same(tmp_path: Path):

@@ -42,9 +42,12 @@ class MaskFile:
         trains = len(self.tensors) < len(parameters)
         seen: dict[str, Tensor] = {}
         for role, tensor in self.tensors.items():
-            if role not in first:
+            # a task has its model under `model.`, which a plain loop does without
+            name = next(
+                (first[each] for each in (role, role.removeprefix("model."), f"model.{role}") if each in first), ""
+            )
+            if not name:
                 self._refuse("names of parameters", f"`{role}`", near_matches(role, first))
-            name = first[role]
             weight = parameters[name]
             mask = unpack_bits(tensor, self.shapes[role]) if role in self.shapes else tensor
             if mask.shape not in {weight.shape, weight.shape[:1]}:

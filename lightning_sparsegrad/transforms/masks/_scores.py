@@ -1,14 +1,16 @@
 """The scores by which `SparseMask` chooses what trains: of the weights, at random, or summed over windows."""
 
 from collections.abc import Mapping, Sequence
+from math import inf
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lightning_sparsegrad.errors import ConfigurationError
-from lightning_sparsegrad.functional import derive_key, hash_entries, shard_of
+from lightning_sparsegrad.functional import component_norms, derive_key, hash_entries, shard_of
 from lightning_sparsegrad.functional._blocks import ranges
+from lightning_sparsegrad.functional.sharding import Group
 from lightning_sparsegrad.transforms.base import Gradients
 
 OF_GRADIENTS = ("fisher", "gradient", "movement")
@@ -65,6 +67,19 @@ class GradientScores:
             return torch.zeros_like(weight, dtype=torch.float32)
         total = total.to(weight.device)  # the model may have moved
         return -total * weight.float() if self._kind == "movement" else total
+
+    def require_some(self, scores: Sequence[Tensor], groups: Sequence[Group | None]) -> None:
+        """Raise a `ConfigurationError` if all scores are zero; reads a number on the host.
+
+        Args:
+            scores: The scores of all tensors, of the rows that this process holds.
+            groups: For each tensor the processes over which it is sharded, see `component_norms`.
+        """
+        if not component_norms(scores, [len(scores)], norm_type=inf, groups=groups):
+            raise ConfigurationError(
+                f"Gradients should give scores that are not zero in a calibration window at least. "
+                f"Found zeros alone in {int(self.windows)} of them."
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """Return the sums and how many windows they are of."""

@@ -1,7 +1,6 @@
 """Sparse fine-tuning: a fixed share of the entries or rows trains, chosen by a score."""
 
 from collections.abc import Mapping, Sequence
-from math import inf
 from typing import Any, Literal
 from warnings import warn
 
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from lightning_sparsegrad.components import NamedParameters, find_layers
 from lightning_sparsegrad.errors import ConfigurationError, require_integer, require_one_of
-from lightning_sparsegrad.functional import component_norms, group_of, select_largest, shard_of, unpack_bits
+from lightning_sparsegrad.functional import group_of, select_largest, shard_of, unpack_bits
 from lightning_sparsegrad.functional.sharding import is_spread, whole_of
 from lightning_sparsegrad.transforms.base import Gradients, Phase, Window, check_seed
 from lightning_sparsegrad.transforms.masks._mask_file import check_density, chosen_file
@@ -159,19 +158,16 @@ class SparseMask(FixedMask):
 
     def _masked(self, parameters: NamedParameters) -> list[str]:
         """Return the parameters of which a share trains."""
-        head: set[str] = set()
+        usual = parameters.select("exclude", self.exclude)
         if self.exclude_head:
             try:
-                layers = find_layers(parameters)
+                usual |= find_layers(parameters).head
             except ConfigurationError as error:
                 raise ConfigurationError(
                     f"Parameter `exclude_head` should be False for a model whose blocks, and so its head, cannot be "
                     f"found; `exclude` can name its head. Found `exclude_head = True` and a "
                     f"`{type(parameters.model).__name__}`."
                 ) from error
-            top = frozenset({layers.count} if layers.has_head else ())
-            head = {name for name, depths in layers.depths.items() if depths <= top}
-        usual = head | parameters.select("exclude", self.exclude)
         below = [name for name in parameters if name not in usual]
         names = [name for name in below if parameters[name].requires_grad and parameters[name].numel()]
         self._asleep = frozenset(name for name in below if not parameters[name].requires_grad)
@@ -201,19 +197,11 @@ class SparseMask(FixedMask):
             scores = [self._score(name, weight, seed) for name, weight in zip(self._names, weights, strict=True)]
             groups = [group_of(weight) for weight in weights]
             if self._scores is not None and not self._is_guessed:
-                self._require_some(component_norms(scores, [len(scores)], norm_type=inf, groups=groups))
+                self._scores.require_some(scores, groups)
             parts = [[index] for index in range(len(scores))] if self.scope == "tensor" else [[*range(len(scores))]]
             for part in parts:
                 self._hold_largest(part, scores, groups, weights)
         self._is_chosen, self._scores = True, None
-
-    def _require_some(self, largest: Tensor) -> None:
-        """Raise a `ConfigurationError` if the largest of the scores that were summed is zero."""
-        if not largest:
-            raise ConfigurationError(
-                f"Gradients should give scores that are not zero in a calibration window at least. "
-                f"Found zeros alone in all {self.calibration_windows} of `{self!r}`."
-            )
 
     def _hold_largest(
         self, part: Sequence[int], scores: Sequence[Tensor], groups: Sequence[Any], weights: Sequence[Tensor]
@@ -322,6 +310,8 @@ class SparseMask(FixedMask):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if self.score == "random":
+            if state:
+                warn(f"`{self!r}` draws its own mask. Found a state, of another score or strategy.", stacklevel=2)
             return
         if state.get("class") != "SparseMask":
             warn(f"`{self!r}` starts without a mask. Found the state of another strategy.", stacklevel=2)

@@ -10,7 +10,7 @@ from lightning_sparsegrad.components import NamedParameters
 from lightning_sparsegrad.errors import ConfigurationError, require_integer, require_one_of
 from lightning_sparsegrad.transforms.masks.fixed_mask import FixedMask
 
-Rows = list[int | str] | Literal["added"]
+Rows = list[int | str] | Literal["added", "all"]
 
 
 class TrainableRows(FixedMask):
@@ -22,10 +22,10 @@ class TrainableRows(FixedMask):
 
     Args:
         rows: By glob on parameter names, the indices of the rows that train, from 0. A row trains if any pattern that
-            matches its tensor lists it. With a data module that has a tokenizer, a row can also be the text of a
-            token; `"added"` stands for all tokens that were added to the tokenizer.
+            matches its tensor lists it; `"all"` lists each. With a data module that has a tokenizer, a row can also
+            be the text of a token; `"added"` stands for all tokens that were added to the tokenizer.
         others: What becomes of the other parameters of the model: they `"train"` as usual, or are `"frozen"`, a new
-            head included, unless `rows` lists its rows, too.
+            head included, unless it trains by a pattern of its own: `{"*classifier*": "all"}`.
 
     Raises:
         ConfigurationError: At construction, for rows that are no list of indices or texts; when bound, for an index
@@ -60,8 +60,9 @@ class TrainableRows(FixedMask):
     @property
     def is_resolved(self) -> bool:
         """Whether all rows are indices."""
-        return all(
-            chosen != "added" and not any(isinstance(row, str) for row in chosen) for chosen in self.rows.values()
+        return not any(
+            chosen == "added" or (chosen != "all" and any(isinstance(row, str) for row in chosen))
+            for chosen in self.rows.values()
         )
 
     def resolve(self, row_of: Callable[[str], int], added: Sequence[int]) -> None:
@@ -74,6 +75,8 @@ class TrainableRows(FixedMask):
         self.rows = {
             pattern: list(added)
             if chosen == "added"
+            else "all"
+            if chosen == "all"
             else [row_of(row) if isinstance(row, str) else row for row in chosen]
             for pattern, chosen in self.rows.items()
         }
@@ -88,6 +91,9 @@ class TrainableRows(FixedMask):
         masks: dict[str, Tensor] = {}
         for pattern, chosen in self.rows.items():
             for name in sorted(parameters.select("rows", pattern)):
+                if chosen == "all":
+                    masks[name] = torch.ones(parameters[name].shape[:1], dtype=torch.bool)
+                    continue
                 mask = masks.setdefault(name, torch.zeros(_count_rows(name, parameters[name]), dtype=torch.bool))
                 if (last := max(row for row in chosen if isinstance(row, int))) >= len(mask):
                     raise ConfigurationError(
@@ -112,11 +118,12 @@ def _count_rows(name: str, weight: Tensor) -> int:
 
 
 def _check_rows(pattern: str, chosen: Rows) -> None:
-    if isinstance(chosen, str) and chosen == "added":
+    if isinstance(chosen, str) and chosen in {"added", "all"}:
         return
     if not isinstance(chosen, Sequence) or isinstance(chosen, str) or not chosen:
         raise ConfigurationError(
-            f"Parameter `rows` should hold a list of rows for each pattern, or 'added'. Found `{pattern} = {chosen!r}`."
+            f"Parameter `rows` should hold a list of rows for each pattern, 'added' or 'all'. "
+            f"Found `{pattern} = {chosen!r}`."
         )
     for row in chosen:
         if not isinstance(row, str):

@@ -39,9 +39,9 @@ def _trains_four_rows(fit: Fit) -> None:
 
 ROWS = (
     Golden(
-        TrainableRows({"embeddings.weight": [0, 3, 3, 6]}),
+        TrainableRows({"*embeddings.weight": [0, 3, 3, 6]}),
         (-230.25, 87.8125, -410.65625),
-        does=TrainTheseRows({"embeddings.weight": [0, 3, 6]}),
+        does=TrainTheseRows({"*embeddings.weight": [0, 3, 6]}),
         overlay="trainable_rows",
         effect=_trains_four_rows,
     ),
