@@ -16,7 +16,8 @@ __all__ = ["SparseGradArgumentParser", "SparseGradCLI", "StoreConfigCallback", "
 
 _OTHERS = (
     "`explain` says what a strategy will do; `calibrate` writes a mask of what trains; `study` compares strategies "
-    "over many runs of `fit`; `export` writes a checkpoint as a folder for `transformers`."
+    "over many runs of `fit`; `export` writes a checkpoint as a folder for `transformers`, or as a "
+    "delta to its base model."
 )
 
 

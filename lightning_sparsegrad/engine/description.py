@@ -144,6 +144,8 @@ class Description:
         count = f"{counted(total, 'parameter')} in {counted(len(self.tensors), 'tensor')}"
         trained = sum(row.entries for row in self.tensors if row.trained)
         most = "all train" if trained == total else f"{trained:,} train ({_percent(trained, total)})"
+        if any(row.name == "density" and row.low < 1 for row in self.settings):
+            most += ", in part"
         steps = counted(self.steps, "step")
         if not self.is_whole:
             steps = f"the first {steps} of a training of unknown length"

@@ -25,6 +25,7 @@ from lightning_sparsegrad import (
     LayerGradDrop,
     Linear,
     NamedParameters,
+    TrainableRows,
 )
 from lightning_sparsegrad.engine import Description
 from lightning_sparsegrad.transforms.base import Gradients, Window
@@ -213,6 +214,13 @@ def test_nothing_trains_in_windows_of_a_calibration() -> None:
     assert description.calibrating == 3
     assert {row.first_step for row in description.tensors} == {3}
     assert "calibrates in 30.0% of the windows" in str(description)
+
+
+def test_tensors_of_which_some_entries_train_are_said_to_train_in_part() -> None:
+    some = GradientEngine(nn.Linear(3, 2), TrainableRows({"weight": [0]})).describe(STEPS)
+    assert "8 parameters in 2 tensors, all train, in part\n" in str(some)
+    whole = GradientEngine(nn.Linear(3, 2), TrainableRows({"weight": [0, 1]})).describe(STEPS)
+    assert "8 parameters in 2 tensors, all train\n" in str(whole)
 
 
 def test_members_of_a_chain_have_their_names_and_components_their_extent() -> None:
