@@ -63,7 +63,7 @@ def _summary(trainer: Trainer, *, diverged: bool) -> dict[str, str]:
             transform, _, share = name.removeprefix("gradient/").rpartition("/")
             behind = f", {transform}" if transform else ""
             if share in _SHARES:
-                shares[_SHARES[share] + behind] = f"{value:.1%}"
+                shares[_SHARES[share] + behind] = f"{value:.1%}" if value >= 0.001 else f"{100 * value:.2g}%"
             elif share in _COUNTS:
                 shares[_COUNTS[share] + behind] = f"{value:.0f}"
         elif name.startswith("monitor/") and isnan(value):

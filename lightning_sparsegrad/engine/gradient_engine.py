@@ -288,7 +288,7 @@ class GradientEngine:
     def attach(self, *optimizers: Optimizer) -> None:
         """Follow the steps of optimizers; needed only by strategies that learn from steps or act on updates.
 
-        A deep copy of an optimizer loses its hooks: attach it as well.
+        A deep copy of an optimizer loses its hooks: attach it as well. Only the first step after each window counts.
         """
         for optimizer in optimizers:
             self._steps.follow(optimizer)

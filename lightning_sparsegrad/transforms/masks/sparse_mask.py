@@ -283,7 +283,7 @@ class SparseMask(FixedMask):
         self._draw(window)
         if self._is_chosen or self.density is None:
             return super().settings(window)
-        return {"density": self.density}
+        return {"density": dict.fromkeys(self._names, self.density)}
 
     @property
     def held_bytes(self) -> int:
