@@ -28,6 +28,7 @@ MODELS = {
         "llama", num_hidden_layers=32, num_key_value_heads=2, vocab_size=50, pad_token_id=0, num_labels=3, **SMALL
     ),
 }
+UNKNOWN = {"sparse_mask"}  # what it drops whole is known after its calibration
 QUICK = ("graddrop_cgnc", "layer_grad_drop", "sparse_unfreezing")  # a mask and a clip, layers, a schedule over depth
 ENTRIES = {"element", "row"}
 
@@ -143,9 +144,14 @@ def require_numbers_as_described(description: Description, engine: GradientEngin
             assert float((gradient.norm(dim=1) / weight.norm(dim=1)).max()) <= row.last * 1.02, row.component
 
 
-@pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize(
-    "overlay", [pytest.param(each, marks=() if each in QUICK else pytest.mark.long) for each in OVERLAYS]
+    ("overlay", "model"),
+    [
+        pytest.param(overlay, model, marks=() if overlay in QUICK else pytest.mark.long)
+        for overlay in sorted(OVERLAYS.keys() - UNKNOWN)
+        for model in MODELS
+        if (overlay, model) != ("trainable_rows", "as Llama 7B")  # whose embeddings have another name
+    ],
 )
 def test_a_run_does_what_was_described(overlay: str, model: str) -> None:
     torch.manual_seed(0)

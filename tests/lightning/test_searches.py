@@ -345,8 +345,8 @@ def test_a_search_steps_where_a_fit_would_calibrate(door: str):
 
 
 def test_a_search_beside_a_random_mask_draws_another_one():
-    masks = [SparseMask(0.5, score="random", exclude_head=False, seed=1), SparseMask(0.5, exclude_head=False)]
-    task, callbacks = through("module", Chain(masks), Tuned)
+    drawn = SparseMask(0.5, score="random", exclude_head=False, seed=1)
+    task, callbacks = through("module", Chain([drawn, SparseMask(0.5, exclude_head=False)]), Tuned)
     Tuner(trainer(callbacks=callbacks)).lr_find(task, loader(2), num_training=3, update_attr=False)
 
 

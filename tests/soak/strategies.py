@@ -180,14 +180,16 @@ def trainable_rows(setting: Setting) -> Drawn:
 
 
 def sparse_mask(setting: Setting) -> Drawn:
-    """Draw one that needs no gradients, which calibrate without a loss scale alone."""
-    rng, score = setting.rng, setting.rng.choice(["random", "weight", "nonzero"])
-    arguments: dict[str, Any] = {"exclude_head": rng.random() < 0.5}
+    """Draw one that needs no gradients, which calibrate without a loss scale alone; no weight here is zero."""
+    rng, score = setting.rng, setting.rng.choice(["random", "weight"])
+    arguments: dict[str, Any] = {
+        "exclude_head": rng.random() < 0.5,
+        "structure": rng.choice(["entry", "row"]),
+        "scope": rng.choice(["global", "tensor"]),
+    }
     if score == "random":
         arguments["seed"] = setting.seeds.pop()
-    if score != "nonzero":
-        arguments |= {"structure": rng.choice(["entry", "row"]), "scope": rng.choice(["global", "tensor"])}
-    density = None if score == "nonzero" else rng.choice([1e-4, rng.random(), 1.0])
+    density = rng.choice([1e-4, rng.random(), 1.0])
     does = TrainTheLargest(density, score, **arguments)
     return Drawn(SparseMask(density, score=score, **arguments), does, HeldShare(does), masks=True)
 

@@ -27,7 +27,7 @@ class ClipToOwnPast(AdaptiveClip):
     def threshold(self, memory: Memory, length: float, everything: float) -> float:
         if memory.number < self.warmup_steps:
             bound = threshold_at(self.max_norm, self.when)
-            is_left = bound == inf or length < 1e-30 or everything <= bound  # its square is 0 in float32
+            is_left = bound == inf or length < 1e-19 or everything <= bound  # float32 has no square of it
             return inf if is_left else length * bound / everything
         return self.ratio * memory.level
 
