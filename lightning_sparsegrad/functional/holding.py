@@ -1,11 +1,13 @@
 """Tensors of which only some entries or rows train: the others get no gradient, and are restored after a step."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
-from lightning_sparsegrad.functional._blocks import block_size, pieces
-
+_BLOCK = 1 << 20  # entries: fewer would cost more in starts of threads than they gain from the cache
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by size in bytes
+_PROBES = 1 << 12
 
 
 def keep_entries_(gradient: Tensor, mask: Tensor) -> None:
@@ -15,11 +17,11 @@ def keep_entries_(gradient: Tensor, mask: Tensor) -> None:
         gradient: Any tensor.
         mask: Boolean tensor of its shape and on its device, contiguous: `True` for entries that keep their bits.
     """
-    bits = mask.view(-1).view(torch.uint8)  # which is converted several times as fast as booleans
-    factors = torch.empty(min(block_size(gradient.device), gradient.numel()), dtype=gradient.dtype, device=mask.device)
-    for start, piece in pieces(gradient):
-        some = factors[: piece.numel()].copy_(bits[start : start + piece.numel()])
-        piece.mul_(some.view(piece.shape))
+    flat = gradient.contiguous().view(-1)  # of the gradient itself, unless its layout is another
+    for piece, bits, factors in _blocks(flat, mask, gradient.dtype):
+        piece.mul_(factors.copy_(bits))
+    if not gradient.is_contiguous():
+        gradient.copy_(flat.view(gradient.shape))
 
 
 def keep_rows_(gradient: Tensor, rows: Tensor) -> None:
@@ -36,17 +38,29 @@ def keep_rows_(gradient: Tensor, rows: Tensor) -> None:
 
 def restore_entries_(weight: Tensor, before: Tensor, mask: Tensor) -> None:
     """Restore all entries outside a mask from a copy of the weight, in place; see `keep_entries_`."""
-    if not (weight.is_cpu and weight.is_contiguous() and before.is_contiguous()):
+    if not (weight.is_contiguous() and before.is_contiguous()) or not _is_mixed(mask):
         torch.where(mask, weight, before, out=weight)
         return
-    # on a CPU, `where` takes several times as long for a mask without pattern, whose branches cannot be predicted
     integer = _INTEGERS[weight.element_size()]
-    new, old, bits = weight.view(-1).view(integer), before.view(-1).view(integer), mask.view(-1).view(torch.uint8)
-    words = torch.empty(min(block_size(weight.device), weight.numel()), dtype=integer)
-    for start, piece in pieces(new):
-        some, kept = old[start : start + piece.numel()], words[: piece.numel()]
-        kept.copy_(bits[start : start + piece.numel()]).neg_()  # all bits of the entries that train
-        piece.bitwise_xor_(some).bitwise_and_(kept).bitwise_xor_(some)
+    new, old = weight.view(-1).view(integer), before.view(-1).view(integer)
+    for (piece, bits, kept), some in zip(_blocks(new, mask, integer), torch.split(old, _BLOCK), strict=True):
+        piece.bitwise_xor_(some).mul_(kept.copy_(bits)).bitwise_xor_(some)  # of integers: exact
+
+
+def _blocks(flat: Tensor, mask: Tensor, dtype: torch.dtype) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield the blocks of a flat tensor, each with its part of a mask, as bytes, and room for as many numbers."""
+    bits = mask.view(-1).view(torch.uint8)  # which is converted several times as fast as booleans
+    numbers = torch.empty(min(_BLOCK, flat.numel()), dtype=dtype, device=flat.device)
+    for piece, some in zip(torch.split(flat, _BLOCK), torch.split(bits, _BLOCK), strict=True):
+        yield piece, some, numbers[: piece.numel()]
+
+
+def _is_mixed(mask: Tensor) -> bool:
+    """Return whether `where` would take several times as long: on a CPU, which then cannot predict its branches."""
+    if not mask.is_cpu or not mask.numel():
+        return False
+    probes = mask.view(-1)[:: max(1, mask.numel() // _PROBES)]
+    return 0.1 < float(probes.count_nonzero()) / probes.numel() < 0.9
 
 
 def restore_rows_(weight: Tensor, before: Tensor, rows: Tensor) -> None:
