@@ -72,14 +72,11 @@ class TrainableRows(FixedMask):
             row_of: Returns the index of the token with a text.
             added: The indices of all tokens that were added.
         """
-        self.rows = {
-            pattern: list(added)
-            if chosen == "added"
-            else "all"
-            if chosen == "all"
-            else [row_of(row) if isinstance(row, str) else row for row in chosen]
-            for pattern, chosen in self.rows.items()
-        }
+        for pattern, chosen in self.rows.items():
+            if chosen == "added":
+                self.rows[pattern] = list(added)
+            elif chosen != "all":
+                self.rows[pattern] = [row_of(row) if isinstance(row, str) else row for row in chosen]
 
     def bind(self, parameters: NamedParameters, *, total_steps: int | None) -> None:
         super().bind(parameters, total_steps=total_steps)
