@@ -1,6 +1,7 @@
 """The parameters of a model by name: each tensor once, found by any of its names."""
 
 from collections.abc import Collection, Iterator, Sequence
+from functools import cached_property
 
 from torch import nn
 
@@ -73,15 +74,23 @@ class NamedParameters:
         Raises:
             ConfigurationError: If one of them is the weight of an embedding with `max_norm`.
         """
+        for name, max_norm in self._moving.items():
+            if names is None or name in names:
+                raise ConfigurationError(
+                    f"Parameter `max_norm` of embeddings should be None with `{strategy!r}`: the forward pass "
+                    f"would change frozen rows. Found `max_norm = {max_norm}` for `{name}`."
+                )
+
+    @cached_property
+    def _moving(self) -> dict[str, float]:
+        """The weights of embeddings with `max_norm`, by name."""
         known = {id(tensor): name for name, tensor in self.tensors.items()}
-        for module in self.model.modules():
-            if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.max_norm is not None:
-                name = known.get(id(module.weight))
-                if name is not None and (names is None or name in names):
-                    raise ConfigurationError(
-                        f"Parameter `max_norm` of embeddings should be None with `{strategy!r}`: the forward pass "
-                        f"would change frozen rows. Found `max_norm = {module.max_norm}` for `{name}`."
-                    )
+        embeddings = (module for module in self.model.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag))
+        return {
+            known[id(module.weight)]: module.max_norm
+            for module in embeddings
+            if module.max_norm is not None and id(module.weight) in known
+        }
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.tensors)
