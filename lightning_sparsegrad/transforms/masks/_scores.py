@@ -49,19 +49,12 @@ class GradientScores:
         self.windows = finite + self.windows
 
     def of(self, name: str, weight: Tensor) -> Tensor:
-        """Return the scores of a weight's entries; reads a number on the host.
+        """Return the scores of a weight's entries, zeros if no window has been summed.
 
         Args:
             name: Its name.
             weight: The rows of it that this process holds.
-
-        Raises:
-            ConfigurationError: If no window has been summed.
         """
-        if self.is_empty:
-            raise ConfigurationError(
-                "Gradients should be finite in a calibration window at least. Found one that is not in each."
-            )
         total = self._sums.get(name)
         if total is None:
             return torch.zeros_like(weight, dtype=torch.float32)
@@ -69,12 +62,16 @@ class GradientScores:
         return -total * weight.float() if self._kind == "movement" else total
 
     def require_some(self, scores: Sequence[Tensor], groups: Sequence[Group | None]) -> None:
-        """Raise a `ConfigurationError` if all scores are zero; reads a number on the host.
+        """Raise a `ConfigurationError` if no window has been summed, or all scores are zero; reads on the host.
 
         Args:
             scores: The scores of all tensors, of the rows that this process holds.
             groups: For each tensor the processes over which it is sharded, see `component_norms`.
         """
+        if self.is_empty:
+            raise ConfigurationError(
+                "Gradients should be finite in a calibration window at least. Found one that is not in each."
+            )
         if not component_norms(scores, [len(scores)], norm_type=inf, groups=groups):
             raise ConfigurationError(
                 f"Gradients should give scores that are not zero in a calibration window at least. "
