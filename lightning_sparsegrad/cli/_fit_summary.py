@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lightning_sparsegrad.loops._divergence import DivergenceWarning, divergence_of
+from lightning_sparsegrad.loops._trainable import percent
 from lightning_sparsegrad.metrics._evaluation_table import evaluation_table, is_part, metric_and_part
 from lightning_sparsegrad.untrusted._terminal import shown
 
@@ -63,7 +64,7 @@ def _summary(trainer: Trainer, *, diverged: bool) -> dict[str, str]:
             transform, _, share = name.removeprefix("gradient/").rpartition("/")
             behind = f", {transform}" if transform else ""
             if share in _SHARES:
-                shares[_SHARES[share] + behind] = f"{value:.1%}" if value >= 0.001 else f"{100 * value:.2g}%"
+                shares[_SHARES[share] + behind] = percent(float(value))
             elif share in _COUNTS:
                 shares[_COUNTS[share] + behind] = f"{value:.0f}"
         elif name.startswith("monitor/") and isnan(value):

@@ -28,7 +28,7 @@ def log_trainable(module: nn.Module) -> None:
     trained = total - sum(sizes[name] for name in frozen)
     names = ", ".join(_described(path, sizes, frozen) for path in frozen_modules(list(sizes), frozen))
     log = rank_zero_info if trained else rank_zero_warn
-    log(f"{trained:,} of {total:,} parameters train ({_share(trained, total)}). `requires_grad=False`: {names}.")
+    log(f"{trained:,} of {total:,} parameters train ({percent(trained / total)}). `requires_grad=False`: {names}.")
 
 
 def frozen_modules(names: list[str], frozen: list[str]) -> list[str]:
@@ -69,6 +69,6 @@ def _described(path: str, sizes: dict[str, int], frozen: list[str]) -> str:
     return f"`{path}` ({total:,})" if not trained else f"`{path}` ({total - trained:,} of {total:,})"
 
 
-def _share(count: int, total: int) -> str:
-    share = 100 * count / total
-    return f"{share:.1f}%" if share >= 0.1 else f"{share:.2g}%"
+def percent(share: float) -> str:
+    """Return a share as text: `20.0%`, `0.0096%`."""
+    return f"{share:.1%}" if share >= 0.001 else f"{100 * share:.2g}%"
