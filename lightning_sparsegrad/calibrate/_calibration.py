@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from lightning_sparsegrad.calibrate._samples import require_some
 from lightning_sparsegrad.errors import ConfigurationError
-from lightning_sparsegrad.explain._rehearsal import owner_of_adapter
+from lightning_sparsegrad.explain._rehearsal import owner_of_adapter, replace_steps
 from lightning_sparsegrad.loops._callbacks import put_first
 from lightning_sparsegrad.transforms import Chain, SparseMask
 from lightning_sparsegrad.transforms.base import GradientTransform
@@ -55,7 +55,7 @@ class Calibration(Callback):
         mask.calibration_windows = 0  # until the data are known: a fit that calibrates in every step is refused
         adapter._nonfinite = "propagate"  # to the mask, which leaves such samples out
         self._adapter = adapter
-        module.optimizer_step = partial(self._window_end, trainer, module)  # type: ignore[method-assign]
+        replace_steps(module, partial(self._window_end, trainer, module))
         put_first(trainer, self)
 
     @property
@@ -73,7 +73,7 @@ class Calibration(Callback):
         """
         self.samples = trainer.global_step
         require_some(self.samples)
-        if not self.mask.masks:
+        if self.mask._scores is not None:
             self.mask._choose(0)
         if self.samples < self._asked:
             self._notes.append(f"the data have {self.samples:,} samples, fewer than the {self._asked:,} asked for")
@@ -95,12 +95,10 @@ class Calibration(Callback):
         self,
         trainer: Trainer,
         module: LightningModule,
-        epoch: int,  # noqa: ARG002  # as the hook is called
-        batch_idx: int,  # noqa: ARG002
         optimizer: Optimizer,
         optimizer_closure: Callable[[], Any],
     ) -> None:
-        """Compute the gradients of a sample, in place of `LightningModule.optimizer_step`."""
+        """Compute the gradients of a sample, in place of a step."""
         optimizer_closure()
         self._adapter.before_optimizer_step(trainer, module, optimizer)  # calibrates if there was no loss
 

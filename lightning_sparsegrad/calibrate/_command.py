@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from rich import get_console
+from torch import Tensor
 from typing_extensions import override
 
 from lightning_sparsegrad.calibrate._calibration import Calibration
@@ -106,13 +108,14 @@ class CalibrateCLI(RehearsingCLI):
         calibration.end(self.trainer)
         mask = calibration.mask
         described = {"density": mask.density, "score": mask.score, "structure": mask.structure}
-        output = write_new(self._own.output, {"": mask_file(mask.masks, described)})
-        self._say(calibration, output)
+        masks = mask.masks
+        output = write_new(self._own.output, {"": mask_file(masks, described)})
+        self._say(calibration, masks, output)
 
-    def _say(self, calibration: Calibration, output: str) -> None:
+    def _say(self, calibration: Calibration, masks: Mapping[str, Tensor], output: str) -> None:
         mask = calibration.mask
-        sizes = {name: mask.parameters[name].numel() for name in mask.masks}
-        trained = sum(int(each.sum()) * (sizes[name] // max(each.numel(), 1)) for name, each in mask.masks.items())
+        sizes = {name: mask.parameters[name].numel() for name in masks}
+        trained = sum(int(each.sum()) * (sizes[name] // max(each.numel(), 1)) for name, each in masks.items())
         samples = f"{calibration.samples:,} sample{'s' if calibration.samples > 1 else ''}"
         # the class is named again, which resets what else was given: the file says it
         arguments = {"score": output, **({} if mask.freeze == "weights" else {"freeze": mask.freeze})}

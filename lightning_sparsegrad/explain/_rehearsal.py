@@ -67,7 +67,7 @@ class Rehearsal(Callback):
         """Have a fit rehearsed: its optimizers move nothing, and this is the first of its callbacks."""
         configure = module.configure_optimizers
         module.configure_optimizers = partial(self._configure, module, configure)  # type: ignore[method-assign]
-        module.optimizer_step = partial(self._window_end, trainer, module)  # type: ignore[method-assign]
+        replace_steps(module, partial(self._window_end, trainer, module))
         put_first(trainer, self)
 
     @override
@@ -112,12 +112,10 @@ class Rehearsal(Callback):
         self,
         trainer: Trainer,
         module: LightningModule,
-        epoch: int,  # noqa: ARG002  # as the hook is called
-        batch_idx: int,  # noqa: ARG002
         optimizer: Optimizer,
         optimizer_closure: Callable[[], Any],
     ) -> None:
-        """Compute the last gradients of a window, in place of `LightningModule.optimizer_step`."""
+        """Compute the last gradients of a window, in place of a step."""
         optimizer_closure()
         if all(parameter.grad is None for parameter in module.parameters()):
             return  # `training_step` returned None for every micro-batch
@@ -166,6 +164,15 @@ def _raise_about_epochs(trainer: Trainer, error: ConfigurationError) -> NoReturn
         f"A strategy that follows epochs should have epochs of one known number of steps to be explained: "
         f"`--total_steps=1000` makes them of `--trainer.max_epochs`. Found {cause}."
     ) from error
+
+
+def replace_steps(module: LightningModule, act: Callable[[Optimizer, Callable[[], Any]], None]) -> None:
+    """Have a function called with the optimizer and its closure in place of `LightningModule.optimizer_step`."""
+
+    def step(_epoch: int, _batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        act(optimizer, optimizer_closure)
+
+    module.optimizer_step = step  # type: ignore[assignment, method-assign]  # the hook is called by position
 
 
 def owner_of_adapter(trainer: Trainer, module: LightningModule) -> AdapterOwner:
