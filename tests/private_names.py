@@ -176,6 +176,8 @@ def of_torch() -> Iterator[Row]:
     new = "parameters that are put into a model in training are not noticed"
     yield Row("torch", "_parameters", always(lambda: nn.Linear(1, 1)), new)
     yield Row("torch", "_modules", always(lambda: nn.Linear(1, 1)), new)
+    hooks = "the hooks of a wrapper around an optimizer are taken for those of the optimizer"
+    yield Row("torch", "_optimizer_step_pre_hooks", always(lambda: torch.optim.SGD([torch.zeros(1)])), hooks)
     skip = "a resume loads all batches that it skips"
     yield Row("torch", "_DatasetKind", module(DATA), skip, LOADERS)
     yield Row("torch", "_SingleProcessDataLoaderIter", module(DATA), skip, LOADERS)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 Tensors = tuple[Tensor, ...] | list[Tensor]  # as torch takes them
 
@@ -81,6 +82,17 @@ def tables_of(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
     clip. No upstream issue.
     """
     return module._parameters, module._modules
+
+
+def inside_wrapper(optimizer: Optimizer) -> Optimizer:
+    """Return the optimizer inside a wrapper that has no hooks of its own, or the optimizer itself.
+
+    Accelerate and Fabric return such wrappers: a hook registered with one would be lost. No upstream issue.
+    """
+    inner = getattr(optimizer, "optimizer", None)
+    if isinstance(inner, Optimizer) and "_optimizer_step_pre_hooks" not in vars(optimizer):
+        return inside_wrapper(inner)
+    return optimizer
 
 
 def _members(module: nn.Module) -> list[Any]:
