@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler, OptState
 from torch.optim import Optimizer
 
 Tensors = tuple[Tensor, ...] | list[Tensor]  # as torch takes them
@@ -73,6 +74,16 @@ def is_compiled(module: nn.Module) -> bool:
         or module._compiled_call_impl is not None  # module.compile()
         or any(hasattr(member, "_torchdynamo_orig_callable") for member in _members(module))  # torch.compile(a method)
     )
+
+
+def is_unscaled(scaler: GradScaler, optimizer: Optimizer) -> bool:
+    """Return whether the gradients of an optimizer have been unscaled since the last update of a gradient scaler.
+
+    Without it, thresholds would be compared with gradients that a clip has unscaled before, and changed. No upstream
+    issue.
+    """
+    state = scaler._per_optimizer_states.get(id(optimizer))
+    return state is not None and state["stage"] is not OptState.READY
 
 
 def tables_of(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
