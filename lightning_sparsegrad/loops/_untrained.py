@@ -40,7 +40,7 @@ def warn_of_untrained(trainer: Trainer, engine: GradientEngine, *, count: Callab
             if first and first == last:
                 rank_zero_warn(
                     f"`{member!r}` unfreezes nothing in this run of {windows[-1].step + 1} steps: "
-                    f"{len(first)} layers never train."
+                    f"{len(first.intersection(member.below))} layers never train."
                 )
 
 
