@@ -1,7 +1,7 @@
 """The cells of the table: what each loop's weights differ by from those of the loop written by hand."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -65,30 +65,30 @@ class Cells:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._measured: dict[tuple[str, str, str], float] = {}
+        self._launched = False
 
     def __getitem__(self, key: tuple[str, str, str]) -> float:
         """Return the largest absolute difference of any weight of any process."""
         if key not in self._measured:
-            condition, strategy, loop = key
-            if condition == TWO_PROCESSES:
+            if key[0] == TWO_PROCESSES:
                 self._measure_two_processes()
             else:
-                self._measure(strategy, loop)
+                self._measured[key] = self._on_one_process(*key)
         return self._measured[key]
 
-    def _measure(self, strategy: str, loop: str) -> None:
-        """Train from the start, and from the checkpoints of that run in new objects."""
-        kind, folder = LOOPS[loop], self._folder / f"{strategy} {loop}"
+    def _on_one_process(self, condition: str, strategy: str, loop: str) -> float:
+        """Train from the start, or in new objects from the checkpoints of that run."""
+        kind, job = LOOPS[loop], Job(STRATEGIES[strategy], self._folder / f"{strategy} {loop}")
         expected = by_hand_alone(strategy, short_by_itself=kind.short_by_itself)
-
-        def off(*, saves: bool = False, resume: int = 0) -> float:
-            return difference(kind.train(Job(STRATEGIES[strategy], folder, saves=saves, resume=resume)), expected)
-
-        self._measured[ACCUMULATION, strategy, loop] = off(saves=True)
-        self._measured[RESUME, strategy, loop] = max(off(resume=step) for step in RESUMES)
+        if condition == ACCUMULATION:
+            return difference(kind.train(replace(job, saves=True)), expected)
+        _ = self[ACCUMULATION, strategy, loop]  # it writes them
+        return max(difference(kind.train(replace(job, resume=step)), expected) for step in RESUMES)
 
     def _measure_two_processes(self) -> None:
         """Compare each of two processes with the loop written by hand, and with the other one."""
+        assert not self._launched, "two processes failed before"
+        self._launched = True
         launch("tests.loops.same_weights", 2, self._folder)
         first, second = (torch.load(self._folder / f"{rank}.pt") for rank in range(2))
         for (strategy, loop), (weights, _) in first.items():
