@@ -64,7 +64,7 @@ def warn_of_early_clip(args: TrainingArguments, transform: GradientTransform) ->
 
 def warn_of_unchecked_averaging(args: TrainingArguments, model: nn.Module, warn: Callable[[str], None]) -> None:
     """Warn that losses may be summed over micro-batches or processes, see `AveragingCheck`."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # of PEFT
+    inner: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]  # of PEFT
     takes_any = any(each.kind is Parameter.VAR_KEYWORD for each in signature(inner.forward).parameters.values())
     if _count_summed(args) > 1 and takes_any and getattr(inner, "loss_type", None) != "ForCausalLM":
         warn(

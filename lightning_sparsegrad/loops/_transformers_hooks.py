@@ -29,6 +29,7 @@ from lightning_sparsegrad.loops._transformers_checks import (
 from lightning_sparsegrad.loops._untrained import warn_of_untrained
 from lightning_sparsegrad.transforms.base import GradientTransform
 
+_SEVERAL = "A Trainer should have one gradient transform; use `Chain` for several. Found a second one."
 logger = logging.get_logger(__name__)
 
 
@@ -76,9 +77,7 @@ class TransformersHooks(TrainerCallback):
         callbacks: list[TrainerCallback] = trainer.callback_handler.callbacks
         others = [each for each in callbacks if each is not self]
         if any(isinstance(each, TransformersHooks) for each in others):
-            raise ConfigurationError(
-                "A Trainer should have one gradient transform; use `Chain` for several. Found a second one."
-            )
+            raise ConfigurationError(_SEVERAL)
         refuse_arguments(trainer.args, self.transform)
         callbacks[:] = [self, *others]
         self._attached = ref(trainer)
@@ -208,6 +207,8 @@ class TransformersHooks(TrainerCallback):
         """Restore the state of a resumed training, and have the Trainer save it from now on."""
         states: dict[str, Any] = state.stateful_callbacks  # type: ignore[assignment]  # of the callbacks it was given
         saved = states.get(KEY)
+        if isinstance(saved, _Saved):  # of this very training
+            raise ConfigurationError(_SEVERAL)
         if saved is not None:
             restore(self.gradient_engine, self.transform, from_json(saved), warn=warn)
         elif state.global_step:

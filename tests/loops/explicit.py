@@ -185,6 +185,18 @@ def check_same_weights(kind: type[Loop], transform: GradientTransform, **options
     assert_same_bits(weights(loop.small), weights(by_hand(transform, **options)))
 
 
+def check_compiled(after: type[Loop], before: type[Loop]) -> None:
+    """Check a model that is compiled after it was prepared, and one that was compiled before or with it."""
+    for kind, compiled in ((after, True), (before, False)):
+        masked, layered = kind(BOTH, compiled=compiled), kind(LayerGradDrop(0.5), compiled=compiled)
+        masked.train()
+        with pytest.warns(UserWarning, match="one compiled region holds what is dropped and what is kept"):
+            layered.train()
+        for loop, transform in ((masked, BOTH), (layered, LayerGradDrop(0.5))):
+            plain = by_hand(transform, compiled=True, skip_dropped=False)
+            assert_same_bits(weights(loop.small), weights(plain))
+
+
 def check_work_is_skipped(kind: type[Loop]) -> None:
     loop = kind(HeadOnly())
     seen: list[bool] = []

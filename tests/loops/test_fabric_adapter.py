@@ -12,7 +12,7 @@ from lightning.fabric.strategies.single_device import SingleDeviceStrategy
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from lightning_sparsegrad import ConfigurationError, FabricAdapter, GradientTransform, Identity, LayerGradDrop
+from lightning_sparsegrad import ConfigurationError, FabricAdapter, GradientTransform, Identity
 from lightning_sparsegrad.loops._explicit_adapter import ExplicitAdapter
 from tests.cases import cases
 from tests.engine.helpers import BOTH, OPTIMIZERS, loss_on, tokens_at, weights
@@ -92,10 +92,16 @@ def test_a_gradient_that_is_not_finite_follows_the_policy() -> None:
     explicit.check_nonfinite(FabricLoop)
 
 
+class CompiledLoop(FabricLoop):
+    @override
+    def prepare(self, optimizer: Optimizer, scaler: torch.amp.GradScaler | None) -> None:
+        self.fabric = Fabric(accelerator="cpu", devices=1)
+        compiled: Any = torch.compile(self.small, backend="eager")
+        self.model, self.optimizer = self.fabric.setup(compiled, optimizer)
+
+
 def test_a_compiled_model_trains_alike() -> None:
-    explicit.check_same_weights(FabricLoop, BOTH, compiled=True)
-    with pytest.warns(UserWarning, match="one compiled region holds what is dropped and what is kept"):
-        explicit.check_same_weights(FabricLoop, LayerGradDrop(0.5), compiled=True)
+    explicit.check_compiled(FabricLoop, CompiledLoop)
 
 
 def test_a_clip_of_fabric_may_follow() -> None:
