@@ -33,6 +33,7 @@ from lightning_sparsegrad.loops._refusals import (
     warn_of_lost_states,
     warn_of_rounded_averages,
 )
+from lightning_sparsegrad.loops._statistics import logged_statistics
 from lightning_sparsegrad.loops._strategy_state import KEY, packed, restore
 from lightning_sparsegrad.loops._token_rows import with_token_rows
 from lightning_sparsegrad.loops._trainable import log_trainable
@@ -40,8 +41,6 @@ from lightning_sparsegrad.loops._twins import is_a
 from lightning_sparsegrad.loops._untrained import warn_of_untrained
 from lightning_sparsegrad.transforms import SparseMask, SpikeSkip
 from lightning_sparsegrad.transforms.base import GradientTransform
-
-_NORMS = {"norm_before", "norm_after", "threshold"}  # of every component: too many to log
 
 
 class LightningAdapter:
@@ -229,10 +228,7 @@ class LightningAdapter:
         self._stepped.clear()
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by the logger connector
         if trainer.is_last_batch or (every and (trainer.global_step + 1) % every == 0):
-            shares = {
-                name: value for name, value in self.engine.statistics.items() if _NORMS.isdisjoint(name.split("/")[:-1])
-            }
-            module.log_dict({f"gradient/{name}": value for name, value in shares.items()})
+            module.log_dict(logged_statistics(self.engine))
 
     # ------------------------------------------------------------ checkpoints
     def save(self, checkpoint: dict[str, Any]) -> None:

@@ -44,7 +44,7 @@ def warn_of_untrained(
             if first and first == last:
                 warn(
                     f"`{member!r}` unfreezes nothing in this run of {windows[-1].step + 1} steps: "
-                    f"{len(first)} layers never train."
+                    f"{len(first.intersection(member.below))} layers never train."
                 )
 
 
