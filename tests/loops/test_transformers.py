@@ -57,6 +57,7 @@ STRATEGIES: list[GradientTransform] = [
 
 
 # ---------------------------------------------------------------- the same weights, also resumed
+@pytest.mark.long
 @cases("door", DOORS)
 @cases("strategy", STRATEGIES, ids=str)
 def test_the_trainer_gives_the_weights_of_a_plain_loop(door: str, strategy: GradientTransform, tmp_path: Path) -> None:
@@ -70,7 +71,8 @@ def test_the_trainer_gives_the_weights_of_a_plain_loop(door: str, strategy: Grad
         assert_same_bits(weights(resumed.model), weights(trainer.model))
 
 
-def test_dropout_draws_the_same_with_and_without_the_check_of_averages(tmp_path: Path) -> None:
+d@pytest.mark.long
+ef test_dropout_draws_the_same_with_and_without_the_check_of_averages(tmp_path: Path) -> None:
     ends = []
     for attach in (True, False):
         model = tiny_llama(attention_dropout=0.3)
@@ -86,6 +88,7 @@ def test_a_callback_that_is_not_attached_gives_the_same_weights(tmp_path: Path) 
     assert_same_bits(weights(trainer.model), in_plain_loop(BOTH))
 
 
+@pytest.mark.long
 @cases("door", DOORS)
 def test_training_twice_starts_anew(door: str, tmp_path: Path) -> None:
     trainer = made(door, AutoClip(), tmp_path)
@@ -176,6 +179,7 @@ def test_an_exception_leaves_every_tensor_as_it_was(door: str, error: BaseExcept
     assert all(parameter.requires_grad for parameter in trainer.model.parameters())
 
 
+@pytest.mark.long
 @cases("door", DOORS)
 def test_a_search_for_the_batch_size_begins_anew(door: str, tmp_path: Path) -> None:
     model = tiny_llama()
@@ -210,6 +214,7 @@ def scaled(trainer: Trainer, scale: float = 2.0**10) -> Trainer:
     return trainer
 
 
+@pytest.mark.long
 @cases("door", DOORS)
 @cases("strategy", [BOTH, HeadOnly(), TrainableRows({"*embed_tokens*": [3, 5]}), AutoClip()], ids=str)
 def test_under_loss_scaling_the_weights_are_those_without(
@@ -223,6 +228,7 @@ def test_under_loss_scaling_the_weights_are_those_without(
         torch.testing.assert_close(weight, plain[name], rtol=1e-4, atol=1e-6, msg=name)
 
 
+@pytest.mark.long
 @cases("door", DOORS)
 @cases("nonfinite", ["propagate", "skip"])
 def test_overflows_are_left_to_the_scaler(door: str, nonfinite: str, tmp_path: Path) -> None:
