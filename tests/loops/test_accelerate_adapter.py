@@ -133,6 +133,10 @@ def test_a_resume_in_the_middle_of_an_epoch_is_exact(transform: GradientTransfor
     explicit.check_resume(AccelerateLoop, transform, tmp_path)
 
 
+def test_a_resume_is_exact_under_loss_scaling(tmp_path: Path) -> None:
+    explicit.check_resume(AccelerateLoop, BOTH, tmp_path, scaled=True)
+
+
 def test_a_resumed_run_may_have_another_strategy(tmp_path: Path) -> None:
     explicit.check_changed_strategy(AccelerateLoop, tmp_path)
 
