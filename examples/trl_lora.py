@@ -44,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         max_grad_norm=0,  # switches off the Trainer's own clip, which is on by default
         bf16=torch.cuda.is_available(),
         logging_steps=5,
+        logging_first_step=True,
         report_to="none",
     )
     trainer = SFTTrainer(
