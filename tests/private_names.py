@@ -206,7 +206,9 @@ def set_up() -> Any:
 
 
 def prepared(_: Trainer) -> Any:
-    return import_module("accelerate").Accelerator(cpu=True).prepare(nn.Linear(1, 1))
+    model = import_module("accelerate").Accelerator(cpu=True).prepare(nn.Linear(1, 1))
+    import_module("accelerate.state").AcceleratorState._reset_state(reset_partial_state=True)
+    return model
 
 
 def of_fits() -> Iterator[Row]:

@@ -238,16 +238,18 @@ def check_nonfinite(kind: type[Loop]) -> None:
 
 
 # ------------------------------------------------------------ resume
-def check_resume(kind: type[Loop], transform: GradientTransform, folder: Path, **options: Any) -> None:
-    whole = kind(transform, **options)
+def check_resume(kind: type[Loop], transform: GradientTransform, folder: Path, *, scaled: bool = False) -> None:
+    def new(seed: int) -> Loop:
+        return kind(transform, scaler=new_scaler() if scaled else None, seed=seed)
+
+    whole, first = new(5), new(5)
     whole.train()
-    first = kind(transform, **options)
     first.train(last=BORDER)
     first.save(folder)
     assert first.adapter.state_dict()["step"] == 4
     with pytest.raises(AssertionError):
         assert_same_bits(weights(first.small), weights(whole.small))
-    second = kind(transform, **{**options, "seed": 99})
+    second = new(99)
     second.load(folder)
     assert second.adapter.engine.step == 4
     second.train(first=BORDER)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from lightning.fabric import Fabric
 from lightning.fabric.plugins import MixedPrecision
+from lightning.fabric.strategies.ddp import DDPStrategy
 from lightning.fabric.strategies.single_device import SingleDeviceStrategy
 from torch.optim import Optimizer
 from typing_extensions import override
@@ -75,6 +76,25 @@ def test_the_weights_are_those_of_a_plain_loop(transform: GradientTransform, opt
 
 def test_work_is_skipped() -> None:
     explicit.check_work_is_skipped(FabricLoop)
+
+
+class ParallelLoop(FabricLoop):
+    @override
+    def prepare(self, optimizer: Optimizer, scaler: torch.amp.GradScaler | None) -> None:
+        strategy = DDPStrategy(process_group_backend="gloo", find_unused_parameters=True)
+        self.fabric = Fabric(accelerator="cpu", devices=1, strategy=strategy)
+        self.fabric.launch()
+        self.model, self.optimizer = self.fabric.setup(self.small, optimizer)
+
+
+def test_work_is_skipped_in_the_wrapper_of_ddp(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE"):  # Fabric sets them
+        monkeypatch.setenv(name, "0")
+        monkeypatch.delenv(name)
+    try:
+        explicit.check_work_is_skipped(ParallelLoop)
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 @cases("transform", SCALED.values(), ids=SCALED)
