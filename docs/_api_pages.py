@@ -17,6 +17,7 @@ TITLES = {
     "modules": "Modules",
     "data": "Data",
     "callbacks": "Callbacks",
+    "loops": "Adapters of other loops",
     "resume": "Resume",
     "cli": "Command line",
     "export": "Export",
