@@ -17,7 +17,6 @@ TITLES = {
     "modules": "Modules",
     "data": "Data",
     "callbacks": "Callbacks",
-    "loops": "Adapters of other loops",
     "resume": "Resume",
     "cli": "Command line",
     "export": "Export",
