@@ -199,7 +199,7 @@ def of_loops() -> Iterator[Row]:
     yield Row("accelerate", "_is_accelerate_prepared", prepared, wrapper)
     skipping = "no work is skipped in several processes"
     yield Row("lightning", "_forward_module", always(set_up), skipping)
-    trainer = always(lambda: vars(import_module("transformers"))["Trainer"])
+    trainer = always(lambda: vars(import_module("transformers.trainer"))["Trainer"])
     breaks = "an exception leaves tensors without `requires_grad`; losses that are summed are not noticed"
     takes = "self model inputs num_items_in_batch"
     yield Row("transformers", "training_step", trainer, breaks, takes=takes, is_replaced=True)
