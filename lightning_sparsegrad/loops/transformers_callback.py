@@ -4,7 +4,6 @@ from functools import wraps
 from typing import Any, Self
 
 from torch import Tensor
-from torch.optim import Optimizer
 from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
 from typing_extensions import override
 
@@ -75,18 +74,21 @@ class TransformersCallback(TransformersHooks):
         if self._attached() is trainer:
             return self
         self.join(trainer)
-        train_on = trainer.training_step
+        run, run_step = trainer.train, trainer.training_step
 
-        @wraps(train_on)
+        @wraps(run)
+        def train(*args: Any, **kwargs: Any) -> Any:
+            with self.closed_by_errors():
+                return run(*args, **kwargs)
+
+        @wraps(run_step)
         def training_step(model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
-            try:
+            with self.closed_by_errors():  # here as well: the search for a batch size catches them within `train`
                 self.check_averaging(inputs, num_items_in_batch)
-                return train_on(model, inputs, num_items_in_batch)
-            except BaseException:
-                self.close()
-                raise
+                return run_step(model, inputs, num_items_in_batch)
 
-        trainer.training_step = training_step  # type: ignore[method-assign]  # no callback hears of exceptions
+        trainer.train = train  # type: ignore[method-assign]  # no callback hears of exceptions
+        trainer.training_step = training_step  # type: ignore[method-assign]  # as above
         return self
 
     @override
@@ -102,5 +104,4 @@ class TransformersCallback(TransformersHooks):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Apply the transform."""
-        optimizer: Optimizer = kwargs["optimizer"]
-        self.apply_(optimizer, unscaled=has_scaler(optimizer))
+        self.apply_(unscaled=has_scaler(kwargs["optimizer"]))

@@ -54,20 +54,22 @@ class TransformersMixin:
         """The engine, from the start of training; its statistics describe the last step."""
         return self._gradient_hooks.gradient_engine
 
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train as the Trainer does; an exception closes the window that is open."""
+        with self._gradient_hooks.closed_by_errors():
+            return super().train(*args, **kwargs)  # type: ignore[misc]  # as above
+
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """Run the forward and backward pass of a micro-batch, and apply the transform after the last of a window."""
         hooks, trainer = self._gradient_hooks, self
-        try:
+        with hooks.closed_by_errors():  # here as well: the search for a batch size catches them within `train`
             hooks.check_averaging(inputs, num_items_in_batch)
             loss: Tensor = super().training_step(model, inputs, num_items_in_batch)  # type: ignore[misc]  # as above
-            accelerator, optimizer = trainer.accelerator, trainer.optimizer  # type: ignore[attr-defined]  # as above
+            accelerator = trainer.accelerator  # type: ignore[attr-defined]  # as above
             if accelerator.sync_gradients:
                 scaler = accelerator.scaler
                 scale = None if scaler is None else scaler.scale(torch.ones((), device=loss.device))
-                hooks.apply_(optimizer, loss_scale=scale)
-        except BaseException:
-            hooks.close()
-            raise
+                hooks.apply_(loss_scale=scale)
         return loss
 
 
