@@ -93,17 +93,31 @@ class TransformersHooks(TrainerCallback):
 
     @contextmanager
     def closed_by_errors(self) -> Iterator[None]:
-        """Close the window that is open if an exception leaves the block: no callback hears of it."""
+        """Close the window that is open if an exception leaves the block: no callback learns of it."""
         try:
             yield
         except BaseException:
             self.close()
             raise
 
-    def check_averaging(self, inputs: dict[str, Any], items: Any) -> None:
-        """Check once that losses are averaged, see `AveragingCheck`."""
-        if self._averaging is not None:
-            self._averaging.check(inputs, items)
+    def train(self, run: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Run the `train` of a Trainer."""
+        with self.closed_by_errors():
+            return run(*args, **kwargs)
+
+    def training_step(
+        self, run: Callable[..., Tensor], model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> Tensor:
+        """Run the `training_step` of a Trainer, a forward and backward pass of a micro-batch."""
+        with self.closed_by_errors():  # here as well: the search for a batch size catches them within `train`
+            if self._averaging is not None:
+                self._averaging.check(inputs, num_items_in_batch)
+            loss = run(model, inputs, num_items_in_batch)
+            self.after_backward(loss)
+        return loss
+
+    def after_backward(self, loss: Tensor) -> None:
+        """Act after the backward pass of a micro-batch."""
 
     def apply_(self, *, loss_scale: Tensor | None = None, unscaled: bool = False) -> None:
         """Apply the transform to the gradients of the window, and close it."""

@@ -1,14 +1,13 @@
 """The engine for any Trainer of transformers, as a callback."""
 
-from functools import wraps
 from typing import Any, Self
 
-from torch import Tensor
 from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
 from typing_extensions import override
 
 from lightning_sparsegrad.engine._nonfinite import NonFinite
 from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.loops._transformers import intercept_training
 from lightning_sparsegrad.loops._transformers_checks import warn_of_early_clip
 from lightning_sparsegrad.loops._transformers_hooks import TransformersHooks, has_scaler
 from lightning_sparsegrad.transforms.base import GradientTransform
@@ -74,21 +73,7 @@ class TransformersCallback(TransformersHooks):
         if self._attached() is trainer:
             return self
         self.join(trainer)
-        run, run_step = trainer.train, trainer.training_step
-
-        @wraps(run)
-        def train(*args: Any, **kwargs: Any) -> Any:
-            with self.closed_by_errors():
-                return run(*args, **kwargs)
-
-        @wraps(run_step)
-        def training_step(model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
-            with self.closed_by_errors():  # here as well: the search for a batch size catches them within `train`
-                self.check_averaging(inputs, num_items_in_batch)
-                return run_step(model, inputs, num_items_in_batch)
-
-        trainer.train = train  # type: ignore[method-assign]  # no callback hears of exceptions
-        trainer.training_step = training_step  # type: ignore[method-assign]  # as above
+        intercept_training(trainer, self.train, self.training_step)
         return self
 
     @override

@@ -56,25 +56,24 @@ class TransformersMixin:
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train as the Trainer does; an exception closes the window that is open."""
-        with self._gradient_hooks.closed_by_errors():
-            return super().train(*args, **kwargs)  # type: ignore[misc]  # as above
+        return self._gradient_hooks.train(super().train, *args, **kwargs)  # type: ignore[misc]  # as above
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """Run the forward and backward pass of a micro-batch, and apply the transform after the last of a window."""
-        hooks, trainer = self._gradient_hooks, self
-        with hooks.closed_by_errors():  # here as well: the search for a batch size catches them within `train`
-            hooks.check_averaging(inputs, num_items_in_batch)
-            loss: Tensor = super().training_step(model, inputs, num_items_in_batch)  # type: ignore[misc]  # as above
-            accelerator = trainer.accelerator  # type: ignore[attr-defined]  # as above
-            if accelerator.sync_gradients:
-                scaler = accelerator.scaler
-                scale = None if scaler is None else scaler.scale(torch.ones((), device=loss.device))
-                hooks.apply_(loss_scale=scale)
-        return loss
+        run = super().training_step  # type: ignore[misc]  # as above
+        return self._gradient_hooks.training_step(run, model, inputs, num_items_in_batch)
 
 
 class _EarlyHooks(TransformersHooks):
     """The hooks of a Trainer that applies the transform by itself."""
+
+    @override
+    def after_backward(self, loss: Tensor) -> None:
+        """Apply the transform after the last micro-batch, to gradients that are still scaled."""
+        trainer = self._attached()
+        if trainer is not None and trainer.accelerator.sync_gradients:
+            scaler = trainer.accelerator.scaler
+            self.apply_(loss_scale=None if scaler is None else scaler.scale(torch.ones((), device=loss.device)))
 
     @override
     def on_pre_optimizer_step(
