@@ -48,6 +48,10 @@ _LAZY = {
     "engine": "GradientEngine GradientMeter",
     "errors": "ConfigurationError",
     "export": "export_checkpoint export_delta load_delta save_delta",
+    "loops.accelerate_adapter": "AccelerateAdapter",
+    "loops.fabric_adapter": "FabricAdapter",
+    "loops.transformers_callback": "TransformersCallback",
+    "loops.transformers_mixin": "TransformersMixin",
     "modules": "ExtractiveQuestionAnswering PointwiseRanking SequenceClassification SparseGradModule "
     "TokenClassification",
     "schedules": "Constant Cosine Linear Schedule TopDown",
@@ -63,6 +67,10 @@ if TYPE_CHECKING:
     from lightning_sparsegrad.engine import *  # noqa: F403
     from lightning_sparsegrad.errors import ConfigurationError as ConfigurationError
     from lightning_sparsegrad.export import *  # noqa: F403
+    from lightning_sparsegrad.loops.accelerate_adapter import AccelerateAdapter as AccelerateAdapter
+    from lightning_sparsegrad.loops.fabric_adapter import FabricAdapter as FabricAdapter
+    from lightning_sparsegrad.loops.transformers_callback import TransformersCallback as TransformersCallback
+    from lightning_sparsegrad.loops.transformers_mixin import TransformersMixin as TransformersMixin
     from lightning_sparsegrad.modules import *  # noqa: F403
     from lightning_sparsegrad.schedules import Constant as Constant
     from lightning_sparsegrad.schedules import Cosine as Cosine

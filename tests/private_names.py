@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from lightning.fabric import Fabric
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -20,7 +21,7 @@ from torch import nn
 from torch.utils.data import DataLoader, SequentialSampler
 from torchmetrics import MeanMetric
 
-LIBRARIES = ("lightning", "torch", "torchmetrics", "datasets", "jsonargparse", "transformers", "peft")
+LIBRARIES = ("lightning", "torch", "torchmetrics", "datasets", "jsonargparse", "transformers", "peft", "accelerate")
 NONE = "no upstream issue"
 RESUME = "https://github.com/Lightning-AI/pytorch-lightning/issues/18780"  # and 19764
 FOREACH = "https://github.com/pytorch/pytorch/pull/193607"
@@ -176,6 +177,8 @@ def of_torch() -> Iterator[Row]:
     new = "parameters that are put into a model in training are not noticed"
     yield Row("torch", "_parameters", always(lambda: nn.Linear(1, 1)), new)
     yield Row("torch", "_modules", always(lambda: nn.Linear(1, 1)), new)
+    hooks = "the hooks of a wrapper around an optimizer are taken for those of the optimizer"
+    yield Row("torch", "_optimizer_step_pre_hooks", always(lambda: torch.optim.SGD([torch.zeros(1)])), hooks)
     skip = "a resume loads all batches that it skips"
     yield Row("torch", "_DatasetKind", module(DATA), skip, LOADERS)
     yield Row("torch", "_SingleProcessDataLoaderIter", module(DATA), skip, LOADERS)
@@ -187,6 +190,23 @@ def of_torch() -> Iterator[Row]:
     yield Row("torch", "_dynamo", always(lambda: torch), printed)
     store = module("torch.distributed.distributed_c10d")
     yield Row("torch", "_get_default_store", store, "several processes cannot agree to stop within a validation")
+
+
+def of_loops() -> Iterator[Row]:
+    scaled = "gradients that a clip has unscaled are taken for scaled ones"
+    yield Row("torch", "_per_optimizer_states", always(lambda: torch.amp.GradScaler("cpu")), scaled)
+    wrapper = "a model that was given without its wrapper is taken for one of a single process"
+    yield Row("accelerate", "_is_accelerate_prepared", prepared, wrapper)
+    skipping = "no work is skipped in several processes"
+    yield Row("lightning", "_forward_module", always(set_up), skipping)
+
+
+def set_up() -> Any:
+    return Fabric(accelerator="cpu", devices=1).setup(nn.Linear(1, 1))
+
+
+def prepared(_: Trainer) -> Any:
+    return import_module("accelerate").Accelerator(cpu=True).prepare(nn.Linear(1, 1))
 
 
 def of_fits() -> Iterator[Row]:
@@ -364,4 +384,4 @@ def of_data() -> Iterator[Row]:
     yield Row("datasets", "HF_HUB_OFFLINE", offline, "each local file is reported to the hub", OFFLINE)
 
 
-ROWS = [*of_torch(), *of_fits(), *of_resume(), *of_methods(), *of_commands(), *of_parsers(), *of_data()]
+ROWS = [*of_torch(), *of_loops(), *of_fits(), *of_resume(), *of_methods(), *of_commands(), *of_parsers(), *of_data()]

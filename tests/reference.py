@@ -152,6 +152,11 @@ def without(values: Values, layout: Layout, depths: set[int]) -> Values:
     return {name: None if layout.depths[name] <= depths else entries for name, entries in values.items()}
 
 
+def training_depths(layout: Layout) -> list[int]:
+    """Return the depths in which something trains, bottom first: the topmost is the head, or takes its role."""
+    return sorted({depth for name, depths in layout.depths.items() if name not in layout.frozen for depth in depths})
+
+
 # ---------------------------------------------------------------- clips
 def clip_norms(
     max_norm: Rate,

@@ -72,16 +72,26 @@ class _Tree:
         if parameter.numel() == 1 or not name.startswith(self.backbone):  # a single number is a temperature, as in CLIP
             return head
         path, local = _parent(name), name.removeprefix(self.backbone).lower()
-        owner, holder = self.modules[path], self.modules[_parent(path)]
+        owner = self.modules[path]
         is_norm = "norm" in plain_class(owner).__name__.lower()
         if isinstance(owner, nn.Embedding) or "emb" in local or (is_norm and "pre" in local):
             return embeddings  # including those of DeBERTa and BART, registered after the blocks
-        if reached == 0 and (_is_late(holder, path) or (is_norm and ("final" in local or "post" in local))):
+        if reached == 0 and (self._is_late(path) or (is_norm and ("final" in local or "post" in local))):
             return last
         # a submodule that contains the stack has no head (DeBERTa-v2's convolution); the backbone itself may have one
         is_beside = self.backbone not in {"", self.beside} and name.startswith(self.beside)
         is_beside = is_beside and self.beside.startswith(self.backbone)
         return reached if reached < last or is_norm or is_beside else head
+
+    def _is_late(self, path: str) -> bool:
+        """Return whether a module, or one that contains it (as with adapters), runs after the blocks."""
+        while path:
+            above, _, leaf = path.rpartition(".")
+            kind = plain_class(self.modules[above]).__name__
+            if any(fnmatchcase(kind, late_kind) and leaf == late_leaf for late_kind, late_leaf in _LATE):
+                return True
+            path = above
+        return False
 
     def _backbone(self) -> str:
         """Return the prefix of the subtree that contains everything but the head.
@@ -90,7 +100,8 @@ class _Tree:
         contains all blocks and, outside them, all embeddings; the whole model if it has no embeddings.
         """
         for path, module in self.modules.items():
-            base = ".".join(filter(None, [path, getattr(module, "base_model_prefix", "")]))
+            prefix = getattr(type(module), "base_model_prefix", "")  # PEFT's modules pass on that of others
+            base = ".".join(filter(None, [path, prefix]))
             if base != path and base in self.modules and all(block.startswith(f"{base}.") for block in self.blocks):
                 return f"{base}."
         inside = tuple(f"{block}." for block in self.blocks)
@@ -126,11 +137,6 @@ def _is_stack(module: nn.Module) -> bool:
 def _is_block(module: nn.Module) -> bool:
     """Return whether a module is composite: at least two weight matrices in modules below it."""
     return sum(parameter.ndim >= 2 for name, parameter in module.named_parameters() if "." in name) >= 2
-
-
-def _is_late(holder: nn.Module, path: str) -> bool:
-    kind, leaf = plain_class(holder).__name__, path.rpartition(".")[2]
-    return any(fnmatchcase(kind, late_kind) and leaf == late_leaf for late_kind, late_leaf in _LATE)
 
 
 def _embeds(module: nn.Module) -> bool:

@@ -16,11 +16,13 @@ class Layers:
         names: Names by depth, bottom first: `("embeddings", "block 0", ..., "head")`.
         depths: For each parameter, the depths of all its roles; a tied weight may be embeddings and head at once.
         has_head: Whether the last depth is a head, which trains even if every layer is dropped.
+        training: The depths in which something trains, bottom first; a tied weight is at those of all its roles.
     """
 
     names: tuple[str, ...]
     depths: dict[str, frozenset[int]]
     has_head: bool
+    training: tuple[int, ...] = ()
 
     @property
     def count(self) -> int:
@@ -69,7 +71,8 @@ def find_layers(
         depth_of = {role: top if role in chosen else min(depth, top - 1) for role, depth in depth_of.items()}
     has_head = top in depth_of.values()
     depths = {name: frozenset(depth_of[role] for role in roles) for name, roles in parameters.roles.items()}
-    return Layers((*names, "head") if has_head else names, depths, has_head)
+    training = sorted({depth for name in parameters if parameters[name].requires_grad for depth in depths[name]})
+    return Layers((*names, "head") if has_head else names, depths, has_head, tuple(training))
 
 
 def _from_patterns(parameters: NamedParameters, layers: list[str]) -> tuple[dict[str, int], tuple[str, ...]]:

@@ -99,7 +99,12 @@ class Describer:
             settings=tuple(self._settings([window(asked[index]) for index in _sample(len(asked), _MOST_SETTINGS)])),
             obstacle=self._obstacle() if drops else None,
             memory=self._memory(rows, answers),
+            acting_head=self._acting_head(),
         )
+
+    def _acting_head(self) -> str | None:
+        members = (member for member in self._transform.flattened() if isinstance(member, LayerMask))
+        return next(filter(None, (member.acting_head for member in members)), None)
 
     def _answer(self, window: Window) -> _Answer:
         if self._phases.calibrating(window):

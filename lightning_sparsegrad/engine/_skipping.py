@@ -34,14 +34,14 @@ class WorkSkipper:
 
     def __init__(self, model: nn.Module, parameters: NamedParameters) -> None:
         self._parameters = parameters
+        self._skipped: frozenset[str] = frozenset()
+        self._witness = _Witness(parameters)
         self.obstacle = _obstacle(model)
         self._regions = _compiled_regions(model, parameters)
-        self._skipped: frozenset[str] = frozenset()
         self._kept: frozenset[str] = frozenset()  # the parameters that train in this window
         self._stale: dict[str, tuple[int, int]] = {}  # the gradients from before this window, by state
         self._trained: set[str] = set()  # the parameters that have had a gradient so far
         self._reliable: set[str] | None = None  # those that had one in every window that kept them
-        self._witness = _Witness(parameters)
         self._warned = False
 
     def skippable(self, names: frozenset[str]) -> frozenset[str]:
@@ -70,6 +70,9 @@ class WorkSkipper:
         for name in skipped:
             self._parameters[name].requires_grad_(True)
         return skipped
+
+    def __del__(self) -> None:
+        self.stop()  # a training that was interrupted may have left a window open
 
     def finish(self, gradients: Mapping[str, Tensor], step: int) -> dict[str, int]:
         """Restore every `requires_grad`, and look for tensors that have no gradient because others were skipped.

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from lightning_sparsegrad.components import NamedParameters
 from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.functional._torch import inside_wrapper
 from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, Window
 
 
@@ -37,7 +38,7 @@ class Steps:
         self._inside: dict[int, bool] = {}  # they are inside a step; whether strategies have acted in it
 
     def follow(self, optimizer: Optimizer) -> None:
-        """Call strategies at each step of an optimizer; does nothing for one that is followed already.
+        """Call strategies at each step of an optimizer, or of the one in a wrapper; once, if it is called again.
 
         Raises:
             ConfigurationError: If it is not an optimizer, or changes weights outside its steps.
@@ -46,6 +47,7 @@ class Steps:
             raise ConfigurationError(
                 f"Parameter `optimizers` should be optimizers. Found a `{type(optimizer).__name__}`."
             )
+        optimizer = inside_wrapper(optimizer)
         if self._update and callable(getattr(optimizer, "eval", None)):
             names = ", ".join(f"`{member!r}`" for member in self._update)
             raise ConfigurationError(

@@ -118,6 +118,7 @@ class Description:
         settings: The numbers of the strategy, in its order.
         obstacle: Why gradients that are dropped are computed all the same; `None` if nothing stands in the way.
         memory: What is allocated.
+        acting_head: The layer that takes the role of the head where nothing trains behind it; `None` if no layer does.
     """
 
     strategy: str
@@ -130,6 +131,7 @@ class Description:
     settings: tuple[SettingRow, ...]
     obstacle: str | None
     memory: Memory
+    acting_head: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as plain values, for JSON: infinity, which bounds nothing, and NaN are `None`."""
@@ -152,6 +154,8 @@ class Description:
         elif self._about:
             steps += f", of which {self.asked:,} were asked"
         lines = [self.strategy, f"{steps}; {count}, {most}"]
+        if self.acting_head:
+            lines.append(f"nothing trains behind {self.acting_head}, which takes the role of the head")
         if self.calibrating:
             lines.append(f"calibrates in {self._of_windows(self.calibrating)}, in which nothing steps")
         return lines
@@ -191,6 +195,8 @@ class Description:
             return next(iter(entries))
         never = sum(size for text, size in entries.items() if text.startswith("never"))
         others = [text for text in entries if not text.startswith("never")]
+        if not others:
+            return "never"
         if len(others) == 1 and never:
             return f"{_percent(entries[others[0]], _entries(rows))} {others[0]}, rest never"
         mean = sum(row.trained * row.entries for row in rows) / max(1, _entries(rows))

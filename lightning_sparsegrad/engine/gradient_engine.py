@@ -17,6 +17,7 @@ from lightning_sparsegrad.engine._nonfinite import NonFinite, check_policy, firs
 from lightning_sparsegrad.engine._refusals import refuse_hidden, refuse_misstated, refuse_unusable
 from lightning_sparsegrad.engine._skipping import WorkSkipper
 from lightning_sparsegrad.engine._steps import Steps
+from lightning_sparsegrad.engine._turns import Turn
 from lightning_sparsegrad.engine.description import Description
 from lightning_sparsegrad.engine.gradient_meter import GradientMeter
 from lightning_sparsegrad.errors import ConfigurationError, require_integer
@@ -46,6 +47,8 @@ class GradientEngine:
     Args:
         model: The model whose gradients are changed; names are relative to it.
         transform: The strategy. The engine copies it, so that one object can serve several engines.
+        wrapped_model: The model as the loop calls it, if that is a wrapper around `model` for parallel training or
+            compilation.
         total_steps: Optimizer steps of the whole training; needed only by schedules over training.
         seed: Seed of the run, for transforms that have none of their own. Non-negative; the same on all ranks.
         skip_dropped: Whether to skip the computation of gradients that will be dropped whole: while a window is open,
@@ -60,11 +63,12 @@ class GradientEngine:
             `FloatingPointError` names the first such tensor and the step, before anything is changed. Both `"skip"` and
             `"raise"` read every gradient, and one number on the host per window; the statistic `nonfinite` counts such
             windows. Under fp16 loss scaling an overflow is a normal event, for which the scaler skips the step and
-            lowers the scale: both policies then only count it. After `unscale_`, use `"propagate"`.
+            lowers the scale: both policies then only count it.
 
     Attributes:
         transform: The engine's copy of the transform, bound to the model.
         seed: Seed of the run.
+        step: Windows attempted so far: those in which the transform was applied, whether or not a step followed.
         parameters: The parameters of the model, by name.
         meter: A `GradientMeter` that measures what the transform does to each component, or `None`.
 
@@ -90,6 +94,7 @@ class GradientEngine:
         model: nn.Module,
         transform: GradientTransform,
         *,
+        wrapped_model: nn.Module | None = None,
         total_steps: int | None = None,
         seed: int = 0,
         skip_dropped: bool = True,
@@ -101,8 +106,9 @@ class GradientEngine:
             )
         if total_steps is not None:
             require_integer("total_steps", total_steps, least=1)
-        if not isinstance(model, nn.Module):
-            raise ConfigurationError(f"Parameter `model` should be a module. Found `{type(model).__name__}`.")
+        for name, module in (("model", model), ("wrapped_model", model if wrapped_model is None else wrapped_model)):
+            if not isinstance(module, nn.Module):
+                raise ConfigurationError(f"Parameter `{name}` should be a module. Found `{type(module).__name__}`.")
         check_policy(nonfinite)
         self._set_seed(seed, transform)
         self.parameters = NamedParameters(model)
@@ -112,25 +118,29 @@ class GradientEngine:
         self.transform.bind(self.parameters, total_steps=total_steps)
         self._deprecated = Deprecated(transform)
         self._total_steps = total_steps
-        self._skipper = WorkSkipper(model, self.parameters) if skip_dropped else None
+        called = model if wrapped_model is None else wrapped_model
+        self._skipper = WorkSkipper(called, self.parameters) if skip_dropped else None
         self._policy, self._nonfinite_windows, self._left_out = nonfinite, 0, False
         self._steps = Steps(self.transform, self.parameters)
         if total_steps is not None:
             self.require_steps_in(total_steps)
+        self._turn = Turn(next(iter(self.parameters.tensors.values())))
         self._window: Window | None = None
         self._applied = False
+        self.step = 0
         self.meter: GradientMeter | None = None
 
     @contextmanager
-    def window(self, step: int, *, epoch: int | None = None) -> Iterator[Window]:
+    def window(self, step: int | None = None, *, epoch: int | None = None) -> Iterator[Window]:
         """Open the window of one optimizer step, and check at its end that `apply_` was called.
 
         Args:
-            step: Optimizer steps done before, from 0. Masks depend on it, not on how many windows were opened.
+            step: Optimizer steps attempted before, from 0; by default, `engine.step`. Masks depend on it.
             epoch: Epochs done before, from 0; needed only by transforms that depend on it.
 
         Raises:
             RuntimeError: If a window is open already, or this one ends without `apply_`.
+            ConfigurationError: If another engine has opened a window on this model while one of this engine was open.
         """
         opened = self.open(step, epoch=epoch)
         try:
@@ -140,12 +150,14 @@ class GradientEngine:
         finally:
             self.abandon()
 
-    def open(self, step: int, *, epoch: int | None = None) -> Window:
+    def open(self, step: int | None = None, *, epoch: int | None = None) -> Window:
         """Open a window without a `with` block, for loops that consist of hooks; `abandon` closes it.
 
         Raises:
             RuntimeError: If a window is open already.
+            ConfigurationError: If another engine has opened a window on this model while one of this engine was open.
         """
+        step = self.step if step is None else step
         if self._window is not None:
             raise RuntimeError(
                 f"GradientEngine has a window open already. Found step {self._window.step}, opening {step}."
@@ -153,6 +165,7 @@ class GradientEngine:
         require_integer("step", step, least=0)
         if epoch is not None:
             require_integer("epoch", epoch, least=0)
+        self._turn.take(self.abandon)
         window = Window(step=step, epoch=epoch, total_steps=self._total_steps, seed=self.seed)
         self._steps.open(self.transform)
         if self._skipper is not None and not self._steps.calibrating(window):
@@ -163,6 +176,7 @@ class GradientEngine:
     def abandon(self) -> None:
         """Close the window, if one is open."""
         self._window = None
+        self._turn.leave()
         if self._skipper is not None:
             self._skipper.stop()
 
@@ -177,27 +191,34 @@ class GradientEngine:
         return self._applied
 
     @torch.no_grad()
-    def apply_(self, *, loss_scale: Tensor | None = None) -> None:
+    def apply_(self, *, loss_scale: Tensor | None = None, unscaled: bool = False) -> None:
         """Apply the transform in place to all gradients of the model; tensors dropped whole end with `grad=None`.
 
         Args:
             loss_scale: 0-d tensor by which the loss was multiplied and the gradients still are (fp16 training before
                 `unscale_`), or `None`. Thresholds are compared with the true gradients.
+            unscaled: Whether the loss was scaled and the gradients are unscaled already (fp16 training after
+                `unscale_`): one that is not finite is an overflow, for which the scaler skips the step.
 
         Raises:
             RuntimeError: If no window is open, the transform was already applied in it, a tensor that should train has
                 no gradient because work on others was skipped, or the transform keeps a tensor that it stated it would
                 drop.
-            ConfigurationError: If a gradient is sparse, complex or belongs to a parameter that is new in the model, or
-                if everything was dropped under loss scaling, where the optimizer needs a gradient.
+            ConfigurationError: If a gradient is sparse, complex or belongs to a parameter that is new in the model,
+                another engine has opened a window on this model, or everything was dropped before `unscale_`, which
+                needs a gradient.
             FloatingPointError: If a gradient is not finite, with `nonfinite="raise"`.
         """
         if loss_scale is not None and not isinstance(loss_scale, Tensor):
             raise ConfigurationError(
                 f"Parameter `loss_scale` should be a 0-d tensor. Found `loss_scale = {loss_scale!r}`."
             )
+        if loss_scale is not None and unscaled:
+            raise ConfigurationError(
+                "Parameter `loss_scale` should be omitted with `unscaled = True`: gradients are in true units then."
+            )
         window = self._window_to_apply()
-        gradients = self._gather(window, loss_scale)
+        gradients = self._gather(window, loss_scale, unscaled=unscaled)
         refuse_unusable(gradients, self.parameters)
         meter = self.meter if self.meter is not None and self.meter.is_due(window) else None
         self._left_out = True
@@ -209,11 +230,12 @@ class GradientEngine:
             self._left_out = False
             self._change_(gradients, window, meter)
         self._steps.applied(gradients, window)
-        self._applied = True
+        self._applied, self.step = True, window.step + 1
         self._clear_dropped(gradients, window)
 
     def _window_to_apply(self) -> Window:
         """Return the open window, in which the transform has not been applied yet."""
+        self._turn.check()
         if self._window is None:
             raise RuntimeError("GradientEngine.apply_() should be called inside a window. Found none open.")
         if self._applied:
@@ -222,7 +244,7 @@ class GradientEngine:
             )
         return self._window
 
-    def _gather(self, window: Window, loss_scale: Tensor | None) -> Gradients:
+    def _gather(self, window: Window, loss_scale: Tensor | None, *, unscaled: bool) -> Gradients:
         """Return the gradients of the window, without those that were not computed."""
         tensors = self.parameters.tensors
         gradients = {name: tensor.grad for name, tensor in tensors.items() if tensor.grad is not None}
@@ -231,7 +253,12 @@ class GradientEngine:
             tensors[name].grad = None
             gradients.pop(name, None)
         return Gradients(
-            gradients, loss_scale=loss_scale, skipped=skipped, weights=tensors, deprecated=self._deprecated.drops
+            gradients,
+            loss_scale=loss_scale,
+            unscaled=unscaled,
+            skipped=skipped,
+            weights=tensors,
+            deprecated=self._deprecated.drops,
         )
 
     def _is_lost(self, gradients: Gradients, window: Window) -> bool:
@@ -243,7 +270,7 @@ class GradientEngine:
         if name is None:
             return False
         self._nonfinite_windows += 1
-        if gradients.loss_scale is not None:
+        if gradients.under_loss_scaling:
             return False
         if self._policy == "raise":
             raise FloatingPointError(
@@ -288,7 +315,8 @@ class GradientEngine:
     def attach(self, *optimizers: Optimizer) -> None:
         """Follow the steps of optimizers; needed only by strategies that learn from steps or act on updates.
 
-        A deep copy of an optimizer loses its hooks: attach it as well. Only the first step after each window counts.
+        Of a wrapper, as Accelerate and Fabric return, the optimizer inside is followed. A deep copy of an optimizer
+        loses its hooks: attach it as well. Only the first step after each window counts.
         """
         for optimizer in optimizers:
             self._steps.follow(optimizer)
@@ -335,11 +363,11 @@ class GradientEngine:
     def state_dict(self) -> dict[str, Any]:
         """Return the state for a resumed run, as plain numbers, names and tensors."""
         skipping = {} if self._skipper is None else {"skipping": self._skipper.state_dict()}
-        counts = {"nonfinite": self._nonfinite_windows}
+        counts = {"step": self.step, "nonfinite": self._nonfinite_windows}
         return {"seed": self.seed, "transform": self.transform.state_dict(), **counts, **skipping}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned: the seed of the resumed run, and the state of the transform if present.
+        """Restore what `state_dict` returned: the seed and step of the run, and the state of the transform if present.
 
         Raises:
             ConfigurationError: If the state holds no seed.
@@ -349,7 +377,7 @@ class GradientEngine:
         self._set_seed(state["seed"], self.transform)
         if "transform" in state:
             self.transform.load_state_dict(state["transform"])
-        self._nonfinite_windows = int(state.get("nonfinite", 0))
+        self.step, self._nonfinite_windows = int(state.get("step", 0)), int(state.get("nonfinite", 0))
         if self._skipper is not None:
             self._skipper.load_state_dict(state.get("skipping", {}))
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler, OptState
+from torch.optim import Optimizer
 
 Tensors = tuple[Tensor, ...] | list[Tensor]  # as torch takes them
 
@@ -74,6 +76,16 @@ def is_compiled(module: nn.Module) -> bool:
     )
 
 
+def is_unscaled(scaler: GradScaler, optimizer: Optimizer) -> bool:
+    """Return whether the gradients of an optimizer have been unscaled since the last update of a gradient scaler.
+
+    Without it, thresholds would be compared with gradients that a clip has unscaled before, and changed. No upstream
+    issue.
+    """
+    state = scaler._per_optimizer_states.get(id(optimizer))
+    return state is not None and state["stage"] is not OptState.READY
+
+
 def tables_of(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the dictionaries in which a module keeps its parameters and its submodules (not copies).
 
@@ -81,6 +93,17 @@ def tables_of(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
     clip. No upstream issue.
     """
     return module._parameters, module._modules
+
+
+def inside_wrapper(optimizer: Optimizer) -> Optimizer:
+    """Return the optimizer inside a wrapper that has no hooks of its own, or the optimizer itself.
+
+    Accelerate and Fabric return such wrappers: a hook registered with one would be lost. No upstream issue.
+    """
+    inner = getattr(optimizer, "optimizer", None)
+    if isinstance(inner, Optimizer) and "_optimizer_step_pre_hooks" not in vars(optimizer):
+        return inside_wrapper(inner)
+    return optimizer
 
 
 def _members(module: nn.Module) -> list[Any]:

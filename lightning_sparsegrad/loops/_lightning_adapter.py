@@ -33,15 +33,14 @@ from lightning_sparsegrad.loops._refusals import (
     warn_of_lost_states,
     warn_of_rounded_averages,
 )
+from lightning_sparsegrad.loops._statistics import logged_statistics
+from lightning_sparsegrad.loops._strategy_state import KEY, packed, restore
 from lightning_sparsegrad.loops._token_rows import with_token_rows
 from lightning_sparsegrad.loops._trainable import log_trainable
 from lightning_sparsegrad.loops._twins import is_a
 from lightning_sparsegrad.loops._untrained import warn_of_untrained
 from lightning_sparsegrad.transforms import SparseMask, SpikeSkip
 from lightning_sparsegrad.transforms.base import GradientTransform
-
-CHECKPOINT_KEY = "lightning_sparsegrad"
-_NORMS = {"norm_before", "norm_after", "threshold"}  # of every component: too many to log
 
 
 class LightningAdapter:
@@ -96,7 +95,7 @@ class LightningAdapter:
         self._engine = self._new_engine(trainer, module, total_steps=steps)
         warn_of_lost_states(module, self._engine, self.transform)
         count = partial(count_steps, trainer) if steps is None else lambda: steps
-        warn_of_untrained(trainer, self._engine, count=count)
+        warn_of_untrained(self._engine, count=count, epoch_steps=partial(_epoch_steps, trainer), warn=rank_zero_warn)
         report_long_warmups(self._engine, count=count)
         log_trainable(module)
         _LeaveAsItWas.join(trainer, self._engine, self._gate)
@@ -111,8 +110,8 @@ class LightningAdapter:
         """Give the engine the state that was restored for this fit, if any."""
         if self._restored is not None and trainer.ckpt_path:  # else this fit starts from the loaded weights alone
             self._gate.resumed(trainer, self._restored)
-            if CHECKPOINT_KEY in self._restored:
-                self.engine.load_state_dict(self._state_of_same_strategy(self._restored[CHECKPOINT_KEY]))
+            if KEY in self._restored:
+                restore(self.engine, self.transform, self._restored[KEY], warn=rank_zero_warn)
             if os.environ.get("PL_GLOBAL_SEED", seed := str(self.engine.seed)) != seed:
                 rank_zero_info(f"The strategy draws with the seed of the previous run, {seed}, unless it has its own.")
         self._restored = None
@@ -155,7 +154,7 @@ class LightningAdapter:
     def _new_engine(
         self, trainer: Trainer, module: LightningModule, *, total_steps: int | None, searches: bool = False
     ) -> GradientEngine:
-        transform = with_token_rows(self.transform, trainer, module)
+        transform = _with_token_rows(self.transform, trainer, module)
         engine = GradientEngine(
             trainer.strategy.model or module,  # with its wrapper, if there is one
             _for_search(transform) if searches else transform,
@@ -229,23 +228,20 @@ class LightningAdapter:
         self._stepped.clear()
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by the logger connector
         if trainer.is_last_batch or (every and (trainer.global_step + 1) % every == 0):
-            shares = {
-                name: value for name, value in self.engine.statistics.items() if _NORMS.isdisjoint(name.split("/")[:-1])
-            }
-            module.log_dict({f"gradient/{name}": value for name, value in shares.items()})
+            module.log_dict(logged_statistics(self.engine))
 
     # ------------------------------------------------------------ checkpoints
     def save(self, checkpoint: dict[str, Any]) -> None:
         """Put the engine's state into a checkpoint, under one key, as plain numbers and tensors."""
         if self._engine is not None:
-            checkpoint[CHECKPOINT_KEY] = {**self._engine.state_dict(), "strategy": repr(self.transform)}
+            checkpoint[KEY] = packed(self._engine, self.transform)
         self._gate.save(checkpoint)
 
     def load(self, checkpoint: dict[str, Any], trainer: Trainer | None) -> None:
         """Take the engine's state from a checkpoint, if it has one; the fit uses it when it starts."""
         if trainer is not None:
             self._gate.load(trainer, checkpoint)
-        self._restored = {key: checkpoint[key] for key in (CHECKPOINT_KEY, *self._gate.keys) if key in checkpoint}
+        self._restored = {key: checkpoint[key] for key in (KEY, *self._gate.keys) if key in checkpoint}
         if (
             trainer is not None
             and trainer.state.fn == TrainerFn.FITTING
@@ -253,17 +249,16 @@ class LightningAdapter:
         ):
             self._resume(trainer)  # the fit has started
 
-    def _state_of_same_strategy(self, state: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the state, without the transform's if its class has changed; warn if the strategy has changed.
 
-        The new strategy starts at the resumed step, since masks and schedules are functions of the step.
-        """
-        before, now = str(state.get("strategy", "")), repr(self.transform)
-        if before in {"", now}:
-            return state
-        rank_zero_warn(f"The strategy changes from `{before}` to `{now}`, which starts at the resumed step.")
-        same_class = before.partition("(")[0] == now.partition("(")[0]
-        return {key: value for key, value in state.items() if same_class or key != "transform"}
+def _with_token_rows(transform: GradientTransform, trainer: Trainer, module: LightningModule) -> GradientTransform:
+    data = trainer.datamodule  # type: ignore[attr-defined]  # set by its connector
+    names = (f"`{type(data).__name__}`" if data is not None else "no data module", f"`{type(module).__name__}`")
+    return with_token_rows(
+        transform,
+        lambda: next((each.tokenizer for each in (data, module) if getattr(each, "tokenizer", None) is not None), None),
+        missing=f"the data module or the module has a `tokenizer`. Found {' and '.join(names)}",
+        report=rank_zero_info,
+    )
 
 
 def _for_search(transform: GradientTransform) -> GradientTransform:
@@ -327,6 +322,12 @@ def steps_of(trainer: Trainer) -> int | None:
             steps = sum(ceil(batches / factor) for factor in factors)
             steps = steps if trainer.max_steps == -1 else min(steps, trainer.max_steps)
     return int(steps) if steps not in {float("inf"), -1} else None
+
+
+def _epoch_steps(trainer: Trainer) -> int:
+    """Return the optimizer steps of an epoch, 1 if its length is not known."""
+    batches = trainer.num_training_batches
+    return ceil(batches / trainer.accumulate_grad_batches) if 0 < batches < float("inf") else 1
 
 
 def _run_seed(trainer: Trainer) -> int:

@@ -5,12 +5,12 @@ from inspect import unwrap
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, EMAWeightAveraging, GradientAccumulationScheduler
 from lightning.pytorch.utilities import rank_zero_warn
-from torch.optim import LBFGS
 
 from lightning_sparsegrad.engine.gradient_engine import GradientEngine
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.functional.sharding import is_spread
 from lightning_sparsegrad.loops._callbacks import callbacks_of
+from lightning_sparsegrad.loops._optimizers import refuse_closures
 from lightning_sparsegrad.loops._twins import is_a, package_of
 from lightning_sparsegrad.transforms.base import GradientTransform, Window
 from lightning_sparsegrad.transforms.masks.fixed_mask import FixedMask
@@ -35,11 +35,7 @@ def refuse_unsupported(trainer: Trainer, transform: GradientTransform) -> None:
             f"Parameter `gradient_clip_val` of the Trainer should be omitted with `{transform!r}`: the second clip "
             f"would change what the first has bounded. Found `gradient_clip_val = {trainer.gradient_clip_val}`."
         )
-    if any(isinstance(optimizer, LBFGS) for optimizer in trainer.optimizers):
-        raise ConfigurationError(
-            "Parameter `optimizer` should compute one gradient per step. Found `LBFGS`, which computes several and "
-            "compares them: masks and clips would change what it compares."
-        )
+    refuse_closures(trainer.optimizers)
     refuse_strategy(type(trainer.strategy))
 
 

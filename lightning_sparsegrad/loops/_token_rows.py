@@ -1,11 +1,8 @@
 """Rows of embeddings that a strategy names by tokens, looked up in the tokenizer of the data."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from typing import Protocol, runtime_checkable
-
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_sparsegrad.errors import ConfigurationError, near_matches
 from lightning_sparsegrad.transforms import TrainableRows
@@ -25,13 +22,16 @@ class _Tokenizer(Protocol):
     def get_vocab(self) -> Mapping[str, int]: ...
 
 
-def with_token_rows(transform: GradientTransform, trainer: Trainer, module: LightningModule) -> GradientTransform:
+def with_token_rows(
+    transform: GradientTransform, find: Callable[[], object], *, missing: str, report: Callable[[str], None]
+) -> GradientTransform:
     """Return a strategy in which rows named by tokens are indices: a copy, or the strategy itself without such rows.
 
     Args:
         transform: The strategy.
-        trainer: The Trainer, whose data have the tokenizer.
-        module: The module, which may have it otherwise.
+        find: Returns the tokenizer, `None` if there is none; called only for such rows.
+        missing: What should have a tokenizer, and what was found in its place, for the error without one.
+        report: Called with a message about rows that were added.
 
     Raises:
         ConfigurationError: If there is no tokenizer, it has no such token, or no token was added to it.
@@ -41,8 +41,8 @@ def with_token_rows(transform: GradientTransform, trainer: Trainer, module: Ligh
     transform = deepcopy(transform)
     for member in _of_rows(transform):
         if not member.is_resolved:
-            tokens = _Tokens(_tokenizer(member, trainer, module))
-            member.resolve(tokens.row, tokens.added() if "added" in member.rows.values() else [])
+            tokens = _Tokens(_tokenizer(member, find(), missing))
+            member.resolve(tokens.row, tokens.added(report) if "added" in member.rows.values() else [])
     return transform
 
 
@@ -50,20 +50,15 @@ def _of_rows(transform: GradientTransform) -> list[TrainableRows]:
     return [member for member in transform.flattened() if isinstance(member, TrainableRows)]
 
 
-def _tokenizer(strategy: TrainableRows, trainer: Trainer, module: LightningModule) -> _Tokenizer:
-    data = trainer.datamodule  # type: ignore[attr-defined]  # set by its connector
-    owners = [each for each in (data, module) if getattr(each, "tokenizer", None) is not None]
-    if not owners:
-        searched = f"`{type(data).__name__}`" if data is not None else "no data module"
+def _tokenizer(strategy: TrainableRows, tokenizer: object, missing: str) -> _Tokenizer:
+    if tokenizer is None:
         raise ConfigurationError(
-            f"Parameter `rows` of `{strategy!r}` should hold indices, unless the data module or the module has a "
-            f"`tokenizer` to look tokens up in. Found {searched} and `{type(module).__name__}`, without one."
+            f"Parameter `rows` of `{strategy!r}` should hold indices, unless {missing}, without one."
         )
-    tokenizer = owners[0].tokenizer
     if not isinstance(tokenizer, _Tokenizer):
         raise ConfigurationError(
-            f"Attribute `tokenizer` of `{type(owners[0]).__name__}` should have `vocab_size` and `get_vocab`, as those "
-            f"of `transformers` do, to look tokens up in. Found a `{type(tokenizer).__name__}`."
+            f"Tokenizers should have `vocab_size` and `get_vocab`, as those of `transformers` do, for `rows` of "
+            f"`{strategy!r}`. Found a `{type(tokenizer).__name__}`."
         )
     return tokenizer
 
@@ -89,7 +84,7 @@ class _Tokens:
             )
         return self._ids[text]
 
-    def added(self) -> list[int]:
+    def added(self, report: Callable[[str], None]) -> list[int]:
         """Return the ids of all tokens beyond the base vocabulary."""
         by_id = {index: token for token, index in self._ids.items() if index >= self._base}
         if not by_id:
@@ -100,7 +95,7 @@ class _Tokens:
             )
         ids = sorted(by_id)
         ends = " to ".join(f"{index} ({by_id[index]!r})" for index in dict.fromkeys((ids[0], ids[-1])))
-        rank_zero_info(f"Rows 'added': {len(ids):,} tokens beyond the base vocabulary, {ends}.")
+        report(f"Rows 'added': {len(ids):,} tokens beyond the base vocabulary, {ends}.")
         return ids
 
 

@@ -62,6 +62,7 @@ class Gradients(dict[str, Tensor]):
     Args:
         gradients: Name to gradient, of the parameters that have one.
         loss_scale: 0-d tensor by which all gradients are multiplied, or `None`.
+        unscaled: Whether they were multiplied by a loss scale, and are no longer.
         skipped: Name to number of entries, for tensors whose gradients were not computed because they will be dropped.
         weights: Name to parameter, of the whole model.
         deprecated: Called with a strategy that uses `drop`.
@@ -71,6 +72,7 @@ class Gradients(dict[str, Tensor]):
             gradient.
         skipped: Name to number of entries, for tensors that were not computed and are not dropped yet.
         weights: The parameters of the whole model by name, before the step.
+        under_loss_scaling: Whether the loss was scaled, so that a gradient scaler skips the step after an overflow.
         changed_by: The strategy that is being applied.
     """
 
@@ -79,12 +81,14 @@ class Gradients(dict[str, Tensor]):
         gradients: dict[str, Tensor],
         *,
         loss_scale: Tensor | None = None,
+        unscaled: bool = False,
         skipped: Mapping[str, int] | None = None,
         weights: Mapping[str, Tensor] | None = None,
         deprecated: Callable[[object], None] | None = None,
     ) -> None:
         super().__init__(gradients)
         self.loss_scale, self.skipped, self.weights = loss_scale, dict(skipped or {}), weights or {}
+        self.under_loss_scaling = loss_scale is not None or unscaled
         self.dropped: list[str] = []
         self._deprecated = deprecated
         self.changed_by: object = None

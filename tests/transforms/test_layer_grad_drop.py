@@ -184,13 +184,6 @@ def test_a_model_without_layers_is_refused():
         GradientEngine(nn.Linear(2, 2), LayerGradDrop(0.5))
 
 
-def test_a_rate_that_reaches_one_is_refused_without_a_head():
-    model = tiny_bert().get_submodule("bert.encoder")
-    message = "Parameter `head` should match parameters that train while `LayerGradDrop` freezes the layers. Found"
-    with pytest.raises(ConfigurationError, match=message):
-        GradientEngine(model, LayerGradDrop(Linear(1.0, 0.0)), total_steps=10)
-
-
 @cases(
     ("arguments", "message"),
     [

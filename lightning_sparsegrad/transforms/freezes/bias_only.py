@@ -57,6 +57,10 @@ class BiasOnly(LayerMask):
                 f"Found none in `{type(parameters.model).__name__}`."
             )
 
+    @property
+    def acting_head(self) -> None:
+        """No layer: the biases train in all of them."""
+
     def check_without_head(self) -> None:
         """Accept a model without a head: the parameters that train below it are checked by `bind`."""
 

@@ -17,6 +17,10 @@ class GradualUnfreezing(LayerMask):
     the head trains alone, in the last, all layers do. A layer that has not joined ends without a gradient: its weights
     stay as they are, bit for bit.
 
+    Only layers in which something trains are counted and take a turn. Where nothing trains behind the last block, as in
+    a language model with adapters in its blocks, the topmost of them takes the role of the head: it trains from the
+    start and is not counted.
+
     Args:
         unfreeze_every: Number of optimizer steps after which the next layer joins, or `"epoch"` for one layer per
             epoch; `None` to follow `schedule`.
@@ -26,7 +30,8 @@ class GradualUnfreezing(LayerMask):
 
     Raises:
         ConfigurationError: At construction, for an argument outside its range, or if both `unfreeze_every` and
-            `schedule` are given; when bound, for a model without layers or without a head.
+            `schedule` are given; when bound, for a model without layers or in which nothing trains, or a `head` in
+            which nothing trains.
 
     Note:
         In Howard & Ruder one layer joins per epoch, as with `unfreeze_every="epoch"`; the default spreads them evenly
@@ -65,14 +70,16 @@ class GradualUnfreezing(LayerMask):
         return (self.schedule,) if self.unfreeze_every is None else ()
 
     def dropped_depths(self, window: Window) -> frozenset[int]:
-        count = self.depths.count
+        count = len(self.below)
         if self.unfreeze_every is None:
             joined = int(self.schedule(window.progress) * (count + 1))
         elif self.unfreeze_every == "epoch":
             joined = require_epoch("unfreeze_every", window)
         else:
             joined = window.step // self.unfreeze_every
-        return frozenset(range(count - min(count, joined)))
+        waiting = self.below[: max(0, count - joined)]
+        lowest = [*self.below, self.top][len(waiting)]  # the lowest layer that trains
+        return frozenset(range(lowest)) if waiting else frozenset()
 
     def __repr__(self) -> str:
         follows = (

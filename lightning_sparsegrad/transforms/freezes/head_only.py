@@ -11,13 +11,16 @@ class HeadOnly(LayerMask):
 
     for every layer :math:`l` below the head. The layers end without a gradient: their weights stay as they are, bit for
     bit. The head is everything after the last block and its norm, including a pretrained pooler; `head` narrows it.
+    Where nothing of it trains, as in a language model with adapters in its blocks, the topmost layer in which something
+    trains takes its role and trains alone.
 
     Args:
         layers: One glob per layer, bottom first, for a model whose blocks cannot be found.
         head: Globs of the head, if it is not detected correctly.
 
     Raises:
-        ConfigurationError: When bound, for a model without layers or without a head, or a pattern without match.
+        ConfigurationError: When bound, for a model without layers or in which nothing trains, a pattern without match,
+            or a `head` in which nothing trains.
 
     References:
         The baseline of J. O'Neill and S. Dutta, "Gradient Sparsification For Masked Fine-Tuning of Transformers", 2023,
@@ -29,7 +32,7 @@ class HeadOnly(LayerMask):
     """
 
     def dropped_depths(self, window: Window) -> frozenset[int]:  # noqa: ARG002
-        return frozenset(range(self.depths.count))
+        return frozenset(range(self.top))
 
     def __repr__(self) -> str:
         return f"HeadOnly({', '.join(self._patterns())})"

@@ -16,8 +16,9 @@ class LayerGradDrop(Mask, LayerMask):
 
     for the embeddings and each block :math:`l`. The head always trains. A final norm belongs to the last block; encoder
     blocks come before decoder blocks; a tied weight is dropped only if all its roles are. A dropped layer ends without
-    a gradient: its weights stay as they are, bit for bit. On a model without a head, a draw that would drop every layer
-    is repeated.
+    a gradient: its weights stay as they are, bit for bit. Where nothing trains behind the last block, as in a model
+    without a head or a language model with adapters in its blocks, a draw that would drop everything that trains is
+    repeated; if every layer in which something trains has rate 1, the topmost of them is kept.
 
     Args:
         rate: Probability that a layer is dropped, in [0, 1]; or a schedule, which may depend on depth.
@@ -28,7 +29,8 @@ class LayerGradDrop(Mask, LayerMask):
         seed: Seed of the draws; `None` means the seed of the run.
 
     Raises:
-        ConfigurationError: At construction, for an argument outside its range; when bound, for a model without layers.
+        ConfigurationError: At construction, for an argument outside its range; when bound, for a model without layers
+            or in which nothing trains, or if the rate reaches 1 and nothing trains in what `head` matches.
 
     Note:
         Implemented from the abstract of the paper, which names variants of GradDrop without defining them; the rate is
@@ -55,8 +57,12 @@ class LayerGradDrop(Mask, LayerMask):
         Mask.__init__(self, rate, resample_every=resample_every, seed=seed)
         LayerMask.__init__(self, layers=layers, head=head)
 
+    @property
+    def acting_head(self) -> None:
+        """No layer: the topmost is dropped with its rate too."""
+
     def check_without_head(self) -> None:
-        """Refuse a rate of 1 on a model without a head."""
+        """Refuse a rate of 1 if a head was asked for and nothing trains in it."""
         if self.rate.bounds()[1] == 1:
             super().check_without_head()
 
@@ -67,7 +73,8 @@ class LayerGradDrop(Mask, LayerMask):
         def trains(names: frozenset[str]) -> bool:
             return self.trains_without(frozenset(depths[name] for name in names))
 
-        return frozenset(depths[name] for name in draw_dropped(self._rates(window), self.key(window), trains))
+        dropped = draw_dropped(self._rates(window), self.key(window), trains, kept=layers.names[self.top])
+        return frozenset(depths[name] for name in dropped)
 
     def settings(self, window: Window) -> Mapping[str, Mapping[str, float]]:
         rates = [*self._rates(window).values(), *([0.0] if self.depths.has_head else [])]
@@ -76,7 +83,10 @@ class LayerGradDrop(Mask, LayerMask):
     def _rates(self, window: Window) -> dict[str, float]:
         layers = self.depths
         height = max(len(layers.names) - 1, 1)
-        return {layers.names[depth]: self.rate(window.progress, depth / height) for depth in range(layers.count)}
+        rates = {layers.names[depth]: self.rate(window.progress, depth / height) for depth in range(layers.count)}
+        if not self.trains_without(frozenset(depth for depth, rate in enumerate(rates.values()) if rate == 1)):
+            rates[layers.names[self.top]] = 0.0  # nothing would train
+        return rates
 
     def __repr__(self) -> str:
         return f"LayerGradDrop({', '.join([f'rate={self.rate!r}', *self._patterns()])})"

@@ -52,7 +52,11 @@ def draw_key(kind: str, seed: int | None, resample_every: ResampleEvery, window:
 
 
 def draw_dropped(
-    rates: Mapping[str, float], key: tuple[str | int, ...], trains: Callable[[frozenset[str]], bool]
+    rates: Mapping[str, float],
+    key: tuple[str | int, ...],
+    trains: Callable[[frozenset[str]], bool],
+    *,
+    kept: str | None = None,
 ) -> frozenset[str]:
     """Drop each unit with its rate; draw again if nothing would train, unless all rates are 0 or 1.
 
@@ -60,12 +64,13 @@ def draw_dropped(
         rates: Unit name to drop rate, in [0, 1].
         key: Key of the draw, without the name of the unit, see `Mask.key`.
         trains: Whether anything trains when the given units are dropped.
+        kept: The unit that is kept if the rates leave almost no chance that anything trains.
 
     Returns:
         The names of the dropped units.
 
     Raises:
-        ConfigurationError: If the rates leave almost no chance that anything trains.
+        ConfigurationError: If the rates leave almost no chance that anything trains, and `kept` is not given.
     """
     thresholds = {name: keep_threshold(rate) for name, rate in rates.items()}
     for attempt in range(_ATTEMPTS):
@@ -74,6 +79,8 @@ def draw_dropped(
         )
         if trains(dropped) or all(rate in {0, 1} for rate in rates.values()):  # then every draw is the same
             return dropped
+    if kept is not None:
+        return frozenset(rates) - {kept}
     raise ConfigurationError(
         f"Parameter `rate` of `{key[0]}` should leave something to train. "
         f"Found `rate = {max(rates.values())}` on all of {len(rates)} units."

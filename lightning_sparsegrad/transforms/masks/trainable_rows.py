@@ -82,8 +82,8 @@ class TrainableRows(FixedMask):
         super().bind(parameters, total_steps=total_steps)
         if not self.is_resolved:
             raise ConfigurationError(
-                f"Parameter `rows` should hold indices where no tokenizer is at hand, as only a data module has one. "
-                f"Found `rows = {_shortened(self.rows)}`."
+                f"Parameter `rows` should hold indices where no tokenizer is at hand: data modules, tasks and the "
+                f"Trainer of transformers have one. Found `rows = {_shortened(self.rows)}`."
             )
         masks: dict[str, Tensor] = {}
         for pattern, chosen in self.rows.items():

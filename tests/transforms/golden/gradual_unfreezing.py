@@ -5,15 +5,18 @@ from itertools import pairwise
 
 from lightning_sparsegrad import GradualUnfreezing
 from tests.layout import Layout
-from tests.reference import Reference, Values, When, without
+from tests.reference import Reference, Values, When, training_depths, without
 from tests.transforms.golden._row import Fit, Golden
 
 
-def unfreeze(joined: Callable[[When], float]) -> Reference:
-    """Return GradualUnfreezing of the top layers, whose number a function returns."""
+def unfreeze(joined: Callable[[When, int], float]) -> Reference:
+    """Return GradualUnfreezing; a function of when and of the layers that join returns how many have."""
 
     def step(values: Values, when: When, layout: Layout) -> Values:
-        return without(values, layout, set(range(layout.head - int(min(joined(when), layout.head)))))
+        *below, top = training_depths(layout)
+        turned = int(min(joined(when, len(below)), len(below)))
+        trains = [top, *reversed(below)][: turned + 1]
+        return without(values, layout, set(range(top)) - set(trains))
 
     return step
 
@@ -31,7 +34,7 @@ ROWS = (
         GradualUnfreezing(),
         (-16.625, 104.125, -465.34375),
         (20, 10, 0),
-        does=unfreeze(lambda when: when.progress * 4),
+        does=unfreeze(lambda when, layers: when.progress * (layers + 1)),
         overlay="gradual_unfreezing",
         effect=_layers_join,
     ),
@@ -39,6 +42,6 @@ ROWS = (
         GradualUnfreezing(unfreeze_every="epoch"),
         (-16.625, 104.125, -426.3125),
         (20, 10, 2),
-        does=unfreeze(lambda when: when.epoch),
+        does=unfreeze(lambda when, _: when.epoch),
     ),
 )

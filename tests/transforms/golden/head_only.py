@@ -4,13 +4,13 @@ import torch
 
 from lightning_sparsegrad import HeadOnly
 from tests.layout import Layout
-from tests.reference import Values, When, without
+from tests.reference import Values, When, training_depths, without
 from tests.transforms.golden._row import Fit, Golden
 
 
 def head_only(values: Values, when: When, layout: Layout) -> Values:
-    """Drop every layer but the head."""
-    return without(values, layout, set(range(layout.head)))
+    """Drop every layer but the head, or the one in its role."""
+    return without(values, layout, set(range(training_depths(layout)[-1])))
 
 
 def _trains_the_head(fit: Fit) -> None:

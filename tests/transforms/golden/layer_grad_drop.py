@@ -2,7 +2,7 @@
 
 from lightning_sparsegrad import LayerGradDrop, Linear
 from tests.layout import Layout
-from tests.reference import Rate, Reference, Values, When, draw, without
+from tests.reference import Rate, Reference, Values, When, draw, training_depths, without
 from tests.transforms.golden._row import Fit, Golden
 from tests.transforms.golden.grad_drop import falling
 
@@ -16,8 +16,11 @@ def drop_layers(rate: Rate, *, seed: int | None = None, every: int | str | None 
             name: rate(when.progress, depth / layout.head) if callable(rate) else rate
             for depth, name in enumerate(names)
         }
+        trained = [name for depth, name in enumerate([*names, "head"]) if depth in training_depths(layout)]
+        if all(rates.get(name) == 1 for name in trained):  # nothing would train: the topmost layer is kept
+            rates[trained[-1]] = 0.0
         key = "LayerGradDrop", when.seed if seed is None else seed, when.index(every)
-        dropped = draw(rates, key, lambda _: True)  # the head trains
+        dropped = draw(rates, key, lambda units: any(name not in units for name in trained))
         return without(values, layout, {names.index(name) for name in dropped})
 
     return step

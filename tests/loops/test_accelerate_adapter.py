@@ -1,0 +1,235 @@
+"""AccelerateAdapter: a loop that is written with Accelerate trains the weights of a plain loop."""
+
+import subprocess
+import sys
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from accelerate import Accelerator, DistributedType, FullyShardedDataParallelPlugin
+from accelerate.state import AcceleratorState, GradientState
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader
+from typing_extensions import override
+
+from lightning_sparsegrad import AccelerateAdapter, ConfigurationError, GradientTransform, Identity
+from lightning_sparsegrad.loops._explicit_adapter import ExplicitAdapter
+from tests.cases import cases
+from tests.engine.helpers import BOTH, OPTIMIZERS, loss_on, tokens_at, weights
+from tests.loops import explicit
+from tests.loops.explicit import ALL, BATCHES, MICRO, SCALED, TRANSFORMS, Loop, loss_of, new_scaler, tokens_of_epoch
+from tests.transforms.small import Small, assert_same_bits
+
+
+def new_accelerator(scaler: torch.amp.GradScaler | None = None, **settings: Any) -> Any:
+    """Return an Accelerator that shares nothing with the last one; on the CPU, none has a scaler by itself."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    accelerator = Accelerator(
+        cpu=True, gradient_accumulation_steps=MICRO, mixed_precision="no" if scaler is None else "fp16", **settings
+    )
+    accelerator.scaler, accelerator.native_amp = scaler, scaler is not None
+    return accelerator
+
+
+class AccelerateLoop(Loop):
+    settings: ClassVar[dict[str, Any]] = {}
+
+    @override
+    def prepare(self, optimizer: Optimizer, scaler: torch.amp.GradScaler | None) -> None:
+        self.accelerator = new_accelerator(scaler, **self.settings)
+        rows: Any = torch.cat(tokens_of_epoch())
+        loader = DataLoader(rows, batch_size=4)
+        self.model, self.optimizer, self.loader = self.accelerator.prepare(self.small, optimizer, loader)
+
+    @override
+    def adapt(self, model: Any, optimizer: Any, transform: GradientTransform, **options: Any) -> ExplicitAdapter:
+        return AccelerateAdapter(self.accelerator, model, optimizer, transform, **options)
+
+    @override
+    def train(self, first: int = 0, last: int = ALL, *, spoiled: Collection[int] = ()) -> None:
+        for epoch in range(first // BATCHES, ALL // BATCHES):
+            index = max(first, epoch * BATCHES)
+            for tokens in self.accelerator.skip_first_batches(self.loader, index - epoch * BATCHES):
+                if index >= last:
+                    break
+                with self.adapter.accumulate(epoch=epoch):  # type: ignore[attr-defined]  # of this adapter
+                    self.accelerator.backward(loss_of(self.model, tokens, index, spoiled))
+                    self.adapter.apply_()
+                    self.optimizer.step()
+                    self.optimizer.zero_grad()
+                index += 1
+
+    @override
+    def micro_batch(self, *, applies: bool = True, epoch: int = 0) -> None:
+        with self.adapter.window(epoch=epoch):
+            self.accelerator.backward(loss_on(self.model, tokens_at(0)))
+            if applies:
+                self.adapter.apply_()
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+
+    @override
+    def save(self, folder: Path) -> None:
+        self.accelerator.register_for_checkpointing(self.adapter)
+        self.accelerator.save_state(str(folder))
+
+    @override
+    def load(self, folder: Path) -> None:
+        self.accelerator.register_for_checkpointing(self.adapter)
+        self.accelerator.load_state(str(folder))
+
+
+# ------------------------------------------------------------ same weights
+@cases("transform", TRANSFORMS.values(), ids=TRANSFORMS)
+@cases("optimizer", ["AdamW", "SGD"])
+def test_the_weights_are_those_of_a_plain_loop(transform: GradientTransform, optimizer: str) -> None:
+    explicit.check_same_weights(AccelerateLoop, transform, optimizer=optimizer)
+
+
+def test_work_is_skipped() -> None:
+    explicit.check_work_is_skipped(AccelerateLoop)
+
+
+@cases("transform", [*SCALED.values(), TRANSFORMS["SparseMask"], TRANSFORMS["LayerGradDrop"]], ids=str)
+@cases("optimizer", ["AdamW", "fused AdamW"])
+def test_the_weights_are_those_of_a_plain_loop_under_loss_scaling(transform: GradientTransform, optimizer: str) -> None:
+    explicit.check_loss_scaling(AccelerateLoop, transform, optimizer, unscales=True)
+
+
+@cases("nonfinite", ["skip", "raise"])
+def test_an_overflow_is_counted_alone(nonfinite: str) -> None:
+    explicit.check_loss_scaling(AccelerateLoop, BOTH, "AdamW", unscales=True, nonfinite=nonfinite)
+
+
+def test_a_gradient_that_is_not_finite_follows_the_policy() -> None:
+    explicit.check_nonfinite(AccelerateLoop)
+
+
+class CompiledLoop(AccelerateLoop):
+    settings: ClassVar = {"dynamo_backend": "eager"}
+
+
+def test_a_compiled_model_trains_alike() -> None:
+    explicit.check_compiled(AccelerateLoop, CompiledLoop)
+
+
+# ------------------------------------------------------------ resume
+@cases("transform", TRANSFORMS.values(), ids=TRANSFORMS)
+def test_a_resume_in_the_middle_of_an_epoch_is_exact(transform: GradientTransform, tmp_path: Path) -> None:
+    explicit.check_resume(AccelerateLoop, transform, tmp_path)
+
+
+def test_a_resumed_run_may_have_another_strategy(tmp_path: Path) -> None:
+    explicit.check_changed_strategy(AccelerateLoop, tmp_path)
+
+
+# ------------------------------------------------------------ misuse
+def test_what_accelerate_has_not_prepared_is_refused() -> None:
+    explicit.check_refusals(AccelerateLoop, "accelerator.prepare")
+    model: Any = Small()
+    with pytest.raises(ConfigurationError, match=r"should be an `accelerate.Accelerator`. Found a `Small`"):
+        AccelerateAdapter(model, model, OPTIMIZERS["SGD"](model.parameters()), Identity())
+
+
+@cases(
+    ("backend", "message"),
+    [
+        ("DEEPSPEED", "use FSDP2 in place of DeepSpeed"),
+        ("FSDP", "use FSDP2 in place of FSDP1, by `FullyShardedDataParallelPlugin"),
+        ("MEGATRON_LM", "use FSDP2 in place of Megatron-LM"),
+        ("XLA", "use DistributedDataParallel in place of XLA"),
+    ],
+)
+def test_a_backend_without_whole_gradients_is_refused(backend: str, message: str) -> None:
+    loop = AccelerateLoop(Identity())
+    loop.accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(fsdp_version=1)
+    loop.accelerator.state.distributed_type = DistributedType(backend)
+    with pytest.raises(ConfigurationError) as refused:
+        loop.adapt(loop.model, loop.optimizer, Identity())
+    assert message in str(refused.value)
+    assert str(refused.value).endswith(f"Found `distributed_type = {backend}`.")
+
+
+class Lomo(torch.optim.SGD):
+    """An optimizer with the name of one that changes weights in the backward pass."""
+
+
+@cases("kind", [torch.optim.LBFGS, Lomo])
+def test_an_optimizer_without_one_gradient_per_step_is_refused(kind: Any) -> None:
+    loop = AccelerateLoop(Identity())
+    optimizer = loop.accelerator.prepare(kind(loop.small.parameters(), lr=0.1))
+    with pytest.raises(ConfigurationError, match=rf"Found `{kind.__name__}`, wh"):
+        loop.adapt(loop.model, optimizer, Identity())
+
+
+def split(small: Small, loop: Any) -> tuple[Any, list[Any]]:
+    blocks = {id(parameter) for parameter in small.blocks.parameters()}
+    others = [parameter for parameter in small.parameters() if id(parameter) not in blocks]
+    optimizers = [OPTIMIZERS["SGD"](group) for group in (others, small.blocks.parameters())]
+    return loop.model, [loop.accelerator.prepare(optimizer) for optimizer in optimizers]
+
+
+def test_several_optimizers_train_as_one() -> None:
+    loop = AccelerateLoop(Identity())
+    model, optimizers = split(loop.small, loop)
+    adapter = loop.adapt(model, optimizers, BOTH, seed=5)
+    assert isinstance(adapter, AccelerateAdapter)
+    for _ in range(2):
+        for tokens in loop.loader:
+            with adapter.accumulate():
+                loop.accelerator.backward(loss_on(model, tokens))
+                adapter.apply_()
+                for optimizer in optimizers:
+                    optimizer.step()
+                    optimizer.zero_grad()
+    assert_same_bits(weights(loop.small), weights(explicit.by_hand(BOTH, optimizer="SGD")))
+
+
+def test_several_optimizers_are_refused_under_loss_scaling() -> None:
+    explicit.check_optimizers_under_loss_scaling(AccelerateLoop, split)
+
+
+def test_a_misplaced_call_is_refused() -> None:
+    explicit.check_misuse(AccelerateLoop)
+
+
+@cases("clip", ["norm", "value"])
+def test_a_clip_of_accelerate_before_it_is_refused_under_loss_scaling(clip: str) -> None:
+    loop = AccelerateLoop(Identity(), scaler=new_scaler())
+    with loop.adapter.window():
+        loop.accelerator.backward(loss_on(loop.model, tokens_at(0)))
+        getattr(loop.accelerator, f"clip_grad_{clip}_")(loop.small.parameters(), 1.0)
+        with pytest.raises(RuntimeError, match=r"`AccelerateAdapter.apply_\(\)` should be called before any clip"):
+            loop.adapter.apply_()
+
+
+def test_a_second_adapter_at_work_is_refused() -> None:
+    explicit.check_two_adapters(AccelerateLoop)
+
+
+def test_an_exception_in_a_window_leaves_the_model_as_it_was() -> None:
+    explicit.check_exceptions(AccelerateLoop)
+    loop = AccelerateLoop(TRANSFORMS["GradualUnfreezing"])
+    loop.micro_batch()
+    assert isinstance(loop.adapter, AccelerateAdapter)
+    explicit.interrupt(loop, loop.adapter.accumulate(epoch=0))
+    assert loop.small.embeddings.weight.requires_grad
+
+
+def test_a_window_spans_its_micro_batches() -> None:
+    explicit.check_windows(AccelerateLoop)
+
+
+def test_an_adapter_that_is_gone_is_not_called() -> None:
+    explicit.check_nothing_keeps_an_adapter_alive(AccelerateLoop)
+
+
+@cases("module", ["accelerate_adapter", "fabric_adapter"])
+def test_nothing_of_a_loop_is_imported_with_its_adapter(module: str) -> None:
+    names = ["lightning", "accelerate", "transformers", "trl", "peft"]
+    code = f"import sys, lightning_sparsegrad.loops.{module}\nprint([name for name in {names} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout + done.stderr == "[]\n"
