@@ -6,12 +6,14 @@ Each table is one region of a Markdown file, between two comments; nothing outsi
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from tests.loops.same_weights import table as same_weights
 from tests.strategies import ROOT
 from tests.transforms import table as strategies
 
 START, END = "<!-- from here on written by `python -m tests.generate` -->\n", "<!-- to here -->\n"
 TABLES: dict[Path, Callable[[], Iterator[str]]] = {
     ROOT / "README.md": strategies.lines,
+    same_weights.GUIDE: same_weights.lines,
 }
 
 

@@ -27,9 +27,7 @@ def train(job: Job) -> Weights:
     )
     plain = Tiny()
     model, optimizer, batches = accelerator.prepare(plain, new_optimizer(plain), loader(job.world))
-    adapter = AccelerateAdapter(
-        accelerator, model, optimizer, job.transform, total_steps=TOTAL_STEPS, seed=job.seed
-    )
+    adapter = AccelerateAdapter(accelerator, model, optimizer, job.transform, total_steps=TOTAL_STEPS, seed=job.seed)
     accelerator.register_for_checkpointing(adapter)
     if job.resume:
         accelerator.load_state(str(job.folder / str(job.resume)))

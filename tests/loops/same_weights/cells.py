@@ -1,6 +1,6 @@
-"""The cells of the table: what each loop's weights differ by from those of the loop written by hand."""
+"""The cells of the table: how far the weights of each loop are from those of the loop written by hand."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -11,7 +11,17 @@ from lightning_sparsegrad import ConfigurationError
 from tests.lightning.tasks import Weights
 
 from . import accelerate_loop, fabric_loop, lightning_loops, transformers_loops
-from .task import RESUMES, Job, by_hand, difference
+from .table import Cell, Key
+from .task import RESUMES, STRATEGIES, Job, by_hand, difference
+
+Run = Weights | str  # the weights after a run, or the words of its refusal
+
+ACCUMULATION, RESUME, TWO_PROCESSES = CONDITIONS = (
+    "Gradient accumulation, with a short last window in each of two epochs",
+    "Resume from checkpoints inside an epoch",
+    "Two processes, each with its own data, and gradient accumulation",
+)
+FIRST_WORDS = 80  # characters of a refusal
 
 
 @dataclass(frozen=True)
@@ -27,7 +37,7 @@ class Loop:
     short_by_itself: bool = False
 
 
-LOOPS = {
+LOOPS: Mapping[str, Loop] = {
     "Lightning module": Loop(lightning_loops.by_module),
     "Lightning callback": Loop(lightning_loops.by_callback),
     "TransformersCallback": Loop(transformers_loops.by_callback, short_by_itself=True),
@@ -37,15 +47,54 @@ LOOPS = {
 }
 
 
-def accumulation(loop: Loop, job: Job) -> float:
-    """Train from the start, with a short last window in each epoch, and write checkpoints."""
-    return _difference(loop, replace(job, saves=True))
+def on_one_process(strategy: str, loop: str, folder: Path) -> Iterator[tuple[Key, Cell]]:
+    """Yield the cells of a strategy in a loop, on one process.
+
+    The first run writes its checkpoints into the folder; from them, objects that are new resume.
+    """
+    train, job = LOOPS[loop].train, Job(STRATEGIES[strategy], folder)
+    expected = _alone(strategy, LOOPS[loop].short_by_itself)
+    yield (ACCUMULATION, strategy, loop), _far([_run(train, replace(job, saves=True))], [expected])
+    resumed = [_run(train, replace(job, resume=step)) for step in RESUMES]
+    yield (RESUME, strategy, loop), _far(resumed, [expected] * len(resumed))
 
 
-def resumption(loop: Loop, job: Job) -> float:
-    """Resume from checkpoints inside each epoch, which `accumulation` wrote, in objects that are new."""
-    return max(_difference(loop, replace(job, resume=step)) for step in RESUMES)
+@cache
+def _alone(strategy: str, short_by_itself: bool) -> Weights:
+    return by_hand(Job(STRATEGIES[strategy], Path()), short_by_itself=short_by_itself)
 
 
-def _difference(loop: Loop, job: Job) -> float:
-    return difference(loop.train(job), expected(job.strategy, loop.short_by_itself))
+def by_a_rank(job: Job) -> dict[str | bool, Run]:
+    """Return what one of several processes trains, by loop; by hand under both values of `short_by_itself`."""
+    plain: dict[str | bool, Run] = {short: by_hand(job, short_by_itself=short) for short in (False, True)}
+    return plain | {name: _run(loop.train, job) for name, loop in LOOPS.items()}
+
+
+def on_processes(folder: Path, world: int) -> Iterator[tuple[Key, Cell]]:
+    """Yield the cells of several processes, which wrote what `by_a_rank` returns for each strategy into a folder.
+
+    Each rank is compared with itself in the loop written by hand, and with the rank before it.
+    """
+    ranks: list[list[dict[str | bool, Run]]] = [torch.load(folder / f"{rank}.pt") for rank in range(world)]
+    for strategy, *runs in zip(STRATEGIES, *ranks, strict=True):
+        for name, loop in LOOPS.items():
+            expected = [run[loop.short_by_itself] for run in runs]
+            actual = [run[name] for run in runs]
+            yield (TWO_PROCESSES, strategy, name), _far([*actual, *actual[1:]], [*expected, *actual[:-1]])
+
+
+def _run(train: Callable[[Job], Weights], job: Job) -> Run:
+    try:
+        return train(job)
+    except ConfigurationError as error:
+        return f"{type(error).__name__}: {str(error)[:FIRST_WORDS]}"
+
+
+def _far(actual: Sequence[Run], expected: Sequence[Run]) -> Cell:
+    """Return the largest difference of any weight in any pair of runs, or the first refusal."""
+    farthest = 0.0
+    for one, other in zip(actual, expected, strict=True):
+        if isinstance(one, str) or isinstance(other, str):
+            return one if isinstance(one, str) else str(other)
+        farthest = max(farthest, difference(one, other))
+    return farthest

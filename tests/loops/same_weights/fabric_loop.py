@@ -1,7 +1,7 @@
 """A loop with Fabric, as its users write it."""
 
 from lightning.fabric import Fabric
-from lightning.fabric.strategies import DDPStrategy
+from lightning.fabric.strategies.ddp import DDPStrategy
 
 from lightning_sparsegrad import FabricAdapter
 from tests.lightning.tasks import Weights

@@ -20,7 +20,13 @@ def by_callback(job: Job) -> Weights:
     """Train with the callback: given as any other on one process, and attached on several, where models are wrapped."""
     if job.world == 1:
         return _train(job, Trainer, callbacks=[TransformersCallback(job.transform)])
-    return _train(job, lambda **arguments: TransformersCallback(job.transform).attach(Trainer(**arguments)).trainer)
+
+    def attached(**arguments: Any) -> Trainer:
+        run = Trainer(**arguments)
+        TransformersCallback(job.transform).attach(run)
+        return run
+
+    return _train(job, attached)
 
 
 def by_mixin(job: Job) -> Weights:
@@ -44,7 +50,7 @@ def _train(job: Job, make: Callable[..., Trainer], **arguments: Any) -> Weights:
             train_sampling_strategy="sequential",
             dataloader_pin_memory=False,
             use_cpu=True,
-            ddp_backend="gloo",
+            ddp_backend="gloo" if job.world > 1 else None,
             report_to="none",
             disable_tqdm=True,
         ),
