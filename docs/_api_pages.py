@@ -3,6 +3,7 @@
 from abc import ABC
 from collections.abc import Iterator
 from inspect import isclass, isroutine
+from re import fullmatch
 from typing import Generic
 
 import lightning_sparsegrad
@@ -19,6 +20,7 @@ TITLES = {
     "resume": "Resume",
     "cli": "Command line",
     "export": "Export",
+    "loops": "Training loops",
     "errors": "Errors",
 }
 
@@ -41,8 +43,11 @@ def title(text: str, line: str = "=") -> str:
 
 
 def inheritance(item: object) -> str:
-    """Return the option that shows the bases of a class, for one that has bases to speak of."""
-    return "   :show-inheritance:\n" if isclass(item) and set(item.__mro__[1:]) - {ABC, Generic, object} else ""
+    """Return the option that shows the bases of a class, or their members if all its bases are private to us."""
+    bases = set(item.__mro__[1:]) - {ABC, Generic, object} if isclass(item) else set()
+    if bases and all(fullmatch(r"lightning_sparsegrad\..*\b_\w+", base.__module__) for base in bases):
+        return "   :inherited-members: ABC\n"
+    return "   :show-inheritance:\n" if bases else ""
 
 
 def _index(groups: list[str]) -> str:

@@ -9,7 +9,7 @@ from sphinx.application import Sphinx
 from docs import _api_pages, _autodoc, _repository_pages, _strategy_pages
 
 DOCS = Path(__file__).parent
-GENERATED = ("api", "project", "strategies", "studies")  # folders that hold nothing else
+GENERATED = ("api", "examples", "project", "strategies", "studies")  # folders that hold nothing else
 
 
 def setup(app: Sphinx) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Pages that are files of the repository: the README, reports of studies, benchmarks, changelog and so on."""
+"""Pages that are files of the repository: the README, examples, reports of studies, benchmarks, changelog and so on."""
 
 import os
 import re
@@ -14,13 +14,18 @@ if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
 _STUDIES = "benchmarks/studies"
+_EXAMPLES = [path.stem for path in sorted((ROOT / "examples").glob("*.py"))]
 _LINK = re.compile(r"(?P<image>!?)\[(?P<text>[^\]]*)\]\((?P<target>(?![a-z]+:|#)[^)#\s]+)(?P<anchor>#[\w-]*)?\)")
 
 
 def pages() -> Iterator[tuple[str, str]]:
     """Yield the name and the text of each page."""
     sources = dict(_sources())
+    yield "examples/index.md", f"# Examples\n\nOne page of code for each training loop.\n{_toctree(_EXAMPLES)}"
     for source, page in sources.items():
+        if source.endswith(".py"):
+            yield page, f"# {PurePosixPath(source).name}\n\n```python\n{(ROOT / source).read_text()}```\n"
+            continue
         text = _LINK.sub(partial(_relinked, source=source, page=page, sources=sources), (ROOT / source).read_text())
         if source.endswith("report.md"):
             heading, _, rest = text.removeprefix("# ").partition("\n")
@@ -45,6 +50,8 @@ def _sources() -> Iterator[tuple[str, str]]:
     for name in ("CHANGELOG", "CONTRIBUTING", "SECURITY"):
         if (ROOT / f"{name}.md").exists():
             yield f"{name}.md", f"project/{name.lower()}.md"
+    for name in _EXAMPLES:
+        yield f"examples/{name}.py", f"examples/{name}.md"
     yield "benchmarks/README.md", "project/benchmarks.md"
     yield f"{_STUDIES}/README.md", "studies/index.md"
     for report in sorted((ROOT / _STUDIES / "results").glob("*/report.md")):
@@ -52,8 +59,13 @@ def _sources() -> Iterator[tuple[str, str]]:
 
 
 def _contents(sources: dict[str, str]) -> str:
-    reports = "\n".join(PurePosixPath(page).stem for source, page in sources.items() if source.endswith("report.md"))
-    return f"\n```{{toctree}}\n:hidden:\n\n{reports}\n```\n"
+    reports = [PurePosixPath(page).stem for source, page in sources.items() if source.endswith("report.md")]
+    return _toctree(reports, ":hidden:\n")
+
+
+def _toctree(names: list[str], options: str = "") -> str:
+    entries = "\n".join(names)
+    return f"\n```{{toctree}}\n{options}\n{entries}\n```\n"
 
 
 def _relinked(link: re.Match[str], source: str, page: str, sources: dict[str, str]) -> str:

@@ -199,6 +199,10 @@ def of_loops() -> Iterator[Row]:
     yield Row("accelerate", "_is_accelerate_prepared", prepared, wrapper)
     skipping = "no work is skipped in several processes"
     yield Row("lightning", "_forward_module", always(set_up), skipping)
+    trainer = always(lambda: vars(import_module("transformers.trainer"))["Trainer"])
+    breaks = "an exception leaves tensors without `requires_grad`; losses that are summed are not noticed"
+    takes = "self model inputs num_items_in_batch"
+    yield Row("transformers", "training_step", trainer, breaks, takes=takes, is_replaced=True)
 
 
 def set_up() -> Any:
@@ -206,7 +210,9 @@ def set_up() -> Any:
 
 
 def prepared(_: Trainer) -> Any:
-    return import_module("accelerate").Accelerator(cpu=True).prepare(nn.Linear(1, 1))
+    model = import_module("accelerate").Accelerator(cpu=True).prepare(nn.Linear(1, 1))
+    import_module("accelerate.state").AcceleratorState._reset_state(reset_partial_state=True)
+    return model
 
 
 def of_fits() -> Iterator[Row]:

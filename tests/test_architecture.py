@@ -32,7 +32,7 @@ NAMED_BY_USERS = {  # these look at modules that a config, a checkpoint or a Tra
 BY_NAME = {"__import__", "builtins", "eval", "exec", "import_object", "importlib", "jsonargparse._util.import_object"}
 BY_NAME |= {"pkgutil", "pkgutil.resolve_name", "runpy", "sys.modules"}
 LIGHTNING = ["lightning", "pytorch_lightning", "torchmetrics"]
-TASKS = ["transformers", "datasets", "jsonargparse", "pandas", "peft", "matplotlib"]
+TASKS = ["transformers", "datasets", "jsonargparse", "pandas", "accelerate", "peft", "trl", "matplotlib"]
 BLOCKED = [*TASKS, "filelock", "huggingface_hub", "pyarrow", "ray", "rich", "scipy", "sklearn", "tokenizers", "yaml"]
 
 # ------------------------------------------------------------ what is written in the package
@@ -180,6 +180,11 @@ def test_the_lower_rooms_and_a_plain_loop_run_with_torch_alone() -> None:
     rooms = ", ".join(f"{PACKAGE}.{name}" for name in TORCH_ONLY)
     loaded = f"print([name for name in {LIGHTNING + TASKS} if name in sys.modules])"
     assert run(f"import sys, torch, {rooms}\n{LOOP}\n{loaded}") == "[]\n"
+
+
+def test_the_callback_for_transformers_imports_no_other_loop() -> None:
+    loaded = "print([name for name in ['lightning', 'trl'] if name in sys.modules])"
+    assert run(f"import sys\nfrom {PACKAGE} import TransformersCallback, TransformersMixin\n{loaded}") == "[]\n"
 
 
 _FIT = """

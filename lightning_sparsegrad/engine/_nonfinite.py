@@ -10,6 +10,7 @@ from torch import Tensor
 from lightning_sparsegrad.errors import require_one_of
 from lightning_sparsegrad.functional import tensor_norms
 from lightning_sparsegrad.functional.sharding import group_of
+from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, Window, needless
 
 _ELSEWHERE = "a parameter that another process holds whole"
 NonFinite = Literal["propagate", "skip", "raise"]
@@ -18,6 +19,48 @@ NonFinite = Literal["propagate", "skip", "raise"]
 def check_policy(nonfinite: NonFinite) -> None:
     """Raise a `ConfigurationError` unless `nonfinite` is one of the policies."""
     require_one_of("nonfinite", nonfinite, get_args(NonFinite))
+
+
+class NonFinitePolicy:
+    """The policy for windows with a gradient that is infinite or undefined, with a count of them.
+
+    Args:
+        nonfinite: The policy, see `GradientEngine`.
+
+    Attributes:
+        count: The windows so far whose gradients were not finite, if the policy looks at them.
+    """
+
+    def __init__(self, nonfinite: NonFinite) -> None:
+        check_policy(nonfinite)
+        self._policy, self.count = nonfinite, 0
+
+    def skips(self, gradients: Gradients, transform: GradientTransform, window: Window) -> bool:
+        """Return whether the window is skipped.
+
+        Raises:
+            FloatingPointError: If the policy is `"raise"`.
+        """
+        if self._policy == "propagate":
+            return False
+        unread = needless(transform, window)
+        name = first_nonfinite({name: gradient for name, gradient in gradients.items() if name not in unread})
+        if name is None:
+            return False
+        self.count += 1
+        if gradients.under_loss_scaling:
+            return False
+        if self._policy == "raise":
+            raise FloatingPointError(
+                f"Gradients should be finite with `nonfinite = 'raise'`. Found an infinite or undefined one, of "
+                f"`{name}`, at step {window.step}."
+            )
+        return True
+
+    @property
+    def statistics(self) -> dict[str, Tensor]:
+        """`nonfinite`: the count; nothing if the policy looks at no window."""
+        return {} if self._policy == "propagate" else {"nonfinite": torch.tensor(float(self.count))}
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from lightning_sparsegrad.components import NamedParameters
 from lightning_sparsegrad.engine._deprecated import Deprecated
 from lightning_sparsegrad.engine._describing import Describer
-from lightning_sparsegrad.engine._nonfinite import NonFinite, check_policy, first_nonfinite
+from lightning_sparsegrad.engine._nonfinite import NonFinite, NonFinitePolicy
 from lightning_sparsegrad.engine._refusals import refuse_hidden, refuse_misstated, refuse_unusable
 from lightning_sparsegrad.engine._skipping import WorkSkipper
 from lightning_sparsegrad.engine._steps import Steps
@@ -106,10 +106,10 @@ class GradientEngine:
             )
         if total_steps is not None:
             require_integer("total_steps", total_steps, least=1)
-        for name, module in (("model", model), ("wrapped_model", model if wrapped_model is None else wrapped_model)):
+        called = model if wrapped_model is None else wrapped_model
+        for name, module in (("model", model), ("wrapped_model", called)):
             if not isinstance(module, nn.Module):
                 raise ConfigurationError(f"Parameter `{name}` should be a module. Found `{type(module).__name__}`.")
-        check_policy(nonfinite)
         self._set_seed(seed, transform)
         self.parameters = NamedParameters(model)
         refuse_misstated(transform)
@@ -118,9 +118,8 @@ class GradientEngine:
         self.transform.bind(self.parameters, total_steps=total_steps)
         self._deprecated = Deprecated(transform)
         self._total_steps = total_steps
-        called = model if wrapped_model is None else wrapped_model
         self._skipper = WorkSkipper(called, self.parameters) if skip_dropped else None
-        self._policy, self._nonfinite_windows, self._left_out = nonfinite, 0, False
+        self._nonfinite, self._left_out = NonFinitePolicy(nonfinite), False
         self._steps = Steps(self.transform, self.parameters)
         if total_steps is not None:
             self.require_steps_in(total_steps)
@@ -222,7 +221,7 @@ class GradientEngine:
         refuse_unusable(gradients, self.parameters)
         meter = self.meter if self.meter is not None and self.meter.is_due(window) else None
         self._left_out = True
-        if self._is_lost(gradients, window):
+        if self._nonfinite.skips(gradients, self.transform, window):
             gradients.lose(list(gradients), by=self)
         elif self._steps.calibrating(window):
             self._steps.calibrate_(gradients, window)
@@ -260,24 +259,6 @@ class GradientEngine:
             weights=tensors,
             deprecated=self._deprecated.drops,
         )
-
-    def _is_lost(self, gradients: Gradients, window: Window) -> bool:
-        """Look for gradients that are not finite and follow the policy; return whether to skip the window."""
-        if self._policy == "propagate":
-            return False
-        unread = needless(self.transform, window)
-        name = first_nonfinite({name: gradient for name, gradient in gradients.items() if name not in unread})
-        if name is None:
-            return False
-        self._nonfinite_windows += 1
-        if gradients.under_loss_scaling:
-            return False
-        if self._policy == "raise":
-            raise FloatingPointError(
-                f"Gradients should be finite with `nonfinite = 'raise'`. Found an infinite or undefined one, of "
-                f"`{name}`, at step {window.step}."
-            )
-        return True
 
     def _change_(self, gradients: Gradients, window: Window, meter: GradientMeter | None) -> None:
         """Run the transform, between two measurements of a meter that is due."""
@@ -357,13 +338,12 @@ class GradientEngine:
 
         With a policy other than `"propagate"`, `nonfinite` counts the windows so far whose gradients were not finite.
         """
-        counts = {} if self._policy == "propagate" else {"nonfinite": torch.tensor(float(self._nonfinite_windows))}
-        return counts if self._left_out else {**self.transform.statistics, **counts}
+        return {**({} if self._left_out else self.transform.statistics), **self._nonfinite.statistics}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for a resumed run, as plain numbers, names and tensors."""
         skipping = {} if self._skipper is None else {"skipping": self._skipper.state_dict()}
-        counts = {"step": self.step, "nonfinite": self._nonfinite_windows}
+        counts = {"step": self.step, "nonfinite": self._nonfinite.count}
         return {"seed": self.seed, "transform": self.transform.state_dict(), **counts, **skipping}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -377,7 +357,7 @@ class GradientEngine:
         self._set_seed(state["seed"], self.transform)
         if "transform" in state:
             self.transform.load_state_dict(state["transform"])
-        self.step, self._nonfinite_windows = int(state.get("step", 0)), int(state.get("nonfinite", 0))
+        self.step, self._nonfinite.count = int(state.get("step", 0)), int(state.get("nonfinite", 0))
         if self._skipper is not None:
             self._skipper.load_state_dict(state.get("skipping", {}))
 

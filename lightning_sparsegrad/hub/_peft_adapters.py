@@ -6,7 +6,7 @@ from pathlib import Path
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.hub._names import resolve_source
 
-INSTALL = "pip install lightning-sparsegrad[adapters]"
+INSTALL = "pip install lightning-sparsegrad[peft]"
 _CONFIG = "config.json"
 _TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json")
 

@@ -88,10 +88,22 @@ class TransformersHooks(TrainerCallback):
         if self._engine is not None:
             self._engine.abandon()
 
-    def check_averaging(self, inputs: dict[str, Any], items: Any) -> None:
-        """Check once that losses are averaged, see `AveragingCheck`."""
-        if self._averaging is not None:
-            self._averaging.check(inputs, items)
+    def train_on(
+        self, step: Callable[..., Tensor], model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> Tensor:
+        """Run the `training_step` of a Trainer on a micro-batch; an exception closes the window."""
+        try:
+            if self._averaging is not None:
+                self._averaging.check(inputs, num_items_in_batch)
+            loss = step(model, inputs, num_items_in_batch)
+            self.after_backward(loss)
+        except BaseException:
+            self.close()
+            raise
+        return loss
+
+    def after_backward(self, loss: Tensor) -> None:
+        """Act after the backward pass of a micro-batch."""
 
     def apply_(self, optimizer: Optimizer, *, loss_scale: Tensor | None = None, unscaled: bool = False) -> None:
         """Apply the transform to the gradients of the window, and close it."""

@@ -1,15 +1,14 @@
 """The engine for any Trainer of transformers, as a callback."""
 
-from functools import wraps
 from typing import Any, Self
 
-from torch import Tensor
 from torch.optim import Optimizer
 from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
 from typing_extensions import override
 
 from lightning_sparsegrad.engine._nonfinite import NonFinite
 from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.loops._transformers import intercept_training_step
 from lightning_sparsegrad.loops._transformers_checks import warn_of_early_clip
 from lightning_sparsegrad.loops._transformers_hooks import TransformersHooks, has_scaler
 from lightning_sparsegrad.transforms.base import GradientTransform
@@ -75,18 +74,7 @@ class TransformersCallback(TransformersHooks):
         if self._attached() is trainer:
             return self
         self.join(trainer)
-        train_on = trainer.training_step
-
-        @wraps(train_on)
-        def training_step(model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
-            try:
-                self.check_averaging(inputs, num_items_in_batch)
-                return train_on(model, inputs, num_items_in_batch)
-            except BaseException:
-                self.close()
-                raise
-
-        trainer.training_step = training_step  # type: ignore[method-assign]  # no callback hears of exceptions
+        intercept_training_step(trainer, self.train_on)
         return self
 
     @override

@@ -56,23 +56,21 @@ class TransformersMixin:
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """Run the forward and backward pass of a micro-batch, and apply the transform after the last of a window."""
-        hooks, trainer = self._gradient_hooks, self
-        try:
-            hooks.check_averaging(inputs, num_items_in_batch)
-            loss: Tensor = super().training_step(model, inputs, num_items_in_batch)  # type: ignore[misc]  # as above
-            accelerator, optimizer = trainer.accelerator, trainer.optimizer  # type: ignore[attr-defined]  # as above
-            if accelerator.sync_gradients:
-                scaler = accelerator.scaler
-                scale = None if scaler is None else scaler.scale(torch.ones((), device=loss.device))
-                hooks.apply_(optimizer, loss_scale=scale)
-        except BaseException:
-            hooks.close()
-            raise
-        return loss
+        step = super().training_step  # type: ignore[misc]  # as above
+        return self._gradient_hooks.train_on(step, model, inputs, num_items_in_batch)
 
 
 class _EarlyHooks(TransformersHooks):
     """The hooks of a Trainer that applies the transform by itself."""
+
+    @override
+    def after_backward(self, loss: Tensor) -> None:
+        """Apply the transform after the last micro-batch, to gradients that are still scaled."""
+        trainer = self._attached()
+        if trainer is not None and trainer.accelerator.sync_gradients and trainer.optimizer is not None:
+            scaler = trainer.accelerator.scaler
+            scale = None if scaler is None else scaler.scale(torch.ones((), device=loss.device))
+            self.apply_(trainer.optimizer, loss_scale=scale)
 
     @override
     def on_pre_optimizer_step(

@@ -122,6 +122,11 @@ def test_a_picture_is_small_and_of_an_overlay() -> None:
     assert set(OVERVIEW) <= pictures.keys()
 
 
+def test_a_page_shows_what_a_private_base_defines_and_names_a_public_one() -> None:
+    assert "FabricAdapter\n   :inherited-members: ABC\n" in PAGES["api/loops.rst"]
+    assert "GradientTransformCallback\n   :show-inheritance:\n" in PAGES["api/callbacks.rst"]
+
+
 def test_everything_exported_is_on_a_page_of_the_api() -> None:
     api = "".join(text for name, text in PAGES.items() if name.startswith("api/"))
     strategies = {strategy.__name__ for strategy in STRATEGIES}

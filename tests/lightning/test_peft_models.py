@@ -231,7 +231,7 @@ def test_without_peft_it_is_said_what_to_install(plain: Path, missing: str, monk
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, missing, None)
     path = str(plain.parent)
-    install = re.escape("pip install lightning-sparsegrad[adapters]")
+    install = re.escape("pip install lightning-sparsegrad[peft]")
     message = rf"not installed \(`{install}`\)\. Found `{path}`, which is an adapter, and no `{missing}`\.$"
     refused(path, message)
 

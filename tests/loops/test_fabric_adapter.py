@@ -8,6 +8,7 @@ import pytest
 import torch
 from lightning.fabric import Fabric
 from lightning.fabric.plugins import MixedPrecision
+from lightning.fabric.strategies.ddp import DDPStrategy
 from lightning.fabric.strategies.single_device import SingleDeviceStrategy
 from torch.optim import Optimizer
 from typing_extensions import override
@@ -16,8 +17,8 @@ from lightning_sparsegrad import ConfigurationError, FabricAdapter, GradientTran
 from lightning_sparsegrad.loops._explicit_adapter import ExplicitAdapter
 from tests.cases import cases
 from tests.engine.helpers import BOTH, OPTIMIZERS, loss_on, tokens_at, weights
-from tests.loops import explicit
-from tests.loops.explicit import ALL, BATCHES, MICRO, SCALED, TRANSFORMS, Loop, is_last, loss_of, new_scaler
+from tests.loops import explicit_checks
+from tests.loops.explicit import ALL, BATCHES, MICRO, SCALED, TRANSFORMS, Loop, by_hand, is_last, loss_of, new_scaler
 from tests.transforms.small import Small, assert_same_bits
 
 
@@ -70,26 +71,45 @@ class FabricLoop(Loop):
 @cases("transform", TRANSFORMS.values(), ids=TRANSFORMS)
 @cases("optimizer", ["AdamW", "SGD"])
 def test_the_weights_are_those_of_a_plain_loop(transform: GradientTransform, optimizer: str) -> None:
-    explicit.check_same_weights(FabricLoop, transform, optimizer=optimizer)
+    explicit_checks.check_same_weights(FabricLoop, transform, optimizer=optimizer)
 
 
 def test_work_is_skipped() -> None:
-    explicit.check_work_is_skipped(FabricLoop)
+    explicit_checks.check_work_is_skipped(FabricLoop)
+
+
+class ParallelLoop(FabricLoop):
+    @override
+    def prepare(self, optimizer: Optimizer, scaler: torch.amp.GradScaler | None) -> None:
+        strategy = DDPStrategy(process_group_backend="gloo", find_unused_parameters=True)
+        self.fabric = Fabric(accelerator="cpu", devices=1, strategy=strategy)
+        self.fabric.launch()
+        self.model, self.optimizer = self.fabric.setup(self.small, optimizer)
+
+
+def test_work_is_skipped_in_the_wrapper_of_ddp(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE"):  # Fabric sets them
+        monkeypatch.setenv(name, "0")
+        monkeypatch.delenv(name)
+    try:
+        explicit_checks.check_work_is_skipped(ParallelLoop)
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 @cases("transform", SCALED.values(), ids=SCALED)
 @cases("optimizer", ["AdamW", "fused AdamW"])
 def test_the_weights_are_those_of_a_plain_loop_under_loss_scaling(transform: GradientTransform, optimizer: str) -> None:
-    explicit.check_loss_scaling(FabricLoop, transform, optimizer, unscales=False)
+    explicit_checks.check_loss_scaling(FabricLoop, transform, optimizer, unscales=False)
 
 
 @cases("nonfinite", ["skip", "raise"])
 def test_an_overflow_is_counted_alone(nonfinite: str) -> None:
-    explicit.check_loss_scaling(FabricLoop, BOTH, "AdamW", unscales=False, nonfinite=nonfinite)
+    explicit_checks.check_loss_scaling(FabricLoop, BOTH, "AdamW", unscales=False, nonfinite=nonfinite)
 
 
 def test_a_gradient_that_is_not_finite_follows_the_policy() -> None:
-    explicit.check_nonfinite(FabricLoop)
+    explicit_checks.check_nonfinite(FabricLoop)
 
 
 class CompiledLoop(FabricLoop):
@@ -101,7 +121,7 @@ class CompiledLoop(FabricLoop):
 
 
 def test_a_compiled_model_trains_alike() -> None:
-    explicit.check_compiled(FabricLoop, CompiledLoop)
+    explicit_checks.check_compiled(FabricLoop, CompiledLoop)
 
 
 def test_a_clip_of_fabric_may_follow() -> None:
@@ -117,16 +137,16 @@ def test_a_clip_of_fabric_may_follow() -> None:
 # ------------------------------------------------------------ resume
 @cases("transform", TRANSFORMS.values(), ids=TRANSFORMS)
 def test_a_resume_in_the_middle_of_an_epoch_is_exact(transform: GradientTransform, tmp_path: Path) -> None:
-    explicit.check_resume(FabricLoop, transform, tmp_path)
+    explicit_checks.check_resume(FabricLoop, transform, tmp_path)
 
 
 def test_a_resumed_run_may_have_another_strategy(tmp_path: Path) -> None:
-    explicit.check_changed_strategy(FabricLoop, tmp_path)
+    explicit_checks.check_changed_strategy(FabricLoop, tmp_path)
 
 
 # ------------------------------------------------------------ misuse
 def test_what_fabric_has_not_set_up_is_refused() -> None:
-    explicit.check_refusals(FabricLoop, "fabric.setup")
+    explicit_checks.check_refusals(FabricLoop, "fabric.setup")
     model: Any = Small()
     message = r"`fabric` should be a `lightning.fabric.Fabric`. Found a `tests.transforms.small.Small`"
     with pytest.raises(ConfigurationError, match=message):
@@ -168,15 +188,15 @@ def test_several_optimizers_train_as_one() -> None:
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad()
-    assert_same_bits(weights(loop.small), weights(explicit.by_hand(BOTH, optimizer="SGD")))
+    assert_same_bits(weights(loop.small), weights(by_hand(BOTH, optimizer="SGD")))
 
 
 def test_several_optimizers_are_refused_under_loss_scaling() -> None:
-    explicit.check_optimizers_under_loss_scaling(FabricLoop, split)
+    explicit_checks.check_optimizers_under_loss_scaling(FabricLoop, split)
 
 
 def test_a_misplaced_call_is_refused() -> None:
-    explicit.check_misuse(FabricLoop)
+    explicit_checks.check_misuse(FabricLoop)
 
 
 def test_a_clip_of_fabric_before_it_is_refused_under_loss_scaling() -> None:
@@ -190,16 +210,16 @@ def test_a_clip_of_fabric_before_it_is_refused_under_loss_scaling() -> None:
 
 
 def test_a_second_adapter_at_work_is_refused() -> None:
-    explicit.check_two_adapters(FabricLoop)
+    explicit_checks.check_two_adapters(FabricLoop)
 
 
 def test_an_exception_in_a_window_leaves_the_model_as_it_was() -> None:
-    explicit.check_exceptions(FabricLoop)
+    explicit_checks.check_exceptions(FabricLoop)
 
 
 def test_a_window_spans_its_micro_batches() -> None:
-    explicit.check_windows(FabricLoop)
+    explicit_checks.check_windows(FabricLoop)
 
 
 def test_an_adapter_that_is_gone_is_not_called() -> None:
-    explicit.check_nothing_keeps_an_adapter_alive(FabricLoop)
+    explicit_checks.check_nothing_keeps_an_adapter_alive(FabricLoop)

@@ -8,9 +8,6 @@ import pytest
 import torch
 from accelerate.utils import AutocastKwargs
 from torch import nn
-from torch.nn.functional import cross_entropy
-from torch.optim import LBFGS
-from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer
 
 from lightning_sparsegrad import (
@@ -26,7 +23,6 @@ from lightning_sparsegrad import (
     LayerGradDrop,
     SparseMask,
     TrainableRows,
-    TransformersCallback,
 )
 from tests.cases import cases
 from tests.loops.transformers_runs import (
@@ -40,7 +36,7 @@ from tests.loops.transformers_runs import (
     rows,
     weights,
 )
-from tests.tiny import tiny_bert, tiny_llama
+from tests.tiny import tiny_llama
 from tests.transforms.small import assert_same_bits
 
 BOTH = Chain([GradDrop(0.5), ComponentNormClip(0.05)])
@@ -57,6 +53,7 @@ STRATEGIES: list[GradientTransform] = [
 
 
 # ---------------------------------------------------------------- the same weights, also resumed
+@pytest.mark.long
 @cases("door", DOORS)
 @cases("strategy", STRATEGIES, ids=str)
 def test_the_trainer_gives_the_weights_of_a_plain_loop(door: str, strategy: GradientTransform, tmp_path: Path) -> None:
@@ -70,6 +67,7 @@ def test_the_trainer_gives_the_weights_of_a_plain_loop(door: str, strategy: Grad
         assert_same_bits(weights(resumed.model), weights(trainer.model))
 
 
+@pytest.mark.long
 def test_dropout_draws_the_same_with_and_without_the_check_of_averages(tmp_path: Path) -> None:
     ends = []
     for attach in (True, False):
@@ -86,6 +84,7 @@ def test_a_callback_that_is_not_attached_gives_the_same_weights(tmp_path: Path) 
     assert_same_bits(weights(trainer.model), in_plain_loop(BOTH))
 
 
+@pytest.mark.long
 @cases("door", DOORS)
 def test_training_twice_starts_anew(door: str, tmp_path: Path) -> None:
     trainer = made(door, AutoClip(), tmp_path)
@@ -176,6 +175,7 @@ def test_an_exception_leaves_every_tensor_as_it_was(door: str, error: BaseExcept
     assert all(parameter.requires_grad for parameter in trainer.model.parameters())
 
 
+@pytest.mark.long
 @cases("door", DOORS)
 def test_a_search_for_the_batch_size_begins_anew(door: str, tmp_path: Path) -> None:
     model = tiny_llama()
@@ -210,6 +210,7 @@ def scaled(trainer: Trainer, scale: float = 2.0**10) -> Trainer:
     return trainer
 
 
+@pytest.mark.long
 @cases("door", DOORS)
 @cases("strategy", [BOTH, HeadOnly(), TrainableRows({"*embed_tokens*": [3, 5]}), AutoClip()], ids=str)
 def test_under_loss_scaling_the_weights_are_those_without(
@@ -223,6 +224,7 @@ def test_under_loss_scaling_the_weights_are_those_without(
         torch.testing.assert_close(weight, plain[name], rtol=1e-4, atol=1e-6, msg=name)
 
 
+@pytest.mark.long
 @cases("door", DOORS)
 @cases("nonfinite", ["propagate", "skip"])
 def test_overflows_are_left_to_the_scaler(door: str, nonfinite: str, tmp_path: Path) -> None:
@@ -234,191 +236,6 @@ def test_overflows_are_left_to_the_scaler(door: str, nonfinite: str, tmp_path: P
     assert all(weight.isfinite().all() for weight in weights(trainer.model).values())
     assert engine_of(trainer).step == STEPS
     assert trainer.state.log_history[-2].get("gradient/nonfinite") == (None if nonfinite == "propagate" else 1)
-
-
-# ---------------------------------------------------------------- averages
-class Head(nn.Module):
-    """A classifier with the loss of a mean, that takes any keyword as those of transformers do."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            self.table, self.head = nn.Embedding(50, 4), nn.Linear(4, 3)
-
-    def forward(self, input_ids: Any, labels: Any = None, **kwargs: Any) -> dict[str, Any]:
-        logits = self.head(self.table(input_ids).mean(1))
-        return {"logits": logits, **({} if labels is None else {"loss": cross_entropy(logits, labels)})}
-
-
-class OwnLoss(Trainer):
-    def compute_loss(
-        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        return cross_entropy(model(**inputs).logits.flatten(0, 1), inputs["labels"].flatten())
-
-
-def ignore_items(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
-    return cross_entropy(outputs["logits"], labels)
-
-
-def divide(outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
-    return cross_entropy(outputs["logits"], labels, reduction="sum") / num_items_in_batch
-
-
-SUMMED: dict[str, dict[str, Any]] = {
-    "a head of transformers": {"model": lambda: tiny_bert(num_labels=3), "data": rows(classes=3)},
-    "a module": {"model": Head, "data": rows(classes=3)},
-    "a Trainer's own loss": {"model": tiny_llama, "base": OwnLoss},
-    "a function": {"model": Head, "data": rows(classes=3), "trainer_options": {"compute_loss_func": ignore_items}},
-}
-
-
-@cases("door", DOORS)
-@cases("case", SUMMED.values(), ids=SUMMED)
-def test_losses_that_are_summed_are_refused_with_clips_and_said_otherwise(
-    door: str, case: dict[str, Any], tmp_path: Path
-) -> None:
-    case = {**case, "model": case["model"]()}
-    message = "Found a loss that ignores it, so that gradients are 2 times those of the mean"
-    with pytest.raises(ConfigurationError, match=message):
-        made(door, ComponentNormClip(0.1), tmp_path, **case).train()
-    with pytest.warns(UserWarning, match=message):
-        made(door, GradDrop(0.5), tmp_path, **case).train()
-
-
-@cases(
-    "case",
-    [
-        {"model": tiny_llama},
-        {"model": Head, "data": rows(classes=3), "trainer_options": {"compute_loss_func": divide}},
-        {"model": Head, "data": rows(classes=3), "gradient_accumulation_steps": 1},
-        {"model": lambda: tiny_bert(num_labels=3), "data": rows(classes=3), "label_smoothing_factor": 0.1},
-    ],
-)
-def test_losses_that_are_averaged_train_silently(case: dict[str, Any], tmp_path: Path) -> None:
-    made("callback", ComponentNormClip(0.1), tmp_path, **{**case, "model": case["model"]()}).train()
-
-
-@cases("attribute", ["loss_is_scaled_for_ga", "model_accepts_loss_kwargs"])
-def test_what_the_message_names_mends_it(attribute: str, tmp_path: Path) -> None:
-    trainer = made("callback", ComponentNormClip(0.1), tmp_path, model=Head(), data=rows(classes=3))
-    setattr(trainer, attribute, False)
-    trainer.train()
-
-
-def test_a_callback_that_is_not_attached_says_what_it_does_not_check(tmp_path: Path) -> None:
-    trainer = made("callback", GradDrop(0.5), tmp_path, model=Head(), data=rows(classes=3), attach=False)
-    with pytest.warns(UserWarning, match=r"losses of `Head` .* is not checked: `TransformersCallback.attach"):
-        trainer.train()
-
-
-def test_a_loss_that_cannot_be_computed_twice_is_said(tmp_path: Path) -> None:
-    class Once(Trainer):
-        def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-            if not torch.is_grad_enabled():
-                raise ValueError("a loss of my own")
-            return super().compute_loss(model, inputs, *args, **kwargs)
-
-    with pytest.warns(UserWarning, match=r"could not be checked: ValueError\('a loss of my own'\)"):
-        made("callback", ComponentNormClip(0.1), tmp_path, base=Once).train()
-
-
-# ---------------------------------------------------------------- refusals
-def test_arguments_outside_their_range_are_refused_at_once() -> None:
-    with pytest.raises(ConfigurationError, match=r"`nonfinite = 'raise'`, which `TransformersMixin` takes"):
-        TransformersCallback(Identity(), nonfinite="raise")
-    with pytest.raises(ConfigurationError, match=r"Parameter `transform` should be a gradient transform.* Found `0.5`"):
-        TransformersCallback(0.5)  # type: ignore[arg-type]
-    with pytest.raises(ConfigurationError, match=r"`trainer` should be a `transformers.Trainer`. Found a `Linear`"):
-        TransformersCallback(Identity()).attach(nn.Linear(1, 1))  # type: ignore[arg-type]
-    with pytest.raises(RuntimeError, match=r"should exist from the start of `trainer.train\(\)`"):
-        _ = TransformersCallback(Identity()).gradient_engine
-
-
-@cases("door", DOORS)
-def test_the_trainers_own_clip_beside_a_clip_is_refused_when_it_is_made(door: str, tmp_path: Path) -> None:
-    message = r"`max_grad_norm` of `TrainingArguments`, by default 1.0, should be 0 with `Chain.* `max_grad_norm = 1.0`"
-    with pytest.raises(ConfigurationError, match=message):
-        made(door, BOTH, tmp_path, attach=False, max_grad_norm=1.0)
-
-
-def test_the_trainers_own_clip_before_a_mask_is_said_and_comes_after_it_in_the_mixin(tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match=r"clips the whole gradient before `GradDrop\(rate=0.5\)` acts. 0 turns"):
-        made("callback", GradDrop(0.5), tmp_path, max_grad_norm=1.0).train()
-    made("callback", Identity(), tmp_path, max_grad_norm=1.0).train()
-    made("mixin", GradDrop(0.5), tmp_path, max_grad_norm=1.0).train()
-
-
-@cases(
-    ("arguments", "message"),
-    [
-        ({"optim": "lomo"}, "Found `optim = 'lomo'`, which updates weights within it"),
-        ({"optim": "galore_adamw_layerwise"}, "Found `optim = 'galore_adamw_layerwise'`, which updates"),
-    ],
-)
-@cases("door", DOORS)
-def test_optimizers_inside_the_backward_pass_are_refused(
-    door: str, arguments: dict[str, Any], message: str, tmp_path: Path
-) -> None:
-    with pytest.raises(ConfigurationError, match=message):
-        made(door, GradDrop(0.5), tmp_path, attach=False, **arguments)
-
-
-@cases("door", DOORS)
-def test_deepspeed_is_refused(door: str, tmp_path: Path) -> None:
-    trainer = made(door, GradDrop(0.5), tmp_path)
-    trainer.args.deepspeed = {"zero_optimization": {"stage": 2}}
-    with pytest.raises(ConfigurationError, match="`deepspeed` of `TrainingArguments` should be omitted"):
-        trainer.train()
-
-
-@cases("door", DOORS)
-def test_an_optimizer_that_needs_a_closure_is_refused(door: str, tmp_path: Path) -> None:
-    model = tiny_llama()
-    optimizer = LBFGS(model.parameters())
-    options = {"optimizers": (optimizer, LambdaLR(optimizer, lambda _: 1.0))}
-    with pytest.raises(ConfigurationError, match=r"should compute one gradient per step\. Found `LBFGS`"):
-        made(door, GradDrop(0.5), tmp_path, model=model, trainer_options=options).train()
-
-
-def test_two_transforms_of_one_trainer_are_refused(tmp_path: Path) -> None:
-    for door in DOORS:
-        trainer = made(door, GradDrop(0.5), tmp_path)
-        with pytest.raises(ConfigurationError, match="one gradient transform; use `Chain` for several"):
-            TransformersCallback(GradDrop(0.5)).attach(trainer)
-    trainer = made("callback", GradDrop(0.5), tmp_path, callbacks=[TransformersCallback(HeadOnly())], attach=False)
-    with pytest.raises(ConfigurationError, match="one gradient transform; use `Chain` for several"):
-        trainer.train()
-
-
-def test_attaching_twice_is_attaching_once(tmp_path: Path) -> None:
-    trainer = made("callback", BOTH, tmp_path)
-    callback = trainer.callback_handler.callbacks[0]
-    assert isinstance(callback, TransformersCallback)
-    step = trainer.training_step
-    assert callback.attach(trainer) is callback
-    assert trainer.training_step is step
-    assert trainer.callback_handler.callbacks.count(callback) == 1
-
-
-def test_a_trainer_that_forgets_the_mixin_is_refused(tmp_path: Path) -> None:
-    trainer = made("mixin", GradDrop(0.5), tmp_path)
-    trainer.training_step = Trainer.training_step.__get__(trainer)  # type: ignore[method-assign]
-    with pytest.raises(RuntimeError, match=r"has to call super\(\).training_step\(\).* did not, at step 0"):
-        trainer.train()
-
-
-@cases("door", DOORS)
-def test_tokens_are_looked_up_in_the_tokenizer_of_the_trainer(door: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="the Trainer has a tokenizer as its `processing_class`"):
-        made(door, TrainableRows({"*embed_tokens*": ["the"]}), tmp_path).train()
-
-
-@cases("door", DOORS)
-def test_a_run_in_which_nothing_trains_is_said(door: str, tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match="Nothing trains"):
-        made(door, GradDrop(1.0), tmp_path).train()
 
 
 # ---------------------------------------------------------------- gradients that are not finite

@@ -54,8 +54,9 @@ def on_one_process(strategy: str, loop: str, folder: Path) -> Iterator[tuple[Key
     """
     train, job = LOOPS[loop].train, Job(STRATEGIES[strategy], folder)
     expected = _alone(strategy, LOOPS[loop].short_by_itself)
-    yield (ACCUMULATION, strategy, loop), _far([_run(train, replace(job, saves=True))], [expected])
-    resumed = [_run(train, replace(job, resume=step)) for step in RESUMES]
+    whole = _run(train, replace(job, saves=True))
+    yield (ACCUMULATION, strategy, loop), _far([whole], [expected])
+    resumed = [whole if isinstance(whole, str) else _run(train, replace(job, resume=step)) for step in RESUMES]
     yield (RESUME, strategy, loop), _far(resumed, [expected] * len(resumed))
 
 
