@@ -77,7 +77,7 @@ def test_the_plain_loop_prints_statistics_and_saves_a_model(
 def test_the_encoder_of_the_demo_learns(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    learns(run(name, tmp_path, capsys, monkeypatch, "--steps", "15"))
+    learns(run(name, tmp_path, capsys, monkeypatch, "--steps", "10"))
 
 
 @pytest.mark.long

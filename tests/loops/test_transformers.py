@@ -195,7 +195,7 @@ class Stream(torch.utils.data.IterableDataset[Any]):
 @cases("door", DOORS)
 def test_gradients_that_join_the_next_epoch_are_said(door: str, tmp_path: Path) -> None:
     trainer = made(door, HeadOnly(), tmp_path, data=Stream(), max_steps=8)
-    with pytest.warns(UserWarning, match="The data ended within the window of step 3: the Trainer"):
+    with pytest.warns(UserWarning, match="The data ended the epoch within the window of step 3: the Trainer"):
         trainer.train()
     assert engine_of(trainer).step == 8
 
