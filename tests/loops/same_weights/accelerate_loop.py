@@ -25,7 +25,7 @@ def train(job: Job) -> Weights:
         gradient_accumulation_steps=ACCUMULATE,
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
-    plain = Tiny()
+    plain = Tiny(job.factor)
     model, optimizer, batches = accelerator.prepare(plain, new_optimizer(plain), loader(job.world))
     adapter = AccelerateAdapter(accelerator, model, optimizer, job.transform, total_steps=TOTAL_STEPS, seed=job.seed)
     accelerator.register_for_checkpointing(adapter)

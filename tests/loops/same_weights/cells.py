@@ -1,27 +1,19 @@
-"""The cells of the table: how far the weights of each loop are from those of the loop written by hand."""
+"""The cells of the table: what each loop's weights differ by from those of the loop written by hand."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 import torch
 
-from lightning_sparsegrad import ConfigurationError
+from tests.launch import launch
 from tests.lightning.tasks import Weights
 
 from . import accelerate_loop, fabric_loop, lightning_loops, transformers_loops
-from .table import Cell, Key
 from .task import RESUMES, STRATEGIES, Job, by_hand, difference
 
-Run = Weights | str  # the weights after a run, or the words of its refusal
-
-ACCUMULATION, RESUME, TWO_PROCESSES = CONDITIONS = (
-    "Gradient accumulation, with a short last window in each of two epochs",
-    "Resume from checkpoints inside an epoch",
-    "Two processes, each with its own data, and gradient accumulation",
-)
-FIRST_WORDS = 80  # characters of a refusal
+ACCUMULATION, RESUME, TWO_PROCESSES = CONDITIONS = ("accumulation", "resume", "two processes")
 
 
 @dataclass(frozen=True)
@@ -47,55 +39,58 @@ LOOPS: Mapping[str, Loop] = {
 }
 
 
-def on_one_process(strategy: str, loop: str, folder: Path) -> Iterator[tuple[Key, Cell]]:
-    """Yield the cells of a strategy in a loop, on one process.
-
-    The first run writes its checkpoints into the folder; from them, objects that are new resume.
-    """
-    train, job = LOOPS[loop].train, Job(STRATEGIES[strategy], folder)
-    expected = _alone(strategy, LOOPS[loop].short_by_itself)
-    whole = _run(train, replace(job, saves=True))
-    yield (ACCUMULATION, strategy, loop), _far([whole], [expected])
-    resumed = [whole if isinstance(whole, str) else _run(train, replace(job, resume=step)) for step in RESUMES]
-    yield (RESUME, strategy, loop), _far(resumed, [expected] * len(resumed))
-
-
 @cache
-def _alone(strategy: str, short_by_itself: bool) -> Weights:
+def by_hand_alone(strategy: str, *, short_by_itself: bool) -> Weights:
+    """Return the weights of the loop written by hand, on one process."""
     return by_hand(Job(STRATEGIES[strategy], Path()), short_by_itself=short_by_itself)
 
 
-def by_a_rank(job: Job) -> dict[str | bool, Run]:
-    """Return what one of several processes trains, by loop; by hand under both values of `short_by_itself`."""
-    plain: dict[str | bool, Run] = {short: by_hand(job, short_by_itself=short) for short in (False, True)}
-    return plain | {name: _run(loop.train, job) for name, loop in LOOPS.items()}
+def by_rank(folder: Path, rank: int, world: int) -> dict[tuple[str, str], tuple[Weights, Weights]]:
+    """Return, by strategy and loop, the weights of one of several processes and those of the loop written by hand."""
+    trained: dict[tuple[str, str], tuple[Weights, Weights]] = {}
+    for name, strategy in STRATEGIES.items():
+        job = Job(strategy, folder, rank=rank, world=world)
+        plain = {short: by_hand(job, short_by_itself=short) for short in (False, True)}
+        trained |= {(name, key): (loop.train(job), plain[loop.short_by_itself]) for key, loop in LOOPS.items()}
+    return trained
 
 
-def on_processes(folder: Path, world: int) -> Iterator[tuple[Key, Cell]]:
-    """Yield the cells of several processes, which wrote what `by_a_rank` returns for each strategy into a folder.
+class Cells:
+    """All cells by condition, strategy and loop; each is measured when it is first asked for.
 
-    Each rank is compared with itself in the loop written by hand, and with the rank before it.
+    Args:
+        folder: An empty folder for checkpoints.
     """
-    ranks: list[list[dict[str | bool, Run]]] = [torch.load(folder / f"{rank}.pt") for rank in range(world)]
-    for strategy, *runs in zip(STRATEGIES, *ranks, strict=True):
-        for name, loop in LOOPS.items():
-            expected = [run[loop.short_by_itself] for run in runs]
-            actual = [run[name] for run in runs]
-            yield (TWO_PROCESSES, strategy, name), _far([*actual, *actual[1:]], [*expected, *actual[:-1]])
 
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._measured: dict[tuple[str, str, str], float] = {}
+        self._launched = False
 
-def _run(train: Callable[[Job], Weights], job: Job) -> Run:
-    try:
-        return train(job)
-    except ConfigurationError as error:
-        return f"{type(error).__name__}: {str(error)[:FIRST_WORDS]}"
+    def __getitem__(self, key: tuple[str, str, str]) -> float:
+        """Return the largest absolute difference of any weight of any process."""
+        if key not in self._measured:
+            if key[0] == TWO_PROCESSES:
+                self._measure_two_processes()
+            else:
+                self._measured[key] = self._on_one_process(*key)
+        return self._measured[key]
 
+    def _on_one_process(self, condition: str, strategy: str, loop: str) -> float:
+        """Train from the start, or in new objects from the checkpoints of that run."""
+        kind, job = LOOPS[loop], Job(STRATEGIES[strategy], self._folder / f"{strategy} {loop}")
+        expected = by_hand_alone(strategy, short_by_itself=kind.short_by_itself)
+        if condition == ACCUMULATION:
+            return difference(kind.train(replace(job, saves=True)), expected)
+        _ = self[ACCUMULATION, strategy, loop]  # it writes them
+        return max(difference(kind.train(replace(job, resume=step)), expected) for step in RESUMES)
 
-def _far(actual: Sequence[Run], expected: Sequence[Run]) -> Cell:
-    """Return the largest difference of any weight in any pair of runs, or the first refusal."""
-    farthest = 0.0
-    for one, other in zip(actual, expected, strict=True):
-        if isinstance(one, str) or isinstance(other, str):
-            return one if isinstance(one, str) else str(other)
-        farthest = max(farthest, difference(one, other))
-    return farthest
+    def _measure_two_processes(self) -> None:
+        """Compare each of two processes with the loop written by hand, and with the other one."""
+        assert not self._launched, "two processes failed before"
+        self._launched = True
+        launch("tests.loops.same_weights", 2, self._folder)
+        first, second = (torch.load(self._folder / f"{rank}.pt") for rank in range(2))
+        for (strategy, loop), (weights, _) in first.items():
+            pairs = (first[strategy, loop], second[strategy, loop], (weights, second[strategy, loop][0]))
+            self._measured[TWO_PROCESSES, strategy, loop] = max(difference(*pair) for pair in pairs)

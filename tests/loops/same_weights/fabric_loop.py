@@ -25,7 +25,7 @@ def train(job: Job) -> Weights:
     strategy = DDPStrategy(find_unused_parameters=True) if job.world > 1 else "auto"
     fabric = Fabric(accelerator="cpu", devices=job.world, strategy=strategy)
     fabric.launch()
-    plain, data = Tiny(), micro_batches(job)
+    plain, data = Tiny(job.factor), micro_batches(job)
     model, optimizer = fabric.setup(plain, new_optimizer(plain))
     adapter = FabricAdapter(fabric, model, optimizer, job.transform, total_steps=TOTAL_STEPS, seed=job.seed)
     state = {"model": model, "optimizer": optimizer, "gradient_transform": adapter}

@@ -32,11 +32,11 @@ class SparseTask(Task, SparseGradModule):
 
 
 def by_module(job: Job) -> Weights:
-    return _fit(job, SparseTask(gradient_transform=job.transform), [])
+    return _fit(job, SparseTask(job.factor, gradient_transform=job.transform), [])
 
 
 def by_callback(job: Job) -> Weights:
-    return _fit(job, Task(), [GradientTransformCallback(job.transform)])
+    return _fit(job, Task(job.factor), [GradientTransformCallback(job.transform)])
 
 
 def _fit(job: Job, task: LightningModule, callbacks: list[Callback]) -> Weights:

@@ -18,13 +18,14 @@ class MixedTrainer(TransformersMixin, Trainer):
 
 def by_callback(job: Job) -> Weights:
     """Train with the callback: given as any other on one process, and attached on several, where models are wrapped."""
+    callback = TransformersCallback(job.transform)
     if job.world == 1:
-        return _train(job, Trainer, callbacks=[TransformersCallback(job.transform)])
+        return _train(job, Trainer, callbacks=[callback])
 
     def attached(**arguments: Any) -> Trainer:
-        run = Trainer(**arguments)
-        TransformersCallback(job.transform).attach(run)
-        return run
+        trainer = Trainer(**arguments)
+        callback.attach(trainer)
+        return trainer
 
     return _train(job, attached)
 
@@ -34,7 +35,7 @@ def by_mixin(job: Job) -> Weights:
 
 
 def _train(job: Job, make: Callable[..., Trainer], **arguments: Any) -> Weights:
-    model = Tiny()
+    model = Tiny(job.factor)
     optimizer = new_optimizer(model)
     run = make(
         model=model,
