@@ -1,9 +1,11 @@
 """Every adapter gives the weights of a loop written by hand, bit for bit."""
 
 from itertools import combinations
+from math import inf, nan
 from pathlib import Path
 
 import pytest
+import torch
 
 from lightning_sparsegrad import Identity
 from tests.cases import cases
@@ -28,6 +30,11 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> Cells:
 @cases("loop", ["Lightning callback", "AccelerateAdapter", "FabricAdapter"])
 def test_a_clip_that_learns_and_resumes_gives_the_same_weights(loop: str, cells: Cells) -> None:
     assert [cells[condition, "AutoClip", loop] for condition in (ACCUMULATION, RESUME)] == [0.0, 0.0]
+
+
+def test_an_undefined_weight_is_a_difference() -> None:
+    weights = {"first": torch.zeros(2), "second": torch.zeros(2)}
+    assert difference({**weights, "second": torch.tensor([0.0, nan])}, weights) == inf
 
 
 @pytest.mark.long
