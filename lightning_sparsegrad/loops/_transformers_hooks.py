@@ -30,6 +30,7 @@ from lightning_sparsegrad.loops._transformers_checks import (
     warn_of_unchecked_averaging,
 )
 from lightning_sparsegrad.loops._untrained import warn_of_untrained
+from lightning_sparsegrad.loops._warmups import report_long_warmups
 from lightning_sparsegrad.transforms.base import GradientTransform
 
 _SEVERAL = "A Trainer should have one gradient transform; use `Chain` for several. Found a second one."
@@ -152,6 +153,7 @@ class TransformersHooks(TrainerCallback):
         steps = state.max_steps
         epoch_steps = max(1, steps // max(1, int(state.num_train_epochs or 1)))
         warn_of_untrained(self._engine, count=lambda: steps, epoch_steps=lambda: epoch_steps, warn=warn)
+        report_long_warmups(self._engine, count=lambda: steps, report=warn)
         self._next_epoch = _epochs_before(kwargs["train_dataloader"], args, state)
         trainer = self._attached()
         if trainer is None:
