@@ -40,6 +40,7 @@ class Epochs(TrainerCallback):
         self.pairs.append((window.epoch, self.epoch))
 
 
+@pytest.mark.long
 @cases("door", DOORS)
 @cases(
     ("data", "resumed", "last"),
@@ -50,7 +51,7 @@ def test_a_resumed_run_counts_epochs_as_the_trainer_does(
     door: str, data: Any, resumed: dict[str, Any], last: int, tmp_path: Path
 ) -> None:
     common: dict[str, Any] = {"data": data} if data is None else {"data": data, "max_steps": 8}
-    made(door, GradualUnfreezing(unfreeze_every="epoch"), tmp_path, **common).train()
+    made(door, GradualUnfreezing(unfreeze_every="epoch"), tmp_path, saves=True, **common).train()
     epochs = Epochs()
     trainer = made(
         door,
