@@ -49,12 +49,15 @@ class TransformersHooks(TrainerCallback):
         transform: The strategy, as given.
     """
 
+    _argument = "transform"  # the name under which it is given
+
     def __init__(
         self, transform: GradientTransform, *, skip_dropped: bool = True, nonfinite: NonFinite = "propagate"
     ) -> None:
         if not isinstance(transform, GradientTransform):
             raise ConfigurationError(
-                f"Parameter `transform` should be a gradient transform, `Identity()` for none. Found `{transform!r}`."
+                f"Parameter `{self._argument}` should be a gradient transform, `Identity()` for none. "
+                f"Found `{transform!r}`."
             )
         check_policy(nonfinite)
         self.transform = transform

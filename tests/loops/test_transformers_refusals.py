@@ -130,3 +130,10 @@ def test_a_run_in_which_nothing_trains_is_said(door: str, tmp_path: Path) -> Non
 def test_a_clip_that_warms_up_in_every_step_is_said(door: str, tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=r"`ZClip\(.*\)` is warming up in all 2 steps of this run"):
         made(door, ZClip(), tmp_path, max_steps=2).train()
+
+
+@cases(("door", "name"), [("callback", "transform"), ("mixin", "gradient_transform")])
+def test_what_is_no_strategy_is_refused_under_the_name_of_its_argument(door: str, name: str, tmp_path: Path) -> None:
+    wrong: Any = GradDrop  # the class
+    with pytest.raises(ConfigurationError, match=rf"^Parameter `{name}` should be a gradient transform"):
+        made(door, wrong, tmp_path)
