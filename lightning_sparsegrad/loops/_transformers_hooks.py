@@ -30,6 +30,7 @@ from lightning_sparsegrad.loops._transformers_checks import (
     warn_of_unchecked_averaging,
 )
 from lightning_sparsegrad.loops._untrained import warn_of_untrained
+from lightning_sparsegrad.loops._warmups import report_long_warmups
 from lightning_sparsegrad.transforms.base import GradientTransform
 
 _SEVERAL = "A Trainer should have one gradient transform; use `Chain` for several. Found a second one."
@@ -48,12 +49,15 @@ class TransformersHooks(TrainerCallback):
         transform: The strategy, as given.
     """
 
+    _argument = "transform"  # the name under which it is given
+
     def __init__(
         self, transform: GradientTransform, *, skip_dropped: bool = True, nonfinite: NonFinite = "propagate"
     ) -> None:
         if not isinstance(transform, GradientTransform):
             raise ConfigurationError(
-                f"Parameter `transform` should be a gradient transform, `Identity()` for none. Found `{transform!r}`."
+                f"Parameter `{self._argument}` should be a gradient transform, `Identity()` for none. "
+                f"Found `{transform!r}`."
             )
         check_policy(nonfinite)
         self.transform = transform
@@ -152,6 +156,7 @@ class TransformersHooks(TrainerCallback):
         steps = state.max_steps
         epoch_steps = max(1, steps // max(1, int(state.num_train_epochs or 1)))
         warn_of_untrained(self._engine, count=lambda: steps, epoch_steps=lambda: epoch_steps, warn=warn)
+        report_long_warmups(self._engine, count=lambda: steps, report=warn)
         self._next_epoch = _epochs_before(kwargs["train_dataloader"], args, state)
         trainer = self._attached()
         if trainer is None:

@@ -103,6 +103,7 @@ class AccelerateAdapter(ExplicitAdapter):
         _refuse_backend(accelerator)
         if not isinstance(model, nn.Module) or not is_prepared(model):
             raise unprepared("model", model, "accelerator.prepare")
+        self._accelerator, self._model = accelerator, model
         super().__init__(
             model,
             [_inner(each) for each in optimizers_in(optimizer)],
@@ -114,7 +115,6 @@ class AccelerateAdapter(ExplicitAdapter):
             skip_dropped=skip_dropped,
             nonfinite=nonfinite,
         )
-        self._accelerator, self._model = accelerator, model
 
     @contextmanager
     def accumulate(self, *, epoch: int | None = None) -> Iterator[Window]:

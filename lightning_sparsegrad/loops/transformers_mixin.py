@@ -67,6 +67,8 @@ class TransformersMixin:
 class _EarlyHooks(TransformersHooks):
     """The hooks of a Trainer that applies the transform by itself."""
 
+    _argument = "gradient_transform"
+
     @override
     def after_backward(self, loss: Tensor) -> None:
         """Apply the transform after the last micro-batch, to gradients that are still scaled."""

@@ -244,6 +244,10 @@ def test_a_misplaced_call_is_refused() -> None:
     explicit_checks.check_misuse(AccelerateLoop)
 
 
+def test_a_clip_that_warms_up_in_every_step_is_said() -> None:
+    explicit_checks.check_long_warmup(AccelerateLoop)
+
+
 @cases("clip", ["norm", "value"])
 def test_a_clip_of_accelerate_before_it_is_refused_under_loss_scaling(clip: str) -> None:
     loop = AccelerateLoop(Identity(), scaler=new_scaler())
