@@ -19,7 +19,7 @@ class TransformersCallback(TransformersHooks):
     It works in the list of callbacks; `attach` gives it what callbacks do not get. The transform sees unscaled
     gradients, averaged over the window, after the Trainer's own norm and clip: set `max_grad_norm=0` unless that clip
     is wanted. `TransformersMixin` applies it before them. Its statistics are in the Trainer's log history, its state in
-    the Trainer's checkpoints.
+    the Trainer's checkpoints. `gradient_engine` is its engine, from the start of training.
 
     Args:
         transform: The strategy.
