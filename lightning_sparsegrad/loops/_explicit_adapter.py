@@ -17,6 +17,7 @@ from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.functional._torch import is_unscaled
 from lightning_sparsegrad.loops._optimizers import refuse_closures
 from lightning_sparsegrad.loops._strategy_state import packed, restore
+from lightning_sparsegrad.loops._untrained import warn_of_untrained
 from lightning_sparsegrad.loops._warmups import report_long_warmups
 from lightning_sparsegrad.transforms.base import GradientTransform, Window
 
@@ -63,11 +64,15 @@ class ExplicitAdapter(ABC):
             nonfinite=nonfinite,
         )
         self._refuse_other_parameters()
+        self._steps: dict[int, int] = {}  # by the id of an optimizer: the windows applied before its last step
+        self._warned = False
         held = WeakMethod(self._require_applied)
         for each in optimizers:  # before the engine's hooks: these act on gradients that are ready
-            each.register_step_pre_hook(lambda *_: check() if (check := held()) is not None else None)
+            each.register_step_pre_hook(lambda stepped, *_: check(stepped) if (check := held()) is not None else None)
         self._engine.attach(*optimizers)
         report_long_warmups(self._engine, count=lambda: total_steps, report=self._warn)
+        if total_steps is not None:
+            warn_of_untrained(self._engine, count=lambda: total_steps, epoch_steps=lambda: 1, warn=self._warn)
 
     # ------------------------------------------------------------ windows
     def open(self, *, epoch: int | None = None) -> Window:
@@ -169,14 +174,22 @@ class ExplicitAdapter(ABC):
             warnings.warn(message, stacklevel=4)
 
     # ------------------------------------------------------------ refusals
-    def _require_applied(self) -> None:
-        """Refuse an optimizer step within a window: the optimizer would use gradients as they were computed."""
+    def _require_applied(self, optimizer: Optimizer) -> None:
+        """Refuse a step within a window: it would use gradients as they were computed; warn of one outside of any."""
+        before, now = self._steps.get(id(optimizer)), self._engine.step
+        self._steps[id(optimizer)] = now
         window = self._engine.current
         if window is not None:
             self._engine.abandon()
             raise RuntimeError(
                 f"`{type(self).__name__}.apply_()` should be called in each window before `optimizer.step()`. "
                 f"Found no call at step {window.step}."
+            )
+        if before == now and not self._warned:
+            self._warned = True
+            self._warn(
+                f"`{type(self).__name__}.apply_()` should be called before each `optimizer.step()`. Found two steps of "
+                f"`{_name(optimizer)}` after {now} windows: the second uses gradients as they were computed."
             )
 
     def _refuse_closed(self) -> NoReturn:

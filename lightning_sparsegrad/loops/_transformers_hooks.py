@@ -175,7 +175,6 @@ class TransformersHooks(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Open the window of an optimizer step."""
-        self.close()  # of a step that never happened: the data of the last epoch ended within it
         self.gradient_engine.open(state.global_step, epoch=self._epoch)
 
     @override

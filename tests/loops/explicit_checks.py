@@ -176,6 +176,18 @@ def check_misuse(kind: type[Loop]) -> None:
         loop.adapter.apply_()
 
 
+def check_steps_without_windows(kind: type[Loop]) -> None:
+    loop = kind(GradDrop(0.5))
+    owner = type(loop.adapter).__name__
+    loop.micro_batch()
+    message = rf"`{owner}\.apply_\(\)` should be called before each `optimizer\.step\(\)`\. Found two steps of `AdamW`"
+    with pytest.warns(UserWarning, match=message):
+        loop.optimizer.step()
+    loop.optimizer.step()  # it is said once
+    with pytest.warns(UserWarning, match=r"^Nothing trains: `GradDrop\(rate=1\)` drops every gradient"):
+        kind(GradDrop(1.0))
+
+
 def check_long_warmup(kind: type[Loop]) -> None:
     with pytest.warns(UserWarning, match=r"`ZClip\(.*\)` is warming up in all 6 steps of this run"):
         kind(ZClip())

@@ -244,6 +244,10 @@ def test_a_misplaced_call_is_refused() -> None:
     explicit_checks.check_misuse(AccelerateLoop)
 
 
+def test_steps_without_a_window_are_said() -> None:
+    explicit_checks.check_steps_without_windows(AccelerateLoop)
+
+
 def test_a_clip_that_warms_up_in_every_step_is_said() -> None:
     explicit_checks.check_long_warmup(AccelerateLoop)
 
