@@ -2,7 +2,7 @@
 
     pip install -e ".[accelerate,demo]"
     python examples/accelerate_loop.py
-    accelerate launch --num_processes 2 examples/accelerate_loop.py
+    accelerate launch --num_processes 2 examples/accelerate_loop.py  # on two GPUs
 
 `adapter.accumulate` stands in place of `accelerator.accumulate`, and `adapter.apply_` in place of
 `accelerator.clip_grad_norm_`.

@@ -20,6 +20,7 @@ LONGEST = (
     "configs/test_two_processes.py",
     "docs/test_site.py",
     "documents/test_console.py",
+    "loops/same_weights/test_same_weights.py",
     "matrix/test_ddp.py",
     "resume/test_kills.py",
     "resume/test_two_processes.py",

@@ -201,8 +201,9 @@ def of_loops() -> Iterator[Row]:
     yield Row("lightning", "_forward_module", always(set_up), skipping)
     trainer = always(lambda: vars(import_module("transformers.trainer"))["Trainer"])
     breaks = "an exception leaves tensors without `requires_grad`; losses that are summed are not noticed"
-    takes = "self model inputs num_items_in_batch"
-    yield Row("transformers", "training_step", trainer, breaks, takes=takes, is_replaced=True)
+    step, run = "self model inputs num_items_in_batch", "self resume_from_checkpoint trial ignore_keys_for_eval"
+    yield Row("transformers", "training_step", trainer, breaks, takes=step, is_replaced=True)
+    yield Row("transformers", "train", trainer, breaks, takes=run, is_replaced=True)
 
 
 def set_up() -> Any:

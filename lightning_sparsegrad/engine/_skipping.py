@@ -36,8 +36,10 @@ class WorkSkipper:
         self._parameters = parameters
         self._skipped: frozenset[str] = frozenset()
         self._witness = _Witness(parameters)
+        self._holds: list[RemovableHandle] = []
         self.obstacle = _obstacle(model)
         self._regions = _compiled_regions(model, parameters)
+        self._adapters = _adapters(parameters)
         self._kept: frozenset[str] = frozenset()  # the parameters that train in this window
         self._stale: dict[str, tuple[int, int]] = {}  # the gradients from before this window, by state
         self._trained: set[str] = set()  # the parameters that have had a gradient so far
@@ -62,11 +64,17 @@ class WorkSkipper:
         gradients = ((name, self._parameters[name].grad) for name in self._kept)
         self._stale = {name: _state(gradient) for name, gradient in gradients if gradient is not None}
         self._witness.watch((self._kept & self._trained).difference(*self._regions))  # hooks recompile
+        for module, own in self._adapters:
+            if held := [self._parameters[name] for name in (own & names).difference(*self._regions)]:
+                self._holds.append(module.register_forward_pre_hook(partial(_keep_off, held)))
 
     def stop(self) -> frozenset[str]:
         """Restore every `requires_grad`, and return the tensors for which it was off."""
         skipped, self._skipped = self._skipped, frozenset()
         self._witness.leave()
+        for handle in self._holds:
+            handle.remove()
+        self._holds = []
         for name in skipped:
             self._parameters[name].requires_grad_(True)
         return skipped
@@ -170,6 +178,25 @@ class _Witness:
 
     def _see(self, path: str, *_: Any) -> None:
         self._graph[path] = self._graph.get(path, False) or torch.is_grad_enabled()
+
+
+def _adapters(parameters: NamedParameters) -> list[tuple[nn.Module, frozenset[str]]]:
+    """Return the modules of PEFT and their parameters.
+
+    They set `requires_grad` whenever adapters are switched off and on, as for the reference model of DPO, between the
+    forward and the backward pass: activation checkpointing would compute another graph than before.
+    """
+    names = {id(parameter): name for name, parameter in parameters.tensors.items()}
+    modules = (module for module in parameters.model.modules() if getattr(module, "adapter_layer_names", ()))
+    return [
+        (module, frozenset(names[id(parameter)] for parameter in module.parameters() if id(parameter) in names))
+        for module in modules
+    ]
+
+
+def _keep_off(tensors: Iterable[Tensor], *_: Any) -> None:
+    for tensor in tensors:
+        tensor.requires_grad_(False)
 
 
 def _state(gradient: Tensor) -> tuple[int, int]:

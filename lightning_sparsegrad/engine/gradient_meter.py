@@ -50,7 +50,8 @@ class GradientMeter:
 
     Attributes:
         components: The components, in the order of the measurements.
-        last: The last measurement; `None` before the first.
+        last: The last measurement; `None` before the first. It has the `step`, the `epoch`, and as `values` a tensor of
+            shape (5, components): norm before, norm after, share clipped, share kept, threshold.
 
     Raises:
         ConfigurationError: If `every` is not positive, or the model cannot be cut into such components.

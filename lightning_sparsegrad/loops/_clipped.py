@@ -1,6 +1,5 @@
-"""Messages about the clips of a fit: one that scaled nearly everything at its end, one whose warm-up is too long."""
+"""A message at the end of a fit about a clip that scaled nearly everything."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,30 +10,11 @@ from typing_extensions import override
 
 from lightning_sparsegrad.engine.gradient_engine import GradientEngine
 from lightning_sparsegrad.loops._callbacks import find_or_add_callback
-from lightning_sparsegrad.transforms import AdaptiveNormClip
 from lightning_sparsegrad.transforms.base import scaling_of
 
 _EVERY = 10  # windows per look
 _LOOKS = 5  # minimum: the gradients of the first steps are the largest
 _NEARLY_ALL = 0.95
-
-
-def report_long_warmups(engine: GradientEngine, *, count: Callable[[], int | None]) -> None:
-    """Report clips that warm up in all steps of a fit.
-
-    Args:
-        engine: The engine of the fit, at its start.
-        count: Returns the optimizer steps of the fit, `None` without an end; called only if a clip has a warm-up, since
-            counting sets up the data.
-    """
-    for member in engine.transform.flattened():
-        if isinstance(member, AdaptiveNormClip) and member.warmup_steps:
-            steps = count()
-            if steps is not None and steps <= member.warmup_steps:
-                rank_zero_info(
-                    f"`{member!r}` is warming up in all {steps} steps of this fit. "
-                    f"Found `warmup_steps = {member.warmup_steps}`."
-                )
 
 
 class ClippedCheck(Callback):

@@ -17,6 +17,7 @@ from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.functional._torch import is_unscaled
 from lightning_sparsegrad.loops._optimizers import refuse_closures
 from lightning_sparsegrad.loops._strategy_state import packed, restore
+from lightning_sparsegrad.loops._warmups import report_long_warmups
 from lightning_sparsegrad.transforms.base import GradientTransform, Window
 
 
@@ -66,6 +67,7 @@ class ExplicitAdapter(ABC):
         for each in optimizers:  # before the engine's hooks: these act on gradients that are ready
             each.register_step_pre_hook(lambda *_: check() if (check := held()) is not None else None)
         self._engine.attach(*optimizers)
+        report_long_warmups(self._engine, count=lambda: total_steps, report=self._warn)
 
     # ------------------------------------------------------------ windows
     def open(self, *, epoch: int | None = None) -> Window:
@@ -182,8 +184,8 @@ class ExplicitAdapter(ABC):
         with suppress(RuntimeError):
             self._engine.apply_()  # it knows which
         raise RuntimeError(
-            f"`{type(self).__name__}.apply_()` should be called once in a window, after the last backward pass. "
-            f"Found no open window after {self._engine.step} of them."
+            f"`{type(self).__name__}.apply_()` should be called once in a window that the adapter has opened, after "
+            f"the last backward pass. Found none open, after {self._engine.step} of them."
         )
 
     def _refuse_unscaled(self) -> None:

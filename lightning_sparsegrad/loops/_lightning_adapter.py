@@ -22,7 +22,7 @@ from lightning_sparsegrad.engine._nonfinite import NonFinite, check_policy
 from lightning_sparsegrad.engine.gradient_engine import GradientEngine
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.loops._callbacks import callbacks_of, find_callback, find_or_add_callback, put_first
-from lightning_sparsegrad.loops._clipped import ClippedCheck, report_long_warmups
+from lightning_sparsegrad.loops._clipped import ClippedCheck
 from lightning_sparsegrad.loops._divergence import DivergenceCheck
 from lightning_sparsegrad.loops._gate import Gate
 from lightning_sparsegrad.loops._lightning import forget_loaders, passes_over_batch_norms, should_accumulate
@@ -39,6 +39,7 @@ from lightning_sparsegrad.loops._token_rows import with_token_rows
 from lightning_sparsegrad.loops._trainable import log_trainable
 from lightning_sparsegrad.loops._twins import is_a
 from lightning_sparsegrad.loops._untrained import warn_of_untrained
+from lightning_sparsegrad.loops._warmups import report_long_warmups
 from lightning_sparsegrad.transforms import SparseMask, SpikeSkip
 from lightning_sparsegrad.transforms.base import GradientTransform
 
@@ -96,7 +97,7 @@ class LightningAdapter:
         warn_of_lost_states(module, self._engine, self.transform)
         count = partial(count_steps, trainer) if steps is None else lambda: steps
         warn_of_untrained(self._engine, count=count, epoch_steps=partial(_epoch_steps, trainer), warn=rank_zero_warn)
-        report_long_warmups(self._engine, count=count)
+        report_long_warmups(self._engine, count=count, report=rank_zero_info)
         log_trainable(module)
         _LeaveAsItWas.join(trainer, self._engine, self._gate)
         find_or_add_callback(trainer, DivergenceCheck)
@@ -256,7 +257,7 @@ def _with_token_rows(transform: GradientTransform, trainer: Trainer, module: Lig
     return with_token_rows(
         transform,
         lambda: next((each.tokenizer for each in (data, module) if getattr(each, "tokenizer", None) is not None), None),
-        missing=f"the data module or the module has a `tokenizer`. Found {' and '.join(names)}",
+        missing=f"the data module or the module has a `tokenizer`. Found {' and '.join(names)}, without one",
         report=rank_zero_info,
     )
 

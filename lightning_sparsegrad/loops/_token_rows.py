@@ -52,9 +52,7 @@ def _of_rows(transform: GradientTransform) -> list[TrainableRows]:
 
 def _tokenizer(strategy: TrainableRows, tokenizer: object, missing: str) -> _Tokenizer:
     if tokenizer is None:
-        raise ConfigurationError(
-            f"Parameter `rows` of `{strategy!r}` should hold indices, unless {missing}, without one."
-        )
+        raise ConfigurationError(f"Parameter `rows` of `{strategy!r}` should hold indices, unless {missing}.")
     if not isinstance(tokenizer, _Tokenizer):
         raise ConfigurationError(
             f"Tokenizers should have `vocab_size` and `get_vocab`, as those of `transformers` do, for `rows` of "

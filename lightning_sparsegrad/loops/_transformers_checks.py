@@ -122,10 +122,10 @@ class AveragingCheck:
         if not torch.equal(*losses):
             return
         is_own = self._trainer.compute_loss_func is not None
-        mend = "have `compute_loss_func` divide by it" if is_own else "set `trainer.model_accepts_loss_kwargs = False`"
+        mend = "have `compute_loss_func` divide it" if is_own else "set `trainer.model_accepts_loss_kwargs = False`"
         message = (
-            f"Losses should be divided by `num_items_in_batch`, as the Trainer assumes for "
-            f"`{type(self._trainer.model).__name__}`: {mend}. Found a loss that ignores it, so that gradients are "
+            f"The loss of `{type(self._trainer.model).__name__}` should be divided by `num_items_in_batch`, as the "
+            f"Trainer assumes; if it is not, {mend}. Found a loss that ignores it, so that gradients are "
             f"{self._summed} times those of the mean over micro-batches and processes."
         )
         if self._transform.bounds:

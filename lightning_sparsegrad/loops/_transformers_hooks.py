@@ -1,13 +1,16 @@
 """The hooks of a Trainer of transformers that drive an engine."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from math import ceil
 from typing import Any, Self
 from weakref import ref
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import has_length
 from transformers.utils import logging
 from typing_extensions import override
 
@@ -27,6 +30,7 @@ from lightning_sparsegrad.loops._transformers_checks import (
     warn_of_unchecked_averaging,
 )
 from lightning_sparsegrad.loops._untrained import warn_of_untrained
+from lightning_sparsegrad.loops._warmups import report_long_warmups
 from lightning_sparsegrad.transforms.base import GradientTransform
 
 _SEVERAL = "A Trainer should have one gradient transform; use `Chain` for several. Found a second one."
@@ -45,12 +49,15 @@ class TransformersHooks(TrainerCallback):
         transform: The strategy, as given.
     """
 
+    _argument = "transform"  # the name under which it is given
+
     def __init__(
         self, transform: GradientTransform, *, skip_dropped: bool = True, nonfinite: NonFinite = "propagate"
     ) -> None:
         if not isinstance(transform, GradientTransform):
             raise ConfigurationError(
-                f"Parameter `transform` should be a gradient transform, `Identity()` for none. Found `{transform!r}`."
+                f"Parameter `{self._argument}` should be a gradient transform, `Identity()` for none. "
+                f"Found `{transform!r}`."
             )
         check_policy(nonfinite)
         self.transform = transform
@@ -88,27 +95,37 @@ class TransformersHooks(TrainerCallback):
         if self._engine is not None:
             self._engine.abandon()
 
-    def train_on(
-        self, step: Callable[..., Tensor], model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
-    ) -> Tensor:
-        """Run the `training_step` of a Trainer on a micro-batch; an exception closes the window."""
+    @contextmanager
+    def closed_by_errors(self) -> Iterator[None]:
+        """Close the window that is open if an exception leaves the block: no callback learns of it."""
         try:
-            if self._averaging is not None:
-                self._averaging.check(inputs, num_items_in_batch)
-            loss = step(model, inputs, num_items_in_batch)
-            self.after_backward(loss)
+            yield
         except BaseException:
             self.close()
             raise
+
+    def train(self, run: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Run the `train` of a Trainer."""
+        with self.closed_by_errors():
+            return run(*args, **kwargs)
+
+    def training_step(
+        self, run: Callable[..., Tensor], model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> Tensor:
+        """Run the `training_step` of a Trainer, a forward and backward pass of a micro-batch."""
+        with self.closed_by_errors():  # here as well: the search for a batch size catches them within `train`
+            if self._averaging is not None:
+                self._averaging.check(inputs, num_items_in_batch)
+            loss = run(model, inputs, num_items_in_batch)
+            self.after_backward(loss)
         return loss
 
     def after_backward(self, loss: Tensor) -> None:
         """Act after the backward pass of a micro-batch."""
 
-    def apply_(self, optimizer: Optimizer, *, loss_scale: Tensor | None = None, unscaled: bool = False) -> None:
+    def apply_(self, *, loss_scale: Tensor | None = None, unscaled: bool = False) -> None:
         """Apply the transform to the gradients of the window, and close it."""
         engine = self.gradient_engine
-        engine.attach(optimizer)
         engine.apply_(loss_scale=loss_scale, unscaled=unscaled)
         engine.abandon()
 
@@ -134,11 +151,13 @@ class TransformersHooks(TrainerCallback):
 
         self._engine = None  # the hooks of the last training's are gone before there are new ones
         self._engine = self._new_engine(model, kwargs.get("processing_class"), args, state)
+        self._engine.attach(optimizer)
         self._restore(state, warn)
         steps = state.max_steps
         epoch_steps = max(1, steps // max(1, int(state.num_train_epochs or 1)))
         warn_of_untrained(self._engine, count=lambda: steps, epoch_steps=lambda: epoch_steps, warn=warn)
-        self._next_epoch = int(state.epoch or 0)
+        report_long_warmups(self._engine, count=lambda: steps, report=warn)
+        self._next_epoch = _epochs_before(kwargs["train_dataloader"], args, state)
         trainer = self._attached()
         if trainer is None:
             warn_of_unchecked_averaging(args, model, warn)
@@ -168,9 +187,14 @@ class TransformersHooks(TrainerCallback):
         if ends_within and not control.should_training_stop and not self._leaks and state.is_world_process_zero:
             self._leaks = True
             warnings.warn(
-                f"The data ended within the window of step {state.global_step}: the Trainer, which does not know their "
-                f"length, adds these gradients to those of the next epoch. A number of batches that "
-                f"`gradient_accumulation_steps = {args.gradient_accumulation_steps}` divides ends with a step.",
+                f"{'A callback' if control.should_epoch_stop else 'The data'} ended the epoch within the window of "
+                f"step {state.global_step}: the Trainer adds these gradients to those of the next epoch. "
+                + (
+                    "`control.should_epoch_stop` that is set by `on_step_end` ends it with a step."
+                    if control.should_epoch_stop
+                    else f"A number of batches that `gradient_accumulation_steps = {args.gradient_accumulation_steps}` "
+                    f"divides ends it with a step."
+                ),
                 stacklevel=2,
             )
 
@@ -240,6 +264,15 @@ class _Saved:
     @override
     def __reduce__(self) -> tuple[type[dict[str, Any]], tuple[dict[str, Any]]]:
         return dict, (to_json(packed(self._engine, self._transform)),)
+
+
+def _epochs_before(loader: Any, args: TrainingArguments, state: TrainerState) -> int:
+    """Return the epochs before the one in which the Trainer begins: it divides the steps done by those of an epoch.
+
+    `state.epoch` is another number if the batches of the resumed run are others, or their number is unknown.
+    """
+    batches = len(loader) if has_length(loader) else state.max_steps * args.gradient_accumulation_steps
+    return state.global_step // max(1, ceil(batches / args.gradient_accumulation_steps))
 
 
 def has_scaler(optimizer: Optimizer) -> bool:

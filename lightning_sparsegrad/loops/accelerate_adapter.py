@@ -103,6 +103,7 @@ class AccelerateAdapter(ExplicitAdapter):
         _refuse_backend(accelerator)
         if not isinstance(model, nn.Module) or not is_prepared(model):
             raise unprepared("model", model, "accelerator.prepare")
+        self._accelerator, self._model = accelerator, model
         super().__init__(
             model,
             [_inner(each) for each in optimizers_in(optimizer)],
@@ -114,18 +115,23 @@ class AccelerateAdapter(ExplicitAdapter):
             skip_dropped=skip_dropped,
             nonfinite=nonfinite,
         )
-        self._accelerator, self._model = accelerator, model
 
     @contextmanager
     def accumulate(self, *, epoch: int | None = None) -> Iterator[Window]:
         """Open the window of the next optimizer step around one micro-batch, within `accelerator.accumulate(model)`.
 
-        With several models, use `with adapter.window(), accelerator.accumulate(model, other)`.
+        With several models, use `with adapter.window(), accelerator.accumulate(model, other)`. A window that ends in
+        the next epoch, as with `sync_with_dataloader=False`, stays one of the epoch in which it began: so do the
+        gradients that are dropped in it.
 
         Args:
             epoch: Epochs done before, from 0; needed only by strategies that depend on it.
         """
-        with self.window(epoch=epoch) as window, self._accelerator.accumulate(self._model):
+        begun = self._engine.current
+        with (
+            self.window(epoch=epoch if begun is None else begun.epoch) as window,
+            self._accelerator.accumulate(self._model),
+        ):
             yield window
 
     @override

@@ -106,6 +106,7 @@ class FabricAdapter(ExplicitAdapter):
             if not isinstance(each, Optimizer) or not is_wrapped(each):
                 raise unprepared("optimizer", each, "fabric.setup")
             inner.append(inside_wrapper(each))
+        self._fabric = fabric
         super().__init__(
             cast("nn.Module", model.module),
             inner,
@@ -117,7 +118,6 @@ class FabricAdapter(ExplicitAdapter):
             skip_dropped=skip_dropped,
             nonfinite=nonfinite,
         )
-        self._fabric = fabric
 
     @override
     def _apply_(self) -> None:

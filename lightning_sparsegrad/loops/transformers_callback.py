@@ -2,13 +2,12 @@
 
 from typing import Any, Self
 
-from torch.optim import Optimizer
 from transformers import Trainer, TrainerControl, TrainerState, TrainingArguments
 from typing_extensions import override
 
 from lightning_sparsegrad.engine._nonfinite import NonFinite
 from lightning_sparsegrad.errors import ConfigurationError
-from lightning_sparsegrad.loops._transformers import intercept_training_step
+from lightning_sparsegrad.loops._transformers import intercept_training
 from lightning_sparsegrad.loops._transformers_checks import warn_of_early_clip
 from lightning_sparsegrad.loops._transformers_hooks import TransformersHooks, has_scaler
 from lightning_sparsegrad.transforms.base import GradientTransform
@@ -20,7 +19,7 @@ class TransformersCallback(TransformersHooks):
     It works in the list of callbacks; `attach` gives it what callbacks do not get. The transform sees unscaled
     gradients, averaged over the window, after the Trainer's own norm and clip: set `max_grad_norm=0` unless that clip
     is wanted. `TransformersMixin` applies it before them. Its statistics are in the Trainer's log history, its state in
-    the Trainer's checkpoints.
+    the Trainer's checkpoints. `gradient_engine` is its engine, from the start of training.
 
     Args:
         transform: The strategy.
@@ -74,7 +73,7 @@ class TransformersCallback(TransformersHooks):
         if self._attached() is trainer:
             return self
         self.join(trainer)
-        intercept_training_step(trainer, self.train_on)
+        intercept_training(trainer, self.train, self.training_step)
         return self
 
     @override
@@ -90,5 +89,4 @@ class TransformersCallback(TransformersHooks):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Apply the transform."""
-        optimizer: Optimizer = kwargs["optimizer"]
-        self.apply_(optimizer, unscaled=has_scaler(optimizer))
+        self.apply_(unscaled=has_scaler(kwargs["optimizer"]))

@@ -54,23 +54,28 @@ class TransformersMixin:
         """The engine, from the start of training; its statistics describe the last step."""
         return self._gradient_hooks.gradient_engine
 
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train as the Trainer does; an exception closes the window that is open."""
+        return self._gradient_hooks.train(super().train, *args, **kwargs)  # type: ignore[misc]  # as above
+
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """Run the forward and backward pass of a micro-batch, and apply the transform after the last of a window."""
-        step = super().training_step  # type: ignore[misc]  # as above
-        return self._gradient_hooks.train_on(step, model, inputs, num_items_in_batch)
+        run = super().training_step  # type: ignore[misc]  # as above
+        return self._gradient_hooks.training_step(run, model, inputs, num_items_in_batch)
 
 
 class _EarlyHooks(TransformersHooks):
     """The hooks of a Trainer that applies the transform by itself."""
 
+    _argument = "gradient_transform"
+
     @override
     def after_backward(self, loss: Tensor) -> None:
         """Apply the transform after the last micro-batch, to gradients that are still scaled."""
         trainer = self._attached()
-        if trainer is not None and trainer.accelerator.sync_gradients and trainer.optimizer is not None:
+        if trainer is not None and trainer.accelerator.sync_gradients:
             scaler = trainer.accelerator.scaler
-            scale = None if scaler is None else scaler.scale(torch.ones((), device=loss.device))
-            self.apply_(trainer.optimizer, loss_scale=scale)
+            self.apply_(loss_scale=None if scaler is None else scaler.scale(torch.ones((), device=loss.device)))
 
     @override
     def on_pre_optimizer_step(

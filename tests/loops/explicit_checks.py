@@ -1,5 +1,6 @@
 """What holds of every adapter that a loop calls by itself."""
 
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -18,6 +19,7 @@ from lightning_sparsegrad import (
     HeadOnly,
     Identity,
     LayerGradDrop,
+    ZClip,
 )
 from tests.engine.helpers import BOTH, OPTIMIZERS, backward, loss_on, tokens_at, weights
 from tests.loops.explicit import ALL, BORDER, MICRO, Loop, by_hand, new_scaler
@@ -164,12 +166,23 @@ def check_misuse(kind: type[Loop]) -> None:
         loop.micro_batch(applies=False)
     assert_same_bits(weights(loop.small), before)
     assert all(parameter.requires_grad for parameter in loop.small.parameters())
-    outside = rf"`{owner}\.apply_\(\)` should be called once in a window, .* Found no open window after {{}} of them\."
+    outside = (
+        rf"`{owner}\.apply_\(\)` .* once in a window that the adapter has opened, .* none open, after {{}} of them\."
+    )
     with pytest.raises(RuntimeError, match=outside.format(0)):
         loop.adapter.apply_()
     loop.micro_batch()
     with pytest.raises(RuntimeError, match=outside.format(1)):
         loop.adapter.apply_()
+
+
+def check_long_warmup(kind: type[Loop]) -> None:
+    with pytest.warns(UserWarning, match=r"`ZClip\(.*\)` is warming up in all 6 steps of this run"):
+        kind(ZClip())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        kind(ZClip(warmup_steps=5))
+        kind(ZClip(), total_steps=None)
 
 
 def check_two_adapters(kind: type[Loop]) -> None:

@@ -10,11 +10,19 @@ import pytest
 import torch
 from accelerate import Accelerator, DistributedType, FullyShardedDataParallelPlugin
 from accelerate.state import AcceleratorState, GradientState
+from accelerate.utils import GradientAccumulationPlugin
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
-from lightning_sparsegrad import AccelerateAdapter, ConfigurationError, GradientTransform, Identity
+from lightning_sparsegrad import (
+    AccelerateAdapter,
+    ConfigurationError,
+    GradientTransform,
+    GradualUnfreezing,
+    Identity,
+    LayerGradDrop,
+)
 from lightning_sparsegrad.loops._explicit_adapter import ExplicitAdapter
 from tests.cases import cases
 from tests.engine.helpers import BOTH, OPTIMIZERS, loss_on, tokens_at, weights
@@ -49,9 +57,8 @@ def no_accelerator_is_left() -> Iterator[None]:
 def new_accelerator(scaler: torch.amp.GradScaler | None = None, **settings: Any) -> Any:
     """Return an Accelerator that shares nothing with the last one; on the CPU, none has a scaler by itself."""
     forget_accelerators()
-    accelerator = Accelerator(
-        cpu=True, gradient_accumulation_steps=MICRO, mixed_precision="no" if scaler is None else "fp16", **settings
-    )
+    settings = {"gradient_accumulation_plugin": GradientAccumulationPlugin(num_steps=MICRO), **settings}
+    accelerator = Accelerator(cpu=True, mixed_precision="no" if scaler is None else "fp16", **settings)
     accelerator.scaler, accelerator.native_amp = scaler, scaler is not None
     return accelerator
 
@@ -138,6 +145,21 @@ def test_a_compiled_model_trains_alike() -> None:
     explicit_checks.check_compiled(AccelerateLoop, CompiledLoop)
 
 
+class CrossingLoop(AccelerateLoop):
+    settings: ClassVar = {
+        "gradient_accumulation_plugin": GradientAccumulationPlugin(num_steps=MICRO, sync_with_dataloader=False)
+    }
+
+
+@cases("transform", [GradualUnfreezing(unfreeze_every="epoch"), LayerGradDrop(0.5, resample_every="epoch")], ids=str)
+def test_a_window_over_two_epochs_is_one_of_the_first(transform: GradientTransform) -> None:
+    loops = [CrossingLoop(transform, optimizer="SGD", skip_dropped=skip) for skip in (True, False)]
+    for loop in loops:
+        loop.train()
+        assert loop.adapter.engine.step == ALL // MICRO
+    torch.testing.assert_close(*(weights(loop.small) for loop in loops), rtol=0, atol=1e-6)
+
+
 # ------------------------------------------------------------ resume
 @cases("transform", TRANSFORMS.values(), ids=TRANSFORMS)
 def test_a_resume_in_the_middle_of_an_epoch_is_exact(transform: GradientTransform, tmp_path: Path) -> None:
@@ -220,6 +242,10 @@ def test_several_optimizers_are_refused_under_loss_scaling() -> None:
 
 def test_a_misplaced_call_is_refused() -> None:
     explicit_checks.check_misuse(AccelerateLoop)
+
+
+def test_a_clip_that_warms_up_in_every_step_is_said() -> None:
+    explicit_checks.check_long_warmup(AccelerateLoop)
 
 
 @cases("clip", ["norm", "value"])

@@ -65,7 +65,7 @@ SUMMED: dict[str, dict[str, Any]] = {
 def test_losses_that_are_summed_are_refused_with_clips_and_said_otherwise(
     door: str, case: dict[str, Any], tmp_path: Path
 ) -> None:
-    case = {**case, "model": case["model"]()}
+    case = {**case, "model": case["model"](), "max_steps": 1}
     message = "Found a loss that ignores it, so that gradients are 2 times those of the mean"
     with pytest.raises(ConfigurationError, match=message):
         made(door, ComponentNormClip(0.1), tmp_path, **case).train()
@@ -83,7 +83,7 @@ def test_losses_that_are_summed_are_refused_with_clips_and_said_otherwise(
     ],
 )
 def test_losses_that_are_averaged_train_silently(case: dict[str, Any], tmp_path: Path) -> None:
-    made("callback", ComponentNormClip(0.1), tmp_path, **{**case, "model": case["model"]()}).train()
+    made("callback", ComponentNormClip(0.1), tmp_path, max_steps=1, **{**case, "model": case["model"]()}).train()
 
 
 @cases("attribute", ["loss_is_scaled_for_ga", "model_accepts_loss_kwargs"])

@@ -129,7 +129,7 @@ def test_a_warmup_longer_than_the_fit_is_named(caplog: pytest.LogCaptureFixture)
         (SpikeSkip(warmup_steps=7), True),
         (AutoClip(), False),
     ):
-        line = f"`{clip!r}` is warming up in all 6 steps of this fit. Found `warmup_steps = {clip.warmup_steps}`."
+        line = f"`{clip!r}` is warming up in all 6 steps of this run. Found `warmup_steps = {clip.warmup_steps}`."
         assert messages_of(caplog, clip, steps=6, holding="warming up") == (line if warming_up else ""), clip
 
 

@@ -199,6 +199,10 @@ def test_a_misplaced_call_is_refused() -> None:
     explicit_checks.check_misuse(FabricLoop)
 
 
+def test_a_clip_that_warms_up_in_every_step_is_said() -> None:
+    explicit_checks.check_long_warmup(FabricLoop)
+
+
 def test_a_clip_of_fabric_before_it_is_refused_under_loss_scaling() -> None:
     loop = FabricLoop(Identity(), scaler=new_scaler())
     with loop.adapter.window():

@@ -17,10 +17,8 @@ from lightning_sparsegrad import (
     ConfigurationError,
     GradDrop,
     GradientTransform,
-    GradualUnfreezing,
     HeadOnly,
     Identity,
-    LayerGradDrop,
     SparseMask,
     TrainableRows,
 )
@@ -40,14 +38,8 @@ from tests.tiny import tiny_llama
 from tests.transforms.small import assert_same_bits
 
 BOTH = Chain([GradDrop(0.5), ComponentNormClip(0.05)])
-STRATEGIES: list[GradientTransform] = [
-    Identity(),
+STRATEGIES: list[GradientTransform] = [  # more of them in `same_weights`
     GradDrop(0.5, resample_every="epoch"),
-    BOTH,
-    LayerGradDrop(0.5),
-    GradualUnfreezing(unfreeze_every=2),
-    AutoClip(),
-    TrainableRows({"*embed_tokens*": [3, 5]}),
     SparseMask(0.1, score="fisher", calibration_windows=2),
 ]
 
@@ -57,7 +49,7 @@ STRATEGIES: list[GradientTransform] = [
 @cases("door", DOORS)
 @cases("strategy", STRATEGIES, ids=str)
 def test_the_trainer_gives_the_weights_of_a_plain_loop(door: str, strategy: GradientTransform, tmp_path: Path) -> None:
-    trainer = made(door, strategy, tmp_path)
+    trainer = made(door, strategy, tmp_path, saves=True)
     trainer.train()
     assert_same_bits(weights(trainer.model), in_plain_loop(strategy))
     assert engine_of(trainer).step == STEPS
@@ -123,7 +115,7 @@ def test_without_attach_statistics_are_in_the_log_history(tmp_path: Path) -> Non
 # ---------------------------------------------------------------- state
 def test_the_state_is_json_that_any_reader_takes(tmp_path: Path) -> None:
     strategy = Chain([AutoClip(), SparseMask(0.1, calibration_windows=2)])
-    made("callback", strategy, tmp_path).train()
+    made("callback", strategy, tmp_path, saves=True, max_steps=3).train()
 
     def refuse(name: str) -> None:
         pytest.fail(f"{name} is no JSON")
@@ -136,7 +128,7 @@ def test_the_state_is_json_that_any_reader_takes(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_without_a_state_and_another_strategy_are_said(tmp_path: Path) -> None:
-    trainer = made("callback", GradDrop(0.5), tmp_path, max_steps=2)
+    trainer = made("callback", GradDrop(0.5), tmp_path, saves=True, max_steps=2)
     trainer.train()
     folder = str(tmp_path / "checkpoint-2")
     with pytest.warns(UserWarning, match=r"changes from `GradDrop\(rate=0.5\)` to `AutoClip.* at the resumed step"):
@@ -151,7 +143,7 @@ def test_a_checkpoint_without_a_state_and_another_strategy_are_said(tmp_path: Pa
 
 @cases("text", ["no base64", "", "gASVAAAAAAAAAAA="])
 def test_a_damaged_state_is_refused(text: str, tmp_path: Path) -> None:
-    made("callback", AutoClip(), tmp_path, max_steps=2).train()
+    made("callback", AutoClip(), tmp_path, saves=True, max_steps=2).train()
     file = tmp_path / "checkpoint-2" / "trainer_state.json"
     state = json.loads(file.read_text())
     history = state["stateful_callbacks"]["lightning_sparsegrad"]["transform"]
@@ -195,7 +187,7 @@ class Stream(torch.utils.data.IterableDataset[Any]):
 @cases("door", DOORS)
 def test_gradients_that_join_the_next_epoch_are_said(door: str, tmp_path: Path) -> None:
     trainer = made(door, HeadOnly(), tmp_path, data=Stream(), max_steps=8)
-    with pytest.warns(UserWarning, match="The data ended within the window of step 3: the Trainer"):
+    with pytest.warns(UserWarning, match="The data ended the epoch within the window of step 3: the Trainer"):
         trainer.train()
     assert engine_of(trainer).step == 8
 

@@ -18,6 +18,7 @@ from lightning_sparsegrad import (
     Identity,
     TrainableRows,
     TransformersCallback,
+    ZClip,
 )
 from tests.cases import cases
 from tests.loops.transformers_runs import (
@@ -115,7 +116,7 @@ def test_a_trainer_that_forgets_the_mixin_is_refused(tmp_path: Path) -> None:
 
 @cases("door", DOORS)
 def test_tokens_are_looked_up_in_the_tokenizer_of_the_trainer(door: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="the Trainer has a tokenizer as its `processing_class`"):
+    with pytest.raises(ConfigurationError, match=r"a tokenizer as its `processing_class`\. Found none\.$"):
         made(door, TrainableRows({"*embed_tokens*": ["the"]}), tmp_path).train()
 
 
@@ -123,3 +124,16 @@ def test_tokens_are_looked_up_in_the_tokenizer_of_the_trainer(door: str, tmp_pat
 def test_a_run_in_which_nothing_trains_is_said(door: str, tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="Nothing trains"):
         made(door, GradDrop(1.0), tmp_path).train()
+
+
+@cases("door", DOORS)
+def test_a_clip_that_warms_up_in_every_step_is_said(door: str, tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match=r"`ZClip\(.*\)` is warming up in all 2 steps of this run"):
+        made(door, ZClip(), tmp_path, max_steps=2).train()
+
+
+@cases(("door", "name"), [("callback", "transform"), ("mixin", "gradient_transform")])
+def test_what_is_no_strategy_is_refused_under_the_name_of_its_argument(door: str, name: str, tmp_path: Path) -> None:
+    wrong: Any = GradDrop  # the class
+    with pytest.raises(ConfigurationError, match=rf"^Parameter `{name}` should be a gradient transform"):
+        made(door, wrong, tmp_path)

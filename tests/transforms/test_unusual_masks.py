@@ -249,5 +249,5 @@ def test_a_model_without_zeros_to_keep_is_reported():
 
 def test_rows_in_an_array_are_refused():
     rows: Any = {"weight": np.array([0, 1])}
-    with pytest.raises(ConfigurationError, match="should hold a list of rows for each pattern"):
+    with pytest.raises(ConfigurationError, match="should hold for each pattern a list of rows"):
         TrainableRows(rows)

@@ -119,7 +119,7 @@ def _check_rows(pattern: str, chosen: Rows) -> None:
         return
     if not isinstance(chosen, Sequence) or isinstance(chosen, str) or not chosen:
         raise ConfigurationError(
-            f"Parameter `rows` should hold a list of rows for each pattern, 'added' or 'all'. "
+            f"Parameter `rows` should hold for each pattern a list of rows, 'added' or 'all'. "
             f"Found `{pattern} = {chosen!r}`."
         )
     for row in chosen:
