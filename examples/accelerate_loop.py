@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     data.setup("fit")
     model = AutoModelForSequenceClassification.from_pretrained(args.model, num_labels=2).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-4)
-    scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=args.steps)
+    scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, args.steps * accelerator.num_processes)
     model, optimizer, loader, scheduler = accelerator.prepare(model, optimizer, data.train_dataloader(), scheduler)
     batches = itertools.chain.from_iterable(itertools.repeat(loader))
 

@@ -2,7 +2,7 @@
 
     pip install -e ".[demo]"
     python examples/fabric_loop.py
-    fabric run --devices 2 --strategy ddp_find_unused_parameters_true examples/fabric_loop.py
+    fabric run --devices 2 --strategy ddp examples/fabric_loop.py
 
 `adapter.apply_` stands in place of `fabric.clip_gradients`.
 """
@@ -29,8 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", help="folder for the checkpoint")
     args = parser.parse_args(argv)
 
-    fabric = Fabric()
-    fabric.launch()
+    fabric = Fabric()  # devices, strategy and precision are options of `fabric run`
     fabric.seed_everything(0)
     data = ValenceDataModule(tokenizer=args.model, batch_size=16)  # is a word positive? Your own loader goes here
     data.setup("fit")
