@@ -1,5 +1,6 @@
 """The check that the Trainer of transformers averages the losses of a window."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,35 @@ def test_losses_that_are_summed_are_refused_with_clips_and_said_otherwise(
 )
 def test_losses_that_are_averaged_train_silently(case: dict[str, Any], tmp_path: Path) -> None:
     made("callback", ComponentNormClip(0.1), tmp_path, max_steps=1, **{**case, "model": case["model"]()}).train()
+
+
+class Normalised(Head):
+    """A head that draws random numbers, with statistics that a forward pass of training changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(6)
+
+    def forward(self, input_ids: Any, labels: Any = None, **kwargs: Any) -> dict[str, Any]:
+        torch.rand(1)
+        logits = self.head(self.norm(self.table(input_ids)).mean(1))
+        return {"logits": logits, **({} if labels is None else {"loss": cross_entropy(logits, labels)})}
+
+
+def test_the_check_leaves_statistics_of_the_model_and_random_numbers_alone(tmp_path: Path) -> None:
+    ends = []
+    for scaled in (None, False):  # with the check, and without
+        trainer = made("callback", GradDrop(0.5), tmp_path, model=Normalised(), data=rows(classes=3), max_steps=1)
+        trainer.loss_is_scaled_for_ga = scaled
+        with pytest.warns(UserWarning, match="2 times those") if scaled is None else nullcontext():
+            trainer.train()
+        assert trainer.model is not None
+        ends.append((dict(trainer.model.named_buffers()), torch.get_rng_state(), trainer.model.training))
+    (buffers, state, mode), (others, other_state, other_mode) = ends
+    assert int(buffers["norm.num_batches_tracked"]) == 2
+    assert all(torch.equal(buffer, others[name]) for name, buffer in buffers.items())
+    assert torch.equal(state, other_state)
+    assert mode == other_mode
 
 
 @cases("attribute", ["loss_is_scaled_for_ga", "model_accepts_loss_kwargs"])
