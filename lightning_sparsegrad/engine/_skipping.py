@@ -32,9 +32,10 @@ class WorkSkipper:
         obstacle: Why nothing may be skipped, or `None`.
     """
 
+    _skipped: frozenset[str] = frozenset()
+
     def __init__(self, model: nn.Module, parameters: NamedParameters) -> None:
         self._parameters = parameters
-        self._skipped: frozenset[str] = frozenset()
         self._witness = _Witness(parameters)
         self._holds: list[RemovableHandle] = []
         self.obstacle = _obstacle(model)
@@ -80,7 +81,8 @@ class WorkSkipper:
         return skipped
 
     def __del__(self) -> None:
-        self.stop()  # a training that was interrupted may have left a window open
+        if self._skipped:  # a training that was interrupted has left a window open
+            self.stop()
 
     def finish(self, gradients: Mapping[str, Tensor], step: int) -> dict[str, int]:
         """Restore every `requires_grad`, and look for tensors that have no gradient because others were skipped.
