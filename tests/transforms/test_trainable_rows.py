@@ -80,9 +80,9 @@ def test_work_on_what_is_frozen_whole_is_skipped():
 REFUSED: list[tuple[Any, str]] = [
     ({}, "`rows` should map patterns to lists of rows. Found `rows = {}`"),
     ([0, 1], "`rows` should map patterns"),
-    ({"embeddings.weight": []}, r"list of rows for each pattern, 'added' or 'all'. Found `embeddings.weight = \[\]`"),
-    ({"embeddings.weight": "some"}, "list of rows for each pattern"),
-    ({"embeddings.weight": 3}, "list of rows for each pattern"),
+    ({"embeddings.weight": []}, r"for each pattern a list of rows, 'added' or 'all'. Found `embeddings.weight = \[\]`"),
+    ({"embeddings.weight": "some"}, "for each pattern a list of rows"),
+    ({"embeddings.weight": 3}, "for each pattern a list of rows"),
     ({"embeddings.weight": [-1]}, "non-negative integer"),
     ({"embeddings.weight": [1.5]}, "non-negative integer"),
     ({"embeddings.weight": [True]}, "non-negative integer"),
