@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable
 from inspect import Parameter, signature
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,12 +21,20 @@ if TYPE_CHECKING:
 _OWN_LOSSES = ("transformers.", "trl.")  # their `compute_loss` records metrics, around that of `Trainer`
 
 
-def refuse_arguments(args: TrainingArguments, transform: GradientTransform) -> None:
-    """Raise a `ConfigurationError` for arguments of a Trainer that defeat a transform."""
-    if args.max_grad_norm and transform.bounds:
+def refuse_arguments(args: TrainingArguments, transform: GradientTransform, *, is_early: bool) -> None:
+    """Raise a `ConfigurationError` for arguments of a Trainer that defeat a transform.
+
+    Args:
+        args: The arguments of the Trainer.
+        transform: The strategy.
+        is_early: Whether the transform comes before the Trainer's own clip.
+    """
+    hides = not is_early and any(member.before_clips for member in transform.flattened())
+    if _clips(args) and (transform.bounds or hides):
+        why = "one clip would change what the other bounds" if transform.bounds else "it hides large norms"
         raise ConfigurationError(
             f"Parameter `max_grad_norm` of `TrainingArguments`, by default 1.0, should be 0 with `{transform!r}`: "
-            f"one clip would change what the other bounds. Found `max_grad_norm = {args.max_grad_norm}`."
+            f"{why}. Found `max_grad_norm = {args.max_grad_norm}`."
         )
     kind = getattr(getattr(args, "distributed_state", None), "distributed_type", "")
     if args.deepspeed or getattr(kind, "value", kind) == "DEEPSPEED":
@@ -54,7 +63,7 @@ def refuse_meshes(parameters: Iterable[nn.Parameter], *, scales: bool) -> None:
 def warn_of_early_clip(args: TrainingArguments, transform: GradientTransform) -> None:
     """Warn that the clip of a Trainer, which is on by default, comes before a transform."""
     acts = (member for member in transform.flattened() if not isinstance(member, Identity))
-    if args.max_grad_norm and any("gradient" in member.phases for member in acts):
+    if _clips(args) and any("gradient" in member.phases for member in acts):
         warnings.warn(
             f"`max_grad_norm = {args.max_grad_norm}` of `TrainingArguments`, by default 1.0, clips the whole gradient "
             f"before `{transform!r}` acts. 0 turns it off; with `TransformersMixin` the transform comes first.",
@@ -71,6 +80,10 @@ def warn_of_unchecked_averaging(args: TrainingArguments, model: nn.Module, warn:
             f"Whether the Trainer averages the losses of `{type(inner).__name__}` over micro-batches and processes is "
             f"not checked: `TransformersCallback.attach(trainer)` does so. It sums those of many models."
         )
+
+
+def _clips(args: TrainingArguments) -> bool:
+    return bool(args.max_grad_norm) and args.max_grad_norm < inf
 
 
 def _count_summed(args: TrainingArguments) -> int:

@@ -50,6 +50,7 @@ class TransformersHooks(TrainerCallback):
     """
 
     _argument = "transform"  # the name under which it is given
+    _is_early = False  # whether the transform comes before the Trainer's norm and clip
 
     def __init__(
         self, transform: GradientTransform, *, skip_dropped: bool = True, nonfinite: NonFinite = "propagate"
@@ -85,7 +86,7 @@ class TransformersHooks(TrainerCallback):
         others = [each for each in callbacks if each is not self]
         if any(isinstance(each, TransformersHooks) for each in others):
             raise ConfigurationError(_SEVERAL)
-        refuse_arguments(trainer.args, self.transform)
+        refuse_arguments(trainer.args, self.transform, is_early=self._is_early)
         callbacks[:] = [self, *others]
         self._attached = ref(trainer)
         return self
@@ -132,7 +133,7 @@ class TransformersHooks(TrainerCallback):
     # ------------------------------------------------------------ hooks, in the order they are called
     @override
     def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        refuse_arguments(args, self.transform)
+        refuse_arguments(args, self.transform, is_early=self._is_early)
 
     @override
     def on_train_begin(
@@ -140,7 +141,7 @@ class TransformersHooks(TrainerCallback):
     ) -> None:
         """Bind the transform to the model; raise a `ConfigurationError` if they cannot work together."""
         self.close()
-        refuse_arguments(args, self.transform)
+        refuse_arguments(args, self.transform, is_early=self._is_early)
         model, optimizer = kwargs["model"], kwargs["optimizer"]
         refuse_closures([inside_wrapper(optimizer)])
         refuse_meshes(model.parameters(), scales=has_scaler(optimizer))

@@ -68,6 +68,7 @@ class _EarlyHooks(TransformersHooks):
     """The hooks of a Trainer that applies the transform by itself."""
 
     _argument = "gradient_transform"
+    _is_early = True
 
     @override
     def after_backward(self, loss: Tensor) -> None:

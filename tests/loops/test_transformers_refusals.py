@@ -16,6 +16,7 @@ from lightning_sparsegrad import (
     GradDrop,
     HeadOnly,
     Identity,
+    SpikeSkip,
     TrainableRows,
     TransformersCallback,
     ZClip,
@@ -53,6 +54,13 @@ def test_the_trainers_own_clip_before_a_mask_is_said_and_comes_after_it_in_the_m
         made("callback", GradDrop(0.5), tmp_path, max_grad_norm=1.0).train()
     made("callback", Identity(), tmp_path, max_grad_norm=1.0).train()
     made("mixin", GradDrop(0.5), tmp_path, max_grad_norm=1.0).train()
+
+
+def test_a_clip_that_hides_spikes_is_refused_and_none_at_infinity_is_not(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"be 0 with `SpikeSkip\(.*\)`: it hides .*`max_grad_norm = 1.0`"):
+        made("callback", SpikeSkip(), tmp_path, attach=False, max_grad_norm=1.0)
+    made("mixin", SpikeSkip(warmup_steps=3), tmp_path, max_grad_norm=1.0).train()
+    made("callback", ComponentNormClip(0.1), tmp_path, max_grad_norm=float("inf"), max_steps=1).train()
 
 
 @cases(
