@@ -78,8 +78,9 @@ class ExplicitAdapter(ABC):
     def open(self, *, epoch: int | None = None) -> Window:
         """Open the window of the next optimizer step; within that window, at its later micro-batches, do nothing.
 
-        A window of another epoch, whose step never happened, is closed first. Without a `with` block, an exception
-        before `apply_` leaves `requires_grad` off for tensors that the strategy drops.
+        A window that goes on in the next epoch stays one of the epoch in which it began, and so do the gradients that
+        are dropped in it; one without gradients, whose step never happened, is closed first. Without a `with` block, an
+        exception before `apply_` leaves `requires_grad` off for tensors that the strategy drops.
 
         Args:
             epoch: Epochs done before, from 0; needed only by strategies that depend on it.
@@ -91,10 +92,13 @@ class ExplicitAdapter(ABC):
             ConfigurationError: If another engine has opened a window on the same parameters meanwhile.
         """
         window = self._engine.current
-        if window is not None and (window.step, window.epoch) == (self._engine.step, epoch):
+        if window is not None and window.step == self._engine.step and (window.epoch == epoch or self._has_begun()):
             return window
         self._engine.abandon()
         return self._engine.open(epoch=epoch)
+
+    def _has_begun(self) -> bool:
+        return any(tensor.grad is not None for tensor in self._engine.parameters.tensors.values())
 
     @contextmanager
     def window(self, *, epoch: int | None = None) -> Iterator[Window]:

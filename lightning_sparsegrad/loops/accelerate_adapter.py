@@ -120,18 +120,12 @@ class AccelerateAdapter(ExplicitAdapter):
     def accumulate(self, *, epoch: int | None = None) -> Iterator[Window]:
         """Open the window of the next optimizer step around one micro-batch, within `accelerator.accumulate(model)`.
 
-        With several models, use `with adapter.window(), accelerator.accumulate(model, other)`. A window that ends in
-        the next epoch, as with `sync_with_dataloader=False`, stays one of the epoch in which it began: so do the
-        gradients that are dropped in it.
+        With several models, use `with adapter.window(), accelerator.accumulate(model, other)`.
 
         Args:
             epoch: Epochs done before, from 0; needed only by strategies that depend on it.
         """
-        begun = self._engine.current
-        with (
-            self.window(epoch=epoch if begun is None else begun.epoch) as window,
-            self._accelerator.accumulate(self._model),
-        ):
+        with self.window(epoch=epoch) as window, self._accelerator.accumulate(self._model):
             yield window
 
     @override

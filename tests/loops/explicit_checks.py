@@ -226,12 +226,17 @@ def check_exceptions(kind: type[Loop]) -> None:
 
 
 def check_windows(kind: type[Loop]) -> None:
-    adapter = kind(Identity()).adapter
+    loop = kind(Identity())
+    adapter = loop.adapter
     opened = adapter.open(epoch=0)
     with adapter.window(epoch=0) as window:
         assert window is opened  # of a later micro-batch
     assert adapter.open(epoch=0) is opened
     assert adapter.open(epoch=1).epoch == 1  # the last window of the epoch before never stepped
+    backward(loss_on(loop.small, tokens_at(0)))
+    assert adapter.open(epoch=2).epoch == 1  # it goes on in the next epoch
+    loop.small.zero_grad()
+    assert adapter.open(epoch=2).epoch == 2  # it was given up
     assert adapter.engine.step == 0
 
 
