@@ -28,6 +28,14 @@ _CALLED_IN: dict[str, Phase] = {
 }
 
 
+def require_transform(parameter: str, transform: object) -> None:
+    """Raise a `ConfigurationError` unless a parameter, as an error names it, is a gradient transform."""
+    if not isinstance(transform, GradientTransform):
+        raise ConfigurationError(
+            f"Parameter {parameter} should be a gradient transform, `Identity()` for none. Found `{transform!r}`."
+        )
+
+
 def refuse_misstated(transform: GradientTransform) -> None:
     """Refuse strategies that define members which would never be called, given what they state and where."""
     for member in transform.flattened():

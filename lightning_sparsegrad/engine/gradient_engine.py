@@ -14,7 +14,7 @@ from lightning_sparsegrad.components import NamedParameters
 from lightning_sparsegrad.engine._deprecated import Deprecated
 from lightning_sparsegrad.engine._describing import Describer
 from lightning_sparsegrad.engine._nonfinite import NonFinite, NonFinitePolicy
-from lightning_sparsegrad.engine._refusals import refuse_hidden, refuse_misstated, refuse_unusable
+from lightning_sparsegrad.engine._refusals import refuse_hidden, refuse_misstated, refuse_unusable, require_transform
 from lightning_sparsegrad.engine._skipping import WorkSkipper
 from lightning_sparsegrad.engine._steps import Steps
 from lightning_sparsegrad.engine._turns import Turn
@@ -100,10 +100,7 @@ class GradientEngine:
         skip_dropped: bool = True,
         nonfinite: NonFinite = "propagate",
     ) -> None:
-        if not isinstance(transform, GradientTransform):
-            raise ConfigurationError(
-                f"Parameter `transform` should be a gradient transform, `Identity()` for none. Found `{transform!r}`."
-            )
+        require_transform("`transform`", transform)
         if total_steps is not None:
             require_integer("total_steps", total_steps, least=1)
         called = model if wrapped_model is None else wrapped_model

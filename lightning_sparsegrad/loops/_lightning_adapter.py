@@ -19,8 +19,8 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from lightning_sparsegrad.engine._nonfinite import NonFinite, check_policy
+from lightning_sparsegrad.engine._refusals import require_transform
 from lightning_sparsegrad.engine.gradient_engine import GradientEngine
-from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.loops._callbacks import callbacks_of, find_callback, find_or_add_callback, put_first
 from lightning_sparsegrad.loops._clipped import ClippedCheck
 from lightning_sparsegrad.loops._divergence import DivergenceCheck
@@ -61,11 +61,7 @@ class LightningAdapter:
     def __init__(
         self, transform: GradientTransform, *, owner: str, gate: Gate, skip_dropped: bool, nonfinite: NonFinite
     ) -> None:
-        if not isinstance(transform, GradientTransform):
-            raise ConfigurationError(
-                f"Parameter `gradient_transform` of `{owner}` should be a gradient transform, `Identity()` for none. "
-                f"Found `{transform!r}`."
-            )
+        require_transform(f"`gradient_transform` of `{owner}`", transform)
         check_policy(nonfinite)
         self.transform = transform
         self._owner, self._gate, self._skip_dropped, self._nonfinite = owner, gate, skip_dropped, nonfinite

@@ -15,6 +15,7 @@ from transformers.utils import logging
 from typing_extensions import override
 
 from lightning_sparsegrad.engine._nonfinite import NonFinite, check_policy
+from lightning_sparsegrad.engine._refusals import require_transform
 from lightning_sparsegrad.engine.gradient_engine import GradientEngine
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.functional._torch import inside_wrapper
@@ -55,11 +56,7 @@ class TransformersHooks(TrainerCallback):
     def __init__(
         self, transform: GradientTransform, *, skip_dropped: bool = True, nonfinite: NonFinite = "propagate"
     ) -> None:
-        if not isinstance(transform, GradientTransform):
-            raise ConfigurationError(
-                f"Parameter `{self._argument}` should be a gradient transform, `Identity()` for none. "
-                f"Found `{transform!r}`."
-            )
+        require_transform(f"`{self._argument}`", transform)
         check_policy(nonfinite)
         self.transform = transform
         self._skip_dropped, self._nonfinite = skip_dropped, nonfinite
