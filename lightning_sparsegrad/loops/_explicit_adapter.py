@@ -128,8 +128,7 @@ class ExplicitAdapter(ABC):
                 `GradientEngine.apply_`.
             FloatingPointError: If a gradient is not finite, with `nonfinite="raise"`.
         """
-        window = self._engine.current
-        if window is None:
+        if self._engine.current is None:
             self._refuse_closed()
         try:
             self._refuse_unscaled()

@@ -18,7 +18,6 @@ from lightning_sparsegrad.engine._nonfinite import NonFinite, check_policy
 from lightning_sparsegrad.engine._refusals import require_transform
 from lightning_sparsegrad.engine.gradient_engine import GradientEngine
 from lightning_sparsegrad.errors import ConfigurationError
-from lightning_sparsegrad.functional._torch import inside_wrapper
 from lightning_sparsegrad.loops._json_state import from_json, to_json
 from lightning_sparsegrad.loops._optimizers import refuse_closures
 from lightning_sparsegrad.loops._statistics import logged_statistics
@@ -140,7 +139,7 @@ class TransformersHooks(TrainerCallback):
         self.close()
         refuse_arguments(args, self.transform, is_early=self._is_early)
         model, optimizer = kwargs["model"], kwargs["optimizer"]
-        refuse_closures([inside_wrapper(optimizer)])
+        refuse_closures([optimizer])
         refuse_meshes(model.parameters(), scales=has_scaler(optimizer))
 
         def warn(message: str) -> None:
