@@ -151,10 +151,11 @@ class TransformersHooks(TrainerCallback):
         self._engine.attach(optimizer)
         self._restore(state, warn)
         steps = state.max_steps
-        epoch_steps = max(1, steps // max(1, int(state.num_train_epochs or 1)))
-        warn_of_untrained(self._engine, count=lambda: steps, epoch_steps=lambda: epoch_steps, warn=warn)
+        epoch_steps = _epoch_steps(kwargs["train_dataloader"], args)
+        warn_of_untrained(self._engine, count=lambda: steps, epoch_steps=lambda: epoch_steps or 1, warn=warn)
         report_long_warmups(self._engine, count=lambda: steps, report=warn)
-        self._next_epoch = _epochs_before(kwargs["train_dataloader"], args, state)
+        # as the Trainer counts: `state.epoch` is another number where the batches of the resumed run are others
+        self._next_epoch = state.global_step // (epoch_steps or steps)
         trainer = self._attached()
         if trainer is None:
             warn_of_unchecked_averaging(args, model, warn)
@@ -262,13 +263,9 @@ class _Saved:
         return dict, (to_json(packed(self._engine, self._transform)),)
 
 
-def _epochs_before(loader: Any, args: TrainingArguments, state: TrainerState) -> int:
-    """Return the epochs before the one in which the Trainer begins: it divides the steps done by those of an epoch.
-
-    `state.epoch` is another number if the batches of the resumed run are others, or their number is unknown.
-    """
-    batches = len(loader) if has_length(loader) else state.max_steps * args.gradient_accumulation_steps
-    return state.global_step // max(1, ceil(batches / args.gradient_accumulation_steps))
+def _epoch_steps(loader: Any, args: TrainingArguments) -> int | None:
+    """Return the optimizer steps of an epoch, `None` if its length is not known."""
+    return max(1, ceil(len(loader) / args.gradient_accumulation_steps)) if has_length(loader) else None
 
 
 def has_scaler(optimizer: Optimizer) -> bool:
