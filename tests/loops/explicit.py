@@ -49,6 +49,13 @@ SCALED: dict[str, GradientTransform] = {
 }
 
 
+def halves(small: Small) -> list[Optimizer]:
+    """Return two optimizers, of the blocks and of all else."""
+    blocks = {id(parameter) for parameter in small.blocks.parameters()}
+    others = [parameter for parameter in small.parameters() if id(parameter) not in blocks]
+    return [OPTIMIZERS["SGD"](group) for group in (others, small.blocks.parameters())]
+
+
 def new_scaler() -> torch.amp.GradScaler:
     return torch.amp.GradScaler("cpu", init_scale=2.0**12, growth_interval=2)
 

@@ -145,9 +145,9 @@ def check_refusals(kind: type[Loop], prepare: str) -> None:
     )
 
 
-def check_optimizers_under_loss_scaling(kind: type[Loop], two: Callable[[Small, Any], tuple[Any, list[Any]]]) -> None:
+def check_optimizers_under_loss_scaling(kind: type[Loop], two: Callable[[Any], list[Any]]) -> None:
     loop = kind(Identity(), scaler=new_scaler())
-    model, optimizers = two(loop.small, loop)
+    model, optimizers = loop.model, two(loop)
     with pytest.raises(ConfigurationError, match=r"be one optimizer under loss scaling, .* Found 2\.$"):
         loop.adapt(model, optimizers, Identity())
     with pytest.raises(ConfigurationError, match=r"every parameter that trains under loss scaling, .*`blocks\.\S+` in"):

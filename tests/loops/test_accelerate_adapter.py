@@ -35,6 +35,7 @@ from tests.loops.explicit import (
     TRANSFORMS,
     Loop,
     by_hand,
+    halves,
     loss_of,
     new_scaler,
     tokens_of_epoch,
@@ -213,16 +214,13 @@ def test_an_optimizer_without_one_gradient_per_step_is_refused(kind: Any) -> Non
         loop.adapt(loop.model, optimizer, Identity())
 
 
-def split(small: Small, loop: Any) -> tuple[Any, list[Any]]:
-    blocks = {id(parameter) for parameter in small.blocks.parameters()}
-    others = [parameter for parameter in small.parameters() if id(parameter) not in blocks]
-    optimizers = [OPTIMIZERS["SGD"](group) for group in (others, small.blocks.parameters())]
-    return loop.model, [loop.accelerator.prepare(optimizer) for optimizer in optimizers]
+def split(loop: Any) -> list[Any]:
+    return [loop.accelerator.prepare(optimizer) for optimizer in halves(loop.small)]
 
 
 def test_several_optimizers_train_as_one() -> None:
     loop = AccelerateLoop(Identity())
-    model, optimizers = split(loop.small, loop)
+    model, optimizers = loop.model, split(loop)
     adapter = loop.adapt(model, optimizers, BOTH, seed=5)
     assert isinstance(adapter, AccelerateAdapter)
     for _ in range(2):

@@ -18,7 +18,19 @@ from lightning_sparsegrad.loops._explicit_adapter import ExplicitAdapter
 from tests.cases import cases
 from tests.engine.helpers import BOTH, OPTIMIZERS, loss_on, tokens_at, weights
 from tests.loops import explicit_checks
-from tests.loops.explicit import ALL, BATCHES, MICRO, SCALED, TRANSFORMS, Loop, by_hand, is_last, loss_of, new_scaler
+from tests.loops.explicit import (
+    ALL,
+    BATCHES,
+    MICRO,
+    SCALED,
+    TRANSFORMS,
+    Loop,
+    by_hand,
+    halves,
+    is_last,
+    loss_of,
+    new_scaler,
+)
 from tests.transforms.small import Small, assert_same_bits
 
 
@@ -169,16 +181,13 @@ def test_an_optimizer_without_one_gradient_per_step_is_refused() -> None:
         loop.adapt(loop.model, optimizer, Identity())
 
 
-def split(small: Small, loop: Any) -> tuple[Any, list[Any]]:
-    blocks = {id(parameter) for parameter in small.blocks.parameters()}
-    others = [parameter for parameter in small.parameters() if id(parameter) not in blocks]
-    optimizers = [OPTIMIZERS["SGD"](group) for group in (others, small.blocks.parameters())]
-    return loop.model, list(loop.fabric.setup_optimizers(*optimizers))
+def split(loop: Any) -> list[Any]:
+    return list(loop.fabric.setup_optimizers(*halves(loop.small)))
 
 
 def test_several_optimizers_train_as_one() -> None:
     loop = FabricLoop(Identity())
-    model, optimizers = split(loop.small, loop)
+    model, optimizers = loop.model, split(loop)
     adapter = loop.adapt(model, optimizers, BOTH, seed=5)
     for index in range(ALL):
         with adapter.window(epoch=index // BATCHES):
