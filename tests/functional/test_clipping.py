@@ -64,7 +64,7 @@ def test_one_component_is_clipped_as_by_torch(tensors, max_norm, norm_type):
         return  # an error in torch
     parameters = as_parameters(tensors)
     total = clip_grad_norm_(parameters, max_norm, norm_type=norm_type)
-    norms, factors = clip_components_(tensors, [len(tensors)], [max_norm], norm_type=norm_type)
+    norms, factors = clip_components_(tensors, [len(tensors)], [max_norm], norm_type=norm_type, norm="torch")
     assert_equal(tensors, [parameter.grad for parameter in parameters if parameter.grad is not None])
     assert_equal([norms], [total.reshape(1)])
     assert factors.shape == (1,)

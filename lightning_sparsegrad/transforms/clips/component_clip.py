@@ -9,6 +9,7 @@ from torch import Tensor
 from lightning_sparsegrad.components import Component
 from lightning_sparsegrad.components._held import Held
 from lightning_sparsegrad.functional import component_norms, scale_components_
+from lightning_sparsegrad.functional.clipping import NormKind
 from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, Window
 
 
@@ -20,12 +21,14 @@ class ComponentClip(GradientTransform):
 
     Attributes:
         norm_type: 2.0 or infinity.
+        norm: How norms are computed, see `functional.component_norms`.
         scaled_components: The components, once the clip is bound.
     """
 
     bounds = frozenset({"norm"})
     on_shards = True
     norm_type: float = 2.0
+    norm: NormKind = "blockwise"
     scaled_components: Sequence[Component] = ()
 
     def __init__(self) -> None:
@@ -58,7 +61,9 @@ class ComponentClip(GradientTransform):
         present = [components[index] for index in held.indices]
         self._names = [component.name for component in present]
         if present:
-            norms = component_norms(held.tensors, held.sizes, norm_type=self.norm_type, groups=held.groups)
+            norms = component_norms(
+                held.tensors, held.sizes, norm_type=self.norm_type, groups=held.groups, norm=self.norm
+            )
             if gradients.loss_scale is not None:
                 norms = norms / gradients.loss_scale.to(norms)
             self._norms = norms
