@@ -85,7 +85,12 @@ def refuse_hidden(parameters: NamedParameters, transform: GradientTransform) -> 
 
 def refuse_unusable(gradients: Gradients, parameters: NamedParameters) -> None:
     """Refuse gradients that are sparse, complex, sharded otherwise than by rows, or belong to a new parameter."""
-    for name, gradient in gradients.items():
+    unusual = [
+        (name, gradient)
+        for name, gradient in gradients.items()
+        if type(gradient) is not Tensor or gradient.layout is not torch.strided or gradient.is_complex()
+    ]
+    for name, gradient in unusual:
         if is_spread(gradient):
             _require_rows(name, gradient)
         if gradient.layout != torch.strided or gradient.is_complex():

@@ -49,13 +49,13 @@ class WorkSkipper:
 
     def skippable(self, names: frozenset[str]) -> frozenset[str]:
         """Return those of `names` whose gradients are not computed in a window in which all others get one."""
-        trainable = frozenset(name for name in self._parameters if self._parameters[name].requires_grad)
+        trainable = self._trainable()
         whole = frozenset() if self.obstacle else without_split(names & trainable, self._regions)
         return whole if trainable - whole else frozenset()
 
     def start(self, names: frozenset[str]) -> None:
         """Stop computing the gradients of those of `names` that can safely be skipped."""
-        self._kept = frozenset(name for name in self._parameters if self._parameters[name].requires_grad)
+        self._kept = self._trainable()
         names = self._safe(names & self._kept)
         if not names:
             return
@@ -124,6 +124,9 @@ class WorkSkipper:
         """Restore what `state_dict` returned."""
         self._trained = set(state.get("trained", ())) & set(self._parameters)
         self._reliable = set(state.get("reliable", ())) & set(self._parameters) or None
+
+    def _trainable(self) -> frozenset[str]:
+        return frozenset([name for name, tensor in self._parameters.tensors.items() if tensor.requires_grad])
 
     def _safe(self, names: frozenset[str]) -> frozenset[str]:
         if not names:

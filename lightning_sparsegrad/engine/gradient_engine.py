@@ -243,7 +243,7 @@ class GradientEngine:
     def _gather(self, window: Window, loss_scale: Tensor | None, *, unscaled: bool) -> Gradients:
         """Return the gradients of the window, without those that were not computed."""
         tensors = self.parameters.tensors
-        gradients = {name: tensor.grad for name, tensor in tensors.items() if tensor.grad is not None}
+        gradients = {name: gradient for name, tensor in tensors.items() if (gradient := tensor.grad) is not None}
         skipped = self._skipper.finish(gradients, window.step) if self._skipper is not None else {}
         for name in skipped:  # any gradient here dates from before the window: zeros from `zero_grad`
             tensors[name].grad = None
