@@ -158,18 +158,22 @@ class _Witness:
     """
 
     def __init__(self, parameters: NamedParameters) -> None:
-        self._parameters = parameters
+        self._owners = parameters.owners
+        # looking them up in every window would cost as much as a clip
+        self._modules = {path: parameters.model.get_submodule(path) for path in parameters.owners.values()}
+        self._watched: frozenset[str] = frozenset()
         self._names: dict[str, list[str]] = {}  # names of parameters by the path of their module
         self._graph: dict[str, bool] = {}
         self._handles: list[RemovableHandle] = []
 
-    def watch(self, names: Iterable[str]) -> None:
+    def watch(self, names: frozenset[str]) -> None:
         """Start watching the modules of some parameters."""
-        self._names, self._graph = {}, {}
-        for name in names:
-            self._names.setdefault(self._parameters.owners[name], []).append(name)
-        modules = ((path, self._parameters.model.get_submodule(path)) for path in self._names)
-        self._handles = [module.register_forward_pre_hook(partial(self._see, path)) for path, module in modules]
+        if names != self._watched:
+            self._watched, self._names = names, {}
+            for name in names:
+                self._names.setdefault(self._owners[name], []).append(name)
+        self._graph = {}
+        self._handles = [self._modules[path].register_forward_pre_hook(partial(self._see, path)) for path in self._names]
 
     def leave(self) -> None:
         """Stop watching."""
