@@ -103,6 +103,20 @@ def refuse_unusable(gradients: Gradients, parameters: NamedParameters) -> None:
             )
 
 
+def refuse_capture(call: str) -> None:
+    """Raise a `ConfigurationError` while a CUDA graph is captured.
+
+    Args:
+        call: What is called.
+    """
+    used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # torch ships it without types
+    if used and torch.cuda.is_current_stream_capturing():
+        raise ConfigurationError(
+            f"{call} should run outside of CUDA graphs, which repeat the mask, the rates and the thresholds of the "
+            f"window that they captured. Found a capture; capture the forward and the backward pass alone."
+        )
+
+
 def _require_rows(name: str, tensor: Tensor) -> None:
     try:
         shard_of(tensor)

@@ -173,7 +173,9 @@ class _Witness:
             for name in names:
                 self._names.setdefault(self._owners[name], []).append(name)
         self._graph = {}
-        self._handles = [self._modules[path].register_forward_pre_hook(partial(self._see, path)) for path in self._names]
+        self._handles = [
+            self._modules[path].register_forward_pre_hook(partial(self._see, path)) for path in self._names
+        ]
 
     def leave(self) -> None:
         """Stop watching."""
