@@ -163,6 +163,7 @@ def of_torch() -> Iterator[Row]:
     slow = "norms and masks of many tensors take a launch each"
     yield Row("torch", "_foreach_norm", always(lambda: torch), slow, FOREACH)
     yield Row("torch", "_foreach_mul_", always(lambda: torch), slow, FOREACH)
+    yield Row("torch", "_foreach_copy_", always(lambda: torch), slow, FOREACH)
     seen = "a gradient that changed after the transform is not noticed"
     yield Row("torch", "_version", always(lambda: torch.zeros(1)), seen)
     names = "patterns for parameters mean something else on a wrapped model"

@@ -17,23 +17,26 @@ _BLOCK = 1024  # entries: float32 sums of so few squares are exact to 3e-7, also
 _ONE_BLOCK = 2 * _BLOCK  # tensors up to this size are one block, which costs one call
 
 
-def blockwise_norms(tensors: Sequence[Tensor], *, dtype: torch.dtype) -> list[Tensor]:
+def blockwise_norms(tensors: Sequence[Tensor], *, dtype: torch.dtype) -> Sequence[Tensor]:
     """Return the norm of each tensor: 0-d, on its device, in `dtype`, or in float64 for large tensors on a CPU.
 
     Args:
         tensors: Tensors of any shape and layout.
         dtype: float64 if any tensor is, else float32.
     """
-    blocks = [_norms_of_blocks(tensor, dtype) if _is_cut(tensor) else None for tensor in tensors]
-    whole = [tensor for tensor, cut in zip(tensors, blocks, strict=True) if cut is None]
-    cuts = [cut for cut in blocks if cut is not None]
-    of_whole = iter(norms_of(whole, dtype=dtype) if whole else ())
-    of_cuts = iter(norms_of(cuts, dtype=torch.float64) if cuts else ())
-    return [next(of_whole if cut is None else of_cuts) for cut in blocks]
+    large = [index for index, tensor in enumerate(tensors) if tensor.numel() > _ONE_BLOCK and _is_cut(tensor)]
+    if not large:
+        return norms_of(list(tensors), dtype=dtype)
+    cuts = norms_of([_norms_of_blocks(tensors[index], dtype) for index in large], dtype=torch.float64)
+    norms = dict(zip(large, cuts, strict=True))
+    small = [index for index in range(len(tensors)) if index not in norms]
+    if small:
+        norms |= zip(small, norms_of([tensors[index] for index in small], dtype=dtype), strict=True)
+    return [norms[index] for index in range(len(tensors))]
 
 
 def _is_cut(tensor: Tensor) -> bool:
-    return tensor.is_cpu and tensor.numel() > _ONE_BLOCK and tensor.dtype != torch.float64
+    return tensor.is_cpu and tensor.dtype != torch.float64
 
 
 def _norms_of_blocks(tensor: Tensor, dtype: torch.dtype) -> Tensor:

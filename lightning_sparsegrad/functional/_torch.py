@@ -49,6 +49,14 @@ def multiply_(tensors: Tensors, factors: Tensors | Tensor) -> None:
     torch._foreach_mul_(tensors, factors)
 
 
+def copy_(tensors: Tensors, others: Tensors) -> None:
+    """Overwrite each tensor with another of its shape, in one call.
+
+    As for `norms_of`: pytorch#193607.
+    """
+    torch._foreach_copy_(tensors, others)
+
+
 def version_of(tensor: Tensor) -> int:
     """Return how many times a tensor was changed in place.
 

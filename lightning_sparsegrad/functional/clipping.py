@@ -3,21 +3,23 @@
 If tensors are sharded over processes, each process passes the rows that it holds, and one collective reduces all norms.
 """
 
-from collections.abc import Sequence
-from math import inf
+from collections.abc import Iterator, Sequence
+from itertools import compress
+from math import inf, isfinite
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from lightning_sparsegrad.functional._blocks import pieces
+from lightning_sparsegrad.functional._blocks import block_size, pieces
 from lightning_sparsegrad.functional._norms import blockwise_norms
-from lightning_sparsegrad.functional._torch import multiply_, norms_of
+from lightning_sparsegrad.functional._torch import copy_, multiply_, norms_of
 from lightning_sparsegrad.functional._words import send
-from lightning_sparsegrad.functional.sharding import Group, norms_over, shard_of
+from lightning_sparsegrad.functional.sharding import Group, group_of, norms_over, shard_of
 
 NormKind = Literal["blockwise", "torch"]
 
+_SMALL = 1 << 12  # entries, up to which tensors are joined to be changed in one call
 EPSILON = 1e-6  # what `torch.nn.utils.clip_grad_norm_` adds to the norm, in true gradient units
 
 
@@ -55,7 +57,7 @@ def component_norms(
     if len({each.device for each in norms}) > 1:
         norms = [each.to(tensors[0].device, dtype) for each in norms]
     flat = torch.stack(list(norms))  # in float64, if any norm is
-    if groups is not None and any(group is not None for group in groups):
+    if groups is not None and list(groups).count(None) < len(groups):
         return norms_over(flat, sizes, groups, norm_type=norm_type).to(dtype)
     if len(sizes) == len(tensors):
         return flat.to(dtype)
@@ -128,22 +130,20 @@ def scale_components_(tensors: Sequence[Tensor], sizes: Sequence[int], factors: 
         sizes: Number of tensors of each component.
         factors: One factor per component, of shape (len(sizes),), in float32 or wider.
     """
-    if all(tensor.is_cpu for tensor in tensors):
-        # reading is free here, and components within their threshold need not be changed
-        over = [not factor >= 1.0 for factor in factors.tolist()]
-        if not any(over):
-            return
-    elif len(sizes) == 1:
+    on_cpu = all(tensor.is_cpu for tensor in tensors)
+    if on_cpu and all(factor >= 1.0 for factor in factors.tolist()):
+        return  # reading is free here
+    if len(sizes) == 1:
         _scale_together_(tensors, factors[0])
         return
+    each = factors.unbind()  # as tensors: a list of numbers would be rounded to half precision first
+    scales = [factor for factor, size in zip(each, sizes, strict=True) for _ in range(size)]
+    if on_cpu:  # components within their threshold need not be changed
+        over = [not factor >= 1.0 for factor, size in zip(factors.tolist(), sizes, strict=True) for _ in range(size)]
+        tensors, scales = list(compress(tensors, over)), list(compress(scales, over))
     else:
-        over = [True] * len(sizes)
-    factor_tensors = factors.unbind()  # as tensors: a list of numbers would be rounded to half precision first
-    groups = (component for component, size in enumerate(sizes) for _ in range(size))
-    scaled = [
-        (tensor, factor_tensors[c].to(tensor.device)) for tensor, c in zip(tensors, groups, strict=True) if over[c]
-    ]
-    multiply_([tensor for tensor, _ in scaled], [factor for _, factor in scaled])
+        scales = [scale.to(tensor.device) for tensor, scale in zip(tensors, scales, strict=True)]
+    multiply_(list(tensors), scales)
 
 
 def clip_values_(tensors: Sequence[Tensor], max_value: float, *, loss_scale: Tensor | None = None) -> Tensor:
@@ -157,34 +157,58 @@ def clip_values_(tensors: Sequence[Tensor], max_value: float, *, loss_scale: Ten
     Returns:
         The number of entries beyond the bound or not finite, as a 0-d int64 tensor on the device of the first tensor.
     """
-    shards = [shard_of(tensor) for tensor in tensors]
-    counts = {  # by the group of processes that sum their counts
-        group: torch.zeros((), dtype=torch.float64, device=tensors[0].device)
-        for group in dict.fromkeys(shard.group for shard in shards)
-    }
-    for shard in shards:
-        tensor, clipped = shard.local, counts[shard.group]
-        dtype = torch.promote_types(tensor.dtype, torch.float32)
-        bound = torch.full((), max_value, dtype=dtype, device=tensor.device)
+    groups = dict.fromkeys(group_of(tensor) for tensor in tensors)
+    counts = {group: torch.zeros((), dtype=torch.float64, device=tensors[0].device) for group in groups}
+    for group, views in _together(tensors):
+        piece = torch.cat(views) if len(views) > 1 else views[0]
+        bound = torch.full((), max_value, dtype=torch.promote_types(piece.dtype, torch.float32), device=piece.device)
         if loss_scale is not None:
             bound = bound * loss_scale.to(bound)
-        for _, piece in pieces(tensor):
-            sizes = piece.abs()
-            if piece.is_cpu:  # where reading is free
-                largest = float(sizes.amax())
-                if largest <= float(bound) and largest < inf:
-                    continue
-            if not (piece.is_cpu and largest < inf):
-                # `clamp` alone would turn an infinite entry into the bound and hide the overflow
-                piece.masked_fill_(sizes.isinf(), torch.nan)
-                torch.abs(piece, out=sizes)
-            inside = torch.le(sizes, bound, out=sizes)  # ones and zeros in the dtype at hand: sums of booleans are slow
-            clipped += piece.numel() - inside.sum(dtype=torch.float32).to(clipped.device)
-            piece.clamp_(-bound, bound)
+        clipped = _bound_(piece, bound)
+        if clipped is not None:
+            counts[group] += clipped.to(counts[group].device)
+            if len(views) > 1:
+                copy_(views, list(torch.split(piece, [view.numel() for view in views])))
     for group, clipped in counts.items():
         if group is not None:
             torch.distributed.all_reduce(clipped, group=group)
     return torch.stack(list(counts.values())).sum().long()
+
+
+def _together(tensors: Sequence[Tensor]) -> Iterator[tuple[Group | None, list[Tensor]]]:
+    """Yield lists of views of one dtype, about a block each, with the processes over which they are sharded.
+
+    On a CPU, small tensors are in one list: calls would take longer than the work.
+    """
+    small: dict[tuple[Group | None, torch.dtype], list[Tensor]] = {}
+    for tensor in tensors:
+        local, group = (tensor, None) if type(tensor) is Tensor else ((shard := shard_of(tensor)).local, shard.group)
+        if 0 < local.numel() <= _SMALL and local.is_cpu and local.is_contiguous():
+            small.setdefault((group, local.dtype), []).append(local.view(-1))
+        else:
+            yield from ((group, [piece]) for _, piece in pieces(local))
+    for (group, _), views in small.items():
+        number = block_size(views[0].device) // _SMALL
+        yield from ((group, views[first : first + number]) for first in range(0, len(views), number))
+
+
+def _bound_(piece: Tensor, bound: Tensor) -> Tensor | None:
+    """Clamp a tensor in place and return how many entries were beyond the bound or not finite, `None` for 0."""
+    is_finite = False
+    if piece.is_cpu:  # where reading is free
+        low, high = (float(end) for end in piece.aminmax())
+        is_finite = isfinite(low) and isfinite(high)
+        if is_finite and max(-low, high) <= float(bound):
+            return None
+    sizes = piece.abs()
+    if not is_finite:
+        # `clamp` alone would turn an infinite entry into the bound and hide the overflow
+        piece.masked_fill_(sizes.isinf(), torch.nan)
+        torch.abs(piece, out=sizes)
+    inside = torch.le(sizes, bound, out=sizes)  # ones and zeros in the dtype at hand: sums of booleans are slow
+    clipped: Tensor = piece.numel() - inside.sum(dtype=torch.float32)
+    piece.clamp_(-bound, bound)
+    return clipped
 
 
 def _scale_together_(tensors: Sequence[Tensor], factor: Tensor) -> None:

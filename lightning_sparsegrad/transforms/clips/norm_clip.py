@@ -63,11 +63,15 @@ class NormClip(ComponentClip):
 
     def measured(self, window: Window) -> Sequence[Component]:
         max_norms = self._max_norms(window)
+        if not any(map(isinf, max_norms)):
+            return self.scaled_components
         return [each for each in self.scaled_components if not isinf(max_norms[self._limits[each.name]])]
 
     def clip(self, norms: Tensor, components: Sequence[Component], window: Window) -> tuple[Tensor, Tensor]:
         max_norms = self._max_norms(window)
-        bounds = bounds_on(norms, [max_norms[self._limits[component.name]] for component in components])
+        if len(max_norms) > 1:
+            max_norms = [max_norms[self._limits[component.name]] for component in components]
+        bounds = bounds_on(norms, max_norms)
         return torch.ones_like(norms) * bounds, clip_factors(norms, bounds)
 
     def settings(self, window: Window) -> Mapping[str, Mapping[str, float]]:
