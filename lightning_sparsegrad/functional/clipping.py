@@ -55,12 +55,12 @@ def component_norms(
     else:
         norms = blockwise_norms(tensors, dtype=dtype)
     if len({each.device for each in norms}) > 1:
-        norms = [each.to(tensors[0].device, dtype) for each in norms]
-    flat = torch.stack(list(norms))  # in float64, if any norm is
+        norms = [each.to(tensors[0].device) for each in norms]
+    flat = torch.stack(list(norms))
     if groups is not None and list(groups).count(None) < len(groups):
-        return norms_over(flat, sizes, groups, norm_type=norm_type).to(dtype)
+        return norms_over(flat, sizes, groups, norm_type=norm_type)
     if len(sizes) == len(tensors):
-        return flat.to(dtype)
+        return flat
     if norm == "blockwise" and flat.is_cpu:
         flat = flat.double()  # thousands of norms would add up inexactly in float32
     return torch.stack(norms_of(torch.split(flat, list(sizes)), norm_type)).to(dtype)
@@ -143,7 +143,7 @@ def scale_components_(tensors: Sequence[Tensor], sizes: Sequence[int], factors: 
         tensors, scales = list(compress(tensors, over)), list(compress(scales, over))
     else:
         scales = [scale.to(tensor.device) for tensor, scale in zip(tensors, scales, strict=True)]
-    multiply_(list(tensors), scales)
+    multiply_(list(tensors)[::-1], scales[::-1])  # the last ones may still be in a cache
 
 
 def clip_values_(tensors: Sequence[Tensor], max_value: float, *, loss_scale: Tensor | None = None) -> Tensor:
