@@ -50,7 +50,5 @@ def _norms_of_rows(tensor: Tensor) -> Tensor:
         norms: Tensor = torch.linalg.vector_norm(tensor.view(-1, _BLOCK), dim=1)
         return norms
     flat = tensor.view(-1)
-    norm_of_tail = torch.linalg.vector_norm(flat[-tail:]).view(1)
-    if flat.numel() < _BLOCK:
-        return norm_of_tail
-    return torch.cat([torch.linalg.vector_norm(flat[:-tail].view(-1, _BLOCK), dim=1), norm_of_tail])
+    rows, rest = flat[:-tail].view(-1, _BLOCK), flat[-tail:]  # there may be no rows
+    return torch.cat([torch.linalg.vector_norm(rows, dim=1), torch.linalg.vector_norm(rest).view(1)])
