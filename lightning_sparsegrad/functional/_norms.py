@@ -24,7 +24,7 @@ def blockwise_norms(tensors: Sequence[Tensor], *, dtype: torch.dtype) -> Sequenc
         tensors: Tensors of any shape and layout.
         dtype: float64 if any tensor is, else float32.
     """
-    large = [index for index, tensor in enumerate(tensors) if tensor.numel() > _ONE_BLOCK and _is_cut(tensor)]
+    large = [index for index, tensor in enumerate(tensors) if tensor.numel() > _ONE_BLOCK and tensor.is_cpu]
     if not large:
         return norms_of(list(tensors), dtype=dtype)
     cuts = norms_of([_norms_of_blocks(tensors[index], dtype) for index in large], dtype=torch.float64)
@@ -33,10 +33,6 @@ def blockwise_norms(tensors: Sequence[Tensor], *, dtype: torch.dtype) -> Sequenc
     if small:
         norms |= zip(small, norms_of([tensors[index] for index in small], dtype=dtype), strict=True)
     return [norms[index] for index in range(len(tensors))]
-
-
-def _is_cut(tensor: Tensor) -> bool:
-    return tensor.is_cpu and tensor.dtype != torch.float64
 
 
 def _norms_of_blocks(tensor: Tensor, dtype: torch.dtype) -> Tensor:
