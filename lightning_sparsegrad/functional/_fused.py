@@ -18,13 +18,13 @@ from lightning_sparsegrad.functional.hashing import (
     SHIFTS,
     WORD,
     entry_words,
-    folded_indices,
     hash_entries,
     signed,
 )
 
 _WIDTH = 1 << 10  # entries in a row of the kernel
-_Kernel = Callable[[Tensor, Tensor, Tensor, Tensor], None]
+_LANES = 32  # the widest vector of a CPU, in bfloat16
+_Kernel = Callable[[Tensor, Tensor, Tensor], None]
 
 
 class _NotCompiledError(RuntimeError):
@@ -80,23 +80,32 @@ def _rows_within(tensor: Tensor, start: int) -> tuple[int, int]:
     return head, (min(start + tensor.numel(), WORD) - start - head) // _WIDTH * _WIDTH
 
 
-def _arguments(tensor: Tensor, words: Tensor, factor: float) -> tuple[Tensor, Tensor, Tensor]:
+def _arguments(tensor: Tensor, words: Tensor, factor: float) -> tuple[Tensor, Tensor]:
     dtype = torch.promote_types(tensor.dtype, torch.float32)  # a factor is not rounded to half precision
     scale = torch.full((), factor, dtype=dtype, device=tensor.device)
-    return folded_indices(tensor.device)[:_WIDTH], words, scale
+    return words, scale
 
 
-def _mask_(rows: Tensor, folded: Tensor, words: Tensor, factor: Tensor) -> None:
-    """Mask a matrix with the hash of `hashing`; terms that are equal along a row are computed once."""
+def _mask_(rows: Tensor, words: Tensor, factor: Tensor) -> None:
+    """Mask a matrix with the hash of `hashing`; terms that are equal along a vector are computed once.
+
+    The form is one that inductor makes vectors of on every CPU. The index along the last dimension is constant: read
+    from a table of int32 it would pass through the stack on AVX2, which takes eight times as long as the rest. Floats
+    are chosen before the product, since a comparison of int32 does not select doubles in vectors.
+    """
     if not torch.compiler.is_compiling():
         raise _NotCompiledError("torch.compile left the kernel uncompiled")
     first, second, threshold = words[0], words[1], words[3]
-    start = words[2] + torch.arange(rows.shape[0], dtype=torch.int32, device=rows.device).view(-1, 1) * _WIDTH ^ first
-    x = folded ^ _xor_shift(start, 0)
+    height, vectors, lanes = (
+        torch.arange(count, dtype=torch.int32, device=rows.device)
+        for count in (rows.shape[0], _WIDTH // _LANES, _LANES)
+    )
+    start = (words[2] + height * _WIDTH ^ first).view(-1, 1, 1) ^ vectors.view(-1, 1) * _LANES
+    x = lanes ^ _xor_shift(start, 0)  # a lane is shifted to zero
     x = x * signed(MULTIPLIERS[0]) ^ second
     x = _xor_shift(x, 1) * signed(MULTIPLIERS[1])
     x = _xor_shift(x, 2) * signed(MULTIPLIERS[2])
-    rows.mul_(torch.where((x ^ -(1 << 31)) >= threshold, factor, 0.0))
+    rows.view(-1, _WIDTH // _LANES, _LANES).mul_(torch.where((x ^ -(1 << 31)) >= threshold, 1.0, 0.0) * factor)
 
 
 def _xor_shift(x: Tensor, stage: int) -> Tensor:
