@@ -142,8 +142,9 @@ def scale_components_(tensors: Sequence[Tensor], sizes: Sequence[int], factors: 
         over = [not factor >= 1.0 for factor, size in zip(factors.tolist(), sizes, strict=True) for _ in range(size)]
         tensors, scales = list(compress(tensors, over)), list(compress(scales, over))
     else:
+        tensors = list(tensors)
         scales = [scale.to(tensor.device) for tensor, scale in zip(tensors, scales, strict=True)]
-    multiply_(list(tensors)[::-1], scales[::-1])  # the last ones may still be in a cache
+    multiply_(tensors[::-1], scales[::-1])  # the last ones may still be in a cache
 
 
 def clip_values_(tensors: Sequence[Tensor], max_value: float, *, loss_scale: Tensor | None = None) -> Tensor:
@@ -213,4 +214,5 @@ def _bound_(piece: Tensor, bound: Tensor) -> Tensor | None:
 
 def _scale_together_(tensors: Sequence[Tensor], factor: Tensor) -> None:
     for device in {tensor.device for tensor in tensors}:
-        multiply_([tensor for tensor in tensors if tensor.device == device], factor.to(device))
+        # the last ones may still be in a cache
+        multiply_([tensor for tensor in reversed(tensors) if tensor.device == device], factor.to(device))
