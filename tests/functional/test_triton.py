@@ -4,6 +4,7 @@ import importlib
 import subprocess
 import sys
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from lightning_sparsegrad.functional import _triton
 from lightning_sparsegrad.functional.hashing import WORD, derive_key, hash_index, keep_threshold
+from lightning_sparsegrad.functional.masking import mask_entries_
 
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # numpy, at infinity * 0
 
@@ -24,7 +26,7 @@ def kernels(monkeypatch):
     """The kernels, interpreted, with a CPU taken for an accelerator."""
     pytest.importorskip("triton", reason="Triton comes with torch for CUDA only")
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    monkeypatch.setattr(_triton, "_DEVICES", ("cpu",))
+    monkeypatch.setattr(_triton, "DEVICES", ("cpu",))
     round_as_a_card_does(monkeypatch)
     monkeypatch.delitem(sys.modules, KERNELS, raising=False)
     _triton._is_checked.cache_clear()
@@ -102,6 +104,24 @@ def test_neighbours_stay_and_the_version_tells_of_the_change(kernels):
     assert whole[-1] == 1
     assert middle.eq(0.5).all()
     assert whole._version > version
+
+
+def test_masks_of_an_engine_are_the_same_through_the_kernel(kernels, monkeypatch):
+    keys, rates = [derive_key("mask", index) for index in range(len(SIZES))], [0.5] * len(SIZES)
+    listed, eager = make_gradients(torch.float32, 0), make_gradients(torch.float32, 0)
+    done = []
+
+    def recorded(*columns: Any) -> bool:
+        done.append(_triton.mask_list_(*columns))
+        return done[-1]
+
+    monkeypatch.setattr("lightning_sparsegrad.functional.masking.mask_list_", recorded)
+    mask_entries_(listed, keys, rates, rescale=True)
+    monkeypatch.setattr(_triton, "DEVICES", ())
+    mask_entries_(eager, keys, rates, rescale=True)
+    assert done == [True]
+    for one, other in zip(listed, eager, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
 
 
 def test_a_wrong_kernel_changes_no_gradient(kernels, monkeypatch):
