@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_sparsegrad.functional import _blocks as blocks
-from lightning_sparsegrad.functional import derive_key, hash_entries, hash_index, keep_threshold
+from lightning_sparsegrad.functional import derive_key, derive_keys, hash_entries, hash_index, keep_threshold
 from lightning_sparsegrad.functional.hashing import folded_indices
 from tests.cases import cases
 from tests.nasty import EXAMPLES
@@ -26,6 +26,12 @@ def entries(key: int, start: int, count: int) -> list[int]:
 def test_tensors_and_integers_hash_alike(key, start, count):
     count = min(count, WORD - start % WORD)
     assert entries(key, start, count) == [hash_index(key, start + i) for i in range(count)]
+
+
+@cases("parts", [("GradDrop", 0, 7), ("a",), (5,), ("x)", None), ("y,",)], ids=str)
+def test_keys_of_many_names_are_those_of_each(parts):
+    names = ["encoder.weight", "it's", "(b,)", ""]
+    assert derive_keys(parts, names) == [derive_key(*parts, name) for name in names]
 
 
 def test_a_range_may_be_longer_than_many_blocks():
