@@ -2,6 +2,7 @@
 
 - `python -m benchmarks.step`: one training step of a MiniLM-sized encoder, and the gradient change alone;
 - `python -m benchmarks.kernels`: the kernels, against reading and writing every gradient once;
+- `python -m benchmarks.host`: the time of the host in a window of 400 small tensors;
 - `python -m benchmarks.growth`: cost by number of parameters and of tensors;
 - `python -m benchmarks.memory`: extra peak memory;
 - `python -m benchmarks.learning`: clips that learn their thresholds, against those whose thresholds are given;

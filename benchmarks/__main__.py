@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 
-from benchmarks import growth, kernels, learning, memory, monitor, step
+from benchmarks import growth, host, kernels, learning, memory, monitor, step
 from benchmarks.options import make_options, make_parser
 
 BENCHMARKS = {
     "step": step.run,
     "kernels": kernels.run,
+    "host": host.run,
     "growth": growth.run,
     "memory": memory.run,
     "monitor": monitor.run,

@@ -32,7 +32,7 @@ CLIP = "ComponentNormClip"
 TORCH_CLIP = "torch clip_grad_norm_"
 
 LARGE = (1, 3, 10, 30, 94, 286)  # tensors of a million entries: 1M to 300M parameters
-COUNTS = (10, 50, 220, 1050, 5000)
+COUNTS = (10, 50, 220, 1050, 5000, 10000)
 CACHE = 8_000_000  # number of parameters above which gradients do not fit into a cache; growth is fitted from there on
 
 

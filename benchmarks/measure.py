@@ -20,13 +20,14 @@ class Clock:
 
     Args:
         device: The device of the work.
+        by_host: Measure when the host has submitted the work, rather than when the device has done it.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self._cuda = device.type == "cuda"
+    def __init__(self, device: torch.device, *, by_host: bool = False) -> None:
+        self._cuda = device.type == "cuda" and not by_host
         self._seconds: dict[str, float] = {}
         self._events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
-        if self._cuda:
+        if device.type == "cuda":
             torch.cuda.synchronize()
 
     @contextmanager
@@ -77,7 +78,15 @@ class Arm:
     rounds: int = 1
 
 
-def interleave(arms: Sequence[Arm], *, repeats: int, device: torch.device, warmups: int = 1, seed: int = 0) -> Samples:
+def interleave(
+    arms: Sequence[Arm],
+    *,
+    repeats: int,
+    device: torch.device,
+    warmups: int = 1,
+    seed: int = 0,
+    by_host: bool = False,
+) -> Samples:
     """Run every arm in every repeat, in shuffled order.
 
     Args:
@@ -86,6 +95,7 @@ def interleave(arms: Sequence[Arm], *, repeats: int, device: torch.device, warmu
         device: The device of the work.
         warmups: Untimed runs of every arm beforehand, which compile and fill caches and allocators.
         seed: The seed of the orders.
+        by_host: As for `Clock`.
 
     Returns:
         The seconds of every arm's sections, one number per repeat.
@@ -93,13 +103,13 @@ def interleave(arms: Sequence[Arm], *, repeats: int, device: torch.device, warmu
     generator = torch.Generator().manual_seed(seed)
     for arm in arms:
         for _ in range(warmups):
-            arm.run(Clock(device))
+            arm.run(Clock(device, by_host=by_host))
     slots = [arm for arm in arms for _ in range(arm.rounds)]
     samples: Samples = {arm.name: {} for arm in arms}
     for _ in range(repeats):
         in_repeat: dict[str, dict[str, list[float]]] = {arm.name: {} for arm in arms}
         for index in torch.randperm(len(slots), generator=generator).tolist():
-            clock = Clock(device)
+            clock = Clock(device, by_host=by_host)
             slots[index].run(clock)
             for section, seconds in clock.seconds().items():
                 in_repeat[slots[index].name].setdefault(section, []).append(seconds)

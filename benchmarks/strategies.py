@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import yaml
-from jsonargparse import ArgumentParser
 
 from benchmarks.models import Thresholds
 from lightning_sparsegrad import (
@@ -72,6 +71,8 @@ def make_strategies(thresholds: Thresholds, *, fused: bool) -> dict[str, Gradien
 
 def from_overlays(listed: set[str]) -> dict[str, GradientTransform]:
     """Return the strategies of all overlays, except those of the listed classes."""
+    from jsonargparse import ArgumentParser  # which a machine with a GPU may lack
+
     parser = ArgumentParser()
     parser.add_subclass_arguments(GradientTransform, "gradient_transform")
     others: dict[str, GradientTransform] = {}

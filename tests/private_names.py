@@ -163,6 +163,7 @@ def of_torch() -> Iterator[Row]:
     slow = "norms and masks of many tensors take a launch each"
     yield Row("torch", "_foreach_norm", always(lambda: torch), slow, FOREACH)
     yield Row("torch", "_foreach_mul_", always(lambda: torch), slow, FOREACH)
+    yield Row("torch", "_foreach_copy_", always(lambda: torch), slow, FOREACH)
     seen = "a gradient that changed after the transform is not noticed"
     yield Row("torch", "_version", always(lambda: torch.zeros(1)), seen)
     names = "patterns for parameters mean something else on a wrapped model"
@@ -177,6 +178,8 @@ def of_torch() -> Iterator[Row]:
     new = "parameters that are put into a model in training are not noticed"
     yield Row("torch", "_parameters", always(lambda: nn.Linear(1, 1)), new)
     yield Row("torch", "_modules", always(lambda: nn.Linear(1, 1)), new)
+    constants = "a compiled program repeats the mask of its first window"
+    yield Row("torch", "_disable_dynamo", always(lambda: torch), constants)
     hooks = "the hooks of a wrapper around an optimizer are taken for those of the optimizer"
     yield Row("torch", "_optimizer_step_pre_hooks", always(lambda: torch.optim.SGD([torch.zeros(1)])), hooks)
     skip = "a resume loads all batches that it skips"

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
+from itertools import chain
 
 from torch import nn
 
@@ -53,11 +54,12 @@ class NamedParameters:
             )
         # the modules' own dictionaries: walking the tree by name in every window would cost as much as a clip
         self._tables = [table for module in self.model.modules() for table in tables_of(module)]
-        self._members = {id(member): member for table in self._tables for member in table.values()}
+        self._members = [member for table in self._tables for member in table.values()]  # keeps their ids unique
+        self._known = frozenset(map(id, self._members))
 
     def newcomers(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield the names and parameters that were added to the model after this view of it was created."""
-        if all(id(member) in self._members for table in self._tables for member in table.values()):
+        if self._known.issuperset(map(id, chain.from_iterable(map(dict.values, self._tables)))):
             return
         known = {id(parameter) for parameter in self.tensors.values()}
         for name, parameter in self.model.named_parameters():

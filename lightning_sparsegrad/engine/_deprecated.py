@@ -46,7 +46,7 @@ class Deprecated:
         warnings.warn(
             f"{'; '.join(advice)}, see `GradientTransform`: the old names will be removed in 0.3.",
             DeprecationWarning,
-            stacklevel=5,  # the caller of `GradientEngine.apply_`, which is decorated
+            stacklevel=7,  # the caller of `GradientEngine.apply_`, which is decorated twice
         )
 
     def _note(self, member: GradientTransform, name: str) -> None:

@@ -85,7 +85,12 @@ def refuse_hidden(parameters: NamedParameters, transform: GradientTransform) -> 
 
 def refuse_unusable(gradients: Gradients, parameters: NamedParameters) -> None:
     """Refuse gradients that are sparse, complex, sharded otherwise than by rows, or belong to a new parameter."""
-    for name, gradient in gradients.items():
+    unusual = [
+        (name, gradient)
+        for name, gradient in gradients.items()
+        if type(gradient) is not Tensor or gradient.layout is not torch.strided or gradient.is_complex()
+    ]
+    for name, gradient in unusual:
         if is_spread(gradient):
             _require_rows(name, gradient)
         if gradient.layout != torch.strided or gradient.is_complex():
@@ -96,6 +101,20 @@ def refuse_unusable(gradients: Gradients, parameters: NamedParameters) -> None:
             raise ConfigurationError(
                 f"Parameters should be in the model before its engine is created. Found `{name}`, which is new."
             )
+
+
+def refuse_capture(call: str) -> None:
+    """Raise a `ConfigurationError` while a CUDA graph is captured.
+
+    Args:
+        call: What is called.
+    """
+    used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # torch ships it without types
+    if used and torch.cuda.is_current_stream_capturing():
+        raise ConfigurationError(
+            f"{call} should run outside of CUDA graphs, which repeat the mask, the rates and the thresholds of the "
+            f"window that they captured. Found a capture; capture the forward and the backward pass alone."
+        )
 
 
 def _require_rows(name: str, tensor: Tensor) -> None:

@@ -49,13 +49,13 @@ class WorkSkipper:
 
     def skippable(self, names: frozenset[str]) -> frozenset[str]:
         """Return those of `names` whose gradients are not computed in a window in which all others get one."""
-        trainable = frozenset(name for name in self._parameters if self._parameters[name].requires_grad)
+        trainable = self._trainable()
         whole = frozenset() if self.obstacle else without_split(names & trainable, self._regions)
         return whole if trainable - whole else frozenset()
 
     def start(self, names: frozenset[str]) -> None:
         """Stop computing the gradients of those of `names` that can safely be skipped."""
-        self._kept = frozenset(name for name in self._parameters if self._parameters[name].requires_grad)
+        self._kept = self._trainable()
         names = self._safe(names & self._kept)
         if not names:
             return
@@ -125,6 +125,9 @@ class WorkSkipper:
         self._trained = set(state.get("trained", ())) & set(self._parameters)
         self._reliable = set(state.get("reliable", ())) & set(self._parameters) or None
 
+    def _trainable(self) -> frozenset[str]:
+        return frozenset([name for name, tensor in self._parameters.tensors.items() if tensor.requires_grad])
+
     def _safe(self, names: frozenset[str]) -> frozenset[str]:
         if not names:
             return names
@@ -155,18 +158,24 @@ class _Witness:
     """
 
     def __init__(self, parameters: NamedParameters) -> None:
-        self._parameters = parameters
+        self._owners = parameters.owners
+        # looking them up in every window would cost as much as a clip
+        self._modules = {path: parameters.model.get_submodule(path) for path in parameters.owners.values()}
+        self._watched: frozenset[str] = frozenset()
         self._names: dict[str, list[str]] = {}  # names of parameters by the path of their module
         self._graph: dict[str, bool] = {}
         self._handles: list[RemovableHandle] = []
 
-    def watch(self, names: Iterable[str]) -> None:
+    def watch(self, names: frozenset[str]) -> None:
         """Start watching the modules of some parameters."""
-        self._names, self._graph = {}, {}
-        for name in names:
-            self._names.setdefault(self._parameters.owners[name], []).append(name)
-        modules = ((path, self._parameters.model.get_submodule(path)) for path in self._names)
-        self._handles = [module.register_forward_pre_hook(partial(self._see, path)) for path, module in modules]
+        if names != self._watched:
+            self._watched, self._names = names, {}
+            for name in names:
+                self._names.setdefault(self._owners[name], []).append(name)
+        self._graph = {}
+        self._handles = [
+            self._modules[path].register_forward_pre_hook(partial(self._see, path)) for path in self._names
+        ]
 
     def leave(self) -> None:
         """Stop watching."""

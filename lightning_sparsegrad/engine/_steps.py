@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lightning_sparsegrad.components import NamedParameters
+from lightning_sparsegrad.engine._refusals import refuse_capture
 from lightning_sparsegrad.errors import ConfigurationError
 from lightning_sparsegrad.functional._torch import inside_wrapper
 from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, Window
@@ -159,6 +160,7 @@ class Steps:
         self._names = {id(tensor): name for name, tensor in self._weights.items()}
 
     def _before(self, optimizer: Optimizer) -> None:
+        refuse_capture("The step of an optimizer that `GradientEngine.attach` follows")
         self._inside.pop(id(optimizer.param_groups), None)
         with torch.no_grad():
             self.before_(optimizer)

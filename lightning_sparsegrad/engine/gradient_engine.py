@@ -14,13 +14,20 @@ from lightning_sparsegrad.components import NamedParameters
 from lightning_sparsegrad.engine._deprecated import Deprecated
 from lightning_sparsegrad.engine._describing import Describer
 from lightning_sparsegrad.engine._nonfinite import NonFinite, NonFinitePolicy
-from lightning_sparsegrad.engine._refusals import refuse_hidden, refuse_misstated, refuse_unusable, require_transform
+from lightning_sparsegrad.engine._refusals import (
+    refuse_capture,
+    refuse_hidden,
+    refuse_misstated,
+    refuse_unusable,
+    require_transform,
+)
 from lightning_sparsegrad.engine._skipping import WorkSkipper
 from lightning_sparsegrad.engine._steps import Steps
 from lightning_sparsegrad.engine._turns import Turn
 from lightning_sparsegrad.engine.description import Description
 from lightning_sparsegrad.engine.gradient_meter import GradientMeter
 from lightning_sparsegrad.errors import ConfigurationError, require_integer
+from lightning_sparsegrad.functional._torch import eagerly
 from lightning_sparsegrad.transforms.base import (
     Gradients,
     GradientTransform,
@@ -146,13 +153,16 @@ class GradientEngine:
         finally:
             self.abandon()
 
+    @eagerly
     def open(self, step: int | None = None, *, epoch: int | None = None) -> Window:
         """Open a window without a `with` block, for loops that consist of hooks; `abandon` closes it.
 
         Raises:
             RuntimeError: If a window is open already.
-            ConfigurationError: If another engine has opened a window on this model while one of this engine was open.
+            ConfigurationError: If another engine has opened a window on this model while one of this engine was open,
+                or a CUDA graph is captured.
         """
+        refuse_capture("GradientEngine.open()")
         step = self.step if step is None else step
         if self._window is not None:
             raise RuntimeError(
@@ -169,6 +179,7 @@ class GradientEngine:
         self._window, self._applied = window, False
         return window
 
+    @eagerly
     def abandon(self) -> None:
         """Close the window, if one is open."""
         self._window = None
@@ -186,6 +197,7 @@ class GradientEngine:
         """Whether the transform was applied in the open window, or in the last one if none is open."""
         return self._applied
 
+    @eagerly
     @torch.no_grad()
     def apply_(self, *, loss_scale: Tensor | None = None, unscaled: bool = False) -> None:
         """Apply the transform in place to all gradients of the model; tensors dropped whole end with `grad=None`.
@@ -201,8 +213,8 @@ class GradientEngine:
                 no gradient because work on others was skipped, or the transform keeps a tensor that it stated it would
                 drop.
             ConfigurationError: If a gradient is sparse, complex or belongs to a parameter that is new in the model,
-                another engine has opened a window on this model, or everything was dropped before `unscale_`, which
-                needs a gradient.
+                another engine has opened a window on this model, a CUDA graph is captured, or everything was dropped
+                before `unscale_`, which needs a gradient.
             FloatingPointError: If a gradient is not finite, with `nonfinite="raise"`.
         """
         if loss_scale is not None and not isinstance(loss_scale, Tensor):
@@ -213,6 +225,7 @@ class GradientEngine:
             raise ConfigurationError(
                 "Parameter `loss_scale` should be omitted with `unscaled = True`: gradients are in true units then."
             )
+        refuse_capture("GradientEngine.apply_()")
         window = self._window_to_apply()
         gradients = self._gather(window, loss_scale, unscaled=unscaled)
         refuse_unusable(gradients, self.parameters)
@@ -243,7 +256,7 @@ class GradientEngine:
     def _gather(self, window: Window, loss_scale: Tensor | None, *, unscaled: bool) -> Gradients:
         """Return the gradients of the window, without those that were not computed."""
         tensors = self.parameters.tensors
-        gradients = {name: tensor.grad for name, tensor in tensors.items() if tensor.grad is not None}
+        gradients = {name: gradient for name, tensor in tensors.items() if (gradient := tensor.grad) is not None}
         skipped = self._skipper.finish(gradients, window.step) if self._skipper is not None else {}
         for name in skipped:  # any gradient here dates from before the window: zeros from `zero_grad`
             tensors[name].grad = None

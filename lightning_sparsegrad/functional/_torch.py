@@ -3,14 +3,17 @@
 There are no public equivalents. Each name is checked against the installed version in `tests/private_names.py`.
 """
 
+from collections.abc import Callable
 from math import inf
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler, OptState
 from torch.optim import Optimizer
 
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 Tensors = tuple[Tensor, ...] | list[Tensor]  # as torch takes them
 
 WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
@@ -44,6 +47,14 @@ def multiply_(tensors: Tensors, factors: Tensors | Tensor | list[float]) -> None
     As for `norms_of`: pytorch#193607.
     """
     torch._foreach_mul_(tensors, factors)
+
+
+def copy_(tensors: Tensors, others: Tensors) -> None:
+    """Overwrite each tensor with another of its shape, in one call.
+
+    As for `norms_of`: pytorch#193607.
+    """
+    torch._foreach_copy_(tensors, others)
 
 
 def version_of(tensor: Tensor) -> int:
@@ -84,6 +95,15 @@ def is_unscaled(scaler: GradScaler, optimizer: Optimizer) -> bool:
     """
     state = scaler._per_optimizer_states.get(id(optimizer))
     return state is not None and state["stage"] is not OptState.READY
+
+
+def eagerly(method: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Return a method that runs as plain Python within a program that `torch.compile` compiles.
+
+    Compiled, the keys and rates of one window would be constants of the next ones. `torch.compiler.disable` is public,
+    and would import the compiler with this package. No upstream issue.
+    """
+    return torch._disable_dynamo(method)  # type: ignore[attr-defined]  # private
 
 
 def tables_of(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:

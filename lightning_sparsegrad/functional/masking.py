@@ -16,10 +16,12 @@ from struct import pack, unpack
 import torch
 from torch import Tensor
 
+from lightning_sparsegrad.functional import _triton
 from lightning_sparsegrad.functional._blocks import block_size, pieces, ranges
 from lightning_sparsegrad.functional._fused import fused_mask_, fused_words
 from lightning_sparsegrad.functional._plans import Draws, Masked, Stack, draw, plan_masks
 from lightning_sparsegrad.functional._torch import multiply_
+from lightning_sparsegrad.functional._triton import mask_list_
 from lightning_sparsegrad.functional._words import cpu_words, send_rows
 from lightning_sparsegrad.functional.hashing import (
     WORD,
@@ -74,7 +76,7 @@ def mask_entries_(
         rescale: Multiply the kept entries by `1 / (1 - rate)`, so that the expectation is unchanged.
         fused: Use the compiled kernel for large tensors, with the same bits; it is compiled at its first use.
     """
-    masks = draw(tensors, keys, rates, rescale=rescale)
+    masks = _mask_lists_(draw(tensors, keys, rates, rescale=rescale))
     plan = plan_masks(masks.kinds, tuple(masks.starts), by_row=False)
     large = {index: masks.one(index) for index in plan.large}
     rows = {}
@@ -142,6 +144,18 @@ def _keep(key: int, threshold: int, start: int, count: int, device: torch.device
 
 
 # ---------------------------------------------------------------- four ways to mask a tensor
+def _mask_lists_(draws: Draws) -> Draws:
+    """Mask what the kernel over lists can reach, and return the rest."""
+    lists: dict[tuple[torch.device, torch.dtype], list[int]] = {}
+    for index, tensor in enumerate(draws.tensors):
+        if tensor.device.type in _triton.DEVICES and tensor.is_contiguous():
+            lists.setdefault((tensor.device, tensor.dtype), []).append(index)
+    masked = {index for some in lists.values() if mask_list_(*draws.columns(some)) for index in some}
+    if not masked:
+        return draws
+    return Draws(*draws.columns([index for index in range(len(draws.tensors)) if index not in masked]))
+
+
 def _mask_large_(masked: Masked, words: Tensor | None) -> None:
     """Mask one tensor, through the compiled kernel if words for it are given."""
     tensor, begin = masked.tensor, masked.start

@@ -13,6 +13,7 @@ from benchmarks.__main__ import main
 from benchmarks.arms import CHANGE, PLAIN, STEP, Task, make_arms
 from benchmarks.baselines import child_tuning_, clip_as_authors_, clip_each_, drop_by_bernoulli_
 from benchmarks.growth import PER_PARAMETER, exponent
+from benchmarks.host import READ
 from benchmarks.learning import GROWTH, LOOSE, SKIP
 from benchmarks.learning import make_arms as make_learning_arms
 from benchmarks.learning import make_strategies as make_learning_strategies
@@ -260,6 +261,17 @@ class TestArms:
 
 
 class TestCommand:
+    @pytest.mark.long
+    def test_quick_host_times_opening_and_applying_every_strategy(self, tmp_path: Path) -> None:
+        main(["--quick", "--only", "host", "--device", "cpu", "--output", str(tmp_path)])
+        read = json.loads((tmp_path / "host.json").read_text())
+        arms = ["Identity", *make_strategies(find_thresholds([torch.ones(1)]), fused=False)]
+        assert [row["arm"] for row in read["rows"]] == [READ, *arms]
+        assert all(set(row["values"]) == {"open [ms]", "apply_ [ms]"} for row in read["rows"][1:])
+        assert [ratio["name"] for ratio in read["ratios"]] == [f"{arm} / {READ}" for arm in arms]
+        assert read["settings"]["tensors"] == 393
+        assert "vector instructions" in read["machine"]
+
     def test_quick_memory_writes_its_numbers(self, tmp_path: Path) -> None:
         main(["--quick", "--only", "memory", "--device", "cpu", "--output", str(tmp_path)])
         read = json.loads((tmp_path / "memory.json").read_text())

@@ -64,7 +64,7 @@ def test_one_component_is_clipped_as_by_torch(tensors, max_norm, norm_type):
         return  # an error in torch
     parameters = as_parameters(tensors)
     total = clip_grad_norm_(parameters, max_norm, norm_type=norm_type)
-    norms, factors = clip_components_(tensors, [len(tensors)], [max_norm], norm_type=norm_type)
+    norms, factors = clip_components_(tensors, [len(tensors)], [max_norm], norm_type=norm_type, norm="torch")
     assert_equal(tensors, [parameter.grad for parameter in parameters if parameter.grad is not None])
     assert_equal([norms], [total.reshape(1)])
     assert factors.shape == (1,)
@@ -318,6 +318,19 @@ def test_a_long_row_of_another_layout_is_bounded_piece_by_piece(monkeypatch):
         (8, 8),
         (16, 8),
     ]
+
+
+@cases("max_value", [1e-3, 0.5, 1e3], ids=["all", "some", "none"])
+def test_hundreds_of_small_tensors_are_bounded_as_each_alone(max_value):
+    shapes, dtypes = [(8,), (3, 5), (), (0, 2), (4_096,), (4_097,)], [torch.float32, torch.bfloat16, torch.float64]
+    tensors = [
+        torch.randn(shapes[i % 6], generator=torch.Generator().manual_seed(i)).to(dtypes[i % 7 % 3]) for i in range(400)
+    ]
+    tensors[13][0, 0], tensors[30][3] = nan, inf
+    alone = clones(tensors)
+    beyond = sum(clip_values_([tensor], max_value).item() for tensor in alone)
+    assert clip_values_(tensors, max_value).item() == beyond
+    assert_equal(tensors, alone)
 
 
 def test_a_float64_gradient_is_bounded_in_float64():

@@ -208,7 +208,23 @@ def test_an_accelerator_is_not_waited_for():
     dims = [min(1, max(tensor.ndim - 1, 0)) for tensor in tensors]
     traffic = traffic_of(lambda: clip_units_(tensors, weights, 0.01, dims=dims, loss_scale=torch.ones((), device=META)))
     assert traffic.copies == []
-    assert traffic.launched.count("mul_") == len(tensors)
+    assert traffic.launched.count("_foreach_mul_") == 1
+
+
+@cases("clipping", [0.01, 0.5, 100.0], ids=["all", "some", "none"])
+def test_hundreds_of_tensors_are_clipped_as_each_alone(clipping):
+    shapes, dtypes = [*SHAPES, (0, 3), (40, 4), (70, 70)], [torch.float32, torch.bfloat16]
+    tensors = [drawn(shapes[i % 11], i, dtype=dtypes[i % 3 // 2]) for i in range(300)]
+    weights = [drawn(tensor.shape, 1_000 + i, dtype=tensor.dtype) for i, tensor in enumerate(tensors)]
+    dims = [min(i % 2, max(tensor.ndim - 1, 0)) for i, tensor in enumerate(tensors)]
+    alone = clones(tensors)
+    expected = [
+        clip_units_([tensor], [weight], clipping, dims=[dim])[0]
+        for tensor, weight, dim in zip(alone, weights, dims, strict=True)
+    ]
+    factors = clip_units_(tensors, weights, clipping, dims=dims)
+    assert_same_bits(factors, expected)
+    assert_same_bits(tensors, alone)
 
 
 def in_the_order_of_optax(tensor: Tensor) -> Tensor:

@@ -45,6 +45,28 @@ def test_it_equals_torch(strategy: Any, max_norm: float, norm_type: float, bad: 
         torch.testing.assert_close(parameter.grad, other.grad, rtol=1e-6, atol=0, equal_nan=True, msg=name)
 
 
+@cases(
+    ("strategy", "alone"),
+    [
+        (GlobalNormClip, False),
+        (lambda max_norm, **norm: ComponentNormClip(max_norm, components="tensor", **norm), True),
+    ],
+    ids=["GlobalNormClip", "ComponentNormClip by tensor"],
+)
+def test_with_torchs_own_norm_it_equals_torch_to_the_last_bit(strategy: Any, alone: bool):
+    model, blockwise, theirs = (nn.Linear(700, 900) for _ in range(3))
+    for each in (model, blockwise, theirs):
+        set_gradients(each, 1)
+    for parameters in theirs.parameters() if alone else [list(theirs.parameters())]:
+        torch.nn.utils.clip_grad_norm_(parameters, 0.5)
+    for each, norm in ((model, {"norm": "torch"}), (blockwise, {})):
+        apply(engine_for(each, strategy(0.5, **norm)), 1)
+    assert_same_bits(snapshot(model), snapshot(theirs))
+    for (name, parameter), other in zip(blockwise.named_parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, other.grad, rtol=2e-3, atol=0, msg=name)
+    assert not torch.equal(blockwise.weight.grad, theirs.weight.grad)  # type: ignore[arg-type]  # or nothing is tested
+
+
 def test_it_equals_torch_on_a_model_with_tied_weights():
     model, theirs = tiny_gpt2(), tiny_gpt2()
     for each in (model, theirs):
@@ -121,6 +143,13 @@ def test_an_argument_outside_its_range_is_refused(max_norm: Any, message: str):
 def test_another_norm_is_refused():
     with pytest.raises(ConfigurationError, match=r"`norm_type` should be 2.0 or inf\. Found `norm_type = 3`\."):
         GlobalNormClip(1.0, norm_type=3)
+
+
+@cases("strategy", [GlobalNormClip, ComponentNormClip])
+def test_an_unknown_way_to_compute_norms_is_refused(strategy: Any):
+    with pytest.raises(ConfigurationError) as refused:
+        strategy(1.0, norm="foreach")
+    assert str(refused.value) == "Parameter `norm` should be 'blockwise' or 'torch'. Found `norm = 'foreach'`."
 
 
 def test_a_schedule_needs_the_number_of_steps():

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from lightning_sparsegrad.components import Component
-from lightning_sparsegrad.components._held import Held
+from lightning_sparsegrad.components._held import Gatherer, Held
 from lightning_sparsegrad.functional import component_norms, scale_components_
+from lightning_sparsegrad.functional.clipping import NormKind
 from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, Window
 
 
@@ -20,15 +21,18 @@ class ComponentClip(GradientTransform):
 
     Attributes:
         norm_type: 2.0 or infinity.
+        norm: How norms are computed, see `functional.component_norms`.
         scaled_components: The components, once the clip is bound.
     """
 
     bounds = frozenset({"norm"})
     on_shards = True
     norm_type: float = 2.0
+    norm: NormKind = "blockwise"
     scaled_components: Sequence[Component] = ()
 
     def __init__(self) -> None:
+        self._gather = Gatherer()
         self._names: list[str] = []  # of the components measured in the last window
         self._norms = self._thresholds = self._factors = torch.ones(0)
 
@@ -54,15 +58,16 @@ class ComponentClip(GradientTransform):
 
     def apply_(self, gradients: Gradients, window: Window) -> None:
         components = self.measured(window)
-        held = Held.of(components, gradients)
-        present = [components[index] for index in held.indices]
-        self._names = [component.name for component in present]
-        if present:
-            norms = component_norms(held.tensors, held.sizes, norm_type=self.norm_type, groups=held.groups)
+        held = self._gather(components, gradients)
+        self._names = held.names
+        if held.names:
+            norms = component_norms(
+                held.tensors, held.sizes, norm_type=self.norm_type, groups=held.groups, norm=self.norm
+            )
             if gradients.loss_scale is not None:
                 norms = norms / gradients.loss_scale.to(norms)
             self._norms = norms
-            self._thresholds, self._factors = self.clip(norms, present, window)
+            self._thresholds, self._factors = self.clip(norms, [components[index] for index in held.indices], window)
             self.scale_(gradients, held, window)
 
     def scale_(self, gradients: Gradients, held: Held, window: Window) -> None:  # noqa: ARG002

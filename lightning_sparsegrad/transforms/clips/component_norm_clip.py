@@ -12,6 +12,7 @@ from lightning_sparsegrad.components import (
 )
 from lightning_sparsegrad.components._patterns import matching
 from lightning_sparsegrad.errors import ConfigurationError
+from lightning_sparsegrad.functional.clipping import NormKind
 from lightning_sparsegrad.schedules import Schedule, as_threshold
 from lightning_sparsegrad.transforms.clips.norm_clip import NormClip
 
@@ -33,6 +34,9 @@ class ComponentNormClip(NormClip):
         overrides: Glob on parameter or component names to another threshold; the first match wins.
         norm_type: 2.0 or infinity.
         fused: Glob on parameter names to the layout of a fused projection that is not recognised.
+        norm: `"blockwise"`: norms are within 1e-6 of their float64 values. `"torch"`: they equal those of
+            `torch.nn.utils.clip_grad_norm_` to the last bit, which on CPUs are off by 0.05% in a float32 tensor of 12
+            million entries. On accelerators both are the same.
 
     Raises:
         ConfigurationError: At construction, for an argument outside its range; when bound, for a pattern that matches
@@ -40,7 +44,8 @@ class ComponentNormClip(NormClip):
 
     Note:
         Deviations from the authors' code, which clips each tensor: fused projections are split by default, gradients
-        are unscaled first under fp16, and clipping happens once per optimizer step, on the accumulated gradient.
+        are unscaled first under fp16, clipping happens once per optimizer step, on the accumulated gradient, and norms
+        on CPUs are more exact by default.
 
     References:
         C. Yang and X. Ma, "Improving Stability of Fine-Tuning Pretrained Language Models via Component-Wise Gradient
@@ -59,8 +64,9 @@ class ComponentNormClip(NormClip):
         overrides: dict[str, float] | None = None,
         norm_type: float = 2.0,
         fused: dict[str, FusedProjection] | None = None,
+        norm: NormKind = "blockwise",
     ) -> None:
-        super().__init__(max_norm, norm_type=norm_type)
+        super().__init__(max_norm, norm_type=norm_type, norm=norm)
         check_components(components)
         self.components, self.fused = components, fused
         self.overrides: Mapping[str, Schedule] = {

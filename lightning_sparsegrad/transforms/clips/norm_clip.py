@@ -3,13 +3,14 @@
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from math import inf, isinf
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from lightning_sparsegrad.components import Component, NamedParameters
 from lightning_sparsegrad.errors import ConfigurationError
-from lightning_sparsegrad.functional.clipping import bounds_on, clip_factors
+from lightning_sparsegrad.functional.clipping import NormKind, bounds_on, clip_factors
 from lightning_sparsegrad.schedules import Constant, Schedule, as_threshold
 from lightning_sparsegrad.transforms.base import Window
 from lightning_sparsegrad.transforms.clips.component_clip import ComponentClip
@@ -23,14 +24,17 @@ class NormClip(ComponentClip):
     Args:
         max_norm: Threshold in true gradient units, positive, or a schedule; infinity clips nothing.
         norm_type: 2.0 or infinity.
+        norm: `"blockwise"` or `"torch"`, see `functional.component_norms`.
     """
 
-    def __init__(self, max_norm: float | Schedule, *, norm_type: float = 2.0) -> None:
+    def __init__(self, max_norm: float | Schedule, *, norm_type: float = 2.0, norm: NormKind = "blockwise") -> None:
         super().__init__()
         self.max_norm = as_threshold("max_norm", max_norm)
         if norm_type not in {2.0, inf}:
             raise ConfigurationError(f"Parameter `norm_type` should be 2.0 or inf. Found `norm_type = {norm_type}`.")
-        self.norm_type = float(norm_type)
+        if norm not in get_args(NormKind):
+            raise ConfigurationError(f"Parameter `norm` should be 'blockwise' or 'torch'. Found `norm = {norm!r}`.")
+        self.norm_type, self.norm = float(norm_type), norm
         self._given: list[Schedule] = []
         self._limits: dict[str, int] = {}  # index of the threshold of each component
 
@@ -59,11 +63,15 @@ class NormClip(ComponentClip):
 
     def measured(self, window: Window) -> Sequence[Component]:
         max_norms = self._max_norms(window)
+        if not any(map(isinf, max_norms)):
+            return self.scaled_components
         return [each for each in self.scaled_components if not isinf(max_norms[self._limits[each.name]])]
 
     def clip(self, norms: Tensor, components: Sequence[Component], window: Window) -> tuple[Tensor, Tensor]:
         max_norms = self._max_norms(window)
-        bounds = bounds_on(norms, [max_norms[self._limits[component.name]] for component in components])
+        if len(max_norms) > 1:
+            max_norms = [max_norms[self._limits[component.name]] for component in components]
+        bounds = bounds_on(norms, max_norms)
         return torch.ones_like(norms) * bounds, clip_factors(norms, bounds)
 
     def settings(self, window: Window) -> Mapping[str, Mapping[str, float]]:

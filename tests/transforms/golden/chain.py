@@ -30,7 +30,7 @@ ROWS = (
     ),
     Golden(
         Chain([GlobalNormClip(3.0), Chain({"layers": LayerGradDrop(0.5), "entries": GradDrop(0.5)}), ValueClip(0.1)]),
-        (-2.18427681, 13.7316526, 18.0798821),
+        (-2.18427681, 13.7316524, 18.0798821),
         (10, 10, 10),
         does=InOrder(clip_norms(3.0, "all"), drop_layers(0.5), drop_entries(0.5), clip_values(0.1)),
         overlay="chain",

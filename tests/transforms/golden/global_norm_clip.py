@@ -17,7 +17,7 @@ def clips_all_together(fit: Fit) -> None:
 ROWS = (
     Golden(
         GlobalNormClip(3.0),
-        (-37.8994446, 13.0982829, -71.9057779),
+        (-37.8994446, 13.0982815, -71.9057779),
         does=clip_norms(3.0, "all"),
         overlay="global_norm_clip",
         effect=clips_all_together,

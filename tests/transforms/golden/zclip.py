@@ -81,7 +81,7 @@ ROWS = (
     ),
     Golden(
         ZClip(0.1, mode="mean", alpha=0.5, warmup_steps=1, max_norm=12.0, components="block"),
-        (-241.503387, 82.2036303, -457.706163),
+        (-241.503402, 82.2036303, -457.706153),
         does=ClipOutliers(0.1, "block", mode="mean", alpha=0.5, warmup_steps=1, max_norm=12.0),
     ),
 )

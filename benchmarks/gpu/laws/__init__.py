@@ -1,0 +1,24 @@
+"""Laws that hold on every device: each a function of it that raises an `AssertionError` with figures."""
+
+from benchmarks.gpu.laws import clips, masks, waiting
+from benchmarks.gpu.laws._law import Law, UnsupportedError
+
+__all__ = ["LAWS", "Law", "UnsupportedError"]
+
+LAWS: dict[str, Law] = {
+    "masks have the bits of the CPU's": masks.check_every_granularity,
+    "factors and norms are those of float64": clips.check_factors,
+    "what watches for waiting sees it": waiting.check_watch,
+    "the host does not wait for the device": waiting.check_no_waiting,
+    "the compiled mask has the bits of the eager one": masks.check_compiled,
+    "masks of any size and layout have the bits of the CPU's": masks.check_layouts,
+    "every strategy leaves the gradients that it leaves on the CPU": clips.check_every_strategy,
+    "limits leave every bit": clips.check_limits,
+    "an overflow stays visible under a mask": masks.check_overflow,
+    "clips meet torch's own": clips.check_torch_norm,
+    "policies and the meter read what they say": waiting.check_policies,
+    "a window in a captured graph is refused": waiting.check_capture,
+    "norms have the same bits each time": clips.check_same_bits_twice,
+    "masks leave the random state alone": masks.check_random_state,
+    "entries beyond 2^32 have the mask of the CPU": masks.check_beyond_words,
+}
