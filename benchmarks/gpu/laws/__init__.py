@@ -1,6 +1,6 @@
 """Laws that hold on every device: each a function of it that raises an `AssertionError` with figures."""
 
-from benchmarks.gpu.laws import clips, frozen, masks, precision, waiting
+from benchmarks.gpu.laws import clips, frozen, loops, masks, precision, shards, trainers, waiting
 from benchmarks.gpu.laws._law import Law, UnsupportedError
 
 __all__ = ["LAWS", "Law", "UnsupportedError"]
@@ -20,6 +20,11 @@ LAWS: dict[str, Law] = {
     "skipping work changes nothing": frozen.check_skipping,
     "a resumed run has the weights of one that never stopped": frozen.check_resume,
     "bf16 trains": precision.check_bfloat16,
+    "Lightning's Trainer trains by both doors": loops.check_lightning,
+    "Fabric gives the weights of the plain loop": loops.check_fabric,
+    "FSDP2 gives the weights of the plain loop": shards.check_shards,
+    "Accelerate gives the weights of the plain loop": loops.check_accelerate,
+    "the Trainer of transformers trains": trainers.check_transformers,
     "limits leave every bit": clips.check_limits,
     "an overflow stays visible under a mask": masks.check_overflow,
     "clips meet torch's own": clips.check_torch_norm,
