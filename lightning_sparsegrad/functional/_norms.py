@@ -5,7 +5,7 @@ entries. Here each block of 1024 entries has a norm of its own, and these are co
 for any number of threads, and so are the bits. On accelerators torch sums in blocks itself.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ _ONE_BLOCK = 2 * _BLOCK  # tensors up to this size are one block, which costs on
 
 
 def blockwise_norms(tensors: Sequence[Tensor], *, dtype: torch.dtype) -> Sequence[Tensor]:
-    """Return the norm of each tensor: 0-d, on its device, in `dtype`, or in float64 for large tensors on a CPU.
+    """Return the norm of each tensor: 0-d, in `dtype`, on its device.
 
     Args:
         tensors: Tensors of any shape and layout.
@@ -27,8 +27,9 @@ def blockwise_norms(tensors: Sequence[Tensor], *, dtype: torch.dtype) -> Sequenc
     large = [index for index, tensor in enumerate(tensors) if tensor.numel() > _ONE_BLOCK and tensor.is_cpu]
     if not large:
         return norms_of(list(tensors), dtype=dtype)
-    cuts = norms_of([_norms_of_blocks(tensors[index], dtype) for index in large], dtype=torch.float64)
-    norms = dict(zip(large, cuts, strict=True))
+    blocks = [_norms_of_blocks(tensors[index], dtype) for index in large]
+    wide = torch.split(torch.cat(blocks).double(), [len(norms) for norms in blocks])
+    norms = dict(zip(large, torch.stack(norms_of(wide)).to(dtype).unbind(), strict=True))
     small = [index for index in range(len(tensors)) if index not in norms]
     if small:
         norms |= zip(small, norms_of([tensors[index] for index in small], dtype=dtype), strict=True)
@@ -37,17 +38,17 @@ def blockwise_norms(tensors: Sequence[Tensor], *, dtype: torch.dtype) -> Sequenc
 
 def _norms_of_blocks(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """Return the norms of the blocks of a tensor in row-major order, 1-D."""
-    norms = list(_norms_of_rows(tensor, dtype))
-    return norms[0] if len(norms) == 1 else torch.cat(norms)
+    if tensor.dtype == dtype and tensor.is_contiguous():
+        return _norms_of_rows(tensor)
+    # copies of a view at a time stay in the cache
+    return torch.cat([_norms_of_rows(view.to(dtype).contiguous()) for _, view in pieces(tensor)])
 
 
-def _norms_of_rows(tensor: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
-    views = (tensor,) if tensor.dtype == dtype and tensor.is_contiguous() else (view for _, view in pieces(tensor))
-    for view in views:
-        flat = view.to(dtype).contiguous().view(-1)  # a copy, if it is one, stays in the cache
-        tail = flat.numel() % _BLOCK
-        rows = flat[:-tail] if tail else flat
-        if rows.numel():
-            yield torch.linalg.vector_norm(rows.view(-1, _BLOCK), dim=1)
-        if tail:
-            yield torch.linalg.vector_norm(flat[-tail:]).view(1)
+def _norms_of_rows(tensor: Tensor) -> Tensor:
+    tail = tensor.numel() % _BLOCK
+    if not tail:
+        norms: Tensor = torch.linalg.vector_norm(tensor.view(-1, _BLOCK), dim=1)
+        return norms
+    flat = tensor.view(-1)
+    rows, rest = flat[:-tail].view(-1, _BLOCK), flat[-tail:]  # there may be no rows
+    return torch.cat([torch.linalg.vector_norm(rows, dim=1), torch.linalg.vector_norm(rest).view(1)])

@@ -14,6 +14,7 @@ from torch import Tensor
 from lightning_sparsegrad.functional._blocks import block_size, pieces
 from lightning_sparsegrad.functional._norms import blockwise_norms
 from lightning_sparsegrad.functional._torch import copy_, multiply_, norms_of
+from lightning_sparsegrad.functional._triton import scale_list_
 from lightning_sparsegrad.functional._words import send
 from lightning_sparsegrad.functional.sharding import Group, group_of, norms_over, shard_of
 
@@ -55,12 +56,12 @@ def component_norms(
     else:
         norms = blockwise_norms(tensors, dtype=dtype)
     if len({each.device for each in norms}) > 1:
-        norms = [each.to(tensors[0].device, dtype) for each in norms]
-    flat = torch.stack(list(norms))  # in float64, if any norm is
+        norms = [each.to(tensors[0].device) for each in norms]
+    flat = torch.stack(list(norms))
     if groups is not None and list(groups).count(None) < len(groups):
-        return norms_over(flat, sizes, groups, norm_type=norm_type).to(dtype)
+        return norms_over(flat, sizes, groups, norm_type=norm_type)
     if len(sizes) == len(tensors):
-        return flat.to(dtype)
+        return flat
     if norm == "blockwise" and flat.is_cpu:
         flat = flat.double()  # thousands of norms would add up inexactly in float32
     return torch.stack(norms_of(torch.split(flat, list(sizes)), norm_type)).to(dtype)
@@ -136,14 +137,17 @@ def scale_components_(tensors: Sequence[Tensor], sizes: Sequence[int], factors: 
     if len(sizes) == 1:
         _scale_together_(tensors, factors[0])
         return
+    if not on_cpu and len(sizes) == len(tensors) and scale_list_(tensors, factors):
+        return
     each = factors.unbind()  # as tensors: a list of numbers would be rounded to half precision first
     scales = [factor for factor, size in zip(each, sizes, strict=True) for _ in range(size)]
     if on_cpu:  # components within their threshold need not be changed
         over = [not factor >= 1.0 for factor, size in zip(factors.tolist(), sizes, strict=True) for _ in range(size)]
         tensors, scales = list(compress(tensors, over)), list(compress(scales, over))
     else:
+        tensors = list(tensors)
         scales = [scale.to(tensor.device) for tensor, scale in zip(tensors, scales, strict=True)]
-    multiply_(list(tensors), scales)
+    multiply_(tensors[::-1], scales[::-1])  # the last ones may still be in a cache
 
 
 def clip_values_(tensors: Sequence[Tensor], max_value: float, *, loss_scale: Tensor | None = None) -> Tensor:
@@ -213,4 +217,5 @@ def _bound_(piece: Tensor, bound: Tensor) -> Tensor | None:
 
 def _scale_together_(tensors: Sequence[Tensor], factor: Tensor) -> None:
     for device in {tensor.device for tensor in tensors}:
-        multiply_([tensor for tensor in tensors if tensor.device == device], factor.to(device))
+        # the last ones may still be in a cache
+        multiply_([tensor for tensor in reversed(tensors) if tensor.device == device], factor.to(device))

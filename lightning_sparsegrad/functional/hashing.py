@@ -66,7 +66,7 @@ def hash_index(key: int, index: int) -> int:
     return (x ^ x >> SHIFTS[2]) * MULTIPLIERS[2] % WORD
 
 
-def hash_entries(key: int, start: int, count: int, device: torch.device) -> Tensor:
+def hash_entries(key: int, start: int, count: int, device: torch.device, work: Tensor | None = None) -> Tensor:
     """Return the hashes of indices `start` to `start + count - 1`, shifted to the range of int32.
 
     Args:
@@ -74,9 +74,12 @@ def hash_entries(key: int, start: int, count: int, device: torch.device) -> Tens
         start: First index, in [0, 2^64). The range may not cross a multiple of 2^32.
         count: Number of indices, in [0, 2^31].
         device: Where to compute.
+        work: int32 tensor of shape (2, block_size(device)) that is overwritten; with one for many blocks, each is
+            computed in memory that is in the cache already.
 
     Returns:
-        int32 tensor of shape (count,): `hash_index(key, i) - 2**31`, which preserves the order of the hashes.
+        int32 tensor of shape (count,): `hash_index(key, i) - 2**31`, which preserves the order of the hashes. It may be
+        a view of `work`.
     """
     size = block_size(device)
     position = start % size
@@ -84,7 +87,9 @@ def hash_entries(key: int, start: int, count: int, device: torch.device) -> Tens
         return torch.cat([hash_entries(key, *block, device) for block in ranges(start, count, device)])
     first, second = _words(key, start // WORD)
     folded = folded_indices(device)[position : position + count]
-    return _finish_(torch.bitwise_xor(folded, signed(_fold(start % WORD - position ^ first))), signed(second))
+    x, scratch = (torch.empty_like(folded) for _ in range(2)) if work is None else work[:, :count].unbind()
+    torch.bitwise_xor(folded, signed(_fold(start % WORD - position ^ first)), out=x)
+    return _finish_(x, scratch, signed(second))
 
 
 def hash_indices(key: int, indices: Tensor) -> Tensor:
@@ -96,7 +101,8 @@ def hash_indices(key: int, indices: Tensor) -> Tensor:
     """
     first, second = _words(key, 0)
     x = indices.bitwise_xor(signed(first))
-    return _finish_(_xor_shift_(x, torch.empty_like(x), 0), signed(second))
+    scratch = torch.empty_like(x)
+    return _finish_(_xor_shift_(x, scratch, 0), scratch, signed(second))
 
 
 def entry_words(key: int, start: int, threshold: int, *, folded: bool = False) -> list[int]:
@@ -128,9 +134,11 @@ def hash_stack(words: Tensor, count: int, *, folded: bool) -> Tensor:
     """
     first, second, start, _ = words.unsqueeze(-1).unbind(1)
     if folded:
-        return _finish_(folded_indices(words.device)[:count] ^ first, second)
+        x = folded_indices(words.device)[:count] ^ first
+        return _finish_(x, torch.empty_like(x), second)
     x = start + torch.arange(count, dtype=torch.int32, device=words.device) ^ first
-    return _finish_(_xor_shift_(x, torch.empty_like(x), 0), second)
+    scratch = torch.empty_like(x)
+    return _finish_(_xor_shift_(x, scratch, 0), scratch, second)
 
 
 @cache
@@ -144,10 +152,9 @@ def folded_indices(device: torch.device) -> Tensor:
     return _xor_shift_(x, torch.empty_like(x), 0)
 
 
-def _finish_(x: Tensor, second: Tensor | int) -> Tensor:
+def _finish_(x: Tensor, scratch: Tensor, second: Tensor | int) -> Tensor:
     """Finish a hash after its first xor and shift; the result is shifted to the range of int32."""
     x.mul_(signed(MULTIPLIERS[0])).bitwise_xor_(second)
-    scratch = torch.empty_like(x)
     _xor_shift_(x, scratch, 1).mul_(signed(MULTIPLIERS[1]))
     _xor_shift_(x, scratch, 2)
     lowest = _lowest(x.device)

@@ -44,7 +44,8 @@ class ComponentNormClip(NormClip):
 
     Note:
         Deviations from the authors' code, which clips each tensor: fused projections are split by default, gradients
-        are unscaled first under fp16, and clipping happens once per optimizer step, on the accumulated gradient.
+        are unscaled first under fp16, clipping happens once per optimizer step, on the accumulated gradient, and norms
+        on CPUs are more exact by default.
 
     References:
         C. Yang and X. Ma, "Improving Stability of Fine-Tuning Pretrained Language Models via Component-Wise Gradient
