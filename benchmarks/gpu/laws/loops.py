@@ -33,9 +33,9 @@ from lightning_sparsegrad import (
     FabricAdapter,
     GradDrop,
     GradientTransform,
-    GradientTransformCallback,
-    SparseGradModule,
 )
+from lightning_sparsegrad.callbacks.gradient_transform import GradientTransformCallback  # without the others
+from lightning_sparsegrad.modules.base import SparseGradModule
 
 STEPS = 5
 
