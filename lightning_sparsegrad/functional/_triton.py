@@ -18,9 +18,14 @@ from torch import Tensor
 from lightning_sparsegrad.functional._words import send
 from lightning_sparsegrad.functional.hashing import WORD, entry_words, hash_index
 
-DEVICES = ("cuda",)
+_DEVICES = ("cuda",)
 _ALIGNED = 16  # bytes of the widest access
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def is_for(tensor: Tensor) -> bool:
+    """Return whether the kernels are made for such a tensor: contiguous, on an accelerator that Triton compiles for."""
+    return tensor.device.type in _DEVICES and tensor.is_contiguous()
 
 
 def mask_list_(
@@ -66,7 +71,7 @@ def scale_list_(tensors: Sequence[Tensor], factors: Tensor) -> bool:
 
 
 def _is_usable(tensors: Sequence[Tensor]) -> bool:
-    if not tensors or tensors[0].device.type not in DEVICES or tensors[0].dtype not in _DTYPES:
+    if not tensors or tensors[0].device.type not in _DEVICES or tensors[0].dtype not in _DTYPES:
         return False
     device, dtype = tensors[0].device, tensors[0].dtype
     alike = all(each.device == device and each.dtype == dtype and each.is_contiguous() for each in tensors)

@@ -121,6 +121,20 @@ def entry_words(key: int, start: int, threshold: int, *, folded: bool = False) -
     return [signed(_fold(first) if folded else first), signed(second), signed(start % WORD), threshold - WORD // 2]
 
 
+def stack_words(keys: list[int], starts: list[int], thresholds: list[int], *, folded: bool) -> Tensor:
+    """Return the words of several tensors, see `entry_words`, as an int32 tensor of shape (keys, 4) on the CPU."""
+    if any(start >= WORD for start in starts):
+        pairs = zip(keys, starts, strict=True)
+        keys = [derive_key(key, start // WORD) if start >= WORD else key for key, start in pairs]
+    wide = torch.tensor(keys, dtype=torch.uint64, device="cpu").view(torch.int64)
+    numbers = torch.tensor([starts, thresholds], dtype=torch.int64, device="cpu")
+    first = wide.to(torch.int32)  # modulo 2^32, as the start below
+    if folded:
+        _xor_shift_(first, torch.empty_like(first), 0)
+    last = (numbers[1] - WORD // 2).to(torch.int32)
+    return torch.stack([first, (wide >> 32).to(torch.int32), numbers[0].to(torch.int32), last], dim=1)
+
+
 def hash_stack(words: Tensor, count: int, *, folded: bool) -> Tensor:
     """Return the hashes of `count` indices under several keys, shifted to the range of int32.
 

@@ -3,38 +3,35 @@
 An entry is dropped by multiplying by zero, so that an infinite or undefined gradient stays visible (as NaN) to a
 gradient scaler. There are four ways to mask a tensor, with the same bits: many small tensors share one hash; in a
 matrix of mostly zero rows, such as the gradient of a word embedding, only the other rows are masked; a large tensor
-goes through the compiled kernel of `_fused`, or block by block through the cache.
+goes through the compiled kernel of `_fused`, or block by block through the cache. On an accelerator, the kernel of
+`_triton` masks all tensors in one launch.
 
 In a `DTensor` that is sharded by rows, each process masks the rows that it holds, by the index in the whole tensor: the
 mask is the same for any number of processes.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from math import prod
 from struct import pack, unpack
 
 import torch
 from torch import Tensor
 
-from lightning_sparsegrad.functional import _triton
 from lightning_sparsegrad.functional._blocks import block_size, pieces, ranges
 from lightning_sparsegrad.functional._fused import fused_mask_, fused_words
+from lightning_sparsegrad.functional._plans import Draws, Masked, Stack, draw, plan_masks
 from lightning_sparsegrad.functional._torch import multiply_
-from lightning_sparsegrad.functional._triton import mask_list_
-from lightning_sparsegrad.functional._words import send_rows
+from lightning_sparsegrad.functional._triton import is_for, mask_list_
+from lightning_sparsegrad.functional._words import cpu_words, send_rows
 from lightning_sparsegrad.functional.hashing import (
     WORD,
-    entry_words,
     hash_entries,
     hash_indices,
     hash_stack,
     keep_threshold,
     signed,
 )
-from lightning_sparsegrad.functional.sharding import shard_of
 
-_SMALL = 1 << 13  # entries up to which launching costs more than hashing
 _MANY_ROWS = 1 << 12  # number of rows from which it pays to look for zero rows
 _PROBES = 64
 
@@ -77,43 +74,37 @@ def mask_entries_(
         keys: One key per tensor.
         rates: One drop rate per tensor, in [0, 1]. Nothing is launched for a rate of 0.
         rescale: Multiply the kept entries by `1 / (1 - rate)`, so that the expectation is unchanged.
-        fused: Use the compiled kernel for large tensors, with the same bits; it is compiled at its first use.
+        fused: Use a compiled kernel, with the same bits: for all tensors at once on an accelerator, else for large
+            ones. It is compiled at its first use.
     """
-    small: list[_Masked] = []
-    large: list[_Masked] = []
-    listed: dict[tuple[torch.device, torch.dtype], list[_Masked]] = {}
-    for whole, key, rate in zip(tensors, keys, rates, strict=True):
-        if rate == 0:
-            continue
-        shard, threshold = shard_of(whole), keep_threshold(rate)
-        tensor = shard.local
-        if threshold == WORD:  # one more than int32 can hold: drop everything
-            tensor.mul_(0)
-            continue
-        masked = _Masked(tensor, shard.start, key, threshold, 1 / (1 - rate) if rescale else 1.0)
-        if tensor.device.type in _triton.DEVICES and tensor.is_contiguous():
-            listed.setdefault((tensor.device, tensor.dtype), []).append(masked)
-        else:
-            (small if _is_small(masked) else large).append(masked)
-    for group in listed.values():
-        columns = zip(
-            *((each.tensor, each.start, each.key, each.threshold, each.factor) for each in group), strict=True
-        )
-        if not mask_list_(*columns):
-            for masked in group:
-                (small if _is_small(masked) else large).append(masked)
-    stacks, compiled = list(_stacks(small)), {}
-    for index, masked in enumerate(large) if fused else ():
+    masks = draw(tensors, keys, rates, rescale=rescale)
+    if fused:
+        masks = _mask_lists_(masks)
+    plan = plan_masks(masks.kinds, tuple(masks.starts), by_row=False)
+    large = {index: masks.one(index) for index in plan.large}
+    rows = {}
+    for index, masked in large.items() if fused else ():
         row = fused_words(masked.tensor, masked.start, masked.key, masked.threshold)
         if row is not None:
-            compiled[index] = row
-    blocks = [(stack[0].tensor.device, _stack_words(stack)) for stack in stacks]
-    words = send_rows(blocks + [(large[index].tensor.device, [row]) for index, row in compiled.items()])
-    by_kernel = {index: row[0] for index, row in zip(compiled, words[len(stacks) :], strict=True)}
-    for index, masked in enumerate(large):
+            rows[index] = row
+    blocks = [(stack.device, masks.words(stack)) for stack in plan.stacks]
+    compiled = [(large[index].tensor.device, cpu_words([[*row, 0]])) for index, row in rows.items()]
+    words = send_rows(blocks + compiled)
+    by_kernel = {index: row[0, :4] for index, row in zip(rows, words[len(blocks) :], strict=True)}
+    for index, masked in large.items():
         _mask_large_(masked, by_kernel.get(index))
-    for stack, stack_words in zip(stacks, words, strict=False):
-        _mask_stack_(stack, stack_words)
+    for stack, own in zip(plan.stacks, words, strict=False):
+        _mask_stack_(masks, stack, own)
+
+
+def _mask_lists_(masks: Draws) -> Draws:
+    """Mask what a kernel over lists can mask, in one launch for each device and dtype, and return the rest."""
+    lists: dict[tuple[torch.device, torch.dtype], list[int]] = {}
+    for index, tensor in enumerate(masks.tensors):
+        if is_for(tensor):
+            lists.setdefault((tensor.device, tensor.dtype), []).append(index)
+    done = {index for indices in lists.values() if mask_list_(*masks.some(indices).columns) for index in indices}
+    return masks.some([index for index in range(len(masks.tensors)) if index not in done]) if done else masks
 
 
 def mask_rows_(
@@ -127,18 +118,15 @@ def mask_rows_(
         rates: One drop rate per tensor, in [0, 1]. Nothing is launched for a rate of 0.
         rescale: Multiply the kept rows by `1 / (1 - rate)`, so that the expectation is unchanged.
     """
-    for whole, key, rate in zip(tensors, keys, rates, strict=True):
-        if rate == 0:
-            continue
-        shard, threshold = shard_of(whole), keep_threshold(rate)
-        tensor = shard.local
-        if threshold == WORD:
-            tensor.mul_(0)
-            continue
-        rows = tensor.shape[0] if tensor.ndim else 1
-        mask = _keep(key, threshold, shard.first_row, rows, tensor.device, tensor.dtype)
-        shape = (rows, *[1] * (tensor.ndim - 1)) if tensor.ndim else ()
-        _multiply_(tensor, mask.view(shape), 1 / (1 - rate) if rescale else 1.0)
+    masks = draw(tensors, keys, rates, rescale=rescale, by_row=True)
+    plan = plan_masks(masks.kinds, tuple(masks.starts), by_row=True)
+    words = send_rows([(stack.device, masks.words(stack)) for stack in plan.stacks])
+    for stack, own in zip(plan.stacks, words, strict=True):
+        _mask_stack_(masks, stack, own)
+    for masked in map(masks.one, plan.large):
+        tensor = masked.tensor
+        mask = _keep(masked.key, masked.threshold, masked.start, tensor.shape[0], tensor.device, tensor.dtype)
+        _multiply_(tensor, mask.view(-1, *[1] * (tensor.ndim - 1)), masked.factor)
 
 
 def count_kept(numel: int, key: int, rate: float, device: torch.device) -> Tensor:
@@ -169,26 +157,7 @@ def _keep(key: int, threshold: int, start: int, count: int, device: torch.device
 
 
 # ---------------------------------------------------------------- four ways to mask a tensor
-@dataclass(frozen=True)
-class _Masked:
-    """A tensor to mask.
-
-    Args:
-        tensor: The rows that this process holds.
-        start: Index of its first entry.
-        key: 64-bit key.
-        threshold: The smallest hash that is kept, below 2^32.
-        factor: The factor of the kept entries.
-    """
-
-    tensor: Tensor
-    start: int
-    key: int
-    threshold: int
-    factor: float
-
-
-def _mask_large_(masked: _Masked, words: Tensor | None) -> None:
+def _mask_large_(masked: Masked, words: Tensor | None) -> None:
     """Mask one tensor, through the compiled kernel if words for it are given."""
     tensor, begin = masked.tensor, masked.start
     left = None if words is None else fused_mask_(tensor, begin, words, masked.factor)
@@ -204,7 +173,7 @@ def _mask_large_(masked: _Masked, words: Tensor | None) -> None:
             _mask_piece_(piece, start, masked, work)
 
 
-def _mask_piece_(piece: Tensor, start: int, masked: _Masked, work: Tensor) -> None:
+def _mask_piece_(piece: Tensor, start: int, masked: Masked, work: Tensor) -> None:
     """Mask up to a block of entries."""
     hashes = hash_entries(masked.key, start, piece.numel(), piece.device, work)
     threshold = masked.threshold - WORD // 2
@@ -222,42 +191,22 @@ def _bits(factor: float) -> int:
     return bits
 
 
-def _is_small(masked: _Masked) -> bool:
-    count = masked.tensor.numel()
-    return count <= _SMALL and masked.start % WORD + count <= WORD
-
-
-def _stacks(small: Sequence[_Masked]) -> Iterator[list[_Masked]]:
-    """Group tensors of similar size, as many as fit in one block."""
-    groups: dict[tuple[torch.device, torch.dtype, int], list[_Masked]] = {}
-    for masked in small:
-        size = max(masked.tensor.numel() - 1, 0).bit_length()  # up to twice the smallest
-        groups.setdefault((masked.tensor.device, masked.tensor.dtype, size), []).append(masked)
-    for (device, _, size), group in groups.items():
-        together = max(1, block_size(device) >> size)
-        for first in range(0, len(group), together):
-            yield group[first : first + together]
-
-
-def _is_folded(stack: Sequence[_Masked]) -> bool:
-    return not any(masked.start for masked in stack)
-
-
-def _stack_words(stack: Sequence[_Masked]) -> list[list[int]]:
-    folded = _is_folded(stack)
-    return [entry_words(masked.key, masked.start, masked.threshold, folded=folded) for masked in stack]
-
-
-def _mask_stack_(stack: Sequence[_Masked], words: Tensor) -> None:
-    tensors = [masked.tensor for masked in stack]
-    hashes = hash_stack(words, max(tensor.numel() for tensor in tensors), folded=_is_folded(stack))
-    masks = torch.empty(hashes.shape, dtype=tensors[0].dtype, device=words.device)
-    torch.ge(hashes, words[:, 3:], out=masks)
-    views = [mask[: tensor.numel()].view(tensor.shape) for mask, tensor in zip(masks.unbind(), tensors, strict=True)]
+def _mask_stack_(draws: Draws, stack: Stack, words: Tensor) -> None:
+    hashes = hash_stack(words[:, :4], stack.count, folded=stack.folded)
+    exact = stack.dtype == torch.float32
+    if exact:
+        masks = torch.ge(hashes, words[:, 3:4], out=hashes).mul_(words[:, 4:]).view(torch.float32)
+    else:
+        masks = torch.ge(hashes, words[:, 3:4], out=torch.empty_like(hashes, dtype=stack.dtype))
+    views: list[Tensor] = []
+    for many, units, shape in stack.runs:
+        same = masks[len(views) : len(views) + many, :units]
+        views += same.view(many, *shape).unbind()
+    tensors = [draws.tensors[index] for index in stack.indices]
     multiply_(tensors, views)
-    for masked in stack:
-        if masked.factor != 1:
-            masked.tensor.mul_(masked.factor)
+    for index in stack.indices if not exact else ():
+        if draws.factors[index] != 1:
+            draws.tensors[index].mul_(draws.factors[index])
 
 
 def _scattered_rows(tensor: Tensor) -> Tensor | None:
@@ -277,7 +226,7 @@ def _scattered_rows(tensor: Tensor) -> Tensor | None:
     return rows if len(rows) <= most else None
 
 
-def _mask_rows_of_entries_(masked: _Masked, rows: Tensor) -> None:
+def _mask_rows_of_entries_(masked: Masked, rows: Tensor) -> None:
     """Drop single entries of some rows of a tensor."""
     matrix = masked.tensor.view(masked.tensor.shape[0], -1)
     width, device = matrix.shape[1], matrix.device

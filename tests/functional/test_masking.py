@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_sparsegrad.functional import _blocks as blocks
+from lightning_sparsegrad.functional import _plans as plans
 from lightning_sparsegrad.functional import (
     count_kept,
     derive_key,
@@ -103,7 +104,7 @@ def test_each_tensor_follows_its_own_key_and_rate():
         tensors,
         [masked_by_loop(torch.ones_like(t), k + 1, r) for k, (t, r) in enumerate(zip(tensors, rates, strict=True))],
     )
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ValueError, match="4 tensors, 3 keys"):
         mask_entries_(tensors, [1, 2, 3], rates)
 
 
@@ -136,11 +137,15 @@ def block(monkeypatch):
 
     def set_to(size: int) -> None:
         monkeypatch.setattr(blocks, "_CPU_BLOCK", size)
-        monkeypatch.setattr(masking, "_SMALL", 0)
+        monkeypatch.setattr(plans, "SMALL", 0)
+        clear()
+
+    def clear() -> None:
         hashing.folded_indices.cache_clear()
+        plans.plan_masks.cache_clear()
 
     yield set_to
-    hashing.folded_indices.cache_clear()
+    clear()
 
 
 @pytest.mark.parametrize("size", [1, 8, 64, 1024])

@@ -26,7 +26,7 @@ def kernels(monkeypatch):
     """The kernels, interpreted, with a CPU taken for an accelerator."""
     pytest.importorskip("triton", reason="Triton comes with torch for CUDA only")
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    monkeypatch.setattr(_triton, "DEVICES", ("cpu",))
+    monkeypatch.setattr(_triton, "_DEVICES", ("cpu",))
     round_as_a_card_does(monkeypatch)
     monkeypatch.delitem(sys.modules, KERNELS, raising=False)
     _triton._is_checked.cache_clear()
@@ -116,8 +116,7 @@ def test_masks_of_an_engine_are_the_same_through_the_kernel(kernels, monkeypatch
         return done[-1]
 
     monkeypatch.setattr("lightning_sparsegrad.functional.masking.mask_list_", recorded)
-    mask_entries_(listed, keys, rates, rescale=True)
-    monkeypatch.setattr(_triton, "DEVICES", ())
+    mask_entries_(listed, keys, rates, rescale=True, fused=True)
     mask_entries_(eager, keys, rates, rescale=True)
     assert done == [True]
     for one, other in zip(listed, eager, strict=True):

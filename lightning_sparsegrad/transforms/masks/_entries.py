@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lightning_sparsegrad.components import NamedParameters
 from lightning_sparsegrad.functional import count_kept, derive_key, keep_threshold, mask_entries_, mask_rows_
+from lightning_sparsegrad.functional._triton import is_for
 from lightning_sparsegrad.transforms.base import Gradients
 
 _WORTH_COMPILING = 1 << 35  # entries whose eager masks have cost about as much time as compiling the kernel
@@ -57,7 +58,8 @@ class EntryMask:
         if self._by_row:
             mask_rows_(tensors, keys, drawn, rescale=self._rescale)
         else:
-            fused = self._masked >= _WORTH_COMPILING if self._fused is None else self._fused
+            soon = is_for(tensors[0]) or self._masked >= _WORTH_COMPILING
+            fused = soon if self._fused is None else self._fused
             mask_entries_(tensors, keys, drawn, rescale=self._rescale, fused=fused)
             self._masked += sum(tensor.numel() for tensor in tensors)
         self._last.device = tensors[0].device

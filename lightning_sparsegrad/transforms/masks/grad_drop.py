@@ -42,10 +42,11 @@ class GradDrop(Mask):
         exclude: Globs of the parameters to leave unmasked.
         seed: Seed of the masks; `None` means the seed of the run.
         fused: Whether masks on entries go through a compiled kernel, which gives the same bits several times faster.
-            `True`: from the first window on, which waits for the compiler: 10 to 20 seconds the first time on a
-            machine, a few seconds when the kernel is in the compiler's cache. `False`: never. `None`: once the run has
-            masked 2^35 entries, when the kernel starts to pay for its compilation: after about 1,500 steps with 23
-            million parameters, 60 with 560 million. The other granularities need no kernel: they cost next to nothing.
+            `True`: from the first window on, which on a CPU waits for the compiler: 10 to 20 seconds the first time on
+            a machine, a few seconds when the kernel is in the compiler's cache. `False`: never. `None`: on a GPU from
+            the first window on; on a CPU once the run has masked 2^35 entries, when the kernel starts to pay for its
+            compilation: after about 1,500 steps with 23 million parameters, 60 with 560 million. The other
+            granularities need no kernel: they cost next to nothing.
 
     Raises:
         ConfigurationError: At construction, for an argument outside its range; when bound, for a pattern without match.
