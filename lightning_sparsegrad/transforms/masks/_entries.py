@@ -86,7 +86,7 @@ class _Masks:
 
     def share_kept(self) -> Tensor:
         total = self.lost + self.kept + sum(shape.numel() for shape in self.shapes)
-        kept = torch.tensor(float(self.kept), dtype=torch.float64, device=self.device)
+        kept = torch.full((), self.kept, dtype=torch.float64, device=self.device)  # a copy would wait
         for shape, key, rate in zip(self.shapes, self.keys, self.rates, strict=True):
             units = shape[:1].numel() if self.by_row else shape.numel()
             kept += shape.numel() // max(units, 1) * count_kept(units, key, rate, self.device)
