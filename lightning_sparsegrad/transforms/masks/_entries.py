@@ -82,7 +82,7 @@ class _Masks:
 
     def share_kept(self) -> Tensor:
         total = self.lost + self.kept + sum(units * size for units, size, _, _ in self.masks)
-        kept = torch.tensor(float(self.kept), dtype=torch.float64, device=self.device)
+        kept = torch.full((), self.kept, dtype=torch.float64, device=self.device)  # a copy would wait
         for units, size, key, rate in self.masks:
             kept += size * count_kept(units, key, rate, self.device)
         return (kept / total).float() if total else torch.ones((), device=self.device)
