@@ -14,6 +14,7 @@ from torch import Tensor
 from lightning_sparsegrad.functional._blocks import block_size, pieces
 from lightning_sparsegrad.functional._norms import blockwise_norms
 from lightning_sparsegrad.functional._torch import copy_, multiply_, norms_of
+from lightning_sparsegrad.functional._triton import scale_list_
 from lightning_sparsegrad.functional._words import send
 from lightning_sparsegrad.functional.sharding import Group, group_of, norms_over, shard_of
 
@@ -138,6 +139,8 @@ def scale_components_(tensors: Sequence[Tensor], sizes: Sequence[int], factors: 
         return  # reading is free here
     if len(sizes) == 1:
         _scale_together_(tensors, factors[0])
+        return
+    if not on_cpu and len(sizes) == len(tensors) and scale_list_(tensors, factors):
         return
     each = factors.unbind()  # as tensors: a list of numbers would be rounded to half precision first
     scales = [factor for factor, size in zip(each, sizes, strict=True) for _ in range(size)]

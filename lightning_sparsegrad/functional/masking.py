@@ -17,9 +17,11 @@ from struct import pack, unpack
 import torch
 from torch import Tensor
 
+from lightning_sparsegrad.functional import _triton
 from lightning_sparsegrad.functional._blocks import block_size, pieces, ranges
 from lightning_sparsegrad.functional._fused import fused_mask_, fused_words
 from lightning_sparsegrad.functional._torch import multiply_
+from lightning_sparsegrad.functional._triton import mask_list_
 from lightning_sparsegrad.functional._words import send_rows
 from lightning_sparsegrad.functional.hashing import (
     WORD,
@@ -79,6 +81,7 @@ def mask_entries_(
     """
     small: list[_Masked] = []
     large: list[_Masked] = []
+    listed: dict[tuple[torch.device, torch.dtype], list[_Masked]] = {}
     for whole, key, rate in zip(tensors, keys, rates, strict=True):
         if rate == 0:
             continue
@@ -88,8 +91,17 @@ def mask_entries_(
             tensor.mul_(0)
             continue
         masked = _Masked(tensor, shard.start, key, threshold, 1 / (1 - rate) if rescale else 1.0)
-        is_small = tensor.numel() <= _SMALL and shard.start % WORD + tensor.numel() <= WORD
-        (small if is_small else large).append(masked)
+        if tensor.device.type in _triton.DEVICES and tensor.is_contiguous():
+            listed.setdefault((tensor.device, tensor.dtype), []).append(masked)
+        else:
+            (small if _is_small(masked) else large).append(masked)
+    for group in listed.values():
+        columns = zip(
+            *((each.tensor, each.start, each.key, each.threshold, each.factor) for each in group), strict=True
+        )
+        if not mask_list_(*columns):
+            for masked in group:
+                (small if _is_small(masked) else large).append(masked)
     stacks, compiled = list(_stacks(small)), {}
     for index, masked in enumerate(large) if fused else ():
         row = fused_words(masked.tensor, masked.start, masked.key, masked.threshold)
@@ -208,6 +220,11 @@ def _bits(factor: float) -> int:
     """Return the int32 that has the bits of a float32."""
     bits: int = unpack("<i", pack("<f", factor))[0]
     return bits
+
+
+def _is_small(masked: _Masked) -> bool:
+    count = masked.tensor.numel()
+    return count <= _SMALL and masked.start % WORD + count <= WORD
 
 
 def _stacks(small: Sequence[_Masked]) -> Iterator[list[_Masked]]:

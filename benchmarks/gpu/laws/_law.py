@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import Optimizer
 
 from lightning_sparsegrad import GradientEngine, GradientTransform, transforms
@@ -72,7 +73,9 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the next hidden states."""
-        changed: Tensor = self.output(self.norm(x + self.attention(x, x, x, need_weights=False)[0])).tanh()
+        with sdpa_kernel(SDPBackend.MATH):  # the others add up in any order
+            x = x + self.attention(x, x, x, need_weights=False)[0]
+        changed: Tensor = self.output(self.norm(x)).tanh()
         return x + changed
 
 
