@@ -34,8 +34,8 @@ from lightning_sparsegrad import (
     GradDrop,
     GradientTransform,
     GradientTransformCallback,
-    SparseGradModule,
 )
+from lightning_sparsegrad.modules.base import SparseGradModule  # the package's own name loads jsonargparse too
 
 STEPS = 5
 
