@@ -14,7 +14,7 @@ from torch import Tensor
 from lightning_sparsegrad.functional._blocks import block_size, pieces
 from lightning_sparsegrad.functional._norms import blockwise_norms
 from lightning_sparsegrad.functional._torch import copy_, multiply_, norms_of
-from lightning_sparsegrad.functional._triton import scale_list_
+from lightning_sparsegrad.functional._triton import is_for, scale_list_
 from lightning_sparsegrad.functional._words import send
 from lightning_sparsegrad.functional.sharding import Group, group_of, norms_over, shard_of
 
@@ -137,20 +137,35 @@ def scale_components_(tensors: Sequence[Tensor], sizes: Sequence[int], factors: 
     on_cpu = all(tensor.is_cpu for tensor in tensors)
     if on_cpu and all(factor >= 1.0 for factor in factors.tolist()):
         return  # reading is free here
-    if len(sizes) == 1:
-        _scale_together_(tensors, factors[0])
-        return
-    if not on_cpu and len(sizes) == len(tensors) and scale_list_(tensors, factors):
-        return
     each = factors.unbind()  # as tensors: a list of numbers would be rounded to half precision first
     scales = [factor for factor, size in zip(each, sizes, strict=True) for _ in range(size)]
     if on_cpu:  # components within their threshold need not be changed
         over = [not factor >= 1.0 for factor, size in zip(factors.tolist(), sizes, strict=True) for _ in range(size)]
         tensors, scales = list(compress(tensors, over)), list(compress(scales, over))
     else:
-        tensors = list(tensors)
-        scales = [scale.to(tensor.device) for tensor, scale in zip(tensors, scales, strict=True)]
-    multiply_(tensors[::-1], scales[::-1])  # the last ones may still be in a cache
+        tensors, scales = _scale_lists_(tensors, scales)
+    if len(sizes) == 1:
+        _scale_together_(tensors, factors[0])
+    elif tensors:
+        multiply_(tensors[::-1], scales[::-1])  # the last ones may still be in a cache
+
+
+def _scale_lists_(tensors: Sequence[Tensor], scales: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Multiply what a kernel over lists can reach, in one launch for each device and dtype, and return the rest.
+
+    Without the kernel torch launches once for each tensor, and rounds the factors of half-precision gradients.
+    """
+    lists: dict[tuple[torch.device, torch.dtype], list[int]] = {}
+    for index, tensor in enumerate(tensors):
+        if is_for(tensor):
+            lists.setdefault((tensor.device, tensor.dtype), []).append(index)
+    scales = [scale.to(tensor.device) for tensor, scale in zip(tensors, scales, strict=True)]
+    done = set()
+    for some in lists.values():
+        if scale_list_([tensors[index] for index in some], torch.stack([scales[index] for index in some])):
+            done.update(some)
+    left = [index for index in range(len(tensors)) if index not in done]
+    return [tensors[index] for index in left], [scales[index] for index in left]
 
 
 def clip_values_(tensors: Sequence[Tensor], max_value: float, *, loss_scale: Tensor | None = None) -> Tensor:

@@ -5,7 +5,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-_BLOCK = 1 << 20  # entries: fewer would cost more in starts of threads than they gain from the cache
+from lightning_sparsegrad.functional._blocks import block_size
+
+_CPU_BLOCK = 1 << 20  # entries: fewer would cost more in starts of threads than they gain from the cache
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by size in bytes
 _PROBES = 1 << 12
 
@@ -43,16 +45,22 @@ def restore_entries_(weight: Tensor, before: Tensor, mask: Tensor) -> None:
         return
     integer = _INTEGERS[weight.element_size()]
     new, old = weight.view(-1).view(integer), before.view(-1).view(integer)
-    for (piece, bits, kept), some in zip(_blocks(new, mask, integer), torch.split(old, _BLOCK), strict=True):
+    blocks = zip(_blocks(new, mask, integer), torch.split(old, _size(old)), strict=True)
+    for (piece, bits, kept), some in blocks:
         piece.bitwise_xor_(some).mul_(kept.copy_(bits)).bitwise_xor_(some)  # of integers: exact
 
 
 def _blocks(flat: Tensor, mask: Tensor, dtype: torch.dtype) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield the blocks of a flat tensor, each with its part of a mask, as bytes, and room for as many numbers."""
     bits = mask.view(-1).view(torch.uint8)  # which is converted several times as fast as booleans
-    numbers = torch.empty(min(_BLOCK, flat.numel()), dtype=dtype, device=flat.device)
-    for piece, some in zip(torch.split(flat, _BLOCK), torch.split(bits, _BLOCK), strict=True):
+    size = _size(flat)
+    numbers = torch.empty(min(size, flat.numel()), dtype=dtype, device=flat.device)
+    for piece, some in zip(torch.split(flat, size), torch.split(bits, size), strict=True):
         yield piece, some, numbers[: piece.numel()]
+
+
+def _size(flat: Tensor) -> int:
+    return _CPU_BLOCK if flat.is_cpu else block_size(flat.device)
 
 
 def _is_mixed(mask: Tensor) -> bool:

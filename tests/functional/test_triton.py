@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_sparsegrad.functional import _triton
+from lightning_sparsegrad.functional import _triton, clipping
 from lightning_sparsegrad.functional.hashing import WORD, derive_key, hash_index, keep_threshold
 from lightning_sparsegrad.functional.masking import mask_entries_
 
@@ -121,6 +121,16 @@ def test_masks_of_an_engine_are_the_same_through_the_kernel(kernels, monkeypatch
     assert done == [True]
     for one, other in zip(listed, eager, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
+
+
+def test_factors_of_tensors_of_several_kinds_go_through_the_kernel_where_it_reaches(kernels):
+    strided, tensors = torch.ones(4, 6)[:, ::2], [torch.ones(5), torch.ones(3, dtype=torch.float64), torch.ones(2000)]
+    scales = torch.tensor([0.5, 0.25, 1.0, 0.125]).unbind()
+    left, own = clipping._scale_lists_([*tensors, strided], scales)
+    assert [tensor.unique().tolist() for tensor in tensors] == [[0.5], [0.25], [1.0]]
+    assert len(left) == len(own) == 1
+    assert left[0] is strided
+    assert float(own[0]) == 0.125
 
 
 def test_a_wrong_kernel_changes_no_gradient(kernels, monkeypatch):
