@@ -7,7 +7,7 @@ from lightning_sparsegrad.functional.clipping import (
     scale_components_,
     tensor_norms,
 )
-from lightning_sparsegrad.functional.hashing import derive_key, hash_entries, hash_index, keep_threshold
+from lightning_sparsegrad.functional.hashing import derive_key, derive_keys, hash_entries, hash_index, keep_threshold
 from lightning_sparsegrad.functional.holding import keep_entries_, keep_rows_, restore_entries_, restore_rows_
 from lightning_sparsegrad.functional.masking import count_kept, keep_mask, mask_entries_, mask_rows_
 from lightning_sparsegrad.functional.selection import pack_bits, select_largest, unpack_bits
@@ -22,6 +22,7 @@ __all__ = [
     "component_norms",
     "count_kept",
     "derive_key",
+    "derive_keys",
     "group_of",
     "hash_entries",
     "hash_index",

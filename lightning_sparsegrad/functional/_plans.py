@@ -55,18 +55,19 @@ class Draws:
         """What, with the starts, decides how the tensors are masked."""
         return tuple([(tensor.shape, tensor.dtype, tensor.device) for tensor in self.tensors])
 
-    @property
-    def columns(self) -> tuple[list[Tensor], list[int], list[int], list[int], list[float]]:
-        """The fields, in the order of those of `Masked`."""
-        return self.tensors, self.starts, self.keys, self.thresholds, self.factors
+    def columns(self, indices: Sequence[int]) -> tuple[list[Tensor], list[int], list[int], list[int], list[float]]:
+        """Return the lists for some of them, in the order of the fields."""
+        return (
+            [self.tensors[index] for index in indices],
+            [self.starts[index] for index in indices],
+            [self.keys[index] for index in indices],
+            [self.thresholds[index] for index in indices],
+            [self.factors[index] for index in indices],
+        )
 
     def one(self, index: int) -> Masked:
         """Return one of them."""
-        return Masked(*[column[index] for column in self.columns])  # type: ignore[arg-type]  # one of each
-
-    def some(self, indices: Sequence[int]) -> "Draws":
-        """Return some of them."""
-        return Draws(*[[column[index] for index in indices] for column in self.columns])  # type: ignore[arg-type]
+        return Masked(*[column[0] for column in self.columns([index])])  # type: ignore[arg-type]  # one of each
 
     def words(self, stack: "Stack") -> Tensor:
         """Return the words of a stack, see `hash_stack`, and the bits of the factors as float32 in a fifth column."""

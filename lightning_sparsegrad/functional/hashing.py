@@ -16,6 +16,7 @@ References:
     whole word with a threshold.
 """
 
+from collections.abc import Sequence
 from functools import cache
 from hashlib import blake2b
 
@@ -41,6 +42,22 @@ def derive_key(*parts: str | int | None) -> int:
         '0xee1e67d996f5e60a'
     """
     return int.from_bytes(blake2b(repr(parts).encode(), digest_size=8).digest(), "little")
+
+
+def derive_keys(parts: tuple[str | int | None, ...], names: Sequence[str]) -> list[int]:
+    """Return `derive_key(*parts, name)` of each name, for which `parts` are hashed once.
+
+    Args:
+        parts: At least one.
+        names: The last parts.
+    """
+    shared = blake2b(f"{repr(parts).rstrip(',)')}, ".encode(), digest_size=8)
+    keys = []
+    for name in names:
+        own = shared.copy()
+        own.update(f"{name!r})".encode())
+        keys.append(int.from_bytes(own.digest(), "little"))
+    return keys
 
 
 def keep_threshold(rate: float) -> int:

@@ -3,8 +3,7 @@
 An entry is dropped by multiplying by zero, so that an infinite or undefined gradient stays visible (as NaN) to a
 gradient scaler. There are four ways to mask a tensor, with the same bits: many small tensors share one hash; in a
 matrix of mostly zero rows, such as the gradient of a word embedding, only the other rows are masked; a large tensor
-goes through the compiled kernel of `_fused`, or block by block through the cache. On an accelerator, the kernel of
-`_triton` masks all tensors in one launch.
+goes through the compiled kernel of `_fused`, or block by block through the cache.
 
 In a `DTensor` that is sharded by rows, each process masks the rows that it holds, by the index in the whole tensor: the
 mask is the same for any number of processes.
@@ -97,16 +96,6 @@ def mask_entries_(
         _mask_stack_(masks, stack, own)
 
 
-def _mask_lists_(masks: Draws) -> Draws:
-    """Mask what a kernel over lists can mask, in one launch for each device and dtype, and return the rest."""
-    lists: dict[tuple[torch.device, torch.dtype], list[int]] = {}
-    for index, tensor in enumerate(masks.tensors):
-        if is_for(tensor):
-            lists.setdefault((tensor.device, tensor.dtype), []).append(index)
-    done = {index for indices in lists.values() if mask_list_(*masks.some(indices).columns) for index in indices}
-    return masks.some([index for index in range(len(masks.tensors)) if index not in done]) if done else masks
-
-
 def mask_rows_(
     tensors: Sequence[Tensor], keys: Sequence[int], rates: Sequence[float], *, rescale: bool = False
 ) -> None:
@@ -157,6 +146,18 @@ def _keep(key: int, threshold: int, start: int, count: int, device: torch.device
 
 
 # ---------------------------------------------------------------- four ways to mask a tensor
+def _mask_lists_(draws: Draws) -> Draws:
+    """Mask what the kernel over lists can reach, and return the rest."""
+    lists: dict[tuple[torch.device, torch.dtype], list[int]] = {}
+    for index, tensor in enumerate(draws.tensors):
+        if is_for(tensor):
+            lists.setdefault((tensor.device, tensor.dtype), []).append(index)
+    masked = {index for some in lists.values() if mask_list_(*draws.columns(some)) for index in some}
+    if not masked:
+        return draws
+    return Draws(*draws.columns([index for index in range(len(draws.tensors)) if index not in masked]))
+
+
 def _mask_large_(masked: Masked, words: Tensor | None) -> None:
     """Mask one tensor, through the compiled kernel if words for it are given."""
     tensor, begin = masked.tensor, masked.start

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_sparsegrad.functional import _blocks as blocks
-from lightning_sparsegrad.functional import derive_key, hash_entries, hash_index, keep_threshold
-from lightning_sparsegrad.functional.hashing import folded_indices
+from lightning_sparsegrad.functional import derive_key, derive_keys, hash_entries, hash_index, keep_threshold
+from lightning_sparsegrad.functional.hashing import folded_indices, hash_stack, stack_words
 from tests.cases import cases
 from tests.nasty import EXAMPLES
 
@@ -26,6 +26,23 @@ def entries(key: int, start: int, count: int) -> list[int]:
 def test_tensors_and_integers_hash_alike(key, start, count):
     count = min(count, WORD - start % WORD)
     assert entries(key, start, count) == [hash_index(key, start + i) for i in range(count)]
+
+
+@cases("starts", [[0, 0, 0], [0, 1000, WORD - 20], [5 * WORD + 7, 0, 3 * WORD]], ids=["none", "low", "high"])
+def test_the_tensors_of_a_stack_are_hashed_by_their_own_keys_and_starts(starts):
+    own = [derive_key("stack", 0), 2**64 - 1, 0]
+    words = stack_words(own, starts, [0, WORD // 2, WORD - 1], folded=not any(starts))
+    hashes = hash_stack(words, 20, folded=not any(starts))
+    assert [[value + 2**31 for value in row] for row in hashes.tolist()] == [
+        [hash_index(key, start + i) for i in range(20)] for key, start in zip(own, starts, strict=True)
+    ]
+    assert words[:, 3].tolist() == [-(2**31), 0, 2**31 - 1]
+
+
+@cases("parts", [("GradDrop", 0, 7), ("a",), (5,), ("x)", None), ("y,",)], ids=str)
+def test_keys_of_many_names_are_those_of_each(parts):
+    names = ["encoder.weight", "it's", "(b,)", ""]
+    assert derive_keys(parts, names) == [derive_key(*parts, name) for name in names]
 
 
 def test_a_range_may_be_longer_than_many_blocks():

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lightning_sparsegrad.components import NamedParameters
-from lightning_sparsegrad.functional import count_kept, derive_key, keep_threshold, mask_entries_, mask_rows_
+from lightning_sparsegrad.functional import count_kept, derive_keys, keep_threshold, mask_entries_, mask_rows_
 from lightning_sparsegrad.functional._triton import is_for
 from lightning_sparsegrad.transforms.base import Gradients
 
@@ -54,18 +54,17 @@ class EntryMask:
         if not any(drawn):
             self._last.kept += sum(tensor.numel() for tensor in tensors)
             return
-        keys = [derive_key(*key, name) for name in names]
+        keys = derive_keys(key, names)
         if self._by_row:
             mask_rows_(tensors, keys, drawn, rescale=self._rescale)
         else:
             soon = is_for(tensors[0]) or self._masked >= _WORTH_COMPILING
             fused = soon if self._fused is None else self._fused
             mask_entries_(tensors, keys, drawn, rescale=self._rescale, fused=fused)
-            self._masked += sum(tensor.numel() for tensor in tensors)
-        self._last.device = tensors[0].device
-        for tensor, entry_key, rate in zip(tensors, keys, drawn, strict=True):
-            count = (tensor.shape[0] if tensor.ndim else 1) if self._by_row else tensor.numel()
-            self._last.masks.append((count, tensor.numel() // max(count, 1), entry_key, rate))
+            if self._fused is None:
+                self._masked += sum([tensor.numel() for tensor in tensors])
+        shapes = [tensor.shape for tensor in tensors]
+        self._last = _Masks(lost, device=tensors[0].device, by_row=self._by_row, shapes=shapes, keys=keys, rates=drawn)
 
     @property
     def kept(self) -> Tensor:
@@ -80,11 +79,15 @@ class _Masks:
     lost: int = 0
     kept: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    masks: list[tuple[int, int, int, float]] = field(default_factory=list)  # (units, entries of each, key, rate)
+    by_row: bool = False
+    shapes: list[torch.Size] = field(default_factory=list)
+    keys: list[int] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list)
 
     def share_kept(self) -> Tensor:
-        total = self.lost + self.kept + sum(units * size for units, size, _, _ in self.masks)
+        total = self.lost + self.kept + sum(shape.numel() for shape in self.shapes)
         kept = torch.full((), self.kept, dtype=torch.float64, device=self.device)  # a copy would wait
-        for units, size, key, rate in self.masks:
-            kept += size * count_kept(units, key, rate, self.device)
+        for shape, key, rate in zip(self.shapes, self.keys, self.rates, strict=True):
+            units = shape[:1].numel() if self.by_row else shape.numel()
+            kept += shape.numel() // max(units, 1) * count_kept(units, key, rate, self.device)
         return (kept / total).float() if total else torch.ones((), device=self.device)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 from lightning_sparsegrad.errors import ConfigurationError
-from lightning_sparsegrad.functional import derive_key, hash_index, keep_threshold
+from lightning_sparsegrad.functional import derive_keys, hash_index, keep_threshold
 from lightning_sparsegrad.schedules import Schedule, as_rate
 from lightning_sparsegrad.transforms.base import (
     GradientTransform,
@@ -74,9 +74,8 @@ def draw_dropped(
     """
     thresholds = {name: keep_threshold(rate) for name, rate in rates.items()}
     for attempt in range(_ATTEMPTS):
-        dropped = frozenset(
-            name for name, threshold in thresholds.items() if hash_index(derive_key(*key, attempt, name), 0) < threshold
-        )
+        drawn = zip(thresholds.items(), derive_keys((*key, attempt), list(thresholds)), strict=True)
+        dropped = frozenset(name for (name, threshold), own in drawn if hash_index(own, 0) < threshold)
         if trains(dropped) or all(rate in {0, 1} for rate in rates.values()):  # then every draw is the same
             return dropped
     if kept is not None:
