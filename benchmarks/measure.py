@@ -16,7 +16,8 @@ class Clock:
     """A clock of named sections of one run, which may nest.
 
     On an accelerator, a section is measured between two events in its stream, and the host waits only before and after
-    the whole run: waiting inside would slow down the enclosing section.
+    the whole run: waiting inside would slow down the enclosing section. By the host, it waits before each section, so
+    that only the innermost one is of use.
 
     Args:
         device: The device of the work.
@@ -25,6 +26,7 @@ class Clock:
 
     def __init__(self, device: torch.device, *, by_host: bool = False) -> None:
         self._cuda = device.type == "cuda" and not by_host
+        self._waits = device.type == "cuda" and by_host
         self._seconds: dict[str, float] = {}
         self._events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
         if device.type == "cuda":
@@ -40,6 +42,8 @@ class Clock:
             end.record()
             self._events.append((name, start, end))
             return
+        if self._waits:  # work that is queued already would fill the queue, and the host would wait for room in it
+            torch.cuda.synchronize()
         before = perf_counter()
         yield
         self._add(name, perf_counter() - before)

@@ -64,6 +64,9 @@ def component_norms(
         return flat
     if norm == "blockwise" and flat.is_cpu:
         flat = flat.double()  # thousands of norms would add up inexactly in float32
+    if len(sizes) == 1:  # as `clip_grad_norm_` does: on accelerators, foreach adds up in another order
+        total: Tensor = torch.linalg.vector_norm(flat, norm_type)
+        return total.to(dtype).view(1)
     return torch.stack(norms_of(torch.split(flat, list(sizes)), norm_type)).to(dtype)
 
 

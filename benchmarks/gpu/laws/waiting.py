@@ -88,7 +88,7 @@ def _watched(device: torch.device, calls: list[str]) -> Iterator[None]:
             yield
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    waits = [warning for warning in caught if "synchronizing" in str(warning.message)]
+    waits = [warning for warning in caught if "called a synchronizing" in str(warning.message)]
     calls += [f"{'/'.join(warning.filename.split('/')[-2:])}:{warning.lineno}" for warning in waits]
 
 
