@@ -7,10 +7,12 @@ __all__ = ["LAWS", "Law", "UnsupportedError"]
 
 LAWS: dict[str, Law] = {
     "masks have the bits of the CPU's": masks.check_every_granularity,
+    "the mask over lists has the bits of the CPU's": masks.check_lists,
     "factors and norms are those of float64": clips.check_factors,
     "what watches for waiting sees it": waiting.check_watch,
     "the host does not wait for the device": waiting.check_no_waiting,
     "the compiled mask has the bits of the eager one": masks.check_compiled,
+    "factors over lists multiply as torch does": masks.check_scaled_lists,
     "masks of any size and layout have the bits of the CPU's": masks.check_layouts,
     "every strategy leaves the gradients that it leaves on the CPU": clips.check_every_strategy,
     "thresholds are in true units under a scale": precision.check_true_units,
