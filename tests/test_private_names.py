@@ -7,8 +7,8 @@ import sys
 from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
-from importlib.util import find_spec
 from importlib.metadata import version
+from importlib.util import find_spec
 from inspect import getsource, unwrap
 from operator import attrgetter
 from pathlib import Path
