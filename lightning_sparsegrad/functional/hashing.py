@@ -51,7 +51,7 @@ def derive_keys(parts: tuple[str | int | None, ...], names: Sequence[str]) -> li
         parts: At least one.
         names: The last parts.
     """
-    shared = blake2b(f"{repr(parts).rstrip(',)')}, ".encode(), digest_size=8)
+    shared = blake2b(repr((*parts, None)).removesuffix("None)").encode(), digest_size=8)
     keys = []
     for name in names:
         own = shared.copy()

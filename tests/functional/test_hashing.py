@@ -39,7 +39,7 @@ def test_the_tensors_of_a_stack_are_hashed_by_their_own_keys_and_starts(starts):
     assert words[:, 3].tolist() == [-(2**31), 0, 2**31 - 1]
 
 
-@cases("parts", [("GradDrop", 0, 7), ("a",), (5,), ("x)", None), ("y,",)], ids=str)
+@cases("parts", [("GradDrop", 0, 7), ("a",), (5,), ("x)", None), ("y,",), ("z", (1, 2))], ids=str)
 def test_keys_of_many_names_are_those_of_each(parts):
     names = ["encoder.weight", "it's", "(b,)", ""]
     assert derive_keys(parts, names) == [derive_key(*parts, name) for name in names]
