@@ -55,3 +55,14 @@ def test_a_kernel_is_compiled_when_the_run_is_long_enough_to_pay_for_it(monkeypa
         fill_gradients(model)
         apply(engine, step)
     assert asked == [3, 4, 5]  # from 30,000 entries on
+
+
+def test_a_kernel_is_used_at_once_if_any_gradient_is_on_an_accelerator(monkeypatch):
+    model = nn.Sequential(nn.Linear(100, 100, bias=False), nn.Linear(100, 100, bias=False))
+    monkeypatch.setattr(_entries, "is_for", lambda tensor: tensor is model[1].weight.grad)
+    asked: list[int] = []
+    monkeypatch.setattr(_entries, "mask_entries_", lambda *_, fused, **__: asked.append(fused))
+    engine = GradientEngine(model, GradDrop(0.5))
+    fill_gradients(model)
+    apply(engine, 0)
+    assert asked == [True]

@@ -58,7 +58,7 @@ class EntryMask:
         if self._by_row:
             mask_rows_(tensors, keys, drawn, rescale=self._rescale)
         else:
-            soon = is_for(tensors[0]) or self._masked >= _WORTH_COMPILING
+            soon = self._masked >= _WORTH_COMPILING or any(map(is_for, tensors))
             fused = soon if self._fused is None else self._fused
             mask_entries_(tensors, keys, drawn, rescale=self._rescale, fused=fused)
             if self._fused is None:
