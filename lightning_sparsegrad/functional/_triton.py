@@ -130,7 +130,9 @@ def _launch(
     arguments: tuple[Tensor, ...],
 ) -> None:
     size, dtype = kernels.BLOCK, tensors[0].dtype
-    blocks = _blocks(tuple(-(-end // size) if end > front else 0 for _, front, end in spans), tensors[0].device)
+    device = tensors[0].device
+    stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+    blocks = _blocks(tuple(-(-end // size) if end > front else 0 for _, front, end in spans), device, stream)
     if not len(blocks):
         return
     types = (getattr(kernels.tl, str(each).removeprefix("torch.")) for each in (dtype, _math(dtype)))
@@ -139,9 +141,12 @@ def _launch(
     torch.autograd.graph.increment_version(tensors)  # a raw address hides the change from torch
 
 
-@lru_cache(maxsize=32)
-def _blocks(counts: tuple[int, ...], device: torch.device) -> Tensor:
-    """Return the span of each block and its number in it, int32 of shape (blocks, 2), for numbers of blocks by span."""
+@lru_cache(maxsize=8)  # each takes up to a thousandth of the memory of the gradients, twice that in half precision
+def _blocks(counts: tuple[int, ...], device: torch.device, stream: int) -> Tensor:  # noqa: ARG001  # see below
+    """Return the span of each block and its number in it, int32 of shape (blocks, 2), for numbers of blocks by span.
+
+    Each stream has its own: no other would wait until it is filled, nor before its memory is used again.
+    """
     repeats = send(counts, torch.int64, device)
     spans = torch.repeat_interleave(repeats, output_size=sum(counts))  # without the size the host would wait
     first = (repeats.cumsum(0) - repeats)[spans]

@@ -13,9 +13,10 @@ from lightning_sparsegrad.functional.hashing import MULTIPLIERS, SHIFTS
 BLOCK = 2048  # entries: 16 for each thread of 4 warps
 _M0, _M1, _M2 = (tl.constexpr(multiplier) for multiplier in MULTIPLIERS)
 _S0, _S1, _S2 = (tl.constexpr(shift) for shift in SHIFTS)
+_TABLES = ["spans", "words", "factors", "blocks"]  # aligned or not, they make no other binary
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=_TABLES)
 def scale_kernel(spans, factors, blocks, DTYPE: tl.constexpr, MATH: tl.constexpr, SIZE: tl.constexpr):
     """Multiply each span by its factor; a span whose factor is 1 is not read.
 
@@ -44,7 +45,7 @@ def scale_kernel(spans, factors, blocks, DTYPE: tl.constexpr, MATH: tl.constexpr
             tl.store(entries, (tl.load(entries, mask=inside).to(MATH) * factor).to(DTYPE), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=_TABLES)
 def mask_kernel(spans, words, factors, blocks, DTYPE: tl.constexpr, MATH: tl.constexpr, SIZE: tl.constexpr):
     """Multiply each entry by the factor of its span, or by zero if the hash of its index is below the threshold.
 

@@ -160,6 +160,33 @@ def test_other_lists_are_left_to_the_caller(kernels):
     assert not _triton.scale_list_([], torch.ones(0))
 
 
+def test_tables_of_any_alignment_run_the_binary_that_was_checked():
+    pytest.importorskip("triton", reason="Triton comes with torch for CUDA only")
+    code = (
+        f"import {KERNELS} as kernels\n"
+        "for kernel in kernels.mask_kernel, kernels.scale_kernel:\n"
+        "    tables = [each for each in kernel.params if not each.is_constexpr]\n"
+        "    assert len(tables) >= 3 and all(each.do_not_specialize_on_alignment for each in tables)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_each_stream_has_its_own_table_of_blocks():
+    one, other = (_triton._blocks((2, 0, 1), torch.device("cpu"), stream) for stream in (1, 2))
+    assert one is _triton._blocks((2, 0, 1), torch.device("cpu"), 1)
+    assert one is not other
+    assert one.tolist() == other.tolist() == [[0, 0], [0, 1], [2, 0]]
+
+
+def test_tables_of_changing_lists_take_a_small_share_of_the_memory_of_the_gradients():
+    for absent in range(100):
+        counts = [1000] * 100
+        counts[absent] = 0
+        _triton._blocks(tuple(counts), torch.device("cpu"), 0)
+    tables = _triton._blocks.cache_info().currsize * 8 * 99_000
+    assert tables <= 0.01 * 100_000 * 2048 * 4
+
+
 def test_a_cpu_never_imports_triton():
     code = (
         "import sys, torch; from lightning_sparsegrad.functional import _triton\n"
