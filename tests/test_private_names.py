@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
 from importlib.metadata import version
+from importlib.util import find_spec
 from inspect import getsource, unwrap
 from operator import attrgetter
 from pathlib import Path
@@ -30,6 +31,7 @@ TABLE = {(row.library, row.name) for row in ROWS}
 NAMES = {row.name for row in ROWS if not row.is_replaced}
 REPLACED = {row.name for row in ROWS if row.is_replaced}
 _PRIVATE = re.compile(r"_[A-Za-z]\w*(?<!__)")
+TRITON = "functional/_triton_kernels.py"  # imports what is for accelerators, and overrides nothing
 _OF_LIBRARY = re.compile(rf"_({'|'.join(LIBRARIES)})(?:_\w+)?\.py")
 _PATH = re.compile(r"\.?\w+(?:\.\w+)*\.?")
 
@@ -256,6 +258,8 @@ def private_names_of(kind: Any) -> set[str]:
 def used() -> set[tuple[str, str]]:
     uses_by_path = {(path, name) for path, tree in trees().items() for name in uses(tree)}
     for path, tree in trees().items():
+        if path == TRITON and find_spec("triton") is None:
+            continue
         module = import_module(f"{PACKAGE}.{path.removesuffix('.py').replace('/', '.')}".removesuffix(".__init__"))
         uses_by_path |= {(path, name) for names in overridden(tree, vars(module)) for name in names}
     return uses_by_path

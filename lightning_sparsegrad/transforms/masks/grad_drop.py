@@ -146,7 +146,8 @@ class GradDrop(Mask):
         self._mask.apply_(gradients, self._rates(window), self.key(window), gradients.lost_by(self))
 
     def _rates(self, window: Window) -> dict[str, float]:
-        return {name: self.rate(window.progress, height) for name, height in self._heights.items()}
+        progress = window.progress
+        return {name: self.rate(progress, height) for name, height in self._heights.items()}
 
     def settings(self, window: Window) -> Mapping[str, Mapping[str, float]]:
         return {"rate": self._mask.rates(self._rates(window))}
