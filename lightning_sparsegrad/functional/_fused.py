@@ -105,7 +105,8 @@ def _mask_(rows: Tensor, words: Tensor, factor: Tensor) -> None:
     x = x * signed(MULTIPLIERS[0]) ^ second
     x = _xor_shift(x, 1) * signed(MULTIPLIERS[1])
     x = _xor_shift(x, 2) * signed(MULTIPLIERS[2])
-    rows.view(-1, _WIDTH // _LANES, _LANES).mul_(torch.where((x ^ -(1 << 31)) >= threshold, 1.0, 0.0) * factor)
+    kept = torch.where((x ^ -(1 << 31)) >= threshold, 1.0, 0.0).to(factor.dtype)  # float32 would stay, and round
+    rows.view(-1, _WIDTH // _LANES, _LANES).mul_(kept * factor)
 
 
 def _xor_shift(x: Tensor, stage: int) -> Tensor:
@@ -116,13 +117,13 @@ def _xor_shift(x: Tensor, stage: int) -> Tensor:
 def _checked_kernel(device: torch.device, dtype: torch.dtype) -> _Kernel | None:
     """Compile the kernel and compare it with the eager path on a sample; return `None`, with a warning, on failure."""
     kernel: _Kernel = torch.compile(_mask_, dynamic=True)
-    key, threshold = 0x0123456789ABCDEF, WORD // 3
+    key, threshold, factor = 0x0123456789ABCDEF, WORD // 3, 1 / 0.7  # a factor that every dtype rounds
     sample = torch.linspace(-1, 1, 8 * _WIDTH, dtype=torch.float64, device=device).to(dtype)
     keep = hash_entries(key, 0, sample.numel(), device) >= threshold - WORD // 2
-    expected = sample * keep * 1.5
+    expected = (sample * keep).mul_(factor)
     try:
         words = send(entry_words(key, 0, threshold), torch.int32, device)
-        kernel(sample.view(-1, _WIDTH), *_arguments(sample, words, 1.5))
+        kernel(sample.view(-1, _WIDTH), *_arguments(sample, words, factor))
     except Exception as error:  # any error of a missing or broken compiler; the eager path needs none
         _warn(error)
         return None
