@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
 from itertools import chain
+from typing import Any
 
 from torch import nn
 
@@ -55,11 +56,22 @@ class NamedParameters:
         # the modules' own dictionaries: walking the tree by name in every window would cost as much as a clip
         self._tables = [table for module in self.model.modules() for table in tables_of(module)]
         self._members = [member for table in self._tables for member in table.values()]  # keeps their ids unique
-        self._known = frozenset(map(id, self._members))
+
+    @property
+    def has_same_members(self) -> bool:
+        """Whether no parameter or module was added to the model after this view of it was created."""
+        return self._known.issuperset(map(id, chain.from_iterable(map(dict.values, self._tables))))
+
+    @cached_property
+    def _known(self) -> frozenset[int]:
+        return frozenset(map(id, self._members))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in vars(self).items() if key != "_known"}  # a copy has other ids
 
     def newcomers(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield the names and parameters that were added to the model after this view of it was created."""
-        if self._known.issuperset(map(id, chain.from_iterable(map(dict.values, self._tables)))):
+        if self.has_same_members:
             return
         known = {id(parameter) for parameter in self.tensors.values()}
         for name, parameter in self.model.named_parameters():

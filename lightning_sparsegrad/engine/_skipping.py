@@ -6,7 +6,7 @@ the backward pass above the lowest tensor that trains. The weights are the same 
 
 import warnings
 from collections.abc import Collection, Iterable, Mapping
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -157,25 +157,30 @@ class _Witness:
         parameters: The parameters of the model.
     """
 
+    _watched: frozenset[str] | None = None
+
     def __init__(self, parameters: NamedParameters) -> None:
-        self._owners = parameters.owners
-        # looking them up in every window would cost as much as a clip
-        self._modules = {path: parameters.model.get_submodule(path) for path in parameters.owners.values()}
-        self._watched: frozenset[str] = frozenset()
+        self._parameters = parameters
         self._names: dict[str, list[str]] = {}  # names of parameters by the path of their module
         self._graph: dict[str, bool] = {}
         self._handles: list[RemovableHandle] = []
+
+    @cached_property
+    def _modules(self) -> dict[str, nn.Module]:
+        # looking them up in every window would cost as much as a clip
+        return {path: self._parameters.model.get_submodule(path) for path in self._parameters.owners.values()}
 
     def watch(self, names: frozenset[str]) -> None:
         """Start watching the modules of some parameters."""
         if names != self._watched:
             self._watched, self._names = names, {}
             for name in names:
-                self._names.setdefault(self._owners[name], []).append(name)
+                self._names.setdefault(self._parameters.owners[name], []).append(name)
         self._graph = {}
-        self._handles = [
-            self._modules[path].register_forward_pre_hook(partial(self._see, path)) for path in self._names
-        ]
+        module_at = (
+            self._modules.__getitem__ if self._parameters.has_same_members else self._parameters.model.get_submodule
+        )
+        self._handles = [module_at(path).register_forward_pre_hook(partial(self._see, path)) for path in self._names]
 
     def leave(self) -> None:
         """Stop watching."""

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from lightning_sparsegrad.components import NamedParameters
 from lightning_sparsegrad.engine._refusals import refuse_capture
 from lightning_sparsegrad.errors import ConfigurationError
-from lightning_sparsegrad.functional._torch import inside_wrapper
+from lightning_sparsegrad.functional._torch import eagerly, inside_wrapper
 from lightning_sparsegrad.transforms.base import Gradients, GradientTransform, Window
 
 
@@ -194,6 +194,7 @@ def _weak(method: Callable[[Optimizer], None]) -> Callable[..., None]:
     """Return a hook that does not keep the owner of a method alive."""
     held = WeakMethod(method)
 
+    @eagerly  # as windows are
     def hook(optimizer: Optimizer, *_: Any) -> None:
         if (alive := held()) is not None:
             alive(optimizer)

@@ -1,7 +1,7 @@
 """Euclidean norms of tensors, summed in blocks on CPUs: more exact than torch's, and on all threads.
 
 On a CPU torch sums the squares of a float32 tensor one after another on one thread, and is off by 0.05% at 12 million
-entries. Here each block of 1024 entries has a norm of its own, and these are combined in float64. Blocks are the same
+entries. Here each block of 256 entries has a norm of its own, and these are combined in float64. Blocks are the same
 for any number of threads, and so are the bits. On accelerators torch sums in blocks itself.
 """
 
@@ -13,8 +13,8 @@ from torch import Tensor
 from lightning_sparsegrad.functional._blocks import pieces
 from lightning_sparsegrad.functional._torch import norms_of
 
-_BLOCK = 1024  # entries: float32 sums of so few squares are exact to 3e-7, also beside an outlier
-_ONE_BLOCK = 2 * _BLOCK  # tensors up to this size are one block, which costs one call
+_BLOCK = 256  # entries: float32 sums of so few squares are exact to 1e-6, also beside an outlier
+_ONE_BLOCK = 4 * _BLOCK  # tensors up to this size are one block, which costs one call
 
 
 def blockwise_norms(tensors: Sequence[Tensor], *, dtype: torch.dtype) -> Sequence[Tensor]:
@@ -24,15 +24,22 @@ def blockwise_norms(tensors: Sequence[Tensor], *, dtype: torch.dtype) -> Sequenc
         tensors: Tensors of any shape and layout.
         dtype: float64 if any tensor is, else float32.
     """
-    large = [index for index, tensor in enumerate(tensors) if tensor.numel() > _ONE_BLOCK and tensor.is_cpu]
+    large, rows = [], list(tensors)
+    for index, tensor in enumerate(tensors):
+        if not tensor.is_cpu:
+            continue
+        if tensor.numel() > _ONE_BLOCK:
+            large.append(index)
+        elif not tensor.is_contiguous():  # torch sums it one entry after another
+            rows[index] = tensor.contiguous()
     if not large:
-        return norms_of(list(tensors), dtype=dtype)
+        return norms_of(rows, dtype=dtype)
     blocks = [_norms_of_blocks(tensors[index], dtype) for index in large]
     wide = torch.split(torch.cat(blocks).double(), [len(norms) for norms in blocks])
     norms = dict(zip(large, torch.stack(norms_of(wide)).to(dtype).unbind(), strict=True))
     small = [index for index in range(len(tensors)) if index not in norms]
     if small:
-        norms |= zip(small, norms_of([tensors[index] for index in small], dtype=dtype), strict=True)
+        norms |= zip(small, norms_of([rows[index] for index in small], dtype=dtype), strict=True)
     return [norms[index] for index in range(len(tensors))]
 
 

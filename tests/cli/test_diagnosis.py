@@ -186,7 +186,7 @@ IN_FILES: list[tuple[str, str]] = [
         "        transforms:\n        - {class_path: GradDrop, init_args: {rate: 0.1}}\n"
         "        - {class_path: ComponentNormClip, init_args: {max_nrm: 1.0}}",
         "`max_nrm` is not an argument of `ComponentNormClip` at `model.gradient_transform.transforms`, "
-        "in overlay.yaml line 8. Near matches: `max_norm`.",
+        "in overlay.yaml line 8. Near matches: `max_norm`, `norm`.",
     ),
     (
         "model:\n  init_args:\n    gradient_transform:\n      class_path: Chain\n      init_args:\n"

@@ -1,3 +1,7 @@
+import copy
+import pickle
+from collections.abc import Callable
+
 import pytest
 from torch import distributed, nn
 
@@ -130,3 +134,18 @@ def test_near_matches_of_a_deep_name():
 def test_a_model_without_parameters_is_an_error():
     with pytest.raises(ConfigurationError, match=r"`model` should have parameters\. Found `ReLU` without\."):
         NamedParameters(nn.ReLU())
+
+
+def _pickled(original: NamedParameters) -> NamedParameters:
+    return pickle.loads(pickle.dumps(original))  # type: ignore[no-any-return]  # noqa: S301  # our own
+
+
+@cases("copied", [copy.deepcopy, _pickled], ids=["copy", "pickle"])
+def test_a_copy_knows_its_own_members(copied: Callable[[NamedParameters], NamedParameters]):
+    original = NamedParameters(nn.Sequential(nn.Linear(2, 2)))
+    assert original.has_same_members
+    parameters = copied(original)
+    assert parameters.has_same_members
+    parameters.model.add_module("1", nn.Linear(2, 2))
+    assert [name for name, _ in parameters.newcomers()] == ["1.weight", "1.bias"]
+    assert original.has_same_members

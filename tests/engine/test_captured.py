@@ -1,12 +1,13 @@
 """Programs that are compiled or captured: a window runs as plain Python, and a CUDA graph of one is refused."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from lightning_sparsegrad import ConfigurationError, GradDrop, GradientEngine, GradientTransform, SparseMask
+from lightning_sparsegrad.transforms import Window
 
 
 class Program:
@@ -39,6 +40,35 @@ def test_a_compiled_program_draws_a_new_mask_in_every_window() -> None:
     assert not torch.equal(expected[0], expected[1])
     assert torch.equal(compiled.gradients(torch.compile(compiled.step, backend="aot_eager")), expected)
     assert compiled.engine.step == 3
+
+
+class _Traced(SparseMask):
+    """Notes whether it was compiled around an optimizer step."""
+
+    def before_step_(self, weights: Mapping[str, Tensor], window: Window) -> None:
+        self.traced = [torch.compiler.is_compiling()]
+        super().before_step_(weights, window)
+
+    def after_step_(self, weights: Mapping[str, Tensor], window: Window, happened: Tensor) -> None:
+        self.traced.append(torch.compiler.is_compiling())
+        super().after_step_(weights, window, happened)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated")  # by the compiler itself
+def test_a_step_in_a_compiled_program_runs_as_plain_python() -> None:
+    program = Program(_Traced(0.5, score="random", exclude_head=False))
+    optimizer = torch.optim.SGD(program.model.parameters(), lr=1.0)
+    program.engine.attach(optimizer)
+
+    @torch.compile(backend="aot_eager")
+    def step(batch: Tensor) -> None:
+        program.step(batch)
+        optimizer.step()
+
+    for _ in range(2):
+        step(torch.ones(1, 8))
+        assert isinstance(program.engine.transform, _Traced)
+        assert program.engine.transform.traced == [False, False]
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Skipping work where it might go wrong: unused parameters, gradients that get lost, compiled models."""
 
+import copy
 import warnings
 from typing import Any
 
@@ -123,6 +124,18 @@ def test_a_gradient_that_got_lost_is_an_error(transform: GradientTransform, part
     train(model, transform, skip=False, loss=loss, set_to_none=set_to_none)
     model.reentrant = False
     train(model, transform, skip=True, loss=loss, set_to_none=set_to_none)
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+def test_a_gradient_that_got_lost_in_a_block_that_was_replaced_is_an_error():
+    def loss(model: nn.Module, step: int) -> Tensor:
+        if step == 0:  # other modules with the same parameters, as wrappers are
+            blocks = model.get_submodule("blocks")
+            model.blocks = copy.deepcopy(blocks, {id(parameter): parameter for parameter in blocks.parameters()})
+        return loss_on(model, tokens_at(step))
+
+    with pytest.raises(RuntimeError, match=r"`blocks\..*` should train"):
+        train(Checkpointed(), GradDrop(1.0, include="embeddings.*"), skip=True, loss=loss, set_to_none=True)
 
 
 @cases("skip", [True, False], ids=["skipping", "computing"])

@@ -46,6 +46,18 @@ def test_a_norm_is_within_1e_6_of_the_float64_norm(count: int, kind: str):
     assert component_norms([tensor], [1]).item() == pytest.approx(_exact([tensor]), rel=1e-6, abs=0)
 
 
+@cases("count", [768, 1_024, 2_000, 2_304, 5_000], ids=str)
+@cases("is_contiguous", [True, False], ids=["contiguous", "every other entry"])
+def test_a_norm_is_as_exact_whatever_the_rest_is_beside_one_outlier(count: int, is_contiguous: bool):
+    rest = torch.randn(count, generator=torch.Generator().manual_seed(count))
+    for scale in (1e-1, 1e-2, 3e-3, 1e-3, 5e-4, 3e-4, 2.5e-4, 2e-4, 1.5e-4, 1e-4):
+        tensor = rest * scale
+        tensor[0] = 1.0
+        if not is_contiguous:
+            tensor = torch.stack([tensor, tensor], dim=1)[:, 0]
+        assert component_norms([tensor], [1]).item() == pytest.approx(_exact([tensor]), rel=1e-6, abs=0), scale
+
+
 @cases("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
 @cases("count", [3_000, (1 << 18) + 100], ids=str)
 def test_other_dtypes_are_as_exact(dtype: torch.dtype, count: int):

@@ -1,5 +1,7 @@
 """ComponentNormClip: components, their thresholds, and the authors' code."""
 
+import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf, nan
 from typing import Any
@@ -16,8 +18,10 @@ from lightning_sparsegrad import (
     Linear,
     TopDown,
 )
+from lightning_sparsegrad.components import Component, NamedParameters, partition
 from lightning_sparsegrad.components.partition import ComponentKind
 from lightning_sparsegrad.schedules import Schedule
+from lightning_sparsegrad.transforms import ComponentClip, Window
 from tests.cases import cases
 from tests.tiny import tiny_bert, tiny_gpt2
 from tests.transforms.small import Small, assert_same_bits, snapshot
@@ -376,3 +380,39 @@ def test_blocks_that_cannot_be_found_are_refused():
 def test_a_schedule_needs_the_number_of_steps():
     with pytest.raises(ConfigurationError, match="Parameter `total_steps` should be given for `ComponentNormClip`"):
         GradientEngine(Small(), ComponentNormClip(1.0, overrides={"*.bias": Linear(1.0, 0.5)}))  # type: ignore[dict-item]
+
+
+class _Halving(ComponentClip):
+    """Has an `__init__` of its own, which does not call that of its base class."""
+
+    def __init__(self) -> None:
+        pass
+
+    def bind(self, parameters: NamedParameters, *, total_steps: int | None) -> None:
+        self.scaled_components = partition(parameters, "tensor")
+
+    def clip(self, norms: Tensor, components: Sequence[Component], window: Window) -> tuple[Tensor, Tensor]:
+        return norms / 2, torch.full_like(norms, 0.5)
+
+
+def test_a_clip_with_an_init_of_its_own_clips() -> None:
+    model = Small()
+    _set_random_gradients(model)
+    before = snapshot(model)
+    engine = GradientEngine(model, _Halving())
+    with engine.window(0):
+        engine.apply_()
+    assert_same_bits(snapshot(model), {name: gradient / 2 for name, gradient in before.items() if gradient is not None})
+
+
+def test_a_pickle_from_before_clips_remembered_their_gradients_clips() -> None:
+    model, other = Small(), Small()
+    for each in (model, other):
+        _set_random_gradients(each)
+    clip = ComponentNormClip(0.01)
+    _apply(model, clip)
+    older = copy.deepcopy(clip)
+    for name in ("_gather", "norm"):
+        vars(older).pop(name, None)
+    _apply(other, older)
+    assert_same_bits(snapshot(other), snapshot(model))

@@ -30,7 +30,7 @@ def may_copy(transform: GradientTransform, step: int) -> int:
     return sum(
         COPIED
         for member in members
-        if (isinstance(member, GradDrop) and member.granularity == "element") or getattr(member, "overrides", None)
+        if (isinstance(member, GradDrop) and member.granularity in {"element", "row"}) or getattr(member, "overrides", None)
     )
 
 

@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -32,9 +33,12 @@ class ComponentClip(GradientTransform):
     scaled_components: Sequence[Component] = ()
 
     def __init__(self) -> None:
-        self._gather = Gatherer()
         self._names: list[str] = []  # of the components measured in the last window
         self._norms = self._thresholds = self._factors = torch.ones(0)
+
+    @cached_property
+    def _gather(self) -> Gatherer:
+        return Gatherer()  # on demand: a subclass may have an `__init__` of its own, a pickle may be older
 
     def measured(self, window: Window) -> Sequence[Component]:  # noqa: ARG002
         """Return the components that a window may clip; the others are not even measured."""
