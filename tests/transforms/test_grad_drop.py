@@ -1,5 +1,6 @@
 """GradDrop: how much it drops, when it draws again, and which tensors it skips."""
 
+import pickle
 from itertools import combinations
 from math import sqrt
 from typing import Any
@@ -231,3 +232,25 @@ def test_the_rate_follows_depth(step: int, rates: list[float]):
         entries = torch.cat([p.grad.flatten() for p in inside if p.grad is not None])
         assert len(entries) == sum(p.numel() for p in inside), prefix
         assert float((entries == 0).double().mean()) == pytest.approx(rate, abs=4 * 0.5 / sqrt(len(entries)) * rate)
+
+
+@cases("granularity", ["element", "row"])
+@cases("applied", [False, True], ids=["new", "applied"])
+def test_a_strategy_that_an_older_version_pickled_still_counts_what_it_kept(granularity: Granularity, applied: bool):
+    model = Small()
+    engine = engine_of(model, rate=0.5, granularity=granularity)
+    if applied:
+        fill_gradients(model)
+        apply(engine, 0)
+    strategy: Any = engine.transform
+    expected = float(strategy.statistics["kept"])
+    last = strategy._mask._last
+    counts = [(shape[:1] if last.by_row else shape).numel() for shape in last.shapes]
+    sizes = [shape.numel() // max(units, 1) for units, shape in zip(counts, last.shapes, strict=True)]
+    masks = list(zip(counts, sizes, last.keys, last.rates, strict=True))
+    older = {"lost": last.lost, "kept": last.kept, "device": last.device, "masks": masks}
+    vars(last).clear()
+    vars(last).update(older)
+    restored = pickle.loads(pickle.dumps(strategy))  # noqa: S301  # its own
+    assert float(restored.statistics["kept"]) == expected
+    assert (expected < 1) == applied

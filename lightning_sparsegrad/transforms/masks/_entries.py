@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -83,6 +84,16 @@ class _Masks:
     shapes: list[torch.Size] = field(default_factory=list)
     keys: list[int] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore a pickle; until 0.4 also one of 0.2, a list of units, entries of each, key and rate."""
+        older = state.pop("masks", [])
+        if older:
+            units, sizes, keys, rates = zip(*older, strict=True)
+            state.update(
+                shapes=list(map(torch.Size, zip(units, sizes, strict=True))), keys=keys, rates=rates, by_row=True
+            )
+        vars(self).update(vars(_Masks()) | state)
 
     def share_kept(self) -> Tensor:
         total = self.lost + self.kept + sum(shape.numel() for shape in self.shapes)
