@@ -160,8 +160,8 @@ def _math(dtype: torch.dtype) -> torch.dtype:
 @cache
 def _is_checked(device: torch.device, dtype: torch.dtype) -> bool:
     """Compare both kernels with plain torch on a sample; return `False`, with a warning, if they cannot be used."""
-    key, threshold, count = 0x0123456789ABCDEF, WORD // 3, 5000
-    start = WORD - count // 2  # the key changes within the sample
+    key, threshold, count = 0x0123456789ABCDEF, WORD // 3, 10_000
+    start = WORD - count // 2  # the key changes within the sample; on either side lies a whole block between two others
     keep = torch.tensor([hash_index(key, start + index) >= threshold for index in range(count)], device=device)
     whole = torch.linspace(-1, 1, count + 2, dtype=torch.float64, device=device).to(dtype)
     masked, scaled = whole.clone(), whole.clone()

@@ -1,9 +1,10 @@
 """Kernels of Triton over lists, run by its interpreter on a CPU: the bits of plain torch, or no change at all."""
 
-import importlib
+import importlib.util
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -150,6 +151,26 @@ def test_a_kernel_with_other_bits_is_not_used(kernels, monkeypatch):
     gradient = torch.ones(10)
     with pytest.warns(UserWarning, match="differ"):
         assert not _triton.mask_list_([gradient], [0], [1], [WORD // 2], [1.0])
+    assert gradient.eq(1).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kernel", ["scale_kernel", "mask_kernel"])
+@pytest.mark.parametrize("access", ["tl.load(entries)", "tl.load(entries, mask=inside)"], ids=["whole", "ends"])
+def test_a_kernel_wrong_in_whole_blocks_or_at_the_ends_is_not_used(
+    kernels, monkeypatch, tmp_path, dtype, kernel, access
+):
+    head, name, body = Path(kernels.__file__).read_text().partition(f"def {kernel}(")
+    assert access in body
+    path = tmp_path / "wrong_kernels.py"
+    path.write_text(head + name + body.replace(access, f"(-{access})", 1))
+    spec = importlib.util.spec_from_file_location("wrong_kernels", path)
+    wrong = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(wrong)
+    monkeypatch.setattr(_triton, "_kernels", lambda: wrong)
+    gradient = torch.ones(10, dtype=dtype)
+    with pytest.warns(UserWarning, match="differ"):
+        assert not _triton.scale_list_([gradient], torch.tensor([0.5]))
     assert gradient.eq(1).all()
 
 
