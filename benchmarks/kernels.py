@@ -123,11 +123,11 @@ def measure_kernels(options: Options) -> Report:
 
 def _ratios(kind: str, samples: Samples) -> list[Ratio]:
     targets: list[tuple[str, str, float | None, float | None]] = [
-        (FUSED, FLOOR, 3.5 if kind == "dense" else None, 2.5 if kind == "dense" else None),
+        (FUSED, FLOOR, 3.0 if kind == "dense" else None, 2.5 if kind == "dense" else None),
         (EAGER, FLOOR, None, None),
         (EAGER, BERNOULLI, 1 / 8, None),
-        (CLIP_ALL, TORCH_CLIP, 1.0, None),
-        (CLIP_FEW, TORCH_CLIP, 0.6, None),
+        (CLIP_ALL, TORCH_CLIP, 0.65, None),
+        (CLIP_FEW, TORCH_CLIP, 0.45, None),
         (CLIP_TENTH, TORCH_CLIP, None, None),
         (STATISTICS, AUTHORS, 1 / 8, None),
         (STATISTICS_FEW, AUTHORS, 1 / 8, None),

@@ -77,7 +77,7 @@ def _ratios(samples: Samples) -> list[Ratio]:
     for name, bound in bounds.items():
         if name in change:
             ratios.append(divide(f"change by {name} / plain step", change[name], plain, at_most=bound))
-    for name, at_most in ((strategies.CLIP_ALL, 1.0), (strategies.CLIP_FEW, 0.6), (strategies.CLIP_TENTH, None)):
+    for name, at_most in ((strategies.CLIP_ALL, 0.65), (strategies.CLIP_FEW, 0.45), (strategies.CLIP_TENTH, None)):
         ratios.append(divide(f"change by {name} / by {names.TORCH_CLIP}", change[name], clip, at_most=at_most))
     pairs = (
         (strategies.EAGER, names.BERNOULLI, 1 / 8),

@@ -1,8 +1,9 @@
 """Euclidean norms of tensors, summed in blocks on CPUs: more exact than torch's, and on all threads.
 
 On a CPU torch sums the squares of a float32 tensor one after another on one thread, and is off by 0.05% at 12 million
-entries. Here each block of 256 entries has a norm of its own, and these are combined in float64. Blocks are the same
-for any number of threads, and so are the bits. On accelerators torch sums in blocks itself.
+entries. Here each block of 256 entries has a norm of its own, and these are combined in float64; tensors of a few
+thousand entries are summed in float64 at once. Blocks are the same for any number of threads, and so are the bits. On
+accelerators torch sums in blocks itself.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,8 @@ from lightning_sparsegrad.functional._blocks import pieces
 from lightning_sparsegrad.functional._torch import norms_of
 
 _BLOCK = 256  # entries: float32 sums of so few squares are exact to 1e-6, also beside an outlier
-_ONE_BLOCK = 4 * _BLOCK  # tensors up to this size are one block, which costs one call
+_SMALL = 4 * _BLOCK  # tensors up to this size are one block
+_MEDIUM = 1 << 13  # up to this size, a sum in float64 takes less time than to cut a tensor into blocks
 
 
 def blockwise_norms(tensors: Sequence[Tensor], *, dtype: torch.dtype) -> Sequence[Tensor]:
@@ -24,22 +26,24 @@ def blockwise_norms(tensors: Sequence[Tensor], *, dtype: torch.dtype) -> Sequenc
         tensors: Tensors of any shape and layout.
         dtype: float64 if any tensor is, else float32.
     """
-    large, rows = [], list(tensors)
-    for index, tensor in enumerate(tensors):
-        if not tensor.is_cpu:
-            continue
-        if tensor.numel() > _ONE_BLOCK:
-            large.append(index)
-        elif not tensor.is_contiguous():  # torch sums it one entry after another
-            rows[index] = tensor.contiguous()
-    if not large:
-        return norms_of(rows, dtype=dtype)
-    blocks = [_norms_of_blocks(tensors[index], dtype) for index in large]
-    wide = torch.split(torch.cat(blocks).double(), [len(norms) for norms in blocks])
-    norms = dict(zip(large, torch.stack(norms_of(wide)).to(dtype).unbind(), strict=True))
-    small = [index for index in range(len(tensors)) if index not in norms]
-    if small:
-        norms |= zip(small, norms_of([rows[index] for index in small], dtype=dtype), strict=True)
+    sizes = [tensor.numel() if tensor.is_cpu else 0 for tensor in tensors]
+    small: list[int] = []
+    medium: list[int] = []
+    large: list[int] = []
+    for index, size in enumerate(sizes):
+        (small if size <= _SMALL else medium if size <= _MEDIUM else large).append(index)
+    norms: dict[int, Tensor] = {}
+    if small:  # torch sums a strided one entry after another
+        rows = [tensors[index].contiguous() if sizes[index] else tensors[index] for index in small]
+        norms |= zip(small, norms_of(rows, dtype=dtype), strict=True)
+    wide: list[Tensor] = []
+    if medium:
+        wide += norms_of([tensors[index] for index in medium], dtype=torch.float64)
+    if large:
+        blocks = [_norms_of_blocks(tensors[index], dtype) for index in large]
+        wide += norms_of(torch.split(torch.cat(blocks).double(), [len(each) for each in blocks]))
+    if wide:
+        norms |= zip([*medium, *large], torch.stack(wide).to(dtype).unbind(), strict=True)
     return [norms[index] for index in range(len(tensors))]
 
 

@@ -140,5 +140,5 @@ def test_torchs_own_norm_by_tensor_is_the_authors_loop_to_the_last_bit():
 
 
 def test_tensors_of_one_block_have_torchs_norm():
-    tensor = _gradient(norms._ONE_BLOCK)
+    tensor = _gradient(norms._SMALL)
     assert_same_bits([component_norms([tensor], [1])], [component_norms([tensor], [1], norm="torch")])
