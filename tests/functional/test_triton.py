@@ -1,6 +1,6 @@
 """Kernels of Triton over lists, run by its interpreter on a CPU: the bits of plain torch, or no change at all."""
 
-import importlib.util
+import importlib
 import subprocess
 import sys
 import warnings
@@ -164,9 +164,9 @@ def test_a_kernel_wrong_in_whole_blocks_or_at_the_ends_is_not_used(
     assert access in body
     path = tmp_path / "wrong_kernels.py"
     path.write_text(head + name + body.replace(access, f"(-{access})", 1))
-    spec = importlib.util.spec_from_file_location("wrong_kernels", path)
-    wrong = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(wrong)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "wrong_kernels", raising=False)
+    wrong = importlib.import_module("wrong_kernels")
     monkeypatch.setattr(_triton, "_kernels", lambda: wrong)
     gradient = torch.ones(10, dtype=dtype)
     with pytest.warns(UserWarning, match="differ"):
