@@ -41,7 +41,7 @@ def norms_of(tensors: Tensors, norm_type: float = 2.0, *, dtype: torch.dtype | N
     return torch._foreach_norm(tensors, norm_type, dtype=dtype)
 
 
-def multiply_(tensors: Tensors, factors: Tensors | Tensor | list[float]) -> None:
+def multiply_(tensors: Tensors, factors: Tensors | Tensor) -> None:
     """Multiply each tensor in place by its own factor or a common one, in few launches on an accelerator.
 
     As for `norms_of`: pytorch#193607.

@@ -28,6 +28,15 @@ def is_for(tensor: Tensor) -> bool:
     return tensor.device.type in _DEVICES and tensor.is_contiguous()
 
 
+def lists_of(tensors: Sequence[Tensor]) -> list[list[int]]:
+    """Return the indices of the tensors that the kernels are made for, a list for each device and dtype."""
+    lists: dict[tuple[torch.device, torch.dtype], list[int]] = {}
+    for index, tensor in enumerate(tensors):
+        if is_for(tensor):
+            lists.setdefault((tensor.device, tensor.dtype), []).append(index)
+    return list(lists.values())
+
+
 def mask_list_(
     tensors: Sequence[Tensor],
     starts: Sequence[int],

@@ -14,7 +14,7 @@ from torch import Tensor
 from lightning_sparsegrad.functional._blocks import block_size, pieces
 from lightning_sparsegrad.functional._norms import blockwise_norms
 from lightning_sparsegrad.functional._torch import copy_, multiply_, norms_of
-from lightning_sparsegrad.functional._triton import is_for, scale_list_
+from lightning_sparsegrad.functional._triton import lists_of, scale_list_
 from lightning_sparsegrad.functional._words import send
 from lightning_sparsegrad.functional.sharding import Group, group_of, norms_over, shard_of
 
@@ -135,12 +135,13 @@ def scale_components_(tensors: Sequence[Tensor], sizes: Sequence[int], factors: 
         factors: One factor per component, of shape (len(sizes),), in float32 or wider.
     """
     on_cpu = all(tensor.is_cpu for tensor in tensors)
-    if on_cpu and all(factor >= 1.0 for factor in factors.tolist()):
-        return  # reading is free here
+    above = [not factor >= 1.0 for factor in factors.tolist()] if on_cpu else []  # reading is free there
+    if on_cpu and not any(above):
+        return
     each = factors.unbind()  # as tensors: a list of numbers would be rounded to half precision first
     scales = [factor for factor, size in zip(each, sizes, strict=True) for _ in range(size)]
     if on_cpu:  # components within their threshold need not be changed
-        over = [not factor >= 1.0 for factor, size in zip(factors.tolist(), sizes, strict=True) for _ in range(size)]
+        over = [is_above for is_above, size in zip(above, sizes, strict=True) for _ in range(size)]
         tensors, scales = list(compress(tensors, over)), list(compress(scales, over))
     else:
         tensors, scales = _scale_lists_(tensors, scales)
@@ -155,13 +156,9 @@ def _scale_lists_(tensors: Sequence[Tensor], scales: Sequence[Tensor]) -> tuple[
 
     Without the kernel torch launches once for each tensor, and rounds the factors of half-precision gradients.
     """
-    lists: dict[tuple[torch.device, torch.dtype], list[int]] = {}
-    for index, tensor in enumerate(tensors):
-        if is_for(tensor):
-            lists.setdefault((tensor.device, tensor.dtype), []).append(index)
     scales = [scale.to(tensor.device) for tensor, scale in zip(tensors, scales, strict=True)]
     done = set()
-    for some in lists.values():
+    for some in lists_of(tensors):
         if scale_list_([tensors[index] for index in some], torch.stack([scales[index] for index in some])):
             done.update(some)
     left = [index for index in range(len(tensors)) if index not in done]

@@ -122,20 +122,19 @@ def hash_indices(key: int, indices: Tensor) -> Tensor:
     return _finish_(_xor_shift_(x, scratch, 0), scratch, signed(second))
 
 
-def entry_words(key: int, start: int, threshold: int, *, folded: bool = False) -> list[int]:
+def entry_words(key: int, start: int, threshold: int) -> list[int]:
     """Return the four int32 words with which a kernel masks the entries of a tensor, see `hash_stack`.
 
     Args:
         key: 64-bit key, see `derive_key`.
         start: Index of the first entry, in [0, 2^64).
         threshold: The smallest hash that is kept, in [0, 2^32), see `keep_threshold`.
-        folded: Whether the first word applies to the folded index; then `start` has to be 0.
 
     Returns:
         Low and high word of the key, the start, and the threshold in the shifted range of the hashes.
     """
     first, second = _words(key, start // WORD)
-    return [signed(_fold(first) if folded else first), signed(second), signed(start % WORD), threshold - WORD // 2]
+    return [signed(first), signed(second), signed(start % WORD), threshold - WORD // 2]
 
 
 def stack_words(keys: list[int], starts: list[int], thresholds: list[int], *, folded: bool) -> Tensor:

@@ -20,7 +20,7 @@ from lightning_sparsegrad.functional._blocks import block_size, pieces, ranges
 from lightning_sparsegrad.functional._fused import fused_mask_, fused_words
 from lightning_sparsegrad.functional._plans import Draws, Masked, Stack, draw, plan_masks
 from lightning_sparsegrad.functional._torch import multiply_
-from lightning_sparsegrad.functional._triton import is_for, mask_list_
+from lightning_sparsegrad.functional._triton import lists_of, mask_list_
 from lightning_sparsegrad.functional._words import cpu_words, send_rows
 from lightning_sparsegrad.functional.hashing import (
     WORD,
@@ -148,11 +148,8 @@ def _keep(key: int, threshold: int, start: int, count: int, device: torch.device
 # ---------------------------------------------------------------- four ways to mask a tensor
 def _mask_lists_(draws: Draws) -> Draws:
     """Mask what the kernel over lists can reach, and return the rest."""
-    lists: dict[tuple[torch.device, torch.dtype], list[int]] = {}
-    for index, tensor in enumerate(draws.tensors):
-        if is_for(tensor):
-            lists.setdefault((tensor.device, tensor.dtype), []).append(index)
-    masked = {index for some in lists.values() if mask_list_(*draws.columns(some)) for index in some}
+    lists = lists_of(draws.tensors)
+    masked = {index for some in lists if mask_list_(*draws.columns(some)) for index in some}
     if not masked:
         return draws
     return Draws(*draws.columns([index for index in range(len(draws.tensors)) if index not in masked]))
